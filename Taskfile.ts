@@ -1,0 +1,92 @@
+// What there is to run. `./task` prints this table, and below it the pages it finds in scripts/.
+import { command, each, generate, module, onFiles, program, type Taskfile } from './lib/tasks.ts'
+
+export default {
+  'The whole runbook, page by page': {
+    'plan-all': { does: 'show what every page would change; changes nothing', run: each('plan') },
+    'build-all': {
+      does: 'build everything, in order; without FK_HOST a rehearsal that touches nothing',
+      run: each('apply'),
+    },
+    'verify-all': { does: 'check that everything promised still holds', run: each('verify') },
+    'undo-all': {
+      does: 'take everything back, newest page first',
+      takes: '[MACHINE]',
+      run: each('undo'),
+    },
+    print: { does: 'the whole runbook as plain bash', run: each('print') },
+  },
+  'The machines': {
+    peer: {
+      does: 'the devices that may enter the tunnel',
+      takes: 'add|show|revoke|list [NAME]',
+      run: program('./peers.ts'),
+    },
+    node: {
+      does: 'make a virtual machine anew from its image, or end it for good; the vault stays',
+      takes: 'rebuild|destroy NAME',
+      run: module('./domain.ts', 'node'),
+    },
+    lab: {
+      does: 'a throw-away Debian VM to try it all on',
+      takes: 'up|ssh|list|down|setup',
+      run: program('./lab/terminal.ts'),
+    },
+    doctor: {
+      does: 'is everything there that the pages need? One line each, with the remedy; changes nothing',
+      run: module('./doctor.ts', 'doctor'),
+    },
+    trust: { does: 'compare the host keys of machines that are new', run: module('./remote.ts', 'trust') },
+    waivers: {
+      does: 'what is not fulfilled and why, also as OpenSCAP tailoring and Lynis profile',
+      takes: '[openscap|lynis]',
+      run: module('./scanners.ts', 'waivers'),
+    },
+    unlock: { does: 'end a run that hangs and holds a machine', run: module('./remote.ts', 'unlock') },
+  },
+  'This project': {
+    check: {
+      does: 'everything that is checked without running it',
+      needs: ['types', 'lint', 'format', 'shell'],
+      keepGoing: true,
+    },
+    types: { does: 'the compiler finds no fault', run: command('tsc', '--noEmit') },
+    lint: { does: 'the linter finds no fault', run: command('oxlint', '--deny-warnings') },
+    format: {
+      does: 'every file is in the one format',
+      run: command(
+        'prettier',
+        '--check',
+        '--log-level=warn',
+        'bin',
+        'config',
+        'lib',
+        'scripts',
+        'test',
+        '*.{ts,json,md}',
+      ),
+    },
+    shell: {
+      does: 'shellcheck finds no fault in our shell, and in what pages print',
+      run: onFiles(
+        ['task', '.ci/run', 'lib/*.sh', 'lib/lab/*.sh', 'test/plans/*.sh'],
+        'shellcheck',
+        '--shell=bash',
+        '--severity=warning',
+      ),
+    },
+    test: {
+      does: 'the tests, tier by tier',
+      takes: '[TIER|FILE...]',
+      run: command('node', 'test/run.cjs'),
+    },
+    review: {
+      does: 'write what every page prints to test/plans, to be read as a diff',
+      run: module('./review.ts', 'review'),
+    },
+    'env-example': {
+      does: 'write .env.example anew from its schema',
+      run: generate('.env.example', './config.ts', 'envExample'),
+    },
+  },
+} satisfies Taskfile

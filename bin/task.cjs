@@ -1,0 +1,80 @@
+#!/usr/bin/env node
+// Starts Taskfile.ts. Old syntax on purpose: an old Node must get far enough to say the sentence below.
+'use strict'
+const fs = require('fs')
+const path = require('path')
+
+const root = path.join(__dirname, '..')
+const refuse = (sentence) => {
+  process.stderr.write(`${sentence}\n`)
+  process.exit(69)
+}
+
+const [major, minor] = process.versions.node.split('.').map(Number)
+if (major < 20 || (major === 20 && minor < 19))
+  refuse(`Node 20.19 or newer is needed; this is ${process.versions.node}, at ${process.execPath}.`)
+if (!fs.existsSync(path.join(root, 'node_modules', 'tsx')))
+  refuse(`The libraries are not installed yet. Run this once: (cd ${root} && npm ci)`)
+
+// `task … | head -1` closes the pipe while we write. That is the reader's right, not a fault; a run of pages stops well.
+const closed = (error) => {
+  if (error.code !== 'EPIPE') throw error
+  if (!process.emit('reader-left')) process.exit(0)
+}
+process.stdout.on('error', closed)
+process.stderr.on('error', closed)
+
+if (process.argv.length === 2) list()
+else run()
+
+/** Most people who type `task` want to be reminded, at once: the last list is shown again while nothing of it has changed. */
+function list() {
+  const dir = require('./cache.cjs').cache()
+  const kept = dir === undefined ? undefined : path.join(dir, 'list.json')
+  const key = JSON.stringify(sources().map((name) => [name, stamp(path.join(root, name))]))
+  try {
+    const last = JSON.parse(fs.readFileSync(kept, 'utf8'))
+    if (last.key === key) return void process.stdout.write(last.text)
+  } catch {
+    // There is none, or it cannot be read: it is made anew.
+  }
+  const { tasks, taskfile } = load()
+  const text = tasks.list(taskfile, tasks.pages())
+  process.stdout.write(text)
+  if (kept === undefined) return
+  fs.writeFileSync(`${kept}.${process.pid}`, JSON.stringify({ key, text }), { mode: 0o600 })
+  fs.renameSync(`${kept}.${process.pid}`, kept)
+}
+
+function sources() {
+  const scripts = path.join(root, 'scripts')
+  const pages = fs.existsSync(scripts) ? fs.readdirSync(scripts).map((name) => `scripts/${name}`) : []
+  return ['Taskfile.ts', 'lib/tasks.ts', ...pages]
+}
+
+function stamp(file) {
+  const { size, mtimeMs, ino } = fs.statSync(file)
+  return [size, mtimeMs, ino]
+}
+
+function load() {
+  require('./typescript.cjs')
+  return { tasks: require('../lib/tasks.ts'), taskfile: require('../Taskfile.ts').default }
+}
+
+function run() {
+  const { tasks, taskfile } = load()
+  process.env.PATH = [path.join(root, 'node_modules', '.bin'), process.env.PATH]
+    .filter(Boolean)
+    .join(path.delimiter)
+  const terminal = process.stdout.isTTY === true && process.env.TERM !== 'dumb'
+  tasks.main(taskfile, process.argv.slice(2), { live: terminal, debug: Boolean(process.env.DEBUG) }).then(
+    (code) => {
+      process.exitCode = code
+    },
+    (error) => {
+      process.stderr.write(`${error.stack}\n`)
+      process.exitCode = 1
+    },
+  )
+}

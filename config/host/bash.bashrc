@@ -1,0 +1,8 @@
+# Interactive bash. The file has no drop-ins, so the whole of it is ours.
+[ -z "${PS1-}" ] && return
+
+shopt -s checkwinsize
+PS1='\u@\h:\w\$ '
+
+# New files are private, in shells that do not read /etc/profile too.
+umask 027

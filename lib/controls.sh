@@ -1,0 +1,370 @@
+# shellcheck shell=bash
+# What controls ask with: each function prints what it found and returns 0 (holds) or 1 (does not), or leaves with 100 (does not
+# apply here) or 101 (holds after the next start). Everything is read-only and asks the running system; what several controls
+# need is asked once.
+FK_CONTAINER=$(systemd-detect-virt --container) || FK_CONTAINER=''
+
+na() {
+  echo "$*"
+  exit 100
+}
+
+# fact NAME COMMAND…: FK_FACT becomes the output of COMMAND, kept until something changes.
+fact() {
+  local round=before name=$1 file
+  # fk_holds tells us where we are: after a step has changed something, nothing that was known before counts.
+  if [ "${phase-before}" = after ]; then round=after.${n-0}; fi
+  file=$FK_TMP/fact.$name.$round
+  if [ ! -e "$file" ]; then
+    [ "$round" = before ] || rm --force "$FK_TMP"/fact.*.before
+    shift
+    "$@" > "$file.part" 2> /dev/null || true # an empty answer is an answer: the control says what it misses
+    mv "$file.part" "$file"
+  fi
+  FK_FACT=$'\n'$(< "$file")$'\n'
+}
+
+# sysctl_is KEY VALUE [KEY VALUE…]: the running kernel has these values; a|b allows either.
+sysctl_is() {
+  local key want file got said='' bad='' host='' absent='' held=''
+  while [ $# -gt 0 ]; do
+    key=$1 want=$2 file=/proc/sys/${1//.//}
+    shift 2
+    if [ ! -e "$file" ]; then
+      absent+=" $key"
+      continue
+    fi
+    if [ -n "$FK_CONTAINER" ] && [ ! -w "$file" ]; then
+      host+=" $key"
+      continue
+    fi
+    read -r -a got < "$file" || true # an empty value has no line to read
+    said+="$key=${got[*]} "
+    case "$want|" in "${got[*]}|"* | *"|${got[*]}|"*) held=yes ;; *) bad+=" $key" ;; esac
+  done
+  echo "${said:-$key} ${bad:+(wanted other values of$bad)}"
+  [ -z "$bad" ] || return 1
+  [ -z "$host" ] || na "the kernel is the host's, not this container's:$host"
+  [ -n "$held" ] || na "this kernel has no$absent"
+}
+
+# cmdline_has ARGUMENT…: the running kernel was started with them.
+cmdline_has() {
+  local argument wanting=() running
+  [ -z "$FK_CONTAINER" ] || na "the kernel is the host's, not this container's"
+  running=$(< /proc/cmdline)
+  for argument; do
+    case " $running " in *" $argument "*) ;; *) wanting+=("$argument") ;; esac
+  done
+  if [ ${#wanting[@]} -eq 0 ]; then
+    echo "started with $*"
+    return 0
+  fi
+  if boots_with "${wanting[@]}"; then
+    echo "the running kernel was started without ${wanting[*]}; the next start has it"
+    exit 101
+  fi
+  echo "neither the running kernel nor the next start has ${wanting[*]}"
+  return 1
+}
+
+boot_lines() {
+  if [ -e /boot/grub/grub.cfg ]; then
+    awk '$1 ~ /^linux(efi)?$/ && !/memtest/' /boot/grub/grub.cfg
+  elif [ -e /boot/firmware/cmdline.txt ]; then
+    cat /boot/firmware/cmdline.txt
+  fi
+}
+
+boots_with() {
+  local line argument
+  fact boot boot_lines
+  [ "$FK_FACT" != $'\n\n' ] || return 1
+  while read -r line; do
+    [ -n "$line" ] || continue
+    for argument; do
+      case " $line " in *" $argument "*) ;; *) return 1 ;; esac
+    done
+  done <<< "$FK_FACT"
+}
+
+modprobe_config() { modprobe --showconfig | grep -E '^(install|blacklist) ' | tr - _; }
+
+# module_blocked MODULE…: modprobe refuses them, udev does not ask, and none is loaded.
+module_blocked() {
+  local module name open='' loaded='' inside=''
+  fact modprobe modprobe_config
+  for module; do
+    name=${module//-/_}
+    case $FK_FACT in *$'\n'"install $name /bin/false"$'\n'*) ;; *) open+=" $module" ;; esac
+    case $FK_FACT in *$'\n'"blacklist $name"$'\n'*) ;; *) open+=" $module" ;; esac
+    [ ! -d "/sys/module/$name" ] || if [ -e "/sys/module/$name/initstate" ]; then loaded+=" $module"; else inside+=" $module"; fi
+  done
+  if [ -n "$open" ]; then
+    echo "may be loaded:$open"
+    return 1
+  fi
+  if [ -n "$FK_CONTAINER" ]; then
+    echo "modprobe refuses $*; what is loaded is the host's matter"
+  elif [ -n "$loaded" ]; then
+    echo "modprobe refuses $*, but loaded since before:$loaded"
+    exit 101
+  elif [ "$inside" = " $*" ]; then
+    na "built into this kernel:$inside"
+  else
+    echo "modprobe refuses $*; not loaded${inside:+; built into this kernel:$inside}"
+  fi
+}
+
+mounts() { findmnt --raw --noheadings --output TARGET,OPTIONS; }
+
+# mount_has DIRECTORY OPTIONS [if-mounted]: the mount that is on top there has all of them.
+mount_has() {
+  local target options found='' option missing=''
+  fact mounts mounts
+  while read -r target options; do
+    if [ "$target" = "$1" ]; then found=$options; fi
+  done <<< "$FK_FACT"
+  if [ -z "$found" ]; then
+    [ "${3-}" != if-mounted ] || na "$1 is not a mount of its own here"
+    if [ -e "/etc/systemd/system/local-fs.target.wants/$(systemd-escape --path "$1").mount" ]; then
+      echo "$1 becomes a mount of its own at the next start"
+      exit 101
+    fi
+    echo "$1 is not a mount of its own"
+    return 1
+  fi
+  for option in ${2//,/ }; do
+    case ",$found," in *",$option,"*) ;; *) missing+=" $option" ;; esac
+  done
+  echo "$1: $found${missing:+ (without$missing)}"
+  [ -z "$missing" ]
+}
+
+# mode_is MODE OWNERS PATH…: each path that exists has no more than MODE, and one of OWNERS (user:group,…).
+mode_is() {
+  local mode=$1 owners=$2 path got said='' bad=''
+  shift 2
+  for path; do
+    [ -e "$path" ] || continue
+    read -r -a got <<< "$(stat --format='%a %U:%G' "$path")"
+    said+=" $path ${got[*]}"
+    if (((8#${got[0]} & ~8#$mode) != 0)); then bad+=" $path"; fi
+    case ",$owners," in *",${got[1]},"*) ;; *) bad+=" $path" ;; esac
+  done
+  [ -n "$said" ] || na "there is no $*"
+  if [ -n "$bad" ]; then
+    echo "more open than $mode $owners:$bad;$said"
+    return 1
+  fi
+  echo "${said# }"
+}
+
+packages() { dpkg-query --show --showformat='${Package} ${db:Status-Status}\n'; }
+
+package_present() {
+  local package missing=''
+  fact packages packages
+  for package; do
+    case $FK_FACT in *$'\n'"$package installed"$'\n'*) ;; *) missing+=" $package" ;; esac
+  done
+  echo "${missing:+not installed:$missing; }asked for: $*"
+  [ -z "$missing" ]
+}
+
+package_absent() {
+  local package there=''
+  fact packages packages
+  for package; do
+    case $FK_FACT in *$'\n'"$package installed"$'\n'*) there+=" $package" ;; esac
+  done
+  echo "${there:+installed:$there; }looked for: $*"
+  [ -z "$there" ]
+}
+
+# shellcheck disable=SC2086 # one word for each unit
+units() { systemctl show --property=Id,LoadState,UnitFileState,ActiveState $FK_UNITS | tr '\n' ' ' | sed 's/  /\n/g'; }
+
+# unit_is STATE UNIT…: enabled, active, on (both), masked, or off (neither enabled nor active; absent is off).
+unit_is() {
+  local state=$1 unit line bad='' said='' file active load
+  shift
+  fact units units
+  for unit; do
+    case $unit in *.*) ;; *) unit+=.service ;; esac
+    load='' file='' active=''
+    while read -r line; do
+      case " $line " in *" Id=$unit "*)
+        [[ $line =~ LoadState=([a-z-]*) ]] && load=${BASH_REMATCH[1]}
+        [[ $line =~ UnitFileState=([a-z-]*) ]] && file=${BASH_REMATCH[1]}
+        [[ $line =~ ActiveState=([a-z-]*) ]] && active=${BASH_REMATCH[1]}
+        ;;
+      esac
+    done <<< "$FK_FACT"
+    said+=" $unit ${load:-unknown}/${file:-no-file}/${active:-inactive}"
+    case $state in
+      enabled) [ "$file" = enabled ] || bad+=" $unit" ;;
+      active) [ "$active" = active ] || bad+=" $unit" ;;
+      on) if [ "$active" != active ] || [ "$file" != enabled ]; then bad+=" $unit"; fi ;;
+      masked) [ "$load" = masked ] || bad+=" $unit" ;;
+      off) if [ "$active" = active ] || [ "$file" = enabled ]; then bad+=" $unit"; fi ;;
+    esac
+  done
+  echo "${bad:+not $state:$bad;}$said"
+  [ -z "$bad" ]
+}
+
+sshd_effective() { sshd -T -C "user=${SUDO_USER:-nobody},host=admin.example,addr=192.0.2.1,laddr=192.0.2.2,lport=22"; }
+
+# sshd_is KEY VALUE [KEY VALUE…]: what sshd would use for who is asking.
+sshd_is() {
+  local line bad='' said=''
+  fact sshd sshd_effective
+  while [ $# -gt 0 ]; do
+    case $FK_FACT in *$'\n'"$1 $2"$'\n'*) ;; *) bad+=" $1" ;; esac
+    while read -r line; do
+      case $line in "$1 "*) said+="$line; " ;; esac
+    done <<< "$FK_FACT"
+    shift 2
+  done
+  echo "${bad:+other than wanted:$bad; }${said:-sshd -T says nothing}"
+  [ -z "$bad" ]
+}
+
+audit_rules() { auditctl -l; }
+
+# audit_has KEY…: every rule that is written down under the key is in the kernel.
+audit_has() {
+  local key line path wanted=0 syscalls=0 there missing=''
+  [ -z "$FK_CONTAINER" ] || na "the audit of a kernel belongs to its host, not to this container"
+  fact audit audit_rules
+  for key; do
+    syscalls=0
+    while read -r line; do
+      case "$line " in
+        "-w "*" -k $key ")
+          wanted=$((wanted + 1))
+          path=${line#-w }
+          path=${path%% *}
+          path=${path%/}
+          case $FK_FACT in *$'\n'"-w $path -p "*"$key"* | *$'\n'"-w $path/ -p "*"$key"*) ;; *)
+            [ ! -d "${path%/*}" ] || case $FK_FACT in *"-F path=$path "* | *"-F dir=$path "* | *"-w ${path/#\/var\/run/\/run} "*) ;; *) missing+=" $path" ;; esac
+            ;;
+          esac
+          ;;
+        "-a "*" -k $key ")
+          # auditctl refuses a rule about a program that is not there.
+          path=${line#*-F path=}
+          path=${path%% *}
+          case $line in *'-F path='*) [ -e "$path" ] || continue ;; esac
+          wanted=$((wanted + 1))
+          syscalls=$((syscalls + 1))
+          ;;
+      esac
+    done < <(cat /etc/audit/rules.d/*.rules)
+    there=$(grep --count -E -- "^-a .*(key=|-k )$key\$" <<< "$FK_FACT") || there=0
+    [ "$there" -ge "$syscalls" ] || missing+=" $((syscalls - there)) of $syscalls system call rules ($key)"
+  done
+  echo "$wanted rules wanted for $*${missing:+; not in the kernel:$missing}"
+  [ -z "$missing" ] && [ "$wanted" -gt 0 ]
+}
+
+apt_settings() { apt-config dump; }
+
+apt_is() {
+  local line bad='' said=''
+  fact apt apt_settings
+  while [ $# -gt 0 ]; do
+    case $FK_FACT in *$'\n'"$1 \"$2\";"$'\n'*) said+="$1 $2; " ;; *)
+      bad+=" $1"
+      while read -r line; do
+        case $line in "$1 "*) said+="$line " ;; esac
+      done <<< "$FK_FACT"
+      ;;
+    esac
+    shift 2
+  done
+  echo "${bad:+other than wanted:$bad; }$said"
+  [ -z "$bad" ]
+}
+
+# setting_is FILE NAME VALUE [NAME VALUE…]: the last line of FILE that sets NAME, by a space or =, sets VALUE.
+setting_is() {
+  local file=$1 name value line rest found bad='' said=''
+  shift
+  [ -r "$file" ] || {
+    echo "there is no $file"
+    return 1
+  }
+  while [ $# -gt 0 ]; do
+    name=$1 value=$2 found=''
+    shift 2
+    while IFS=$' \t=' read -r line rest; do
+      if [ "$line" = "$name" ]; then found=${rest:-yes}; fi
+    done < "$file"
+    said+="$name=${found:-unset} "
+    [ "$found" = "$value" ] || bad+=" $name"
+  done
+  echo "$said${bad:+(other than wanted:$bad)}"
+  [ -z "$bad" ]
+}
+
+# One walk over the disk for all who ask: set-id files (s), nobody's files (u), directories and files open to everyone (w, f).
+walk() {
+  find / -xdev \( -path /proc -o -path /sys -o -path /var/lib/fortress -o -path /var/lib/rancher -o -path /var/lib/containerd \
+    -o -path /var/lib/machines -o -path /var/lib/libvirt/images \) -prune -o \
+    \( -type f -perm /6000 -printf 's %p\n' -o -nouser -printf 'u %p\n' -o -nogroup -printf 'u %p\n' \
+    -o -type d -perm -0002 ! -perm -1000 -printf 'w %p\n' -o -type f -perm -0002 -printf 'f %p\n' \)
+}
+
+# walked KIND: prints the paths of one kind; holds when there are none.
+walked() {
+  local kind path all=''
+  fact walk walk
+  while read -r kind path; do
+    if [ "$kind" = "$1" ]; then all+=" $path"; fi
+  done <<< "$FK_FACT"
+  echo "${all:-none}"
+  [ -z "$all" ]
+}
+
+# all_of QUESTION…: every one holds; those that do not apply are left out, and all of them together do not apply when none does.
+all_of() {
+  local question said='' rc applied='' bad=''
+  for question; do
+    rc=0
+    said+="${said:+; }$(eval "$question")" || rc=$?
+    case $rc in 0) applied=yes ;; 100) ;; *) bad=yes ;; esac
+  done
+  echo "$said"
+  [ -z "$bad" ] || return 1
+  [ -n "$applied" ] || exit 100
+}
+
+# privileged_rules: an audit rule for each set-id file that walk finds.
+privileged_rules() { walk | awk '$1 == "s" { print "-a always,exit -F path=" $2 " -F perm=x -F auid>=1000 -F auid!=unset -k privileged" }' | LC_ALL=C sort; }
+export -f walk privileged_rules
+
+# Lists of what is not as it should be: one word for the question and for its cure.
+system_shells() { awk -F : '$3 < 1000 && $1 != "root" && $7 !~ /(\/nologin|\/bin\/sync|\/sbin\/shutdown|\/sbin\/halt)$/ { print $1 }' /etc/passwd; }
+clear_swaps() { swapon --noheadings --raw --show=NAME | grep --invert-match --extended-regexp '^/dev/(zram|dm-|mapper/)' || [ $? -eq 1 ]; }
+endless_passwords() { awk -F : '$2 !~ /^[!*]/ && $2 != "" && ($5 == "" || $5 > 365) { print $1 }' /etc/shadow; }
+open_logs() { find /var/log -xdev -type f -perm /0137 ! -name 'wtmp*' ! -name 'btmp*' ! -name 'lastlog*' ! -name '*.journal*'; }
+
+# open_homes: homes that others read or write, and the files in them that shells start with.
+open_homes() {
+  awk -F : '$3 >= 1000 && $3 < 65534 { print $6 }' /etc/passwd | while IFS= read -r home; do
+    [ -d "$home" ] || continue
+    find "$home" -maxdepth 0 -perm /0027
+    find "$home" -maxdepth 1 -type f -name '.*' -perm /0037
+  done
+}
+
+# slack_profiles PATTERN: files of AppArmor profiles whose flags match, and that are not disabled.
+slack_profiles() {
+  local path
+  { grep --directories=skip --files-with-matches --extended-regexp -e "$1" /etc/apparmor.d/* || true; } | while IFS= read -r path; do
+    [ -e "/etc/apparmor.d/disable/${path##*/}" ] || echo "$path"
+  done
+}
+export -f system_shells clear_swaps endless_passwords open_logs open_homes slack_profiles

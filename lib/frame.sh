@@ -1,0 +1,161 @@
+# shellcheck shell=bash
+# How a program on a machine talks to the laptop: one line for each event, fields escaped, behind a word nobody else prints.
+exec 3>&1
+FK_OPENED='' FK_ARMED='' FK_FAILED='' FK_OUT='' FK_RC=0
+FK_TMP=$(mktemp --directory)
+trap 'rm --recursive --force "$FK_TMP"' EXIT
+export FK_TMP
+
+frame() {
+  local field line=$FK_NONCE
+  for field; do
+    field=${field:0:200000}
+    field=${field//\\/\\\\}
+    field=${field//$'\n'/\\n}
+    line+=$'\t'${field//$'\t'/\\t}
+  done
+  printf '%s\n' "$line" >&3
+}
+
+# fk_ask FUNCTION: a question in a shell of its own. Always a plain statement: behind `if` or `&&` bash would ignore set -e inside.
+fk_ask() {
+  FK_OUT=$(
+    exec < /dev/null 2>&1 3>&-
+    set -euo pipefail
+    "$1"
+  )
+  FK_RC=$?
+}
+
+# fk_holds STEP CONTROLS PHASE: asks the step and its controls; FK_HOLDS is empty when one of them says no.
+fk_holds() {
+  local n=$1 count=$2 phase=$3 c
+  FK_HOLDS=yes
+  fk_ask "fk_question_$n"
+  [ "$FK_RC" -eq 0 ] || FK_HOLDS=''
+  frame check "$n" "$phase" "$FK_RC" "$FK_OUT"
+  for ((c = 0; c < count; c++)); do
+    fk_ask "fk_control_${n}_$c"
+    frame control "$n" "$phase" "$c" "$FK_RC" "$FK_OUT"
+    case "$FK_RC $FK_WAIVED" in "0 "* | "100 "* | "101 "* | *" $n.$c "*) ;; *) FK_HOLDS='' ;; esac
+  done
+}
+
+# fk_do STEP NUMBER SECONDS TEXT [SECRET]: one command of a step, in a bash of its own that dies with its deadline.
+fk_do() {
+  frame run "$1" "$2"
+  if [ $# -gt 4 ]; then
+    FK_OUT=$(printf '%s' "$5" | timeout --kill-after=5 "$3" bash -euo pipefail -c "$4" 2>&1 3>&-)
+  else
+    FK_OUT=$(timeout --kill-after=5 "$3" bash -euo pipefail -c "$4" 2>&1 3>&- < /dev/null)
+  fi
+  FK_RC=$?
+  [ "$FK_RC" -eq 0 ] || frame said "$1" "$2" "$FK_RC" "$FK_OUT"
+  return "$FK_RC"
+}
+
+# fk_open: before the first change of this program: the record, and for doors the dead man. When it fails, FK_OUT says why.
+fk_open() {
+  if [ -z "$FK_OPENED" ]; then
+    FK_OUT=$(fk_sure fk_record_open "$FK_PAGE" 2>&1) || return
+    FK_OPENED=yes
+    FK_KEEP=$FK_STATE/pages/$FK_PAGE/origin
+  fi
+  if [ -n "$FK_TX" ] && [ -z "$FK_ARMED" ]; then
+    fk_guard "$FK_TX" "$FK_DEADMAN" "$FK_OWNER" || return
+    FK_ARMED=yes
+    FK_KEEP+=" $FK_STATE/tx/$FK_TX"
+    frame armed "$FK_TX" "$FK_DEADMAN"
+  fi
+  export FK_KEEP
+}
+
+fk_demand() {
+  [ -z "$FK_FAILED" ] || return 0
+  fk_holds "$1" "$2" before
+  if [ -n "$FK_HOLDS" ]; then frame end "$1" ok; else fk_fail "$1" demand; fi
+}
+
+fk_wait() {
+  local deadline=$((SECONDS + $3))
+  [ -z "$FK_FAILED" ] || return 0
+  while :; do
+    fk_holds "$1" "$2" before
+    [ -z "$FK_HOLDS" ] || { frame end "$1" ready; return 0; }
+    [ "$SECONDS" -lt "$deadline" ] || break
+    sleep 1
+  done
+  fk_fail "$1" deadline
+}
+
+fk_change() {
+  [ -z "$FK_FAILED" ] || return 0
+  fk_holds "$1" "$2" before
+  [ -z "$FK_HOLDS" ] || { frame end "$1" ok; return 0; }
+  fk_open || { frame said "$1" 0 1 "$FK_OUT"; fk_fail "$1" guard; return 0; }
+  grep --line-regexp --fixed-strings -e "$3" "$FK_STATE/pages/$FK_PAGE/steps" > /dev/null 2>&1 ||
+    { printf '%s\n' "$3" >> "$FK_STATE/pages/$FK_PAGE/steps" && sync "$FK_STATE/pages/$FK_PAGE/steps"; }
+  if ! "fk_apply_$1"; then
+    "fk_recover_$1"
+    fk_fail "$1" apply
+    return 0
+  fi
+  # What the laptop has to store first is asked again when it has.
+  if [ -n "${4-}" ]; then
+    frame end "$1" changed
+    return 0
+  fi
+  fk_holds "$1" "$2" after
+  if [ -n "$FK_HOLDS" ]; then frame end "$1" changed; else fk_fail "$1" after; fi
+}
+
+fk_fail() {
+  FK_FAILED=yes
+  if [ -n "$FK_ARMED" ]; then
+    fk_take_back "$FK_TX"
+    FK_ARMED=''
+    frame end "$1" failed "$2" taken-back
+  else
+    frame end "$1" failed "$2" kept
+  fi
+}
+
+# fk_lock OWNER: one run at a time; the lock dies with the last process of the run.
+fk_lock() {
+  install --directory --mode=700 /run/fortress
+  exec 8>> /run/fortress/lock
+  if ! flock --nonblock 8; then
+    frame locked "$(cat /run/fortress/owner 2> /dev/null)" "$(($(date +%s) - $(stat --format=%Y /run/fortress/owner 2> /dev/null || date +%s)))"
+    exit 75
+  fi
+  printf '%s\n' "$1" > /run/fortress/owner
+  ps -o pgid= -p $$ | tr -d ' ' > /run/fortress/pid
+  local tx
+  for tx in "$FK_STATE"/tx/*/; do
+    [ -d "$tx" ] || continue
+    tx=$(basename "$tx")
+    if [ -e "$FK_STATE/tx/$tx/rolled-back" ] || [ ! -e "$FK_STATE/tx/$tx/armed" ]; then
+      fk_disarm "$tx"
+    elif [ "$(cat "$FK_STATE/tx/$tx/owner")" = "$1" ]; then
+      # Our own run was killed before it could prove the door: the way back first.
+      fk_take_back "$tx"
+      frame note "an earlier run did not confirm a change of the door; it was taken back"
+    else
+      frame unproven "$(cat "$FK_STATE/tx/$tx/owner")" "$(($(cat "$FK_STATE/tx/$tx/due") - $(date +%s)))"
+      exit 75
+    fi
+  done
+}
+
+# fk_unproven: says which changes of a door wait for their proof.
+fk_unproven() {
+  local tx
+  for tx in "$FK_STATE"/tx/*/; do
+    [ -e "$tx/armed" ] || continue
+    frame note "$(cat "$tx/owner") changed a door and has not proven it; it is taken back in $(($(cat "$tx/due") - $(date +%s))) s"
+  done
+}
+
+# saved NAME DIGEST: the laptop has confirmed that it holds NAME with this sha256.
+saved() { [ -n "$2" ] && [ "$(cat "$FK_STATE/pages/$FK_PAGE/saved/$1" 2> /dev/null)" = "$2" ]; }
+export -f saved

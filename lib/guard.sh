@@ -1,0 +1,71 @@
+# shellcheck shell=bash
+# The lock-out guard: a change that could close the door takes itself back unless somebody came in again through it.
+# Two triggers: a timer, and the next boot. What they run is one static file, written before anything changes.
+
+# fk_guard ID SECONDS OWNER: armed, or nothing of it stays and FK_OUT says why.
+# shellcheck disable=SC2034 # frame.sh and undo read FK_OUT
+fk_guard() {
+  FK_OUT=$(fk_sure fk_arm "$@" 2>&1) || { fk_disarm "$1"; return 1; }
+}
+
+fk_arm() {
+  local dir=$FK_STATE/tx/$1
+  fk_snapshot "$dir"
+  printf '%s\n' "$3" > "$dir/owner"
+  {
+    printf '#!/bin/bash\nset -u\nFK_STATE=%q\ndir=%q\n' "$FK_STATE" "$dir"
+    fk_functions
+    # shellcheck disable=SC2016 # expands when it runs
+    printf '%s\n' 'exec 7>> "$dir/lock"' 'flock 7' '[ -e "$dir/armed" ] || exit 0' \
+      'pid=$(cat "$dir/pid" 2> /dev/null) && [ -n "$pid" ] && [ "$pid" != "${FK_PID-}" ] && kill -TERM -- "-$pid" 2> /dev/null' \
+      'fk_rollback "$dir" "${1-}" > "$dir/log" 2>&1' '[ ! -d "$dir/record" ] || { mkdir --parents "$FK_STATE/pages" && cp --archive --force "$dir/record/." "$FK_STATE/pages/"; }' 'date --iso-8601=seconds > "$dir/rolled-back"' 'rm --force "$dir/armed"' 'sync --file-system "$dir"'
+  } > "$dir/rollback"
+  ps -o pgid= -p $$ | tr -d ' ' > "$dir/pid"
+  # Outside /etc, so that the way back does not take away the thing that walks it.
+  install --directory --mode=755 /usr/local/lib/systemd/system/sysinit.target.wants
+  cat > /usr/local/lib/systemd/system/fortress-deadman.service << EOF
+[Unit]
+Description=Take back what nobody confirmed before the reboot
+DefaultDependencies=no
+RequiresMountsFor=$FK_STATE
+After=local-fs.target
+Before=sysinit.target network-pre.target
+[Service]
+Type=oneshot
+ExecStart=/bin/bash -c 'for run in $FK_STATE/tx/*/rollback; do [ ! -e "\$\$run" ] || /bin/bash "\$\$run" boot; done'
+EOF
+  ln --symbolic --force ../fortress-deadman.service /usr/local/lib/systemd/system/sysinit.target.wants/fortress-deadman.service
+  date --date="+$2 seconds" +%s > "$dir/due"
+  date --iso-8601=seconds > "$dir/armed"
+  sync --file-system "$dir"
+  systemd-run --quiet --collect --on-active="$2" --timer-property=AccuracySec=1s --unit="fortress-deadman-$1" /bin/bash "$dir/rollback"
+}
+
+# fk_commit ID: somebody came in. Fails when the way back has begun.
+fk_commit() {
+  local dir=$FK_STATE/tx/$1
+  [ -d "$dir" ] || { printf 'there is no such transaction on this machine\n'; return 1; }
+  exec 7>> "$dir/lock"
+  flock --timeout 5 7 || { printf 'the machine is taking the change back\n'; return 1; }
+  [ -e "$dir/armed" ] || { printf 'the machine has taken the change back\n'; return 1; }
+  rm --force "$dir/armed"
+  exec 7>&-
+  fk_disarm "$1"
+}
+
+# fk_disarm ID: the transaction is over; nothing of it stays.
+fk_disarm() {
+  systemctl stop "fortress-deadman-$1.timer" 2> /dev/null || true # it has fired
+  rm --recursive --force "${FK_STATE:?}/tx/$1"
+  rmdir --ignore-fail-on-non-empty "$FK_STATE/tx"
+  if [ ! -d "$FK_STATE/tx" ]; then
+    rm --force /usr/local/lib/systemd/system/sysinit.target.wants/fortress-deadman.service /usr/local/lib/systemd/system/fortress-deadman.service
+    rmdir --parents --ignore-fail-on-non-empty /usr/local/lib/systemd/system/sysinit.target.wants 2> /dev/null || true # /usr/local/lib is not ours
+  fi
+}
+
+# fk_take_back ID: now, and not when the timer says.
+fk_take_back() {
+  FK_PID=$(ps -o pgid= -p $$ | tr -d ' ') /bin/bash "$FK_STATE/tx/$1/rollback" 2> /dev/null
+  fk_disarm "$1"
+}

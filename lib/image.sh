@@ -1,0 +1,90 @@
+# shellcheck shell=bash
+# The base images of nodes: what is asked of them, and how one gets its name.
+
+image_no() {
+  echo "$*" >&2
+  return 1
+}
+
+# image_part PATH DIGEST: where it waits until it is proven.
+image_part() { printf '%s/.%s.%s.part\n' "$(dirname "$1")" "$(basename "$1")" "${2:0:16}"; }
+
+# image_is PATH [DIGEST]: the image is there as it was when it was proven, and nobody may write it. DIGEST is that of the
+# download, where the pin says it. The whole of it is read in every run.
+image_is() {
+  local path=$1 dir mark
+  dir=$(dirname "$path")
+  { [ -f "$path" ] && [ ! -L "$path" ]; } || image_no "$path is not there" || return
+  [ "$(stat --format='%a %U:%G' "$path")" = '444 root:root' ] || image_no "$path can be changed: $(stat --format='%a %U:%G' "$path")" || return
+  [ "$(stat --format='%a %U:%G' "$dir")" = '755 root:root' ] || image_no "$dir can be changed: $(stat --format='%a %U:%G' "$dir")" || return
+  [ -f "$path.sha256" ] || image_no "$path.sha256 is not there, so nothing tells what was proven" || return
+  [ -z "${2-}" ] || grep --line-regexp --fixed-strings "# of $2" "$path.sha256" > /dev/null || image_no "$path is not made of what is pinned now" || return
+  # Step and control ask one after the other: what nobody has touched since is read once.
+  mark=$FK_TMP/image.$(stat --format=%i.%s.%.9Z "$path" "$path.sha256" | paste --serial --delimiters=.)
+  [ -e "$mark" ] || (cd "$dir" && sha256sum --check --status "$path.sha256") || image_no "$path is not what it was when it was proven" || return
+  touch "$mark"
+}
+
+# image_room PATH MIB: it is there, or there is room for it.
+image_room() {
+  local dir=$1 free
+  [ ! -f "$1" ] || return 0
+  while [ ! -d "$dir" ]; do dir=$(dirname "$dir"); done
+  free=$(($(df --output=avail --block-size=1048576 "$dir" | tail --lines=1)))
+  echo "$free MiB are free in $dir, $2 are needed"
+  [ "$free" -ge "$2" ]
+}
+
+# image_land PATH: what was sent becomes PATH, when it is what the sender has proven. FK_SENT has a line for each: digest, path.
+image_land() {
+  local path=$1 part new digest
+  digest=$(awk -v path="$path" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
+  [ -n "$digest" ] || image_no "nothing was sent for $path" || return
+  part=$(image_part "$path" "$digest")
+  printf '%s  %s\n' "$digest" "$part" | sha256sum --check --status || {
+    rm --force "$part"
+    image_no "what arrived for $path is not what was sent; it is deleted, and sent again by the next run"
+    return
+  }
+  new=$part
+  if [[ $path = *.raw && $(od --address-radix=n --format=x1 --read-bytes=6 "$part") = ' fd 37 7a 58 5a 00' ]]; then
+    new=${part%.part}.unpacked.part
+    xz --decompress --stdout "$part" > "$new"
+  fi
+  keep "$path"
+  keep "$path.sha256"
+  chown root:root "$new"
+  chmod 444 "$new"
+  # The record first: killed in between, the next run finds the part and goes on.
+  printf '%s  %s\n# of %s\n' "$(sha256sum "$new" | cut --delimiter=' ' --fields=1)" "$(basename "$path")" "$digest" |
+    put "$path.sha256" 444 root:root
+  sync "$new"
+  mv --force --no-target-directory "$new" "$path"
+  sync "$(dirname "$path")"
+  settle "$path.sha256"
+  rm --force "$part"
+}
+
+# For printed pages, where no laptop has proven anything.
+# image_signed FILE SIGNATURE KEY FINGERPRINT: by the key of this fingerprint, or a subkey that it vouches for.
+image_signed() {
+  local home status
+  home=$(mktemp --directory "$FK_TMP/gpg.XXXXXX")
+  gpg --homedir "$home" --batch --quiet --no-autostart --import "$3"
+  gpg --homedir "$home" --batch --no-autostart --output "$home/pinned.gpg" --export "$4"
+  # gpgv is content with a key that has expired: its status lines are asked, not its exit code.
+  status=$(gpgv --status-fd=1 --weak-digest=SHA1 --keyring="$home/pinned.gpg" "$2" "$1" 2> /dev/null) || true # its words decide
+  grep '^\[GNUPG:\] GOODSIG ' <<< "$status" > /dev/null && grep "^\\[GNUPG:\\] VALIDSIG .* $4\$" <<< "$status" > /dev/null &&
+    ! grep --extended-regexp '^\[GNUPG:\] (BADSIG|EXPSIG|EXPKEYSIG|REVKEYSIG|ERRSIG) ' <<< "$status" > /dev/null ||
+    image_no "$1 is not signed by $4"
+}
+
+# image_take FILE PATH: as if it had been sent.
+image_take() {
+  local digest
+  digest=$(sha256sum "$1" | cut --delimiter=' ' --fields=1)
+  cp "$1" "$(image_part "$2" "$digest")"
+  export FK_SENT="$digest $2"
+}
+
+export -f image_no image_part image_is image_room image_land

@@ -1,0 +1,173 @@
+// What the lab needs of this computer: Debian packages, a QEMU that is new enough, root, and where Debian comes from.
+import path from 'node:path'
+import { Fault } from '../tasks.ts'
+import { find, run } from './command.ts'
+import { type LabOptions, entries, kit, readIf } from './place.ts'
+
+/** Debian package → a file or command that shows it is there. */
+const packages: Record<'node' | 'vm' | 'tests', Record<string, string>> = {
+  node: {
+    mmdebstrap: 'mmdebstrap',
+    'debian-archive-keyring': '/usr/share/keyrings/debian-archive-keyring.gpg',
+    'systemd-container': 'systemd-nspawn',
+    slirp4netns: 'slirp4netns',
+    iproute2: 'ip',
+    'util-linux': 'unshare',
+    'openssh-client': 'ssh',
+  },
+  vm: {
+    'qemu-system-x86': 'qemu-system-x86_64',
+    'qemu-utils': 'qemu-img',
+    swtpm: 'swtpm',
+    ovmf: '/usr/share/OVMF/OVMF_CODE_4M.fd',
+    e2fsprogs: 'mke2fs',
+    fdisk: 'sfdisk',
+    dosfstools: 'mkfs.vfat',
+    mtools: 'mcopy',
+    'openssh-client': 'ssh',
+  },
+  /** What the tests hold against the pages: scanners, checkers, and the other end of the tunnel. */
+  tests: {
+    age: 'age',
+    'libvirt-clients': 'virt-xml-validate',
+    gnupg: 'gpg',
+    'golang-go': 'go',
+    gpgv: 'gpgv',
+    ignition: 'ignition-validate',
+    nftables: 'nft',
+    nmap: 'nmap',
+    'openssh-server': 'sshd',
+    qrencode: 'qrencode',
+    shellcheck: 'shellcheck',
+    sudo: 'visudo',
+    'zbar-tools': 'zbarimg',
+    'wireguard-go': 'wireguard-go',
+    'wireguard-tools': 'wg-quick',
+    xsltproc: 'xsltproc',
+  },
+}
+
+export interface LabDeps {
+  /** Debian packages that are not installed, or too old. */
+  missing: string[]
+  /** One sentence for each reason why the lab cannot work even so, or not yet. */
+  reasons: string[]
+  /** Shell lines that install what is missing; run as root. Empty when nothing is. */
+  install: string[]
+}
+
+/** Which Debian packages the lab misses here, and how to install them. Reads only. `kind` narrows it to nodes or the VM. */
+export async function labDeps(kind?: 'node' | 'vm'): Promise<LabDeps> {
+  const wanted = kind ? packages[kind] : { ...packages.node, ...packages.vm, ...packages.tests }
+  const missing = Object.entries(wanted)
+    .filter(([, proof]) => find(proof) === undefined)
+    .map(([name]) => name)
+  const reasons: string[] = []
+  if (process.platform !== 'linux' || process.arch !== 'x64')
+    reasons.push(`the lab runs on Linux on x86-64, this is ${process.platform} on ${process.arch}`)
+  if (missing.length > 0) reasons.push(`missing Debian packages: ${missing.join(', ')}`)
+  if (wanted['qemu-utils'] && find('qemu-system-x86_64')) {
+    const { text, major } = await qemuVersion()
+    if (major < 10) {
+      reasons.push(`QEMU ${text} is too old: before 10 its guests crash at random when they are emulated`)
+      missing.push('qemu-system-x86', 'qemu-utils')
+    }
+  }
+  const install = missing.length > 0 ? installLines(missing) : []
+  if (kind === undefined && find('butane') === undefined) install.push(buildButane)
+  return { missing, reasons, install }
+}
+
+// Debian has no butane, which the tests compare our own with. Its version and every digest stand in test/oracle.
+const buildButane =
+  `go build -C '${path.join(kit, 'test', 'oracle')}' -trimpath -o /usr/local/bin/butane github.com/coreos/butane/internal` +
+  " || echo 'butane could not be built: the tests that compare with it will be skipped' >&2"
+
+/** Installs what `labDeps` misses. Needs root; on Debian 12 QEMU comes from bookworm-backports. */
+export async function labInstall(options: Pick<LabOptions, 'progress'> = {}): Promise<void> {
+  const { install } = await labDeps()
+  if (install.length === 0) return
+  needRoot('installing packages', install)
+  for (const line of install) {
+    options.progress?.(line)
+    await run('bash', ['-euo', 'pipefail', '-c', line], {
+      env: { DEBIAN_FRONTEND: 'noninteractive' },
+      seconds: 1800,
+    })
+  }
+  const { reasons } = await labDeps()
+  if (reasons.length > 0)
+    throw new Fault(reasons.join('; '), { next: 'use Debian 13, or Debian 12 with backports' })
+}
+
+function installLines(missing: string[]): string[] {
+  const qemu = missing.filter((name) => /^(qemu|libvirt)-/.test(name))
+  const others = missing.filter((name) => !/^(qemu|libvirt)-/.test(name))
+  const apt = 'apt-get install --yes --no-install-recommends'
+  const release = /^VERSION_CODENAME=(.*)$/m.exec(readIf('/etc/os-release'))?.[1]
+  if (release !== 'bookworm' || qemu.length === 0)
+    return ['apt-get update', `${apt} ${[...qemu, ...others].join(' ')}`]
+  const { debian } = mirrors()
+  const list = '/etc/apt/sources.list.d/bookworm-backports.list'
+  return [
+    `echo 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${debian} bookworm-backports main' > ${list}`,
+    'apt-get update',
+    `${apt} --target-release bookworm-backports ${qemu.join(' ')}`,
+    ...(others.length > 0 ? [`${apt} ${others.join(' ')}`] : []),
+  ]
+}
+
+async function qemuVersion(): Promise<{ text: string; major: number }> {
+  const { stdout } = await run('qemu-system-x86_64', ['--version'])
+  const text = /version (\S+)/.exec(stdout)?.[1] ?? 'of an unknown version'
+  return { text, major: Number.parseInt(text) || 0 }
+}
+
+/** Where this computer's own apt gets Debian from. */
+export function mirrors(): { debian: string; security: string } {
+  const found = { debian: '', security: '' }
+  const parts = entries('/etc/apt/sources.list.d').map((name) => path.join('/etc/apt/sources.list.d', name))
+  for (const file of ['/etc/apt/sources.list', ...parts.sort()])
+    for (const stanza of readIf(file).split(/\n\s*\n/)) {
+      // Both forms: "deb [options] URI suite component" by the line, and the stanza with URIs: and Suites:.
+      const lines = [...stanza.matchAll(/^deb(?:\s+\[.*?\])?\s+(\S+)\s+(\S+)/gm)].map(([, uri, suite]) => [
+        uri,
+        suite,
+      ])
+      const field = (name: string) => new RegExp(`^${name}:\\s*(\\S+)`, 'm').exec(stanza)?.[1]
+      for (const [uri, suite] of [...lines, [field('URIs'), field('Suites')]]) {
+        if (!uri || !suite) continue
+        if (/^(bookworm|trixie|forky|sid|stable|testing|unstable)$/.test(suite))
+          found.debian = uri.replace(/\/$/, '')
+        if (/^(bookworm|trixie|stable)-security$/.test(suite)) found.security = uri.replace(/\/$/, '')
+      }
+    }
+  if (found.debian === '' || found.security === '')
+    throw new Fault('the lab takes Debian from where this computer does, and its apt names no Debian', {
+      next: 'run the lab on Debian 12 or 13',
+    })
+  return found
+}
+
+/** Throws a Fault that says what to install, unless the lab can work here. */
+export async function demand(kind: 'node' | 'vm'): Promise<void> {
+  const { reasons, install } = await labDeps(kind)
+  if (reasons.length > 0)
+    throw new Fault(`the lab cannot run here: ${reasons.join('; ')}`, {
+      next:
+        install.length > 0
+          ? `sudo npx task lab setup, or as root:\n${install.join('\n')}`
+          : 'use such a machine',
+    })
+}
+
+/** Throws a Fault unless this is root; `lines` are what root would run. */
+export function needRoot(what: string, lines: string[] = []): void {
+  if (process.getuid?.() === 0) return
+  throw new Fault(`${what} needs root`, {
+    next:
+      lines.length > 0
+        ? `as root:\n${lines.join('\n')}`
+        : 'run it once with sudo: sudo npx task lab setup. A VM of a finished image starts without root',
+  })
+}

@@ -1,0 +1,111 @@
+// The lab for a person at a terminal: ./task lab setup, up, ssh, list, down.
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { loadConfig } from '../config.ts'
+import {
+  type LabVm,
+  labDeps,
+  labDown,
+  labFind,
+  labInstall,
+  labList,
+  labMachine,
+  labNodeDown,
+} from '../lab.ts'
+import { nearest } from '../nearest.ts'
+import { Fault } from '../tasks.ts'
+import { zx } from './command.ts'
+
+const words = ['setup', 'up', 'ssh', 'list', 'down'] as const
+
+const help = `./task lab setup           installs the Debian packages that the lab and the tests need, as root
+./task lab up              a fresh Debian 13 VM, from a snapshot; FK_HOST=lab makes it the machine of every page
+           --with PACKAGE,…  with further Debian packages in it
+./task lab ssh [COMMAND]   a shell in it, as an admin, by the way that is open
+./task lab list            what is up, containers of the tests included
+./task lab down [NAME]     ends it, or another machine of the list; nothing of it stays
+`
+
+/** Resolves to the exit code: that of the remote shell for `ssh`, 0 otherwise. */
+export async function main(argv: string[]): Promise<number> {
+  const [word = 'help', ...rest] = argv
+  if (word === 'help') {
+    process.stdout.write(help)
+    return 0
+  }
+  if (!(words as readonly string[]).includes(word)) {
+    const near = nearest(word, words)
+    throw new Fault(
+      `The lab has no '${word}'${near ? `; did you mean ${near}?` : `: it knows ${words.join(', ')}`}`,
+    )
+  }
+  const extra = word === 'up' ? packagesOf(rest) : undefined
+  const most = { setup: 0, up: 0, list: 0, down: 1, ssh: Infinity }[word as (typeof words)[number]]
+  if (rest.length > most)
+    throw new Fault(
+      `lab ${word} takes ${most === 0 ? 'no words' : 'one name'}: '${rest.slice(most).join(' ')}' is too much`,
+    )
+  const dir = loadConfig().env.FK_LAB_DIR
+  const say = (line: string) => process.stdout.write(`${line}\n`)
+
+  if (word === 'setup') {
+    await labInstall({ progress: say })
+    say('Everything that the lab and the tests need is installed.')
+  } else if (word === 'up') {
+    const { missing, reasons } = await labDeps('vm')
+    if (reasons.length > 0)
+      throw new Fault(reasons.join('\n'), missing.length > 0 ? { next: 'sudo ./task lab setup' } : {})
+    const machine = await labMachine({
+      dir,
+      say,
+      outside: process.getuid?.() === 0,
+      ...(extra ? { extra } : {}),
+    })
+    say(`${machine.name} is up. The password of ${machine.user} for sudo is ${machine.password}.`)
+    say('FK_HOST=lab ./task build-all builds on it; ./task lab ssh looks inside; ./task lab down ends it.')
+  } else if (word === 'list') {
+    for (const machine of await labList({ dir }))
+      say(`${machine.name}\t${machine.kind}\t${machine.host}:${machine.port}`)
+  } else if (word === 'down') {
+    const [name = 'lab'] = rest
+    const machine = await labFind(name, { dir })
+    if (!machine) say(`${name} is not up.`)
+    if (machine?.kind === 'node') await labNodeDown(name)
+    else await labDown(name, { dir }) // what a start that failed may have left goes, too
+  } else {
+    const machine = await labFind('lab', { dir })
+    if (!machine) throw new Fault('The lab is not up', { next: './task lab up' })
+    const { exitCode } = await zx()({
+      stdio: 'inherit',
+    })`${[...wayIn(machine as LabVm), machine.name, ...rest]}`
+    return exitCode ?? 255
+  }
+  return 0
+}
+
+/** Takes `--with a,b` out of the words behind `up`. */
+function packagesOf(rest: string[]): string[] | undefined {
+  const at = rest.findIndex((word) => /^--with(=|$)/.test(word))
+  if (at < 0) return undefined
+  const [flag] = rest.splice(at, 1) as [string]
+  const names = (flag.includes('=') ? flag.slice('--with='.length) : rest.splice(at, 1).join()).split(',')
+  const wrong = names.find((name) => !/^[a-z0-9][a-z0-9.+-]+$/.test(name)) // what Debian's policy lets a package be called
+  if (wrong !== undefined) throw new Fault(`lab up: '${wrong}' is not the name of a Debian package`)
+  return names
+}
+
+/** ssh and its options for the path that remains: once the firewall is closed, the lab's laptop has the only way in. */
+function wayIn(machine: LabVm): string[] {
+  const { sshConfigFile, outsideNamespace, dir } = machine
+  const config = ['-F', sshConfigFile]
+  if (outsideNamespace === undefined || !existsSync(join(dir, 'door'))) return ['ssh', ...config]
+  const { site } = loadConfig({ env: { ...process.env, FK_HOST: 'lab' } })
+  const tunnel = {
+    HostName: site.tunnel.address,
+    Port: '22',
+    HostKeyAlias: 'fortress-lab',
+    UserKnownHostsFile: join(dir, 'known_hosts.alias'),
+  }
+  const options = Object.entries(tunnel).flatMap(([name, value]) => ['-o', `${name}=${value}`])
+  return ['ip', 'netns', 'exec', outsideNamespace, 'ssh', ...options, ...config]
+}

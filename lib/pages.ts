@@ -1,0 +1,383 @@
+// Pages from the command line: which, on which machine, in which mode. A page alone and the whole runbook are the same thing.
+import { appendFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { Writable } from 'node:stream'
+import { type Config, type MachineSpec, debug, loadConfig } from './config.ts'
+import { parseHost } from './address.ts'
+import type { Fetch } from './delivery.ts'
+import { type Facts, type Machine, type SshTarget, connect, passwordFile } from './machine.ts'
+import { printed } from './program.ts'
+import { type Event, type Report, createReport } from './report.ts'
+import type { Context, Page } from './script.ts'
+import { secretStore } from './secret.ts'
+import type { LabVm } from './lab.ts'
+import type { Mode } from './run.ts'
+import { type Demand, isChange } from './step.ts'
+import type { Artifact } from './download.ts'
+import { nearest } from './nearest.ts'
+import { Fault, type Flags, flags, refuse } from './tasks.ts'
+
+export const modes = ['plan', 'apply', 'verify', 'undo', 'print'] as const
+export type AnyMode = (typeof modes)[number]
+
+const load = createRequire(import.meta.url)
+
+/** `tsx scripts/NN-name.ts [mode] [flags]`. Resolves to the exit code; what it refuses goes to standard error. */
+export async function pageMain(
+  page: Page,
+  argv: string[],
+  signal = new AbortController().signal,
+): Promise<number> {
+  const name = `scripts/${page.name}.ts`
+  try {
+    if (argv.includes('--help') || argv.includes('-h')) {
+      process.stdout.write(help(page))
+      return 0
+    }
+    const given = flags({ name, argv, signal, together: false, live: process.stdout.isTTY }, [
+      '[plan|apply|verify|undo|print]',
+    ])
+    return await runPages([page], modeOf(given.words[0], name), given, signal)
+  } catch (error) {
+    return refuse(error, debug())
+  }
+}
+
+function help(page: Page): string {
+  return `${page.name}  ${page.summary}
+
+  tsx scripts/${page.name}.ts          plan, then ask before it applies; without a terminal only plan
+  tsx scripts/${page.name}.ts plan     what would change; changes nothing
+  tsx scripts/${page.name}.ts apply    make it so, then check it
+  tsx scripts/${page.name}.ts verify   check it; fails when something does not hold
+  tsx scripts/${page.name}.ts undo     take back what it changed
+  tsx scripts/${page.name}.ts print    the page as plain bash
+
+  --site NAME   another document of config/sites      --yes      do not ask
+  --format ID   the disk that host-vault may format, instead of typing its id
+  --json        one event a line, for programs        --verbose  everything that was found
+
+FK_HOST chooses the machine: admin@192.0.2.10, local, or lab. Unset, it is a rehearsal: nothing is touched.
+Exit code: 0 done or nothing to do, 1 failed, 2 changes pending.
+`
+}
+
+export function modeOf(word: string | undefined, name: string): AnyMode | undefined {
+  if (word === undefined) return undefined
+  if ((modes as readonly string[]).includes(word)) return word as AnyMode
+  const near = nearest(word, modes)
+  throw new Fault(
+    `${name} has no mode '${word}'${near ? `; did you mean ${near}?` : `: it knows ${modes.join(', ')}`}\nNothing was run.`,
+  )
+}
+
+/** What a page is told when there is no machine to ask: the site document's own word. */
+function declared(spec: MachineSpec): Facts {
+  return {
+    name: spec.name,
+    os: spec.os,
+    arch: spec.arch,
+    model: '',
+    user: spec.user ?? 'admin',
+    via: '198.51.100.7',
+  }
+}
+
+/** What a page is told. */
+export function contextOf(config: Config, machine: Facts, store: ReturnType<typeof secretStore>): Context {
+  return {
+    ...config,
+    machine,
+    secrets: (name, make) => store.secret(name, make),
+    state: join(config.env.FK_STATE_DIR, config.site.name),
+  }
+}
+
+/**
+ * Runs pages, in the order given, on every machine of the site that they are for. Without a mode: plan, then apply when
+ * somebody at a terminal says yes. Without FK_HOST: a rehearsal. Rejects with ConfigError or Fault before anything ran.
+ */
+export async function runPages(
+  pages: Page[],
+  mode: AnyMode | undefined,
+  given: Flags,
+  signal: AbortSignal,
+): Promise<number> {
+  const config = loadConfig(given.site === undefined ? {} : { site: given.site })
+  const { env, site } = config
+  const yes = given.yes || env.FK_YES
+  const terminal = process.stdin.isTTY === true && process.stdout.isTTY === true && !given.json
+  const report = createReport({
+    json: given.json,
+    verbose: given.verbose || mode === 'verify',
+    log: runLog(env.FK_LOG_DIR),
+  })
+  const store = secretStore({
+    dir: join(env.FK_STATE_DIR, site.name),
+    identity: env.FK_AGE_IDENTITY,
+    say: (s) => report.note(s),
+  })
+  const host = env.FK_HOST === undefined ? undefined : parseHost(env.FK_HOST)
+  const specs = site.machines.filter((m) =>
+    pages.some((p) => p.on !== 'laptop' && m.roles.includes(p.on as 'host')),
+  )
+
+  if (mode === 'print') {
+    for (const page of pages)
+      for (const spec of specs.slice(0, 1))
+        process.stdout.write(
+          printed({ ...page, steps: page.steps(contextOf(config, declared(spec), store)) }),
+        )
+    return 0
+  }
+  if (!host || 'reason' in host) {
+    if (mode === 'verify' || mode === 'undo')
+      throw new Fault(`There is no machine to ${mode}: FK_HOST is not set`, {
+        next: 'FK_HOST=admin@192.0.2.10 (or local, or lab), in the environment or in .env',
+      })
+    const { rehearse } = load('./rehearsal.ts') as typeof import('./rehearsal.ts')
+    return rehearse(pages, (spec) => contextOf(config, declared(spec), store), config, report)
+  }
+  if (mode === 'undo' && pages.length > 1) await typed(given.words[0], specs[0]?.name ?? site.name, terminal)
+
+  const enough = new AbortController()
+  const { downloads } = load('./delivery.ts') as typeof import('./delivery.ts')
+  const fetch = downloads(config, {
+    signal: AbortSignal.any([signal, enough.signal]),
+    onTransfer: (transfer) => report.transfer(transfer),
+    say: (sentence) => report.note(sentence),
+  })
+  if (mode === 'apply' && pages.length > 1)
+    begin(
+      specs.flatMap((spec) => wanted(pages, spec, () => contextOf(config, declared(spec), store))),
+      fetch,
+    )
+
+  let worst = 0 as 0 | 1 | 2
+  try {
+    for (const spec of specs) {
+      const machine = await connectTo(config, spec, terminal, report)
+      try {
+        if (mode !== 'undo') mustBe(spec, machine, site.name)
+        const { runPage } = load('./run.ts') as typeof import('./run.ts')
+        const running = {
+          machine,
+          report,
+          store,
+          deadman: env.FK_DEADMAN_SECONDS,
+          patience: env.FK_LOCK_WAIT_SECONDS,
+          signal,
+          fetch,
+          typed: async ({ name, typed }: Demand) =>
+            given.format ??
+            (host.kind === 'lab'
+              ? typed
+              : terminal
+                ? (report.pause(), ask(`${name}.\nType ${typed}: `))
+                : undefined),
+        }
+        let laptop: Awaited<ReturnType<typeof labLaptop>> | undefined
+        const run = async (page: Page, how: Mode) => {
+          if (how === 'apply' && host.kind === 'lab') laptop ??= await labLaptop(config, store)
+          const steps = page.steps(contextOf(config, machine.facts, store))
+          if (how === 'apply' && steps.some((s) => s.door === 'firewall')) await laptop?.enter()
+          const { code } = await runPage(page, steps, how, running)
+          if (code === 1 || (code === 2 && worst === 0)) worst = code
+          return code
+        }
+        const mine = pages.filter((p) => p.on !== 'laptop' && spec.roles.includes(p.on as 'host'))
+        for (const page of mode === 'undo' ? mine.toReversed() : mine) {
+          if (signal.aborted) break
+          const code = await run(page, mode ?? 'plan')
+          if (mode === undefined && code === 2) {
+            if (
+              !yes &&
+              !(
+                terminal &&
+                (await ask(`Apply this to ${machine.label}? [y/N] `)).toLowerCase().startsWith('y')
+              )
+            )
+              continue
+            worst = 0
+            await run(page, 'apply')
+          }
+          // A page stands on the ones before it: after a failure the rest would only fail in a more confusing way.
+          if (worst === 1 && mode !== 'verify' && mode !== 'plan') break
+        }
+      } finally {
+        await machine.close()
+      }
+    }
+  } finally {
+    // What nobody has asked for by now is there already; the part that came is gone on with when somebody does.
+    enough.abort()
+  }
+  report.close()
+  return worst
+}
+
+/** What the pages will bring to a machine, as far as the site document can tell. */
+function wanted(pages: Page[], spec: MachineSpec, context: () => Context): Artifact[] {
+  const mine = pages.filter((p) => p.on !== 'laptop' && spec.roles.includes(p.on as 'host'))
+  return mine.flatMap((page) =>
+    page.steps(context()).flatMap((step) => (isChange(step) && step.brings ? [step.brings.artifact] : [])),
+  )
+}
+
+/** Large files come while the first layers are built; what fails is told by the step that needs it. */
+function begin(artifacts: Artifact[], fetch: Fetch): void {
+  for (const artifact of artifacts) fetch(artifact).catch(() => {})
+}
+
+/** The files of one system are wrong on another: what the site document says of a machine must be true. */
+function mustBe({ os, arch }: MachineSpec, { label, facts }: Machine, site: string): void {
+  if (facts.os === os && facts.arch === arch) return
+  throw new Fault(
+    `${label} runs ${facts.os} on ${facts.arch}, and the site ${site} says ${os} on ${arch}. Nothing was run.`,
+    {
+      next: `say what it is under machines: in config/sites/${site}.yaml; a system that cannot be named there is not supported`,
+    },
+  )
+}
+
+/**
+ * The lab has its own laptop, which does what a person does elsewhere: it has keys for the tunnel before a page asks for them, and
+ * `enter` brings the tunnel up before the firewall closes.
+ */
+async function labLaptop({ env, site }: Config, store: ReturnType<typeof secretStore>) {
+  const { labFind } = load('./lab.ts') as typeof import('./lab.ts')
+  const { labTunnel } = load('./lab/tunnel.ts') as typeof import('./lab/tunnel.ts')
+  const { clientFile, keysOf } = load('./peers.ts') as typeof import('./peers.ts')
+  const clients: string[] = []
+  for (const peer of site.tunnel.peers)
+    clients.push(
+      clientFile(
+        site,
+        peer,
+        await keysOf(store, join(env.FK_STATE_DIR, site.name), peer.name),
+        `lab:${site.tunnel.port}`,
+      ),
+    )
+  return {
+    async enter() {
+      const vm = await labFind('lab', { dir: env.FK_LAB_DIR })
+      if (vm?.kind === 'vm' && clients[0]) await labTunnel(vm as LabVm, clients[0], site.tunnel.address)
+    },
+  }
+}
+
+/** Connects to the machine that FK_HOST (or the site document) names. */
+export async function connectTo(
+  { env, site }: Config,
+  spec: MachineSpec,
+  terminal: boolean,
+  report: Report,
+): Promise<Machine> {
+  const host = parseHost(env.FK_HOST ?? '')
+  if ('reason' in host) throw new Fault('There is no machine: FK_HOST is not set')
+  let doorFile = join(env.FK_STATE_DIR, site.name, `${spec.name}.door`)
+  const tunnel = spec.tunnel_address ?? (spec.roles.includes('host') ? site.tunnel.address : undefined)
+  let password: string | undefined
+  let target: 'local' | SshTarget = 'local'
+  if (host.kind === 'lab') {
+    const { labMachine } = load('./lab.ts') as typeof import('./lab.ts')
+    const lab = await labMachine({
+      dir: env.FK_LAB_DIR,
+      say: (s) => report.note(s),
+      outside: process.getuid?.() === 0,
+    })
+    password = lab.password
+    // The machine is thrown away, and what was true of it with it.
+    doorFile = join(lab.dir, 'door')
+    const keys = readFileSync(lab.knownHostsFile, 'utf8').trim().split('\n')
+    const knownHostsFile = join(lab.dir, 'known_hosts.alias')
+    writeFileSync(
+      knownHostsFile,
+      keys.map((line) => `fortress-lab ${line.split(' ').slice(1).join(' ')}\n`).join(''),
+    )
+    target = {
+      host: lab.host,
+      port: lab.port,
+      user: lab.user,
+      identityFile: lab.identityFile,
+      knownHostsFile,
+      alias: 'fortress-lab',
+      configFile: '/dev/null',
+      ...(tunnel && lab.outsideNamespace ? { tunnel, tunnelNamespace: lab.outsideNamespace } : {}),
+    }
+  } else if (host.kind === 'ssh') {
+    target = {
+      host: spec.address ?? host.host,
+      knownHostsFile: env.FK_KNOWN_HOSTS,
+      alias: `${site.name}.${spec.name}`,
+      ...((spec.user ?? host.user) ? { user: spec.user ?? host.user } : {}),
+      ...((spec.port ?? host.port) ? { port: spec.port ?? host.port } : {}),
+      ...(env.FK_SSH_KEY ? { identityFile: env.FK_SSH_KEY } : {}),
+      ...(env.FK_SSH_CONFIG ? { configFile: env.FK_SSH_CONFIG } : {}),
+      ...(tunnel ? { tunnel } : {}),
+    } as SshTarget
+  }
+  return connect({
+    name: spec.name,
+    target,
+    interactive: terminal,
+    doorFile,
+    password: async (label) => {
+      if (password !== undefined) return password
+      if (env.FK_SUDO_PASSWORD_FILE !== undefined) return passwordFile(env.FK_SUDO_PASSWORD_FILE)
+      if (!terminal)
+        throw new Fault(`sudo asks for a password on ${label}`, {
+          next: 'FK_SUDO_PASSWORD_FILE=… (a file of mode 600), or run it on a terminal',
+        })
+      report.pause()
+      return ask(`Password for sudo on ${label}: `, true)
+    },
+  })
+}
+
+/** Something that cannot be undone asks for the name of what it hits. */
+async function typed(word: string | undefined, name: string, terminal: boolean): Promise<void> {
+  const answer =
+    word ??
+    (terminal ? await ask(`This takes back everything on ${name}. Type its name to go on: `) : undefined)
+  if (answer !== name)
+    throw new Fault(
+      `Nothing was undone: ${answer === undefined ? 'the name of the machine must be given' : `the machine is called ${name}, not ${answer}`}`,
+      { next: `./task undo-all ${name}` },
+    )
+}
+
+function ask(question: string, hidden = false): Promise<string> {
+  const muted = new Writable({ write: (_chunk, _encoding, done) => done() })
+  process.stdout.write(question)
+  const lines = createInterface({
+    input: process.stdin,
+    output: hidden ? muted : process.stdout,
+    terminal: true,
+  })
+  return new Promise((resolve, reject) => {
+    lines.once('line', (line) => resolve(line))
+    lines.once('SIGINT', () => reject(new Fault('Stopped. Nothing was run.')))
+    lines.once('close', () => resolve(''))
+  }).finally(() => {
+    lines.close()
+    if (hidden) process.stdout.write('\n')
+  }) as Promise<string>
+}
+
+/** One file for each run, one event a line, for this user alone. A run whose log cannot be kept runs all the same. */
+function runLog(dir: string): (event: Event) => void {
+  const file = join(dir, `${new Date().toISOString().replaceAll(/[:.]/g, '-')}-${process.pid}.ndjson`)
+  let works = true
+  return (event) => {
+    if (!works) return
+    try {
+      mkdirSync(dir, { recursive: true, mode: 0o700 })
+      appendFileSync(file, `${JSON.stringify(event)}\n`, { mode: 0o600 })
+    } catch {
+      works = false
+    }
+  }
+}

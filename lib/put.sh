@@ -1,0 +1,54 @@
+# shellcheck shell=bash
+# Files land whole or not at all. These functions travel with every program and stand at the top of every printed script.
+: "${FK_STATE:=/var/lib/fortress}"
+
+# put PATH MODE OWNER [TEST]: standard input becomes PATH. TEST is bash and sees the candidate as $new.
+# The old file waits in pending/ until `settle PATH`, so that a run killed before its reload does not look finished.
+put() {
+  local path=$1 mode=$2 owner=$3 test=${4-} new pending
+  new=$(dirname "$path")/.$(basename "$path").fortress
+  pending=$FK_STATE/pending/${path//\//%}
+  keep "$path"
+  [ -d "$(dirname "$path")" ] || install --directory --mode=755 "$(dirname "$path")"
+  if ! { (umask 077 && cat > "$new") && chown "$owner" "$new" && chmod "$mode" "$new" &&
+    { [ -z "$test" ] || new=$new bash -euo pipefail -c "$test"; } && sync "$new"; }; then
+    rm --force "$new"
+    return 1
+  fi
+  if [ ! -e "$pending" ]; then
+    install --directory --mode=700 "$pending.part"
+    if [ -e "$path" ] || [ -L "$path" ]; then cp --archive "$path" "$pending.part/old"; fi
+    sync "$pending.part"
+    mv --no-target-directory "$pending.part" "$pending"
+  fi
+  mv --force --no-target-directory "$new" "$path"
+  sync "$(dirname "$path")"
+}
+
+# settle PATH: what had to follow the file has followed.
+settle() { rm --recursive --force "$FK_STATE/pending/${1//\//%}" "$FK_STATE/pending/${1//\//%}.part"; }
+
+# settled PATH: no change of PATH waits for what has to follow it.
+settled() { [ ! -e "$FK_STATE/pending/${1//\//%}" ]; }
+
+# putback PATH: the file that `put` replaced returns.
+putback() {
+  local pending=$FK_STATE/pending/${1//\//%}
+  [ -d "$pending" ] || return 0
+  if [ -e "$pending/old" ] || [ -L "$pending/old" ]; then
+    mv --force --no-target-directory "$pending/old" "$1"
+  else
+    rm --force "$1"
+  fi
+  settle "$1"
+}
+
+# landed PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner are others.
+landed() {
+  local is
+  settled "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
+  is=$(stat --format='%a %U:%G' "$1")
+  [ "$is" = "$3 $4" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
+}
+export -f put settle settled putback landed
+export FK_STATE

@@ -1,0 +1,91 @@
+// What a person does to the machines of a site beside their pages: get to know them, and end a run that hangs.
+import { type Config, loadConfig } from './config.ts'
+import type { Machine } from './machine.ts'
+import { connectTo } from './pages.ts'
+import { plain } from './program.ts'
+import { type Report, createReport, duration } from './report.ts'
+import { type Call, Fault, flags } from './tasks.ts'
+
+/** Connects to every machine of the site, and lets a person at a terminal compare a host key that nobody has seen yet. */
+export async function trust(call: Call): Promise<number> {
+  return visit(call, async (machine, report) => {
+    const { os, arch, model } = machine.facts
+    report.note(`${machine.label} is known: ${[os, arch, model].filter(Boolean).join(', ')}.`)
+  })
+}
+
+/**
+ * Ends the run that holds a machine's lock. It asks first: a run that is alive loses its work in the middle of a step, and
+ * a change of a door that it had not proven yet is taken back by the machine itself, as always.
+ */
+export async function unlock(call: Call): Promise<number> {
+  return visit(call, async (machine, report, given) => {
+    const [owner, age] = await ask(machine, HELD)
+    if (owner === undefined) {
+      report.note(`Nobody holds ${machine.label}.`)
+      return
+    }
+    const said = `${owner} has held ${machine.label} for ${duration(Number(age))}.`
+    if (!given.yes)
+      throw new Fault(`${said} Nothing was done.`, { next: './task unlock --yes ends that run' })
+    const [left] = await ask(machine, END)
+    if (left === undefined) report.note(`${said} That run is ended; the next one goes on where it was.`)
+    else throw new Fault(`${said} Its processes do not end: ${left}`, { next: 'restart the machine' })
+  })
+}
+
+const HOLDERS = [
+  'holders() {',
+  '  local fd',
+  // Only the runner opens the lock as number 8; a process that merely reads it is none.
+  '  for fd in /proc/[0-9]*/fd/8; do',
+  '    [ "$(readlink "$fd" 2> /dev/null)" != /run/fortress/lock ] || basename "$(dirname "$(dirname "$fd")")"',
+  '  done',
+  '}',
+]
+const HELD = [
+  '[ -e /run/fortress/lock ] || exit 0',
+  'flock --nonblock /run/fortress/lock true && exit 0',
+  'frame answer "$(cat /run/fortress/owner)" "$(($(date +%s) - $(stat --format=%Y /run/fortress/owner)))"',
+]
+const END = [
+  ...HOLDERS,
+  'for signal in TERM TERM TERM TERM TERM KILL; do',
+  '  for pid in $(holders); do kill -"$signal" "$pid" 2> /dev/null || true; done # it may have ended by itself',
+  '  [ -n "$(holders)" ] || exit 0',
+  '  sleep 1',
+  'done',
+  'left=$(holders | tr "\\n" " ")',
+  '[ -z "$left" ] || frame answer "$left"',
+]
+
+async function ask(machine: Machine, statements: string[]): Promise<string[]> {
+  let answer: string[] = []
+  const outcome = await machine.run(await plain('unlock', statements), ({ kind, fields }) => {
+    if (kind === 'answer') answer = fields
+  })
+  if (outcome.code !== 0) throw new Fault(`${machine.label} did not answer`, { said: outcome.stderr })
+  return answer
+}
+
+type Visit = (machine: Machine, report: Report, given: ReturnType<typeof flags>) => Promise<void>
+
+async function visit(call: Call, work: Visit): Promise<number> {
+  const given = flags(call, [])
+  const config: Config = loadConfig(given.site === undefined ? {} : { site: given.site })
+  if (config.env.FK_HOST === undefined)
+    throw new Fault('There is no machine: FK_HOST is not set', {
+      next: 'FK_HOST=admin@192.0.2.10, in the environment or in .env',
+    })
+  const report = createReport({ json: given.json, verbose: given.verbose, tty: call.live })
+  const terminal = process.stdin.isTTY === true && process.stdout.isTTY === true && !given.json
+  for (const spec of config.site.machines) {
+    const machine = await connectTo(config, spec, terminal, report)
+    try {
+      await work(machine, report, given)
+    } finally {
+      await machine.close()
+    }
+  }
+  return 0
+}

@@ -1,0 +1,466 @@
+// What the person at the terminal reads, what a program reads instead (--json), and what the run log keeps.
+import { stripVTControlCharacters } from 'node:util'
+import type { Transfer } from './download.ts'
+
+export type State = 'ok' | 'change' | 'changed' | 'ready' | 'failed' | 'n/a' | 'waived' | 'pending'
+
+export interface PageStart {
+  name: string
+  summary: string
+  file?: string
+  layer?: string
+  on?: string
+  mode?: string
+  /** Where it runs, for a reader: `fortress (admin@192.0.2.10)`. */
+  machine?: string
+}
+
+/** What is about to be asked. */
+export interface Plan {
+  steps: number
+  controls?: number
+}
+
+interface Numbered {
+  index: number
+  /** 0: it has no number. */
+  total: number
+  name: string
+}
+
+/** A step that is at work now: shown on a terminal only, with the time it takes. */
+export interface Running extends Numbered {
+  /** Seconds after which it is given up. */
+  limit?: number
+  /** The last thing a wait has seen. */
+  saw?: string
+}
+
+export interface StepResult extends Numbered {
+  state: State
+  why?: string
+  found?: string
+  seconds?: number
+}
+
+export interface ControlResult {
+  id: string
+  title: string
+  state: State
+  found?: string
+  from?: string[]
+  /** Why a waived control may fail. */
+  waived?: string
+}
+
+export interface FileDiff {
+  path: string
+  /** A unified diff, without its two header lines. */
+  text: string
+}
+
+export interface FaultReport {
+  step?: string
+  index?: number
+  total?: number
+  ran?: string
+  said?: string
+  state?: string
+  next?: string
+}
+
+export interface Summary {
+  name: string
+  hold: number
+  changed?: number
+  /** Would change, or waits for a reboot. */
+  pending?: number
+  failed?: number
+  controls?: { hold: number; total: number }
+  /** Of the controls: excused, and outside the total. */
+  waived?: number
+  notApplicable?: number
+  seconds?: number
+}
+
+export interface TaskResult extends Numbered {
+  task: string
+  state: 'ok' | 'failed' | 'pending' | 'n/a'
+  /** Why it was passed over. */
+  found?: string
+  seconds?: number
+}
+
+export interface Looked {
+  of: string
+  subject: string
+  state: 'ok' | 'warn' | 'bad' | 'n/a'
+  found: string
+  remedy?: string
+}
+
+/** Every method writes one event; `time` is added. */
+export interface Report {
+  page(page: PageStart): void
+  plan(plan: Plan): void
+  running(step: Running): void
+  step(step: StepResult): void
+  control(control: ControlResult): void
+  diff(diff: FileDiff): void
+  command(command: { text: string }): void
+  error(fault: FaultReport): void
+  summary(summary: Summary): void
+  note(text: string): void
+  /** Something that was looked at: one line, behind a heading for what it is of. */
+  finding(finding: Looked): void
+  /** How far a file is: a live line on a terminal, elsewhere a line for each quarter of it. */
+  transfer(transfer: Transfer): void
+  /** A task of a graph began (shown on a terminal only) or ended. */
+  began(task: { name: string }): void
+  ended(task: TaskResult): void
+  /** Takes the live lines away until the next event: somebody else (a password prompt) needs the terminal. */
+  pause(): void
+  close(): void
+}
+
+/** One line of the run log, and of --json. */
+export interface Event {
+  time: string
+  event: string
+}
+
+export interface ReportOptions {
+  json?: boolean
+  verbose?: boolean
+  /** Live lines are drawn. Default: standard output is a terminal. */
+  tty?: boolean
+  /** Default: a terminal that has colours; NO_COLOR, FORCE_COLOR and TERM=dumb are honoured. */
+  color?: boolean
+  stdout?: Out
+  /** Gets every event: the run log. */
+  log?: (event: Event) => void
+  now?: () => number
+}
+
+interface Out {
+  write(text: string): unknown
+  isTTY?: boolean
+  columns?: number
+  hasColors?(): boolean
+}
+
+const colours = {
+  ok: 32,
+  ready: 32,
+  change: 33,
+  changed: 36,
+  pending: 33,
+  waived: 35,
+  'n/a': 2,
+  failed: 31,
+} as const
+const DETAIL = ' '.repeat(11)
+/** How much of a machine's answer is shown without --verbose. */
+const DETAIL_LINES = 6
+const SAID_LINES = 12
+
+/**
+ * A report on `stdout`: text for people, or one JSON object a line. The text is the same on a terminal and in a pipe;
+ * a terminal adds colour, live lines for what runs now, and cuts long values to its width.
+ */
+export function createReport(options: ReportOptions = {}): Report {
+  const stdout: Out = options.stdout ?? process.stdout
+  const tty = options.tty ?? stdout.isTTY === true
+  const color = options.color ?? (stdout.isTTY === true && stdout.hasColors?.() === true)
+  const verbose = options.verbose ?? false
+  const now = options.now ?? Date.now
+  const live = new Live(stdout, tty && !options.json, now)
+  const quarters = new Map<string, number>()
+  let failed: string | undefined
+  let heading: string | undefined
+  let empty = true
+
+  const paint = (code: number, text: string) =>
+    color && text !== '' ? `\u001b[${code}m${text}\u001b[0m` : text
+  const dim = (text: string) => paint(2, text)
+  const cut = (text: string) => (tty ? shorten(text, (stdout.columns ?? 80) - 1) : text)
+  const print = (text: string) => {
+    empty = false
+    live.above(`${text}\n`)
+  }
+  const fact = ({ index, total, name }: Numbered) =>
+    total === 0 ? clean(name) : `${String(index).padStart(String(total).length)}/${total} ${clean(name)}`
+  const stated = (state: State, rest: string) =>
+    `${paint(colours[state], state)}${' '.repeat(9 - state.length)}${rest}`
+  const details = (label: string, text: string) => {
+    const lines = clean(text).trimEnd().split('\n')
+    const hidden = verbose ? 0 : lines.splice(DETAIL_LINES).length
+    if (hidden > 0)
+      lines.push(`(${count(hidden, 'line')} more; --verbose shows ${hidden === 1 ? 'it' : 'them'})`)
+    lines.forEach((line, i) => print(dim(cut(DETAIL + (i === 0 ? label : ' '.repeat(label.length)) + line))))
+  }
+
+  const text = {
+    page(page: PageStart) {
+      if (!empty) print('')
+      print(`${paint(1, page.name)}  ${page.summary}`)
+      if (page.machine) print(dim(`  ${page.mode ? `${page.mode} on ` : ''}${page.machine}`))
+    },
+    plan({ steps, controls }: Plan) {
+      if (verbose) print(dim(`  ${count(steps, 'step')}${controls ? `, ${count(controls, 'control')}` : ''}`))
+    },
+    running({ limit, saw, ...step }: Running) {
+      const tail = [limit && `of ${duration(limit)}`, saw && `last seen: ${oneLine(saw)}`]
+        .filter(Boolean)
+        .join(', ')
+      live.show('step', `running  ${fact(step)}`, tail)
+    },
+    step(step: StepResult) {
+      live.hide('step')
+      const slow = step.seconds !== undefined && step.seconds >= 10 ? dim(` (${duration(step.seconds)})`) : ''
+      print(stated(step.state, fact(step)) + slow)
+      failed = step.state === 'failed' ? step.name : undefined
+      const open = step.state !== 'ok' && step.state !== 'ready' && step.state !== 'changed'
+      if (step.why && (open || verbose)) details('', step.why)
+      if (step.found && (open || verbose)) details('found: ', step.found.trim())
+    },
+    control(control: ControlResult) {
+      if (control.state !== 'failed' && control.state !== 'pending' && !verbose) return
+      const found = control.found?.trim()
+      print(
+        cut(
+          `${DETAIL}${stated(control.state, `${control.id}  ${clean(control.title)}`)}${found ? `: ${oneLine(found)}` : ''}`,
+        ),
+      )
+      if (control.waived) details('  waived: ', control.waived)
+      if (verbose && control.from && control.from.length > 0) details('  from: ', control.from.join(', '))
+    },
+    diff(diff: FileDiff) {
+      print(DETAIL + paint(1, clean(diff.path)))
+      for (const line of clean(diff.text).trimEnd().split('\n')) {
+        const code = line.startsWith('+') ? 32 : line.startsWith('-') ? 31 : line.startsWith('@') ? 36 : 0
+        print(DETAIL + (code ? paint(code, line) : line))
+      }
+    },
+    command(command: { text: string }) {
+      for (const line of clean(command.text).split('\n')) print(DETAIL + line)
+    },
+    error(fault: FaultReport) {
+      live.clear()
+      if (fault.step !== undefined && fault.step !== failed) {
+        const place =
+          fault.index && fault.total
+            ? fact({ index: fault.index, total: fault.total, name: fault.step })
+            : clean(fault.step)
+        print(stated('failed', place))
+      }
+      failed = undefined
+      for (const label of ['ran', 'said', 'state', 'next'] as const) {
+        const value = fault[label]
+        if (!value) continue
+        const lines = clean(value).trimEnd().split('\n')
+        const hidden =
+          label === 'said' && !verbose ? lines.splice(0, Math.max(0, lines.length - SAID_LINES)).length : 0
+        if (hidden > 0)
+          lines.unshift(
+            `(${count(hidden, 'line')} before this; --verbose shows ${hidden === 1 ? 'it' : 'them'})`,
+          )
+        lines.forEach((line, i) => print(`  ${(i === 0 ? `${label}:` : '').padEnd(7)}${line}`))
+      }
+    },
+    summary(sum: Summary) {
+      live.clear()
+      const parts = [
+        count(sum.hold, 'step', 'holds', 'hold'),
+        sum.changed ? `${sum.changed} changed` : '',
+        sum.pending ? `${sum.pending} would change` : '',
+        sum.failed ? `${sum.failed} failed` : '',
+        sum.controls ? `${sum.controls.hold} of ${sum.controls.total} controls hold` : '',
+        sum.waived ? `${sum.waived} waived` : '',
+        sum.notApplicable ? `${sum.notApplicable} not applicable` : '',
+      ]
+      print(`${paint(1, sum.name)}: ${parts.filter(Boolean).join(', ')}`)
+    },
+    note({ text }: { text: string }) {
+      for (const line of clean(text).split('\n')) print(line)
+    },
+    finding({ of, subject, state, found, remedy }: Looked) {
+      if (of !== heading) {
+        if (!empty) print('')
+        print(paint(1, of))
+        heading = of
+      }
+      const code = { ok: 32, warn: 33, bad: 31, 'n/a': 2 }[state]
+      const line = [found, remedy].filter((text) => text !== undefined).map((text) => oneLine(text))
+      print(`${paint(code, state)}${' '.repeat(6 - state.length)}${subject.padEnd(10)} ${line.join('; ')}`)
+    },
+    transfer({ name, does, bytes, total, rate, done }: Transfer) {
+      const way = far(bytes, total, rate)
+      if (done) live.hide(`transfer ${name}`)
+      else if (tty) live.show(`transfer ${name}`, `${does} ${clean(name)}`, way)
+      const quarter = total ? Math.floor((4 * bytes) / total) : 0
+      const before = quarters.get(name) ?? 0
+      quarters.set(name, Math.max(quarter, before))
+      if (done ? bytes === total : !tty && quarter > before && quarter < 4)
+        print(dim(`  ${does} ${clean(name)}: ${way}`))
+      if (done) quarters.delete(name)
+    },
+    began({ name }: { name: string }) {
+      live.show(`task ${name}`, `running  ${name}`, '')
+    },
+    ended(task: TaskResult) {
+      live.hide(`task ${task.task}`)
+      failed = task.state === 'failed' ? task.name : undefined
+      print(stated(task.state, fact(task)))
+      if (task.found) details('', task.found)
+    },
+  }
+
+  const event =
+    <K extends keyof typeof text>(name: K) =>
+    (data: Parameters<(typeof text)[K]>[0]) => {
+      const record = { time: new Date(now()).toISOString(), event: name, ...data }
+      options.log?.(record)
+      if (options.json) stdout.write(`${JSON.stringify(record)}\n`)
+      else text[name](data as never)
+    }
+
+  return {
+    page: event('page'),
+    plan: event('plan'),
+    running: event('running'),
+    step: event('step'),
+    control: event('control'),
+    diff: event('diff'),
+    command: event('command'),
+    error: event('error'),
+    summary: event('summary'),
+    note: (sentence) => event('note')({ text: sentence }),
+    finding: event('finding'),
+    transfer: event('transfer'),
+    began: event('began'),
+    ended: event('ended'),
+    pause: () => live.clear(),
+    close: () => live.clear(),
+  }
+}
+
+/** The lines at the bottom of a terminal that say what runs now. They are redrawn every second and leave no trace. */
+class Live {
+  readonly #out: Out
+  readonly #on: boolean
+  readonly #now: () => number
+  readonly #lines = new Map<string, { text: string; tail: string; since: number }>()
+  #drawn = 0
+  #timer: NodeJS.Timeout | undefined
+
+  constructor(out: Out, on: boolean, now: () => number) {
+    this.#out = out
+    this.#on = on
+    this.#now = now
+  }
+
+  show(key: string, text: string, tail: string): void {
+    if (!this.#on) return
+    const since = this.#lines.get(key)?.text === text ? this.#lines.get(key)?.since : undefined
+    this.#lines.set(key, { text, tail, since: since ?? this.#now() })
+    this.#timer ??= setInterval(() => this.#draw(), 1000).unref()
+    this.#draw()
+  }
+
+  hide(key: string): void {
+    if (this.#lines.delete(key)) this.#draw()
+  }
+
+  above(text: string): void {
+    this.#out.write(this.#erase() + text)
+    if (this.#lines.size > 0) this.#draw()
+  }
+
+  clear(): void {
+    this.#lines.clear()
+    this.#draw()
+    clearInterval(this.#timer)
+    this.#timer = undefined
+  }
+
+  #erase(): string {
+    const up = this.#drawn
+    this.#drawn = 0
+    return up === 0 ? '' : `\u001b[${up}A\r\u001b[J`
+  }
+
+  #draw(): void {
+    let frame = this.#erase()
+    for (const { text, tail, since } of this.#lines.values()) {
+      const elapsed = duration((this.#now() - since) / 1000)
+      frame += `${shorten(`${text}  ${elapsed}${tail && ` ${tail}`}`, (this.#out.columns ?? 80) - 1)}\n`
+      this.#drawn += 1
+    }
+    if (frame !== '') this.#out.write(frame)
+  }
+}
+
+/** `41 s`, `3 min 02 s`, `1 h 04 min`. */
+export function duration(seconds: number): string {
+  const s = Math.floor(seconds)
+  const two = (n: number) => String(n).padStart(2, '0')
+  if (s < 60) return `${s} s`
+  if (s < 3600) return `${Math.floor(s / 60)} min ${two(s % 60)} s`
+  return `${Math.floor(s / 3600)} h ${two(Math.floor((s % 3600) / 60))} min`
+}
+
+/** `123 of 480 MiB, 25 %, 12.3 MiB/s, 29 s left`. */
+function far(bytes: number, total: number | undefined, rate: number): string {
+  const mib = (n: number) => Math.floor(n / 2 ** 20)
+  const speed = `${(rate / 2 ** 20).toFixed(1)} MiB/s`
+  if (total === undefined || total === 0) return `${mib(bytes)} MiB, ${speed}`
+  const left = rate > 0 && bytes < total ? [`${duration((total - bytes) / rate)} left`] : []
+  return [
+    `${mib(bytes)} of ${mib(total)} MiB`,
+    `${Math.floor((100 * bytes) / total)} %`,
+    speed,
+    ...left,
+  ].join(', ')
+}
+
+/** `1 step`, `9 steps`; with verbs `1 step holds`, `9 steps hold`. */
+export function count(n: number, noun: string, one = '', many = one): string {
+  const verb = n === 1 ? one : many
+  return `${n} ${noun}${n === 1 ? '' : 's'}${verb && ` ${verb}`}`
+}
+
+/**
+ * Text from a machine, made safe to show: no escape sequences that move the cursor or rename the window, no marks that
+ * turn the reading direction. Line breaks and tabs stay.
+ */
+export function clean(text: string): string {
+  return (
+    stripVTControlCharacters(text.replaceAll('\r\n', '\n'))
+      .replaceAll('\t', '  ')
+      // oxlint-disable-next-line no-control-regex -- control characters are what this looks for
+      .replaceAll(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g, '\ufffd')
+  )
+}
+
+const oneLine = (text: string) =>
+  clean(text)
+    .trim()
+    .replaceAll(/\s*\n\s*/g, ' ⏎ ')
+
+function shorten(text: string, width: number): string {
+  const plain = [...stripVTControlCharacters(text)]
+  if (plain.length <= width) return text
+  // A coloured line keeps its colour codes: they are counted as nothing and closed at the end.
+  let room = width - 1
+  let coloured = false
+  // oxlint-disable-next-line no-control-regex -- these are our own colour codes
+  const kept = text.replaceAll(/\u001b\[\d+m|./gsu, (piece) => {
+    if (piece.startsWith('\u001b')) {
+      coloured = true
+      return piece
+    }
+    return room-- > 0 ? piece : ''
+  })
+  return coloured ? kept.replace(/((?:\u001b\[\d+m)*)$/, '…$1') : `${kept}…`
+}

@@ -1,0 +1,226 @@
+# shellcheck shell=bash
+# What a machine looked like, and the way back to it. Serves undo (from the record of a page) and the dead man (from a
+# transaction). Needs nothing but coreutils, tar, awk and systemd: no network, no name service, nothing that a page changes.
+
+# fk_etc: one line for every entry of /etc: path, kind, mode, owner, and content (hash, link target or nothing).
+fk_etc() {
+  find /etc -xdev \( -name '.*.fortress' -o -path /etc/mtab \) -prune -o -type f -printf '%p\tf\t%m\t%U:%G\t\n' \
+    -o -printf '%p\t%y\t%m\t%U:%G\t%l\n' | LC_ALL=C sort > "$1.meta"
+  find /etc -xdev -name '.*.fortress' -prune -o -type f -print0 | xargs --null --no-run-if-empty sha256sum |
+    sed 's/^\\//' | awk '{ print substr($0, 67) "\t" substr($0, 1, 64) }' | LC_ALL=C sort > "$1.hash"
+  awk -F '\t' 'NR == FNR { hash[$1] = $2; next } $2 == "f" { $5 = hash[$1] } { print $1 "\t" $2 "\t" $3 "\t" $4 "\t" $5 }' \
+    "$1.hash" "$1.meta" > "$1"
+  rm --force "$1.meta" "$1.hash"
+}
+
+fk_units() {
+  systemctl list-units --all --plain --no-legend --no-pager --type=service,socket,timer,path,mount,target 2> /dev/null |
+    awk '$1 !~ /^(run-|session-|user|fortress-deadman|systemd-tmpfiles|apt-)/ { print $1 "\t" $3 }' | LC_ALL=C sort
+}
+
+fk_packages() { dpkg-query --show --showformat='${Package}:${Architecture}\t${db:Status-Abbrev}\n' 2> /dev/null | awk '$2 ~ /^i/ { print $1 }' | LC_ALL=C sort; }
+fk_sysctls() { sysctl --all 2> /dev/null | LC_ALL=C sort; }
+fk_tables() { if command -v nft > /dev/null; then nft list tables 2> /dev/null | LC_ALL=C sort; fi; }
+
+# fk_functions NAME…: the text of the functions that know the way back, and of the named ones.
+fk_functions() {
+  declare -f fk_etc fk_units fk_packages fk_sysctls fk_tables fk_changed fk_restore_etc fk_restore_kept fk_restore_units \
+    fk_restore_sysctls fk_restore_tables fk_sysctl_keys fk_rollback fk_reload "$@"
+}
+
+# fk_sure FUNCTION WORD…: in a bash of its own that ends at its first fault. Behind `if` and `||` bash ignores set -e, in
+# subshells too, and a snapshot that was cut short would be a way back into nothing.
+fk_sure() {
+  # shellcheck disable=SC2016,SC2046 # expands in there; names have no spaces
+  FK_STATE=$FK_STATE bash -eu -c "$(fk_functions $(compgen -A function fk_record) fk_add fk_functions fk_room fk_snapshot "$1")"$'\n''"$@"' fortress "$@"
+}
+
+# fk_room: there is room for a snapshot and for what comes after it.
+fk_room() {
+  local dir=$FK_STATE
+  while [ ! -d "$dir" ]; do dir=$(dirname "$dir"); done
+  if [ "$(df --output=avail --block-size=1M "$dir" | tail --lines=1)" -lt 32 ]; then
+    echo "No space left on device: less than 32 MiB are free in $dir" >&2
+    return 1
+  fi
+}
+
+# fk_snapshot DIR: appears whole or not at all.
+fk_snapshot() {
+  local dir=$1
+  [ ! -d "$dir" ] || return 0
+  fk_room
+  rm --recursive --force "$dir.part"
+  install --directory --mode=700 "$(dirname "$dir")" "$dir.part" "$dir.part/kept"
+  fk_etc "$dir.part/etc"
+  # 1 says that a file changed while it was read: what it was a moment ago is as good.
+  tar --create --file="$dir.part/etc.tar" --directory=/ --one-file-system --xattrs --acls --numeric-owner etc 2> /dev/null || [ $? -eq 1 ]
+  fk_units > "$dir.part/units"
+  fk_packages > "$dir.part/packages"
+  fk_sysctls > "$dir.part/sysctls"
+  fk_tables > "$dir.part/tables"
+  if command -v nft > /dev/null; then nft --stateless list ruleset > "$dir.part/ruleset" 2> /dev/null || true; fi # no nf_tables, no ruleset
+  : > "$dir.part/absent"
+  : > "$dir.part/modes"
+  sync --file-system "$dir.part"
+  mv --no-target-directory "$dir.part" "$dir"
+}
+
+# keep PATH: a path outside /etc is about to change; every open snapshot gets a copy first.
+# keep --meta PATH: only its mode and owner are about to change.
+keep() {
+  local dir meta=
+  [ "$1" != --meta ] || { meta=yes && shift; }
+  case $1 in /etc/*) return 0 ;; esac
+  for dir in ${FK_KEEP-}; do
+    if [ -n "$meta" ]; then
+      [ ! -e "$1" ] || awk -F '\t' -v p="$1" '$3 == p { f = 1 } END { exit !f }' "$dir/modes" ||
+        stat --printf='%a\t%u:%g\t%n\n' "$1" >> "$dir/modes"
+    elif [ ! -e "$dir/kept$1" ] && [ ! -L "$dir/kept$1" ] && ! grep --line-regexp --fixed-strings "$1" "$dir/absent" > /dev/null; then
+      if [ -e "$1" ] || [ -L "$1" ]; then
+        rm --recursive --force "$dir/kept.part"
+        cp --archive "$1" "$dir/kept.part"
+        install --directory --mode=700 "$(dirname "$dir/kept$1")"
+        mv --no-target-directory "$dir/kept.part" "$dir/kept$1"
+        printf '%s\n' "$1" >> "$dir/present"
+      else
+        printf '%s\n' "$1" >> "$dir/absent"
+      fi
+    fi
+  done
+}
+export -f keep
+
+# fk_changed OLD NEW: the paths whose line differs between two lists of fk_etc.
+fk_changed() { LC_ALL=C comm -3 <(LC_ALL=C sort "$1") <(LC_ALL=C sort "$2") | sed 's/^\t//' | cut --fields=1 | LC_ALL=C sort --unique; }
+
+# fk_restore_etc DIR PATHS: the listed paths of /etc become what DIR holds: absent ones go, the others come back by rename.
+fk_restore_etc() {
+  local dir=$1 paths=$2 work path
+  [ -s "$paths" ] || return 0
+  work=/etc/.fortress-restore.fortress
+  rm --recursive --force "$work"
+  install --directory --mode=700 "$work"
+  LC_ALL=C comm -12 "$paths" <(cut --fields=1 "$dir/etc" | LC_ALL=C sort) > "$dir/coming"
+  LC_ALL=C comm -23 "$paths" <(cut --fields=1 "$dir/etc" | LC_ALL=C sort) > "$dir/going"
+  # Nothing moves before all of it is there: a disk may be full.
+  if ! sed 's|^/||' "$dir/coming" | tar --extract --file="$dir/etc.tar" --directory="$work" --xattrs --acls --numeric-owner \
+    --same-permissions --same-owner --no-recursion --verbatim-files-from --files-from=- 2> "$dir/tar"; then
+    printf 'the old files could not be brought back: %s\n' "$(tail --lines=1 "$dir/tar")"
+    rm --recursive --force "$work"
+    return 1
+  fi
+  LC_ALL=C sort --reverse "$dir/going" | while IFS= read -r path; do
+    if [ -d "$path" ] && [ ! -L "$path" ]; then rmdir "$path" 2> /dev/null || true; else rm --force "$path"; fi # a directory that others use stays
+  done
+  while IFS= read -r path; do
+    if [ -d "$work$path" ] && [ ! -L "$work$path" ]; then
+      if [ ! -d "$path" ] || [ -L "$path" ]; then rm --recursive --force "$path" && mkdir "$path"; fi
+    else
+      [ ! -d "$path" ] || [ -L "$path" ] || rm --recursive --force "$path"
+      mv --force --no-target-directory "$work$path" "$path"
+    fi
+  done < "$dir/coming"
+  # Directories last: their own times and modes change with what happens inside them.
+  LC_ALL=C sort --reverse "$dir/coming" | while IFS= read -r path; do
+    [ ! -d "$work$path" ] || [ -L "$work$path" ] || { chown --reference="$work$path" "$path" && chmod --reference="$work$path" "$path" && touch --reference="$work$path" "$path"; }
+  done
+  rm --recursive --force "$work"
+  sync --file-system /etc
+}
+
+fk_restore_kept() {
+  local dir=$1 path mode owner
+  if [ -e "$dir/present" ]; then
+    while IFS= read -r path; do
+      rm --recursive --force "$path.fortress-old"
+      cp --archive "$dir/kept$path" "$path.fortress-old"
+      if [ -d "$path" ] && [ ! -L "$path" ]; then rm --recursive --force "$path"; fi
+      mv --force --no-target-directory "$path.fortress-old" "$path"
+    done < "$dir/present"
+  fi
+  LC_ALL=C sort --reverse "$dir/absent" | while IFS= read -r path; do
+    if [ -d "$path" ] && [ ! -L "$path" ]; then rmdir --ignore-fail-on-non-empty "$path"; else rm --force "$path"; fi
+  done
+  while IFS=$'\t' read -r mode owner path; do
+    [ ! -e "$path" ] || { chown "$owner" "$path" && chmod "$mode" "$path"; }
+  done < "$dir/modes"
+}
+
+# fk_restore_units DIR: units that ran run again, units that did not are stopped. AFTER limits it to what we changed.
+fk_restore_units() {
+  local unit now before
+  systemctl daemon-reload
+  LC_ALL=C comm -3 "$1/units" <(fk_units) | sed 's/^\t//' | cut --fields=1 | LC_ALL=C sort --unique | while IFS= read -r unit; do
+    [ -z "${2-}" ] || grep --line-regexp --fixed-strings "$unit" "$2" > /dev/null || continue
+    before=$(awk -F '\t' -v u="$unit" '$1 == u { print $2 }' "$1/units")
+    now=$(systemctl is-active "$unit") || true # inactive is an answer, not a failure
+    if [ "$before" = active ] && [ "$now" != active ]; then
+      systemctl start --no-block "$unit" || true # what cannot start now is said by the digest
+    elif [ "$before" != active ] && [ "$now" = active ]; then
+      # A way in that was not open before is no reason to cut somebody off.
+      case $unit in ssh.* | ssh@*) continue ;; esac
+      systemctl stop "$unit" || true # a unit that refuses a manual stop stays
+    fi
+  done
+  # systemd remembers that a unit failed even after its file has gone.
+  systemctl list-units --all --plain --no-legend --no-pager --state=failed | awk '$2 == "not-found" { print $1 }' |
+    LC_ALL=C sort | LC_ALL=C comm -23 - <(cut --fields=1 "$1/units") | xargs --no-run-if-empty systemctl reset-failed
+  return 0
+}
+
+# fk_restore_sysctls DIR KEYS: keys that a file of ours named, and what the kernel changed along with them.
+fk_restore_sysctls() {
+  local key value turn last
+  [ -s "$2" ] || return 0
+  last=$(awk -F '[./]' '{ print $NF }' "$2" | LC_ALL=C sort --unique | paste --serial --delimiters=' ')
+  for turn in 1 2; do
+    LC_ALL=C comm -23 "$1/sysctls" <(fk_sysctls) | awk -v last=" $last " '{ n = split($1, part, "."); if (index(last, " " part[n] " ")) print }' |
+      while IFS= read -r key; do
+        value=${key#* = }
+        key=${key%% = *}
+        sysctl --quiet --write "$key=$value" 2> /dev/null || [ "$turn" = 1 ] || printf 'needs a reboot: %s = %s\n' "$key" "$value"
+      done
+  done
+}
+
+# fk_restore_tables DIR: tables that were not there go; if one that was there changed, the saved one returns.
+fk_restore_tables() {
+  local family name
+  command -v nft > /dev/null || return 0
+  LC_ALL=C comm -13 "$1/tables" <(fk_tables) | while read -r _ family name; do
+    [ "$name" != fortress ] || nft delete table "$family" "$name"
+  done
+  if grep --line-regexp 'table inet fortress' "$1/tables" > /dev/null; then
+    { printf 'table inet fortress\ndelete table inet fortress\n' && awk '/^table inet fortress \{/ { p = 1 } p { print } p && /^}/ { p = 0 }' "$1/ruleset"; } | nft --file -
+  fi
+}
+
+# fk_sysctl_keys FILES…: the keys that sysctl.d files set.
+fk_sysctl_keys() { cat /dev/null "$@" 2> /dev/null | awk -F '=' '/^[^#;[]/ && NF > 1 { gsub(/[ \t]/, "", $1); sub(/^-/, "", $1); print $1 }' | LC_ALL=C sort --unique; }
+
+# fk_rollback DIR [boot]: everything as DIR holds it. At boot nothing runs yet, so only files matter.
+fk_rollback() {
+  local dir=$1
+  fk_etc "$dir/now"
+  fk_changed "$dir/etc" "$dir/now" > "$dir/paths"
+  grep '^/etc/sysctl' "$dir/paths" > "$dir/sysctl-files" || : > "$dir/sysctl-files"
+  # shellcheck disable=SC2046 # paths of sysctl.d have no spaces
+  fk_sysctl_keys $(cat "$dir/sysctl-files") > "$dir/keys"
+  fk_restore_etc "$dir" "$dir/paths"
+  fk_restore_kept "$dir"
+  rm --recursive --force "$FK_STATE/pending"
+  [ "${2-}" != boot ] || { systemctl daemon-reload; return 0; }
+  fk_restore_tables "$dir"
+  fk_restore_sysctls "$dir" "$dir/keys"
+  fk_restore_units "$dir"
+  fk_reload "$dir/paths"
+}
+
+# fk_reload PATHS: daemons that do not watch their files are told.
+fk_reload() {
+  if grep '^/etc/ssh/' "$1" > /dev/null; then
+    systemctl try-reload-or-restart ssh.service || systemctl restart ssh.service
+  fi
+  if grep '^/etc/wireguard/' "$1" > /dev/null && [ "$(systemctl is-active wg-quick@wg0)" = active ]; then systemctl restart wg-quick@wg0; fi
+}

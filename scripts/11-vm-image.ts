@@ -1,0 +1,92 @@
+// The system of the node, as its makers signed it.
+//
+// Needs   a network, on the laptop: it fetches the image, proves it by signature or digest, and sends it. The host fetches nothing.
+// Leaves  a read-only base image under /var/lib/fortress/images, and its digest beside it. Nodes start from copies of it.
+// Undo    removes it. What the laptop has fetched stays in its cache.
+import { nodesOf } from '../lib/ignition.ts'
+import { imageDir, imageOf, imageShell } from '../lib/image.ts'
+import { script } from '../lib/script.ts'
+import { sh } from '../lib/sh.ts'
+
+export default script(
+  import.meta,
+  { layer: 'L1', on: 'host', prepare: imageShell },
+  ({ env, site, pins, machine }) => {
+    if (nodesOf(site).length === 0)
+      return [
+        {
+          name: 'the site has no virtual machine, and so no image for one',
+          why: 'what is lost: a node that breaks out of its container stands on the metal, and its system is not read-only',
+          check: sh`! ls ${imageDir}/*.img 2> /dev/null`,
+          help: 'an image is left that no node needs: ./task vm-image undo, or describe the node under nodes: of the site document',
+        },
+      ]
+
+    const { label, path, artifact, mib } = imageOf({ env, pins, machine })
+    const { sha256, sha512, signature, unproven } = artifact
+    const image = sh`image_is ${sha256 === undefined ? path : [path, sha256]}`
+
+    return [
+      ...(unproven === undefined
+        ? []
+        : [
+            {
+              name: `something proves the image of ${label}`,
+              why: 'what nobody vouches for is not started, however well it may work',
+              check: sh`echo ${unproven} && false`,
+              help: `${unproven}; in config/versions.yaml, for ${artifact.url}`,
+            },
+          ]),
+
+      {
+        name: `${imageDir} belongs to root, and only root may write there`,
+        check: sh`test "$(stat --format='%F %a %U:%G' ${imageDir})" = 'directory 755 root:root'`,
+        apply: [
+          sh`keep ${imageDir}`,
+          sh`install --directory --mode=755 --owner=root --group=root ${imageDir}`,
+        ],
+        // What was sent and never got a name.
+        undo: [sh`find ${imageDir} -maxdepth 1 -name '.*.part' -delete`],
+      },
+
+      {
+        name: 'there is room for the image',
+        check: sh`image_room ${path} ${mib}`,
+        help: 'make room on the disk of /var/lib',
+      },
+
+      ...(artifact.url.endsWith('.xz')
+        ? [
+            {
+              name: 'the image can be unpacked',
+              check: sh`command -v xz > /dev/null`,
+              apply: [
+                sh`apt-get --quiet=2 update`,
+                sh`DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes --no-install-recommends install xz-utils`,
+              ],
+              seconds: 900,
+            },
+          ]
+        : []),
+
+      {
+        name: `the image of ${label} is here, as its makers signed it`,
+        why: signature
+          ? `signed by the key ${signature.key}; nobody may write it, so that every node starts from the same bytes`
+          : 'it has the digest that is pinned; nobody may write it, so that every node starts from the same bytes',
+        check: image,
+        brings: { artifact, to: path },
+        apply: [sh`image_land ${path}`],
+        seconds: 900,
+        controls: [
+          {
+            id: 'O17',
+            title: `The system of the node is proven by ${signature ? 'a signature' : sha512 ? 'its SHA-512' : 'its SHA-256'}, and read-only`,
+            check: sh`${image} && cat ${`${path}.sha256`}`,
+            from: ['NIST SP 800-53 SI-7(15)', 'NIST SP 800-53 CM-14'],
+          },
+        ],
+      },
+    ]
+  },
+)

@@ -1,0 +1,192 @@
+// How long a look takes that changes nothing: our verify of all pages of L0 beside ansible-playbook --check of as many tasks.
+//
+//   node --import tsx test/bench/ansible.ts [RUNS]      as root, with the Debian package ansible
+//
+// Both ask the same freshly started machine over OpenSSH and sudo, once without and once with 20 ms of round-trip time. Ansible
+// gets pipelining and one lasting connection, and for each requirement its own module for it. Prints medians and ratios.
+import { spawn, spawnSync } from 'node:child_process'
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer, connect as dial } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { parse, stringify } from 'yaml'
+import { labNodeDown, labNodeUp } from '../../lib/lab.ts'
+import { around, root } from '../machine/kit.ts'
+
+interface Entry {
+  id: string
+  title: string
+  sysctl?: Record<string, string | number>
+  module?: string[]
+  mode?: string[]
+  unit?: unknown
+  package?: unknown
+  sshd?: Record<string, string | number>
+}
+
+/** One task for each requirement, by the module that Ansible has for it; what it has none for is a read of one file. */
+function playbook(): object[] {
+  const groups = parse(readFileSync(join(root, 'config/host/controls.yaml'), 'utf8')) as {
+    controls: Entry[]
+  }[]
+  const tasks = groups
+    .flatMap((g) => g.controls)
+    .flatMap((c): object[] => {
+      const name = `${c.id} ${c.title}`
+      if (c.sysctl)
+        return Object.entries(c.sysctl).map(([key, value]) => ({
+          name,
+          'ansible.posix.sysctl': {
+            name: key,
+            value: String(value).replace(/^\D.*/, '0'),
+            sysctl_file: '/etc/sysctl.d/99-zz-fortress.conf',
+            reload: false,
+          },
+        }))
+      if (c.module) return c.module.map((m) => ({ name, 'community.general.kernel_blacklist': { name: m } }))
+      if (c.sshd)
+        return Object.entries(c.sshd).map(([key, value]) => ({
+          name,
+          'ansible.builtin.lineinfile': {
+            path: '/etc/ssh/sshd_config',
+            regexp: `^#?${key} `,
+            line: `${key} ${value}`,
+          },
+        }))
+      if (c.mode) return c.mode.map((m) => ({ name, 'ansible.builtin.stat': { path: m.split(' ').at(-1) } }))
+      return [{ name, 'ansible.builtin.stat': { path: '/etc/security/limits.conf' } }]
+    })
+  return [{ hosts: 'all', become: true, gather_facts: true, tasks }]
+}
+
+/** Passes TCP on to the machine, `ms` later each way. */
+function delayed(host: string, port: number, ms: number): Promise<{ port: number; close: () => void }> {
+  const server = createServer((near) => {
+    const far = dial(port, host)
+    for (const [from, to] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      from.setNoDelay(true)
+      from.on('data', (data) => setTimeout(() => to.write(data), ms))
+      from.on('close', () => setTimeout(() => to.destroy(), ms))
+      from.on('error', () => to.destroy())
+    }
+  })
+  return new Promise((resolve) =>
+    server.listen(0, '127.0.0.1', () =>
+      resolve({ port: (server.address() as { port: number }).port, close: () => server.close() }),
+    ),
+  )
+}
+
+const median = (values: number[]) => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] as number
+
+/** Runs a program in the background of our event loop (the delaying proxy needs it), and says how many seconds it took. */
+async function timed(
+  program: string,
+  words: string[],
+  env: Record<string, string | undefined>,
+): Promise<number> {
+  const began = process.hrtime.bigint()
+  const child = spawn(program, words, {
+    cwd: root,
+    env: env as NodeJS.ProcessEnv,
+    stdio: ['ignore', 'ignore', 'ignore'],
+  })
+  await new Promise((resolve) => child.on('close', resolve))
+  return Number(process.hrtime.bigint() - began) / 1e9
+}
+
+async function main(): Promise<void> {
+  const runs = Number(process.argv[2] ?? 3)
+  if (spawnSync('ansible-playbook', ['--version']).status !== 0)
+    throw new Error('ansible-playbook is not installed: apt-get install ansible')
+  const machine = await labNodeUp('bench', { net: true, extra: ['python3', 'python3-apt'] })
+  const dir = mkdtempSync(join(tmpdir(), 'fk-bench-'))
+  try {
+    const kit = around(machine)
+    await kit.page('scripts/00-host-harden.ts', 'apply')
+    const plays = playbook()
+    const tasks = (plays[0] as { tasks: object[] }).tasks.length
+    writeFileSync(join(dir, 'play.yml'), stringify(plays, { version: '1.1' }))
+    writeFileSync(
+      join(dir, 'ansible.cfg'),
+      '[defaults]\nhost_key_checking = True\n[ssh_connection]\npipelining = True\n',
+    )
+    // A shim in front of ssh counts how often each asks for a channel.
+    const counter = join(dir, 'count')
+    writeFileSync(join(dir, 'ssh'), `#!/bin/sh\necho >> ${counter}\nexec /usr/bin/ssh "$@"\n`)
+    chmodSync(join(dir, 'ssh'), 0o755)
+    const channels = () => readFileSync(counter, 'utf8').length
+    const trips: number[] = []
+    const rows: string[] = []
+    for (const rtt of [0, 20]) {
+      const far =
+        rtt === 0
+          ? { port: machine.port, host: machine.host, close: () => {} }
+          : { ...(await delayed(machine.host, machine.port, rtt / 2)), host: '127.0.0.1' }
+      const env = {
+        ...process.env,
+        ...kit.env,
+        FK_HOST: `admin@${far.host}:${far.port}`,
+        PATH: `${dir}:${process.env['PATH']}`,
+        NO_COLOR: '1',
+      }
+      const keys = readFileSync(machine.knownHostsFile, 'utf8')
+        .split('\n')
+        .filter(Boolean)
+        .map((l) => `bench ${l.split(' ').slice(1).join(' ')}`)
+      writeFileSync(join(dir, 'known_hosts'), `${keys.join('\n')}\n`)
+      const inventory = join(dir, `hosts-${rtt}`)
+      writeFileSync(
+        inventory,
+        `m ansible_host=${far.host} ansible_port=${far.port} ansible_user=admin ansible_ssh_private_key_file=${machine.identityFile} ansible_become_password=${machine.password} ansible_ssh_common_args='-o HostKeyAlias=bench -o UserKnownHostsFile=${dir}/known_hosts'\n`,
+        { mode: 0o600 },
+      )
+      const ours: number[] = []
+      for (let i = 0; i < runs; i++) {
+        writeFileSync(counter, '')
+        ours.push(await timed(process.execPath, ['bin/task.cjs', 'verify-all'], env))
+        trips.push(channels())
+      }
+      const theirs: number[] = []
+      for (let i = 0; i < Math.min(runs, 2); i++)
+        theirs.push(
+          await timed('ansible-playbook', ['--check', '--inventory', inventory, join(dir, 'play.yml')], {
+            ...env,
+            ANSIBLE_CONFIG: join(dir, 'ansible.cfg'),
+          }),
+        )
+      rows.push(
+        `${String(rtt).padStart(5)}  ${median(ours).toFixed(2).padStart(12)}  ${median(theirs).toFixed(1).padStart(24)}  ${(median(theirs) / median(ours)).toFixed(0).padStart(5)}`,
+      )
+      far.close()
+    }
+    const { stdout: said } = spawnSync(process.execPath, ['bin/task.cjs', 'verify-all', '--json'], {
+      cwd: root,
+      env: { ...process.env, ...kit.env },
+      encoding: 'utf8',
+      maxBuffer: 1e8,
+    })
+    const events = said
+      .split('\n')
+      .filter(Boolean)
+      .map((l) => JSON.parse(l) as { event: string })
+    const count = (kind: string) => events.filter((e) => e.event === kind).length
+    process.stdout.write(
+      `verify-all: ${count('page')} pages, ${count('step')} steps, ${count('control')} controls; ssh channels: ${median(trips)} (one for each page, one to connect, one to say good-bye)\n`,
+    )
+    process.stdout.write(
+      `ansible-playbook --check: ${tasks} tasks\n\nRTT ms  verify-all s  ansible-playbook --check s  ratio\n${rows.join('\n')}\n`,
+    )
+  } finally {
+    await labNodeDown('bench')
+    rmSync(dir, { recursive: true, force: true })
+  }
+}
+
+main().catch((error: unknown) => {
+  process.stderr.write(`${String(error)}\n`)
+  process.exitCode = 1
+})

@@ -1,0 +1,278 @@
+// The machine of a node on a real libvirtd, in a container of the lab: emulated, so it is slow, and without AppArmor, which this
+// container's kernel may not have. The guest is a Debian with the real Ignition.
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { copyFileSync, mkdirSync, readFileSync } from 'node:fs'
+import { type AddressInfo, createServer } from 'node:net'
+import { join } from 'node:path'
+import { after, before, describe, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { destroy, domainShell, ignitionPath, rebuild, vmDir } from '../../lib/domain.ts'
+import type { Ignition } from '../../lib/butane.ts'
+import { imageOf } from '../../lib/image.ts'
+import { nodesOf } from '../../lib/ignition.ts'
+import { labNodeDown, labNodeUp } from '../../lib/lab.ts'
+import { type Mode, runPage } from '../../lib/run.ts'
+import type { Context, Page } from '../../lib/script.ts'
+import { quote } from '../../lib/sh.ts'
+import { isChange } from '../../lib/step.ts'
+import firewall from '../../scripts/06-host-firewall.ts'
+import hostPage from '../../scripts/10-vm-host.ts'
+import page from '../../scripts/13-vm-provision.ts'
+import { type Kit, type Opened, around, open } from '../machine/kit.ts'
+import { guestIgnition, guestImage, hostPackages } from './guest.ts'
+
+const name = 'provision'
+const node = 'fortress-node'
+const notes = '/var/lib/fortress/vm'
+
+/** What a container cannot: profiles of AppArmor, and the limits that stand in qemu.conf. */
+const beyond = /AppArmor|no machine runs unconfined|is confined/
+
+const qemuConf = `user = "root"
+group = "root"
+security_driver = "none"
+cgroup_controllers = [ ]
+namespaces = [ ]
+remember_owner = 0
+`
+
+type File = NonNullable<NonNullable<Ignition['storage']>['files']>[number]
+
+async function fileOf({ path, mode = 0o644, contents }: File) {
+  const text = Buffer.from(await (await fetch(contents?.source ?? 'data:,')).arrayBuffer())
+  return { path, mode: mode.toString(8), digest: createHash('sha256').update(text).digest('hex') }
+}
+
+describe('a node on a real libvirtd', () => {
+  let kit: Kit
+  let opened: Opened
+  let context: Context
+  let written: Ignition
+  const small = { FK_VM_ACCEL: 'tcg', FK_VM_RAM_MB: 768, FK_VM_VCPUS: 2, FK_VM_DISK_GB: 8 } as const
+
+  before(async () => {
+    const image = await guestImage()
+    kit = around(await labNodeUp(name, { extra: hostPackages }))
+    opened = await open(kit)
+    context = { ...opened.context, env: { ...opened.context.env, ...small } }
+    await root(`cat > /etc/libvirt/qemu.conf << 'EOF'\n${qemuConf}EOF\nsystemctl restart libvirtd`)
+    // The container may not write what it sees of its own bridge.
+    await root('mount -o remount,rw /sys/devices')
+    // The container's own memory is too small for a disk.
+    await root(`mkdir ${vmDir} && mount -t tmpfs -o size=9G,mode=711 disks ${vmDir}`)
+    const base = join(kit.machine.dir, 'root', imageOf(context).path)
+    mkdirSync(join(base, '..'), { recursive: true })
+    copyFileSync(image, base)
+  })
+  after(async () => {
+    await opened?.machine.close()
+    await labNodeDown(name)
+  })
+
+  async function root(command: string): Promise<string> {
+    const { code, stdout, stderr } = await kit.root(
+      `export FK_TMP=$(mktemp -d)\n${domainShell}\nset -euo pipefail\n${command}`,
+    )
+    assert.equal(code, 0, `${command}\n${stdout}${stderr}`)
+    return stdout.trim()
+  }
+
+  /** Bash on the node, as its admin, by way of the host. */
+  const guest = (command: string) =>
+    root(
+      `ssh -F none -T -i /root/core -l core -o UserKnownHostsFile=/etc/fortress/vm/${node}.known_hosts -o StrictHostKeyChecking=yes 10.77.0.2 ${quote(command)}`,
+    )
+
+  async function run(of: Page, mode: Mode, more: Partial<Context['env']> = {}, typed?: string) {
+    opened.lines.length = 0
+    const steps = of
+      .steps({ ...context, env: { ...context.env, ...more } })
+      .filter((step) => !beyond.test(step.name))
+    const result = await runPage(of, steps, mode, {
+      ...opened.running,
+      typed: () => Promise.resolve(typed),
+    })
+    return { ...result, text: opened.lines.join('') }
+  }
+  const fine = (ran: { code: number; text: string }) => assert.equal(ran.code, 0, ran.text)
+
+  test('the network of the nodes is up under the rules of the firewall, and a second run changes nothing', async () => {
+    for (const step of firewall.steps(context)) {
+      const landing = isChange(step) ? step.landing : undefined
+      if (!landing?.path.includes('nftables')) continue
+      const { code } = await kit.root(`mkdir -p /etc/nftables.d && cat > ${landing.path}`, landing.text)
+      assert.equal(code, 0)
+    }
+    // The test is no peer of a tunnel: it comes in by the container's own network.
+    await root(
+      'nft -f /etc/nftables.conf && nft insert rule inet fortress input iifname host0 tcp dport 22 accept',
+    )
+    fine(await run(hostPage, 'apply'))
+    const again = await run(hostPage, 'apply')
+    fine(again)
+    assert.equal(again.changed, 0)
+    assert.equal(await root('cat /proc/sys/net/ipv4/ip_forward'), '1')
+  })
+
+  test('a node that has no Ignition yet is refused before anything changes', async () => {
+    const ran = await run(page, 'apply')
+    assert.equal(ran.code, 1)
+    assert.match(ran.text, /vm-ignition apply/)
+    assert.equal(await root('virsh list --all --name'), '')
+  })
+
+  test('killed after any step it goes on from there: tried, proven by its own key, and kept', async () => {
+    const [spec] = nodesOf(context.site)
+    assert.ok(spec)
+    execFileSync('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', join(kit.state, 'core')])
+    written = await guestIgnition(context, spec, readFileSync(join(kit.state, 'core.pub'), 'utf8').trim())
+    for (const [path, text] of [
+      [ignitionPath(spec), JSON.stringify(written)],
+      ['/root/core', readFileSync(join(kit.state, 'core'), 'utf8')],
+    ] as const)
+      assert.equal((await kit.root(`install -m 600 /dev/stdin ${path}`, text)).code, 0)
+    await root(
+      `timeout --signal=KILL 0.5 bash -c 'vm_disk_make ${node} 8 ${imageOf(context).path} qcow2' || test "$(ls ${vmDir} | xargs)" = '${node}.ign ${node}.qcow2.part'`,
+    )
+    // Each run ends after one step more than the one before, as if it had been killed there.
+    const steps = page.steps(context).filter((step) => !beyond.test(step.name))
+    for (const n of steps.keys())
+      fine(
+        await runPage(page, steps.slice(0, n + 1), 'apply', opened.running).then((r) => ({
+          ...r,
+          text: opened.lines.join(''),
+        })),
+      )
+    assert.match(await root(`virsh dominfo ${node}`), /Persistent: +yes\nAutostart: +enable/)
+    assert.equal(
+      await root(`virsh list --all --name; ls ${vmDir} | xargs`),
+      `${node}\n\n${node}.ign ${node}.qcow2 ${node}.vars.fd`,
+    )
+    assert.equal(
+      await root(`ls ${notes}; systemctl list-timers --all --no-legend 'fortress-trial-*'`),
+      `${node}.back\n${node}.lock`,
+    )
+  })
+
+  test('the node reaches the world through its host, and of the host only names and addresses', async () => {
+    const from = new Promise<string | undefined>((resolve) => {
+      const server = createServer((socket) => {
+        resolve(socket.remoteAddress)
+        socket.destroy()
+        server.close()
+      }).listen(0, '10.78.0.1', async () => {
+        const { port } = server.address() as AddressInfo
+        await guest(`timeout 10 bash -c 'exec 3<> /dev/tcp/10.78.0.1/${port}'`)
+      })
+    })
+    assert.equal(await from, kit.machine.host)
+    assert.match(
+      await guest(`timeout 4 bash -c 'exec 3<> /dev/tcp/10.77.0.1/22' || echo silence`),
+      /silence$/,
+    )
+  })
+
+  test('libvirt has no USB, sound, serial port, screen or balloon for it', async () => {
+    const xml = await root(`virsh dumpxml ${node}`)
+    assert.doesNotMatch(
+      xml,
+      /<(sound|video|graphics|redirdev|hostdev|channel|parallel)[ >]|<serial type|cdrom/,
+    )
+    assert.match(xml, /<controller type='usb' index='0' model='none'/)
+    assert.match(xml, /<memballoon model='none'/)
+  })
+
+  test('a second run changes nothing', async () => {
+    const again = await run(page, 'apply')
+    fine(again)
+    assert.equal(again.changed, 0)
+  })
+
+  test('it has become what its Ignition says: every file, with its mode', async () => {
+    const files = await Promise.all((written.storage?.files ?? []).map(fileOf))
+    const said = await guest(
+      // Once, because each sudo looks for a name server first.
+      `sudo -n bash -c "for f in ${files.map(({ path }) => path).join(' ')}; do stat --format='%n %a %U:%G' \\$f; sha256sum \\$f; done"; systemctl is-enabled k3s.service; hostname`,
+    )
+    assert.ok(files.length > 8)
+    for (const { path, mode, digest } of files) {
+      assert.ok(said.includes(`${path} ${mode} root:root\n`), `${path} ${mode}\n${said}`)
+      assert.ok(said.includes(`${digest}  ${path}\n`), `${path}\n${said}`)
+    }
+    assert.match(said, /\nenabled\nfortress-node$/)
+  })
+
+  test('a machine that somebody changed by hand is drift, with the difference', async () => {
+    await root(
+      `virsh dumpxml ${node} --inactive | awk '/<memballoon/ { print "<sound model=\\"ich9\\"/>" } { print }' > /tmp/changed.xml && virsh define /tmp/changed.xml`,
+    )
+    const ran = await run(page, 'verify')
+    assert.equal(ran.code, 1)
+    assert.match(ran.text, /is +domain\/devices\/sound\/@model=ich9/)
+    fine(await run(page, 'apply'))
+    fine(await run(page, 'verify'))
+  })
+
+  test('more memory is drift, shown and applied, and the disk is the same', async () => {
+    const ran = await run(page, 'plan', { FK_VM_RAM_MB: 832 })
+    assert.equal(ran.code, 2)
+    assert.match(ran.text, /851968/)
+    fine(await run(page, 'apply', { FK_VM_RAM_MB: 832 }))
+    assert.match(await root(`virsh dominfo ${node}`), /Max memory: +851968 KiB/)
+  })
+
+  test('a trial that nobody accepts is taken back by the host alone, disk and all', async () => {
+    await root(`awk '{ gsub("851968", "819200"); print }' /etc/fortress/vm/${node}.xml > /tmp/other.xml
+      cp /tmp/other.xml /etc/fortress/vm/${node}.xml
+      vm_try ${node} 60 > /dev/null`)
+    const state = () => root(`virsh dominfo ${node} | awk '/Max memory/ { print $3 }'; ls ${notes}`)
+    assert.match(await state(), /^819200\n[^]*\.trial/)
+    for (let n = 0; n < 60 && (await state()).includes('.trial'); n++) await sleep(2000)
+    assert.doesNotMatch(await state(), /trial/)
+    assert.match(await state(), /^851968/)
+    assert.match(await root(`virsh domstate ${node}`), /running/)
+    assert.doesNotMatch(await root(`qemu-img snapshot -U -l ${vmDir}/${node}.qcow2`), /before-trial/)
+  })
+
+  test('it is made anew from the base image when its name is typed, and its old disk is kept', async () => {
+    await root(`virsh list --name`)
+    fine(await run(rebuild(node), 'apply', {}, node))
+    assert.match(await root(`ls ${vmDir}`), /fortress-node\.qcow2\.previous/)
+    fine(await run(page, 'apply', { FK_VM_RAM_MB: 832 }))
+    assert.doesNotMatch(await root(`ls ${notes}`), /trial$|rebuilding/)
+  })
+
+  test('a machine of somebody else is neither changed nor deleted', async () => {
+    await root(`virsh metadata ${node} --uri urn:fortress-kit:domain --remove --config --live`)
+    const ran = await run(destroy(node), 'apply', {}, node)
+    assert.equal(ran.code, 1)
+    assert.match(ran.text, /is not of the site fortress/)
+    assert.equal((await run(page, 'apply')).code, 1)
+    assert.match(await root(`virsh domstate ${node}`), /running/)
+  })
+
+  test('it is deleted when its name is typed, and then nothing of it is left', async () => {
+    await root(
+      `virsh metadata ${node} --uri urn:fortress-kit:domain --key fortress --set '<owner site="fortress" node="${node}"/>' --config --live`,
+    )
+    assert.equal((await run(destroy(node), 'apply', {}, 'another')).code, 1)
+    assert.match(await root(`virsh domstate ${node}`), /running/)
+    fine(await run(page, 'undo'))
+    assert.equal(await root('virsh list --all --name'), '')
+    assert.match(await root(`ls ${vmDir}`), /fortress-node\.qcow2\n/)
+    fine(await run(destroy(node), 'apply', {}, node))
+    assert.equal(await root(`virsh list --all --name; ls ${vmDir}`), '')
+  })
+
+  test('undo takes the network away, and the bridge with it', async () => {
+    fine(await run(hostPage, 'undo'))
+    assert.equal(
+      await root(
+        'virsh net-list --all --name | grep fortress || ls /sys/class/net | grep virbr || echo none',
+      ),
+      'none',
+    )
+  })
+})

@@ -1,0 +1,90 @@
+import assert from 'node:assert/strict'
+import { after, before, describe, test } from 'node:test'
+import { type Kit, differences, node } from './kit.ts'
+
+const page = 'scripts/00-host-harden.ts'
+
+// A container shares its host's kernel: what belongs to a kernel is said not to apply, and is proved on the VM.
+describe('a hardened host', () => {
+  let kit: Kit & { end(): Promise<void> }
+  let untouched: string
+  const login = (...options: string[]) =>
+    kit.root(
+      `ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o UserKnownHostsFile=/root/known -o ConnectTimeout=5 ${options.join(' ')} true 2>&1`,
+    )
+
+  before(async () => {
+    kit = await node(undefined, 'hardened', { net: true })
+    untouched = await kit.digest()
+  })
+  after(() => kit.end())
+
+  test('verify on an untouched machine fails, and finds most of what the page is for', async () => {
+    const { code, text } = await kit.page(page, 'verify')
+    assert.equal(code, 1)
+    const failed = [...text.matchAll(/^ +failed {3}([A-Z]\d\d[a-d]?) /gm)].map(([, id]) => id)
+    assert.ok(failed.length > 90, `${failed.length} controls fail: ${failed.join(' ')}`)
+  })
+
+  test('apply makes it so', async () => {
+    const { code, text } = await kit.page(page, 'apply')
+    assert.equal(code, 0, text)
+  })
+
+  test('verify holds, and names why a control does not apply', async () => {
+    const { code, text } = await kit.page(page, 'verify')
+    assert.equal(code, 0, text)
+    assert.match(text, /n\/a +A04 .*the kernel is the host's, not this container's/)
+  })
+
+  test('a second apply changes nothing', async () => {
+    const applied = await kit.digest()
+    const { code, text } = await kit.page(page, 'apply')
+    assert.equal(code, 0, text)
+    assert.deepEqual(
+      [...text.matchAll(/^changed .*$/gm)].map(([line]) => line),
+      [],
+    )
+    assert.deepEqual(differences(applied, await kit.digest()), [])
+  })
+
+  test('root and passwords do not come in, the administrator does', async () => {
+    await kit.root('ssh-keyscan -t ed25519 127.0.0.1 > /root/known 2> /dev/null')
+    assert.match((await login('root@127.0.0.1')).stdout, /Permission denied \(publickey\)/)
+    assert.match(
+      (await login('-o PreferredAuthentications=password,keyboard-interactive', 'admin@127.0.0.1')).stdout,
+      /Permission denied \(publickey\)/,
+    )
+    assert.equal((await kit.root('id --user')).stdout.trim(), '0')
+  })
+
+  test('four wrong passwords close an account for sudo, and a key still opens the door', async () => {
+    const { stdout } = await kit.root(
+      'cp --archive /etc/subuid- /etc/subgid- /root/; useradd --create-home --groups sudo eve && echo eve:Xq7-vbR2.pLw9+tz | chpasswd; for i in 1 2 3 4 5; do runuser --user eve -- sudo --stdin --prompt= true <<< wrong; done 2> /dev/null; faillock --user eve | grep --count V; runuser --user eve -- sudo --stdin --prompt= true <<< "Xq7-vbR2.pLw9+tz" 2>&1 | tail -1; userdel --remove eve 2> /dev/null; cp --archive /root/subuid- /root/subgid- /etc/',
+    )
+    assert.match(stdout, /^[4-9]\n/)
+    assert.equal((await kit.root('id --user')).stdout.trim(), '0')
+  })
+
+  test('drift is found, and one apply mends it', async () => {
+    await kit.root(
+      'chmod 644 /etc/at.allow; sysctl --quiet --write net.ipv4.conf.all.send_redirects=1; echo "install udf /bin/true" > /etc/modprobe.d/60-fortress.conf',
+    )
+    const { code, text } = await kit.page(page, 'verify')
+    assert.equal(code, 1)
+    assert.match(text, /^failed +\d+\/\d+ at serves only root$/m)
+    assert.match(text, /mode and owner are 644 root:root, and should be 600 root:root/)
+    for (const id of ['C07', 'D03']) assert.match(text, new RegExp(`failed +${id} `))
+    assert.equal((await kit.page(page, 'apply')).code, 0)
+    assert.equal((await kit.page(page, 'verify')).code, 0)
+  })
+
+  test('undo brings the machine back to the byte', async () => {
+    const { code, text } = await kit.page(page, 'undo', '--yes')
+    assert.equal(code, 0, text)
+    const left = differences(untouched, await kit.digest()).filter(
+      (line) => !/^\+ unit \S+ failed$/.test(line),
+    )
+    assert.deepEqual(left, [])
+  })
+})

@@ -1,0 +1,284 @@
+// Deliberate lock-outs: each is refused before anything changes, or the machine takes it back by itself. It stays reachable.
+import assert from 'node:assert/strict'
+import { createRequire } from 'node:module'
+import { join } from 'node:path'
+import { describe, test } from 'node:test'
+import { labRun } from '../../lib/lab.ts'
+import { file } from '../../lib/file.ts'
+import { runPage } from '../../lib/run.ts'
+import type { Page } from '../../lib/script.ts'
+import { type Command, sh } from '../../lib/sh.ts'
+import type { Change, Door, Step } from '../../lib/step.ts'
+import { type Kit, type Opened, differences, node, open, root } from './kit.ts'
+
+const load = createRequire(import.meta.url)
+const DEADMAN = 25
+
+const sshd = (text: string, then = [sh`systemctl restart ssh`]): Change =>
+  file('/etc/ssh/sshd_config.d/00-mistake.conf', { text, door: 'ssh', test: sh`sshd -t -f "$new"`, then })
+const command = (door: Door, name: string, check: Command, apply: Command): Change => ({
+  name,
+  door,
+  check,
+  apply: [apply],
+})
+
+const page = (steps: Step[]): Page => ({
+  name: '50-mistake',
+  file: '',
+  summary: 'A mistake.',
+  layer: 'L0',
+  on: 'host',
+  steps: () => steps,
+})
+
+async function attempt(kit: Kit, steps: (opened: Opened) => Step[]) {
+  const opened = await open(kit)
+  try {
+    const made = steps(opened)
+    const result = await runPage(page(made), made, 'apply', { ...opened.running, deadman: DEADMAN })
+    return { code: result.code, text: opened.lines.join('') }
+  } finally {
+    await opened.machine.close()
+  }
+}
+
+/** Begins to apply a step, as a laptop does that dies before it can prove the door; by now the door is closed. */
+async function left({ machine, running }: Opened, step: Step, deadman: number): Promise<void> {
+  const dead = {
+    ...machine,
+    label: 'x',
+    path: machine.path,
+    fresh: () => new Proxy({} as never, { get: () => () => new Promise(() => {}) }),
+  }
+  void runPage(page([step]), [step], 'apply', { ...running, machine: dead, deadman })
+  await new Promise((resolve) => setTimeout(resolve, 8000))
+}
+
+/** Waits until a new connection gets in and becomes root, as an admin would try. */
+async function reachable(kit: Kit, seconds: number): Promise<boolean> {
+  const until = Date.now() + seconds * 1000
+  while (Date.now() < until) {
+    const { code } = await labRun(kit.machine, 'true', { root: true, fresh: true, seconds: 15 }).catch(
+      () => ({ code: 1 }),
+    )
+    if (code === 0) return true
+    await new Promise((resolve) => setTimeout(resolve, 500))
+  }
+  return false
+}
+
+const untilQuiet = async (kit: Kit) => {
+  for (let i = 0; i < 60; i++) {
+    const { stdout } = await labRun(kit.machine, 'ls /var/lib/fortress/tx/*/armed 2> /dev/null; true', {
+      root: true,
+      fresh: true,
+    })
+    if (stdout === '') return
+    await new Promise((resolve) => setTimeout(resolve, 500))
+  }
+  throw new Error('the dead man is still armed')
+}
+
+const state = async (kit: Kit) => (await kit.digest()).replaceAll(/^unit (file )?(fortress|ssh@).*\n/gm, '')
+
+describe('refused before anything changes', { concurrency: 2 }, () => {
+  const cases: [string, (opened: Opened) => Step[], RegExp][] = [
+    [
+      'a drop-in that sshd cannot read',
+      () => [sshd('PermitRootLogn no\n')],
+      /Bad configuration option: permitrootlogn/i,
+    ],
+    [
+      'a sudoers file with a typo',
+      () => [
+        file('/etc/sudoers.d/60-mistake', {
+          text: 'admin ALL=(ALL ALL\n',
+          mode: '440',
+          door: 'sudo',
+          test: sh`visudo --check --file="$new"`,
+        }),
+      ],
+      /syntax error/,
+    ],
+    [
+      'packet filter rules that nft cannot read',
+      () => [
+        file('/etc/nftables.conf', {
+          text: 'table inet fortress { chain input { polcy drop; } }\n',
+          door: 'firewall',
+          test: sh`nft --check --file "$new"`,
+        }),
+      ],
+      /syntax error|nft: command not found/,
+    ],
+    [
+      'a firewall while nobody stands in the tunnel',
+      ({ context }) =>
+        (load(join(root, 'scripts/06-host-firewall.ts')) as { default: Page }).default
+          .steps(context)
+          .filter((s) => s.name !== 'nftables is installed'),
+      /a peer has come through the tunnel in the last three minutes/,
+    ],
+  ]
+  for (const [what, steps, said] of cases)
+    test(what, async (t) => {
+      const kit = await node(t, `refuse-${cases.findIndex(([w]) => w === what)}`)
+      const before = await state(kit)
+      const { code, text } = await attempt(kit, steps)
+      assert.equal(code, 1, text)
+      assert.match(text, said)
+      assert.deepEqual(differences(before, await state(kit)), [])
+      assert.ok(await reachable(kit, 5))
+    })
+
+  const host = () => (load(join(root, 'scripts/00-host-harden.ts')) as { default: Page }).default
+  const doors: [string, string, RegExp][] = [
+    [
+      'the admin has no key that stays accepted',
+      'cp /home/admin/.ssh/authorized_keys /root/k && ssh-keygen -q -t ecdsa -N "" -f /root/e && cat /root/e.pub > /home/admin/.ssh/authorized_keys',
+      /you have a key that stays accepted/,
+    ],
+    ['the admin has no password for sudo', 'passwd --delete admin', /you can use sudo, with a password/],
+    [
+      'sudo without a password would be forgotten about',
+      'echo "admin ALL=(ALL) NOPASSWD: ALL" > /etc/sudoers.d/90-cloud',
+      /sudo lets nobody in without a password/,
+    ],
+  ]
+  for (const [what, prepare, said] of doors)
+    test(`host-harden, when ${what}`, async (t) => {
+      const kit = await node(t, `refuse-host-${doors.findIndex(([w]) => w === what)}`)
+      const opened = await open(kit)
+      await kit.root(prepare)
+      const before = await state(kit)
+      const steps = host().steps(opened.context)
+      const { code } = await runPage(host(), steps, 'apply', opened.running)
+      await opened.machine.close()
+      assert.equal(code, 1)
+      assert.match(opened.lines.join(''), said)
+      assert.deepEqual(differences(before, await state(kit)), [])
+    })
+})
+
+describe('accepted by every checker, and taken back by the machine', { concurrency: 4 }, () => {
+  const cases: [string, Step][] = [
+    ['AllowGroups without the admin', sshd('AllowGroups nobody-here\n')],
+    ['no public keys', sshd('PubkeyAuthentication no\n')],
+    ['another port', sshd('Port 2222\n')],
+    ['listening on loopback only', sshd('ListenAddress 127.0.0.1\n')],
+    ['keys looked for in the wrong place', sshd('AuthorizedKeysFile /etc/ssh/nowhere/%u\n')],
+    [
+      'new host keys that nobody knows',
+      command(
+        'ssh',
+        'the host keys are new',
+        sh`test -e /etc/ssh/renewed`,
+        sh`touch /etc/ssh/renewed && rm /etc/ssh/ssh_host_* && ssh-keygen -A && systemctl restart ssh`,
+      ),
+    ],
+    [
+      'sshd stopped for good',
+      command(
+        'ssh',
+        'sshd is off',
+        sh`! systemctl is-active ssh`,
+        sh`systemctl disable --now ssh.service ssh.socket && systemctl mask ssh.service`,
+      ),
+    ],
+    [
+      'sudo denied to the admin',
+      file('/etc/sudoers.d/99-mistake', {
+        text: 'admin ALL=(ALL:ALL) !ALL\n',
+        mode: '440',
+        door: 'sudo',
+        test: sh`visudo --check --file="$new"`,
+      }),
+    ],
+    [
+      'PAM that denies every session',
+      file('/etc/pam.d/common-account', { text: 'account required pam_deny.so\n', door: 'pam' }),
+    ],
+    [
+      'PAM that denies sudo',
+      file('/etc/pam.d/sudo', {
+        text: 'auth required pam_deny.so\naccount required pam_permit.so\nsession required pam_permit.so\n',
+        door: 'pam',
+      }),
+    ],
+    [
+      'a packet filter without our port',
+      command(
+        'ssh',
+        'the filter is on',
+        sh`nft list table inet fortress > /dev/null 2>&1`,
+        sh`nft 'table inet fortress { chain input { type filter hook input priority filter; policy drop; iif lo accept; }; }'`,
+      ),
+    ],
+    [
+      'the admin locked out by expiry',
+      command(
+        'pam',
+        'the account has ended',
+        sh`chage --list admin | grep 'Account expires' | grep --invert-match never > /dev/null`,
+        sh`chage --expiredate 1 admin`,
+      ),
+    ],
+    [
+      'the shell taken away',
+      command(
+        'pam',
+        'the shell is nologin',
+        sh`getent passwd admin | grep nologin > /dev/null`,
+        sh`usermod --shell /usr/sbin/nologin admin`,
+      ),
+    ],
+  ]
+  for (const [what, step] of cases)
+    test(what, async (t) => {
+      const n = cases.findIndex(([w]) => w === what)
+      const kit = await node(t, `heal-${n}`)
+      if (what.startsWith('a packet filter') && (await kit.root('command -v nft')).code !== 0) {
+        t.skip('the image has no nft')
+        return
+      }
+      const before = await state(kit)
+      const { code, text } = await attempt(kit, () => [step])
+      assert.equal(code, 1, text)
+      assert.ok(await reachable(kit, DEADMAN + 20), `${what}: locked out\n${text}`)
+      await untilQuiet(kit)
+      assert.deepEqual(differences(before, await state(kit)), [])
+    })
+
+  test('the laptop dies before it can prove the door: the timer takes it back', async (t) => {
+    const kit = await node(t, 'heal-laptop')
+    const before = await state(kit)
+    const opened = await open(kit)
+    const step = sshd('AllowGroups nobody-here\n')
+    await left(opened, step, DEADMAN)
+    assert.equal(
+      (await labRun(kit.machine, 'true', { fresh: true }).catch(() => ({ code: 255 }))).code,
+      255,
+      'the door is closed',
+    )
+    assert.ok(await reachable(kit, DEADMAN + 20))
+    await untilQuiet(kit)
+    assert.deepEqual(differences(before, await state(kit)), [])
+    await opened.machine.close()
+  })
+
+  test('the power fails before the proof: the next boot takes it back', async (t) => {
+    const kit = await node(t, 'heal-power')
+    const before = await state(kit)
+    const opened = await open(kit)
+    const step = sshd('AllowGroups nobody-here\n')
+    await left(opened, step, 600)
+    const boot = await kit.root(
+      'systemctl list-timers --all --no-legend | grep --count fortress-deadman; systemctl reboot',
+    )
+    assert.match(boot.stdout, /^1$/m)
+    assert.ok(await reachable(kit, 60))
+    assert.deepEqual(differences(before, await state(kit)), [])
+    await opened.machine.close()
+  })
+})

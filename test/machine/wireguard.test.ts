@@ -1,0 +1,256 @@
+import assert from 'node:assert/strict'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { after, before, describe, test } from 'node:test'
+import { presharedKey, privateKey, publicHalf, publicKey } from '../../lib/peers.ts'
+import { secretStore } from '../../lib/secret.ts'
+import { type Kit, node } from './kit.ts'
+import { type Checkout, type Laptop, changed, checkout, differences, laptop, noLaptop } from './laptop.ts'
+
+describe('the tunnel', { skip: noLaptop }, () => {
+  let kit: Kit & { end(): Promise<void> }
+  let copy: Checkout
+  let admin: Laptop
+  let other: Laptop
+  let untouched: string
+  const file = (peer: string) => join(kit.state, 'fortress', `${peer}.conf`)
+  const psk = () =>
+    `/etc/wireguard/wg0/${publicHalf(join(kit.state, 'fortress'), 'wg-peer-laptop').replaceAll('/', '_')}.psk`
+  const run = (...words: string[]) => admin.page(kit, copy.page('05-host-wireguard'), words)
+  const wg = async (what: string) => (await kit.root(`wg show wg0 ${what}`)).stdout
+
+  before(async () => {
+    kit = await node(undefined, 'wireguard', { net: true })
+    copy = checkout()
+    admin = await laptop(1)
+    other = await laptop(2)
+    // The container has no module; its kernel may be anything.
+    const installed = await kit.root(
+      'DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install wireguard-go',
+    )
+    assert.equal(installed.code, 0, installed.stderr)
+    untouched = await kit.digest()
+  })
+  after(async () => {
+    await admin?.end()
+    await other?.end()
+    copy?.end()
+    await kit?.end()
+  })
+
+  test('without keys the page stops before it changes anything, and says how they are made', async () => {
+    const { code, text } = await run('apply')
+    assert.equal(code, 1)
+    assert.match(text, /^ +next: +\.\/task peer show laptop$/m)
+    assert.deepEqual(differences(untouched, await kit.digest()), [])
+  })
+
+  test('apply brings it up', async () => {
+    await copy.peer(kit, 'show', 'laptop')
+    const { code, text } = await run('apply')
+    assert.equal(code, 0, text)
+    assert.match(text, /, 3 of 3 controls hold$/m)
+  })
+
+  test('keys are files for root alone, and stand in no other', async () => {
+    const { stdout } = await kit.root("find /etc/wireguard -printf '%p %m %u\\n' | sort")
+    assert.equal(
+      stdout,
+      `/etc/wireguard 700 root
+/etc/wireguard/wg0 700 root
+/etc/wireguard/wg0.conf 600 root
+/etc/wireguard/wg0.key 600 root
+${psk()} 600 root
+`,
+    )
+    const store = secretStore({ dir: join(kit.state, 'fortress'), identity: join(kit.state, 'identity.txt') })
+    for (const name of ['wg-host', 'wg-psk-laptop']) {
+      const value = (await store.get(name)).reveal()
+      const found = await kit.root(
+        `grep --recursive --files-with-matches --fixed-strings --file=/dev/stdin /etc /var/lib/fortress /run/systemd /tmp | sort`,
+        value,
+      )
+      assert.equal(
+        found.stdout,
+        `/etc/wireguard/${name === 'wg-host' ? 'wg0.key' : psk().replace('/etc/wireguard/', '')}\n`,
+      )
+    }
+  })
+
+  test('a second apply changes nothing and interrupts nobody', async () => {
+    const facts = 'systemctl show --property=InvocationID wg-quick@wg0 fortress-tunnel.timer'
+    const since = (await kit.root(facts)).stdout
+    const { code, text } = await run('apply')
+    assert.equal(code, 0, text)
+    assert.match(text, /^05-host-wireguard: 15 steps hold, 3 of 3 controls hold$/m)
+    assert.equal((await kit.root(facts)).stdout, since)
+  })
+
+  test('a peer with its keys comes in, and logs in through the tunnel', async () => {
+    await admin.up(file('laptop'))
+    assert.equal(await admin.meets(kit, '10.66.0.2'), true)
+    const options = [
+      'HostKeyAlias=fortress.fortress',
+      'BatchMode=yes',
+      `UserKnownHostsFile=${join(kit.state, 'known_hosts')}`,
+    ]
+    const words = ['-F', 'none', '-i', kit.machine.identityFile, ...options.flatMap((o) => ['-o', o])]
+    const { code, text } = await admin.run('ssh', ...words, 'admin@10.66.0.1', 'echo "$SSH_CONNECTION"')
+    assert.equal(code, 0, text)
+    assert.match(text, /^10\.66\.0\.2 \d+ 10\.66\.0\.1 22$/m)
+  })
+
+  for (const [who, wrong] of [
+    ['the right key and a wrong preshared key', { PresharedKey: presharedKey() }],
+    ['a key nobody knows', { PrivateKey: privateKey() }],
+  ] as const)
+    test(`a stranger with ${who} gets no answer`, async () => {
+      await admin.down()
+      const stranger = join(kit.state, 'stranger.conf')
+      writeFileSync(stranger, changed(file('laptop'), wrong), { mode: 0o600 })
+      await other.up(stranger)
+      assert.equal(await other.meets(kit, '10.66.0.2', 2), false)
+      assert.match((await other.run('wg', 'show', 'fkt2', 'latest-handshakes')).text, /\t0$/m)
+      await other.down()
+      await admin.up(file('laptop'))
+      assert.equal(await admin.meets(kit, '10.66.0.2', 30), true)
+    })
+
+  test('a new peer comes in while the session of the first goes on', async () => {
+    await copy.peer(kit, 'add', 'phone')
+    const before = await wg('latest-handshakes')
+    const pings = kit.root('ping -i 0.2 -c 40 10.66.0.2')
+    const { code, text } = await run('apply')
+    assert.equal(code, 0, text)
+    assert.match(text, /^changed +\d+\/16 the peers of the site, and no others, are in the file$/m)
+    assert.match((await pings).stdout, /40 received, 0% packet loss/)
+    assert.equal((await wg('latest-handshakes')).includes(before.trim()), true)
+    await other.up(file('phone'))
+    assert.equal(await other.meets(kit, '10.66.0.3'), true)
+    assert.match(await wg('allowed-ips'), /\t10\.66\.0\.3\/32$/m)
+  })
+
+  test('a revoked peer is gone from the kernel', async () => {
+    const half = publicKey(/^PrivateKey = (.*)$/m.exec(readFileSync(file('phone'), 'utf8'))![1]!)
+    assert.equal((await wg('peers')).includes(half), true)
+    await copy.peer(kit, 'revoke', 'phone')
+    assert.equal((await run('verify')).code, 1)
+    const { code, text } = await run('apply')
+    assert.equal(code, 0, text)
+    assert.equal((await wg('peers')).includes(half), false)
+    assert.equal((await kit.root('ls /etc/wireguard/wg0/*')).stdout, `${psk()}\n`)
+    assert.equal(await other.meets(kit, '10.66.0.3', 2), false)
+    await other.down()
+    assert.equal(await admin.meets(kit, '10.66.0.2'), true)
+  })
+
+  test('a peer that was revoked and added again between two runs comes in with its new keys', async () => {
+    await copy.peer(kit, 'add', 'phone')
+    assert.equal((await run('apply')).code, 0)
+    await copy.peer(kit, 'revoke', 'phone')
+    await copy.peer(kit, 'add', 'phone')
+    const { code, text } = await run('apply')
+    assert.equal(code, 0, text)
+    await other.up(file('phone'))
+    assert.equal(await other.meets(kit, '10.66.0.3'), true)
+    await other.down()
+    await copy.peer(kit, 'revoke', 'phone')
+    assert.equal((await run('apply')).code, 0)
+  })
+
+  for (const [what, command] of [
+    [
+      'a peer that somebody added by hand',
+      `wg set wg0 peer ${publicKey(privateKey())} allowed-ips 10.66.0.99/32`,
+    ],
+    [
+      'a peer that may use more than its address',
+      'wg set wg0 peer "$(wg show wg0 peers)" allowed-ips 10.66.0.0/24',
+    ],
+    ['a preshared key that was taken away', 'wg set wg0 peer "$(wg show wg0 peers)" preshared-key /dev/null'],
+    ['an interface without its address', 'ip address flush dev wg0'],
+  ] as const)
+    test(`${what} is drift, and is put right`, async () => {
+      const { code, stderr } = await kit.root(command)
+      assert.equal(code, 0, stderr)
+      const applied = await run('apply')
+      assert.equal(applied.code, 0, applied.text)
+      assert.match(applied.text, /^changed +\d+\/15 the tunnel is up, and starts with the machine$/m)
+    })
+
+  test('a tunnel that vanished is put back by the machine itself', async () => {
+    await kit.root('ip link delete dev wg0')
+    assert.equal((await kit.root('systemctl is-active wg-quick@wg0')).stdout, 'active\n')
+    const { code, stderr } = await kit.root('systemctl start fortress-tunnel.service')
+    assert.equal(code, 0, stderr)
+    await admin.up(file('laptop'))
+    assert.equal(await admin.meets(kit, '10.66.0.2'), true)
+    assert.equal((await run('verify')).code, 0)
+  })
+
+  test('it is there after a reboot', async () => {
+    const boot = (
+      await kit.root(
+        'cat /proc/sys/kernel/random/boot_id; systemctl show --property=UserspaceTimestampMonotonic',
+      )
+    ).stdout
+    await kit.root('systemctl reboot')
+    for (let i = 0; i < 100; i++) {
+      const { code, stdout } = await kit.root(
+        'systemctl is-system-running --wait; systemctl show --property=UserspaceTimestampMonotonic',
+      )
+      if (code === 0 && !boot.includes(stdout.split('\n').at(-2) ?? ' ')) break
+      await new Promise((resolve) => setTimeout(resolve, 100))
+    }
+    await admin.up(file('laptop'))
+    assert.equal(await admin.meets(kit, '10.66.0.2'), true)
+    const { code, text } = await run('verify')
+    assert.equal(code, 0, text)
+  })
+
+  test('whoever takes away the peer that he came through gets it back', async () => {
+    await copy.peer(kit, 'add', 'phone')
+    const both = readFileSync(copy.site, 'utf8')
+    writeFileSync(copy.site, both.replace(/^.*name: laptop.*\n/m, ''))
+    const applied = await admin.page(kit, copy.page('05-host-wireguard'), ['apply'], {
+      FK_HOST: 'admin@10.66.0.1',
+      FK_DEADMAN_SECONDS: '30',
+    })
+    assert.equal(applied.code, 1, applied.text)
+    assert.match(applied.text, /the machine takes these steps back by itself, 30 s after they began/)
+    for (let i = 0; i < 60 && (await wg('allowed-ips')).includes('10.66.0.3'); i++)
+      await new Promise((resolve) => setTimeout(resolve, 1000))
+    assert.equal(await admin.meets(kit, '10.66.0.2', 60), true)
+    writeFileSync(copy.site, both.replace(/^.*name: phone.*\n/m, ''))
+    const { code, text } = await run('verify')
+    assert.equal(code, 0, text)
+  })
+
+  test('undo gives the machine back as it was', async () => {
+    const { code, text } = await run('undo')
+    assert.equal(code, 0, text)
+    assert.deepEqual(differences(untouched, await kit.digest()), [])
+    assert.equal((await kit.root('ip link show dev wg0')).code, 1)
+  })
+
+  test('the printed page leaves the same files as apply', async () => {
+    const files =
+      'find /etc/wireguard /etc/systemd/system /usr/local/sbin -type f -exec sha256sum {} + -exec stat --format="%a %U %n" {} + | sort; systemctl is-active wg-quick@wg0 fortress-tunnel.timer'
+    assert.equal((await run('apply')).code, 0)
+    const applied = (await kit.root(files)).stdout
+    assert.equal((await run('undo')).code, 0)
+    const store = secretStore({ dir: join(kit.state, 'fortress'), identity: join(kit.state, 'identity.txt') })
+    const secrets = join(kit.machine.dir, 'root', 'root', 'secrets')
+    mkdirSync(secrets, { mode: 0o700 })
+    for (const name of store.list())
+      writeFileSync(join(secrets, name), (await store.get(name)).reveal(), { mode: 0o600 })
+    const printed = await run('print')
+    const { code, stderr, stdout } = await kit.root(
+      'FK_SECRETS=/root/secrets FK_KEEP_DOORS=yes bash -s',
+      printed.text,
+    )
+    assert.equal(code, 0, stdout + stderr)
+    assert.equal((await kit.root(files)).stdout, applied)
+    assert.equal((await run('verify')).code, 0)
+  })
+})

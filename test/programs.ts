@@ -1,0 +1,18 @@
+// Programs of this computer that tests ask: whether they are here, and in which words they are asked.
+import { spawnSync } from 'node:child_process'
+import { find } from '../lib/lab/command.ts'
+
+/** Why a test cannot run here, for its `skip`: the first of the programs that is not installed. */
+export function without(...programs: string[]): string | false {
+  const missing = programs.find((program) => find(program) === undefined)
+  return missing === undefined ? false : `${missing} is not installed`
+}
+
+/** What shellcheck says of a bash program; nothing when it finds no fault. */
+export function shellcheck(input: string): string {
+  const words = ['--severity=warning', '--format=gcc', '-']
+  return spawnSync('shellcheck', words, { input, encoding: 'utf8' }).stdout
+}
+
+/** A scan that asks no name service, takes the other side for up, and says on one line what it found. */
+export const nmap = (...words: string[]): string[] => ['nmap', '-n', '-Pn', '-oG', '-', ...words]

@@ -1,0 +1,316 @@
+// The rules of this house, as a table. Every fault is listed before a rule fails; every rule is shown to be able to fail.
+import assert from 'node:assert/strict'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { dirname, join, relative } from 'node:path'
+import { test } from 'node:test'
+import { pages } from '../lib/tasks.ts'
+
+const root = join(import.meta.dirname, '..')
+const outside = ['.git', 'node_modules', 'out', '.cache', 'secrets']
+
+function walk(dir: string): string[] {
+  return readdirSync(dir, { withFileTypes: true }).flatMap((entry) => {
+    if (dir === root && (outside.includes(entry.name) || entry.name === '.env')) return []
+    const path = join(dir, entry.name)
+    return entry.isDirectory() ? walk(path) : entry.isFile() ? [path] : []
+  })
+}
+
+const files = walk(root).map((path) => ({ path: relative(root, path), text: readFileSync(path, 'utf8') }))
+const isText = ({ text }: { text: string }) => !text.includes('\0')
+const under = (...starts: string[]) => new RegExp(`^(${starts.join('|')})`)
+
+interface Rule {
+  says: string
+  why: string
+  pattern: RegExp
+  /** Where the rule looks. Default: everywhere but this file and the lock file. */
+  in?: RegExp
+  /** Where the pattern may stand. */
+  but?: RegExp
+  /** A line that breaks the rule, and one that only looks like it. */
+  bad: string
+  good?: string
+}
+
+const code = /\.(ts|cjs|mjs)$/
+const shell = /\.(ts|sh|yaml|bats)$|^task$|^\.ci\//
+const ours = under('scripts/', 'lib/', 'bin/', 'Taskfile\\.ts')
+
+const rules: Rule[] = [
+  {
+    says: 'settings are read in one file',
+    why: 'all faults of a configuration are told at once, before anything runs',
+    pattern: /(?<!\.\.\.)process\.env\b(?!\['PATH'\])/,
+    in: code,
+    but: under('lib/config\\.ts', 'bin/', 'test/'),
+    bad: "const host = process.env['FK_HOST']",
+    good: "spawn('ssh', args, { env: { ...process.env, LC_ALL: 'C.UTF-8' } })",
+  },
+  {
+    says: 'nothing from the network goes straight into a shell',
+    why: 'a download is verified before it gets its name',
+    pattern: /(curl|wget)\b[^|\n]*\|\s*(sudo\s+)?\w*sh\b/,
+    bad: 'curl --silent https://get.example.org | sudo bash',
+    good: 'curl --output "$new" https://example.org/tool',
+  },
+  {
+    says: 'no file is edited in place by pattern',
+    why: "a vendor's file is not ours: drop-ins are written whole, tested, and taken back whole",
+    pattern: /\bsed\s+(-\w*i\b|--in-place)/,
+    bad: "sed -i 's/^#Port.*/Port 22/' /etc/ssh/sshd_config",
+    good: "sed --quiet 's/^inet //p'",
+  },
+  {
+    says: 'nothing is called latest',
+    why: 'the same page must install the same bytes next year',
+    pattern: /:latest\b/,
+    bad: 'image: docker.io/library/busybox:latest',
+  },
+  {
+    says: 'host keys are always checked',
+    why: 'the first connection is where somebody else would stand in the middle',
+    pattern: /StrictHostKeyChecking[= ]"?no\b/,
+    bad: "'-o', 'StrictHostKeyChecking=no'",
+    good: "'-o', 'StrictHostKeyChecking=yes'",
+  },
+  {
+    says: 'certificates and signatures are always checked',
+    why: 'a check that can be switched off in passing protects nobody',
+    pattern:
+      /NODE_TLS_REJECT_UNAUTHORIZED|--insecure\b|--no-check-certificate|--allow-unauthenticated|\[trusted=yes\]|--insecure-skip-tls-verify\b/,
+    bad: 'wget --no-check-certificate https://example.org/tool',
+  },
+  {
+    says: 'nothing is left for later inside the tree',
+    why: 'open an issue: there somebody sees it',
+    pattern: /\b(TODO|FIXME)\b|(\/\/|#|\*|<!--)\s*(todo|fixme|xxx|hack)\b/i,
+    but: /^test\/run\.cjs$/,
+    bad: '// todo: undo as well',
+  },
+  {
+    says: '|| true has its reason on the same line, where it is no answer',
+    why: 'a change that fails is ignored on purpose or not at all; that a search found nothing is an answer',
+    pattern:
+      /(?<!\b(grep|find|awk|cat|dpkg-query|getent|readlink|comm|ssh-keygen -l|systemctl (is-[a-z-]+|show))\b[^;&]*|=\$\(.*\) )\|\|\s*(true|:)(?=\s*([;)}\]'"`,]|$))(?!.*(#|\/\/))/,
+    in: shell,
+    but: under('test/'),
+    bad: 'modprobe tun || true',
+    good: "names=$({ grep '^[a-z]*' /etc/passwd; } | paste --serial) || true; echo",
+  },
+  {
+    says: 'a pipe does not end in grep -q',
+    why: 'grep leaves early, the left side dies of SIGPIPE, and pipefail makes a lie of it; write > /dev/null',
+    pattern: /\|\s*grep\s+(-\w*q\w*|--quiet|--silent)\b/,
+    in: shell,
+    bad: 'lsmod | grep -q tun',
+    good: 'grep --quiet tun /proc/modules',
+  },
+  {
+    says: 'modules of ours are loaded by require, not by import()',
+    why: "the launcher's loader cannot import() a TypeScript file; createRequire(import.meta.url) works everywhere",
+    pattern: /(?<!typeof )\bimport\(\s*['"`]\.{1,2}\//,
+    in: ours,
+    bad: "const { main } = await import('./lab.ts')",
+    good: "typeof import('./lab.ts')",
+  },
+  {
+    says: 'no module waits while it loads',
+    why: 'a top-level await cannot be loaded by the launcher',
+    pattern: /^(await\b|(export )?(const|let) [^=]*= await\b|for await\b)/,
+    in: ours,
+    bad: "const pins = await read('config/versions.yaml')",
+    good: "  const pins = await read('config/versions.yaml')",
+  },
+  {
+    says: 'import.meta.main is not used',
+    why: 'Node 20 does not have it',
+    pattern: /import\.meta\.main\b/,
+    in: code,
+    bad: 'if (import.meta.main) run()',
+  },
+  {
+    says: 'only the doors end the process',
+    why: 'a helper that exits cannot be called by anybody else',
+    pattern: /process\.exit\(/,
+    in: code,
+    but: under('bin/', 'test/', 'lib/(tasks|script)\\.ts'),
+    bad: 'process.exit(1)',
+    good: 'process.exitCode = 1',
+  },
+  {
+    says: 'no test is switched off by hand',
+    why: 'a skip has a reason that the report shows: { skip: reason }',
+    pattern: /\b(test|it|describe)\.(only|skip|todo)\(/,
+    in: under('test/'),
+    bad: "test.skip('a second apply changes nothing')",
+  },
+  {
+    says: 'a switched-off lint rule has its reason beside it',
+    why: 'the next reader must know whether it may be switched on again',
+    pattern: /(ox|es)lint-disable(?!.* -- \S)|@ts-(ignore|nocheck)|@ts-expect-error(?! \S)/,
+    in: code,
+    bad: '// oxlint-disable-next-line no-control-regex',
+    good: '// oxlint-disable-next-line no-control-regex -- control characters are what this looks for',
+  },
+  {
+    says: 'versions stand in config/versions.yaml',
+    why: 'a pin has one home, with its digest and its proof',
+    pattern:
+      /(?<![\d.])v?\d+\.\d+\.\d+(?![.\d])(?!.*\b(CIS|STIG|NIST|BSI|ANSSI|RFC|SV-\d)\b)|\b[0-9a-f]{64}\b/,
+    in: under('scripts/', 'lib/', 'Taskfile\\.ts', 'bin/'),
+    bad: "const version = 'v1.33.4'",
+    good: "address: '10.66.0.1'",
+  },
+  {
+    says: 'output has no pictures in it',
+    why: 'a log is read by people over bad lines, and by grep',
+    pattern: /\p{Emoji_Presentation}/u,
+    bad: "report.note('\u{1F680} starting')",
+    good: 'L0 host → L1 immutable VM',
+  },
+]
+
+const self = 'test/rules.test.ts'
+const looksAt = (rule: Rule, path: string) =>
+  path !== self &&
+  path !== 'package-lock.json' &&
+  (rule.in?.test(path) ?? true) &&
+  !(rule.but?.test(path) ?? false)
+
+for (const rule of rules) {
+  test(`${rule.says}`, () => {
+    const faults = files
+      .filter((file) => isText(file) && looksAt(rule, file.path))
+      .flatMap(({ path, text }) =>
+        text
+          .split('\n')
+          .flatMap((line, i) =>
+            rule.pattern.test(line) ? [`${path}:${i + 1}  ${line.trim().slice(0, 120)}`] : [],
+          ),
+      )
+    none(faults, rule.why)
+  })
+}
+
+test('every rule can fail, and knows what only looks like a fault', () => {
+  none(
+    rules.flatMap(({ says, pattern, bad, good }) => [
+      ...(pattern.test(bad) ? [] : [`${says}: does not find ${bad}`]),
+      ...(good !== undefined && pattern.test(good) ? [`${says}: finds ${good}`] : []),
+    ]),
+    'a rule that finds nothing is none',
+  )
+})
+
+test('files are named after a noun they own', () => {
+  const drawer = /^(utils?|helpers?|common|index|misc|base|shared)\./
+  none(
+    files.map((f) => f.path).filter((path) => drawer.test(path.split('/').at(-1) ?? '')),
+    'such a file grows until everything imports it',
+  )
+})
+
+/** What a file imports from this repository, as paths from the root; types alone need nothing at run time. */
+function imports({ path, text }: { path: string; text: string }, types = true): string[] {
+  return [...text.matchAll(/^(?:import|export)\b([^'"]*?\bfrom\b)?\s*['"](\.{1,2}\/[^'"]+)['"]/gm)]
+    .filter(([, what]) => types || !/^\s*type\b/.test(what ?? ''))
+    .map(([, , target]) => relative(root, join(root, dirname(path), target ?? '')))
+}
+
+test('arrows point one way: scripts to lib and config, config to nothing', () => {
+  const faults = files
+    .filter(({ path }) => code.test(path))
+    .flatMap((file) =>
+      imports(file).flatMap((target) => {
+        const [from, to] = [file.path, target].map((path) => path.split('/')[0])
+        const bad =
+          (from === 'scripts' && !['lib', 'config'].includes(to ?? '')) ||
+          (from === 'lib' && !['lib', 'config'].includes(to ?? '')) ||
+          from === 'config'
+        return bad ? [`${file.path} imports ${target}`] : []
+      }),
+    )
+  none(
+    faults,
+    'each page runs alone and can be taken home; what it gives the next passes through the machine',
+  )
+})
+
+test('no module of lib needs itself', () => {
+  const graph = new Map(
+    files
+      .filter((f) => f.path.startsWith('lib/') && code.test(f.path))
+      .map((f) => [f.path, imports(f, false)]),
+  )
+  const circles = new Set<string>()
+  const visit = (path: string, way: string[]) => {
+    const at = way.indexOf(path)
+    if (at >= 0) circles.add([...way.slice(at), path].join(' → '))
+    else for (const next of graph.get(path) ?? []) visit(next, [...way, path])
+  }
+  for (const path of graph.keys()) visit(path, [])
+  none([...circles], 'which of them is ready first would depend on who asks')
+})
+
+const scripts = files.map((f) => f.path).filter((path) => /^scripts\/\d/.test(path))
+
+test('every page has its summary, its name, and its reviewed plan', () => {
+  const faults = scripts.flatMap((path) => {
+    const name = /^scripts\/(\d\d-[a-z0-9]+(-[a-z0-9]+)*)\.ts$/.exec(path)?.[1]
+    if (name === undefined) return [`${path} is not named NN-noun-verb.ts`]
+    const [first = '', second = ''] = files.find((f) => f.path === path)?.text.split('\n') ?? []
+    const summary = first.startsWith('#!') ? second : first
+    return [
+      ...(/^\/\/ \S.*\.$/.test(summary) ? [] : [`${path} does not begin with one comment line, a sentence`]),
+      ...(existsSync(join(root, `test/plans/${name}.sh`)) ? [] : [`test/plans/${name}.sh is missing`]),
+    ]
+  })
+  const orphans = files
+    .map((f) => /^test\/plans\/(\d\d-.*)\.sh$/.exec(f.path)?.[1])
+    .filter((name) => name !== undefined && !scripts.includes(`scripts/${name}.ts`))
+  none(
+    [...faults, ...orphans.map((name) => `test/plans/${name}.sh has no page`)],
+    'reviewers read the shell that a page prints',
+  )
+})
+
+test('the README lists every page by its own first line', () => {
+  const readme = readFileSync(join(root, 'README.md'), 'utf8')
+  const listed = [...readme.matchAll(/^ {4}(\d\d-[a-z0-9-]+) {2,}(\S.*)$/gm)].map(
+    ([, name, summary]) => `${name}  ${summary}`,
+  )
+  assert.deepEqual(
+    listed.filter((line, i) => listed.indexOf(line) === i),
+    pages().map(({ number, name, summary }) => `${number}-${name}  ${summary}`),
+  )
+})
+
+test('the table of contents stays one', () => {
+  const lines = readFileSync(join(root, 'Taskfile.ts'), 'utf8').split('\n').length
+  assert.ok(lines < 100, `Taskfile.ts has ${lines} lines; under 100 is the rule`)
+})
+
+test('packages are pinned, and the lock file names no registry', () => {
+  const { dependencies, devDependencies } = JSON.parse(
+    readFileSync(join(root, 'package.json'), 'utf8'),
+  ) as Record<string, object>
+  const loose = Object.entries({ ...dependencies, ...devDependencies }).filter(
+    ([, version]) => !/^\d+\.\d+\.\d+$/.test(version as string),
+  )
+  const lock = readFileSync(join(root, 'package-lock.json'), 'utf8')
+  none(
+    [
+      ...loose.map(([name, version]) => `${name} is ${String(version)}`),
+      ...(lock.includes('"resolved"') ? ['package-lock.json has "resolved" lines'] : []),
+      ...[...lock.matchAll(/"node_modules\/([^"]+)": \{\n\s+"version": "[^"]+",\n(?!\s+"integrity")/g)].map(
+        ([, name]) => `${name} has no integrity in package-lock.json`,
+      ),
+    ],
+    'everybody installs the same bytes, from the registry of his own choice',
+  )
+})
+
+function none(faults: string[], why: string): void {
+  assert.ok(faults.length === 0, `${why}\n${faults.map((fault) => `  ${fault}`).join('\n')}`)
+}
