@@ -199,6 +199,8 @@ export async function labSweep(options: Pick<LabOptions, 'dir'> = {}): Promise<v
       // Without root the leftovers of root stay: they are in nobody's way.
       if (ownerOf(dir) !== 'gone' || !writable(dir)) continue
       if (!/^[a-z][a-z0-9-]*$/.test(name)) fs.rmSync(dir, { recursive: true, force: true })
+      // A machine without an owner's name is being removed by somebody just now; where that one died, the next claim ends it.
+      else if (!fs.existsSync(path.join(dir, 'owner'))) continue
       else if (parent === nodesDir) await endNode(name, dir)
       else await removeVm(name, dir)
     }

@@ -52,7 +52,10 @@ function startOf(pid: number): string {
 
 /** Who owns the machine of a directory: a living process, somebody who keeps it, or nobody any more. */
 export function ownerOf(dir: string): Owner | 'keep' | 'gone' {
-  const text = readIf(path.join(dir, 'owner'))
+  // A claim tells its owner by its name: between making a directory and writing a file into it somebody may look.
+  const [, pid, started] = /\.claim-(\d+)-(\d+)-\w+$/.exec(dir) ?? []
+  const claimed = pid && started ? JSON.stringify({ pid: Number(pid), started }) : ''
+  const text = claimed || readIf(path.join(dir, 'owner'))
   if (text === 'keep') return 'keep'
   const owner = text === '' ? undefined : (JSON.parse(text) as Owner)
   return owner && startOf(owner.pid) === owner.started ? owner : 'gone'
@@ -66,9 +69,9 @@ export async function claim(
   end: () => Promise<void>,
 ): Promise<void> {
   fs.mkdirSync(path.dirname(dir), { recursive: true })
-  const fresh = fs.mkdtempSync(`${dir}.claim-`)
-  fs.chmodSync(fresh, 0o755)
   const owner: Owner = { pid: process.pid, started: startOf(process.pid) }
+  const fresh = fs.mkdtempSync(`${dir}.claim-${owner.pid}-${owner.started}-`)
+  fs.chmodSync(fresh, 0o755)
   fs.writeFileSync(path.join(fresh, 'owner'), keep ? 'keep' : JSON.stringify(owner))
   for (let tries = 0; ; tries++) {
     try {
