@@ -43,8 +43,9 @@ export async function asking(
     prepare,
     ['put.sh', 'snapshot.sh', ...(owner === undefined ? [] : ['guard.sh']), 'frame.sh'],
     {},
-    (n, count) => `fk_holds ${n} ${count} before`,
+    () => '',
     [owner === undefined ? 'fk_unproven' : `fk_lock ${quote(owner)}`],
+    [`fk_ask_all ${steps.map(({ step, index }) => `'${index} ${step.controls?.length ?? 0}'`).join(' ')}`],
   )
 }
 

@@ -123,7 +123,10 @@ function provision(domain: Domain, context: Context): Step[] {
         system === 'flatcar'
           ? `${name} answers with the key that was made for it, and its first boot is complete`
           : `${name} answers, and waits for its configuration or has it`,
-      until: system === 'flatcar' ? sh`vm_answers ${name} ${address}` : sh`vm_listens ${address} 50000`,
+      until:
+        system === 'flatcar'
+          ? sh`vm_answers ${name} ${address}`
+          : sh`vm_on ${name} && vm_listens ${address} 50000`,
       seconds: patience,
     },
     {
@@ -182,7 +185,7 @@ function controls(domain: Domain): Control[] {
     {
       id: 'O12',
       title: 'Nothing inside takes orders from the host',
-      check: sh`! ${xml} | grep guest_agent`,
+      check: sh`${xml} > "$FK_TMP"/o12 && ! grep guest_agent "$FK_TMP"/o12`,
       from,
     },
     {
@@ -190,7 +193,7 @@ function controls(domain: Domain): Control[] {
       title: 'Its memory has a hard limit',
       check:
         domain.accel === 'tcg'
-          ? sh`echo 'it is emulated: what QEMU needs for that is not known beforehand' && ! ${xml} | grep hard_limit && exit 100`
+          ? sh`echo 'it is emulated: what QEMU needs for that is not known beforehand' && ${xml} > "$FK_TMP"/o13 && ! grep hard_limit "$FK_TMP"/o13 && exit 100`
           : sh`vm_limited ${name} ${memoryLimit(domain)}`,
       from,
     },

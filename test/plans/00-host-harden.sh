@@ -321,12 +321,12 @@ fact() {
   local round=before name=$1 file
   # fk_holds tells us where we are: after a step has changed something, nothing that was known before counts.
   if [ "${phase-before}" = after ]; then round=after.${n-0}; fi
-  file=$FK_TMP/fact.$name.$round
+  file=${FK_FACTS-$FK_TMP}/fact.$name.$round
   if [ ! -e "$file" ]; then
     [ "$round" = before ] || rm --force "$FK_TMP"/fact.*.before
     shift
-    "$@" > "$file.part" 2> /dev/null || true # an empty answer is an answer: the control says what it misses
-    mv "$file.part" "$file"
+    "$@" > "$file.$BASHPID" 2> /dev/null || true # an empty answer is an answer: the control says what it misses
+    mv "$file.$BASHPID" "$file"
   fi
   FK_FACT=$'\n'$(< "$file")$'\n'
 }

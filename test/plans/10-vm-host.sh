@@ -261,11 +261,16 @@ vm_declared() {
   printf '%s\n' "$VM_DECLARED/$1.xml"
 }
 
-# vm_runs NAME: it runs, and is what was declared.
-vm_runs() {
+# vm_on NAME: it runs.
+vm_on() {
   local state
   state=$(virsh domstate "$1" 2>&1 | head --lines=1) || true # the sentence says it
-  [ "$state" = running ] || vm_no "it does not run: $state" || return
+  [ "$state" = running ] || vm_no "it does not run: $state"
+}
+
+# vm_runs NAME: it runs, and is what was declared.
+vm_runs() {
+  vm_on "$1" || return
   virsh dumpxml "$1" > "$FK_TMP/$1.live.xml" && vm_differs "$(vm_declared "$1")" "$FK_TMP/$1.live.xml"
 }
 
@@ -352,6 +357,7 @@ vm_accept() {
 # Ignition's report is what sshd says before it asks who is there. Nobody logs in.
 vm_answers() {
   local said
+  vm_on "$1" || return # nobody is waited for who cannot answer
   said=$(timeout 30 ssh -F none -T -l core -o BatchMode=yes -o StrictHostKeyChecking=yes -o UserKnownHostsFile="$VM_DECLARED/$1.known_hosts" \
     -o GlobalKnownHostsFile=/dev/null -o HostKeyAlgorithms=ssh-ed25519 -o IdentityAgent=none -o PubkeyAuthentication=no \
     -o PreferredAuthentications=none -o ConnectTimeout=5 "$2" true < /dev/null 2>&1) || true # it never lets us in
@@ -423,7 +429,7 @@ vm_rebuild() {
 }
 
 export -f vm_no vm_facts vm_sift vm_differs vm_mark vm_free vm_memory vm_cores vm_virtualises vm_bridge_free vm_net_free vm_net vm_net_make \
-  vm_disk vm_disk_bytes vm_disk_room vm_disk_is vm_disk_make vm_declared vm_runs vm_defined vm_kept vm_stop vm_try vm_back vm_accept vm_answers \
+  vm_disk vm_disk_bytes vm_disk_room vm_disk_is vm_disk_make vm_declared vm_on vm_runs vm_defined vm_kept vm_stop vm_try vm_back vm_accept vm_answers \
   vm_listens vm_status vm_confined vm_limited vm_gone vm_destroy vm_rebuild
 cat > "$FK_TMP/facts.xsl" << 'XSL'
 <!--
