@@ -150,7 +150,7 @@ test('Talos is waited for at its own door, and asked for no SSH', () => {
     .steps(contextOf('fortress', { FK_NODE_OS: 'talos' }))
     .map((step) => ('until' in step ? step.until.text : ''))
     .join('')
-  assert.equal(text, 'vm_listens 10.77.0.2 50000')
+  assert.equal(text, 'vm_on fortress-node && vm_listens 10.77.0.2 50000')
 })
 
 test('the page that deletes asks for the name, and for the mark before that', () => {
