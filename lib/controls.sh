@@ -143,15 +143,13 @@ mount_has() {
 
 # mode_is MODE OWNERS PATH…: each path that exists has no more than MODE, and one of OWNERS (user:group,…).
 mode_is() {
-  local mode=$1 owners=$2 path got said='' bad=''
+  local mode=$1 owners=$2 path got owner said='' bad=''
   shift 2
-  for path; do
-    [ -e "$path" ] || continue
-    read -r -a got <<< "$(stat --format='%a %U:%G' "$path")"
-    said+=" $path ${got[*]}"
-    if (((8#${got[0]} & ~8#$mode) != 0)); then bad+=" $path"; fi
-    case ",$owners," in *",${got[1]},"*) ;; *) bad+=" $path" ;; esac
-  done
+  while read -r got owner path; do
+    said+=" $path $got $owner"
+    if (((8#$got & ~8#$mode) != 0)); then bad+=" $path"; fi
+    case ",$owners," in *",$owner,"*) ;; *) bad+=" $path" ;; esac
+  done < <(stat --format='%a %U:%G %n' -- "$@" 2> /dev/null)
   [ -n "$said" ] || na "there is no $*"
   if [ -n "$bad" ]; then
     echo "more open than $mode $owners:$bad;$said"
@@ -341,8 +339,8 @@ all_of() {
   [ -n "$applied" ] || exit 100
 }
 
-# privileged_rules: an audit rule for each set-id file that walk finds.
-privileged_rules() { walk | awk '$1 == "s" { print "-a always,exit -F path=" $2 " -F perm=x -F auid>=1000 -F auid!=unset -k privileged" }' | LC_ALL=C sort; }
+# privileged_rules: an audit rule for each set-id file that walk, on standard input, has found.
+privileged_rules() { awk '$1 == "s" { print "-a always,exit -F path=" $2 " -F perm=x -F auid>=1000 -F auid!=unset -k privileged" }' | LC_ALL=C sort; }
 export -f walk privileged_rules
 
 # Lists of what is not as it should be: one word for the question and for its cure.

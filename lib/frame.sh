@@ -41,6 +41,20 @@ fk_holds() {
   done
 }
 
+# fk_landed 'PATH SHA256 MODE OWNER'…: FK_LANDED names those files of a page that are as they should be, by one look at all.
+fk_landed() {
+  local file path right is
+  right=$(for file; do path=${file% * * *} && file=${file#"$path "} && printf '%s  %s\n' "${file%% *}" "$path"; done | sha256sum --check 2> /dev/null)
+  is=$(stat --format='%n %a %U:%G' -- "${@% * * *}" 2> /dev/null)
+  FK_LANDED=$'\n'
+  for file; do
+    path=${file% * * *}
+    if settled "$path" && [[ $'\n'$right$'\n' == *$'\n'"$path: OK"$'\n'* && $'\n'$is$'\n' == *$'\n'"$path ${file#"$path "* }"$'\n'* ]]; then
+      FK_LANDED+=$file$'\n'
+    fi
+  done
+}
+
 # fk_ask_all 'STEP CONTROLS'…: asks all of them, as many at once as there are processors: nothing of it changes anything. Each
 # worker takes the next one that nobody has, and has a directory of its own; only what is known of the machine is shared.
 fk_ask_all() {

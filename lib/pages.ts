@@ -161,7 +161,7 @@ export async function runPages(
       const machine = await connectTo(config, spec, terminal, report)
       try {
         if (mode !== 'undo') mustBe(spec, machine, site.name)
-        const { runPage } = load('./run.ts') as typeof import('./run.ts')
+        const { look, runPage } = load('./run.ts') as typeof import('./run.ts')
         const running = {
           machine,
           report,
@@ -179,15 +179,24 @@ export async function runPages(
                 : undefined),
         }
         let laptop: Awaited<ReturnType<typeof labLaptop>> | undefined
+        const mine = pages.filter((p) => p.on !== 'laptop' && spec.roles.includes(p.on as 'host'))
+        const stepsOf = (page: Page) => page.steps(contextOf(config, machine.facts, store))
+        // What changes nothing need not wait for the page before it.
+        const looks =
+          mode === 'verify' || mode === 'plan'
+            ? ahead(
+                mine.map((page) => () => look(page, stepsOf(page), mode, running)),
+                sessions,
+              )
+            : []
         const run = async (page: Page, how: Mode) => {
           if (how === 'apply' && host.kind === 'lab') laptop ??= await labLaptop(config, store)
-          const steps = page.steps(contextOf(config, machine.facts, store))
+          const steps = stepsOf(page)
           if (how === 'apply' && steps.some((s) => s.door === 'firewall')) await laptop?.enter()
-          const { code } = await runPage(page, steps, how, running)
+          const { code } = await runPage(page, steps, how, running, looks[mine.indexOf(page)])
           if (code === 1 || (code === 2 && worst === 0)) worst = code
           return code
         }
-        const mine = pages.filter((p) => p.on !== 'laptop' && spec.roles.includes(p.on as 'host'))
         for (const page of mode === 'undo' ? mine.toReversed() : mine) {
           if (signal.aborted) break
           const code = await run(page, mode ?? 'plan')
@@ -216,6 +225,24 @@ export async function runPages(
   }
   report.close()
   return worst
+}
+
+/** Of the four sessions that a hardened sshd allows on one connection, those that may look at once; one stays free. */
+const sessions = 3
+
+/** Begins the jobs in their order, so many at once; each of the promises may be waited for, or not. */
+function ahead<T>(jobs: (() => Promise<T>)[], width: number): Promise<T>[] {
+  const begun: Promise<T>[] = []
+  for (const [i, job] of jobs.entries()) {
+    const free = (begun[i - width] ?? Promise.resolve()).then(
+      () => {},
+      () => {},
+    )
+    const promise = free.then(job)
+    promise.catch(() => {}) // whoever waits for it is told
+    begun.push(promise)
+  }
+  return begun
 }
 
 /** What the pages will bring to a machine, as far as the site document can tell. */

@@ -37,6 +37,11 @@ export async function asking(
   prepare?: Command,
   owner?: string,
 ): Promise<Program> {
+  const files = steps.flatMap(({ step }) =>
+    isChange(step) && step.landing?.digest
+      ? [quote([step.landing.path, step.landing.digest, step.landing.mode, step.landing.owner].join(' '))]
+      : [],
+  )
   return build(
     page,
     steps,
@@ -44,7 +49,10 @@ export async function asking(
     ['put.sh', 'snapshot.sh', ...(owner === undefined ? [] : ['guard.sh']), 'frame.sh'],
     {},
     () => '',
-    [owner === undefined ? 'fk_unproven' : `fk_lock ${quote(owner)}`],
+    [
+      owner === undefined ? 'fk_unproven' : `fk_lock ${quote(owner)}`,
+      ...(files.length > 0 ? [`fk_landed ${files.join(' ')}`] : []),
+    ],
     [`fk_ask_all ${steps.map(({ step, index }) => `'${index} ${step.controls?.length ?? 0}'`).join(' ')}`],
   )
 }

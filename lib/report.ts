@@ -73,12 +73,14 @@ export interface Summary {
   name: string
   hold: number
   changed?: number
-  /** Would change, or waits for a reboot. */
+  /** Would change. */
   pending?: number
   failed?: number
   controls?: { hold: number; total: number }
   /** Of the controls: excused, and outside the total. */
   waived?: number
+  /** Of the controls: what they ask for is in place, and the next start of the machine puts it in force. */
+  rebooting?: number
   notApplicable?: number
   seconds?: number
 }
@@ -277,6 +279,7 @@ export function createReport(options: ReportOptions = {}): Report {
         sum.failed ? `${sum.failed} failed` : '',
         sum.controls ? `${sum.controls.hold} of ${sum.controls.total} controls hold` : '',
         sum.waived ? `${sum.waived} waived` : '',
+        sum.rebooting ? `${sum.rebooting} wait for the next start of the machine` : '',
         sum.notApplicable ? `${sum.notApplicable} not applicable` : '',
       ]
       print(`${paint(1, sum.name)}: ${parts.filter(Boolean).join(', ')}`)

@@ -67,8 +67,30 @@ const stateOf = (answer: Answer | undefined, control?: Control) => {
 const holds = (step: Step, seen: Seen | undefined): boolean =>
   seen?.check?.rc === 0 && (step.controls ?? []).every((c, i) => stateOf(seen.controls[i], c) !== 'failed')
 
-/** Runs one page in one mode and reports it. Rejects with a Fault only when the machine cannot be talked to at all. */
-export async function runPage(page: Page, steps: Step[], mode: Mode, running: Running): Promise<Result> {
+export interface Look {
+  seen: Seen[]
+  asked: Awaited<ReturnType<typeof send>>
+}
+
+/** Asks the machine every question of a page; it changes nothing unless the page is to be applied. */
+export async function look(page: Page, steps: Step[], mode: Mode, running: Running): Promise<Look> {
+  const seen: Seen[] = steps.map(() => ({ controls: [] }))
+  const numbered = steps.map((step, index) => ({ step, index }))
+  const program = await asking(page.name, numbered, page.prepare, mode === 'apply' ? me() : undefined)
+  return { seen, asked: await send(running, program, (f) => note(seen, f)) }
+}
+
+/**
+ * Runs one page in one mode and reports it; `looking` is a look that was begun before. Rejects with a Fault only when the machine
+ * cannot be talked to at all.
+ */
+export async function runPage(
+  page: Page,
+  steps: Step[],
+  mode: Mode,
+  running: Running,
+  looking?: Promise<Look>,
+): Promise<Result> {
   const { machine, report } = running
   const numbered = steps.map((step, index) => ({ step, index }))
   const began = Date.now()
@@ -83,9 +105,7 @@ export async function runPage(page: Page, steps: Step[], mode: Mode, running: Ru
   })
   if (mode === 'undo') return undo(page, numbered, running)
   report.plan({ steps: steps.length, controls: steps.reduce((n, s) => n + (s.controls?.length ?? 0), 0) })
-  const seen: Seen[] = steps.map(() => ({ controls: [] }))
-  const program = await asking(page.name, numbered, page.prepare, mode === 'apply' ? me() : undefined)
-  const asked = await send(running, program, (f) => note(seen, f))
+  const { seen, asked } = await (looking ?? look(page, steps, mode, running))
   if (!asked.finished) return broken(running, steps, seen, asked)
   const run =
     mode === 'apply' && steps.some((s, i) => !holds(s, seen[i]))
@@ -406,7 +426,7 @@ function summarise(
   run: { changed: number; code: 0 | 1 },
   seconds: number,
 ): Result {
-  const tally = { hold: 0, changed: 0, pending: 0, failed: 0, notApplicable: 0, waived: 0 }
+  const tally = { hold: 0, changed: 0, pending: 0, failed: 0, notApplicable: 0, waived: 0, rebooting: 0 }
   const controls = { hold: 0, total: 0 }
   let stopped = false
   let left = 0
@@ -439,7 +459,7 @@ function summarise(
     const found = s.check && s.check.rc !== 0 && !(isChange(step) && step.landing) ? s.check.found : ''
     report.step({ ...place, state, ...(step.why ? { why: step.why } : {}), ...(found ? { found } : {}) })
     if (state === 'failed') tally.failed += 1
-    else if (state === 'change' || state === 'pending') tally.pending += 1
+    else if (state === 'change' || (state === 'pending' && !fine)) tally.pending += 1
     else if (state === 'changed') tally.changed += 1
     else tally.hold += 1
     step.controls?.forEach((control, j) => {
@@ -451,6 +471,7 @@ function summarise(
         controls.total += 1
         if (state === 'ok') controls.hold += 1
         if (state === 'waived') tally.waived += 1
+        if (state === 'pending') tally.rebooting += 1
       }
       report.control({
         id: control.id,
@@ -482,7 +503,7 @@ function summarise(
   const code =
     run.code === 1 || (mode !== 'plan' && tally.failed > 0)
       ? 1
-      : tally.pending > 0
+      : tally.pending > 0 || tally.rebooting > 0
         ? 2
         : tally.failed > 0
           ? 1

@@ -149,7 +149,7 @@ function help(name: string, task: Task): string {
     `  ${task.does}`,
     ...(task.needs ? [`  first:  ${task.needs.join(', ')}`] : []),
     ...(task.run && overPages.has(task.run)
-      ? ['  flags:  --site NAME, --yes, --json, --verbose; ./task PAGE --help says what they do']
+      ? ['  flags:  --layer L0, --site NAME, --yes, --json, --verbose; ./task PAGE --help says what they do']
       : []),
   ]
   return `${lines.join('\n')}\n`
@@ -218,20 +218,20 @@ export interface Flags {
   site: string | undefined
   /** The id of the disk that may be formatted. */
   format: string | undefined
+  /** The one layer whose pages are meant: L0. */
+  layer: string | undefined
 }
 
+const pageFlags = ['yes', 'json', 'verbose', 'site', 'format']
+
 /** The flags and words behind a task's name. Everything unknown is told at once, before anything runs. */
-export function flags(
-  call: Call,
-  words: string[],
-  known: readonly string[] = ['yes', 'json', 'verbose', 'site', 'format'],
-): Flags {
+export function flags(call: Call, words: string[], known: readonly string[] = pageFlags): Flags {
   const minimist = load('minimist') as typeof import('minimist')
   const spelt = known.map((flag) => `--${flag}`)
   const faults: string[] = []
   const parsed = minimist(call.argv, {
     boolean: ['yes', 'json', 'verbose'].filter((f) => known.includes(f)),
-    string: [...['site', 'format'].filter((f) => known.includes(f)), '_'],
+    string: [...['site', 'format', 'layer'].filter((f) => known.includes(f)), '_'],
     unknown(word) {
       if (!word.startsWith('-')) return true
       const flag = word.replace(/=.*/s, '')
@@ -246,7 +246,7 @@ export function flags(
     faults.push(
       `${call.name} takes ${words.length === 0 ? 'no words' : words.join(' ')}: '${extra.join(' ')}' is too much`,
     )
-  for (const flag of ['site', 'format'])
+  for (const flag of ['site', 'format', 'layer'])
     if (Array.isArray(parsed[flag])) faults.push(`--${flag} is given twice`)
   if (parsed['site'] === '') faults.push('--site needs a name')
   if (parsed['format'] === '') faults.push('--format needs the id of a disk')
@@ -258,6 +258,7 @@ export function flags(
     verbose: parsed['verbose'] === true,
     site: parsed['site'] as string | undefined,
     format: parsed['format'] as string | undefined,
+    layer: parsed['layer'] as string | undefined,
   }
 }
 
@@ -338,13 +339,19 @@ type Pages = typeof import('./pages.ts')
 /** Tasks that take the flags of a page. */
 const overPages = new WeakSet<Run>()
 
-/** A task that goes through all pages in one mode: `undo` from the newest back, the others in running order. */
+/** A task that goes through all pages, or those of one layer, in one mode: `undo` from the newest back, the others in running order. */
 export function each(mode: Mode): Run {
   const run: Run = (call) => {
-    const given = flags(call, mode === 'undo' ? ['[MACHINE]'] : [])
-    const found = pages()
-    if (found.length === 0) throw new Fault('There are no pages in scripts/ yet. Nothing was run.')
-    return (load('./pages.ts') as Pages).runPages(found.map(open), mode, given, call.signal)
+    const given = flags(call, mode === 'undo' ? ['[MACHINE]'] : [], [...pageFlags, 'layer'])
+    const all = pages().map(open)
+    const meant = all.filter((page) => given.layer === undefined || page.layer === given.layer)
+    if (meant.length === 0)
+      throw new Fault(
+        all.length === 0
+          ? 'There are no pages in scripts/ yet. Nothing was run.'
+          : `There is no page of layer '${given.layer}': there are ${[...new Set(all.map((page) => page.layer))].join(', ')}. Nothing was run.`,
+      )
+    return (load('./pages.ts') as Pages).runPages(meant, mode, given, call.signal)
   }
   overPages.add(run)
   return run

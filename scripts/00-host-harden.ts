@@ -309,9 +309,9 @@ export default script(import.meta, { layer: 'L0', on: 'host', prepare: controlSh
     {
       name: "every program with somebody else's rights is written down",
       why: 'which there are differs between machines: the list is made there, and made again when it changes',
-      check: sh`settled /etc/audit/rules.d/40-privileged.rules && fact privileged privileged_rules && diff <(sed '/^$/d' <<< "$FK_FACT") /etc/audit/rules.d/40-privileged.rules > /dev/null`,
+      check: sh`settled /etc/audit/rules.d/40-privileged.rules && fact walk walk && diff <(privileged_rules <<< "$FK_FACT") /etc/audit/rules.d/40-privileged.rules > /dev/null`,
       apply: [
-        sh`privileged_rules | put /etc/audit/rules.d/40-privileged.rules 600 root:root`,
+        sh`walk | privileged_rules | put /etc/audit/rules.d/40-privileged.rules 600 root:root`,
         sh`augenrules --load > /dev/null || ${inContainer}`,
         sh`settle /etc/audit/rules.d/40-privileged.rules`,
       ],

@@ -99,7 +99,7 @@ assert_not_exists() {
   assert_success
   assert_output "./task undo-all [MACHINE]
   take everything back, newest page first
-  flags:  --site NAME, --yes, --json, --verbose; ./task PAGE --help says what they do"
+  flags:  --layer L0, --site NAME, --yes, --json, --verbose; ./task PAGE --help says what they do"
   run ./task help check
   assert_output "./task check
   everything that is checked without running it
@@ -133,7 +133,7 @@ refused() { # MESSAGE; then a command that says it on standard error and nothing
 
 @test "a misspelt flag is refused, and all of them at once" {
   refused "build-all has no flag '--vrebose'; did you mean --verbose?
-build-all has no flag '--dry-run': it knows --yes, --json, --verbose, --site, --format
+build-all has no flag '--dry-run': it knows --yes, --json, --verbose, --site, --format, --layer
 Nothing was run." ./task build-all --vrebose --dry-run
   refused "scripts/00-host-greet.ts has no flag '--jsno'; did you mean --json?
 Nothing was run." ./task 00 plan --jsno
@@ -142,6 +142,10 @@ Nothing was run." ./task 00 plan --jsno
 @test "a word too many is refused" {
   refused "build-all takes no words: 'now' is too much
 Nothing was run." ./task build-all now
+}
+
+@test "a layer without a page is refused, and those that have one are named" {
+  refused "There is no page of layer 'L9': there are L0. Nothing was run." ./task plan-all --layer L9
 }
 
 @test "an unknown mode is refused with the nearest" {

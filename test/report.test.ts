@@ -234,6 +234,10 @@ for (const [summary, want] of [
     { hold: 5, notApplicable: 2, waived: 1, controls: { hold: 10, total: 11 } },
     'x: 5 steps hold, 10 of 11 controls hold, 1 waived, 2 not applicable',
   ],
+  [
+    { hold: 1, changed: 2, rebooting: 3, controls: { hold: 10, total: 13 } },
+    'x: 1 step holds, 2 changed, 10 of 13 controls hold, 3 wait for the next start of the machine',
+  ],
 ] as const)
   test(`the last line: ${want}`, () =>
     assert.equal(

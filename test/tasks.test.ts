@@ -166,6 +166,7 @@ test('flags and words are told apart', () => {
     verbose: false,
     site: '012',
     format: undefined,
+    layer: undefined,
   })
 })
 

@@ -62,6 +62,7 @@ putback() {
 # landed PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner are others.
 landed() {
   local is
+  [[ ${FK_LANDED-} != *$'\n'"$*"$'\n'* ]] || return 0 # asked for all files at once, and nothing has changed since
   settled "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
   is=$(stat --format='%a %U:%G' "$1")
   [ "$is" = "$3 $4" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
@@ -450,15 +451,13 @@ mount_has() {
 
 # mode_is MODE OWNERS PATH…: each path that exists has no more than MODE, and one of OWNERS (user:group,…).
 mode_is() {
-  local mode=$1 owners=$2 path got said='' bad=''
+  local mode=$1 owners=$2 path got owner said='' bad=''
   shift 2
-  for path; do
-    [ -e "$path" ] || continue
-    read -r -a got <<< "$(stat --format='%a %U:%G' "$path")"
-    said+=" $path ${got[*]}"
-    if (((8#${got[0]} & ~8#$mode) != 0)); then bad+=" $path"; fi
-    case ",$owners," in *",${got[1]},"*) ;; *) bad+=" $path" ;; esac
-  done
+  while read -r got owner path; do
+    said+=" $path $got $owner"
+    if (((8#$got & ~8#$mode) != 0)); then bad+=" $path"; fi
+    case ",$owners," in *",$owner,"*) ;; *) bad+=" $path" ;; esac
+  done < <(stat --format='%a %U:%G %n' -- "$@" 2> /dev/null)
   [ -n "$said" ] || na "there is no $*"
   if [ -n "$bad" ]; then
     echo "more open than $mode $owners:$bad;$said"
@@ -648,8 +647,8 @@ all_of() {
   [ -n "$applied" ] || exit 100
 }
 
-# privileged_rules: an audit rule for each set-id file that walk finds.
-privileged_rules() { walk | awk '$1 == "s" { print "-a always,exit -F path=" $2 " -F perm=x -F auid>=1000 -F auid!=unset -k privileged" }' | LC_ALL=C sort; }
+# privileged_rules: an audit rule for each set-id file that walk, on standard input, has found.
+privileged_rules() { awk '$1 == "s" { print "-a always,exit -F path=" $2 " -F perm=x -F auid>=1000 -F auid!=unset -k privileged" }' | LC_ALL=C sort; }
 export -f walk privileged_rules
 
 # Lists of what is not as it should be: one word for the question and for its cure.
@@ -2030,8 +2029,8 @@ fi
 # 52/74 every program with somebody else's rights is written down
 #   why: which there are differs between machines: the list is made there, and made again when it changes
 #   J17 every program with somebody else's rights is written down [CIS 6.2.3.10, xccdf:audit_rules_privileged_commands]
-if ! { settled /etc/audit/rules.d/40-privileged.rules && fact privileged privileged_rules && diff <(sed '/^$/d' <<< "$FK_FACT") /etc/audit/rules.d/40-privileged.rules > /dev/null; } > /dev/null 2>&1; then
-  privileged_rules | put /etc/audit/rules.d/40-privileged.rules 600 root:root
+if ! { settled /etc/audit/rules.d/40-privileged.rules && fact walk walk && diff <(privileged_rules <<< "$FK_FACT") /etc/audit/rules.d/40-privileged.rules > /dev/null; } > /dev/null 2>&1; then
+  walk | privileged_rules | put /etc/audit/rules.d/40-privileged.rules 600 root:root
   augenrules --load > /dev/null || systemd-detect-virt --quiet --container
   settle /etc/audit/rules.d/40-privileged.rules
 fi
