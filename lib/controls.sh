@@ -346,6 +346,7 @@ export -f walk privileged_rules
 # Lists of what is not as it should be: one word for the question and for its cure.
 system_shells() { awk -F : '$3 < 1000 && $1 != "root" && $7 !~ /(\/nologin|\/bin\/sync|\/sbin\/shutdown|\/sbin\/halt)$/ { print $1 }' /etc/passwd; }
 clear_swaps() { swapon --noheadings --raw --show=NAME | grep --invert-match --extended-regexp '^/dev/(zram|dm-|mapper/)' || [ $? -eq 1 ]; }
+shm_lines() { awk '$1 !~ /^#/ && $2 == "/dev/shm"' "$1"; }
 endless_passwords() { awk -F : '$2 !~ /^[!*]/ && $2 != "" && ($5 == "" || $5 > 365) { print $1 }' /etc/shadow; }
 open_logs() { find /var/log -xdev -type f -perm /0137 ! -name 'wtmp*' ! -name 'btmp*' ! -name 'lastlog*' ! -name '*.journal*'; }
 
@@ -365,4 +366,4 @@ slack_profiles() {
     [ -e "/etc/apparmor.d/disable/${path##*/}" ] || echo "$path"
   done
 }
-export -f system_shells clear_swaps endless_passwords open_logs open_homes slack_profiles
+export -f system_shells shm_lines clear_swaps endless_passwords open_logs open_homes slack_profiles

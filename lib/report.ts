@@ -277,7 +277,7 @@ export function createReport(options: ReportOptions = {}): Report {
         sum.changed ? `${sum.changed} changed` : '',
         sum.pending ? `${sum.pending} would change` : '',
         sum.failed ? `${sum.failed} failed` : '',
-        sum.controls ? `${sum.controls.hold} of ${sum.controls.total} controls hold` : '',
+        sum.controls?.total ? `${sum.controls.hold} of ${sum.controls.total} controls hold` : '',
         sum.waived ? `${sum.waived} waived` : '',
         sum.rebooting ? `${sum.rebooting} wait for the next start of the machine` : '',
         sum.notApplicable ? `${sum.notApplicable} not applicable` : '',

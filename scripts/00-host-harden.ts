@@ -2,7 +2,8 @@
 //
 // Needs   Debian 13, Ubuntu 24.04 or Raspberry Pi OS 64-bit; you log in as an ordinary user with a key and a sudo password.
 // Leaves  whole files, each named below; none of the distribution's is edited in place. Where a program reads one file
-//         and no drop-ins, that file is ours from the first line to the last, and undo brings the old one back.
+//         and no drop-ins, that file is ours from the first line to the last, and undo brings the old one back. Of /etc/fstab
+//         only the line of /dev/shm is ours.
 // Then    restart the host once: what its kernel is started with holds from then on, and verify says what waits for it.
 //
 // config/host/controls.yaml has what becomes true, one requirement at a time; config/host/waivers.yaml what does not, and why.
@@ -19,6 +20,7 @@ export default script(import.meta, { layer: 'L0', on: 'host', prepare: controlSh
   const { machine, secrets } = context
   const install = sh`env DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes --no-install-recommends install`
   const inContainer = sh`systemd-detect-virt --quiet --container` // its kernel is not ours, and the controls say so
+  const shm = 'tmpfs /dev/shm tmpfs rw,nodev,nosuid,noexec 0 0'
   const pam = ['unix', 'faillock', 'faillock-ask', 'delay', 'pwhistory', 'umask'].map(
     (name) => `fortress-${name}`,
   )
@@ -139,6 +141,16 @@ export default script(import.meta, { layer: 'L0', on: 'host', prepare: controlSh
       name: 'directories know what they are for',
       test: sh`sh -n "$new"`,
     }),
+    {
+      name: 'shared memory stands in /etc/fstab with its options',
+      why: 'systemd mounts it before any unit of ours; here it reads with which options, and so do people and scanners',
+      check: sh`settled /etc/fstab && test "$(shm_lines /etc/fstab)" = ${shm}`,
+      apply: [
+        sh`{ [ ! -e /etc/fstab ] || awk '$2 != "/dev/shm"' /etc/fstab; echo ${shm}; } | put /etc/fstab 644 root:root 'findmnt --verify --tab-file "$new" > /dev/null'`,
+        sh`systemctl daemon-reload`,
+        sh`settle /etc/fstab`,
+      ],
+    },
     {
       ...unit('fortress-mounts.service', 'programs run from where programs are, and nowhere else'),
       why: 'what somebody writes to /tmp, to a log or to shared memory must not be started from there',

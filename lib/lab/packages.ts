@@ -36,6 +36,7 @@ const packages: Record<'node' | 'vm' | 'tests', Record<string, string>> = {
     ignition: 'ignition-validate',
     nftables: 'nft',
     nmap: 'nmap',
+    openssl: 'openssl',
     'openssh-server': 'sshd',
     qrencode: 'qrencode',
     shellcheck: 'shellcheck',

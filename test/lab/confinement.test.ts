@@ -2,20 +2,19 @@
 // an emulated machine itself, so the node is emulated in an emulation: it is asked about while it starts, and not waited for.
 import assert from 'node:assert/strict'
 import { closeSync, openSync, readFileSync, statSync, writeSync } from 'node:fs'
-import { execFileSync } from 'node:child_process'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { domainShell, domainsOf, ignitionPath, vmDir } from '../../lib/domain.ts'
 import { imageOf } from '../../lib/image.ts'
-import { nodesOf } from '../../lib/ignition.ts'
 import { labDown, labUp } from '../../lib/lab.ts'
 import { runPage } from '../../lib/run.ts'
 import type { Context, Page } from '../../lib/script.ts'
 import { isWait } from '../../lib/step.ts'
 import hostPage from '../../scripts/10-vm-host.ts'
+import ignitionPage from '../../scripts/12-vm-ignition.ts'
 import page from '../../scripts/13-vm-provision.ts'
 import { type Kit, type Opened, around, open } from '../machine/kit.ts'
-import { guestIgnition, guestImage, hostPackages } from './guest.ts'
+import { guestImage, hostPackages } from './guest.ts'
 
 const name = 'confinement'
 const node = 'fortress-node'
@@ -27,7 +26,7 @@ describe('a node under AppArmor', () => {
   let uuid: string
 
   before(async () => {
-    const image = await guestImage()
+    const { image } = await guestImage()
     const vm = await labUp(name, { extra: hostPackages })
     kit = around(vm)
     opened = await open(kit)
@@ -71,17 +70,7 @@ describe('a node under AppArmor', () => {
   })
 
   test('the kernel says how the node is confined, and how much memory it may have', async () => {
-    const [spec] = nodesOf(context.site)
-    assert.ok(spec)
-    execFileSync('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', join(kit.state, 'core')])
-    const written = await guestIgnition(
-      context,
-      spec,
-      readFileSync(join(kit.state, 'core.pub'), 'utf8').trim(),
-    )
-    const file = ignitionPath({ name: node })
-    const { code } = await kit.root(`install -m 600 /dev/stdin ${file}`, JSON.stringify(written))
-    assert.equal(code, 0)
+    await apply(ignitionPage)
     await apply(page)
     await apply(page, 'verify')
     await root(`virsh suspend ${node}`)

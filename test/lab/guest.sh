@@ -14,13 +14,16 @@ config=/sys/firmware/qemu_fw_cfg/by_name/opt/org.flatcar-linux/config/raw
 exec > /dev/kmsg 2>&1
 if [ ! -e /etc/.ignition-result.json ]; then
   mount -o remount,rw /
-  modprobe qemu_fw_cfg
+  modprobe --all qemu_fw_cfg virtio_net af_packet
   # Debian's build relabels for SELinux, whether there is any or not.
   mkdir --parents /etc/selinux/stub/contexts/files
   echo SELINUXTYPE=stub > /etc/selinux/config
   : > /etc/selinux/stub/contexts/files/file_contexts
   [ -e /usr/sbin/setfiles ] || { printf '#!/bin/sh\nexit 0\n' > /usr/sbin/setfiles && chmod 755 /usr/sbin/setfiles; }
   cat "$config" > /run/config.ign
+  # As in Flatcar's own first boot: the network comes by DHCP, for as long as Ignition fetches.
+  ip link set eth0 up
+  busybox udhcpc -i eth0 -n -q -t 20 || echo 'ignition: no network'
   for stage in fetch disks mount files; do
     if ! IGNITION_CONFIG_FILE=/run/config.ign /usr/lib/dracut/modules.d/30ignition/ignition -platform=file -stage="$stage" -root=/ -log-to-stdout > "/run/ignition-$stage.log" 2>&1; then
       echo "ignition: the stage $stage failed"
@@ -30,6 +33,8 @@ if [ ! -e /etc/.ignition-result.json ]; then
     fi
     echo "ignition: $stage done"
   done
+  ip address flush dev eth0
+  ip link set eth0 down
   # A preset counts on a machine that has no id yet; this one has.
   sed --quiet 's/^enable //p' /etc/systemd/system-preset/20-ignition.preset | while read -r unit; do systemctl enable "$unit"; done
   rm --recursive --force /etc/selinux
@@ -42,6 +47,10 @@ chmod 755 "$dir/tree/usr/sbin/init"
 echo 'AuthorizedKeysFile .ssh/authorized_keys .ssh/authorized_keys.d/ignition' > "$dir/tree/etc/ssh/sshd_config.d/00-ignition.conf"
 # As on Flatcar.
 echo 'core ALL=(ALL) NOPASSWD: ALL' > "$dir/tree/etc/sudoers.d/core"
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj /CN=laptop -addext subjectAltName=IP:10.78.0.1 \
+  -keyout "$dir/tls.key" -out "$dir/tls.crt" 2> /dev/null
+mkdir --parents "$dir/tree/etc/ssl/certs"
+cat "$dir/tls.crt" >> "$dir/tree/etc/ssl/certs/ca-certificates.crt"
 bash "$script" "$dir/tree" "$dir"
 umount "$dir/tree"
 qemu-img convert -f raw -c -O qcow2 "$dir/disk" "$dir/guest.part"

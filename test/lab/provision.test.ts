@@ -1,9 +1,9 @@
 // The machine of a node on a real libvirtd, in a container of the lab: emulated, so it is slow, and without AppArmor, which this
 // container's kernel may not have. The guest is a Debian with the real Ignition.
 import assert from 'node:assert/strict'
-import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { copyFileSync, mkdirSync, readFileSync } from 'node:fs'
+import { type Server, createServer as createWebServer } from 'node:https'
 import { type AddressInfo, createServer } from 'node:net'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
@@ -11,7 +11,6 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { destroy, domainShell, ignitionPath, rebuild, vmDir } from '../../lib/domain.ts'
 import type { Ignition } from '../../lib/butane.ts'
 import { imageOf } from '../../lib/image.ts'
-import { nodesOf } from '../../lib/ignition.ts'
 import { labNodeDown, labNodeUp } from '../../lib/lab.ts'
 import { type Mode, runPage } from '../../lib/run.ts'
 import type { Context, Page } from '../../lib/script.ts'
@@ -19,9 +18,10 @@ import { quote } from '../../lib/sh.ts'
 import { isChange } from '../../lib/step.ts'
 import firewall from '../../scripts/06-host-firewall.ts'
 import hostPage from '../../scripts/10-vm-host.ts'
+import ignitionPage from '../../scripts/12-vm-ignition.ts'
 import page from '../../scripts/13-vm-provision.ts'
-import { type Kit, type Opened, around, open } from '../machine/kit.ts'
-import { guestIgnition, guestImage, hostPackages } from './guest.ts'
+import { type Kit, type Opened, around, deadly, open } from '../machine/kit.ts'
+import { guestImage, hostPackages } from './guest.ts'
 
 const name = 'provision'
 const node = 'fortress-node'
@@ -41,22 +41,42 @@ remember_owner = 0
 type File = NonNullable<NonNullable<Ignition['storage']>['files']>[number]
 
 async function fileOf({ path, mode = 0o644, contents }: File) {
-  const text = Buffer.from(await (await fetch(contents?.source ?? 'data:,')).arrayBuffer())
-  return { path, mode: mode.toString(8), digest: createHash('sha256').update(text).digest('hex') }
+  const wanted = /^sha256-(.*)$/.exec(contents?.verification?.hash ?? '')?.[1]
+  const text = wanted ? '' : Buffer.from(await (await fetch(contents?.source ?? 'data:,')).arrayBuffer())
+  return { path, mode: mode.toString(8), digest: wanted ?? sha256(text) }
 }
+
+const sha256 = (text: string | Buffer) => createHash('sha256').update(text).digest('hex')
 
 describe('a node on a real libvirtd', () => {
   let kit: Kit
   let opened: Opened
   let context: Context
-  let written: Ignition
+  /** What the laptop's web server gives in place of k3s: pinned by its hash, like k3s. */
+  const k3s = '#!/bin/sh\nexec sleep infinity\n'
+  let asked = 0
+  let server: Server | undefined
   const small = { FK_VM_ACCEL: 'tcg', FK_VM_RAM_MB: 768, FK_VM_VCPUS: 2, FK_VM_DISK_GB: 8 } as const
 
   before(async () => {
-    const image = await guestImage()
+    const { image, tls } = await guestImage()
     kit = around(await labNodeUp(name, { extra: hostPackages }))
     opened = await open(kit)
-    context = { ...opened.context, env: { ...opened.context.env, ...small } }
+    server = createWebServer(tls, (_, response) => {
+      asked += 1
+      response.end(k3s)
+    })
+    await new Promise<void>((resolve) => server?.listen(0, '10.78.0.1', resolve))
+    const pin = {
+      ...opened.context.pins['k3s']!,
+      url: { amd64: `https://10.78.0.1:${(server.address() as AddressInfo).port}/k3s` },
+      sha256: { amd64: sha256(k3s) },
+    }
+    context = {
+      ...opened.context,
+      env: { ...opened.context.env, ...small },
+      pins: { ...opened.context.pins, k3s: pin },
+    }
     await root(`cat > /etc/libvirt/qemu.conf << 'EOF'\n${qemuConf}EOF\nsystemctl restart libvirtd`)
     // The container may not write what it sees of its own bridge.
     await root('mount -o remount,rw /sys/devices')
@@ -67,6 +87,7 @@ describe('a node on a real libvirtd', () => {
     copyFileSync(image, base)
   })
   after(async () => {
+    server?.close()
     await opened?.machine.close()
     await labNodeDown(name)
   })
@@ -123,28 +144,38 @@ describe('a node on a real libvirtd', () => {
     assert.equal(await root('virsh list --all --name'), '')
   })
 
-  test('killed after any step it goes on from there: tried, proven by its own key, and kept', async () => {
-    const [spec] = nodesOf(context.site)
-    assert.ok(spec)
-    execFileSync('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', join(kit.state, 'core')])
-    written = await guestIgnition(context, spec, readFileSync(join(kit.state, 'core.pub'), 'utf8').trim())
-    for (const [path, text] of [
-      [ignitionPath(spec), JSON.stringify(written)],
-      ['/root/core', readFileSync(join(kit.state, 'core'), 'utf8')],
-    ] as const)
-      assert.equal((await kit.root(`install -m 600 /dev/stdin ${path}`, text)).code, 0)
+  test('what it becomes is written down, for QEMU alone', async () => {
+    fine(await run(ignitionPage, 'apply'))
+    assert.equal((await run(ignitionPage, 'apply')).changed, 0)
+    assert.equal(
+      await root(`stat --format='%a %U:%G' ${ignitionPath({ name: node })}`),
+      '400 libvirt-qemu:libvirt-qemu',
+    )
+    assert.equal(
+      (await kit.root('install -m 600 /dev/stdin /root/core', readFileSync(kit.machine.identityFile, 'utf8')))
+        .code,
+      0,
+    )
+  })
+
+  test('killed before and after every command it goes on from there: tried, proven by its own key, and kept', async (t) => {
     await root(
       `timeout --signal=KILL 0.5 bash -c 'vm_disk_make ${node} 8 ${imageOf(context).path} qcow2' || test "$(ls ${vmDir} | xargs)" = '${node}.ign ${node}.qcow2.part'`,
     )
-    // Each run ends after one step more than the one before, as if it had been killed there.
     const steps = page.steps(context).filter((step) => !beyond.test(step.name))
-    for (const n of steps.keys())
-      fine(
-        await runPage(page, steps.slice(0, n + 1), 'apply', opened.running).then((r) => ({
-          ...r,
-          text: opened.lines.join(''),
-        })),
-      )
+    let kills = 0
+    for (let from = 0, at = 0; at >= 0; from = at + 1) {
+      at = -1
+      const machine = deadly(opened.machine, from, 'commands', (n) => (at = n))
+      opened.lines.length = 0
+      const { code } = await runPage(page, steps, 'apply', { ...opened.running, machine })
+      if (at >= 0) kills += 1
+      else assert.equal(code, 0, opened.lines.join(''))
+    }
+    t.diagnostic(`${kills} kills`)
+    assert.ok(kills >= 3 * steps.filter(isChange).length, `only ${kills} kills`)
+    assert.ok(asked > 0, 'nobody fetched k3s')
+    assert.match(await root('virsh net-dhcp-leases fortress | grep --count 10.77.0.2 || true'), /^[01]$/)
     assert.match(await root(`virsh dominfo ${node}`), /Persistent: +yes\nAutostart: +enable/)
     assert.equal(
       await root(`virsh list --all --name; ls ${vmDir} | xargs`),
@@ -191,7 +222,8 @@ describe('a node on a real libvirtd', () => {
   })
 
   test('it has become what its Ignition says: every file, with its mode', async () => {
-    const files = await Promise.all((written.storage?.files ?? []).map(fileOf))
+    const text = await root(`cat ${ignitionPath({ name: node })}`)
+    const files = await Promise.all(((JSON.parse(text) as Ignition).storage?.files ?? []).map(fileOf))
     const said = await guest(
       // Once, because each sudo looks for a name server first.
       `sudo -n bash -c "for f in ${files.map(({ path }) => path).join(' ')}; do stat --format='%n %a %U:%G' \\$f; sha256sum \\$f; done"; systemctl is-enabled k3s.service; hostname`,

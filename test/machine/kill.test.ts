@@ -6,11 +6,10 @@ import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import type { Machine } from '../../lib/machine.ts'
-import type { Program } from '../../lib/program.ts'
 import { runPage } from '../../lib/run.ts'
 import type { Page } from '../../lib/script.ts'
 import { isChange } from '../../lib/step.ts'
-import { type Kit, differences, node, open, root, said } from './kit.ts'
+import { type Kit, deadly, differences, node, open, root, said } from './kit.ts'
 
 const load = createRequire(import.meta.url)
 const files = ['test/fixtures/pages/50-try.ts', 'scripts/00-host-harden.ts'].filter((f) =>
@@ -119,50 +118,6 @@ for (const file of files) {
       assert.ok(kills >= (net ? 1 : changes.length), `only ${kills} kills`)
     })
   })
-}
-
-/**
- * The machine, on which a program kills itself at the first boundary that is not below `from`: before step n (100 n), before
- * each of its commands, and behind the last of them (100 n + 99).
- */
-function deadly(
-  machine: Machine,
-  from: number,
-  grain: 'steps' | 'commands',
-  killed: (at: number) => void,
-): Machine {
-  // The end of a step is the beginning of the next one.
-  const kill = (at: number) =>
-    grain === 'steps' && at % 100 !== 99
-      ? ':'
-      : `[ ${at} -lt ${from} ] || { frame killed ${at}; kill -KILL $$; }`
-  const stab = (program: Program): Program => ({
-    ...program,
-    text: program.text
-      .replaceAll(
-        /^fk_(?:change|demand|wait) (\d+) /gm,
-        (call, n: string) => `${kill(100 * Number(n))}\n${call}`,
-      )
-      .replaceAll(
-        /^fk_do (\d+) (\d+) /gm,
-        (call, n: string, j: string) => `${kill(100 * Number(n) + 1 + Number(j))}\n${call}`,
-      )
-      .replaceAll(
-        /\n\}\nfk_recover_(\d+)\(\)/g,
-        (tail, n: string) => `\n${kill(100 * Number(n) + 99)}${tail}`,
-      ),
-  })
-  return {
-    ...machine,
-    label: machine.label,
-    path: machine.path,
-    run: (program, onFrame, seconds) =>
-      machine.run(
-        stab(program),
-        (frame) => (frame.kind === 'killed' ? killed(Number(frame.fields[0])) : onFrame(frame)),
-        seconds,
-      ),
-  }
 }
 
 /** Starts a real run and kills it with SIGKILL when it begins the j-th command of step n. */

@@ -7,6 +7,7 @@ import type { TestContext } from 'node:test'
 import { loadConfig } from '../../lib/config.ts'
 import { type Machine, connect } from '../../lib/machine.ts'
 import { contextOf } from '../../lib/pages.ts'
+import type { Program } from '../../lib/program.ts'
 import { createReport } from '../../lib/report.ts'
 import type { Running } from '../../lib/run.ts'
 import type { Context } from '../../lib/script.ts'
@@ -180,4 +181,48 @@ export interface Opened {
   lines: string[]
   context: Context
   running: Running
+}
+
+/**
+ * The machine, on which a program kills itself at the first boundary that is not below `from`: before step n (100 n), before
+ * each of its commands, and behind the last of them (100 n + 99).
+ */
+export function deadly(
+  machine: Machine,
+  from: number,
+  grain: 'steps' | 'commands',
+  killed: (at: number) => void,
+): Machine {
+  // The end of a step is the beginning of the next one.
+  const kill = (at: number) =>
+    grain === 'steps' && at % 100 !== 99
+      ? ':'
+      : `[ ${at} -lt ${from} ] || { frame killed ${at}; kill -KILL $$; }`
+  const stab = (program: Program): Program => ({
+    ...program,
+    text: program.text
+      .replaceAll(
+        /^fk_(?:change|demand|wait) (\d+) /gm,
+        (call, n: string) => `${kill(100 * Number(n))}\n${call}`,
+      )
+      .replaceAll(
+        /^fk_do (\d+) (\d+) /gm,
+        (call, n: string, j: string) => `${kill(100 * Number(n) + 1 + Number(j))}\n${call}`,
+      )
+      .replaceAll(
+        /\n\}\nfk_recover_(\d+)\(\)/g,
+        (tail, n: string) => `\n${kill(100 * Number(n) + 99)}${tail}`,
+      ),
+  })
+  return {
+    ...machine,
+    label: machine.label,
+    path: machine.path,
+    run: (program, onFrame, seconds) =>
+      machine.run(
+        stab(program),
+        (frame) => (frame.kind === 'killed' ? killed(Number(frame.fields[0])) : onFrame(frame)),
+        seconds,
+      ),
+  }
 }

@@ -654,6 +654,7 @@ export -f walk privileged_rules
 # Lists of what is not as it should be: one word for the question and for its cure.
 system_shells() { awk -F : '$3 < 1000 && $1 != "root" && $7 !~ /(\/nologin|\/bin\/sync|\/sbin\/shutdown|\/sbin\/halt)$/ { print $1 }' /etc/passwd; }
 clear_swaps() { swapon --noheadings --raw --show=NAME | grep --invert-match --extended-regexp '^/dev/(zram|dm-|mapper/)' || [ $? -eq 1 ]; }
+shm_lines() { awk '$1 !~ /^#/ && $2 == "/dev/shm"' "$1"; }
 endless_passwords() { awk -F : '$2 !~ /^[!*]/ && $2 != "" && ($5 == "" || $5 > 365) { print $1 }' /etc/shadow; }
 open_logs() { find /var/log -xdev -type f -perm /0137 ! -name 'wtmp*' ! -name 'btmp*' ! -name 'lastlog*' ! -name '*.journal*'; }
 
@@ -673,10 +674,10 @@ slack_profiles() {
     [ -e "/etc/apparmor.d/disable/${path##*/}" ] || echo "$path"
   done
 }
-export -f system_shells clear_swaps endless_passwords open_logs open_homes slack_profiles
+export -f system_shells shm_lines clear_swaps endless_passwords open_logs open_homes slack_profiles
 
 
-# 1/74 you log in as an ordinary user
+# 1/75 you log in as an ordinary user
 #   why: root will not be let in any more
 if ! { ! echo admin | grep --line-regexp root > /dev/null; } > /dev/null 2>&1; then
   echo 'you log in as an ordinary user: no' >&2
@@ -684,7 +685,7 @@ if ! { ! echo admin | grep --line-regexp root > /dev/null; } > /dev/null 2>&1; t
   exit 1
 fi
 
-# 2/74 you have a key that stays accepted
+# 2/75 you have a key that stays accepted
 #   why: passwords stop working; Ed25519 keys, and RSA keys from 3072 bits, go on
 if ! { { ssh-keygen -l -f "$(getent passwd admin | cut --delimiter=: --fields=6)/.ssh/authorized_keys" || true; } | awk '/\(ED25519(-SK)?\)$/ || (/\(RSA\)$/ && $1 >= 3072) { ok = 1 } END { exit !ok }'; } > /dev/null 2>&1; then
   echo 'you have a key that stays accepted: no' >&2
@@ -692,7 +693,7 @@ if ! { { ssh-keygen -l -f "$(getent passwd admin | cut --delimiter=: --fields=6)
   exit 1
 fi
 
-# 3/74 you can use sudo, with a password
+# 3/75 you can use sudo, with a password
 #   why: sudo is the only way to root, and a stolen key alone must not be enough
 if ! { sudo --list --other-user=admin | grep --extended-regexp '\(ALL( : ALL)?\) ALL' > /dev/null && passwd --status admin | awk '$2 != "P" { exit 1 }'; } > /dev/null 2>&1; then
   echo 'you can use sudo, with a password: no' >&2
@@ -700,14 +701,14 @@ if ! { sudo --list --other-user=admin | grep --extended-regexp '\(ALL( : ALL)?\)
   exit 1
 fi
 
-# 4/74 sudo lets nobody in without a password
+# 4/75 sudo lets nobody in without a password
 if ! { ! grep --recursive --extended-regexp '^[^#]*(NOPASSWD|!authenticate)' /etc/sudoers /etc/sudoers.d; } > /dev/null 2>&1; then
   echo 'sudo lets nobody in without a password: no' >&2
   echo '  sudo passwd USER, then remove the line named above; cloud images and Raspberry Pi OS come with one' >&2
   exit 1
 fi
 
-# 5/74 your password is younger than eleven months
+# 5/75 your password is younger than eleven months
 #   why: passwords will last a year, and sudo refuses one that ran out
 if ! { getent shadow admin | awk -F : -v today="$(($(date +%s) / 86400))" '{ exit today - $3 > 335 }'; } > /dev/null 2>&1; then
   echo 'your password is younger than eleven months: no' >&2
@@ -715,7 +716,7 @@ if ! { getent shadow admin | awk -F : -v today="$(($(date +%s) / 86400))" '{ exi
   exit 1
 fi
 
-# 6/74 your way here does not hang on IPv6 autoconfiguration
+# 6/75 your way here does not hang on IPv6 autoconfiguration
 #   why: the host will learn no IPv6 addresses and routes from its network any more
 if ! { [ -z "$(ip -6 route show default proto ra)" ] || ! echo 198.51.100.7 | grep : > /dev/null; } > /dev/null 2>&1; then
   echo 'your way here does not hang on IPv6 autoconfiguration: no' >&2
@@ -723,7 +724,7 @@ if ! { [ -z "$(ip -6 route show default proto ra)" ] || ! echo 198.51.100.7 | gr
   exit 1
 fi
 
-# 7/74 nothing serves that nobody asked for
+# 7/75 nothing serves that nobody asked for
 #   M01 no services that nobody asked for [CIS 2.1.2, xccdf:package_avahi_removed]
 if ! {
   (
@@ -735,7 +736,7 @@ if ! {
   exit 1
 fi
 
-# 8/74 what watches the host is installed
+# 8/75 what watches the host is installed
 #   K01a the tools of AppArmor are there [CIS 1.3.1.1, xccdf:package_apparmor-utils_installed]
 #   J01a the audit's packages are there [CIS 6.2.1.1, xccdf:package_audit_installed]
 #   L08b a memory of all files is there [CIS 6.3.1, xccdf:package_aide_installed, LYNIS FINT-4350]
@@ -751,7 +752,7 @@ if ! { [ "$(dpkg-query --show --showformat='${db:Status-Status}\n' acct aide app
   env DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes --no-install-recommends install acct aide apparmor apparmor-utils audispd-plugins auditd chrony cron debsums libcap2-bin libpam-pwquality needrestart sysstat unattended-upgrades usbguard
 fi
 
-# 9/74 what reports home, speaks in clear text or mounts by itself is gone
+# 9/75 what reports home, speaks in clear text or mounts by itself is gone
 #   L12 nothing reports home, nothing breaks AIDE [CIS 1.5.6, xccdf:disable_prelink]
 #   M02 no clear-text clients [CIS 2.2.4, xccdf:package_telnet_removed]
 #   M06 nothing mounts disks by itself [CIS 2.1.1, xccdf:service_autofs_disabled]
@@ -760,7 +761,7 @@ if ! { [ -z "$(dpkg-query --show --showformat='${db:Status-Status}\n' apport aut
   dpkg-query --show --showformat='${Package}\n' apport autofs ftp inetutils-telnet ldap-utils nis popularity-contest prelink rsh-client snapd talk telnet tftp tnftp ubuntu-report udisks2 whoopsie 2> /dev/null | DEBIAN_FRONTEND=noninteractive xargs apt-get --quiet=2 --yes purge
 fi
 
-# 10/74 packages are signed, few, and updated every day
+# 10/75 packages are signed, few, and updated every day
 #   L03 nothing unsigned is installed [apt-secure(8)]
 #   L04 downloads run in a sandbox [apt.conf(5)]
 #   L05 only what was asked for is installed [CIS 1.2.1.2, xccdf:apt_disable_weak_dependencies]
@@ -793,7 +794,7 @@ FORTRESS
   settle /etc/apt/apt.conf.d/99-fortress
 fi
 
-# 11/74 an update lists what to restart, and restarts nothing
+# 11/75 an update lists what to restart, and restarts nothing
 if ! { landed /etc/needrestart/conf.d/60-fortress.conf c45bf3bac4da510567e7173a0a5c9e474362432d9d349ce9e4eead5e38cf592c 644 root:root; } > /dev/null 2>&1; then
   put /etc/needrestart/conf.d/60-fortress.conf 644 root:root << 'FORTRESS'
 # Only list what runs old code: a restart here could take guests with it.
@@ -803,7 +804,7 @@ FORTRESS
   settle /etc/needrestart/conf.d/60-fortress.conf
 fi
 
-# 12/74 files of packages are compared every week
+# 12/75 files of packages are compared every week
 if ! { landed /etc/default/debsums cbb146dcfba08733613eabc8734493f233fe16384f3f6c936521fe59b923447b 644 root:root; } > /dev/null 2>&1; then
   put /etc/default/debsums 644 root:root << 'FORTRESS'
 # Once a week the files of all packages are compared with what the packages say of them.
@@ -812,7 +813,7 @@ FORTRESS
   settle /etc/default/debsums
 fi
 
-# 13/74 network settings come back when interfaces come up
+# 13/75 network settings come back when interfaces come up
 if ! { landed /etc/systemd/system/sysctl-reapply-network.service 371c339dcbe923c7c2b7230020fad373de3f1f8ceede2515c7a0b49e9fd44d7f 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/sysctl-reapply-network.service 644 root:root << 'FORTRESS'
 # Debian sets some net.* keys again when interfaces appear, and an interface that appears takes its values from there.
@@ -834,7 +835,7 @@ FORTRESS
   settle /etc/systemd/system/sysctl-reapply-network.service
 fi
 
-# 14/74 the kernel hides itself, offers little, and believes nobody about the network
+# 14/75 the kernel hides itself, offers little, and believes nobody about the network
 #   B01 addresses are random [CIS 1.5.9, xccdf:sysctl_kernel_randomize_va_space, LYNIS KRNL-6000]
 #   B02 kernel addresses are hidden [CIS 1.5.8, xccdf:sysctl_kernel_kptr_restrict, LYNIS KRNL-6000, KSPP]
 #   B03 the kernel log is root's [CIS 1.5.5, xccdf:sysctl_kernel_dmesg_restrict, LYNIS KRNL-6000, KSPP]
@@ -1008,7 +1009,7 @@ FORTRESS
   settle /etc/sysctl.d/99-zz-fortress.conf
 fi
 
-# 15/74 nothing is forwarded but for the host's own guests
+# 15/75 nothing is forwarded but for the host's own guests
 #   C02 the host forwards for its own guests only [CIS 3.3.1.1, xccdf:sysctl_net_ipv4_ip_forward, LYNIS KRNL-6000]
 #   C04 nor does it in IPv6 [CIS 3.3.2.1, xccdf:sysctl_net_ipv6_conf_all_forwarding]
 if ! { landed /etc/sysctl.d/99-zz-fortress-forwarding.conf 242b4b4c39e6ef14cb47e7e3b3b9d30e327ddbaf9a5cf0b06f478124184c50ac 644 root:root; } > /dev/null 2>&1; then
@@ -1026,7 +1027,7 @@ FORTRESS
   settle /etc/sysctl.d/99-zz-fortress-forwarding.conf
 fi
 
-# 16/74 the kernel loads nothing that a server has no use for
+# 16/75 the kernel loads nothing that a server has no use for
 #   D01 cramfs does not load [CIS 1.1.1.1, xccdf:kernel_module_cramfs_disabled]
 #   D02 rare disk formats do not load [CIS 1.1.1.2, CIS 1.1.1.3, CIS 1.1.1.4, CIS 1.1.1.5, xccdf:kernel_module_freevxfs_disabled, xccdf:kernel_module_hfs_disabled, xccdf:kernel_module_hfsplus_disabled, xccdf:kernel_module_jffs2_disabled]
 #   D03 udf does not load [CIS 1.1.1.8, xccdf:kernel_module_udf_disabled]
@@ -1163,7 +1164,7 @@ FORTRESS
   settle /etc/modprobe.d/60-fortress.conf
 fi
 
-# 17/74 /tmp is in memory from the next start on
+# 17/75 /tmp is in memory from the next start on
 if ! { landed /etc/systemd/system/tmp.mount 3fff809f9ad3fd164b7f388320734153b77319c5727481dafa611790d195f43b 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/tmp.mount 644 root:root << 'FORTRESS'
 # In memory, gone at each start, and nothing in it runs. What unpacks and runs programs there sets TMPDIR.
@@ -1189,7 +1190,7 @@ FORTRESS
   settle /etc/systemd/system/tmp.mount
 fi
 
-# 18/74 directories know what they are for
+# 18/75 directories know what they are for
 if ! { landed /usr/local/libexec/fortress-mounts 018e0741e39ac3496b29ad8a03b1e6a9fc1036b177dfe82a84fa2b583a5fcc9b 755 root:root; } > /dev/null 2>&1; then
   put /usr/local/libexec/fortress-mounts 755 root:root 'sh -n "$new"' << 'FORTRESS'
 #!/bin/sh
@@ -1236,7 +1237,15 @@ FORTRESS
   settle /usr/local/libexec/fortress-mounts
 fi
 
-# 19/74 programs run from where programs are, and nowhere else
+# 19/75 shared memory stands in /etc/fstab with its options
+#   why: systemd mounts it before any unit of ours; here it reads with which options, and so do people and scanners
+if ! { settled /etc/fstab && test "$(shm_lines /etc/fstab)" = 'tmpfs /dev/shm tmpfs rw,nodev,nosuid,noexec 0 0'; } > /dev/null 2>&1; then
+  { [ ! -e /etc/fstab ] || awk '$2 != "/dev/shm"' /etc/fstab; echo 'tmpfs /dev/shm tmpfs rw,nodev,nosuid,noexec 0 0'; } | put /etc/fstab 644 root:root 'findmnt --verify --tab-file "$new" > /dev/null'
+  systemctl daemon-reload
+  settle /etc/fstab
+fi
+
+# 20/75 programs run from where programs are, and nowhere else
 #   why: what somebody writes to /tmp, to a log or to shared memory must not be started from there
 if ! { landed /etc/systemd/system/fortress-mounts.service 6721d040c7e7b7c567bd6fbdb8c9a315d28a2a680110d38fd12c1ebfdf031947 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/fortress-mounts.service 644 root:root << 'FORTRESS'
@@ -1263,9 +1272,10 @@ FORTRESS
   settle /etc/systemd/system/fortress-mounts.service
 fi
 
-# 20/74 the directories are mounted so now
+# 21/75 the directories are mounted so now
 #   E01 /tmp is its own, and nothing in it runs [CIS 1.1.2.1.4, xccdf:mount_option_tmp_noexec, LYNIS FILE-6374]
 #   E02 nothing in shared memory runs [CIS 1.1.2.2.4, CIS 1.1.2.2.2, CIS 1.1.2.2.3, xccdf:mount_option_dev_shm_noexec, xccdf:mount_option_dev_shm_nodev, xccdf:mount_option_dev_shm_nosuid]
+#   E02a shared memory is mounted so from the start on [CIS 1.1.2.2.1, fstab(5)]
 #   E03 nothing in /var/tmp runs [CIS 1.1.2.5.1, xccdf:partition_for_var_tmp, LYNIS FILE-6374]
 #   E04 no devices and no set-id programs in /var [CIS 1.1.2.4.1, xccdf:partition_for_var, LYNIS FILE-6310]
 #   E05 nothing among the logs runs [CIS 1.1.2.6.1, xccdf:partition_for_var_log]
@@ -1280,7 +1290,7 @@ if ! { systemctl is-active fortress-mounts.service; } > /dev/null 2>&1; then
   ! mountpoint --quiet /tmp || mount --options remount,nodev,nosuid,noexec /tmp
 fi
 
-# 21/74 memory does not reach a disk in clear text
+# 22/75 memory does not reach a disk in clear text
 #   why: what is in memory, keys included, would still be readable there when the host is off
 #   E14 memory does not reach a disk in clear text [swapon(8)]
 if ! { [ -z "$(clear_swaps)" ]; } > /dev/null 2>&1; then
@@ -1289,7 +1299,7 @@ if ! { [ -z "$(clear_swaps)" ]; } > /dev/null 2>&1; then
   [ ! -e /etc/dphys-swapfile ] || systemctl --quiet disable dphys-swapfile.service
 fi
 
-# 22/74 no log-in dumps its memory, root's neither
+# 23/75 no log-in dumps its memory, root's neither
 if ! { landed /etc/security/limits.d/10-coredump-debian.conf aabf8df00e08e5cf92f1619ee0869976f37640a32afd2fc012edb9e8f45045a5 644 root:root; } > /dev/null 2>&1; then
   put /etc/security/limits.d/10-coredump-debian.conf 644 root:root << 'FORTRESS'
 # Core dumps hold keys and passwords. Debian's file of this name raises the limit, for root by name, and a line for * in another
@@ -1304,7 +1314,7 @@ FORTRESS
   settle /etc/security/limits.d/10-coredump-debian.conf
 fi
 
-# 23/74 no dump is stored
+# 24/75 no dump is stored
 if ! { landed /etc/systemd/coredump.conf.d/60-fortress.conf 6868e6143a5f267d1917b20f970db2219d8be52ede292e97a0e8410da0061a7f 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/coredump.conf.d/60-fortress.conf 644 root:root << 'FORTRESS'
 [Coredump]
@@ -1314,7 +1324,7 @@ FORTRESS
   settle /etc/systemd/coredump.conf.d/60-fortress.conf
 fi
 
-# 24/74 no program leaves a copy of its memory
+# 25/75 no program leaves a copy of its memory
 #   why: it holds keys and passwords
 #   E12 programs leave no core dumps [CIS 1.5.11, xccdf:disable_users_coredumps, LYNIS KRNL-5820]
 #   E12a systemd stores no core dumps [CIS 1.5.13, CIS 1.5.12, xccdf:coredump_disable_storage, xccdf:coredump_disable_backtraces]
@@ -1331,13 +1341,13 @@ FORTRESS
   settle /etc/systemd/system.conf.d/60-fortress.conf
 fi
 
-# 25/74 there is a group of those who may log in, and you are in it
+# 26/75 there is a group of those who may log in, and you are in it
 if ! { id --name --groups admin | tr ' ' '\n' | grep --line-regexp ssh-admins > /dev/null && getent group sugroup > /dev/null; } > /dev/null 2>&1; then
   for name in ssh-admins sugroup; do getent group "$name" > /dev/null || groupadd --system "$name"; done
   usermod --append --groups ssh-admins admin
 fi
 
-# 26/74 accounts of the system are locked, root's too, and homes are private
+# 27/75 accounts of the system are locked, root's too, and homes are private
 #   I01 root has no password [CIS 5.4.2.4, passwd(1), xccdf:ensure_root_access_controlled]
 #   I02 only root is user 0 and group 0 [CIS 5.4.2.1, xccdf:accounts_no_uid_except_zero]
 #   I03 accounts of the system have no shell [CIS 5.4.2.7, xccdf:no_shelllogin_for_systemaccounts, LYNIS AUTH-9266]
@@ -1355,7 +1365,7 @@ if ! { [ -z "$(system_shells)" ] && [ -z "$(open_homes)" ] && passwd --status ro
   passwd --quiet --lock root
 fi
 
-# 27/74 accounts that nobody uses fall asleep
+# 28/75 accounts that nobody uses fall asleep
 if ! { landed /etc/default/useradd 8f2b064af188223e0b965062e7cd28d293e67dd5b84c323bdb3288b8f5dd1ce9 644 root:root; } > /dev/null 2>&1; then
   put /etc/default/useradd 644 root:root << 'FORTRESS'
 # Defaults of useradd. An account whose password ran out 45 days ago sleeps.
@@ -1365,7 +1375,7 @@ FORTRESS
   settle /etc/default/useradd
 fi
 
-# 28/74 new accounts are private, and their passwords last a year
+# 29/75 new accounts are private, and their passwords last a year
 if ! { landed /etc/login.defs cb52ef0e3f1cd1df2703a0ea4eb2edeae7dad9a2a3fc452aa1b5ba4573bf2c9a 644 root:root; } > /dev/null 2>&1; then
   put /etc/login.defs 644 root:root << 'FORTRESS'
 # Defaults of the tools that make users (shadow). They read this one file and no drop-ins, so the whole file is ours.
@@ -1423,7 +1433,7 @@ FORTRESS
   settle /etc/login.defs
 fi
 
-# 29/74 passwords age, and administrators do not fall asleep
+# 30/75 passwords age, and administrators do not fall asleep
 #   why: who comes with a key must not be refused because a password became old
 #   I12 new passwords last a year [CIS 5.4.1.1, xccdf:accounts_maximum_age_login_defs, LYNIS AUTH-9286]
 #   I10 passwords are hashed slowly [CIS 5.4.1.4, xccdf:set_password_hashing_algorithm_logindefs, crypt(5)]
@@ -1437,7 +1447,7 @@ if ! { [ -z "$(endless_passwords)" ]; } > /dev/null 2>&1; then
   getent group ssh-admins | cut --delimiter=: --fields=4 | tr , '\n' | xargs --no-run-if-empty --max-args=1 chage --inactive -1
 fi
 
-# 30/74 sessions end when nobody is there
+# 31/75 sessions end when nobody is there
 if ! { landed /etc/systemd/logind.conf.d/60-fortress.conf 68276b32a876453f87d1874d4046f5bacf583bb32489720029a6090b1da6c8f2 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/logind.conf.d/60-fortress.conf 644 root:root << 'FORTRESS'
 # KillUserProcesses stays off: a run over SSH must outlive a laptop that sleeps.
@@ -1449,7 +1459,7 @@ FORTRESS
   settle /etc/systemd/logind.conf.d/60-fortress.conf
 fi
 
-# 31/74 shells that are no log-in are private too
+# 32/75 shells that are no log-in are private too
 if ! { landed /etc/bash.bashrc 161db1ed28152ac54316f49085da0056885ef3f89fa6759ad4831aa352d99b6e 644 root:root; } > /dev/null 2>&1; then
   put /etc/bash.bashrc 644 root:root << 'FORTRESS'
 # Interactive bash. The file has no drop-ins, so the whole of it is ours.
@@ -1464,7 +1474,7 @@ FORTRESS
   settle /etc/bash.bashrc
 fi
 
-# 32/74 what people make is private, and idle shells end
+# 33/75 what people make is private, and idle shells end
 if ! { landed /etc/profile.d/60-fortress.sh a84c46aeea74205ea1742dde276cbe855ed78ef67e39d0eea69a64813c491825 644 root:root; } > /dev/null 2>&1; then
   put /etc/profile.d/60-fortress.sh 644 root:root << 'FORTRESS'
 # Shells of people: new files are private, and an idle shell ends after a quarter of an hour.
@@ -1476,7 +1486,7 @@ FORTRESS
   settle /etc/profile.d/60-fortress.sh
 fi
 
-# 33/74 the console warns
+# 34/75 the console warns
 if ! { landed /etc/issue b86a02f5515bc406a7bb93224a6b654b489f1c7d7b404d09a8bcaddbb4bb3c41 644 root:root; } > /dev/null 2>&1; then
   put /etc/issue 644 root:root << 'FORTRESS'
 This is a private system. Access is for authorized users only, under the policy of its owner.
@@ -1485,7 +1495,7 @@ FORTRESS
   settle /etc/issue
 fi
 
-# 34/74 a session begins with the warning
+# 35/75 a session begins with the warning
 if ! { landed /etc/motd b86a02f5515bc406a7bb93224a6b654b489f1c7d7b404d09a8bcaddbb4bb3c41 644 root:root; } > /dev/null 2>&1; then
   put /etc/motd 644 root:root << 'FORTRESS'
 This is a private system. Access is for authorized users only, under the policy of its owner.
@@ -1494,7 +1504,7 @@ FORTRESS
   settle /etc/motd
 fi
 
-# 35/74 who comes is warned, and not told what runs here
+# 36/75 who comes is warned, and not told what runs here
 #   M09 banners warn, and do not say what runs here [CIS 1.6.2, xccdf:banner_etc_issue_cis, LYNIS BANN-7126]
 if ! { landed /etc/issue.net b86a02f5515bc406a7bb93224a6b654b489f1c7d7b404d09a8bcaddbb4bb3c41 644 root:root; } > /dev/null 2>&1; then
   put /etc/issue.net 644 root:root << 'FORTRESS'
@@ -1504,7 +1514,7 @@ FORTRESS
   settle /etc/issue.net
 fi
 
-# 36/74 keys can be revoked
+# 37/75 keys can be revoked
 if ! { landed /etc/ssh/revoked_keys a5b0836d2ae3e3b9277b699f6a0907efa8064d92d3f4fcfed86a92db5a148b52 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/ssh/revoked_keys 644 root:root << 'FORTRESS'
@@ -1513,7 +1523,7 @@ FORTRESS
   settle /etc/ssh/revoked_keys
 fi
 
-# 37/74 keys of one group are the only way in
+# 38/75 keys of one group are the only way in
 #   H01 root does not log in [CIS 5.1.21, xccdf:sshd_disable_root_login]
 #   H02 nobody logs in by password [sshd_config(5)]
 #   H03 a key is the one way in [sshd_config(5)]
@@ -1622,7 +1632,7 @@ FORTRESS
   settle /etc/ssh/sshd_config
 fi
 
-# 38/74 four wrong passwords close an account for a while
+# 39/75 four wrong passwords close an account for a while
 if ! { landed /etc/security/faillock.conf e73924034d27fd204fadae5babbb1f46ffb9580375fc85d833b7bbdfaef1f1d7 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/security/faillock.conf 644 root:root << 'FORTRESS'
@@ -1637,7 +1647,7 @@ FORTRESS
   settle /etc/security/faillock.conf
 fi
 
-# 39/74 passwords are long and mixed
+# 40/75 passwords are long and mixed
 if ! { landed /etc/security/pwquality.conf 6eee4f5556c5df9cdb1ca889470fe3ae8d517bf43511e2c5d006dac40efbe0f0 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/security/pwquality.conf 644 root:root << 'FORTRESS'
@@ -1661,7 +1671,7 @@ FORTRESS
   settle /etc/security/pwquality.conf
 fi
 
-# 40/74 PAM knows fortress-unix
+# 41/75 PAM knows fortress-unix
 if ! { landed /usr/share/pam-configs/fortress-unix 34b84b72c449d1c9b934dc42c7177bba1604d06926a75d3accea27e789958aaa 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /usr/share/pam-configs/fortress-unix 644 root:root << 'FORTRESS'
@@ -1693,7 +1703,7 @@ FORTRESS
   settle /usr/share/pam-configs/fortress-unix
 fi
 
-# 41/74 PAM knows fortress-faillock
+# 42/75 PAM knows fortress-faillock
 if ! { landed /usr/share/pam-configs/fortress-faillock bf401a19eccc1c05d9609dbe39f2698000173550d710c8ceb5138401b39306a0 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /usr/share/pam-configs/fortress-faillock 644 root:root << 'FORTRESS'
@@ -1708,7 +1718,7 @@ FORTRESS
   settle /usr/share/pam-configs/fortress-faillock
 fi
 
-# 42/74 PAM knows fortress-faillock-ask
+# 43/75 PAM knows fortress-faillock-ask
 if ! { landed /usr/share/pam-configs/fortress-faillock-ask 83bd0d7826f5da71ded6820618ab559fbd9d65f946a54967491d06d08ee7b19e 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /usr/share/pam-configs/fortress-faillock-ask 644 root:root << 'FORTRESS'
@@ -1725,7 +1735,7 @@ FORTRESS
   settle /usr/share/pam-configs/fortress-faillock-ask
 fi
 
-# 43/74 PAM knows fortress-delay
+# 44/75 PAM knows fortress-delay
 if ! { landed /usr/share/pam-configs/fortress-delay d2e5b9be97afe2219ac71a8b1f1a426605ca98c9cbb0fd45ab63b297850d4beb 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /usr/share/pam-configs/fortress-delay 644 root:root << 'FORTRESS'
@@ -1739,7 +1749,7 @@ FORTRESS
   settle /usr/share/pam-configs/fortress-delay
 fi
 
-# 44/74 PAM knows fortress-pwhistory
+# 45/75 PAM knows fortress-pwhistory
 if ! { landed /usr/share/pam-configs/fortress-pwhistory 2ad4b01ddc702ea7130cea504e582dda05b3349daa9c0be65e3db2ec858ac548 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /usr/share/pam-configs/fortress-pwhistory 644 root:root << 'FORTRESS'
@@ -1755,7 +1765,7 @@ FORTRESS
   settle /usr/share/pam-configs/fortress-pwhistory
 fi
 
-# 45/74 PAM knows fortress-umask
+# 46/75 PAM knows fortress-umask
 if ! { landed /usr/share/pam-configs/fortress-umask 91f655bd7112f8c5a3e478917f611dc8f09b595e484847af67524096b7d5144e 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /usr/share/pam-configs/fortress-umask 644 root:root << 'FORTRESS'
@@ -1769,7 +1779,7 @@ FORTRESS
   settle /usr/share/pam-configs/fortress-umask
 fi
 
-# 46/74 PAM counts wrong passwords, refuses empty and old ones, and lets keys in
+# 47/75 PAM counts wrong passwords, refuses empty and old ones, and lets keys in
 #   why: pam-auth-update builds common-* from profiles; a line written there by hand would be lost, or stop it for good
 #   I14 idle shells end [CIS 5.4.3.2, xccdf:accounts_tmout, LYNIS SHLL-6220]
 #   I13a what people make is private [CIS 5.4.3.3, xccdf:accounts_umask_etc_profile, xccdf:accounts_umask_etc_bashrc, LYNIS AUTH-9328]
@@ -1782,7 +1792,7 @@ if ! { grep pam_faillock.so /etc/pam.d/common-account > /dev/null && grep umask=
   keep /var/lib/pam; DEBIAN_FRONTEND=noninteractive pam-auth-update --enable fortress-unix fortress-faillock fortress-faillock-ask fortress-delay fortress-pwhistory fortress-umask pwquality
 fi
 
-# 47/74 su is for root alone
+# 48/75 su is for root alone
 #   I05 guessing is stopped after four wrong passwords [CIS 5.3.3.1.1, CIS 5.3.3.1.2, xccdf:accounts_passwords_pam_faillock_deny, xccdf:accounts_passwords_pam_faillock_unlock_time]
 #   I06 root's password too [CIS 5.3.3.1.3, xccdf:accounts_passwords_pam_faillock_root_unlock_time]
 #   I08 passwords are long and mixed [CIS 5.3.3.2.2, xccdf:accounts_password_pam_minlen, LYNIS AUTH-9262]
@@ -1813,7 +1823,7 @@ FORTRESS
   settle /etc/pam.d/su
 fi
 
-# 48/74 sudo asks, and writes down
+# 49/75 sudo asks, and writes down
 #   I17 sudo writes down what was done, from a terminal of its own [CIS 5.2.2, CIS 5.2.3, xccdf:sudo_add_use_pty, xccdf:sudo_custom_logfile]
 #   I18 sudo asks again after five minutes [CIS 5.2.6, xccdf:sudo_require_reauthentication]
 #   I19 sudo takes no environment and shows no password [sudoers(5)]
@@ -1839,7 +1849,7 @@ FORTRESS
   settle /etc/sudoers.d/60-fortress
 fi
 
-# 49/74 the audit keeps what it wrote
+# 50/75 the audit keeps what it wrote
 #   J05 audit logs are kept [CIS 6.2.2.2, xccdf:auditd_data_retention_max_log_file_action]
 #   J06 a full disk is said, and does not stop the host [auditd.conf(5)]
 #   J07 little room is said early [CIS 6.2.2.4, auditd.conf(5), xccdf:auditd_data_retention_space_left_action]
@@ -1884,7 +1894,7 @@ FORTRESS
   settle /etc/audit/auditd.conf
 fi
 
-# 50/74 one bad audit rule does not hide the others
+# 51/75 one bad audit rule does not hide the others
 if ! { landed /etc/audit/rules.d/10-start.rules c7c2f4412e350dbe36096989f7e8c6b8b9e94df1020f3b20fdd65648361c3c61 600 root:root; } > /dev/null 2>&1; then
   put /etc/audit/rules.d/10-start.rules 600 root:root << 'FORTRESS'
 # How the kernel loads these rules. -c: a rule it does not know must not hide the ones after it.
@@ -1897,7 +1907,7 @@ FORTRESS
   settle /etc/audit/rules.d/10-start.rules
 fi
 
-# 51/74 what matters on the host is written down
+# 52/75 what matters on the host is written down
 #   J01 the audit runs [CIS 6.2.1.2, xccdf:service_auditd_enabled, LYNIS ACCT-9628]
 #   J02 a burst of records is not lost, and does not stop the host [CIS 6.2.1.4, auditctl(8), xccdf:grub2_audit_backlog_limit_argument]
 #   J03 one bad rule does not hide the others [CIS 6.2.3.35, xccdf:audit_rules_continue_loading]
@@ -2026,7 +2036,7 @@ FORTRESS
   settle /etc/audit/rules.d/30-fortress.rules
 fi
 
-# 52/74 every program with somebody else's rights is written down
+# 53/75 every program with somebody else's rights is written down
 #   why: which there are differs between machines: the list is made there, and made again when it changes
 #   J17 every program with somebody else's rights is written down [CIS 6.2.3.10, xccdf:audit_rules_privileged_commands]
 if ! { settled /etc/audit/rules.d/40-privileged.rules && fact walk walk && diff <(privileged_rules <<< "$FK_FACT") /etc/audit/rules.d/40-privileged.rules > /dev/null; } > /dev/null 2>&1; then
@@ -2035,7 +2045,7 @@ if ! { settled /etc/audit/rules.d/40-privileged.rules && fact walk walk && diff 
   settle /etc/audit/rules.d/40-privileged.rules
 fi
 
-# 53/74 what the host did is not for everybody either
+# 54/75 what the host did is not for everybody either
 if ! { landed /etc/sysstat/sysstat 635ed3d803751c720d20fe9bbf1fc2628f0c6a3f9c24a30faf09c047b612b79b 644 root:root; } > /dev/null 2>&1; then
   put /etc/sysstat/sysstat 644 root:root << 'FORTRESS'
 # How much of the host was used, day by day, for a week; not for everybody to read.
@@ -2050,7 +2060,7 @@ FORTRESS
   settle /etc/sysstat/sysstat
 fi
 
-# 54/74 logs survive a restart, never fill the disk, and are not for everybody
+# 55/75 logs survive a restart, never fill the disk, and are not for everybody
 #   J23 logs survive a restart, sealed, and never fill the disk [CIS 6.1.1.1.5, CIS 6.1.1.1.6, xccdf:journald_storage, xccdf:journald_compress]
 #   J23a one service keeps the logs [CIS 6.1.1.1.4, xccdf:journald_disable_forward_to_syslog]
 #   J25 the host collects no logs of others [CIS 6.1.1.2.4, xccdf:socket_systemd-journal-remote_disabled]
@@ -2078,7 +2088,7 @@ FORTRESS
   settle /etc/systemd/journald.conf
 fi
 
-# 55/74 the clock follows servers that prove who they are
+# 56/75 the clock follows servers that prove who they are
 #   J27 one service sets the clock [CIS 2.3.1.1, xccdf:ntp_single_service_active, LYNIS TIME-3104]
 #   J27a time servers prove who they are, and two must agree [RFC 8915, chrony.conf(5)]
 #   J27b the host sets nobody else's clock [chrony.conf(5)]
@@ -2113,7 +2123,7 @@ FORTRESS
   settle /etc/chrony/chrony.conf
 fi
 
-# 56/74 every AppArmor profile that is loaded is enforced
+# 57/75 every AppArmor profile that is loaded is enforced
 #   why: a profile that only complains, or confines nothing, hides the ones that matter
 #   K01 AppArmor is on [CIS 1.3.1.1, LYNIS MACF-6208, xccdf:package_apparmor_installed]
 #   K02 every profile that is loaded is enforced [CIS 1.3.1.3, xccdf:all_apparmor_profiles_enforced]
@@ -2122,7 +2132,7 @@ if ! { [ -z "$(slack_profiles 'flags *= *\(.*(complain|unconfined)')" ]; } > /de
   slack_profiles 'flags *= *\(.*(complain|unconfined)' | while IFS= read -r path; do ln --symbolic --force "$path" /etc/apparmor.d/disable/; apparmor_parser --remove "$path" 2> /dev/null || true; done # it may not be loaded
 fi
 
-# 57/74 no key combination, no console, no socket of systemd and no radio is a way in
+# 58/75 no key combination, no console, no socket of systemd and no radio is a way in
 #   A26 systemd starts no sshd on vsock or on a socket file [systemd-ssh-generator(8)]
 #   A23 Ctrl-Alt-Del does nothing [systemd.special(7)]
 #   A24 no root shell waits on a console [systemd-debug-generator(8)]
@@ -2142,7 +2152,7 @@ if ! { [ "$(systemctl is-enabled ctrl-alt-del.target debug-shell.service | sort 
   [ ! -d /etc/cloud ] || touch /etc/cloud/cloud-init.disabled
 fi
 
-# 58/74 a machine without USB needs no guard
+# 59/75 a machine without USB needs no guard
 if ! { landed /etc/systemd/system/usbguard.service.d/60-fortress.conf d02be33b9b568e531925f429ded406a922d58093bc581e842f279a2e1d7d87a3 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/usbguard.service.d/60-fortress.conf 644 root:root << 'FORTRESS'
 # A machine without USB needs no guard, and is not broken for it.
@@ -2152,7 +2162,7 @@ FORTRESS
   settle /etc/systemd/system/usbguard.service.d/60-fortress.conf
 fi
 
-# 59/74 what no USB rule names is blocked
+# 60/75 what no USB rule names is blocked
 if ! { landed /etc/usbguard/usbguard-daemon.conf fd95285d9a410a266bc226069cd74db623663c20fcbc5a3499d6af826e92c627 600 root:root; } > /dev/null 2>&1; then
   put /etc/usbguard/usbguard-daemon.conf 600 root:root << 'FORTRESS'
 # Which USB devices the kernel may talk to. The rules say it; what no rule names is blocked, whether it was there before or comes later.
@@ -2174,7 +2184,7 @@ FORTRESS
   settle /etc/usbguard/usbguard-daemon.conf
 fi
 
-# 60/74 USB devices that nobody chose are not talked to
+# 61/75 USB devices that nobody chose are not talked to
 #   why: a stick can be a keyboard that types; what is plugged in now stays allowed, and disks and one keyboard may come
 #   K06 USB devices that nobody chose are not talked to [usbguard-daemon.conf(5), LYNIS USB-3000]
 if ! { settled /etc/usbguard/rules.conf && grep --fixed-strings '!allowed-matches' /etc/usbguard/rules.conf > /dev/null && [ "$(systemctl is-enabled usbguard.service)" = enabled ]; } > /dev/null 2>&1; then
@@ -2193,7 +2203,7 @@ if ! { settled /etc/usbguard/rules.conf && grep --fixed-strings '!allowed-matche
   settle /etc/usbguard/rules.conf
 fi
 
-# 61/74 at serves only root
+# 62/75 at serves only root
 if ! { landed /etc/at.allow 53175bcc0524f37b47062fafdda28e3f8eb91d519ca0a184ca71bbebe72f969a 600 root:root; } > /dev/null 2>&1; then
   put /etc/at.allow 600 root:root << 'FORTRESS'
 root
@@ -2202,7 +2212,7 @@ FORTRESS
   settle /etc/at.allow
 fi
 
-# 62/74 only root plans work
+# 63/75 only root plans work
 #   I24 only root plans work [CIS 2.4.1.9, CIS 2.4.2.1, xccdf:file_cron_allow_exists, xccdf:file_at_allow_exists]
 if ! { landed /etc/cron.allow 53175bcc0524f37b47062fafdda28e3f8eb91d519ca0a184ca71bbebe72f969a 600 root:root; } > /dev/null 2>&1; then
   put /etc/cron.allow 600 root:root << 'FORTRESS'
@@ -2212,7 +2222,7 @@ FORTRESS
   settle /etc/cron.allow
 fi
 
-# 63/74 modes can be set again
+# 64/75 modes can be set again
 if ! { landed /etc/systemd/system/fortress-modes.service 31034e59c454baa26dc91711db322cb065461d9bb8c12a81c8d62520395b3328 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/fortress-modes.service 644 root:root << 'FORTRESS'
 [Unit]
@@ -2225,7 +2235,7 @@ FORTRESS
   settle /etc/systemd/system/fortress-modes.service
 fi
 
-# 64/74 modes that other tools reset come back
+# 65/75 modes that other tools reset come back
 #   N12 modes that other tools reset come back [tmpfiles.d(5)]
 if ! { landed /etc/systemd/system/fortress-modes.path fec2e82c41c2bf55a4a0b706995041bfaf7486d98674775a8a82c77ff200582e 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/fortress-modes.path 644 root:root << 'FORTRESS'
@@ -2250,7 +2260,7 @@ FORTRESS
   settle /etc/systemd/system/fortress-modes.path
 fi
 
-# 65/74 keys, hashes and rules are root's alone
+# 66/75 keys, hashes and rules are root's alone
 #   N01 the lists of users and groups are root's [CIS 7.1.1, xccdf:file_permissions_etc_passwd, LYNIS FILE-7524]
 #   N02 password hashes are root's [CIS 7.1.5, CIS 7.1.6, xccdf:file_permissions_etc_shadow, xccdf:file_permissions_backup_etc_shadow]
 #   N03 old password hashes are root's [CIS 7.1.10, xccdf:file_permissions_etc_security_opasswd, xccdf:file_permissions_etc_security_opasswd_old]
@@ -2310,7 +2320,7 @@ FORTRESS
   settle /etc/tmpfiles.d/fortress.conf
 fi
 
-# 66/74 the boot loader has our arguments
+# 67/75 the boot loader has our arguments
 if ! { landed /etc/default/grub.d/60-fortress.cfg b22b78eeb4490794cf318cf15d3c1cf9c483362057d91a0fef289b4da65873e4 644 root:root; } > /dev/null 2>&1; then
   put /etc/default/grub.d/60-fortress.cfg 644 root:root << 'FORTRESS'
 # Kernel arguments of the host. They hold from the next start on.
@@ -2337,7 +2347,7 @@ FORTRESS
   settle /etc/default/grub.d/60-fortress.cfg
 fi
 
-# 67/74 starting the host asks for nothing
+# 68/75 starting the host asks for nothing
 if ! { landed /etc/grub.d/09_fortress_linux aaf86f8440f229c16840baef03a5441495dc5300745926d42e6b5cbc96e9bd6b 755 root:root; } > /dev/null 2>&1; then
   put /etc/grub.d/09_fortress_linux 755 root:root << 'FORTRESS'
 #!/bin/sh
@@ -2353,7 +2363,7 @@ FORTRESS
   settle /etc/grub.d/09_fortress_linux
 fi
 
-# 68/74 changing what is started asks for a password
+# 69/75 changing what is started asks for a password
 #   why: a line typed at the menu of the boot loader is a root shell
 if ! { ! command -v grub-mkpasswd-pbkdf2 > /dev/null || grep password_pbkdf2 /etc/grub.d/01_fortress > /dev/null 2>&1; } > /dev/null 2>&1; then
   {
@@ -2364,7 +2374,7 @@ if ! { ! command -v grub-mkpasswd-pbkdf2 > /dev/null || grep password_pbkdf2 /et
   } < "$FK_SECRETS/fortress-boot-password"
 fi
 
-# 69/74 the kernel starts audited, locked and with wiped memory
+# 70/75 the kernel starts audited, locked and with wiped memory
 #   A04 the kernel audits from its first process on [CIS 6.2.1.3, xccdf:grub2_audit_argument, LYNIS ACCT-9628]
 #   A05 audit records of the start are not lost [CIS 6.2.1.4, xccdf:grub2_audit_backlog_limit_argument]
 #   A06 AppArmor is the access control of the kernel [CIS 1.3.1.2, xccdf:grub2_enable_apparmor]
@@ -2392,7 +2402,7 @@ if ! { [ ! -e /boot/grub/grub.cfg ] || { [ /boot/grub/grub.cfg -nt /etc/default/
   sync /boot/grub/fortress.new && mv /boot/grub/fortress.new /boot/grub/grub.cfg
 fi
 
-# 70/74 files can be compared
+# 71/75 files can be compared
 if ! { landed /etc/systemd/system/aidecheck.service 9420847c3ebd69bfcefd769824c0118ca5639f437e8e7ca62d5aecb1c1eb985b 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/aidecheck.service 644 root:root << 'FORTRESS'
 [Unit]
@@ -2419,7 +2429,7 @@ FORTRESS
   settle /etc/systemd/system/aidecheck.service
 fi
 
-# 71/74 AIDE knows what matters
+# 72/75 AIDE knows what matters
 if ! { landed /etc/aide/aide.conf 61114ec966ebf5c52a6ace17de3caf9ccb7bc09ecdd4cede509ad9889b57f56f 644 root:root; } > /dev/null 2>&1; then
   put /etc/aide/aide.conf 644 root:root 'aide --config "$new" --config-check' << 'FORTRESS'
 # What AIDE remembers and compares. The whole file: the distribution's thousand lines watch logs and guests' disks too,
@@ -2464,13 +2474,13 @@ FORTRESS
   settle /etc/aide/aide.conf
 fi
 
-# 72/74 every file is known
+# 73/75 every file is known
 if ! { [ -s /var/lib/aide/aide.db ]; } > /dev/null 2>&1; then
   install --directory --mode=700 /var/lib/aide /var/log/aide; keep /var/lib/aide/aide.db
   aide --config /etc/aide/aide.conf --init > /dev/null && mv /var/lib/aide/aide.db.new /var/lib/aide/aide.db
 fi
 
-# 73/74 what changes is noticed every night
+# 74/75 what changes is noticed every night
 #   L08 the memory of all files is there [CIS 6.3.1, xccdf:aide_build_database]
 #   L08a it is compared every night [CIS 6.3.2, xccdf:aide_periodic_checking_systemd_timer]
 #   L09a files of packages are compared every week [LYNIS PKGS-7370, debsums(1)]
@@ -2494,7 +2504,7 @@ FORTRESS
   settle /etc/systemd/system/aidecheck.timer
 fi
 
-# 74/74 no file belongs to nobody, and none to everybody
+# 75/75 no file belongs to nobody, and none to everybody
 #   N05 every file belongs to somebody [CIS 7.1.12, xccdf:no_files_unowned_by_user, xccdf:file_permissions_ungroupowned, LYNIS FILE-6362]
 #   E13 in open directories nobody deletes what is another's [xccdf:dir_perms_world_writable_sticky_bits]
 #   N13 no file is open to everybody [CIS 7.1.11, xccdf:file_permissions_unauthorized_world_writable]
