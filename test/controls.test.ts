@@ -34,7 +34,7 @@ after(() => rmSync(scratch, { recursive: true, force: true }))
 function ask(text: string, before = ''): { code: number | null; said: string } {
   const tmp = mkdtempSync(join(scratch, 'run-'))
   const program = `${controlShell().text}\n${before}\nset -euo pipefail\n${text}\n`
-  const { status, stdout } = spawnSync('bash', ['-c', program], {
+  const { status, stdout } = spawnSync('bash', ['--norc', '-c', program], {
     encoding: 'utf8',
     env: { ...process.env, FK_TMP: tmp },
   })
@@ -51,7 +51,7 @@ for (const [os, machine, site] of places) {
       [],
     )
     for (const { id, check } of all) {
-      const { status, stderr } = spawnSync('bash', ['-n', '-c', check.text], { encoding: 'utf8' })
+      const { status, stderr } = spawnSync('bash', ['--norc', '-n', '-c', check.text], { encoding: 'utf8' })
       assert.equal(`${id} ${status} ${stderr}`, `${id} 0 `)
     }
   })

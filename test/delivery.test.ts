@@ -38,7 +38,7 @@ function machine({ cut = Infinity, room }: { cut?: number; room?: number } = {})
     input?: Readable,
     limit = Infinity,
   ): Promise<Outcome & { stdout: string }> => {
-    const child = spawn('bash', ['-c', text], { stdio: 'pipe' })
+    const child = spawn('bash', ['--norc', '-c', text], { stdio: 'pipe' })
     let [stdout, stderr, sent] = ['', '', 0]
     const closed = new Promise<number>((resolve) => child.on('close', (c) => resolve(c ?? -1)))
     child.stdin.on('error', () => {})
@@ -139,7 +139,7 @@ make room there`,
   })
 
   test('that somebody else is sending waits for nobody', async (t) => {
-    const other = spawn('bash', ['-c', `exec 9>> ${part}; flock 9; echo held; exec sleep 30`])
+    const other = spawn('bash', ['--norc', '-c', `exec 9>> ${part}; flock 9; echo held; exec sleep 30`])
     t.after(() => other.kill())
     await new Promise((resolve) => other.stdout.once('data', resolve))
     assert.equal(

@@ -64,7 +64,7 @@ function says(change: Change = {}, told = needs(config(), machineOf('fortress'))
     FK_ROOT=${dir} ${told}
     . ${join(root, 'lib/doctor.sh')}
     doctor_cpu; doctor_firmware; doctor_tpm; doctor_memory; doctor_disks; doctor_nics; doctor_apparmor; doctor_node`
-  const { stdout, stderr, status } = spawnSync('bash', ['-c', script], { encoding: 'utf8' })
+  const { stdout, stderr, status } = spawnSync('bash', ['--norc', '-c', script], { encoding: 'utf8' })
   assert.equal(`${stderr}${status}`, '0')
   return stdout
     .trim()

@@ -55,7 +55,7 @@ test('Talos stops before anything is changed, as long as nothing proves its imag
   const [first] = page.steps(talos)
   assert.match(first?.name ?? '', /^something proves the image of Talos v/)
   const step = first && 'check' in first ? first : assert.fail('it is no demand')
-  assert.equal(spawnSync('bash', ['-c', step.check.text]).status, 1)
+  assert.equal(spawnSync('bash', ['--norc', '-c', step.check.text]).status, 1)
   const text = printed({ ...page, steps: page.steps(talos) })
   assert.match(text, /^ {2}echo 'nothing proves https:\/\/factory\.talos\.dev\/.*' >&2\n {2}exit 1$/m)
 })
@@ -124,7 +124,7 @@ describe('a printed page believes the pinned key alone', { skip: noGpg }, () => 
     writeFileSync(key, gpg('--armor', '--export', ...offered.map((name) => `${name}@example.org`)))
     writeFileSync(file, content)
     const script = `set -euo pipefail; FK_TMP=${scratch}; . ${root}/lib/image.sh; image_signed ${file} ${sig} ${key} ${fingerprint(`${pinned}@example.org`)}`
-    return spawnSync('bash', ['-c', script]).status
+    return spawnSync('bash', ['--norc', '-c', script]).status
   }
 
   for (const [what, given, code] of [

@@ -4,7 +4,8 @@ import { describe, test } from 'node:test'
 import { Secret } from '../lib/secret.ts'
 import { feed, quote, sh } from '../lib/sh.ts'
 
-const bash = (text: string) => execFileSync('bash', ['-euo', 'pipefail', '-c', text], { encoding: 'utf8' })
+const bash = (text: string) =>
+  execFileSync('bash', ['--norc', '-euo', 'pipefail', '-c', text], { encoding: 'utf8' })
 
 describe('a value becomes one word of bash', () => {
   const words = [

@@ -91,7 +91,7 @@ export async function labInstall(options: Pick<LabOptions, 'progress'> = {}): Pr
   needRoot('installing packages', install)
   for (const line of install) {
     options.progress?.(line)
-    await run('bash', ['-euo', 'pipefail', '-c', line], {
+    await run('bash', ['--norc', '-euo', 'pipefail', '-c', line], {
       env: { DEBIAN_FRONTEND: 'noninteractive' },
       seconds: 1800,
     })
