@@ -98,7 +98,12 @@ export async function applying(
 }
 
 /** Takes back what the record on the machine says this page did. */
-export async function undoing(page: string, steps: Numbered[], options: Applying): Promise<Program> {
+export async function undoing(
+  page: string,
+  steps: Numbered[],
+  options: Applying,
+  prepare?: Command,
+): Promise<Program> {
   const undo = steps
     .toReversed()
     .flatMap(({ step, index }) =>
@@ -138,7 +143,7 @@ export async function undoing(page: string, steps: Numbered[], options: Applying
   return build(
     page,
     [],
-    undefined,
+    prepare,
     ['put.sh', 'snapshot.sh', 'record.sh', 'guard.sh', 'frame.sh'],
     options,
     () => '',

@@ -601,7 +601,7 @@ async function undo(page: Page, steps: Numbered[], running: Running): Promise<Re
   let armed = false
   const outcome = await send(
     running,
-    await undoing(page.name, steps, options),
+    await undoing(page.name, steps, options, page.prepare),
     (f) => {
       if (f.kind === 'undone') answer = f.fields
       if (f.kind === 'armed') armed = true

@@ -109,14 +109,7 @@ function provision(domain: Domain, context: Context): Step[] {
       check: sh`vm_runs ${name}`,
       apply: [sh`vm_try ${name} ${patience + 300}`],
       recover: [sh`vm_back ${name}`],
-      undo: [
-        sh`virsh shutdown ${name} > /dev/null 2>&1 || true # it is off
-        for second in $(seq 120); do
-          virsh list --name | grep --line-regexp --fixed-strings -e ${name} > /dev/null || exit 0
-          sleep 1
-        done
-        virsh destroy ${name}`,
-      ],
+      undo: [sh`vm_stop ${name}`],
     },
     {
       name:
