@@ -11,7 +11,7 @@ import { type Artifact, type Transfer, type Verified, download, meter } from './
 import type { Machine } from './machine.ts'
 import { plain } from './program.ts'
 import { quote } from './sh.ts'
-import { Fault } from './tasks.ts'
+import { Fault } from './fault.ts'
 
 /** Fetches an artifact, or gives it at once when it was fetched before in this run. */
 export type Fetch = (artifact: Artifact) => Promise<Verified>

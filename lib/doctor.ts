@@ -9,7 +9,8 @@ import { connectTo } from './pages.ts'
 import { plain } from './program.ts'
 import { type Report, count, createReport, duration } from './report.ts'
 import { quote } from './sh.ts'
-import { type Call, Fault, flags } from './tasks.ts'
+import { Fault } from './fault.ts'
+import { type Call, flags } from './tasks.ts'
 
 /** One thing that was looked at. `bad`: pages will fail; `warn`: they will work, and somebody should know. */
 export interface Finding {

@@ -13,7 +13,8 @@ import type { Context, Page } from './script.ts'
 import { Secret } from './secret.ts'
 import { Command, sh } from './sh.ts'
 import type { Demand } from './step.ts'
-import { type Call, Fault, flags, pages } from './tasks.ts'
+import { Fault } from './fault.ts'
+import { type Call, flags, pages } from './tasks.ts'
 import { uuidOf } from './vault.ts'
 
 const load = createRequire(import.meta.url)

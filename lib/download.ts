@@ -8,7 +8,7 @@ import { basename, dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import type { Pins } from './config.ts'
-import { Fault } from './tasks.ts'
+import { Fault } from './fault.ts'
 
 /** One file that a pin stands for. */
 export interface Artifact {

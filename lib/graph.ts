@@ -2,7 +2,8 @@
 import { availableParallelism } from 'node:os'
 import { nearest } from './nearest.ts'
 import { type Report, createReport } from './report.ts'
-import { type Call, Fault, NotHere, type Task, type Taskfile, flags } from './tasks.ts'
+import { Fault } from './fault.ts'
+import { type Call, NotHere, type Task, type Taskfile, flags } from './tasks.ts'
 
 /**
  * The tasks that `name` needs, and `name` itself, each behind what it needs.

@@ -9,7 +9,7 @@ import type { Env, Pins, Site } from './config.ts'
 import { makeHostKey } from './hostkey.ts'
 import type { Context } from './script.ts'
 import { Secret } from './secret.ts'
-import { Fault } from './tasks.ts'
+import { Fault } from './fault.ts'
 
 /** One virtual machine of a site. */
 export interface Node {

@@ -14,7 +14,7 @@ import { type LabOptions, entries, homes, nodesDir, readIf, writable } from './l
 import { ask, endVm, running, tail } from './lab/qemu.ts'
 import { vmOf } from './lab/snapshot.ts'
 import { type LabUpOptions, type LabVm, boot, removeVm, restore } from './lab/vm.ts'
-import { Fault } from './tasks.ts'
+import { Fault } from './fault.ts'
 
 export type { LabResult } from './lab/command.ts'
 export { type LabMachine, labRun } from './lab/machine.ts'

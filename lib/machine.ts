@@ -16,7 +16,7 @@ import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
 import { type Frame, type Program, frameOf, plain } from './program.ts'
 import { quote } from './sh.ts'
-import { Fault } from './tasks.ts'
+import { Fault } from './fault.ts'
 
 /** What a page may know of its machine before it asks. */
 export interface Facts {

@@ -17,7 +17,8 @@ import type { Mode } from './run.ts'
 import { type Demand, isChange } from './step.ts'
 import type { Artifact } from './download.ts'
 import { nearest } from './nearest.ts'
-import { Fault, type Flags, flags, refuse } from './tasks.ts'
+import { Fault } from './fault.ts'
+import { type Flags, flags, refuse } from './tasks.ts'
 
 export const modes = ['plan', 'apply', 'verify', 'undo', 'print'] as const
 export type AnyMode = (typeof modes)[number]

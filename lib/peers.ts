@@ -9,7 +9,7 @@ import { contains, formatAddress, parseHost, parseNetwork } from './address.ts'
 import type { Config, Peer, Site } from './config.ts'
 import { nearest } from './nearest.ts'
 import { type SecretStore, land, secretStore } from './secret.ts'
-import { Fault } from './tasks.ts'
+import { Fault } from './fault.ts'
 
 const load = createRequire(import.meta.url)
 const kit = join(import.meta.dirname, '..')

@@ -4,7 +4,8 @@ import type { Machine } from './machine.ts'
 import { connectTo } from './pages.ts'
 import { plain } from './program.ts'
 import { type Report, createReport, duration } from './report.ts'
-import { type Call, Fault, flags } from './tasks.ts'
+import { Fault } from './fault.ts'
+import { type Call, flags } from './tasks.ts'
 
 /** Connects to every machine of the site, and lets a person at a terminal compare a host key that nobody has seen yet. */
 export async function trust(call: Call): Promise<number> {

@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { Fault } from './tasks.ts'
+import { Fault } from './fault.ts'
 
 const root = join(import.meta.dirname, '..')
 export const folder = join(root, 'test/plans')

@@ -17,7 +17,7 @@ import {
 import type { FaultReport, Report } from './report.ts'
 import type { Page } from './script.ts'
 import type { SecretStore } from './secret.ts'
-import type { Fault } from './tasks.ts'
+import type { Fault } from './fault.ts'
 import { type Change, type Control, type Demand, type Landing, type Step, isChange, isWait } from './step.ts'
 
 export type Mode = 'plan' | 'apply' | 'verify' | 'undo'

@@ -1,7 +1,8 @@
 // What a site does not fulfil and why, for a person and for the scanners that would complain: ./task waivers.
 import { loadConfig } from './config.ts'
 import { nearest } from './nearest.ts'
-import { type Call, Fault, flags } from './tasks.ts'
+import { Fault } from './fault.ts'
+import { type Call, flags } from './tasks.ts'
 import { lynisProfile, openscapTailoring, waiversFor } from './waivers.ts'
 
 const formats = ['list', 'openscap', 'lynis'] as const

@@ -3,6 +3,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
+import { Fault } from './fault.ts'
 import type { Page } from './script.ts'
 
 /** What is needed only once something runs is loaded then: the list must come at once. */
@@ -43,21 +44,6 @@ export interface PageFile {
   name: string
   file: string
   summary: string
-}
-
-/** A refusal or failure that is told in a few lines, without a stack. */
-export class Fault extends Error {
-  readonly ran: string | undefined
-  readonly said: string | undefined
-  readonly state: string | undefined
-  readonly next: string | undefined
-  constructor(message: string, more: { ran?: string; said?: string; state?: string; next?: string } = {}) {
-    super(message)
-    this.ran = more.ran
-    this.said = more.said
-    this.state = more.state
-    this.next = more.next
-  }
 }
 
 /** The numbered scripts, in running order, each with its first comment line. Read as text: nothing of them runs. */

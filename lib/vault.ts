@@ -7,7 +7,8 @@ import type { Context, Page } from './script.ts'
 import { Secret, secretStore } from './secret.ts'
 import { Command, feed, sh } from './sh.ts'
 import type { Demand, Step } from './step.ts'
-import { type Call, Fault, flags } from './tasks.ts'
+import { Fault } from './fault.ts'
+import { type Call, flags } from './tasks.ts'
 
 const load = createRequire(import.meta.url)
 

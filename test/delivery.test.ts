@@ -13,7 +13,7 @@ import { deliver, downloads, waitingPlace } from '../lib/delivery.ts'
 import type { Transfer } from '../lib/download.ts'
 import type { Machine, Outcome } from '../lib/machine.ts'
 import { frameOf } from '../lib/program.ts'
-import { Fault } from '../lib/tasks.ts'
+import { Fault } from '../lib/fault.ts'
 
 const scratch = mkdtempSync(join(tmpdir(), 'fortress-delivery-'))
 after(() => rmSync(scratch, { recursive: true, force: true }))

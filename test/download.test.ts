@@ -31,7 +31,7 @@ import {
   judge,
   signingKey,
 } from '../lib/download.ts'
-import { Fault } from '../lib/tasks.ts'
+import { Fault } from '../lib/fault.ts'
 
 const root = join(import.meta.dirname, '..')
 const scratch = mkdtempSync(join(tmpdir(), 'fortress-download-'))

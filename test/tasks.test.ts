@@ -5,7 +5,8 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { createReport } from '../lib/report.ts'
 import { order, runAll } from '../lib/graph.ts'
-import { type Call, type Task, type Taskfile, Fault, NotHere, flags, list, pages } from '../lib/tasks.ts'
+import { Fault } from '../lib/fault.ts'
+import { type Call, type Task, type Taskfile, NotHere, flags, list, pages } from '../lib/tasks.ts'
 import taskfile from '../Taskfile.ts'
 
 const call = (argv: string[] = [], signal = new AbortController().signal): Call => ({

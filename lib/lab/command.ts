@@ -5,7 +5,7 @@ import path from 'node:path'
 import { createInterface } from 'node:readline'
 import type { $ } from 'zx/core'
 import { quote } from '../sh.ts'
-import { Fault } from '../tasks.ts'
+import { Fault } from '../fault.ts'
 import { readIf } from './place.ts'
 
 const load = createRequire(import.meta.url)

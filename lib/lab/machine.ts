@@ -2,7 +2,7 @@
 import fs from 'node:fs'
 import path from 'node:path'
 import { quote } from '../sh.ts'
-import { Fault } from '../tasks.ts'
+import { Fault } from '../fault.ts'
 import { type LabResult, run } from './command.ts'
 import { keys } from './keys.ts'
 import { type LabOptions, labDir, readIf } from './place.ts'

@@ -1,6 +1,6 @@
 // What the lab needs of this computer: Debian packages, a QEMU that is new enough, root, and where Debian comes from.
 import path from 'node:path'
-import { Fault } from '../tasks.ts'
+import { Fault } from '../fault.ts'
 import { find, run } from './command.ts'
 import { type LabOptions, entries, kit, readIf } from './place.ts'
 

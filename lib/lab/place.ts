@@ -2,7 +2,7 @@
 import fs from 'node:fs'
 import { createRequire } from 'node:module'
 import path from 'node:path'
-import { Fault } from '../tasks.ts'
+import { Fault } from '../fault.ts'
 
 /** The checkout. */
 export const kit = path.join(import.meta.dirname, '../..')

@@ -13,7 +13,7 @@ import {
   labNodeDown,
 } from '../lab.ts'
 import { nearest } from '../nearest.ts'
-import { Fault } from '../tasks.ts'
+import { Fault } from '../fault.ts'
 import { zx } from './command.ts'
 
 const words = ['setup', 'up', 'ssh', 'list', 'down'] as const
