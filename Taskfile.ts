@@ -23,8 +23,8 @@ export default {
       run: program('./peers.ts'),
     },
     node: {
-      does: 'make a virtual machine anew from its image, or end it for good; the vault stays',
-      takes: 'rebuild|destroy NAME',
+      does: 'make a virtual machine anew from its image, or end it for good; write out the kubeconfig of Talos',
+      takes: 'rebuild|destroy|kubeconfig NAME',
       run: module('./domain.ts', 'node'),
     },
     lab: {

@@ -10,6 +10,7 @@ import { plain } from './program.ts'
 import { type Report, count, createReport, duration } from './report.ts'
 import { quote } from './sh.ts'
 import { Fault } from './fault.ts'
+import { talosctlHelp } from './talos.ts'
 import { type Call, flags } from './tasks.ts'
 
 /** One thing that was looked at. `bad`: pages will fail; `warn`: they will work, and somebody should know. */
@@ -92,6 +93,7 @@ export async function laptop(
             remedy: `apt install ${tool.from}, or what your system calls it`,
           },
     )
+  if (env.FK_NODE_OS === 'talos') findings.push(talosctl(pins, has('talosctl'), path))
   findings.push(sshKey(env), identity(env), room(env.FK_DOWNLOAD_DIR))
   if (env.FK_SSH_KEY !== undefined && existsSync(`${env.FK_SSH_KEY}-cert.pub`) && has('ssh-keygen'))
     findings.push(certificate(`${env.FK_SSH_KEY}-cert.pub`, now))
@@ -106,6 +108,25 @@ export async function laptop(
       })
   }
   return findings
+}
+
+/** It makes the secrets of a cluster, which any version of the same minor does alike. */
+function talosctl(pins: Config['pins'], there: boolean, path: string | undefined): Finding {
+  const subject = 'talosctl'
+  const remedy = talosctlHelp(pins).replaceAll('\n', ' ')
+  if (!there)
+    return { subject, state: 'bad', found: 'is not installed; it makes the secrets of Talos', remedy }
+  const wanted = pins['talosctl']?.version ?? ''
+  const said = spawnSync('talosctl', ['version', '--client', '--short'], {
+    encoding: 'utf8',
+    timeout: 10_000,
+    env: { ...process.env, ...(path === undefined ? {} : { PATH: path }) },
+  })
+  const found = /v\d+\.\d+\.\d+\S*/.exec(said.stdout ?? '')?.[0] ?? 'of a version that it does not tell'
+  const minor = (version: string) => version.split('.', 2).join('.')
+  return minor(found) === minor(wanted)
+    ? { subject, state: 'ok', found: `${found}; it makes the secrets of Talos` }
+    : { subject, state: 'warn', found: `${found}; ${wanted} is pinned`, remedy }
 }
 
 function node(version: string): Finding {

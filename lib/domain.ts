@@ -5,12 +5,12 @@ import { join } from 'node:path'
 import { DOMParser, type Element, type Node as XmlNode, XMLSerializer } from '@xmldom/xmldom'
 import { formatNetwork, parseNetwork } from './address.ts'
 import type { Source } from './butane.ts'
-import type { Site } from './config.ts'
+import type { Config, Site } from './config.ts'
 import { publicHalf } from './hostkey.ts'
 import { hostKeyOf, type Node, nodesOf } from './ignition.ts'
 import { nearest } from './nearest.ts'
 import type { Context, Page } from './script.ts'
-import { Secret } from './secret.ts'
+import { land, Secret, secretStore } from './secret.ts'
 import { Command, sh } from './sh.ts'
 import type { Demand } from './step.ts'
 import { Fault } from './fault.ts'
@@ -28,11 +28,14 @@ export const domainShell = new Command(
   'lib/domain.sh',
 )
 
-/** What QEMU reads and writes: the system disks, the variables of the firmware, and what Ignition is given. */
+/** What QEMU reads and writes: the system disks, the variables of the firmware, and what Ignition or Talos is given. */
 export const vmDir = '/var/lib/libvirt/fortress'
 
 /** Where the Ignition of a node lies on its host. */
 export const ignitionPath = (node: Pick<Node, 'name'>): string => `${vmDir}/${node.name}.ign`
+
+/** The disk on which Talos is told what it should be. */
+export const toldPath = (node: Pick<Node, 'name'>): string => `${vmDir}/${node.name}.cidata`
 
 /** The part of a node's Ignition that 13-vm-provision waits for: vm-ignition merges it with the rest. */
 export const greeting: Source = {
@@ -107,6 +110,7 @@ export function domainXml(domain: Domain, { vault = false }: { vault?: boolean }
       vcpus: domain.vcpus,
       nvram: `${vmDir}/${node.name}.vars.fd`,
       ignition: ignitionPath(node),
+      told: toldPath(node),
       disk: `${vmDir}/${node.name}.qcow2`,
       vault: domain.vault,
       mac: node.mac,
@@ -229,16 +233,17 @@ export function unclaimed({ node, uuid, site }: Domain): Demand {
 }
 
 /**
- * `./task node rebuild NAME` makes a node anew from the base image and its Ignition; `./task node destroy NAME` ends it for good.
- * Both keep the vault, and ask for the name once more. Resolves to the exit code; throws a Fault for any other word.
+ * `./task node rebuild NAME` makes a node anew from the base image and what it is told first; `./task node destroy NAME` ends it for
+ * good. Both keep the vault, and ask for the name once more. `./task node kubeconfig NAME` writes out what vm-talos has fetched.
+ * Resolves to the exit code; throws a Fault for any other word.
  */
 export async function node(call: Call): Promise<number> {
-  const given = flags(call, ['rebuild|destroy', 'NAME'])
+  const given = flags(call, ['rebuild|destroy|kubeconfig', 'NAME'])
   const [word, name] = given.words
-  if ((word !== 'rebuild' && word !== 'destroy') || name === undefined)
-    throw new Fault('usage: ./task node rebuild|destroy NAME')
+  if (!['rebuild', 'destroy', 'kubeconfig'].includes(word ?? '') || name === undefined)
+    throw new Fault('usage: ./task node rebuild|destroy|kubeconfig NAME')
   const { loadConfig } = load('./config.ts') as typeof import('./config.ts')
-  const { site } = loadConfig(given.site === undefined ? {} : { site: given.site })
+  const { env, site } = loadConfig(given.site === undefined ? {} : { site: given.site })
   const names = nodesOf(site).map((found) => found.name)
   if (!names.includes(String(name))) {
     const near = nearest(String(name), names)
@@ -247,11 +252,27 @@ export async function node(call: Call): Promise<number> {
       { next: names.length === 0 ? 'the metal is the node there' : `it has ${names.join(', ')}` },
     )
   }
+  if (word === 'kubeconfig') return kubeconfig(String(name), { env, site })
   const { runPages } = load('./pages.ts') as typeof import('./pages.ts')
   const mine = word === 'destroy' ? destroy(String(name)) : rebuild(String(name))
   const next = word === 'destroy' ? [] : pages().filter((page) => page.name === 'vm-provision')
   const others = next.map(({ file }) => (load(join(root, file)) as { default: Page }).default)
   return runPages([mine, ...others], 'apply', given, call.signal)
+}
+
+/** For kubectl, and as private as a key: the state directory has it encrypted, and here in clear. */
+async function kubeconfig(name: string, { env, site }: Pick<Config, 'env' | 'site'>): Promise<number> {
+  const dir = join(env.FK_STATE_DIR, site.name)
+  const store = secretStore({ dir, identity: env.FK_AGE_IDENTITY })
+  if (!store.has(`${name}-kubeconfig`))
+    throw new Fault(`the cluster of ${name} has no kubeconfig on this laptop`, {
+      next: './task vm-talos apply fetches it',
+    })
+  const path = join(dir, `${name}.kubeconfig`)
+  const text = (await store.get(`${name}-kubeconfig`)).reveal()
+  await land(path, Buffer.from(text, 'base64'), true)
+  process.stdout.write(`${path} opens the cluster to whoever has it. KUBECONFIG=${path} kubectl get nodes\n`)
+  return 0
 }
 
 const about = { file: import.meta.filename, layer: 'L1', on: 'host', prepare: domainShell } as const

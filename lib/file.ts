@@ -13,7 +13,7 @@ export interface FileOptions {
   text?: string
   /** A secret that becomes the content. It is compared by a digest that only the machine knows. */
   secret?: Secret
-  /** What a rehearsal writes in the place of the secret: the same with names where secrets stand. */
+  /** The same with names where secrets stand: what a rehearsal writes, and by what a change is known that touches no secret. */
   shown?: string
   /** Replace `{{ name }}` in the content. A name that the file does not use, or the other way round, is an error. */
   values?: Record<string, string | number>
@@ -58,14 +58,18 @@ export function file(path: string, options: FileOptions): Change {
     ],
   }
   if (options.secret) {
-    // The laptop tells nothing about a secret, not even its hash: the machine keeps the hash of what it was given.
+    // The laptop tells nothing about a secret, not even its hash: the machine keeps the hash of what it was given. What stands
+    // around it is no secret; by the hash of that a change of what is declared is known.
     const seen = `/var/lib/fortress/secret${path}.sha256`
+    const around = shown === undefined ? undefined : createHash('sha256').update(shown).digest('hex')
+    const same = around === undefined ? sh`` : sh` && [ "$(cat ${`${seen}.around`})" = ${around} ]`
+    const note = around === undefined ? sh`` : sh` && echo ${around} > ${`${seen}.around`}`
     return {
       ...common,
-      check: sh`settled ${path} && [ "$(stat --format='%a %U:%G' ${bare(path)})" = ${bare(`"${mode} ${owner}"`)} ] && sha256sum --check --status ${seen}`,
+      check: sh`settled ${path} && [ "$(stat --format='%a %U:%G' ${bare(path)})" = ${bare(`"${mode} ${owner}"`)} ] && sha256sum --check --status ${seen}${same}`,
       apply: [
         feed(options.secret)`${bare(put)}`,
-        sh`install --directory --mode=700 "$(dirname ${bare(seen)})" && sha256sum ${path} > ${seen}`,
+        sh`install --directory --mode=700 "$(dirname ${bare(seen)})" && sha256sum ${path} > ${seen}${note}`,
         ...then,
         sh`settle ${path}`,
       ],

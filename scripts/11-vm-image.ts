@@ -1,12 +1,14 @@
 // The system of the node, as its makers signed it.
 //
 // Needs   a network, on the laptop: it fetches the image, proves it by signature or digest, and sends it. The host fetches nothing.
-// Leaves  a read-only base image under /var/lib/fortress/images, and its digest beside it. Nodes start from copies of it.
+// Leaves  a read-only base image under /var/lib/fortress/images, and its digest beside it. Nodes start from copies of it. For
+//         Talos also talosctl, by which the host speaks to it.
 // Undo    removes it. What the laptop has fetched stays in its cache.
 import { nodesOf } from '../lib/ignition.ts'
 import { imageDir, imageOf, imageShell } from '../lib/image.ts'
 import { script } from '../lib/script.ts'
 import { sh } from '../lib/sh.ts'
+import { talosctlOf } from '../lib/talos.ts'
 
 export default script(
   import.meta,
@@ -24,6 +26,7 @@ export default script(
 
     const { label, path, artifact, mib } = imageOf({ env, pins, machine })
     const { sha256, sha512, signature, unproven } = artifact
+    const tool = env.FK_NODE_OS === 'talos' ? talosctlOf(pins, machine) : undefined
     const image = sh`image_is ${sha256 === undefined ? path : [path, sha256]}`
 
     return [
@@ -87,6 +90,26 @@ export default script(
           },
         ],
       },
+
+      ...(tool
+        ? [
+            {
+              name: `talosctl ${pins['talosctl']?.version} is here, as its makers published it`,
+              why: 'Talos has no shell and no SSH: it is asked and told by its own program, which has the digest that is pinned',
+              check: sh`image_is ${[tool.kept, tool.artifact.sha256 ?? '']}`,
+              brings: { artifact: tool.artifact, to: tool.kept },
+              apply: [sh`image_land ${tool.kept}`],
+            },
+            {
+              name: `${tool.path} is that program`,
+              check: sh`cmp ${tool.kept} ${tool.path} && test "$(stat --format='%a %U:%G' ${tool.path})" = '755 root:root'`,
+              apply: [
+                sh`keep ${tool.path}`,
+                sh`install --mode=755 --owner=root --group=root ${tool.kept} ${tool.path}`,
+              ],
+            },
+          ]
+        : []),
     ]
   },
 )

@@ -13,6 +13,7 @@ import {
   ignitionPath,
   knownHosts,
   memoryLimit,
+  toldPath,
   unclaimed,
 } from '../lib/domain.ts'
 import { file } from '../lib/file.ts'
@@ -20,6 +21,7 @@ import { imageOf } from '../lib/image.ts'
 import { type Context, script } from '../lib/script.ts'
 import { sh } from '../lib/sh.ts'
 import type { Control, Step } from '../lib/step.ts'
+import { clientFile, talosctlOf } from '../lib/talos.ts'
 
 export default script(import.meta, { layer: 'L1', on: 'host', prepare: domainShell }, (context) => {
   const domains = domainsOf(context)
@@ -76,7 +78,14 @@ function provision(domain: Domain, context: Context): Step[] {
             why: 'it was made on the laptop before there was a node: nobody can stand in between, not even the first time',
           }),
         ]
-      : []),
+      : [
+          {
+            name: `what ${name} is told on its first boot is written down`,
+            check: sh`test -s ${toldPath(node)} && test -x ${talosctlOf(context.pins, context.machine).path}`,
+            help: './task vm-ignition apply',
+          },
+          clientFile(context, node),
+        ]),
 
     file(declared, {
       text: domainXml(domain),
@@ -115,11 +124,8 @@ function provision(domain: Domain, context: Context): Step[] {
       name:
         system === 'flatcar'
           ? `${name} answers with the key that was made for it, and its first boot is complete`
-          : `${name} answers, and waits for its configuration or has it`,
-      until:
-        system === 'flatcar'
-          ? sh`vm_answers ${name} ${address}`
-          : sh`vm_on ${name} && vm_listens ${address} 50000`,
+          : `${name} answers with the certificate that was made for it, and knows ours`,
+      until: system === 'flatcar' ? sh`vm_answers ${name} ${address}` : sh`vm_talks ${name}`,
       seconds: patience,
     },
     {

@@ -264,6 +264,27 @@ describe('the laptop', () => {
     assert.equal((await of('talos', config('fortress', { FK_NODE_OS: 'talos' })))[0]?.state, 'bad')
   })
 
+  test('wants talosctl where the secrets of Talos are made, of the pinned minor', async () => {
+    assert.deepEqual(await of('talosctl', config()), [])
+    const mine = config('fortress', { FK_NODE_OS: 'talos' })
+    const none = (await of('talosctl', mine, { path: '/nonexistent' }))[0]
+    assert.equal(none?.state, 'bad')
+    assert.match(none?.remedy ?? '', /^install https:\/\/\S+ as talosctl, when sha256sum says [0-9a-f]{64}$/)
+    const dir = join(scratch, 'talosctl')
+    mkdirSync(dir)
+    for (const [version, state] of [
+      ['v1.14.0', 'ok'],
+      ['v1.13.9', 'warn'],
+    ] as const) {
+      writeFileSync(join(dir, 'talosctl'), `#!/bin/sh\nprintf 'Client:\\n\\tTalos ${version}\\n'\n`, {
+        mode: 0o755,
+      })
+      const found = (await of('talosctl', mine, { path: dir }))[0]
+      assert.equal(found?.state, state)
+      assert.match(found?.found ?? '', new RegExp(`^${version}`))
+    }
+  })
+
   test(
     'hears in time that a key which signs downloads expires',
     { skip: spawnSync('gpg', ['--version']).error ? 'gpg is not installed' : false },

@@ -67,6 +67,13 @@ describe('the XML of a machine', () => {
     assert.doesNotMatch(xmlOf({ system: 'talos' }), /sysinfo|\.ign/)
   })
 
+  test('gives Talos one more disk, which it can only read, and Flatcar none', () => {
+    const told =
+      /<source file="\/var\/lib\/libvirt\/fortress\/fortress-node\.cidata"\/>\s*<target dev="vdc" bus="virtio"\/>\s*<readonly\/>/
+    assert.match(xmlOf({ system: 'talos' }), told)
+    assert.doesNotMatch(xmlOf(), /cidata|vdc/)
+  })
+
   test('lets nothing be virtualised inside, unless pods are virtual machines', () => {
     assert.match(xmlOf(), /policy="disable" name="vmx"[^]*policy="disable" name="svm"/)
     assert.doesNotMatch(xmlOf({ kata: true }), /policy="disable"/)
@@ -145,12 +152,12 @@ test('what a node greets with goes beside its template, and is where the page lo
   assert.equal(decodeURIComponent(file?.contents?.source ?? ''), 'data:,Banner /etc/.ignition-result.json\n')
 })
 
-test('Talos is waited for at its own door, and asked for no SSH', () => {
+test('Talos is waited for by its own program, and asked for no SSH', () => {
   const text = page
     .steps(contextOf('fortress', { FK_NODE_OS: 'talos' }))
     .map((step) => ('until' in step ? step.until.text : ''))
     .join('')
-  assert.equal(text, 'vm_on fortress-node && vm_listens 10.77.0.2 50000')
+  assert.equal(text, 'vm_talks fortress-node')
 })
 
 test('the page that deletes asks for the name, and for the mark before that', () => {

@@ -80,6 +80,17 @@ test('a rehearsal may see what stands for a secret, and no machine does', () => 
   )
 })
 
+test('what stands around a secret is known by its hash, so that a change of it is seen', () => {
+  const [one, other] = ['a ‹secret key›\n', 'b ‹secret key›\n'].map(
+    (shown) => file('/etc/key', { secret: new Secret('key', () => 'hunter2'), shown }).check.text,
+  )
+  assert.notEqual(one, other)
+  assert.match(
+    one ?? '',
+    /\[ "\$\(cat \/var\/lib\/fortress\/secret\/etc\/key\.sha256\.around\)" = [0-9a-f]{64} \]$/,
+  )
+})
+
 test('a secret file says nothing about its content, not even a hash', () => {
   const step = file('/etc/key', { secret: new Secret('key', () => 'hunter2'), mode: '600' })
   assert.equal(step.landing?.text, undefined)

@@ -60,6 +60,20 @@ test('Talos stops before anything is changed, as long as nothing proves its imag
   assert.match(text, /^ {2}echo 'nothing proves https:\/\/factory\.talos\.dev\/.*' >&2\n {2}exit 1$/m)
 })
 
+test('Talos comes with the program that speaks to it, proven by its digest', () => {
+  const talos = context('fortress', { FK_NODE_OS: 'talos' })
+  assert.deepEqual(names(talos).slice(-2), [
+    `talosctl ${talos.pins['talosctl']?.version} is here, as its makers published it`,
+    '/usr/local/sbin/talosctl is that program',
+  ])
+  const text = printed({ ...page, steps: page.steps(talos) })
+  assert.match(
+    text,
+    new RegExp(`${talos.pins['talosctl']?.sha256?.amd64} .*talosctl-linux-amd64.* \\| sha256sum`),
+  )
+  assert.doesNotMatch(printed({ ...page, steps: page.steps(context()) }), /talosctl/)
+})
+
 test('the schematic of Talos is what its URL says', () => {
   const schematic = readFileSync(join(root, 'config/vm/talos-schematic.yaml'))
   const id = createHash('sha256').update(schematic).digest('hex')

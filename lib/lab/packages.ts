@@ -75,14 +75,23 @@ export async function labDeps(kind?: 'node' | 'vm'): Promise<LabDeps> {
     }
   }
   const install = missing.length > 0 ? installLines(missing) : []
-  if (kind === undefined && find('butane') === undefined) install.push(buildButane)
+  if (kind === undefined)
+    install.push(...Object.keys(oracles).flatMap((name) => (find(name) === undefined ? [build(name)] : [])))
   return { missing, reasons, install }
 }
 
-// Debian has no butane, which the tests compare our own with. Its version and every digest stand in test/oracle.
-const buildButane =
-  `go build -C '${path.join(kit, 'test', 'oracle')}' -trimpath -o /usr/local/bin/butane github.com/coreos/butane/internal` +
-  " || echo 'butane could not be built: the tests that compare with it will be skipped' >&2"
+// What tests compare our own with, and Debian has not. The version and every digest of a program stand in its directory.
+const oracles: Record<string, { at: string; source: string }> = {
+  butane: { at: 'test/oracle', source: 'github.com/coreos/butane/internal' },
+  'talos-oracle': { at: 'test/oracle/talos', source: '.' },
+}
+
+/** Debian's Go fetches a newer one where a program asks for it, proven as every module is. */
+function build(name: string): string {
+  const { at, source } = oracles[name]!
+  const go = `GOTOOLCHAIN=auto go build -C '${path.join(kit, at)}' -trimpath -o /usr/local/bin/${name} ${source}`
+  return `${go} || echo '${name} could not be built: the tests that compare with it will be skipped' >&2`
+}
 
 /** Installs what `labDeps` misses. Needs root; on Debian 12 QEMU comes from bookworm-backports. */
 export async function labInstall(options: Pick<LabOptions, 'progress'> = {}): Promise<void> {

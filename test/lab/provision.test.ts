@@ -147,6 +147,11 @@ describe('a node on a real libvirtd', () => {
   test('what it becomes is written down, for QEMU alone', async () => {
     fine(await run(ignitionPage, 'apply'))
     assert.equal((await run(ignitionPage, 'apply')).changed, 0)
+    const { site } = context
+    context = { ...context, site: { ...site, timezone: 'Asia/Tokyo' } }
+    assert.equal((await run(ignitionPage, 'verify')).code, 1)
+    context = { ...context, site }
+    assert.equal((await run(ignitionPage, 'verify')).code, 0)
     assert.equal(
       await root(`stat --format='%a %U:%G' ${ignitionPath({ name: node })}`),
       '400 libvirt-qemu:libvirt-qemu',

@@ -70,8 +70,8 @@ export FK_STATE
 # The virtual machines of a host: what is asked of libvirt about them, and the few things that are done to them. Everything
 # that says no prints why.
 #
-#   /var/lib/libvirt/fortress   what QEMU reads and writes: NAME.qcow2, NAME.vars.fd, NAME.ign
-#   /etc/fortress/vm            what was declared: NAME.xml, network.xml, the key that each node answers with
+#   /var/lib/libvirt/fortress   what QEMU reads and writes: NAME.qcow2, NAME.vars.fd, NAME.ign or NAME.cidata
+#   /etc/fortress/vm            what was declared: NAME.xml, network.xml, the key that each node answers with, or ours for Talos
 #   /var/lib/fortress/vm        notes: NAME.trial while a machine is on trial, NAME.back that takes the trial back
 VM_DIR=/var/lib/libvirt/fortress VM_DECLARED=/etc/fortress/vm VM_NOTES=/var/lib/fortress/vm VM_MARK=urn:fortress-kit:domain
 LIBVIRT_DEFAULT_URI=qemu:///system
@@ -92,7 +92,7 @@ vm_sift() {
     -e '^(domain|network)/@(id|connections|ipv6)=' -e '/alias/@name=' -e '/devices/[^/]*/address/@' -e '/backingStore$' \
     -e '^domain/devices/controller\[(pci|sata|virtio-serial) [0-9]+\]/' -e '^domain/devices/(input\[(mouse|keyboard) ps2\]|audio\[none \])' \
     -e '^domain/devices/watchdog/@(model=itco|action=reset)$' \
-    -e '^domain/devices/disk\[vd[ab]\]/source/@index=' -e '^domain/devices/interface\[[^]]*\]/(target/@dev=vnet|source/@(portid|bridge)=)' \
+    -e '^domain/devices/disk\[vd[abc]\]/source/@index=' -e '^domain/devices/interface\[[^]]*\]/(target/@dev=vnet|source/@(portid|bridge)=)' \
     -e '^domain/devices/console/(@tty=|source/@path=/dev/pts/)' -e '^domain/os/(loader|nvram)/@(format|templateFormat|secure|stateless|type)=(raw|no|file)$' \
     -e '^domain/os/(@firmware=efi|firmware/feature\[(enrolled-keys|secure-boot)\]/@(enabled=no|name=.*))$' \
     -e '^domain/cpu/@(check=none|migratable=on)$' -e '^domain/features/gic/@version=' -e '^domain/resource/partition=/machine$' \
@@ -366,8 +366,12 @@ vm_answers() {
   grep --extended-regexp '"userConfigProvided": *true' <<< "$said" > /dev/null || vm_no 'it answers with its key, and shows no complete report of Ignition'
 }
 
-# vm_listens ADDRESS PORT
-vm_listens() { timeout 5 bash -c 'exec 3<> "/dev/tcp/$1/$2"' bash "$1" "$2" 2> /dev/null || vm_no "nobody listens at $1 port $2"; }
+# vm_talks NAME: Talos answers, with a certificate of the authority that was made for it, to the one that it knows.
+vm_talks() {
+  local said
+  vm_on "$1" || return
+  said=$(timeout 30 talosctl --talosconfig "$VM_DECLARED/$1.talosconfig" version 2>&1) || vm_no "$(tail --lines=1 <<< "$said")"
+}
 
 # vm_status NAME FIELD: of its process, from the kernel.
 vm_status() { awk -v field="$2:" '$1 == field { $1 = ""; print substr($0, 2) }' "/proc/$(cat "/run/libvirt/qemu/$1.pid")/status"; }
@@ -418,6 +422,8 @@ vm_rebuild() {
   disk=$(vm_disk "$1")
   install --directory --mode=700 "$VM_NOTES"
   vm_stop "$1"
+  # Talos may begin its etcd again.
+  rm --force "$VM_NOTES/$1.bootstrapped"
   if [ ! -e "$disk" ]; then
     printf '%s\n' "$2" > "$VM_NOTES/$1.rebuilt"
     return
@@ -431,7 +437,7 @@ vm_rebuild() {
 
 export -f vm_no vm_facts vm_sift vm_differs vm_mark vm_free vm_memory vm_cores vm_virtualises vm_bridge_free vm_net_free vm_net vm_net_make \
   vm_disk vm_disk_bytes vm_disk_room vm_disk_is vm_disk_make vm_declared vm_on vm_runs vm_defined vm_kept vm_stop vm_try vm_back vm_accept vm_answers \
-  vm_listens vm_status vm_confined vm_limited vm_gone vm_destroy vm_rebuild
+  vm_talks vm_status vm_confined vm_limited vm_gone vm_destroy vm_rebuild
 cat > "$FK_TMP/facts.xsl" << 'XSL'
 <!--
   What an XML of libvirt says, one fact a line, in no order: path/@attribute=value or path=text. Two machines are the same when
