@@ -14,7 +14,7 @@ import type { Context, Page } from './script.ts'
 import { secretStore } from './secret.ts'
 import type { LabVm } from './lab.ts'
 import type { Mode } from './run.ts'
-import { type Demand, isChange } from './step.ts'
+import { type Demand, type Step, isChange } from './step.ts'
 import type { Artifact } from './download.ts'
 import { nearest } from './nearest.ts'
 import { Fault } from './fault.ts'
@@ -181,15 +181,20 @@ export async function runPages(
         }
         let laptop: Awaited<ReturnType<typeof labLaptop>> | undefined
         const mine = pages.filter((p) => p.on !== 'laptop' && spec.roles.includes(p.on as 'host'))
-        const stepsOf = (page: Page) => page.steps(contextOf(config, machine.facts, store))
-        // What changes nothing need not wait for the page before it.
-        const looks =
-          mode === 'verify' || mode === 'plan'
-            ? ahead(
-                mine.map((page) => () => look(page, stepsOf(page), mode, running)),
-                sessions,
-              )
-            : []
+        // What changes nothing need not wait for the page before it, and stays what it is.
+        const changes = mode !== 'verify' && mode !== 'plan'
+        const known = new Map<Page, Step[]>()
+        const stepsOf = (page: Page): Step[] => {
+          const steps = known.get(page) ?? page.steps(contextOf(config, machine.facts, store))
+          if (!changes) known.set(page, steps)
+          return steps
+        }
+        const looks = changes
+          ? []
+          : ahead(
+              mine.map((page) => () => look(page, stepsOf(page), mode, running)),
+              sessions,
+            )
         const run = async (page: Page, how: Mode) => {
           if (how === 'apply' && host.kind === 'lab') laptop ??= await labLaptop(config, store)
           const steps = stepsOf(page)
@@ -233,16 +238,20 @@ const sessions = 3
 
 /** Begins the jobs in their order, so many at once; each of the promises may be waited for, or not. */
 function ahead<T>(jobs: (() => Promise<T>)[], width: number): Promise<T>[] {
-  const begun: Promise<T>[] = []
-  for (const [i, job] of jobs.entries()) {
-    const free = (begun[i - width] ?? Promise.resolve()).then(
-      () => {},
-      () => {},
-    )
-    const promise = free.then(job)
-    promise.catch(() => {}) // whoever waits for it is told
-    begun.push(promise)
-  }
+  const waiting: (() => void)[] = []
+  let free = width
+  const begun = jobs.map(async (job) => {
+    if (free > 0) free -= 1
+    else await new Promise<void>((resolve) => waiting.push(resolve))
+    try {
+      return await job()
+    } finally {
+      const next = waiting.shift()
+      if (next) next()
+      else free += 1
+    }
+  })
+  for (const promise of begun) promise.catch(() => {}) // whoever waits for it is told
   return begun
 }
 

@@ -3,8 +3,11 @@ import { randomBytes } from 'node:crypto'
 import { chmodSync, existsSync, mkdirSync, readFileSync, readdirSync, statSync } from 'node:fs'
 import { link, open, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
+import { createRequire } from 'node:module'
 import { inspect } from 'node:util'
-import { Decrypter, Encrypter, generateX25519Identity, identityToRecipient } from 'age-encryption'
+
+/** Loaded when a secret is read or made: that takes longer than all else that a look at a machine loads. */
+const age = () => createRequire(import.meta.url)('age-encryption') as typeof import('age-encryption')
 
 /** A value that shows only its name. It is fetched when somebody asks for it, and at most once. */
 export class Secret {
@@ -90,7 +93,7 @@ export function secretStore({
   }
 
   async function read(name: string): Promise<string> {
-    const decrypter = new Decrypter()
+    const decrypter = new (age().Decrypter)()
     for (const key of identities(identity, path(name))) decrypter.addIdentity(key)
     try {
       return await decrypter.decrypt(readFileSync(path(name)), 'text')
@@ -107,6 +110,7 @@ export function secretStore({
     mkdirSync(dir, { recursive: true, mode: 0o700 })
     chmodSync(dir, 0o700)
     if (!existsSync(identity)) await makeIdentity(identity, dir, say)
+    const { Encrypter, identityToRecipient } = age()
     const encrypter = new Encrypter()
     for (const key of identities(identity, path(name))) encrypter.addRecipient(await identityToRecipient(key))
     const bytes = await encrypter.encrypt(value)
@@ -181,6 +185,7 @@ async function makeIdentity(path: string, dir: string, say: (sentence: string) =
       `the age identity ${path} is not there, and ${orphan} was encrypted for it. ` +
         'Restore it from your backup, or name the right one in FK_AGE_IDENTITY.',
     )
+  const { generateX25519Identity, identityToRecipient } = age()
   const key = await generateX25519Identity()
   const recipient = await identityToRecipient(key)
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 })

@@ -5,11 +5,14 @@ import { Secret } from './secret.ts'
 export class Command {
   readonly text: string
   readonly feed: Secret | undefined
-  readonly at: string
-  constructor(text: string, feed: Secret | undefined, at: string) {
+  readonly #at: string | Error
+  constructor(text: string, feed: Secret | undefined, at: string | Error) {
     this.text = text
     this.feed = feed
-    this.at = at
+    this.#at = at
+  }
+  get at(): string {
+    return typeof this.#at === 'string' ? this.#at : written(this.#at)
   }
   toString(): string {
     return this.text
@@ -39,7 +42,8 @@ export function quote(word: string): string {
 }
 
 function compose(strings: TemplateStringsArray, values: Value[], secret: Secret | undefined): Command {
-  const at = caller()
+  // Only a fault asks where it was written, and the answer takes longer than all the rest.
+  const at = new Error()
   let text = ''
   strings.raw.forEach((piece, i) => {
     text += piece.replaceAll('\\${', '${').replaceAll('\\`', '`')
@@ -47,30 +51,33 @@ function compose(strings: TemplateStringsArray, values: Value[], secret: Secret 
     const value = values[i]
     const inside = context(text)
     if (inside)
-      throw new SyntaxError(`\${} number ${i + 1} stands inside ${inside}, at ${at}: write it as a word`)
+      throw new SyntaxError(
+        `\${} number ${i + 1} stands inside ${inside}, at ${written(at)}: write it as a word`,
+      )
     text += word(value, i + 1, at)
   })
   const [feed, ...more] = [
     ...new Set([secret, ...values.map((v) => (v instanceof Command ? v.feed : undefined))]),
   ].filter((s) => s !== undefined)
-  if (more.length > 0) throw new TypeError(`one command cannot be fed two secrets, at ${at}`)
+  if (more.length > 0) throw new TypeError(`one command cannot be fed two secrets, at ${written(at)}`)
   return new Command(dedent(text), feed, at)
 }
 
-function word(value: unknown, n: number, at: string): string {
+function word(value: unknown, n: number, at: Error): string {
   if (value instanceof Command) return value.text
   if (Array.isArray(value)) {
-    if (value.length === 0) throw new TypeError(`\${} number ${n} is an empty list, at ${at}`)
+    if (value.length === 0) throw new TypeError(`\${} number ${n} is an empty list, at ${written(at)}`)
     return value.map((v) => word(v, n, at)).join(' ')
   }
-  if (value instanceof Secret) throw new TypeError(`\${} number ${n} is a secret, at ${at}: use feed(secret)`)
+  if (value instanceof Secret)
+    throw new TypeError(`\${} number ${n} is a secret, at ${written(at)}: use feed(secret)`)
   if (typeof value === 'number' && !Number.isFinite(value))
-    throw new TypeError(`\${} number ${n} is ${value}, at ${at}`)
+    throw new TypeError(`\${} number ${n} is ${value}, at ${written(at)}`)
   if (typeof value !== 'string' && typeof value !== 'number' && typeof value !== 'bigint')
-    throw new TypeError(`\${} number ${n} is ${value === null ? 'null' : typeof value}, at ${at}`)
+    throw new TypeError(`\${} number ${n} is ${value === null ? 'null' : typeof value}, at ${written(at)}`)
   const text = String(value)
-  if (text === '') throw new TypeError(`\${} number ${n} is empty, at ${at}`)
-  if (text.includes('\0')) throw new TypeError(`\${} number ${n} holds a NUL byte, at ${at}`)
+  if (text === '') throw new TypeError(`\${} number ${n} is empty, at ${written(at)}`)
+  if (text.includes('\0')) throw new TypeError(`\${} number ${n} holds a NUL byte, at ${written(at)}`)
   return quote(text)
 }
 
@@ -122,8 +129,9 @@ function dedent(text: string): string {
   return lines.map((l, i) => (i === 0 && !text.startsWith('\n') ? l.trimStart() : l.slice(indent))).join('\n')
 }
 
-function caller(): string {
-  const frames = (new Error().stack ?? '').split('\n').slice(1)
+/** The file and line outside of this module that an error was made for. */
+function written(at: Error): string {
+  const frames = (at.stack ?? '').split('\n').slice(1)
   const frame = frames.find((f) => !/[/\\]lib[/\\](sh|secret)\.ts/.test(f)) ?? ''
   return /([^/\\(]+:\d+):\d+\)?$/.exec(frame)?.[1] ?? 'unknown place'
 }

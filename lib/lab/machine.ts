@@ -124,6 +124,8 @@ Host ${at.name}
   UserKnownHostsFile ${sshPath(path.join(at.dir, 'known_hosts'))}
   GlobalKnownHostsFile /dev/null
   StrictHostKeyChecking yes
+  # Each of these is quick where every instruction is emulated.
+  KexAlgorithms curve25519-sha256
   ConnectTimeout 10
   ServerAliveInterval 15
 `
