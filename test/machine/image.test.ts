@@ -220,4 +220,33 @@ describe('the image of the node', { skip: noGpg }, () => {
       '',
     )
   })
+
+  test('Talos comes packed, has its name once it is unpacked, and brings talosctl', async (t) => {
+    const host = await node(t, 'image-talos', { net: true })
+    const pinned = (name: string, body: Buffer) => {
+      files.set(`/files.example/v2.0.0/${name}`, body)
+      const sha256 = createHash('sha256').update(body).digest('hex')
+      return `  url: { amd64: 'https://files.example/{version}/${name}' }\n  sha256: { amd64: ${sha256} }\n  proof: a test\n`
+    }
+    const raw = randomBytes(1024 * 1024 + 3)
+    const packed = execFileSync('xz', ['--stdout'], { input: raw, maxBuffer: 1 << 24 })
+    const talosctl = Buffer.from('#!/bin/sh\n')
+    writeFileSync(
+      join(copy.dir, 'config/versions.yaml'),
+      `talos:\n  version: v2.0.0\n${pinned('nocloud.raw.xz', packed)}talosctl:\n  version: v2.0.0\n${pinned('talosctl', talosctl)}`,
+    )
+    // The memory of a container is too small for what a real image may need.
+    await host.root(`mkdir --parents ${at} && mount -t tmpfs -o size=7G,mode=755 images ${at}`)
+    for (const name of ['FK_MIRROR', 'FK_DOWNLOAD_DIR'] as const) host.env[name] = kit.env[name] as string
+    host.env['FK_NODE_OS'] = 'talos'
+    const { code, text } = await host.page(copy.page('11-vm-image'), 'apply')
+    assert.equal(code, 0, text)
+    const sum = (body: Buffer) => `${createHash('sha256').update(body).digest('hex')}  -\n`
+    assert.equal((await host.root(`sha256sum < ${at}/talos-v2.0.0-amd64.raw`)).stdout, sum(raw))
+    assert.equal((await host.root('sha256sum < /usr/local/sbin/talosctl')).stdout, sum(talosctl))
+    assert.doesNotMatch((await host.root(`ls -A ${at}`)).stdout, /part|xz/)
+    const again = await host.page(copy.page('11-vm-image'), 'apply')
+    assert.match(again.text, /steps hold, 1 of 1 controls hold$/m)
+    assert.doesNotMatch(again.text, /changed/)
+  })
 })
