@@ -226,19 +226,36 @@ describe('a node on a real libvirtd', () => {
     assert.equal(again.changed, 0)
   })
 
-  test('it has become what its Ignition says: every file, with its mode', async () => {
-    const text = await root(`cat ${ignitionPath({ name: node })}`)
-    const files = await Promise.all(((JSON.parse(text) as Ignition).storage?.files ?? []).map(fileOf))
+  test('it has become what its Ignition says: every file, link, unit and user', async () => {
+    const { storage, systemd, passwd } = JSON.parse(
+      await root(`cat ${ignitionPath({ name: node })}`),
+    ) as Ignition
+    const files = await Promise.all((storage?.files ?? []).map(fileOf))
+    const links = storage?.links ?? []
+    const units = (systemd?.units ?? []).filter((unit) => unit.enabled !== undefined || unit.mask)
     const said = await guest(
       // Once, because each sudo looks for a name server first.
-      `sudo -n bash -c "for f in ${files.map(({ path }) => path).join(' ')}; do stat --format='%n %a %U:%G' \\$f; sha256sum \\$f; done"; systemctl is-enabled k3s.service; hostname`,
+      `sudo -n bash -c "for f in ${files.map(({ path }) => path).join(' ')}; do stat --format='%n %a %U:%G' \$f; sha256sum \$f; done
+for l in ${links.map(({ path }) => path).join(' ')}; do echo \$l is \$(readlink \$l); done
+for u in ${units.map(({ name }) => name).join(' ')}; do echo \$u is \$(systemctl is-enabled \$u 2> /dev/null); done
+passwd --status core"; hostname`,
     )
-    assert.ok(files.length > 8)
-    for (const { path, mode, digest } of files) {
-      assert.ok(said.includes(`${path} ${mode} root:root\n`), `${path} ${mode}\n${said}`)
-      assert.ok(said.includes(`${digest}  ${path}\n`), `${path}\n${said}`)
-    }
-    assert.match(said, /\nenabled\nfortress-node$/)
+    assert.ok(files.length > 8 && links.length > 2 && units.length > 4)
+    const wanted = [
+      ...files.flatMap(({ path, mode, digest }) => [`${path} ${mode} root:root`, `${digest}  ${path}`]),
+      ...links.map(({ path, target }) => `${path} is ${target}`),
+      // This guest has no auditd: a unit that is only enabled stays a wish.
+      ...units.flatMap(({ name, mask, contents }) =>
+        mask ? [`${name} is masked`] : contents ? [`${name} is enabled`] : [],
+      ),
+    ]
+    for (const line of wanted) assert.ok(said.split('\n').includes(line), `${line}\n${said}`)
+    assert.deepEqual(
+      passwd?.users?.map(({ name }) => name),
+      ['core'],
+    )
+    assert.match(said, /^core L .*$/m)
+    assert.match(said, /\nfortress-node$/)
   })
 
   test('a machine that somebody changed by hand is drift, with the difference', async () => {
