@@ -235,9 +235,9 @@ describe('a node on a real libvirtd', () => {
     const units = (systemd?.units ?? []).filter((unit) => unit.enabled !== undefined || unit.mask)
     const said = await guest(
       // Once, because each sudo looks for a name server first.
-      `sudo -n bash -c "for f in ${files.map(({ path }) => path).join(' ')}; do stat --format='%n %a %U:%G' \$f; sha256sum \$f; done
-for l in ${links.map(({ path }) => path).join(' ')}; do echo \$l is \$(readlink \$l); done
-for u in ${units.map(({ name }) => name).join(' ')}; do echo \$u is \$(systemctl is-enabled \$u 2> /dev/null); done
+      `sudo -n bash -c "for f in ${files.map(({ path }) => path).join(' ')}; do stat --format='%n %a %U:%G' \\$f; sha256sum \\$f; done
+for l in ${links.map(({ path }) => path).join(' ')}; do echo \\$l is \\$(readlink \\$l); done
+for u in ${units.map(({ name }) => name).join(' ')}; do echo \\$u is \\$(systemctl is-enabled \\$u 2> /dev/null); done
 passwd --status core"; hostname`,
     )
     assert.ok(files.length > 8 && links.length > 2 && units.length > 4)
