@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"sort"
 	"strconv"
 	"strings"
@@ -26,8 +27,8 @@ import (
 // Which k3s this is; the build says so, see version().
 var bedVersion = "v1.36.3+k3s1"
 
-// version of this k3s: what FK_BED_VERSION says, or a file beside the program whose name ends in .version, so that one build can
-// be an older and a newer one.
+// version of this k3s: what FK_BED_VERSION says, or a file beside the program whose name ends in .version, or the directory it lies
+// in, as in /opt/k3s/v1.36.3+k3s1/k3s: so that one build can be an older and a newer one.
 func version() string {
 	if said := os.Getenv("FK_BED_VERSION"); said != "" {
 		return said
@@ -35,6 +36,9 @@ func version() string {
 	if program, err := os.Executable(); err == nil {
 		if content, err := os.ReadFile(program + ".version"); err == nil {
 			return strings.TrimSpace(string(content))
+		}
+		if dir := filepath.Base(filepath.Dir(program)); regexp.MustCompile(`^v\d+\.\d+\.\d+\+k3s\d+$`).MatchString(dir) {
+			return dir
 		}
 	}
 	return bedVersion
@@ -49,8 +53,7 @@ func k3s(words []string) int {
 			logrus.Info(err)
 			return 0
 		}
-		logrus.Errorf("%v", err)
-		fmt.Fprintf(os.Stderr, "Error: %v\n", err)
+		logrus.StandardLogger().Log(logrus.FatalLevel, err)
 		return 1
 	}
 	return 0

@@ -368,7 +368,7 @@ func (m member) recover(children *processes, stop <-chan os.Signal, password str
 		"--name=" + m.name, "--data-dir=" + dir, "--force-new-cluster", "--logger=zap", "--log-outputs=stderr", "--log-level=warn",
 		"--listen-client-urls=" + clients, "--advertise-client-urls=" + clients,
 		"--listen-peer-urls=" + peers, "--initial-advertise-peer-urls=" + peer, "--initial-cluster=" + m.name + "=" + peer,
-	}, nil)
+	})
 	if err != nil {
 		return err
 	}

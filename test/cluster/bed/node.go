@@ -38,6 +38,8 @@ type node struct {
 	layout
 	name, address string
 	labels        []string
+	// k3s brings the network for pods itself.
+	network bool
 	// Where apiservers are: the first one that answers is asked.
 	servers []string
 	kube    kubernetes.Interface
@@ -147,6 +149,11 @@ func (n *node) status() corev1.NodeStatus {
 		content, _ := os.ReadFile(file)
 		return strings.TrimSpace(string(content))
 	}
+	ready := condition(corev1.NodeReady, true, "KubeletReady", "kubelet is posting ready status")
+	if !n.connected() {
+		ready = condition(corev1.NodeReady, false, "KubeletNotReady",
+			"container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:Network plugin returns error: cni plugin not initialized")
+	}
 	resources := corev1.ResourceList{
 		corev1.ResourceCPU: *resource.NewQuantity(int64(runtime.NumCPU()), resource.DecimalSI), corev1.ResourceMemory: resource.MustParse("2Gi"),
 		corev1.ResourcePods: resource.MustParse("110"), corev1.ResourceEphemeralStorage: resource.MustParse("10Gi"),
@@ -158,7 +165,7 @@ func (n *node) status() corev1.NodeStatus {
 			condition(corev1.NodeMemoryPressure, false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
 			condition(corev1.NodeDiskPressure, false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
 			condition(corev1.NodePIDPressure, false, "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-			condition(corev1.NodeReady, true, "KubeletReady", "kubelet is posting ready status"),
+			ready,
 		},
 		DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: 10250}},
 		NodeInfo: corev1.NodeSystemInfo{
@@ -166,6 +173,19 @@ func (n *node) status() corev1.NodeStatus {
 			OSImage: system, OperatingSystem: "linux", Architecture: runtime.GOARCH, KubeletVersion: version(), ContainerRuntimeVersion: "none://",
 		},
 	}
+}
+
+// connected is whether something has set up a network for pods: k3s itself, or whoever leaves a file where network plug-ins do.
+func (n *node) connected() bool {
+	if n.network {
+		return true
+	}
+	for _, dir := range []string{n.agent("etc", "cni", "net.d"), "/etc/cni/net.d"} {
+		if found, err := os.ReadDir(dir); err == nil && len(found) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // register makes the Node, or brings it up to date, as the kubelet does when it starts.
@@ -248,16 +268,16 @@ func (n *node) live() {
 	}
 }
 
-// refresh reports once a minute, or at once where the controllers took this node for dead.
+// refresh reports once a minute, or at once when the cluster knows it wrong: the controllers may have taken this node for dead.
 func (n *node) refresh(ctx context.Context, turn int) error {
 	found, err := n.kube.CoreV1().Nodes().Get(ctx, n.name, metav1.GetOptions{})
 	if err != nil {
 		return err
 	}
-	ready := slices.ContainsFunc(found.Status.Conditions, func(c corev1.NodeCondition) bool {
-		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+	right := slices.ContainsFunc(found.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && (c.Status == corev1.ConditionTrue) == n.connected() && c.Status != corev1.ConditionUnknown
 	})
-	if ready && turn%12 != 0 {
+	if right && turn%12 != 0 {
 		return nil
 	}
 	return n.report(ctx)

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -40,14 +42,41 @@ func newProcesses() *processes {
 	return p
 }
 
-// run starts this program under a component's name. What it says goes where our own words go, and to `listener`.
-func (p *processes) run(name string, words []string, listener io.Writer) (*process, error) {
+// complaint remembers why a component says that it ends.
+type complaint struct {
+	lock sync.Mutex
+	text string
+}
+
+func (c *complaint) Write(words []byte) (int, error) {
+	c.lock.Lock()
+	defer c.lock.Unlock()
+	for _, line := range strings.Split(string(words), "\n") {
+		if text, found := strings.CutPrefix(line, "Error: "); found {
+			c.text = text
+		}
+	}
+	return len(words), nil
+}
+
+func (c *complaint) or(err error) error {
+	c.lock.Lock()
+	defer c.lock.Unlock()
+	switch {
+	case c.text != "":
+		return errors.New(c.text)
+	case err == nil:
+		return errors.New("exit status 0")
+	}
+	return err
+}
+
+// run starts this program under a component's name. What it says goes where our own words go, and to `listeners`.
+func (p *processes) run(name string, words []string, listeners ...io.Writer) (*process, error) {
 	command := exec.Command("/proc/self/exe")
 	command.Args = append([]string{name}, words...)
-	command.Stdout, command.Stderr = os.Stdout, os.Stderr
-	if listener != nil {
-		command.Stderr = io.MultiWriter(os.Stderr, listener)
-	}
+	why := &complaint{}
+	command.Stdout, command.Stderr = os.Stdout, io.MultiWriter(append(listeners, os.Stderr, why)...)
 	for _, variable := range os.Environ() {
 		// Only this program says when it is ready.
 		if !strings.HasPrefix(variable, "NOTIFY_SOCKET=") {
@@ -66,10 +95,7 @@ func (p *processes) run(name string, words []string, listener io.Writer) (*proce
 		err := command.Wait()
 		close(child.done)
 		if !child.stopping.Load() {
-			if err == nil {
-				err = fmt.Errorf("exit status 0")
-			}
-			p.ended <- fmt.Errorf("%s exited: %w", name, err)
+			p.ended <- fmt.Errorf("%s exited: %w", strings.TrimPrefix(name, "kube-"), why.or(err))
 		}
 	}()
 	return child, nil

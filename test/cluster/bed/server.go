@@ -187,7 +187,8 @@ func runServer(s settings) error {
 	if err := door.listen(); err != nil {
 		return err
 	}
-	node := &node{layout: l, name: name, address: address, labels: s.list("node-label"), servers: []string{"127.0.0.1"}}
+	node := &node{layout: l, name: name, address: address, labels: s.list("node-label"), servers: []string{"127.0.0.1"},
+		network: s.text("flannel-backend", "vxlan") != "none"}
 	own, err := nodePassword()
 	if err != nil {
 		return err
@@ -284,7 +285,8 @@ func runApiserver(l layout, s settings, children *processes, address string, enc
 
 func runComponent(children *processes, name string, words []string) error {
 	logrus.Infof("Running %s %s", name, strings.Join(words, " "))
-	_, err := children.run(name, words, nil)
+	// k3s' own copy of Kubernetes knows this one; here the apiserver has the port itself.
+	_, err := children.run(name, slices.DeleteFunc(slices.Clone(words), func(word string) bool { return word == "--advertise-port=6443" }))
 	return err
 }
 
@@ -385,7 +387,7 @@ func runAgent(s settings) error {
 	if err != nil {
 		return err
 	}
-	node := &node{layout: l, name: name, address: address, labels: s.list("node-label")}
+	node := &node{layout: l, name: name, address: address, labels: s.list("node-label"), network: s.text("flannel-backend", "vxlan") != "none"}
 	// An agent waits for its servers, also for one that does not know it: somebody may yet remove what stands in the way.
 	if err := children.wait("a server", stop, func() error {
 		other, err := knock(s.text("server", ""), *said)
