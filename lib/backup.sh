@@ -74,7 +74,7 @@ backup_note() {
 
 # backup_open MIB: an empty place in memory for a bundle in clear. What an earlier run left there, because it was killed, goes first.
 backup_open() {
-  local free options=mode=0700,nosuid,nodev,noexec,size=${1}m
+  local free options=mode=0700,nosuid,nodev,size=${1}m
   install --directory --mode=700 /run/fortress
   ! systemctl --quiet is-active fortress-drill.service || k3s_no 'another drill is under way there' || return
   backup_close
@@ -104,12 +104,12 @@ backup_newer() {
     k3s_no "the bundle is from k3s $1, and here is the older $here: upgrade it first"
 }
 
-# backup_reset NODE ADDRESS WORD...: k3s makes a cluster of one out of the snapshot, with the token of the bundle, and ends.
+# backup_reset WORD...: k3s makes a cluster of one out of the snapshot, with the token of the bundle, and ends.
 backup_reset() {
   local said rc=0
   # It unpacks a compressed snapshot into the directory in which it is started.
   cd "$BUNDLE/snapshot" || return
-  said=$(timeout 600 "$K3S" server --config "$K3S_ETC/config.yaml" "${@:3}" --cluster-reset --cluster-reset-restore-path="$(printf '%s\n' "$BUNDLE"/snapshot/* | head --lines=1)" 2>&1) || rc=$?
+  said=$(timeout 600 "$K3S" server --config "$K3S_ETC/config.yaml" "$@" --cluster-reset --cluster-reset-restore-path="$(printf '%s\n' "$BUNDLE"/snapshot/* | head --lines=1)" 2>&1) || rc=$?
   cd /
   [ "$rc" -eq 0 ] || k3s_no "k3s does not take the snapshot: $(grep --extended-regexp 'level=(fatal|error)|^Error: ' <<< "$said" | tail --lines=1 | cut --characters=1-400)"
 }
@@ -132,7 +132,7 @@ backup_inside() {
   # By the address of the node in question, which nobody can meet here.
   ip address add "$1/32" dev lo
   ip route add default dev lo
-  backup_reset '' "$1" --disable-agent --node-ip="$1" || return
+  backup_reset --disable-agent --node-ip="$1" || return
   "$K3S" server --config "$K3S_ETC/config.yaml" --disable-agent --node-ip="$1" > "$BUNDLE/log" 2>&1 &
   pid=$!
   deadline=$((SECONDS + 300))
@@ -153,8 +153,11 @@ backup_inside() {
 
 # backup_drill NAME ADDRESS SECRET CONFIGMAP VERSION: the bundle becomes a cluster, beside the living one and unseen by it.
 backup_drill() {
-  local said rc=0
+  local said inside rc=0
   said=$(backup_newer "$5") || k3s_no "$said" || return
+  # A unit knows nothing of the shell that starts it.
+  inside=$BUNDLE/inside
+  { declare -p K3S K3S_ETC K3S_DATA BUNDLE && declare -f k3s_no backup_reset backup_canary backup_inside && printf 'backup_inside "$@"\n'; } > "$inside"
   install --directory --mode=700 "$BUNDLE/data" "$BUNDLE/data/server" "$BUNDLE/data/server/logs" "$BUNDLE/data/data" "$BUNDLE/rancher"
   # A program that the bundle might hold is never run, and nothing outside of the bundle can be written.
   said=$(systemd-run --quiet --collect --wait --pipe --unit=fortress-drill \
@@ -162,7 +165,7 @@ backup_drill() {
     --property=ProtectKernelTunables=yes --property=ProtectKernelModules=yes --property=ProtectControlGroups=yes --property=NoNewPrivileges=yes \
     --property="ReadWritePaths=$BUNDLE" --property="BindPaths=$BUNDLE/data:$K3S_DATA" --property="BindPaths=$BUNDLE/rancher:/etc/rancher" \
     --property="BindReadOnlyPaths=-$K3S_DATA/data" --property=LimitCORE=0 --property=Nice=5 --property=RuntimeMaxSec=1200 \
-    bash --noprofile --norc -uo pipefail -c 'backup_inside "$@"' inside "$2" "$3" "$4" 2>&1) || rc=$?
+    bash --noprofile --norc -uo pipefail "$inside" "$2" "$3" "$4" 2>&1) || rc=$?
   if [ "$rc" -eq 0 ]; then
     backup_note drill "$1" ok
   else
@@ -189,16 +192,15 @@ backup_returns() {
   rm --force "$aside/begun"
 }
 
-# backup_restored NAME: this bundle is what runs here.
-backup_restored() {
-  [ "$(cut --fields=2,4 "$BACKUP/notes/restore" 2> /dev/null)" = "$1"$'\t'ok ] || k3s_no 'it is not what runs here'
-}
+# backup_restored WHEN: it was restored in this run.
+backup_restored() { [ "$(cat "$BACKUP/restored" 2> /dev/null)" = "$1" ] || k3s_no 'it is not what runs here'; }
 
-# backup_restore NAME NODE ADDRESS SECRET CONFIGMAP VERSION: the bundle becomes the cluster of this node. What was there is put
-# aside, and comes back when this fails.
+# backup_restore WHEN NAME NODE SECRET CONFIGMAP VERSION: the bundle becomes the cluster of this node. What was there is
+# put aside, and comes back when this fails.
 backup_restore() {
-  local aside=$K3S_DATA/before-restore said
-  backup_newer "$6" || return
+  local aside=$K3S_DATA/before-restore said when=$1
+  shift
+  backup_newer "$5" || return
   backup_returns
   systemctl stop k3s.service
   rm --recursive --force "$aside"
@@ -213,9 +215,10 @@ backup_restore() {
     install --directory --mode=755 /etc/rancher/node
     install --mode=600 "$BUNDLE/rancher/node/password" /etc/rancher/node/password
   fi
-  if said=$(backup_reset "$2" "$3" --node-name="$2" 2>&1 && k3s_start server "$2" 600 && backup_canary "$4" "$5"); then
+  if said=$(backup_reset 2>&1 && k3s_start server "$2" 600 && backup_canary "$3" "$4"); then
     rm --force "$aside/begun"
     backup_note restore "$1" ok
+    printf '%s\n' "$when" > "$BACKUP/restored"
     [ -d "$aside/server" ] || rm --recursive --force "$aside"
     return 0
   fi

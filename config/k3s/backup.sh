@@ -181,6 +181,7 @@ collect() {
     printf '  "k3s": "%s",\n' "$(/opt/bin/k3s --version | awk '/^k3s version / { print $3 }')"
     printf '  "address": "%s",\n' "$(kubectl get node "$NODE" --output jsonpath='{.status.addresses[?(@.type=="InternalIP")].address}' | cut --delimiter=' ' --fields=1)"
     printf '  "revision": "%s",\n' "$(kubectl get configmap canary --namespace fortress-canary --output jsonpath='{.metadata.resourceVersion}')"
+    printf '  "database": %s,\n' "$(stat --format=%s "$data/db/etcd/member/snap/db")"
     printf '  "authority": "%s",\n' "$(digest < "$data/tls/server-ca.crt")"
     printf '  "canary": { "secret": "%s", "configmap": "%s" },\n  "files": [' "$(printf %s "$secret" | digest)" "$(printf %s "$config" | digest)"
     path=''
