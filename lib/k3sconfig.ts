@@ -189,9 +189,10 @@ class Config {
   }
 }
 
-/** The elements of a list that are text; the others have been told. */
+/** The elements of a list; k3s takes a text for a list of one. */
 function elements({ value, source, path }: Item<unknown>): Item<string>[] {
-  return (value as unknown[]).map((element, i) => ({ value: String(element), source, path: [...path, i] }))
+  if (!Array.isArray(value)) return [{ value: String(value), source, path }]
+  return value.map((element, i) => ({ value: String(element), source, path: [...path, i] }))
 }
 
 function keyProblem(key: string, role: Role, flags: Flags): Omit<Problem, 'path'> | undefined {
@@ -243,7 +244,7 @@ function sound(item: Item<unknown>, key: string, kind: Kind): boolean {
     kind === 'boolean' ? typeof value === 'boolean'
     : kind === 'number' ? Number.isSafeInteger(value)
     : kind === 'duration' ? typeof value === 'string' && duration.test(value)
-    : kind === 'text' && isText(value) // prettier-ignore
+    : isText(value) // prettier-ignore
   if (good) return true
   const secret = key in secrets
   const raw = item.source.raw(item.path)

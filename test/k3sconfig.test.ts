@@ -1,12 +1,13 @@
 import assert from 'node:assert/strict'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { describe, test } from 'node:test'
 import { parse } from 'yaml'
 import { loadConfig } from '../lib/config.ts'
 import { describe as told } from '../lib/document.ts'
+import { clusterOf, filesOf } from '../lib/k3s.ts'
 import { checkCluster, checkK3s, type K3sFile, type K3sNode } from '../lib/k3sconfig.ts'
-import { allFlags } from '../lib/k3sflags.ts'
+import { allFlags, demanded, refusals, secrets, switches } from '../lib/k3sflags.ts'
 
 const root = join(import.meta.dirname, '..')
 const fixtures = 'test/fixtures/k3s'
@@ -68,27 +69,50 @@ describe('what is wrong is refused, every fault with its line', () => {
   })
 })
 
-describe('what we render', () => {
-  const ours = (name: string, as = name): K3sFile => ({
-    path: `/etc/rancher/k3s/${as}`,
-    file: `config/k3s/${name}`,
-    text: read(`config/k3s/${name}`),
-  })
-
-  test('is accepted on a server', () => {
-    const node = { path: '/etc/rancher/k3s/config.yaml.d/50-node.yaml', text: 'cluster-init: true\n' }
-    assert.equal(
-      refusal([ours('config.yaml'), ours('admission.yaml'), ours('audit.yaml'), node], 'server'),
-      '',
+test('every rule has a fixture that breaks it', () => {
+  const said = list(`${fixtures}/invalid`).flatMap((name) => {
+    const { files, role } = fixture('invalid', name)
+    return checkK3s(files, { role, version }).map(
+      ({ path, reason }) => `${path.replaceAll('"', '')} ${reason}`,
     )
   })
+  const broken = (pattern: RegExp) =>
+    assert.ok(
+      said.some((line) => pattern.test(line)),
+      String(pattern),
+    )
+  for (const [program, flags] of Object.entries(refusals))
+    for (const flag of Object.keys(flags)) broken(new RegExp(`^${program}-arg\\+?\\[\\d+\\] ${flag} `))
+  for (const { key } of demanded) broken(new RegExp(`^${key} is missing`))
+  for (const [key, { is }] of Object.entries(switches)) broken(new RegExp(`^${key} is ${is}`))
+  for (const key of Object.keys(secrets)) broken(new RegExp(`^${key} is a secret`))
+})
 
-  test('is accepted on an agent', () => {
-    const node = {
-      path: '/etc/rancher/k3s/config.yaml.d/50-node.yaml',
-      text: 'server: https://10.0.0.1:6443\n',
-    }
-    assert.equal(refusal([ours('agent.yaml', 'config.yaml'), node], 'agent'), '')
+describe('what we render', () => {
+  for (const site of list('config/sites').map((name) => basename(name, '.yaml')))
+    test(`is accepted on every node of ${site}`, () => {
+      const config = loadConfig({ env: {}, site })
+      const nodes = clusterOf(config).map((member) => ({ ...member, files: filesOf(config, member) }))
+      assert.equal(checkCluster(nodes, version).map(told).join('\n'), '')
+    })
+
+  test('is accepted on servers and agents of one cluster', () => {
+    const config = structuredClone(loadConfig({ env: {}, site: 'fortress-pi' }))
+    const roles = ['server', 'server', 'server', 'agent'] as const
+    const [machine] = config.site.machines!
+    config.site.machines = roles.map((role, i) => ({
+      ...machine!,
+      name: `pi-${i + 1}`,
+      roles: ['host', 'node', role],
+      address: `192.0.2.${11 + i}`,
+    }))
+    const members = clusterOf(config)
+    assert.deepEqual(
+      members.map(({ role }) => role),
+      roles,
+    )
+    const nodes = members.map((member) => ({ ...member, files: filesOf(config, member) }))
+    assert.equal(checkCluster(nodes, version).map(told).join('\n'), '')
   })
 
   test('uses only keys that are flags of the pinned version', () => {
