@@ -535,7 +535,7 @@ class Reading {
   }
 }
 
-/** The labels of Kubernetes' own that a kubelet may give its node (kubelet@v0.36.3, pkg/apis/well_known_labels.go). */
+/** The labels of Kubernetes' own that a kubelet may give its node (k8s.io/kubelet, pkg/apis/well_known_labels.go). */
 const ownLabels = new Set(
   words(`kubernetes.io/hostname kubernetes.io/os kubernetes.io/arch topology.kubernetes.io/zone topology.kubernetes.io/region
     failure-domain.beta.kubernetes.io/zone failure-domain.beta.kubernetes.io/region beta.kubernetes.io/instance-type
