@@ -40,7 +40,7 @@ describe('a machine behind another', () => {
       `cat > /etc/ssh/ssh_host_ed25519_key
 useradd --create-home --shell /bin/bash core && cp --archive /home/admin/.ssh /home/core/ && chown --recursive core: /home/core/.ssh
 echo 'core ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/core
-sed --in-place 's/^ID=.*/ID=flatcar/' /usr/lib/os-release
+printf 'ID=flatcar\nVERSION_ID=0\n' > /usr/lib/os-release
 systemctl restart ssh`,
       key,
     )
