@@ -27,6 +27,22 @@ export default {
       takes: 'rebuild|destroy|kubeconfig NAME',
       run: module('./domain.ts', 'node'),
     },
+    backup: {
+      does: 'make a bundle of the cluster now; or the keys by which bundles are brought away',
+      takes: '[ssh-key|s3-key]',
+      run: module('./backup.ts', 'backup'),
+    },
+    backups: { does: 'every bundle that there is, and how old', run: module('./backup.ts', 'backups') },
+    drill: {
+      does: 'prove that a bundle can be restored, beside the living cluster',
+      takes: '[FILE] [NODE]',
+      run: module('./backup.ts', 'drill'),
+    },
+    restore: {
+      does: 'make a bundle the cluster again',
+      takes: 'FILE [NODE]',
+      run: module('./backup.ts', 'restore'),
+    },
     lab: {
       does: 'a throw-away Debian VM to try it all on',
       takes: 'up|ssh|list|down|setup',

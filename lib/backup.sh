@@ -81,7 +81,7 @@ backup_open() {
   free=$(($(awk '/^MemAvailable:/ { print $2 }' /proc/meminfo) / 1024))
   [ "$free" -gt "$(($1 + 256))" ] || k3s_no "it needs $(($1 + 256)) MiB of memory, and $free MiB are free" || return
   install --directory --mode=700 "$BUNDLE"
-  mount --types tmpfs --options "$options,noswap" bundle "$BUNDLE" 2> /dev/null || mount --types tmpfs --options "$options" bundle "$BUNDLE"
+  mount --types tmpfs --options "$options,noswap" bundle "$BUNDLE" 2> /dev/null || mount --types tmpfs --options "$options" bundle "$BUNDLE" || return
   # When the laptop is gone before it could clear it.
   systemd-run --quiet --collect --unit=fortress-bundle --on-active=2h umount --lazy "$BUNDLE"
 }
