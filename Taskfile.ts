@@ -28,21 +28,17 @@ export default {
       run: module('./domain.ts', 'node'),
     },
     backup: {
-      does: 'make a bundle of the cluster now; or the keys by which bundles are brought away',
+      does: 'back the cluster up now',
       takes: '[ssh-key|s3-key]',
       run: module('./backup.ts', 'backup'),
     },
     backups: { does: 'every bundle that there is, and how old', run: module('./backup.ts', 'backups') },
     drill: {
-      does: 'prove that a bundle can be restored, beside the living cluster',
+      does: 'prove that a bundle restores',
       takes: '[FILE] [NODE]',
       run: module('./backup.ts', 'drill'),
     },
-    restore: {
-      does: 'make a bundle the cluster again',
-      takes: 'FILE [NODE]',
-      run: module('./backup.ts', 'restore'),
-    },
+    restore: { does: 'bring a bundle back', takes: 'FILE [NODE]', run: module('./backup.ts', 'restore') },
     lab: {
       does: 'a throw-away Debian VM to try it all on',
       takes: 'up|ssh|list|down|setup',

@@ -50,12 +50,22 @@ export function backupSteps(context: Context, member: Member): Step[] {
   const version = context.pins['age']?.version ?? ''
   const tools = [...(backup.ssh ? ['sftp'] : []), ...(backup.s3 ? ['curl'] : [])]
   const recipients = [...recipientsIn(env.FK_AGE_IDENTITY), ...(backup.recovery ? [backup.recovery] : [])]
+  const place = `/opt/age/${version}`
   return [
+    {
+      name: `there is a place for age ${version}`,
+      check: sh`test "$(stat --format='%F %a %U:%G' ${place})" = 'directory 755 root:root'`,
+      apply: [
+        sh`keep /opt/age && keep ${place}`,
+        sh`install --directory --mode=755 --owner=root --group=root /opt/age ${place}`,
+      ],
+      undo: [sh`find ${place} -maxdepth 1 -name '.*.part' -delete`],
+    },
     {
       name: `age ${version} is here, as its makers published it`,
       why: 'the node encrypts what leaves it; it has public keys only, so it cannot open it again',
       check: sh`backup_age ${version} ${age.sha256 ?? 'unproven'}`,
-      brings: { artifact: age, to: `/opt/age/${version}/age.tar.gz` },
+      brings: { artifact: age, to: `${place}/age.tar.gz` },
       apply: [sh`backup_land ${version}`],
     },
     ...(tools.length > 0
@@ -73,7 +83,7 @@ export function backupSteps(context: Context, member: Member): Step[] {
         ...recipients,
         '',
       ].join('\n'),
-      test: sh`grep --quiet '^age1' "$new"`,
+      test: sh`grep --quiet '^age1' "$new" || { echo 'the laptop had no age identity when this began: run it again'; false; }`,
       name: 'bundles are encrypted for the laptop, and for the second identity of the site where it has one',
     }),
     file(`${etc}/settings`, {
@@ -96,11 +106,6 @@ export function backupSteps(context: Context, member: Member): Step[] {
       : []),
     ...(backup.s3
       ? [
-          {
-            name: 'the laptop has the key of the object storage',
-            check: sh`test ${context.has(secretOf.s3) ? 'yes' : 'no'} = yes`,
-            help: './task backup s3-key asks for it',
-          },
           file(`${etc}/s3`, {
             secret: curlFile(secrets(secretOf.s3)),
             mode: '600',
@@ -152,10 +157,15 @@ function settingsOf({ site }: Pick<Context, 'site'>, { name }: Member): string {
 
 /** curl reads it itself, so that it stands in no list of processes. */
 const curlFile = (key: Secret): Secret =>
-  new Secret(
-    key.name,
-    async () => `user = "${(await key.resolve()).trim().replaceAll(/["\\]/g, (c) => `\\${c}`)}"\n`,
-  )
+  new Secret(key.name, async () => {
+    const text = await key.resolve().catch((error: unknown) => {
+      throw new Fault('the laptop has no key of the object storage that it could give to the node', {
+        said: error instanceof Error ? error.message : String(error),
+        next: './task backup s3-key asks for it',
+      })
+    })
+    return `user = "${text.trim().replaceAll(/["\\]/g, (c) => `\\${c}`)}"\n`
+  })
 
 /** The last of its kind: `node`, `directory`, `ssh`, `s3`, `drill`, `restore`; with .good behind it the last that went well. */
 export interface Note {
