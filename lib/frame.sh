@@ -61,6 +61,8 @@ fk_ask_all() {
   local workers worker i mine
   workers=$(nproc)
   export FK_FACTS=$FK_TMP
+  # The deadline ends all of it: what has been answered by then still arrives, and so shows what has not.
+  trap 'trap - TERM; cat "$FK_FACTS"/worker.*/frames >&3 2> /dev/null; exit 143' TERM
   for ((worker = 1; worker <= (workers < 8 ? workers : 8); worker++)); do
     (
       FK_TMP=$FK_FACTS/worker.$worker
@@ -76,6 +78,7 @@ fk_ask_all() {
     ) &
   done
   wait
+  trap - TERM
   cat "$FK_FACTS"/worker.*/frames >&3
 }
 

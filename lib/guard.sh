@@ -9,7 +9,7 @@ fk_guard() {
 }
 
 fk_arm() {
-  local dir=$FK_STATE/tx/$1
+  local dir=$FK_STATE/tx/$1 units
   fk_snapshot "$dir"
   printf '%s\n' "$3" > "$dir/owner"
   {
@@ -22,8 +22,9 @@ fk_arm() {
   } > "$dir/rollback"
   ps -o pgid= -p $$ | tr -d ' ' > "$dir/pid"
   # Outside /etc, so that the way back does not take away the thing that walks it.
-  install --directory --mode=755 /usr/local/lib/systemd/system/sysinit.target.wants
-  cat > /usr/local/lib/systemd/system/fortress-deadman.service << EOF
+  units=$(fk_deadman_units)
+  install --directory --mode=755 "$units/sysinit.target.wants"
+  cat > "$units/fortress-deadman.service" << EOF
 [Unit]
 Description=Take back what nobody confirmed before the reboot
 DefaultDependencies=no
@@ -34,7 +35,7 @@ Before=sysinit.target network-pre.target
 Type=oneshot
 ExecStart=/bin/bash -c 'for run in $FK_STATE/tx/*/rollback; do [ ! -e "\$\$run" ] || /bin/bash "\$\$run" boot; done'
 EOF
-  ln --symbolic --force ../fortress-deadman.service /usr/local/lib/systemd/system/sysinit.target.wants/fortress-deadman.service
+  ln --symbolic --force ../fortress-deadman.service "$units/sysinit.target.wants/fortress-deadman.service"
   date --date="+$2 seconds" +%s > "$dir/due"
   date --iso-8601=seconds > "$dir/armed"
   sync --file-system "$dir"
@@ -53,14 +54,20 @@ fk_commit() {
   fk_disarm "$1"
 }
 
+# fk_deadman_units: where the trigger of the next boot stands. Where /usr cannot be written, the way back takes it away when it has
+# walked to its end, which is soon enough.
+fk_deadman_units() { if [ -w /usr ]; then echo /usr/local/lib/systemd/system; else echo /etc/systemd/system; fi; }
+
 # fk_disarm ID: the transaction is over; nothing of it stays.
 fk_disarm() {
+  local units
   systemctl stop "fortress-deadman-$1.timer" 2> /dev/null || true # it has fired
   rm --recursive --force "${FK_STATE:?}/tx/$1"
   rmdir --ignore-fail-on-non-empty "$FK_STATE/tx"
   if [ ! -d "$FK_STATE/tx" ]; then
-    rm --force /usr/local/lib/systemd/system/sysinit.target.wants/fortress-deadman.service /usr/local/lib/systemd/system/fortress-deadman.service
-    rmdir --parents --ignore-fail-on-non-empty /usr/local/lib/systemd/system/sysinit.target.wants 2> /dev/null || true # /usr/local/lib is not ours
+    units=$(fk_deadman_units)
+    rm --force "$units/sysinit.target.wants/fortress-deadman.service" "$units/fortress-deadman.service"
+    rmdir --parents --ignore-fail-on-non-empty "$units/sysinit.target.wants" 2> /dev/null || true # others use it too
   fi
 }
 

@@ -1,5 +1,8 @@
 // The SSH host key of a machine that does not exist yet: made on the laptop, so that the first connection is already pinned.
 import { generateKeyPairSync, randomBytes } from 'node:crypto'
+import type { Context } from './script.ts'
+import type { Secret } from './secret.ts'
+import type { Node } from './site.ts'
 
 const kind = 'ssh-ed25519'
 
@@ -49,3 +52,8 @@ const start = Buffer.concat([
   text(''),
   Buffer.from([0, 0, 0, 1]),
 ])
+
+/** The SSH host key of a node, made when it is first asked for. */
+export function hostKeyOf(node: Pick<Node, 'name'>, secrets: Context['secrets']): Secret {
+  return secrets(`${node.name}-ssh-host-key`, () => makeHostKey(node.name))
+}

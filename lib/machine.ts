@@ -70,6 +70,8 @@ export interface SshTarget {
   tunnel?: string
   /** The network namespace in which the tunnel ends; absent where it ends in our own. */
   tunnelNamespace?: string
+  /** The machine that this one is behind. */
+  through?: { target: SshTarget; doorFile?: string }
 }
 
 export interface Access {
@@ -172,6 +174,8 @@ const FACTS = [
   'os=$ID-$VERSION_ID',
   // Raspberry Pi OS calls itself Debian; its own release file tells it apart.
   'if [ -e /etc/rpi-issue ]; then os=raspios-$VERSION_ID; fi',
+  // It updates itself: which version it is at the moment is for a page to ask.
+  'if [ "$ID" = flatcar ]; then os=flatcar; fi',
   'arch=$(uname --machine); case $arch in x86_64) arch=amd64 ;; aarch64) arch=arm64 ;; esac',
   "model=$({ tr --delete '\\0' < /proc/device-tree/model || cat /sys/class/dmi/id/product_name; } 2> /dev/null || printf unknown)",
   'if ! command -v sudo > /dev/null; then sudo=none; elif sudo --reset-timestamp --non-interactive true 2> /dev/null; then sudo=free; else sudo=password; fi',
@@ -280,6 +284,9 @@ class Local extends Link {
   async close(): Promise<void> {}
 }
 
+/** Nobody is asked anything. */
+const QUIET = ['-o', 'BatchMode=yes', '-o', 'StrictHostKeyChecking=yes']
+
 class Ssh extends Link {
   readonly target: SshTarget
   readonly access: Pick<Access, 'interactive' | 'doorFile'>
@@ -314,8 +321,29 @@ class Ssh extends Link {
         'ServerAliveCountMax=3',
         'ClearAllForwardings=yes',
         'EscapeChar=none',
+        ...this.#through(),
       ].flatMap((option) => ['-o', option]),
     ]
+  }
+
+  /** The way to a machine behind another: a connection of the other's own, by the path that is left to it. */
+  #through(): string[] {
+    const { through } = this.target
+    if (!through) return []
+    const front = new Ssh(through.target, {
+      interactive: false,
+      ...(through.doorFile ? { doorFile: through.doorFile } : {}),
+    })
+    const words = [...front.#program(), ...front.#options(), ...QUIET, '-W', '[%h]:%p', front.#host()]
+    return [`ProxyCommand=${words.map(quote).join(' ')}`]
+  }
+
+  /** ssh, in the network in which the path begins. */
+  #program(): string[] {
+    const { tunnelNamespace } = this.target
+    return this.path === 'tunnel' && tunnelNamespace
+      ? ['ip', 'netns', 'exec', tunnelNamespace, 'ssh']
+      : ['ssh']
   }
 
   #host(): string {
@@ -325,24 +353,10 @@ class Ssh extends Link {
   launch(command: string): ChildProcess {
     const share =
       this.#sockets === 'none' ? ['-o', 'ControlMaster=no', '-o', 'ControlPath=none'] : this.#share()
-    const { tunnelNamespace } = this.target
-    const [program, ...first] =
-      this.path === 'tunnel' && tunnelNamespace ? ['ip', 'netns', 'exec', tunnelNamespace, 'ssh'] : ['ssh']
+    const [program, ...first] = this.#program()
     return spawn(
       program as string,
-      [
-        ...first,
-        ...this.#options(),
-        ...share,
-        '-T',
-        '-o',
-        'BatchMode=yes',
-        '-o',
-        'StrictHostKeyChecking=yes',
-        this.#host(),
-        '--',
-        `exec ${command}`,
-      ],
+      [...first, ...this.#options(), ...share, '-T', ...QUIET, this.#host(), '--', `exec ${command}`],
       { stdio: 'pipe' },
     )
   }

@@ -1,19 +1,20 @@
 // Pages from the command line: which, on which machine, in which mode. A page alone and the whole runbook are the same thing.
-import { appendFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { appendFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { Writable } from 'node:stream'
-import { type Config, type MachineSpec, debug, loadConfig } from './config.ts'
+import { type Config, debug, loadConfig } from './config.ts'
 import { parseHost } from './address.ts'
 import type { Fetch } from './delivery.ts'
 import { type Facts, type Machine, type SshTarget, connect, passwordFile } from './machine.ts'
 import { printed } from './program.ts'
-import { type Event, type Report, createReport } from './report.ts'
+import { type Event, type Report, createReport, heldBack } from './report.ts'
 import type { Context, Page } from './script.ts'
-import { secretStore } from './secret.ts'
+import { type SecretStore, secretStore } from './secret.ts'
+import { type Placed, machinesFor } from './site.ts'
 import type { LabVm } from './lab.ts'
-import type { Mode } from './run.ts'
+import type { Look, Mode, Running } from './run.ts'
 import { type Demand, type Step, isChange } from './step.ts'
 import type { Artifact } from './download.ts'
 import { nearest } from './nearest.ts'
@@ -75,7 +76,7 @@ export function modeOf(word: string | undefined, name: string): AnyMode | undefi
 }
 
 /** What a page is told when there is no machine to ask: the site document's own word. */
-function declared(spec: MachineSpec): Facts {
+function declared(spec: Placed): Facts {
   return {
     name: spec.name,
     os: spec.os,
@@ -86,12 +87,21 @@ function declared(spec: MachineSpec): Facts {
   }
 }
 
+/** The secrets of a site. */
+export const storeOf = ({ env, site }: Config, report: Report): SecretStore =>
+  secretStore({
+    dir: join(env.FK_STATE_DIR, site.name),
+    identity: env.FK_AGE_IDENTITY,
+    say: (s) => report.note(s),
+  })
+
 /** What a page is told. */
 export function contextOf(config: Config, machine: Facts, store: ReturnType<typeof secretStore>): Context {
   return {
     ...config,
     machine,
     secrets: (name, make) => store.secret(name, make),
+    has: (name) => store.has(name),
     state: join(config.env.FK_STATE_DIR, config.site.name),
   }
 }
@@ -115,19 +125,14 @@ export async function runPages(
     verbose: given.verbose || mode === 'verify',
     log: runLog(env.FK_LOG_DIR),
   })
-  const store = secretStore({
-    dir: join(env.FK_STATE_DIR, site.name),
-    identity: env.FK_AGE_IDENTITY,
-    say: (s) => report.note(s),
-  })
+  const store = storeOf(config, report)
   const host = env.FK_HOST === undefined ? undefined : parseHost(env.FK_HOST)
-  const specs = site.machines.filter((m) =>
-    pages.some((p) => p.on !== 'laptop' && m.roles.includes(p.on as 'host')),
-  )
+  const specs = (page: Page) => machinesFor(config, page.on)
+  const everywhere = [...machinesFor(config, 'host'), ...machinesFor(config, 'node')]
 
   if (mode === 'print') {
     for (const page of pages)
-      for (const spec of specs.slice(0, 1))
+      for (const spec of specs(page).slice(0, 1))
         process.stdout.write(
           printed({ ...page, steps: page.steps(contextOf(config, declared(spec), store)) }),
         )
@@ -141,7 +146,8 @@ export async function runPages(
     const { rehearse } = load('./rehearsal.ts') as typeof import('./rehearsal.ts')
     return rehearse(pages, (spec) => contextOf(config, declared(spec), store), config, report)
   }
-  if (mode === 'undo' && pages.length > 1) await typed(given.words[0], specs[0]?.name ?? site.name, terminal)
+  if (mode === 'undo' && pages.length > 1)
+    await typed(given.words[0], everywhere[0]?.name ?? site.name, terminal)
 
   const enough = new AbortController()
   const { downloads } = load('./delivery.ts') as typeof import('./delivery.ts')
@@ -152,86 +158,129 @@ export async function runPages(
   })
   if (mode === 'apply' && pages.length > 1)
     begin(
-      specs.flatMap((spec) => wanted(pages, spec, () => contextOf(config, declared(spec), store))),
+      pages.flatMap((page) =>
+        specs(page).flatMap((spec) => wanted(page.steps(contextOf(config, declared(spec), store)))),
+      ),
       fetch,
     )
 
   let worst = 0 as 0 | 1 | 2
-  try {
-    for (const spec of specs) {
+  const { look, runPage } = load('./run.ts') as typeof import('./run.ts')
+  // What changes nothing need not wait for the page before it, and stays what it is.
+  const changes = mode !== 'verify' && mode !== 'plan'
+  let laptop: Awaited<ReturnType<typeof labLaptop>> | undefined
+  const reached = new Map<string, Promise<Reached>>()
+  const reach = (spec: Placed): Promise<Reached> => {
+    const known = reached.get(spec.name)
+    if (known) return known
+    const arriving = (async () => {
       const machine = await connectTo(config, spec, terminal, report)
-      try {
-        if (mode !== 'undo') mustBe(spec, machine, site.name)
-        const { look, runPage } = load('./run.ts') as typeof import('./run.ts')
-        const running = {
-          machine,
-          report,
-          store,
-          deadman: env.FK_DEADMAN_SECONDS,
-          patience: env.FK_LOCK_WAIT_SECONDS,
-          signal,
-          fetch,
-          typed: async ({ name, typed }: Demand) =>
-            given.format ??
-            (host.kind === 'lab'
-              ? typed
-              : terminal
-                ? (report.pause(), ask(`${name}.\nType ${typed}: `))
-                : undefined),
-        }
-        let laptop: Awaited<ReturnType<typeof labLaptop>> | undefined
-        const mine = pages.filter((p) => p.on !== 'laptop' && spec.roles.includes(p.on as 'host'))
-        // What changes nothing need not wait for the page before it, and stays what it is.
-        const changes = mode !== 'verify' && mode !== 'plan'
-        const known = new Map<Page, Step[]>()
-        const stepsOf = (page: Page): Step[] => {
-          const steps = known.get(page) ?? page.steps(contextOf(config, machine.facts, store))
-          if (!changes) known.set(page, steps)
-          return steps
-        }
-        const looks = changes
-          ? []
-          : ahead(
-              mine.map((page) => () => look(page, stepsOf(page), mode, running)),
-              sessions,
-            )
-        const run = async (page: Page, how: Mode) => {
-          if (how === 'apply' && host.kind === 'lab') laptop ??= await labLaptop(config, store)
-          const steps = stepsOf(page)
-          if (how === 'apply' && steps.some((s) => s.door === 'firewall')) await laptop?.enter()
-          const { code } = await runPage(page, steps, how, running, looks[mine.indexOf(page)])
-          if (code === 1 || (code === 2 && worst === 0)) worst = code
-          return code
-        }
-        for (const page of mode === 'undo' ? mine.toReversed() : mine) {
-          if (signal.aborted) break
-          const code = await run(page, mode ?? 'plan')
-          if (mode === undefined && code === 2) {
-            if (
-              !yes &&
-              !(
-                terminal &&
-                (await ask(`Apply this to ${machine.label}? [y/N] `)).toLowerCase().startsWith('y')
-              )
-            )
-              continue
-            worst = 0
-            await run(page, 'apply')
+      if (mode !== 'undo') mustBe(spec, machine, site.name)
+      const running = {
+        machine,
+        report,
+        store,
+        deadman: env.FK_DEADMAN_SECONDS,
+        patience: env.FK_LOCK_WAIT_SECONDS,
+        signal,
+        fetch,
+        typed: async ({ name, typed }: Demand) =>
+          given.format ??
+          (host.kind === 'lab'
+            ? typed
+            : terminal
+              ? (report.pause(), ask(`${name}.\nType ${typed}: `))
+              : undefined),
+        elsewhere: async (name: string) => {
+          const other = everywhere.find((s) => s.name === name)
+          if (other === undefined) throw new Error(`the site has no machine ${name}`)
+          return (await reach(other)).running.machine
+        },
+      }
+      const mine = pages.filter((page) => specs(page).some(({ name }) => name === spec.name))
+      const known = new Map<Page, Step[]>()
+      const stepsOf = (page: Page): Step[] => {
+        const steps = known.get(page) ?? page.steps(contextOf(config, machine.facts, store))
+        if (!changes) known.set(page, steps)
+        return steps
+      }
+      const looks = changes
+        ? []
+        : ahead(
+            mine.map((page) => () => look(page, stepsOf(page), mode, running)),
+            sessions,
+          )
+      return { running, stepsOf, look: (page: Page) => looks[mine.indexOf(page)] }
+    })()
+    reached.set(spec.name, arriving)
+    return arriving
+  }
+  const run = async (page: Page, spec: Placed, how: Mode, told = report) => {
+    const { running, stepsOf, look } = await reach(spec)
+    if (how === 'apply' && host.kind === 'lab') laptop ??= await labLaptop(config, store)
+    const steps = stepsOf(page)
+    // A page of the cluster that has nothing to do with this node.
+    if (steps.length === 0) return 0
+    if (how === 'apply' && steps.some((s) => s.door === 'firewall')) await laptop?.enter()
+    const { code } = await runPage(page, steps, how, { ...running, report: told }, look(page))
+    if (code === 1 || (code === 2 && worst === 0)) worst = code
+    return code
+  }
+  const turn = async (page: Page, spec: Placed, told?: Report) => {
+    const code = await run(page, spec, mode ?? 'plan', told)
+    if (mode !== undefined || code !== 2) return
+    const { label } = (await reach(spec)).running.machine
+    if (!yes && !(terminal && (await ask(`Apply this to ${label}? [y/N] `)).toLowerCase().startsWith('y')))
+      return
+    worst = 0
+    await run(page, spec, 'apply')
+  }
+  // A page stands on the ones before it, and a node on the others: after a failure the rest would only fail more confusingly.
+  const enoughSeen = () => signal.aborted || (worst === 1 && mode !== 'verify' && mode !== 'plan')
+  try {
+    for (const page of mode === 'undo' ? pages.toReversed() : pages) {
+      const places = mode === 'undo' ? specs(page).toReversed() : specs(page)
+      for (const group of mode === undefined ? places.map((spec) => [spec]) : abreast(page, places)) {
+        if (enoughSeen()) break
+        if (group.length === 1) for (const spec of group) await turn(page, spec)
+        else {
+          const told = group.map(() => heldBack(report))
+          const turns = group.map((spec, i) => turn(page, spec, told[i]?.report))
+          for (const [i, turned] of turns.entries()) {
+            await turned.finally(() => told[i]?.tell())
           }
-          // A page stands on the ones before it: after a failure the rest would only fail in a more confusing way.
-          if (worst === 1 && mode !== 'verify' && mode !== 'plan') break
         }
-      } finally {
-        await machine.close()
       }
     }
   } finally {
     // What nobody has asked for by now is there already; the part that came is gone on with when somebody does.
     enough.abort()
+    for (const arriving of reached.values())
+      await arriving.then(({ running }) => running.machine.close()).catch(() => {}) // it was told when it was reached
   }
   report.close()
   return worst
 }
+
+interface Reached {
+  running: Running
+  stepsOf: (page: Page) => Step[]
+  look: (page: Page) => Promise<Look> | undefined
+}
+
+/** Machines in the order in which a page comes to them, those of a group at once: no two servers of a cluster, and few agents. */
+function abreast(page: Page, places: Placed[]): Placed[][] {
+  const groups: Placed[][] = []
+  for (const spec of places) {
+    const last = groups.at(-1)
+    const alike = page.on === 'node' && spec.roles.includes('agent') && last?.[0]?.roles.includes('agent')
+    if (alike && last && last.length < agentsAtOnce) last.push(spec)
+    else groups.push([spec])
+  }
+  return groups
+}
+
+const agentsAtOnce = 3
 
 /** Of the four sessions that a hardened sshd allows on one connection, those that may look at once; one stays free. */
 const sessions = 3
@@ -255,13 +304,9 @@ function ahead<T>(jobs: (() => Promise<T>)[], width: number): Promise<T>[] {
   return begun
 }
 
-/** What the pages will bring to a machine, as far as the site document can tell. */
-function wanted(pages: Page[], spec: MachineSpec, context: () => Context): Artifact[] {
-  const mine = pages.filter((p) => p.on !== 'laptop' && spec.roles.includes(p.on as 'host'))
-  return mine.flatMap((page) =>
-    page.steps(context()).flatMap((step) => (isChange(step) && step.brings ? [step.brings.artifact] : [])),
-  )
-}
+/** What steps will bring to a machine, as far as the site document can tell. */
+const wanted = (steps: Step[]): Artifact[] =>
+  steps.flatMap((step) => (isChange(step) && step.brings ? [step.brings.artifact] : []))
 
 /** Large files come while the first layers are built; what fails is told by the step that needs it. */
 function begin(artifacts: Artifact[], fetch: Fetch): void {
@@ -269,7 +314,7 @@ function begin(artifacts: Artifact[], fetch: Fetch): void {
 }
 
 /** The files of one system are wrong on another: what the site document says of a machine must be true. */
-function mustBe({ os, arch }: MachineSpec, { label, facts }: Machine, site: string): void {
+function mustBe({ os, arch }: Placed, { label, facts }: Machine, site: string): void {
   if (facts.os === os && facts.arch === arch) return
   throw new Fault(
     `${label} runs ${facts.os} on ${facts.arch}, and the site ${site} says ${os} on ${arch}. Nothing was run.`,
@@ -305,57 +350,15 @@ async function labLaptop({ env, site }: Config, store: ReturnType<typeof secretS
   }
 }
 
-/** Connects to the machine that FK_HOST (or the site document) names. */
+/** Connects to the machine that FK_HOST (or the site document) names, or to one behind it. */
 export async function connectTo(
-  { env, site }: Config,
-  spec: MachineSpec,
+  config: Config,
+  spec: Placed,
   terminal: boolean,
   report: Report,
 ): Promise<Machine> {
-  const host = parseHost(env.FK_HOST ?? '')
-  if ('reason' in host) throw new Fault('There is no machine: FK_HOST is not set')
-  let doorFile = join(env.FK_STATE_DIR, site.name, `${spec.name}.door`)
-  const tunnel = spec.tunnel_address ?? (spec.roles.includes('host') ? site.tunnel.address : undefined)
-  let password: string | undefined
-  let target: 'local' | SshTarget = 'local'
-  if (host.kind === 'lab') {
-    const { labMachine } = load('./lab.ts') as typeof import('./lab.ts')
-    const lab = await labMachine({
-      dir: env.FK_LAB_DIR,
-      say: (s) => report.note(s),
-      outside: process.getuid?.() === 0,
-    })
-    password = lab.password
-    // The machine is thrown away, and what was true of it with it.
-    doorFile = join(lab.dir, 'door')
-    const keys = readFileSync(lab.knownHostsFile, 'utf8').trim().split('\n')
-    const knownHostsFile = join(lab.dir, 'known_hosts.alias')
-    writeFileSync(
-      knownHostsFile,
-      keys.map((line) => `fortress-lab ${line.split(' ').slice(1).join(' ')}\n`).join(''),
-    )
-    target = {
-      host: lab.host,
-      port: lab.port,
-      user: lab.user,
-      identityFile: lab.identityFile,
-      knownHostsFile,
-      alias: 'fortress-lab',
-      configFile: '/dev/null',
-      ...(tunnel && lab.outsideNamespace ? { tunnel, tunnelNamespace: lab.outsideNamespace } : {}),
-    }
-  } else if (host.kind === 'ssh') {
-    target = {
-      host: spec.address ?? host.host,
-      knownHostsFile: env.FK_KNOWN_HOSTS,
-      alias: `${site.name}.${spec.name}`,
-      ...((spec.user ?? host.user) ? { user: spec.user ?? host.user } : {}),
-      ...((spec.port ?? host.port) ? { port: spec.port ?? host.port } : {}),
-      ...(env.FK_SSH_KEY ? { identityFile: env.FK_SSH_KEY } : {}),
-      ...(env.FK_SSH_CONFIG ? { configFile: env.FK_SSH_CONFIG } : {}),
-      ...(tunnel ? { tunnel } : {}),
-    } as SshTarget
-  }
+  const { env } = config
+  const { target, doorFile, password } = await way(config, spec, report)
   return connect({
     name: spec.name,
     target,
@@ -372,6 +375,97 @@ export async function connectTo(
       return ask(`Password for sudo on ${label}: `, true)
     },
   })
+}
+
+interface Way {
+  target: 'local' | SshTarget
+  doorFile: string
+  /** Of the lab's machine. */
+  password?: string
+}
+
+/** How a machine is reached: as FK_HOST says, or through the host that it is behind. */
+async function way(config: Config, spec: Placed, report: Report): Promise<Way> {
+  const { env, site } = config
+  const host = parseHost(env.FK_HOST ?? '')
+  if ('reason' in host) throw new Fault('There is no machine: FK_HOST is not set')
+  const doorFile = join(env.FK_STATE_DIR, site.name, `${spec.name}.door`)
+  const tunnel = spec.tunnel_address ?? (spec.roles.includes('host') ? site.tunnel.address : undefined)
+  const alias = `${site.name}.${spec.name}`
+  const common = {
+    knownHostsFile: env.FK_KNOWN_HOSTS,
+    alias,
+    ...(env.FK_SSH_KEY ? { identityFile: env.FK_SSH_KEY } : {}),
+    ...(env.FK_SSH_CONFIG ? { configFile: env.FK_SSH_CONFIG } : {}),
+  }
+  if (spec.behind !== undefined) {
+    const front = site.machines.find(({ name }) => name === spec.behind)
+    if (front === undefined || spec.address === undefined) throw new Error(`${spec.name} is behind nothing`)
+    const { target, doorFile: door } = await way(config, front, report)
+    // Its key was made on the laptop before there was a machine: nobody has to compare it.
+    const { hostKeyOf, publicHalf } = load('./hostkey.ts') as typeof import('./hostkey.ts')
+    const key = await hostKeyOf(spec, storeOf(config, report).secret).resolve()
+    pin(env.FK_KNOWN_HOSTS, alias, publicHalf(key))
+    return {
+      target: {
+        ...common,
+        host: spec.address,
+        ...(spec.user ? { user: spec.user } : {}),
+        ...(target === 'local' ? {} : { through: { target, doorFile: door } }),
+      },
+      doorFile,
+    }
+  }
+  if (host.kind === 'ssh')
+    return {
+      target: {
+        ...common,
+        host: spec.address ?? host.host,
+        ...((spec.user ?? host.user) ? { user: spec.user ?? host.user } : {}),
+        ...((spec.port ?? host.port) ? { port: spec.port ?? host.port } : {}),
+        ...(tunnel ? { tunnel } : {}),
+      } as SshTarget,
+      doorFile,
+    }
+  if (host.kind !== 'lab') return { target: 'local', doorFile }
+  const { labMachine } = load('./lab.ts') as typeof import('./lab.ts')
+  const lab = await labMachine({
+    dir: env.FK_LAB_DIR,
+    say: (s) => report.note(s),
+    outside: process.getuid?.() === 0,
+  })
+  const keys = readFileSync(lab.knownHostsFile, 'utf8').trim().split('\n')
+  const knownHostsFile = join(lab.dir, 'known_hosts.alias')
+  writeFileSync(
+    knownHostsFile,
+    keys.map((line) => `fortress-lab ${line.split(' ').slice(1).join(' ')}\n`).join(''),
+  )
+  return {
+    target: {
+      host: lab.host,
+      port: lab.port,
+      user: lab.user,
+      identityFile: lab.identityFile,
+      knownHostsFile,
+      alias: 'fortress-lab',
+      configFile: '/dev/null',
+      ...(tunnel && lab.outsideNamespace ? { tunnel, tunnelNamespace: lab.outsideNamespace } : {}),
+    },
+    // The machine is thrown away, and what was true of it with it.
+    doorFile: join(lab.dir, 'door'),
+    password: lab.password,
+  }
+}
+
+/** A line of the file of pinned host keys, in place of an older one of that name. */
+function pin(file: string, alias: string, key: string): void {
+  const text = existsSync(file) ? readFileSync(file, 'utf8') : ''
+  const line = `${alias} ${key.trim()}`
+  const lines = text.split('\n').filter(Boolean)
+  if (lines.includes(line)) return
+  mkdirSync(dirname(file), { recursive: true, mode: 0o700 })
+  const others = lines.filter((other) => other.split(' ')[0] !== alias)
+  writeFileSync(file, `${[...others, line].join('\n')}\n`, { mode: 0o600 })
 }
 
 /** Something that cannot be undone asks for the name of what it hits. */

@@ -4,10 +4,11 @@ import { execFile } from 'node:child_process'
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join, relative } from 'node:path'
 import { promisify } from 'node:util'
-import type { Config, MachineSpec } from './config.ts'
+import type { Config } from './config.ts'
 import { printed } from './program.ts'
 import type { Report } from './report.ts'
 import type { Context, Page } from './script.ts'
+import { type Placed, machinesFor } from './site.ts'
 import type { Command } from './sh.ts'
 import { isChange } from './step.ts'
 
@@ -24,8 +25,8 @@ interface Check {
 /** Writes out/<site>/ anew and resolves to 0, or 1 when a checker found a fault. */
 export async function rehearse(
   pages: Page[],
-  context: (spec: MachineSpec) => Context,
-  { site }: Config,
+  context: (spec: Placed) => Context,
+  { site, env }: Config,
   report: Report,
 ): Promise<0 | 1> {
   const out = join(root, 'out', site.name)
@@ -35,8 +36,9 @@ export async function rehearse(
   const index: object[] = []
   let files = 0
   for (const page of pages) {
-    for (const spec of site.machines.filter((m) => m.roles.includes(page.on as 'host'))) {
+    for (const spec of machinesFor({ site, env }, page.on)) {
       const steps = page.steps(context(spec))
+      if (steps.length === 0) continue
       report.page({ name: page.name, summary: page.summary, file: page.file, layer: page.layer, on: page.on })
       const script = join(out, `${page.name}.sh`)
       write(script, printed({ ...page, steps }), 0o755)

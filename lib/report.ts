@@ -125,6 +125,19 @@ export interface Report {
   close(): void
 }
 
+/** A report that waits, for one of several that run at once: `tell` says it all, in its place. What is at work now is shown at once. */
+export function heldBack(report: Report): { report: Report; tell: () => void } {
+  const said: (() => void)[] = []
+  const now = ['running', 'transfer', 'pause']
+  const held = new Proxy(report, {
+    get: (target, name: keyof Report) => {
+      const say = target[name].bind(target) as (...args: unknown[]) => void
+      return now.includes(name) ? say : (...args: unknown[]) => void said.push(() => say(...args))
+    },
+  })
+  return { report: held, tell: () => said.splice(0).forEach((say) => say()) }
+}
+
 /** One line of the run log, and of --json. */
 export interface Event {
   time: string

@@ -157,6 +157,12 @@ function* machineProblems(site: Partially<Site>): Generator<Problem> {
     ]),
   )
   const hosts = machines.filter(([, { roles }]) => roles?.includes('host'))
+  const servers = machines.filter(([, { roles }]) => roles?.includes('node') && !roles.includes('agent'))
+  if (servers.length > 0 && servers.length % 2 === 0)
+    yield {
+      path: ['machines'],
+      reason: `has ${servers.length} servers: etcd needs a majority, so an even number bears the loss of no more than one less, and costs one more. Have 1, 3 or 5; the others can be agents`,
+    }
   // A role that is misspelt may have been the one.
   const known = machines.every(([, { roles }]) => roles?.length && roles.every((role) => role !== undefined))
   if (machines.length > 0 && hosts.length === 0 && known && machines.length === site.machines?.length)

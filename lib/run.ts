@@ -34,6 +34,8 @@ export interface Running {
   signal?: AbortSignal
   /** Asks a person to type the name of what a demand is about; undefined when there is nobody to ask. */
   typed?: (step: Demand) => Promise<string | undefined>
+  /** Another machine of the site. */
+  elsewhere?: (name: string) => Promise<Machine>
   /** Fetches what a step brings. */
   fetch?: Fetch
 }
@@ -218,8 +220,18 @@ async function apply(
         return { changed, code: 1 }
       }
     }
+    const around = chunk.steps
+      .filter(({ step, index }) => !holds(step, seen[index]))
+      .map(({ step }) => (isChange(step) ? step.around : undefined))
+      .find((found) => found !== undefined)
+    if (around && !(await beside(page, around.on, around.before, running))) return { changed, code: 1 }
+    const leave = async (code: 0 | 1): Promise<0 | 1> =>
+      around && !(await beside(page, around.on, around.after, running)) ? 1 : code
     if (chunk.door)
-      options.transaction = { id: `${page.name}-${Date.now().toString(36)}`, seconds: running.deadman }
+      options.transaction = {
+        id: `${page.name}-${Date.now().toString(36)}`,
+        seconds: patience(chunk, running),
+      }
     let armed = false
     const payloads: [string, Buffer][] = []
     const seconds =
@@ -261,10 +273,10 @@ async function apply(
       seconds,
     )
     const failed = chunk.steps.find(({ index }) => seen[index]?.end?.state === 'failed')
-    if (failed) return { changed: armed ? 0 : changed, code: 1 }
+    if (failed) return { changed: armed ? 0 : changed, code: await leave(1) }
     if (outcome.locked !== undefined || (!outcome.finished && !armed)) {
       lost(running, steps, seen, chunk, outcome)
-      return { changed, code: 1 }
+      return { changed, code: await leave(1) }
     }
     if (armed && options.transaction) {
       const closes = chunk.steps.some(({ step }) => step.door === 'firewall')
@@ -276,14 +288,29 @@ async function apply(
           at.end = { state: 'failed', reason: 'door', taken: true }
           if (i === 0) at.door = door
         })
-        return { changed: changed - lost.length, code: 1 }
+        return { changed: changed - lost.length, code: await leave(1) }
       }
     }
+    if ((await leave(0)) === 1) return { changed, code: 1 }
     const last = chunk.steps.at(-1)
     if (payloads.length === 0 || !last) continue
     const saved: Record<string, string> = {}
     for (const [name, bytes] of payloads) {
-      await running.store.put(name, bytes.toString('base64'))
+      const value = bytes.toString('base64')
+      const once = isChange(last.step) && last.step.save?.once === true && running.store.has(name)
+      if (once && (await running.store.get(name)).reveal() !== value) {
+        report.error({
+          step: last.step.name,
+          index: last.index + 1,
+          total: steps.length,
+          ran: `storing ${name} on the laptop`,
+          said: 'the laptop has another one already, and never replaces it by itself',
+          state: `nothing was stored; ${machine.label} keeps what it has`,
+          next: 'find out which of the two is the right one: this may be another machine, or the same one after it was made anew',
+        })
+        return { changed, code: 1 }
+      }
+      if (!once) await running.store.put(name, value)
       saved[name] = createHash('sha256').update(bytes).digest('hex')
     }
     // Stored: the machine is told, and only now the step can hold.
@@ -296,6 +323,54 @@ async function apply(
     }
   }
   return { changed, code: 0 }
+}
+
+/** Until a door is taken back: what has to come up first gets the time that it may take. */
+function patience({ steps }: Chunk, { deadman }: Running): number {
+  const starts = steps.map(({ step }) =>
+    step.door === 'api' && isChange(step) && !step.landing ? (step.seconds ?? 300) : 0,
+  )
+  return Math.max(deadman, ...starts.map((seconds) => (seconds > 0 ? seconds + 60 : 0)))
+}
+
+/** Seconds to wait for another machine that several are waiting for. */
+const TURN = 900
+
+/** What another machine does for this one: its steps are asked, and those that do not hold are applied there. */
+async function beside(page: Page, on: string, steps: Step[], running: Running): Promise<boolean> {
+  if (steps.length === 0) return true
+  if (running.elsewhere === undefined) throw new Error(`nobody here reaches ${on}`)
+  const machine = await running.elsewhere(on)
+  const numbered = steps.map((step, index) => ({ step, index }))
+  const seen: Seen[] = steps.map(() => ({ controls: [] }))
+  const seconds =
+    60 +
+    steps.reduce(
+      (sum, step) =>
+        sum + (isWait(step) ? step.seconds : isChange(step) ? (step.seconds ?? 300) * step.apply.length : 30),
+      0,
+    )
+  const there = { ...running, machine, patience: Math.max(running.patience, TURN) }
+  for (const { name } of steps.slice(0, 1))
+    running.report.running({ index: 0, total: 0, name: `on ${on}: ${name}`, limit: seconds })
+  const outcome = await send(
+    there,
+    await applying(page.name, numbered, { owner: me() }, page.prepare),
+    (frame) => note(seen, frame),
+    machine,
+    seconds,
+  )
+  const failed = steps.findIndex((_, i) => seen[i]?.end?.state === 'failed')
+  if (failed < 0 && outcome.finished) return true
+  const step = steps[Math.max(failed, 0)] as Step
+  running.report.error({
+    ...(failed >= 0
+      ? fault(step, seen[failed] as Seen, 0)
+      : { ran: 'a step on another machine', said: outcome.locked ?? outcome.stderr.trim() }),
+    step: `on ${on}: ${step.name}`,
+    state: `nothing was begun on ${running.machine.label}, or it is as it is reported there`,
+  })
+  return false
 }
 
 /** The laptop has it, the machine has it waiting beside its place; resolves to its digest. */

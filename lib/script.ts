@@ -16,6 +16,8 @@ export interface Context {
   machine: Facts
   /** A secret of this site; `make` runs the first time it is needed, on the laptop. Plans and prints never ask for it. */
   secrets: (name: string, make?: Make) => Secret
+  /** Whether the laptop has a secret of this name. */
+  has: (name: string) => boolean
   /** The public half that was stored with a secret: a path on the laptop, or undefined in a rehearsal. */
   state: string
 }

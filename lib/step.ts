@@ -16,7 +16,8 @@ export interface Control {
   waived?: string
 }
 
-export type Door = 'ssh' | 'pam' | 'sudo' | 'wireguard' | 'firewall'
+/** `api`: the way in is that of the cluster. */
+export type Door = 'ssh' | 'pam' | 'sudo' | 'wireguard' | 'firewall' | 'api'
 
 interface Named {
   /** A fact, in an owner's words: what will be true. */
@@ -52,8 +53,15 @@ export interface Change extends Named {
   /** Seconds that each command of `apply` may take. Default 300. */
   seconds?: number
   /** Standard output of `command` is stored age-encrypted on the laptop under `name`, after `apply`. */
-  save?: { name: string; command: Command }
+  save?: {
+    name: string
+    command: Command
+    /** What the laptop has is never replaced by something else: then the step fails. */
+    once?: boolean
+  }
   landing?: Landing
+  /** What another machine of the site makes true before `apply`, and after it, also when `apply` failed. */
+  around?: { on: string; before: Step[]; after: Step[] }
   /** Before `apply` the laptop fetches and proves this file and sends it; `apply` names it with image_land. */
   brings?: { artifact: Artifact; to: string }
 }

@@ -4,7 +4,7 @@
 // Leaves  a read-only base image under /var/lib/fortress/images, and its digest beside it. Nodes start from copies of it. For
 //         Talos also talosctl, by which the host speaks to it.
 // Undo    removes it. What the laptop has fetched stays in its cache.
-import { nodesOf } from '../lib/ignition.ts'
+import { nodesOf } from '../lib/site.ts'
 import { imageDir, imageOf, imageShell } from '../lib/image.ts'
 import { script } from '../lib/script.ts'
 import { sh } from '../lib/sh.ts'

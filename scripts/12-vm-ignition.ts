@@ -9,7 +9,9 @@
 // Undo    removes the files. A node that has started keeps what it has become.
 import { greeting, ignitionPath, toldPath, vmDir } from '../lib/domain.ts'
 import { file } from '../lib/file.ts'
-import { ignitionFile, nodesOf } from '../lib/ignition.ts'
+import { ignitionFile } from '../lib/ignition.ts'
+import { nodesOf } from '../lib/site.ts'
+import { fragmentOf } from '../lib/k3s.ts'
 import { type Context, script } from '../lib/script.ts'
 import { sh } from '../lib/sh.ts'
 import type { Step } from '../lib/step.ts'
@@ -38,7 +40,7 @@ export default script(import.meta, { layer: 'L1', on: 'host' }, (context) => {
     ready,
     ...nodes.map((node) =>
       file(ignitionPath(node), {
-        ...ignitionFile(context, node, { fragments: [greeting] }),
+        ...ignitionFile(context, node, { fragments: [greeting, fragmentOf(context, node.name)] }),
         mode: '400',
         // libvirt gives what a machine reads to this user, so it stays as it is while the machine runs.
         owner: 'libvirt-qemu:libvirt-qemu',

@@ -7,7 +7,7 @@
 //         keeps it only when it still answers.
 // Undo    takes the papers from the host. The node keeps what it has become: ./task node destroy NAME.
 import { declaredDir } from '../lib/domain.ts'
-import type { Node } from '../lib/ignition.ts'
+import type { Node } from '../lib/site.ts'
 import { type Context, script } from '../lib/script.ts'
 import { sh } from '../lib/sh.ts'
 import type { Step } from '../lib/step.ts'

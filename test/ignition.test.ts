@@ -5,8 +5,9 @@ import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import type { Ignition } from '../lib/butane.ts'
 import { loadConfig, type Config } from '../lib/config.ts'
-import { makeHostKey, publicHalf } from '../lib/hostkey.ts'
-import { adminKey, hostKeyOf, ignition, ignitionFile, nodesOf, type Given } from '../lib/ignition.ts'
+import { hostKeyOf, makeHostKey, publicHalf } from '../lib/hostkey.ts'
+import { adminKey, ignition, ignitionFile, type Given } from '../lib/ignition.ts'
+import { nodesOf } from '../lib/site.ts'
 import { Secret } from '../lib/secret.ts'
 
 const hostKey = makeHostKey('test')
@@ -144,36 +145,6 @@ describe('a node on its first boot', () => {
     assert.match((await file(config, '/etc/flatcar/update.conf')).text, /^REBOOT_STRATEGY=off$/m)
   })
 
-  test('fetches the pinned k3s of its architecture with its hash, to a place that can be written', () => {
-    for (const arch of ['amd64', 'arm64'] as const) {
-      const config = load()
-      const pin = config.pins['k3s']!
-      const node = { ...nodesOf(config.site)[0]!, arch }
-      const [program] = ignition(config, node, given).storage!.files!.filter(
-        ({ path }) => path === '/opt/bin/k3s',
-      )
-      assert.deepEqual(program, {
-        path: '/opt/bin/k3s',
-        mode: 0o755,
-        contents: {
-          source: pin.url[arch],
-          verification: { hash: `sha256-${pin.sha256![arch]}` },
-        },
-      })
-    }
-  })
-
-  test('starts k3s when its configuration is there, and leaves that to somebody else', () => {
-    const config = made()
-    const { enabled, contents = '' } = unit(config, 'k3s.service')!
-    assert.equal(enabled, true)
-    assert.match(contents, /^ConditionPathExists=\/etc\/rancher\/k3s\/config\.yaml$/m)
-    assert.match(contents, /^ExecStart=\/opt\/bin\/k3s server --config \/etc\/rancher\/k3s\/config\.yaml$/m)
-    const { files = [], directories = [], links = [] } = config.storage!
-    for (const { path } of [...files, ...directories, ...links])
-      assert.doesNotMatch(path, /^\/(etc\/rancher|var\/lib\/rancher|usr)(\/|$)/)
-  })
-
   test('gets what another layer adds, in the same first boot', async () => {
     const fragment = {
       file: 'config/k3s/node.yaml',
@@ -189,16 +160,6 @@ storage:
     }
     const config = made(undefined, { fragments: [fragment], values: { token: 'a: b' } })
     assert.deepEqual(await file(config, '/etc/rancher/k3s/config.yaml'), { text: 'token: a: b', mode: 0o600 })
-  })
-
-  test('is not made while k3s is not pinned for it', () => {
-    const without = ({ pins }: Config) => {
-      delete pins['k3s']!.sha256!.amd64
-    }
-    assert.throws(() => made(without), {
-      message: 'k3s is not pinned for amd64',
-      next: 'give its url and sha256 in config/versions.yaml',
-    })
   })
 })
 

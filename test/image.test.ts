@@ -27,6 +27,7 @@ function context(site = 'fortress', env: Record<string, string> = {}, arch = 'am
       via: '',
     },
     secrets: () => assert.fail('no secret is asked for'),
+    has: () => false,
     state: '/nonexistent',
   }
 }

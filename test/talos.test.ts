@@ -19,7 +19,7 @@ import { after, beforeEach, describe, test } from 'node:test'
 import { parse, parseAllDocuments } from 'yaml'
 import { loadConfig, siteNames } from '../lib/config.ts'
 import { type Context } from '../lib/script.ts'
-import { nodesOf } from '../lib/ignition.ts'
+import { nodesOf } from '../lib/site.ts'
 import { type SecretStore, secretStore } from '../lib/secret.ts'
 import { isChange } from '../lib/step.ts'
 import {
@@ -49,6 +49,7 @@ function contextOf(site = 'fortress', store?: SecretStore, system = 'talos'): Co
     secrets: (name, make) =>
       store?.secret(name, make) ??
       secretStore({ dir: '/nonexistent', identity: '/nonexistent' }).secret(name),
+    has: () => false,
     state: '/nonexistent',
   }
 }

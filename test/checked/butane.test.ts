@@ -9,7 +9,8 @@ import { gunzipSync } from 'node:zlib'
 import { translate, type Ignition } from '../../lib/butane.ts'
 import { loadConfig, siteNames } from '../../lib/config.ts'
 import { makeHostKey, publicHalf } from '../../lib/hostkey.ts'
-import { ignition, ignitionFile, nodesOf } from '../../lib/ignition.ts'
+import { ignition, ignitionFile } from '../../lib/ignition.ts'
+import { nodesOf } from '../../lib/site.ts'
 import { Secret } from '../../lib/secret.ts'
 
 const root = join(import.meta.dirname, '../..')

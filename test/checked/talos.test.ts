@@ -29,7 +29,13 @@ const store = secretStore({ dir: join(scratch, 'state'), identity: join(scratch,
 function contextOf(site: string): Context {
   const config = loadConfig({ env: { FK_NODE_OS: 'talos' }, site })
   const machine = { name: site, os: 'debian-13', arch: 'amd64', model: '', user: 'admin', via: '' }
-  return { ...config, machine, secrets: (name, make) => store.secret(name, make), state: scratch }
+  return {
+    ...config,
+    machine,
+    secrets: (name, make) => store.secret(name, make),
+    has: () => false,
+    state: scratch,
+  }
 }
 
 function ask(words: string[], text: string): { code: number | null; said: string } {

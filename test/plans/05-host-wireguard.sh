@@ -102,7 +102,7 @@ fk_functions() {
 # subshells too, and a snapshot that was cut short would be a way back into nothing.
 fk_sure() {
   # shellcheck disable=SC2016,SC2046 # expands in there; names have no spaces
-  FK_STATE=$FK_STATE bash -eu -c "$(fk_functions $(compgen -A function fk_record) fk_add fk_functions fk_room fk_snapshot "$1")"$'\n''"$@"' fortress "$@"
+  FK_STATE=$FK_STATE bash -eu -c "$(fk_functions $(compgen -A function fk_record) fk_add fk_functions fk_room fk_snapshot $(compgen -A function fk_deadman) "$1")"$'\n''"$@"' fortress "$@"
 }
 
 # fk_room: there is room for a snapshot and for what comes after it.
@@ -271,6 +271,11 @@ fk_reload() {
     systemctl try-reload-or-restart ssh.service || systemctl restart ssh.service
   fi
   if grep '^/etc/wireguard/' "$1" > /dev/null && [ "$(systemctl is-active wg-quick@wg0)" = active ]; then systemctl restart wg-quick@wg0; fi
+  # It reads what it is told once. It may have given up over what it was told, so whether it is active says nothing.
+  if grep '^/etc/rancher/k3s/' "$1" > /dev/null && [ -e /etc/rancher/k3s/token ]; then
+    systemctl reset-failed k3s.service 2> /dev/null || true # it has not failed
+    systemctl restart --no-block k3s.service
+  fi
 }
 # The doors of a printed page. Nobody watches from a laptop here: the admin is the proof.
 

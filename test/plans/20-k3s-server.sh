@@ -1,0 +1,797 @@
+#!/bin/bash
+# 20-k3s-server: The first server of the cluster: hardened by files, and proven to answer before it is kept.
+#
+# Run it as root on the machine. Each step asks first and changes only what does not hold.
+# Some steps could close the door you came through. Before the first of them the present state of /etc and of the
+# firewall is kept, and taken back by itself after three minutes, unless you log in by a NEW connection and run:
+#   touch /run/fortress-keep            (or start this script with FK_KEEP_DOORS=yes, if you have a console)
+set -euo pipefail
+[ "$(id --user)" -eq 0 ] || { echo "this script needs root" >&2; exit 1; }
+: "${FK_SECRETS:?a directory that holds the secrets of this page, one file each}"
+: "${FK_FILES:?a directory that holds the downloads of this page; each step says from where}"
+
+# keep PATH: only the task runner records what was there before; a printed page does not take back.
+keep() { :; }
+export -f keep
+saved() { [ -e "$FK_STATE/saved-$1-$2" ]; }
+FK_TMP=$(mktemp --directory)
+export FK_TMP
+# Files land whole or not at all. These functions travel with every program and stand at the top of every printed script.
+: "${FK_STATE:=/var/lib/fortress}"
+
+# put PATH MODE OWNER [TEST]: standard input becomes PATH. TEST is bash and sees the candidate as $new.
+# The old file waits in pending/ until `settle PATH`, so that a run killed before its reload does not look finished.
+put() {
+  local path=$1 mode=$2 owner=$3 test=${4-} new pending
+  new=$(dirname "$path")/.$(basename "$path").fortress
+  pending=$FK_STATE/pending/${path//\//%}
+  keep "$path"
+  [ -d "$(dirname "$path")" ] || install --directory --mode=755 "$(dirname "$path")"
+  if ! { (umask 077 && cat > "$new") && chown "$owner" "$new" && chmod "$mode" "$new" &&
+    { [ -z "$test" ] || new=$new bash -euo pipefail -c "$test"; } && sync "$new"; }; then
+    rm --force "$new"
+    return 1
+  fi
+  if [ ! -e "$pending" ]; then
+    install --directory --mode=700 "$pending.part"
+    if [ -e "$path" ] || [ -L "$path" ]; then cp --archive "$path" "$pending.part/old"; fi
+    sync "$pending.part"
+    mv --no-target-directory "$pending.part" "$pending"
+  fi
+  mv --force --no-target-directory "$new" "$path"
+  sync "$(dirname "$path")"
+}
+
+# settle PATH: what had to follow the file has followed.
+settle() { rm --recursive --force "$FK_STATE/pending/${1//\//%}" "$FK_STATE/pending/${1//\//%}.part"; }
+
+# settled PATH: no change of PATH waits for what has to follow it.
+settled() { [ ! -e "$FK_STATE/pending/${1//\//%}" ]; }
+
+# putback PATH: the file that `put` replaced returns.
+putback() {
+  local pending=$FK_STATE/pending/${1//\//%}
+  [ -d "$pending" ] || return 0
+  if [ -e "$pending/old" ] || [ -L "$pending/old" ]; then
+    mv --force --no-target-directory "$pending/old" "$1"
+  else
+    rm --force "$1"
+  fi
+  settle "$1"
+}
+
+# landed PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner are others.
+landed() {
+  local is
+  [[ ${FK_LANDED-} != *$'\n'"$*"$'\n'* ]] || return 0 # asked for all files at once, and nothing has changed since
+  settled "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
+  is=$(stat --format='%a %U:%G' "$1")
+  [ "$is" = "$3 $4" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
+}
+export -f put settle settled putback landed
+export FK_STATE
+# What a machine looked like, and the way back to it. Serves undo (from the record of a page) and the dead man (from a
+# transaction). Needs nothing but coreutils, tar, awk and systemd: no network, no name service, nothing that a page changes.
+
+# fk_etc: one line for every entry of /etc: path, kind, mode, owner, and content (hash, link target or nothing).
+fk_etc() {
+  find /etc -xdev \( -name '.*.fortress' -o -path /etc/mtab \) -prune -o -type f -printf '%p\tf\t%m\t%U:%G\t\n' \
+    -o -printf '%p\t%y\t%m\t%U:%G\t%l\n' | LC_ALL=C sort > "$1.meta"
+  find /etc -xdev -name '.*.fortress' -prune -o -type f -print0 | xargs --null --no-run-if-empty sha256sum |
+    sed 's/^\\//' | awk '{ print substr($0, 67) "\t" substr($0, 1, 64) }' | LC_ALL=C sort > "$1.hash"
+  awk -F '\t' 'NR == FNR { hash[$1] = $2; next } $2 == "f" { $5 = hash[$1] } { print $1 "\t" $2 "\t" $3 "\t" $4 "\t" $5 }' \
+    "$1.hash" "$1.meta" > "$1"
+  rm --force "$1.meta" "$1.hash"
+}
+
+fk_units() {
+  systemctl list-units --all --plain --no-legend --no-pager --type=service,socket,timer,path,mount,target 2> /dev/null |
+    awk '$1 !~ /^(run-|session-|user|fortress-deadman|systemd-tmpfiles|apt-)/ { print $1 "\t" $3 }' | LC_ALL=C sort
+}
+
+fk_packages() { dpkg-query --show --showformat='${Package}:${Architecture}\t${db:Status-Abbrev}\n' 2> /dev/null | awk '$2 ~ /^i/ { print $1 }' | LC_ALL=C sort; }
+fk_sysctls() { sysctl --all 2> /dev/null | LC_ALL=C sort; }
+fk_tables() { if command -v nft > /dev/null; then nft list tables 2> /dev/null | LC_ALL=C sort; fi; }
+
+# fk_functions NAME…: the text of the functions that know the way back, and of the named ones.
+fk_functions() {
+  declare -f fk_etc fk_units fk_packages fk_sysctls fk_tables fk_changed fk_restore_etc fk_restore_kept fk_restore_units \
+    fk_restore_sysctls fk_restore_tables fk_sysctl_keys fk_rollback fk_reload "$@"
+}
+
+# fk_sure FUNCTION WORD…: in a bash of its own that ends at its first fault. Behind `if` and `||` bash ignores set -e, in
+# subshells too, and a snapshot that was cut short would be a way back into nothing.
+fk_sure() {
+  # shellcheck disable=SC2016,SC2046 # expands in there; names have no spaces
+  FK_STATE=$FK_STATE bash -eu -c "$(fk_functions $(compgen -A function fk_record) fk_add fk_functions fk_room fk_snapshot $(compgen -A function fk_deadman) "$1")"$'\n''"$@"' fortress "$@"
+}
+
+# fk_room: there is room for a snapshot and for what comes after it.
+fk_room() {
+  local dir=$FK_STATE
+  while [ ! -d "$dir" ]; do dir=$(dirname "$dir"); done
+  if [ "$(df --output=avail --block-size=1M "$dir" | tail --lines=1)" -lt 32 ]; then
+    echo "No space left on device: less than 32 MiB are free in $dir" >&2
+    return 1
+  fi
+}
+
+# fk_snapshot DIR: appears whole or not at all.
+fk_snapshot() {
+  local dir=$1
+  [ ! -d "$dir" ] || return 0
+  fk_room
+  rm --recursive --force "$dir.part"
+  install --directory --mode=700 "$(dirname "$dir")" "$dir.part" "$dir.part/kept"
+  fk_etc "$dir.part/etc"
+  # 1 says that a file changed while it was read: what it was a moment ago is as good.
+  tar --create --file="$dir.part/etc.tar" --directory=/ --one-file-system --xattrs --acls --numeric-owner etc 2> /dev/null || [ $? -eq 1 ]
+  fk_units > "$dir.part/units"
+  fk_packages > "$dir.part/packages"
+  fk_sysctls > "$dir.part/sysctls"
+  fk_tables > "$dir.part/tables"
+  if command -v nft > /dev/null; then nft --stateless list ruleset > "$dir.part/ruleset" 2> /dev/null || true; fi # no nf_tables, no ruleset
+  : > "$dir.part/absent"
+  : > "$dir.part/modes"
+  sync --file-system "$dir.part"
+  mv --no-target-directory "$dir.part" "$dir"
+}
+
+# keep PATH: a path outside /etc is about to change; every open snapshot gets a copy first.
+# keep --meta PATH: only its mode and owner are about to change.
+
+# fk_changed OLD NEW: the paths whose line differs between two lists of fk_etc.
+fk_changed() { LC_ALL=C comm -3 <(LC_ALL=C sort "$1") <(LC_ALL=C sort "$2") | sed 's/^\t//' | cut --fields=1 | LC_ALL=C sort --unique; }
+
+# fk_restore_etc DIR PATHS: the listed paths of /etc become what DIR holds: absent ones go, the others come back by rename.
+fk_restore_etc() {
+  local dir=$1 paths=$2 work path
+  [ -s "$paths" ] || return 0
+  work=/etc/.fortress-restore.fortress
+  rm --recursive --force "$work"
+  install --directory --mode=700 "$work"
+  LC_ALL=C comm -12 "$paths" <(cut --fields=1 "$dir/etc" | LC_ALL=C sort) > "$dir/coming"
+  LC_ALL=C comm -23 "$paths" <(cut --fields=1 "$dir/etc" | LC_ALL=C sort) > "$dir/going"
+  # Nothing moves before all of it is there: a disk may be full.
+  if ! sed 's|^/||' "$dir/coming" | tar --extract --file="$dir/etc.tar" --directory="$work" --xattrs --acls --numeric-owner \
+    --same-permissions --same-owner --no-recursion --verbatim-files-from --files-from=- 2> "$dir/tar"; then
+    printf 'the old files could not be brought back: %s\n' "$(tail --lines=1 "$dir/tar")"
+    rm --recursive --force "$work"
+    return 1
+  fi
+  LC_ALL=C sort --reverse "$dir/going" | while IFS= read -r path; do
+    if [ -d "$path" ] && [ ! -L "$path" ]; then rmdir "$path" 2> /dev/null || true; else rm --force "$path"; fi # a directory that others use stays
+  done
+  while IFS= read -r path; do
+    if [ -d "$work$path" ] && [ ! -L "$work$path" ]; then
+      if [ ! -d "$path" ] || [ -L "$path" ]; then rm --recursive --force "$path" && mkdir "$path"; fi
+    else
+      [ ! -d "$path" ] || [ -L "$path" ] || rm --recursive --force "$path"
+      mv --force --no-target-directory "$work$path" "$path"
+    fi
+  done < "$dir/coming"
+  # Directories last: their own times and modes change with what happens inside them.
+  LC_ALL=C sort --reverse "$dir/coming" | while IFS= read -r path; do
+    [ ! -d "$work$path" ] || [ -L "$work$path" ] || { chown --reference="$work$path" "$path" && chmod --reference="$work$path" "$path" && touch --reference="$work$path" "$path"; }
+  done
+  rm --recursive --force "$work"
+  sync --file-system /etc
+}
+
+fk_restore_kept() {
+  local dir=$1 path mode owner
+  if [ -e "$dir/present" ]; then
+    while IFS= read -r path; do
+      rm --recursive --force "$path.fortress-old"
+      cp --archive "$dir/kept$path" "$path.fortress-old"
+      if [ -d "$path" ] && [ ! -L "$path" ]; then rm --recursive --force "$path"; fi
+      mv --force --no-target-directory "$path.fortress-old" "$path"
+    done < "$dir/present"
+  fi
+  LC_ALL=C sort --reverse "$dir/absent" | while IFS= read -r path; do
+    if [ -d "$path" ] && [ ! -L "$path" ]; then rmdir --ignore-fail-on-non-empty "$path"; else rm --force "$path"; fi
+  done
+  while IFS=$'\t' read -r mode owner path; do
+    [ ! -e "$path" ] || { chown "$owner" "$path" && chmod "$mode" "$path"; }
+  done < "$dir/modes"
+}
+
+# fk_restore_units DIR: units that ran run again, units that did not are stopped. AFTER limits it to what we changed.
+fk_restore_units() {
+  local unit now before
+  systemctl daemon-reload
+  LC_ALL=C comm -3 "$1/units" <(fk_units) | sed 's/^\t//' | cut --fields=1 | LC_ALL=C sort --unique | while IFS= read -r unit; do
+    [ -z "${2-}" ] || grep --line-regexp --fixed-strings "$unit" "$2" > /dev/null || continue
+    before=$(awk -F '\t' -v u="$unit" '$1 == u { print $2 }' "$1/units")
+    now=$(systemctl is-active "$unit") || true # inactive is an answer, not a failure
+    if [ "$before" = active ] && [ "$now" != active ]; then
+      systemctl start --no-block "$unit" || true # what cannot start now is said by the digest
+    elif [ "$before" != active ] && [ "$now" = active ]; then
+      # A way in that was not open before is no reason to cut somebody off.
+      case $unit in ssh.* | ssh@*) continue ;; esac
+      systemctl stop "$unit" || true # a unit that refuses a manual stop stays
+    fi
+  done
+  # systemd remembers that a unit failed even after its file has gone.
+  systemctl list-units --all --plain --no-legend --no-pager --state=failed | awk '$2 == "not-found" { print $1 }' |
+    LC_ALL=C sort | LC_ALL=C comm -23 - <(cut --fields=1 "$1/units") | xargs --no-run-if-empty systemctl reset-failed
+  return 0
+}
+
+# fk_restore_sysctls DIR KEYS: keys that a file of ours named, and what the kernel changed along with them.
+fk_restore_sysctls() {
+  local key value turn last
+  [ -s "$2" ] || return 0
+  last=$(awk -F '[./]' '{ print $NF }' "$2" | LC_ALL=C sort --unique | paste --serial --delimiters=' ')
+  for turn in 1 2; do
+    LC_ALL=C comm -23 "$1/sysctls" <(fk_sysctls) | awk -v last=" $last " '{ n = split($1, part, "."); if (index(last, " " part[n] " ")) print }' |
+      while IFS= read -r key; do
+        value=${key#* = }
+        key=${key%% = *}
+        sysctl --quiet --write "$key=$value" 2> /dev/null || [ "$turn" = 1 ] || printf 'needs a reboot: %s = %s\n' "$key" "$value"
+      done
+  done
+}
+
+# fk_restore_tables DIR: tables that were not there go; if one that was there changed, the saved one returns.
+fk_restore_tables() {
+  local family name
+  command -v nft > /dev/null || return 0
+  LC_ALL=C comm -13 "$1/tables" <(fk_tables) | while read -r _ family name; do
+    [ "$name" != fortress ] || nft delete table "$family" "$name"
+  done
+  if grep --line-regexp 'table inet fortress' "$1/tables" > /dev/null; then
+    { printf 'table inet fortress\ndelete table inet fortress\n' && awk '/^table inet fortress \{/ { p = 1 } p { print } p && /^}/ { p = 0 }' "$1/ruleset"; } | nft --file -
+  fi
+}
+
+# fk_sysctl_keys FILES…: the keys that sysctl.d files set.
+fk_sysctl_keys() { cat /dev/null "$@" 2> /dev/null | awk -F '=' '/^[^#;[]/ && NF > 1 { gsub(/[ \t]/, "", $1); sub(/^-/, "", $1); print $1 }' | LC_ALL=C sort --unique; }
+
+# fk_rollback DIR [boot]: everything as DIR holds it. At boot nothing runs yet, so only files matter.
+fk_rollback() {
+  local dir=$1
+  fk_etc "$dir/now"
+  fk_changed "$dir/etc" "$dir/now" > "$dir/paths"
+  grep '^/etc/sysctl' "$dir/paths" > "$dir/sysctl-files" || : > "$dir/sysctl-files"
+  # shellcheck disable=SC2046 # paths of sysctl.d have no spaces
+  fk_sysctl_keys $(cat "$dir/sysctl-files") > "$dir/keys"
+  fk_restore_etc "$dir" "$dir/paths"
+  fk_restore_kept "$dir"
+  rm --recursive --force "$FK_STATE/pending"
+  [ "${2-}" != boot ] || { systemctl daemon-reload; return 0; }
+  fk_restore_tables "$dir"
+  fk_restore_sysctls "$dir" "$dir/keys"
+  fk_restore_units "$dir"
+  fk_reload "$dir/paths"
+}
+
+# fk_reload PATHS: daemons that do not watch their files are told.
+fk_reload() {
+  if grep '^/etc/ssh/' "$1" > /dev/null; then
+    systemctl try-reload-or-restart ssh.service || systemctl restart ssh.service
+  fi
+  if grep '^/etc/wireguard/' "$1" > /dev/null && [ "$(systemctl is-active wg-quick@wg0)" = active ]; then systemctl restart wg-quick@wg0; fi
+  # It reads what it is told once. It may have given up over what it was told, so whether it is active says nothing.
+  if grep '^/etc/rancher/k3s/' "$1" > /dev/null && [ -e /etc/rancher/k3s/token ]; then
+    systemctl reset-failed k3s.service 2> /dev/null || true # it has not failed
+    systemctl restart --no-block k3s.service
+  fi
+}
+# The doors of a printed page. Nobody watches from a laptop here: the admin is the proof.
+
+# doors_arm: before the first change of a door, keep what is, and let a timer and the next boot take it back.
+doors_arm() {
+  [ -z "${FK_KEEP_DOORS-}" ] && [ ! -e /run/fortress-doors ] || return 0
+  fk_sure fk_snapshot "$FK_STATE/doors"
+  {
+    printf '#!/bin/bash\nset -u\nFK_STATE=%q\n' "$FK_STATE"
+    fk_functions
+    # shellcheck disable=SC2016 # expands when it runs
+    printf '%s\n' '[ -e /run/fortress-keep ] || fk_rollback "$FK_STATE/doors"' 'rm --recursive --force "$FK_STATE/doors" /run/fortress-doors /run/fortress-keep'
+  } > "$FK_STATE/doors/rollback"
+  systemd-run --quiet --collect --on-active=180 --timer-property=AccuracySec=1s --unit=fortress-doors /bin/bash "$FK_STATE/doors/rollback"
+  touch /run/fortress-doors
+}
+
+# doors_prove: wait for the person who came in again.
+doors_prove() {
+  [ -e /run/fortress-doors ] || return 0
+  echo 'Log in by a NEW connection now and run: touch /run/fortress-keep'
+  while [ -e /run/fortress-doors ]; do
+    if [ -e /run/fortress-keep ]; then
+      systemctl stop fortress-doors.timer
+      rm --recursive --force "$FK_STATE/doors" /run/fortress-doors /run/fortress-keep
+      echo 'kept'
+      return 0
+    fi
+    sleep 1
+  done
+  echo 'nobody came in: the doors are as they were' >&2
+  return 1
+}
+
+# What several checks below look at.
+# A node of k3s: what is asked of it, and how it starts. Everything that says no prints why.
+K3S=/opt/bin/k3s K3S_ETC=/etc/rancher/k3s K3S_DATA=/var/lib/rancher/k3s K3S_NOTES=/var/lib/fortress/k3s
+export K3S K3S_ETC K3S_DATA K3S_NOTES
+
+k3s_no() {
+  printf '%s\n' "$*"
+  return 1
+}
+
+# k3s_program VERSION SHA256: it is here as it was published, and nobody else may write it.
+k3s_program() {
+  local path=/opt/k3s/$1/k3s
+  [ -f "$path" ] && [ ! -L "$path" ] || k3s_no "$path is not there" || return
+  [ "$(stat --format='%a %U:%G' "$path")" = '755 root:root' ] || k3s_no "$path can be changed: $(stat --format='%a %U:%G' "$path")" || return
+  printf '%s  %s\n' "$2" "$path" | sha256sum --check --status || k3s_no "$path is not what is pinned"
+}
+
+# k3s_land VERSION: what was sent becomes the program of this version. FK_SENT has a line for each: digest, path.
+k3s_land() {
+  local path=/opt/k3s/$1/k3s digest part
+  digest=$(awk -v path="$path" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
+  [ -n "$digest" ] || k3s_no "nothing was sent for $path" || return
+  part=$(dirname "$path")/.k3s.${digest:0:16}.part
+  printf '%s  %s\n' "$digest" "$part" | sha256sum --check --status || {
+    rm --force "$part"
+    k3s_no "what arrived for $path is not what was sent; it is deleted, and sent again by the next run"
+    return
+  }
+  keep "$path"
+  chown root:root "$part"
+  chmod 755 "$part"
+  sync "$part"
+  mv --force --no-target-directory "$part" "$path"
+}
+
+# k3s_use VERSION: from the next start on. The link changes in one go.
+k3s_use() {
+  [ -x "/opt/k3s/$1/k3s" ] || k3s_no "/opt/k3s/$1/k3s is not there" || return
+  keep "$K3S"
+  install --directory --mode=755 "$(dirname "$K3S")"
+  ln --symbolic --force --no-dereference "../k3s/$1/k3s" "$K3S.new"
+  mv --force --no-target-directory "$K3S.new" "$K3S"
+  sync "$(dirname "$K3S")"
+}
+
+# k3s_version: that the link names; nothing where there is none.
+k3s_version() {
+  local link
+  link=$(readlink "$K3S" 2> /dev/null) || return 0
+  basename "$(dirname "$link")"
+}
+
+# k3s_kubectl WORD...: as the admin of the cluster, on a server.
+k3s_kubectl() { timeout 30 "$K3S" kubectl --kubeconfig "$K3S_ETC/k3s.yaml" "$@"; }
+
+# k3s_self WORD...: as this node itself, which may read little more than itself.
+k3s_self() { timeout 30 "$K3S" kubectl --kubeconfig "$K3S_DATA/agent/kubelet.kubeconfig" "$@"; }
+
+# k3s_told: one digest of all that a start depends on: the program, the unit, the configuration, the secrets.
+k3s_told() {
+  {
+    readlink "$K3S"
+    find "$K3S_ETC" /etc/systemd/system/k3s.service /etc/systemd/system/k3s.service.d -type f ! -name k3s.yaml ! -name '.*' -print0 2> /dev/null |
+      LC_ALL=C sort --zero-terminated | xargs --null --no-run-if-empty sha256sum
+  } | sha256sum | cut --delimiter=' ' --fields=1
+}
+
+# k3s_answers ROLE: a server answers and says that it is ready; an agent is known to the cluster as a node.
+k3s_answers() {
+  local said
+  systemctl --quiet is-active k3s.service || k3s_no "k3s does not run: $(k3s_said)" || return
+  if [ "$1" = server ]; then
+    said=$(k3s_kubectl get --raw /readyz 2>&1) || k3s_no "the API does not answer: $(tail --lines=1 <<< "$said")" || return
+    [ "$said" = ok ] || k3s_no "the API is not ready: $said"
+  else
+    said=$(k3s_self get node "$2" --output name 2>&1) || k3s_no "the cluster does not know $2: $(tail --lines=1 <<< "$said")"
+  fi
+}
+
+# k3s_said: the last that it complained about.
+k3s_said() {
+  journalctl --unit=k3s.service --lines=400 --output=cat --no-pager 2> /dev/null |
+    grep --extended-regexp 'level=(fatal|error)|^[EF][0-9]{4} |[Ee]rror:' | tail --lines=1 | cut --characters=1-500 || true # it may say nothing
+}
+
+# k3s_runs ROLE NAME: with all that is declared now, and not with what was declared when it started.
+k3s_runs() {
+  systemctl --quiet is-enabled k3s.service || k3s_no 'k3s does not start with the machine' || return
+  k3s_answers "$1" "$2" || return
+  [ "$(cat "$K3S_NOTES/started" 2> /dev/null)" = "$(systemctl show --property=InvocationID --value k3s.service) $(k3s_told)" ] ||
+    k3s_restarted "$1" || k3s_no 'it was started before this was declared'
+}
+
+# k3s_restarted: the machine or systemd started it again, with what stands there now.
+k3s_restarted() {
+  local begun
+  [ "$(cut --delimiter=' ' --fields=2 "$K3S_NOTES/started" 2> /dev/null)" = "$(k3s_told)" ] || return
+  begun=$(systemctl show --property=ActiveEnterTimestamp --value k3s.service)
+  [ -n "$begun" ] && [ "$(date --date="$begun" +%s)" -ge "$(stat --format=%Y "$K3S_NOTES/started")" ]
+}
+
+# k3s_start ROLE NAME SECONDS: it starts anew, and is waited for. What it was told is noted only when it answers.
+k3s_start() {
+  local told deadline=$((SECONDS + $3)) fails=0 said=''
+  told=$(k3s_told)
+  install --directory --mode=700 "$K3S_NOTES"
+  rm --force "$K3S_NOTES/started"
+  systemctl daemon-reload
+  systemctl --quiet enable k3s.service
+  systemctl reset-failed k3s.service 2> /dev/null || true # it has not failed
+  systemctl restart --no-block k3s.service
+  while ! said=$(k3s_answers "$1" "$2"); do
+    # A server that cannot read what it is told ends at once, again and again: nothing becomes better by waiting.
+    fails=$(systemctl show --property=NRestarts --value k3s.service)
+    if [ "$fails" -ge 5 ] || [ "$SECONDS" -ge "$deadline" ]; then
+      k3s_no "it does not come up: $said; $(k3s_said)"
+      return
+    fi
+    sleep 1
+  done
+  printf '%s %s\n' "$(systemctl show --property=InvocationID --value k3s.service)" "$told" > "$K3S_NOTES/started.part"
+  sync "$K3S_NOTES/started.part"
+  mv --force "$K3S_NOTES/started.part" "$K3S_NOTES/started"
+}
+
+# k3s_fresh BEGUN: this node has data of the cluster, or the cluster has not begun anywhere. On an empty disk the first server
+# would begin another cluster beside the one that is known, and nobody would notice before the backup is missed.
+k3s_fresh() {
+  [ ! -d "$K3S_DATA/server/db/etcd" ] || return 0
+  [ "$1" = no ] || k3s_no "the cluster has begun, and there is nothing of it on this disk"
+}
+
+# k3s_etcd: its own member of etcd is healthy, and every member has a vote. Prints one line for each server.
+k3s_etcd() {
+  local said name vote all=0 bad=0
+  said=$(k3s_kubectl get --raw '/readyz/etcd' 2>&1) || k3s_no "etcd is not ready: $(tail --lines=1 <<< "$said")" || return
+  said=$(k3s_kubectl get nodes --selector=node-role.kubernetes.io/etcd=true --output \
+    jsonpath='{range .items[*]}{.metadata.name}{" "}{.status.conditions[?(@.type=="EtcdIsVoter")].status}{"\n"}{end}' 2>&1) || k3s_no "$said" || return
+  while read -r name vote; do
+    [ -n "$name" ] || continue
+    all=$((all + 1))
+    [ "$vote" = True ] || { printf '%s has no vote in etcd\n' "$name" && bad=$((bad + 1)); }
+  done <<< "$said"
+  printf '%s members of etcd have a vote\n' "$((all - bad))"
+  [ "$bad" -eq 0 ] && [ "$all" -ge "${1:-1}" ]
+}
+
+# k3s_stop: for undo. What containers it started is ended too; the data stays.
+k3s_stop() {
+  systemctl disable --now k3s.service 2> /dev/null || true # it is gone already
+  if [ -e /sys/fs/cgroup/kubepods.slice/cgroup.kill ]; then echo 1 > /sys/fs/cgroup/kubepods.slice/cgroup.kill; fi
+  if [ -d "$K3S_DATA/server" ]; then printf 'the data of the cluster stays in %s\n' "$K3S_DATA"; fi
+}
+
+export -f k3s_no k3s_program k3s_land k3s_use k3s_version k3s_kubectl k3s_self k3s_told k3s_answers k3s_said k3s_runs k3s_restarted \
+  k3s_start k3s_fresh k3s_etcd k3s_stop
+
+
+# 1/17 the kernel has cgroups of the second kind, and the clock is set
+#   why: the kubelet of this version refuses the first kind, and certificates are not good before their time
+if ! { test "$(stat --file-system --format=%T /sys/fs/cgroup)" = cgroup2fs && { systemd-detect-virt --quiet --container || test "$(timedatectl show --property=NTPSynchronized --value)" = yes; }; } > /dev/null 2>&1; then
+  echo 'the kernel has cgroups of the second kind, and the clock is set: no' >&2
+  echo '  find out why the clock is not synchronised: timedatectl timesync-status, or chronyc tracking' >&2
+  exit 1
+fi
+
+# 2/17 there is a place for k3s v1.36.4+k3s1
+if ! { test "$(stat --format='%F %a %U:%G' /opt/k3s/v1.36.4+k3s1)" = 'directory 755 root:root'; } > /dev/null 2>&1; then
+  keep /opt/k3s && keep /opt/k3s/v1.36.4+k3s1
+  install --directory --mode=755 --owner=root --group=root /opt/k3s /opt/k3s/v1.36.4+k3s1
+fi
+
+# 3/17 k3s v1.36.4+k3s1 is here, as its makers published it
+#   why: it has the digest that is pinned; nothing that comes from the network is run to install it
+if ! { k3s_program v1.36.4+k3s1 835873f37245fc615f547a2fe2af9402a347875f13fa64a1f136de644955ea3f; } > /dev/null 2>&1; then
+  # in $FK_FILES: https://github.com/k3s-io/k3s/releases/download/v1.36.4%2Bk3s1/k3s
+  printf '%s  %s\n' 835873f37245fc615f547a2fe2af9402a347875f13fa64a1f136de644955ea3f "$FK_FILES"/k3s | sha256sum --check --quiet
+  image_take "$FK_FILES"/k3s /opt/k3s/v1.36.4+k3s1/k3s
+  k3s_land v1.36.4+k3s1
+fi
+
+# 4/17 one of the versions that are here is the one that runs
+#   why: which one, is changed by k3s-upgrade alone: it takes the pods away first, and goes back when the new one fails
+if ! { test -n "$(k3s_version)" && test -x /opt/bin/k3s; } > /dev/null 2>&1; then
+  k3s_use v1.36.4+k3s1
+fi
+
+# 5/17 no second cluster begins beside the one that the laptop knows
+#   why: on an empty disk the first server would make new authorities and forget everything: secrets are never made anew silently
+if ! { k3s_fresh no; } > /dev/null 2>&1; then
+  echo 'no second cluster begins beside the one that the laptop knows: no' >&2
+  echo '  bring a backup back: ./task restore FILE. Or put another server first in config/sites/fortress.yaml, so that fortress-node joins it.' >&2
+  echo '  If the old cluster is gone for good, and its backups too: delete k3s-join-server.age, k3s-join-agent.age and k3s-kubeconfig.age in /nonexistent/fortress' >&2
+  exit 1
+fi
+
+# 6/17 k3s has a unit
+if ! { landed /etc/systemd/system/k3s.service 8d3f5bc4c878f81a7c70c8630117857be6c380029c8ee01eb18294ea0724c047 644 root:root; } > /dev/null 2>&1; then
+  doors_arm
+  put /etc/systemd/system/k3s.service 644 root:root << 'FORTRESS'
+# k3s as server. It waits for the secrets of the cluster: until they are there systemd passes over this unit, which is no failure.
+[Unit]
+Description=Lightweight Kubernetes
+Documentation=https://docs.k3s.io
+ConditionPathExists=/etc/rancher/k3s/token
+ConditionFileIsExecutable=/opt/bin/k3s
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+Type=notify
+ExecStart=/opt/bin/k3s server --config /etc/rancher/k3s/config.yaml
+KillMode=process
+Delegate=yes
+LimitNOFILE=infinity
+LimitNPROC=infinity
+LimitCORE=0
+TasksMax=infinity
+TimeoutStartSec=0
+Restart=always
+RestartSec=5s
+
+[Install]
+WantedBy=multi-user.target
+FORTRESS
+  systemctl daemon-reload
+  settle /etc/systemd/system/k3s.service
+fi
+
+# 7/17 k3s is told what to do: config.yaml
+if ! { landed /etc/rancher/k3s/config.yaml e0524fb11e6a1de056048a53b3dacbda376e94fbd435cefc3e7e68f0ee4a90da 600 root:root; } > /dev/null 2>&1; then
+  doors_arm
+  put /etc/rancher/k3s/config.yaml 600 root:root << 'FORTRESS'
+# What k3s is told on every server of the cluster: the same on all, or they disagree about what is encrypted and who may join.
+# What differs from node to node stands beside it, in config.yaml.d. Here each key stands once: k3s would take the last one.
+
+# Secrets come from files that only root can read. Agents have a token of their own, with which nobody can become a server.
+token-file: /etc/rancher/k3s/token
+agent-token-file: /etc/rancher/k3s/agent-token
+write-kubeconfig-mode: '0600'
+
+# What is stored is encrypted before it reaches the disk. This cannot be switched on later.
+secrets-encryption: true
+secrets-encryption-provider: secretbox
+
+# Cilium is the network and does the work of kube-proxy. The gateway and the volumes come with their own layers.
+flannel-backend: none
+disable-network-policy: true
+disable-kube-proxy: true
+disable:
+  - traefik
+  - servicelb
+  - local-storage
+# It would install charts with the rights of cluster-admin for whoever may create a HelmChart.
+disable-helm-controller: true
+
+# A snapshot every six hours, for a week. They stay on this disk: the backup takes them away from it.
+etcd-snapshot-schedule-cron: '17 */6 * * *'
+etcd-snapshot-retention: 28
+etcd-snapshot-compress: true
+
+kube-apiserver-arg:
+  # Who may ask, and how much
+  - anonymous-auth=false
+  - enable-admission-plugins=NodeRestriction,EventRateLimit,DenyServiceExternalIPs
+  - admission-control-config-file=/etc/rancher/k3s/admission.yaml
+  - request-timeout=300s
+  - service-account-extend-token-expiration=false
+  - profiling=false
+  # What was asked is written down
+  - audit-policy-file=/etc/rancher/k3s/audit.yaml
+  - audit-log-path=/var/lib/rancher/k3s/server/logs/audit.log
+  - audit-log-maxage=30
+  - audit-log-maxbackup=10
+  - audit-log-maxsize=100
+  # Only ciphers that keep old traffic secret when a key is lost
+  - tls-min-version=VersionTLS12
+  - tls-cipher-suites=TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
+
+kube-controller-manager-arg:
+  - terminated-pod-gc-threshold=100
+  - profiling=false
+
+kube-scheduler-arg:
+  - profiling=false
+
+# The kubelet refuses to start unless the kernel is as it wants it, in place of changing it.
+protect-kernel-defaults: true
+# As arguments and not in a file of the kubelet's own: scanners read these.
+kubelet-arg:
+  - streaming-connection-idle-timeout=5m
+  - pod-max-pids=4096
+  - seccomp-default=true
+  - event-qps=50
+  - make-iptables-util-chains=true
+  - tls-min-version=VersionTLS12
+  - tls-cipher-suites=TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
+FORTRESS
+  settle /etc/rancher/k3s/config.yaml
+fi
+
+# 8/17 k3s is told what to do: config.yaml.d/10-node.yaml
+if ! { landed /etc/rancher/k3s/config.yaml.d/10-node.yaml 8e01147e1fbe289db3ce2fb0eb0e75b0165ea542742107e27adeee881bc4cf86 600 root:root; } > /dev/null 2>&1; then
+  doors_arm
+  put /etc/rancher/k3s/config.yaml.d/10-node.yaml 600 root:root << 'FORTRESS'
+# What only this node is told; the rest is the same on all.
+node-name: fortress-node
+node-ip: 10.77.0.2
+cluster-init: true
+tls-san:
+  - fortress-node
+  - 10.77.0.2
+FORTRESS
+  settle /etc/rancher/k3s/config.yaml.d/10-node.yaml
+fi
+
+# 9/17 k3s is told what to do: admission.yaml
+if ! { landed /etc/rancher/k3s/admission.yaml 6a0d757b000af77175fd4d3a63a41a8c6be959853dfea1eaf0a7ec71f8b97ce2 600 root:root; } > /dev/null 2>&1; then
+  doors_arm
+  put /etc/rancher/k3s/admission.yaml 600 root:root << 'FORTRESS'
+# What the API server asks before it lets anything in.
+apiVersion: apiserver.config.k8s.io/v1
+kind: AdmissionConfiguration
+plugins:
+  # A namespace is restricted unless its label says otherwise (pod-security.kubernetes.io/enforce): labels are seen in the audit log.
+  - name: PodSecurity
+    configuration:
+      apiVersion: pod-security.admission.config.k8s.io/v1
+      kind: PodSecurityConfiguration
+      defaults:
+        enforce: restricted
+        enforce-version: latest
+        audit: restricted
+        audit-version: latest
+        warn: restricted
+        warn-version: latest
+      exemptions:
+        usernames: []
+        runtimeClasses: []
+        # The network of the nodes and what k3s brings itself.
+        namespaces: [kube-system]
+  # Without limits here the API server would not start: the plug-in demands one.
+  - name: EventRateLimit
+    configuration:
+      apiVersion: eventratelimit.admission.k8s.io/v1alpha1
+      kind: Configuration
+      limits:
+        - type: Server
+          qps: 500
+          burst: 5000
+        - type: Namespace
+          qps: 50
+          burst: 200
+          cacheSize: 1000
+FORTRESS
+  settle /etc/rancher/k3s/admission.yaml
+fi
+
+# 10/17 k3s is told what to do: audit.yaml
+if ! { landed /etc/rancher/k3s/audit.yaml 0a2c83ea15eb40c8f53d751dfa9754ed7c192f687459dba5978f76c7f42cb0a4 600 root:root; } > /dev/null 2>&1; then
+  doors_arm
+  put /etc/rancher/k3s/audit.yaml 600 root:root << 'FORTRESS'
+# Who asked the API for what. The first rule that matches decides; of Secrets nothing is ever written down but that they were asked for.
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+omitManagedFields: true
+rules:
+  # Noise: whether the server is well, and heartbeats.
+  - level: None
+    nonResourceURLs: ['/healthz*', '/livez*', '/readyz*', '/version']
+  - level: None
+    verbs: [get, update, patch]
+    users: ['system:kube-controller-manager', 'system:kube-scheduler', 'system:k3s-controller']
+    resources:
+      - group: coordination.k8s.io
+        resources: [leases]
+  - level: None
+    userGroups: ['system:nodes']
+    verbs: [get, update, patch]
+    resources:
+      - group: coordination.k8s.io
+        resources: [leases]
+  - level: None
+    resources:
+      - group: ''
+        resources: [events]
+      - group: events.k8s.io
+        resources: [events]
+
+  # Bodies of these hold secrets, so no rule below ever sees them.
+  - level: Metadata
+    resources:
+      - group: ''
+        resources: [secrets, configmaps, serviceaccounts/token]
+      - group: authentication.k8s.io
+        resources: [tokenreviews]
+
+  # Who enters a running pod, or passes through the API to one.
+  - level: Request
+    resources:
+      - group: ''
+        resources:
+          - pods/attach
+          - pods/ephemeralcontainers
+          - pods/exec
+          - pods/portforward
+          - pods/proxy
+          - services/proxy
+          - nodes/proxy
+
+  # What decides about rights, and about what is let in at all: with the answer.
+  - level: RequestResponse
+    verbs: [create, update, patch, delete, deletecollection]
+    resources:
+      - group: rbac.authorization.k8s.io
+      - group: admissionregistration.k8s.io
+      - group: certificates.k8s.io
+      - group: apiextensions.k8s.io
+      - group: policies.kyverno.io
+      - group: cilium.io
+      - group: networking.k8s.io
+      - group: ''
+        resources: [namespaces, nodes, serviceaccounts]
+
+  # Everything else that changes something.
+  - level: Request
+    verbs: [create, update, patch, delete, deletecollection]
+
+  - level: Metadata
+FORTRESS
+  settle /etc/rancher/k3s/audit.yaml
+fi
+
+# 11/17 the audit log has a directory that only root can read
+if ! { test "$(stat --format='%a %U:%G' /var/lib/rancher/k3s/server/logs)" = '700 root:root'; } > /dev/null 2>&1; then
+  doors_arm
+  install --directory --mode=700 --owner=root --group=root /var/lib/rancher/k3s/server /var/lib/rancher/k3s/server/logs
+fi
+
+# 12/17 agents come with a token of their own, with which nobody becomes a server
+if ! { settled /etc/rancher/k3s/agent-token && [ "$(stat --format='%a %U:%G' /etc/rancher/k3s/agent-token)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/rancher/k3s/agent-token.sha256; } > /dev/null 2>&1; then
+  doors_arm
+  {
+    put /etc/rancher/k3s/agent-token 600 root:root
+  } < "$FK_SECRETS/k3s-agent-token"
+  install --directory --mode=700 "$(dirname /var/lib/fortress/secret/etc/rancher/k3s/agent-token.sha256)" && sha256sum /etc/rancher/k3s/agent-token > /var/lib/fortress/secret/etc/rancher/k3s/agent-token.sha256
+  settle /etc/rancher/k3s/agent-token
+fi
+
+# 13/17 the cluster has its token
+if ! { settled /etc/rancher/k3s/token && [ "$(stat --format='%a %U:%G' /etc/rancher/k3s/token)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/rancher/k3s/token.sha256; } > /dev/null 2>&1; then
+  doors_arm
+  {
+    put /etc/rancher/k3s/token 600 root:root
+  } < "$FK_SECRETS/k3s-server-token"
+  install --directory --mode=700 "$(dirname /var/lib/fortress/secret/etc/rancher/k3s/token.sha256)" && sha256sum /etc/rancher/k3s/token > /var/lib/fortress/secret/etc/rancher/k3s/token.sha256
+  settle /etc/rancher/k3s/token
+fi
+
+# 14/17 k3s runs as server fortress-node, with all that it is told
+#   why: it starts anew only when something of that has changed; when it does not come up, what it was told before returns
+if ! { k3s_runs server fortress-node; } > /dev/null 2>&1; then
+  doors_arm
+  k3s_start server fortress-node 540
+fi
+
+# 15/17 the laptop knows what another server joins with, and whom
+if ! { saved k3s-join-server "$(sha256sum /var/lib/rancher/k3s/server/token | cut --delimiter=' ' --fields=1)"; } > /dev/null 2>&1; then
+  : # the copy is made by the laptop, see save
+fi
+
+# 16/17 the laptop knows what an agent joins with, and whom
+if ! { saved k3s-join-agent "$(sha256sum /var/lib/rancher/k3s/server/agent-token | cut --delimiter=' ' --fields=1)"; } > /dev/null 2>&1; then
+  : # the copy is made by the laptop, see save
+fi
+
+# 17/17 the laptop has the kubeconfig, encrypted
+if ! { saved k3s-kubeconfig "$(sha256sum /etc/rancher/k3s/k3s.yaml | cut --delimiter=' ' --fields=1)"; } > /dev/null 2>&1; then
+  : # the copy is made by the laptop, see save
+fi
+
+doors_prove

@@ -1,0 +1,233 @@
+#!/bin/bash
+# 21-k3s-join: The other nodes of the cluster: servers one at a time, with every member of etcd well before the next; then agents.
+#
+# Run it as root on the machine. Each step asks first and changes only what does not hold.
+set -euo pipefail
+[ "$(id --user)" -eq 0 ] || { echo "this script needs root" >&2; exit 1; }
+
+# keep PATH: only the task runner records what was there before; a printed page does not take back.
+keep() { :; }
+export -f keep
+saved() { [ -e "$FK_STATE/saved-$1-$2" ]; }
+FK_TMP=$(mktemp --directory)
+export FK_TMP
+# Files land whole or not at all. These functions travel with every program and stand at the top of every printed script.
+: "${FK_STATE:=/var/lib/fortress}"
+
+# put PATH MODE OWNER [TEST]: standard input becomes PATH. TEST is bash and sees the candidate as $new.
+# The old file waits in pending/ until `settle PATH`, so that a run killed before its reload does not look finished.
+put() {
+  local path=$1 mode=$2 owner=$3 test=${4-} new pending
+  new=$(dirname "$path")/.$(basename "$path").fortress
+  pending=$FK_STATE/pending/${path//\//%}
+  keep "$path"
+  [ -d "$(dirname "$path")" ] || install --directory --mode=755 "$(dirname "$path")"
+  if ! { (umask 077 && cat > "$new") && chown "$owner" "$new" && chmod "$mode" "$new" &&
+    { [ -z "$test" ] || new=$new bash -euo pipefail -c "$test"; } && sync "$new"; }; then
+    rm --force "$new"
+    return 1
+  fi
+  if [ ! -e "$pending" ]; then
+    install --directory --mode=700 "$pending.part"
+    if [ -e "$path" ] || [ -L "$path" ]; then cp --archive "$path" "$pending.part/old"; fi
+    sync "$pending.part"
+    mv --no-target-directory "$pending.part" "$pending"
+  fi
+  mv --force --no-target-directory "$new" "$path"
+  sync "$(dirname "$path")"
+}
+
+# settle PATH: what had to follow the file has followed.
+settle() { rm --recursive --force "$FK_STATE/pending/${1//\//%}" "$FK_STATE/pending/${1//\//%}.part"; }
+
+# settled PATH: no change of PATH waits for what has to follow it.
+settled() { [ ! -e "$FK_STATE/pending/${1//\//%}" ]; }
+
+# putback PATH: the file that `put` replaced returns.
+putback() {
+  local pending=$FK_STATE/pending/${1//\//%}
+  [ -d "$pending" ] || return 0
+  if [ -e "$pending/old" ] || [ -L "$pending/old" ]; then
+    mv --force --no-target-directory "$pending/old" "$1"
+  else
+    rm --force "$1"
+  fi
+  settle "$1"
+}
+
+# landed PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner are others.
+landed() {
+  local is
+  [[ ${FK_LANDED-} != *$'\n'"$*"$'\n'* ]] || return 0 # asked for all files at once, and nothing has changed since
+  settled "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
+  is=$(stat --format='%a %U:%G' "$1")
+  [ "$is" = "$3 $4" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
+}
+export -f put settle settled putback landed
+export FK_STATE
+
+# What several checks below look at.
+# A node of k3s: what is asked of it, and how it starts. Everything that says no prints why.
+K3S=/opt/bin/k3s K3S_ETC=/etc/rancher/k3s K3S_DATA=/var/lib/rancher/k3s K3S_NOTES=/var/lib/fortress/k3s
+export K3S K3S_ETC K3S_DATA K3S_NOTES
+
+k3s_no() {
+  printf '%s\n' "$*"
+  return 1
+}
+
+# k3s_program VERSION SHA256: it is here as it was published, and nobody else may write it.
+k3s_program() {
+  local path=/opt/k3s/$1/k3s
+  [ -f "$path" ] && [ ! -L "$path" ] || k3s_no "$path is not there" || return
+  [ "$(stat --format='%a %U:%G' "$path")" = '755 root:root' ] || k3s_no "$path can be changed: $(stat --format='%a %U:%G' "$path")" || return
+  printf '%s  %s\n' "$2" "$path" | sha256sum --check --status || k3s_no "$path is not what is pinned"
+}
+
+# k3s_land VERSION: what was sent becomes the program of this version. FK_SENT has a line for each: digest, path.
+k3s_land() {
+  local path=/opt/k3s/$1/k3s digest part
+  digest=$(awk -v path="$path" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
+  [ -n "$digest" ] || k3s_no "nothing was sent for $path" || return
+  part=$(dirname "$path")/.k3s.${digest:0:16}.part
+  printf '%s  %s\n' "$digest" "$part" | sha256sum --check --status || {
+    rm --force "$part"
+    k3s_no "what arrived for $path is not what was sent; it is deleted, and sent again by the next run"
+    return
+  }
+  keep "$path"
+  chown root:root "$part"
+  chmod 755 "$part"
+  sync "$part"
+  mv --force --no-target-directory "$part" "$path"
+}
+
+# k3s_use VERSION: from the next start on. The link changes in one go.
+k3s_use() {
+  [ -x "/opt/k3s/$1/k3s" ] || k3s_no "/opt/k3s/$1/k3s is not there" || return
+  keep "$K3S"
+  install --directory --mode=755 "$(dirname "$K3S")"
+  ln --symbolic --force --no-dereference "../k3s/$1/k3s" "$K3S.new"
+  mv --force --no-target-directory "$K3S.new" "$K3S"
+  sync "$(dirname "$K3S")"
+}
+
+# k3s_version: that the link names; nothing where there is none.
+k3s_version() {
+  local link
+  link=$(readlink "$K3S" 2> /dev/null) || return 0
+  basename "$(dirname "$link")"
+}
+
+# k3s_kubectl WORD...: as the admin of the cluster, on a server.
+k3s_kubectl() { timeout 30 "$K3S" kubectl --kubeconfig "$K3S_ETC/k3s.yaml" "$@"; }
+
+# k3s_self WORD...: as this node itself, which may read little more than itself.
+k3s_self() { timeout 30 "$K3S" kubectl --kubeconfig "$K3S_DATA/agent/kubelet.kubeconfig" "$@"; }
+
+# k3s_told: one digest of all that a start depends on: the program, the unit, the configuration, the secrets.
+k3s_told() {
+  {
+    readlink "$K3S"
+    find "$K3S_ETC" /etc/systemd/system/k3s.service /etc/systemd/system/k3s.service.d -type f ! -name k3s.yaml ! -name '.*' -print0 2> /dev/null |
+      LC_ALL=C sort --zero-terminated | xargs --null --no-run-if-empty sha256sum
+  } | sha256sum | cut --delimiter=' ' --fields=1
+}
+
+# k3s_answers ROLE: a server answers and says that it is ready; an agent is known to the cluster as a node.
+k3s_answers() {
+  local said
+  systemctl --quiet is-active k3s.service || k3s_no "k3s does not run: $(k3s_said)" || return
+  if [ "$1" = server ]; then
+    said=$(k3s_kubectl get --raw /readyz 2>&1) || k3s_no "the API does not answer: $(tail --lines=1 <<< "$said")" || return
+    [ "$said" = ok ] || k3s_no "the API is not ready: $said"
+  else
+    said=$(k3s_self get node "$2" --output name 2>&1) || k3s_no "the cluster does not know $2: $(tail --lines=1 <<< "$said")"
+  fi
+}
+
+# k3s_said: the last that it complained about.
+k3s_said() {
+  journalctl --unit=k3s.service --lines=400 --output=cat --no-pager 2> /dev/null |
+    grep --extended-regexp 'level=(fatal|error)|^[EF][0-9]{4} |[Ee]rror:' | tail --lines=1 | cut --characters=1-500 || true # it may say nothing
+}
+
+# k3s_runs ROLE NAME: with all that is declared now, and not with what was declared when it started.
+k3s_runs() {
+  systemctl --quiet is-enabled k3s.service || k3s_no 'k3s does not start with the machine' || return
+  k3s_answers "$1" "$2" || return
+  [ "$(cat "$K3S_NOTES/started" 2> /dev/null)" = "$(systemctl show --property=InvocationID --value k3s.service) $(k3s_told)" ] ||
+    k3s_restarted "$1" || k3s_no 'it was started before this was declared'
+}
+
+# k3s_restarted: the machine or systemd started it again, with what stands there now.
+k3s_restarted() {
+  local begun
+  [ "$(cut --delimiter=' ' --fields=2 "$K3S_NOTES/started" 2> /dev/null)" = "$(k3s_told)" ] || return
+  begun=$(systemctl show --property=ActiveEnterTimestamp --value k3s.service)
+  [ -n "$begun" ] && [ "$(date --date="$begun" +%s)" -ge "$(stat --format=%Y "$K3S_NOTES/started")" ]
+}
+
+# k3s_start ROLE NAME SECONDS: it starts anew, and is waited for. What it was told is noted only when it answers.
+k3s_start() {
+  local told deadline=$((SECONDS + $3)) fails=0 said=''
+  told=$(k3s_told)
+  install --directory --mode=700 "$K3S_NOTES"
+  rm --force "$K3S_NOTES/started"
+  systemctl daemon-reload
+  systemctl --quiet enable k3s.service
+  systemctl reset-failed k3s.service 2> /dev/null || true # it has not failed
+  systemctl restart --no-block k3s.service
+  while ! said=$(k3s_answers "$1" "$2"); do
+    # A server that cannot read what it is told ends at once, again and again: nothing becomes better by waiting.
+    fails=$(systemctl show --property=NRestarts --value k3s.service)
+    if [ "$fails" -ge 5 ] || [ "$SECONDS" -ge "$deadline" ]; then
+      k3s_no "it does not come up: $said; $(k3s_said)"
+      return
+    fi
+    sleep 1
+  done
+  printf '%s %s\n' "$(systemctl show --property=InvocationID --value k3s.service)" "$told" > "$K3S_NOTES/started.part"
+  sync "$K3S_NOTES/started.part"
+  mv --force "$K3S_NOTES/started.part" "$K3S_NOTES/started"
+}
+
+# k3s_fresh BEGUN: this node has data of the cluster, or the cluster has not begun anywhere. On an empty disk the first server
+# would begin another cluster beside the one that is known, and nobody would notice before the backup is missed.
+k3s_fresh() {
+  [ ! -d "$K3S_DATA/server/db/etcd" ] || return 0
+  [ "$1" = no ] || k3s_no "the cluster has begun, and there is nothing of it on this disk"
+}
+
+# k3s_etcd: its own member of etcd is healthy, and every member has a vote. Prints one line for each server.
+k3s_etcd() {
+  local said name vote all=0 bad=0
+  said=$(k3s_kubectl get --raw '/readyz/etcd' 2>&1) || k3s_no "etcd is not ready: $(tail --lines=1 <<< "$said")" || return
+  said=$(k3s_kubectl get nodes --selector=node-role.kubernetes.io/etcd=true --output \
+    jsonpath='{range .items[*]}{.metadata.name}{" "}{.status.conditions[?(@.type=="EtcdIsVoter")].status}{"\n"}{end}' 2>&1) || k3s_no "$said" || return
+  while read -r name vote; do
+    [ -n "$name" ] || continue
+    all=$((all + 1))
+    [ "$vote" = True ] || { printf '%s has no vote in etcd\n' "$name" && bad=$((bad + 1)); }
+  done <<< "$said"
+  printf '%s members of etcd have a vote\n' "$((all - bad))"
+  [ "$bad" -eq 0 ] && [ "$all" -ge "${1:-1}" ]
+}
+
+# k3s_stop: for undo. What containers it started is ended too; the data stays.
+k3s_stop() {
+  systemctl disable --now k3s.service 2> /dev/null || true # it is gone already
+  if [ -e /sys/fs/cgroup/kubepods.slice/cgroup.kill ]; then echo 1 > /sys/fs/cgroup/kubepods.slice/cgroup.kill; fi
+  if [ -d "$K3S_DATA/server" ]; then printf 'the data of the cluster stays in %s\n' "$K3S_DATA"; fi
+}
+
+export -f k3s_no k3s_program k3s_land k3s_use k3s_version k3s_kubectl k3s_self k3s_told k3s_answers k3s_said k3s_runs k3s_restarted \
+  k3s_start k3s_fresh k3s_etcd k3s_stop
+
+
+# 1/1 the site has one node: nobody joins it
+if ! { test "$(k3s_kubectl get nodes --output name | wc --lines)" -le 1; } > /dev/null 2>&1; then
+  echo 'the site has one node: nobody joins it: no' >&2
+  echo '  the cluster has nodes that the site does not know: describe them under machines:, or ./task cluster remove NAME' >&2
+  exit 1
+fi
