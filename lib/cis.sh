@@ -214,10 +214,14 @@ etcd_is() {
   cis_are etcd "$@"
 }
 
-# cis_known PART...: the parts can be asked at all. For etcd the fact is a file.
+# cis_known PART...: the parts can be asked at all: the API as a whole, etcd by its configuration, others by their flags.
 cis_known() {
   local part
   for part; do
+    if [ "$part" = api ]; then
+      k3s_answers server || return
+      continue
+    fi
     case $part in etcd) fact etcd cis_etcd ;; kubelet) fact kubelet cis_kubelet ;; *) fact "flags.$part" cis_flags "$part" ;; esac
     [[ $FK_FACT =~ $'\n@'([^$'\n']*) ]] || k3s_no "nothing tells how $part runs: is k3s up, and is its start still in the journal?" || return
     printf '%s tells of %s\n' "${BASH_REMATCH[1]}" "$part"
@@ -379,9 +383,6 @@ default_accounts() {
     --output jsonpath='{range .items[*]}{.metadata.namespace}{" "}{.automountServiceAccountToken}{"\n"}{end}'
 }
 
-# open_accounts: namespaces whose default account has its token mounted unasked.
-open_accounts() { default_accounts | awk '$2 != "false" { print $1 }'; }
-
 # quiet_accounts: none of them does, and there are some.
 quiet_accounts() {
   local said
@@ -472,9 +473,42 @@ proxy_is_local() {
   case $FK_FACT in *$'\nkube-proxy '*) arg_is kube-proxy metrics-bind-address unset-or '127.0.0.1|127.0.0.1:10249|[::1]:10249' ;; *) na 'there is no kube-proxy: Cilium does its work' ;; esac
 }
 
-# cis_open MODE PATH...: of these, those that others can read or that are not root's.
-cis_open() {
-  local mode=$1
-  shift
-  find "$@" -xdev ! -type l \( -perm "/$(printf '%o' $((07777 & ~8#$mode)))" -o ! -user root -o ! -group root \) 2> /dev/null || true # some exist on servers only
+# cis_slack: what k3s has written that others can read or change, or that is not root's: what its mode has to lose, and the path.
+cis_slack() {
+  cis_open u-x,go= 177 "$K3S_ETC/k3s.yaml" "$K3S_DATA"/{server/cred,agent}/*.kubeconfig "$K3S_DATA"/agent/etc/kubelet.conf.d/*.conf
+  cis_open go= 077 "$K3S_DATA/server/db/etcd" "$K3S_DATA/agent/etc/kubelet.conf.d"
+  cis_open a-x,go-w 133 "$K3S_DATA/agent/client-ca.crt"
+  [ ! -d "$K3S_DATA/server/tls" ] || find "$K3S_DATA/server/tls" -xdev ! -type l | while IFS= read -r path; do
+    case $path in *.key) cis_open u-x,go= 177 "$path" ;; *.crt) cis_open a-x,go-w 133 "$path" ;; *) cis_open go-w 022 "$path" ;; esac
+  done
 }
+
+# cis_open LESS MASK PATH...: of these, those that have a bit of MASK, or are not root's.
+cis_open() {
+  local less=$1 mask=$2 path
+  shift 2
+  for path; do
+    [ ! -e "$path" ] || find "$path" -maxdepth 0 \( -perm "/$mask" -o ! -user root -o ! -group root \) -printf "$less %p\n"
+  done
+}
+
+# quiet_default: pods no longer get the token of an account called default unasked; what it was is noted on the account.
+quiet_default() {
+  local space was
+  default_accounts | awk '$2 != "false"' | while read -r space was; do
+    k3s_kubectl annotate serviceaccount default --namespace "$space" --overwrite "fortress-kit/token-was=${was:-unset}" > /dev/null
+    k3s_kubectl patch serviceaccount default --namespace "$space" --patch '{"automountServiceAccountToken":false}' > /dev/null
+  done
+}
+
+# unquiet_default: where that is noted, it is as it was.
+unquiet_default() {
+  local space was
+  k3s_kubectl get serviceaccounts --all-namespaces --field-selector metadata.name=default \
+    --output jsonpath='{range .items[*]}{.metadata.namespace}{" "}{.metadata.annotations.fortress-kit/token-was}{"\n"}{end}' | while read -r space was; do
+    [ -n "$was" ] || continue
+    k3s_kubectl patch serviceaccount default --namespace "$space" --patch "{\"automountServiceAccountToken\":${was/unset/null}}" > /dev/null
+    k3s_kubectl annotate serviceaccount default --namespace "$space" fortress-kit/token-was- > /dev/null
+  done
+}
+export -f cis_slack cis_open default_accounts quiet_default unquiet_default
