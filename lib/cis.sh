@@ -101,7 +101,8 @@ cis_kubelet_names() {
     {
       at = index($0, "="); path = substr($0, 1, at - 1); value = substr($0, at + 1); sub(/^kubeletconfig\./, "", path)
       if (sub(/^featureGates\./, "", path)) { value = path "=" value; name = "feature-gates" } else if (path in flag) name = flag[path]; else next
-      said[name] = name in said ? said[name] "," value : value
+      if (name in said) value = said[name] "," value
+      said[name] = value
     }
     END { for (name in said) print name "=" said[name] }'
 }
@@ -475,7 +476,7 @@ proxy_is_local() {
 
 # cis_slack: what k3s has written that others can read or change, or that is not root's: what its mode has to lose, and the path.
 cis_slack() {
-  cis_open u-x,go= 177 "$K3S_ETC/k3s.yaml" "$K3S_DATA"/{server/cred,agent}/*.kubeconfig "$K3S_DATA"/agent/etc/kubelet.conf.d/*.conf
+  cis_open u-x,go= 177 "$K3S_ETC/k3s.yaml" "$K3S_DATA"/{server/cred,agent}/*.kubeconfig "$K3S_DATA"/agent/*.key "$K3S_DATA"/agent/etc/kubelet.conf.d/*.conf
   cis_open go= 077 "$K3S_DATA/server/db/etcd" "$K3S_DATA/agent/etc/kubelet.conf.d"
   cis_open a-x,go-w 133 "$K3S_DATA/agent/client-ca.crt"
   [ ! -d "$K3S_DATA/server/tls" ] || find "$K3S_DATA/server/tls" -xdev ! -type l | while IFS= read -r path; do

@@ -499,13 +499,12 @@ async function runBench(
 
 // ─── ./task cis ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Asks one node every control of its role. Throws a Fault when it cannot be asked. */
-async function ask(
+/** Asks one node every control of its role. Throws a Fault when it cannot be asked. `report` is told of what is made on the way. */
+export async function askNode(
   machine: Machine,
   config: Config,
   report: Report,
-  signal: AbortSignal,
-  now: () => Date,
+  { signal, now = () => new Date() }: { signal?: AbortSignal; now?: () => Date } = {},
 ): Promise<CisReport> {
   const { env, site } = config
   const store = storeOf(config, report)
@@ -520,7 +519,7 @@ async function ask(
     store,
     deadman: env.FK_DEADMAN_SECONDS,
     patience: env.FK_LOCK_WAIT_SECONDS,
-    signal,
+    ...(signal ? { signal } : {}),
   })
   const answers: Answers = new Map()
   for (const event of events)
@@ -587,7 +586,7 @@ export async function cis(call: Call): Promise<number> {
     for (const spec of nodes) {
       const machine = await connectTo(config, spec, terminal, report)
       try {
-        const asked = await ask(machine, config, report, call.signal, () => new Date())
+        const asked = await askNode(machine, config, report, { signal: call.signal })
         bad ||= asked.results.some(({ state }) => state === 'fail')
         const files = await written(asked)
         const second = given.bench
