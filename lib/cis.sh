@@ -24,9 +24,9 @@ cis_flags() {
   local said=''
   case $1 in
     kube-apiserver) said=$(cis_flagz) || said='' ;;
-    # On this machine's own address: who answers there is root already.
-    kube-controller-manager) said=$(cis_flagz --server=https://127.0.0.1:10257 --insecure-skip-tls-verify) || said='' ;;
-    kube-scheduler) said=$(cis_flagz --server=https://127.0.0.1:10259 --insecure-skip-tls-verify) || said='' ;;
+    # They show certificates of the cluster's own authority, as the API server does.
+    kube-controller-manager) said=$(cis_flagz --server=https://127.0.0.1:10257) || said='' ;;
+    kube-scheduler) said=$(cis_flagz --server=https://127.0.0.1:10259) || said='' ;;
   esac
   if [ -n "$said" ]; then
     printf '@its /flagz\n%s\n' "$said"
@@ -220,7 +220,8 @@ cis_known() {
   local part
   for part; do
     if [ "$part" = api ]; then
-      k3s_answers server || return
+      cis_api space || return
+      echo 'the API answers'
       continue
     fi
     case $part in etcd) fact etcd cis_etcd ;; kubelet) fact kubelet cis_kubelet ;; *) fact "flags.$part" cis_flags "$part" ;; esac
@@ -286,34 +287,31 @@ own_authority() {
   [ -z "$shared" ]
 }
 
-# What the API holds, asked once: rights, who has them, accounts, and pods, one line each; fields are parted by tabs.
+# cis_objects: what the API holds, asked in one go: rights, who has them, pods, accounts, namespaces and their policies, one line
+# each, behind a word for what it is; fields are parted by tabs.
 # shellcheck disable=SC2016 # the variables are those of the template
-cis_rules() {
-  k3s_kubectl get clusterroles,roles --all-namespaces --output go-template='{{range .items}}{{$name := .metadata.name}}{{$space := .metadata.namespace}}{{$by := "none"}}{{range $key, $value := .metadata.labels}}{{if eq $key "kubernetes.io/bootstrapping"}}{{$by = $value}}{{end}}{{end}}{{range .rules}}{{if $space}}{{$space}}/{{end}}{{$name}}{{"\t"}}{{$by}}{{"\t"}}{{range .verbs}}{{.}},{{end}}{{"\t"}}{{range .resources}}{{.}},{{end}}{{"\t"}}{{range .apiGroups}}{{.}},{{end}}{{"\n"}}{{end}}{{end}}'
-  echo @the API
+cis_objects() {
+  local name='{{if .metadata.namespace}}{{.metadata.namespace}}/{{end}}{{.metadata.name}}' container template
+  container='pod{{"\t"}}{{$pod}}{{"\t"}}{{$in}}{{"\t"}}{{range $key, $value := .securityContext}}{{if eq $key "privileged" "allowPrivilegeEscalation" "runAsNonRoot" "procMount"}}{{$key}}={{$value}},{{end}}{{if eq $key "capabilities"}}{{range .add}}add={{.}},{{end}}{{range .drop}}drop={{.}},{{end}}{{end}}{{if eq $key "windowsOptions"}}{{if .hostProcess}}hostProcess,{{end}}{{end}}{{if eq $key "seccompProfile"}}seccomp={{.type}},{{end}}{{end}}{{range .ports}}{{if .hostPort}}hostPort,{{end}}{{end}}{{range .env}}{{if .valueFrom}}{{if .valueFrom.secretKeyRef}}secret,{{end}}{{end}}{{end}}{{range .envFrom}}{{if .secretRef}}secret,{{end}}{{end}}{{"\n"}}'
+  template='{{range .items}}'
+  template+='{{if eq .kind "ClusterRole" "Role"}}{{$of := .}}{{$by := "none"}}{{range $key, $value := .metadata.labels}}{{if eq $key "kubernetes.io/bootstrapping"}}{{$by = $value}}{{end}}{{end}}{{range .rules}}rule{{"\t"}}{{with $of}}'$name'{{end}}{{"\t"}}{{$by}}{{"\t"}}{{range .verbs}}{{.}},{{end}}{{"\t"}}{{range .resources}}{{.}},{{end}}{{"\t"}}{{range .apiGroups}}{{.}},{{end}}{{"\n"}}{{end}}{{end}}'
+  template+='{{if eq .kind "ClusterRoleBinding" "RoleBinding"}}{{$of := .}}{{range .subjects}}binding{{"\t"}}{{with $of}}'$name'{{"\t"}}{{.roleRef.name}}{{end}}{{"\t"}}{{.kind}}{{"\t"}}{{.name}}{{"\n"}}{{end}}{{end}}'
+  template+='{{if eq .kind "Pod"}}{{$in := ""}}{{$pod := printf "%s/%s" .metadata.namespace .metadata.name}}{{$of := .spec}}{{range $key, $value := .spec}}{{if eq $key "hostPID" "hostIPC" "hostNetwork"}}{{if $value}}{{$in = printf "%s%s," $in $key}}{{end}}{{end}}{{if eq $key "securityContext"}}{{range $name, $set := $value}}{{if eq $name "runAsNonRoot"}}{{$in = printf "%spod.%s=%v," $in $name $set}}{{end}}{{if eq $name "seccompProfile"}}{{$in = printf "%spod.seccomp=%v," $in $set.type}}{{end}}{{if eq $name "windowsOptions"}}{{if $set.hostProcess}}{{$in = printf "%shostProcess," $in}}{{end}}{{end}}{{end}}{{end}}{{end}}{{range .spec.volumes}}{{if .hostPath}}{{$in = printf "%shostPath," $in}}{{end}}{{if .projected}}{{range .projected.sources}}{{if .serviceAccountToken}}{{$in = printf "%stoken-of-%s," $in $of.serviceAccountName}}{{end}}{{end}}{{end}}{{end}}{{range .spec.containers}}'$container'{{end}}{{range .spec.initContainers}}'$container'{{end}}{{range .spec.ephemeralContainers}}'$container'{{end}}{{end}}'
+  template+='{{if eq .kind "ServiceAccount"}}{{if eq .metadata.name "default"}}account{{"\t"}}{{.metadata.namespace}}{{"\t"}}{{.automountServiceAccountToken}}{{"\n"}}{{end}}{{end}}'
+  template+='{{if eq .kind "Namespace"}}space{{"\t"}}{{.metadata.name}}{{"\n"}}{{end}}{{if eq .kind "NetworkPolicy"}}policy{{"\t"}}{{.metadata.namespace}}{{"\n"}}{{end}}{{end}}'
+  k3s_kubectl get clusterroles,roles,clusterrolebindings,rolebindings,pods,serviceaccounts,namespaces,networkpolicies \
+    --all-namespaces --output "go-template=$template" && echo @the API
 }
 
-# shellcheck disable=SC2016
-cis_bindings() {
-  k3s_kubectl get clusterrolebindings,rolebindings --all-namespaces --output go-template='{{range .items}}{{$name := .metadata.name}}{{$space := .metadata.namespace}}{{$role := .roleRef.name}}{{range .subjects}}{{if $space}}{{$space}}/{{end}}{{$name}}{{"\t"}}{{$role}}{{"\t"}}{{.kind}}{{"\t"}}{{.name}}{{"\n"}}{{end}}{{end}}'
-  echo @the API
-}
-
-# shellcheck disable=SC2016
-cis_pods() {
-  local container='{{$pod}}{{"\t"}}{{range $key, $value := .securityContext}}{{if eq $key "privileged" "allowPrivilegeEscalation" "runAsNonRoot" "procMount"}}{{$key}}={{$value}},{{end}}{{if eq $key "capabilities"}}{{range .add}}add={{.}},{{end}}{{range .drop}}drop={{.}},{{end}}{{end}}{{if eq $key "windowsOptions"}}{{if .hostProcess}}hostProcess,{{end}}{{end}}{{if eq $key "seccompProfile"}}seccomp={{.type}},{{end}}{{end}}{{range .ports}}{{if .hostPort}}hostPort,{{end}}{{end}}{{range .env}}{{if .valueFrom}}{{if .valueFrom.secretKeyRef}}secret,{{end}}{{end}}{{end}}{{range .envFrom}}{{if .secretRef}}secret,{{end}}{{end}}{{"\n"}}'
-  k3s_kubectl get pods --all-namespaces --output go-template='{{range .items}}{{$in := ""}}{{$pod := printf "%s/%s\t" .metadata.namespace .metadata.name}}{{$of := .spec}}{{range $key, $value := .spec}}{{if eq $key "hostPID" "hostIPC" "hostNetwork"}}{{if $value}}{{$in = printf "%s%s," $in $key}}{{end}}{{end}}{{if eq $key "securityContext"}}{{range $name, $set := $value}}{{if eq $name "runAsNonRoot"}}{{$in = printf "%spod.%s=%v," $in $name $set}}{{end}}{{if eq $name "seccompProfile"}}{{$in = printf "%spod.seccomp=%v," $in $set.type}}{{end}}{{if eq $name "windowsOptions"}}{{if $set.hostProcess}}{{$in = printf "%shostProcess," $in}}{{end}}{{end}}{{end}}{{end}}{{end}}{{range .spec.volumes}}{{if .hostPath}}{{$in = printf "%shostPath," $in}}{{end}}{{if .projected}}{{range .projected.sources}}{{if .serviceAccountToken}}{{$in = printf "%stoken-of-%s," $in $of.serviceAccountName}}{{end}}{{end}}{{end}}{{end}}{{$pod := printf "%s%s" $pod $in}}{{range .spec.containers}}'"$container"'{{end}}{{range .spec.initContainers}}'"$container"'{{end}}{{range .spec.ephemeralContainers}}'"$container"'{{end}}{{end}}'
-  echo @the API
-}
-
-# cis_api NAME FUNCTION: FK_FACT is what the API told; it is asked on servers, and must have answered.
+# cis_api WORD: FK_FACT are the lines behind this word; the API must have answered, whole.
 cis_api() {
-  fact "$1" "$2"
+  fact objects cis_objects
   case $FK_FACT in *$'\n@the API\n') ;; *)
     echo "the API does not answer: $(k3s_kubectl get --raw /readyz 2>&1 | tail --lines=1)"
     return 1
     ;;
   esac
+  FK_FACT=$(sed --quiet "s/^$1\t//p" <<< "$FK_FACT")
 }
 
 # cis_none WHAT LINES: prints them; holds when there are none.
@@ -329,7 +327,7 @@ cis_none() {
 granted() {
   local verbs=$1 resources=$2
   shift 2
-  cis_api rules cis_rules || return
+  cis_api rule || return
   cis_none "roles that may ${verbs//,/ or } ${resources//,/ or }" "$(awk -F '\t' -v verbs="$verbs" -v resources="$resources" -v but=" $* " '
     ($2 == "rbac-defaults" && $1 ~ /(^|\/)(system:.*|extension-apiserver-authentication-reader|cluster-admin|admin|edit|view)$/) || index(but, " " $1 " ") || NF < 5 { next }
     {
@@ -346,7 +344,7 @@ granted() {
 
 # wildcards [ROLE…]: nobody has made a role that says * for verbs, resources or groups, but for ROLE….
 wildcards() {
-  cis_api rules cis_rules || return
+  cis_api rule || return
   cis_none 'roles with *' "$(awk -F '\t' -v but=" $* " '
     ($2 == "rbac-defaults" && $1 ~ /(^|\/)(system:.*|cluster-admin|admin|edit|view)$/) || index(but, " " $1 " ") || NF < 5 { next }
     index("," $3, ",*,") || index("," $4, ",*,") || index("," $5, ",*,") { print $1 }' <<< "$FK_FACT")"
@@ -356,7 +354,7 @@ wildcards() {
 bound_to() {
   local role=$1
   shift
-  cis_api bindings cis_bindings || return
+  cis_api binding || return
   cis_none "bound to $role" "$(awk -F '\t' -v role="$role" -v but=" $* " '$2 == role && !index(but, " " $1 " ") { print $1 }' <<< "$FK_FACT")"
 }
 
@@ -364,16 +362,24 @@ bound_to() {
 bound_group() {
   local group=$1
   shift
-  cis_api bindings cis_bindings || return
+  cis_api binding || return
   cis_none "bindings of $group" "$(awk -F '\t' -v group="$group" -v but=" $* " '$3 == "Group" && $4 == group && !index(but, " " $1 " ") { print $1 }' <<< "$FK_FACT")"
 }
 
-# nobody_may VERBS RESOURCE: who has nothing but an account may not do it.
+# cis_reviews: whether an account that has nothing but a name may do what CIS names, one line each.
+cis_reviews() {
+  local what=''
+  for what in get.secrets list.secrets watch.secrets create.pods; do
+    printf '{"apiVersion":"authorization.k8s.io/v1","kind":"SubjectAccessReview","spec":{"user":"nobody","groups":["system:authenticated","system:serviceaccounts"],"resourceAttributes":{"verb":"%s","resource":"%s"}}}\n' "${what%.*}" "${what#*.}"
+  done | k3s_kubectl create --filename=- --output jsonpath='{.spec.resourceAttributes.verb} {.spec.resourceAttributes.resource} {.status.allowed}{"\n"}'
+}
+
+# nobody_may VERBS RESOURCE: who has nothing but an account may not do it, in any namespace.
 nobody_may() {
-  local verb said
+  local verb
+  fact reviews cis_reviews
   for verb in ${1//,/ }; do
-    said=$(k3s_kubectl auth can-i "$verb" "$2" --all-namespaces --as=nobody --as-group=system:authenticated --as-group=system:serviceaccounts 2> /dev/null) || true # no is an answer, and ends with 1
-    [ "$said" = no ] || k3s_no "an account without rights may $verb $2: ${said:-the API does not answer}" || return
+    case $FK_FACT in *$'\n'"$verb $2 false"*) ;; *$'\n'"$verb $2 true"*) k3s_no "an account without rights may $verb $2" || return ;; *) k3s_no 'the API does not answer' || return ;; esac
   done
   echo "an account without rights may not ${1//,/ or } $2"
 }
@@ -386,12 +392,12 @@ default_accounts() {
 
 # quiet_accounts: none of them does, and there are some.
 quiet_accounts() {
-  local said
-  said=$(default_accounts 2>&1) && [ -n "$said" ] || k3s_no "the API does not answer: $said" || return
-  cis_none 'default accounts whose token is mounted unasked, in' "$(awk '$2 != "false" { print $1 }' <<< "$said")"
+  cis_api account || return
+  [ -n "$FK_FACT" ] || k3s_no 'there is no account called default: what makes them does not run' || return
+  cis_none 'default accounts whose token is mounted unasked, in' "$(awk '$2 != "false" { print $1 }' <<< "$FK_FACT")"
 }
 
-# cis_pods_with MARK [NAMESPACE…]: pods outside of those namespaces, with a mark of cis_pods in any container.
+# cis_pods_with MARK [NAMESPACE…]: pods outside of those namespaces, with a mark of cis_objects in any container.
 cis_pods_with() {
   local mark=$1
   shift
@@ -410,7 +416,7 @@ cis_pods_with() {
 
 # without MARK [NAMESPACE…]: no pod outside of those namespaces has it.
 without() {
-  cis_api pods cis_pods || return
+  cis_api pod || return
   cis_none "pods with $1${2:+, but for those in ${*:2}}" "$(cis_pods_with "$@")"
 }
 
@@ -436,26 +442,32 @@ refuses() {
 # refused POD [NAMESPACE…]: the API refuses it, and nothing like it runs outside of these namespaces.
 refused() { refuses "$1" && without "$@"; }
 
-# no_secret TYPE: no Secret of that type, all namespaces.
+# cis_secrets: namespace, name and type of every Secret, as the API prints them: what is in them stays there.
+cis_secrets() { k3s_kubectl get secrets --all-namespaces --no-headers 2>&1 && echo @the API; }
+
+# no_secret TYPE: there is none of it in any namespace.
 no_secret() {
-  local said
-  said=$(k3s_kubectl get secrets --all-namespaces --field-selector "type=$1" --output jsonpath='{range .items[*]}{.metadata.namespace}/{.metadata.name}{"\n"}{end}{"@"}' 2>&1)
-  case $said in *@) cis_none "Secrets of type $1" "${said%@}" ;; *) k3s_no "the API does not answer: $said" ;; esac
+  fact secrets cis_secrets
+  case $FK_FACT in *$'@the API\n') ;; *) k3s_no 'the API does not answer' || return ;; esac
+  cis_none "Secrets of type $1" "$(awk -v type="$1" '$3 == type { print $1 "/" $2 }' <<< "$FK_FACT")"
 }
 
 # ending_tokens: every token that lets a node in ends by itself.
 ending_tokens() {
   local said
+  if no_secret bootstrap.kubernetes.io/token; then return; fi
   said=$(k3s_kubectl get secrets --namespace=kube-system --field-selector type=bootstrap.kubernetes.io/token --output go-template='{{range .items}}{{if not .data.expiration}}{{.metadata.name}}{{"\n"}}{{end}}{{end}}@' 2>&1)
   case $said in *@) cis_none 'tokens to join with that never end' "${said%@}" ;; *) k3s_no "the API does not answer: $said" ;; esac
 }
 
 # policed [NAMESPACE…]: every other namespace has a NetworkPolicy.
 policed() {
-  local spaces policies space open=''
-  spaces=$(k3s_kubectl get namespaces --output name) && policies=$(k3s_kubectl get networkpolicies --all-namespaces --output jsonpath='{range .items[*]} {.metadata.namespace} {end}') || k3s_no 'the API does not answer' || return
-  for space in ${spaces//namespace\//}; do
-    case " $* $policies " in *" $space "*) ;; *) open+="$space"$'\n' ;; esac
+  local spaces space open=''
+  cis_api space || return
+  spaces=$FK_FACT
+  cis_api policy || return
+  for space in $spaces; do
+    case " $* ${FK_FACT//$'\n'/ } " in *" $space "*) ;; *) open+="$space"$'\n' ;; esac
   done
   cis_none 'namespaces without a NetworkPolicy' "$open"
 }

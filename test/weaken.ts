@@ -14,7 +14,8 @@ export interface Weakening {
   without?: string
   run?: string
   undo?: string
-  object?: object
+  /** JSON. */
+  object?: string
   pod?: string
   space?: string
   also?: string[]

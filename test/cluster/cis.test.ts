@@ -139,10 +139,10 @@ kubectl patch serviceaccount default --namespace=weak --patch '{"automountServic
     const pods = offeredPods()
     for (const [, { run, object, pod, space = 'weak' }] of changes) {
       if (run !== undefined) await shell(run)
-      const what = pod === undefined ? object : pods[pod]
+      const what = pod === undefined ? object : JSON.stringify(pods[pod])
       if (what !== undefined) {
         const words = `create --filename=- --kubeconfig=${etc}/k3s.yaml --namespace=${space}`
-        const { code, stderr } = await node.kubectl(words, JSON.stringify(what))
+        const { code, stderr } = await node.kubectl(words, what)
         assert.equal(code, 0, stderr)
       }
     }
