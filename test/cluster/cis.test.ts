@@ -1,5 +1,6 @@
 // Every control of the list holds on a control plane that is told by config/k3s, and fails on one that is weakened under it.
 import assert from 'node:assert/strict'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { parse, stringify } from 'yaml'
@@ -10,6 +11,7 @@ import { contextOf, storeOf } from '../../lib/pages.ts'
 import { createReport } from '../../lib/report.ts'
 import { runPage } from '../../lib/run.ts'
 import { pageNamed } from '../../lib/tasks.ts'
+import { root, said } from '../machine/kit.ts'
 import { type Weakening, weakenings, weakened } from '../weaken.ts'
 import { type Bed, alone, bed, data, etc, told } from './kit.ts'
 
@@ -174,6 +176,25 @@ kubectl delete namespace weak`)
     node.put({ [`${etc}/config.yaml`]: told('config.yaml') })
     assert.deepEqual(await node.begin(), { code: 0, said: '' })
     assert.equal(told_(await failing()), '')
+  })
+
+  test('./task cis prints the score, and writes it for programs', async () => {
+    const hosts = join(node.state, 'known_hosts')
+    const lines = readFileSync(hosts, 'utf8')
+    writeFileSync(hosts, lines + lines.replaceAll(/^\S+/gm, `${site}.${site}`))
+    const task = (...words: string[]) => said(node.start('bin/task.cjs', 'cis', '--site', site, ...words))
+    const { code, text } = await task()
+    assert.equal(code, 0, text)
+    assert.match(text, /^fortress-pi: CIS Kubernetes 2\.1, as server$/m)
+    assert.match(text, /^ +all +107 +0 +2 +6 +19$/m)
+    assert.match(text, /^ {2}52 of 52 automated controls that apply pass or are waived\.$/m)
+    const out = join(root, 'out', site)
+    const report = JSON.parse(readFileSync(join(out, `cis-${site}.json`), 'utf8')) as CisReport
+    assert.equal(report.results.length, 134)
+    const sarif = JSON.parse(readFileSync(join(out, `cis-${site}.sarif`), 'utf8')) as {
+      runs: { results: object[] }[]
+    }
+    assert.equal(sarif.runs[0]?.results.length, 134)
   })
 })
 
