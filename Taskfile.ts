@@ -49,6 +49,11 @@ export default {
       run: module('./doctor.ts', 'doctor'),
     },
     trust: { does: 'compare the host keys of machines that are new', run: module('./remote.ts', 'trust') },
+    cis: {
+      does: 'the score of every node by the benchmark of CIS; --bench asks kube-bench too, and says where it differs',
+      takes: '[--bench [--config-dir DIR]]',
+      run: module('./cis.ts', 'cis'),
+    },
     waivers: {
       does: 'what is not fulfilled and why, also as OpenSCAP tailoring and Lynis profile',
       takes: '[openscap|lynis]',

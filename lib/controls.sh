@@ -141,14 +141,14 @@ mount_has() {
   [ -z "$missing" ]
 }
 
-# mode_is MODE OWNERS PATH…: each path that exists has no more than MODE, and one of OWNERS (user:group,…).
+# mode_is MODE OWNERS PATH…: each path that exists has no more than MODE, and one of OWNERS (user:group,…); - allows any.
 mode_is() {
-  local mode=$1 owners=$2 path got owner said='' bad=''
+  local mode=${1/#-/7777} owners=$2 path got owner said='' bad=''
   shift 2
   while read -r got owner path; do
     said+=" $path $got $owner"
     if (((8#$got & ~8#$mode) != 0)); then bad+=" $path"; fi
-    case ",$owners," in *",$owner,"*) ;; *) bad+=" $path" ;; esac
+    case ",$owners," in ,-, | *",$owner,"*) ;; *) bad+=" $path" ;; esac
   done < <(stat --format='%a %U:%G %n' -- "$@" 2> /dev/null)
   [ -n "$said" ] || na "there is no $*"
   if [ -n "$bad" ]; then

@@ -1,6 +1,7 @@
-// Requirements as data: config/host/controls.yaml becomes the controls that a step reports one by one.
+// Requirements as data: a document of controls becomes the controls that a step reports one by one. Documents differ in the ways to
+// ask that they know; what a host is asked stands in config/host/controls.yaml.
 import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { parse } from 'yaml'
 import { Command, quote } from './sh.ts'
 import type { Control } from './step.ts'
@@ -9,26 +10,40 @@ import type { Waiver } from './waivers.ts'
 /** A path on a machine, and what has to be set in it. */
 type Settings = Record<string, Record<string, string | number>>
 
-/** One entry of controls.yaml: what it says, where that comes from, and exactly one way to ask. */
-interface Entry {
+/** What an entry of any document says, beside the one way to ask. */
+export interface Entry {
   id: string
   title: string
-  from: string[]
-  /** os, arch or role → why the requirement has no meaning there. */
+  /** Where it comes from. Left out where the whole document has one source. */
+  from?: string[]
+  /** A trait of a machine → why the requirement has no meaning there. */
   not?: Record<string, string>
-  sysctl?: Record<string, string | number>
-  cmdline?: string[]
-  module?: string[]
-  mount?: [path: string, options: string, when?: 'if-mounted']
+}
+
+/** The controls of one step of a page. */
+export interface Section<E extends Entry = Entry> {
+  step: string
+  controls: E[]
+}
+
+/** The ways to ask: the name of each in the data → the shell that it becomes. */
+export type Kinds = Record<string, (value: never) => string>
+
+/** What each kind of a host's document says. */
+interface Ways {
+  sysctl: Record<string, string | number>
+  cmdline: string[]
+  module: string[]
+  mount: [path: string, options: string, when?: 'if-mounted']
   /** `MODE OWNER:GROUP[,OWNER:GROUP] PATH…` */
-  mode?: string[]
-  package?: { present?: string[]; absent?: string[] }
-  unit?: Record<string, 'enabled' | 'active' | 'on' | 'masked' | 'off'>
-  sshd?: Record<string, string | number>
-  audit?: string[]
-  apt?: Record<string, string>
-  setting?: Settings
-  check?: string
+  mode: string[]
+  package: { present?: string[]; absent?: string[] }
+  unit: Record<string, 'enabled' | 'active' | 'on' | 'masked' | 'off'>
+  sshd: Record<string, string | number>
+  audit: string[]
+  apt: Record<string, string>
+  setting: Settings
+  check: string
 }
 
 /** What the controls of one machine depend on. */
@@ -40,15 +55,14 @@ export interface Place {
   waivers: Waiver[]
 }
 
+const root = join(import.meta.dirname, '..')
 const shell = (name: string) =>
   readFileSync(join(import.meta.dirname, name), 'utf8').replace(/^# shellcheck.*\n/, '')
 const words = (values: (string | number)[]) => values.map((v) => quote(String(v))).join(' ')
 const pairs = (record: Record<string, string | number>) => words(Object.entries(record).flat())
 
 /** How each kind asks; the functions are those of lib/controls.sh. */
-const kinds: {
-  [K in Exclude<keyof Entry, 'id' | 'title' | 'from' | 'not'>]-?: (value: NonNullable<Entry[K]>) => string
-} = {
+export const hostKinds: { [K in keyof Ways]: (value: Ways[K]) => string } = {
   sysctl: (keys) => `sysctl_is ${pairs(keys)}`,
   cmdline: (list) => `cmdline_has ${words(list)}`,
   module: (list) => `module_blocked ${words(list)}`,
@@ -76,80 +90,119 @@ const kinds: {
 const every = (questions: string[]) =>
   questions.length === 1 ? (questions[0] as string) : `all_of ${words(questions)}`
 
-const file = join(import.meta.dirname, '../config/host/controls.yaml')
-type Document = { step: string; controls: Entry[] }[]
-let ours: Document | undefined
-/** Parsing takes a tenth of a second, and each run asks for it several times. */
-const document = (text?: string): Document =>
-  text === undefined ? (ours ??= parse(readFileSync(file, 'utf8')) as Document) : (parse(text) as Document)
+/** A document of requirements, read once: parsing takes a tenth of a second, and each run asks for it several times. */
+export class Requirements<E extends Entry = Entry, S extends Section<E> = Section<E>> {
+  readonly path: string
+  readonly kinds: Kinds
+  /** Where its controls come from, when they do not say it themselves. */
+  readonly source: ((id: string) => string) | undefined
+  #ours: S[] | undefined
 
-/** Every id of controls.yaml, in order, by step. */
-export function controlIds(): Record<string, string[]> {
-  return Object.fromEntries(document().map(({ step, controls }) => [step, controls.map((c) => c.id)]))
+  /** `path` is that of the file, seen from the root of the project. */
+  constructor(path: string, kinds: Kinds, source?: (id: string) => string) {
+    this.path = path
+    this.kinds = kinds
+    this.source = source
+  }
+
+  /** The document itself, or `text` in its place. */
+  sections(text?: string): S[] {
+    if (text !== undefined) return parse(text) as S[]
+    return (this.#ours ??= parse(readFileSync(join(root, this.path), 'utf8')) as S[])
+  }
+
+  /** Every id, in order, by step. */
+  ids(): Record<string, string[]> {
+    return Object.fromEntries(this.sections().map(({ step, controls }) => [step, controls.map((c) => c.id)]))
+  }
+
+  /**
+   * The controls for one machine, by step. Throws TypeError for an entry that cannot be asked: no way or two ways to ask, an unknown
+   * kind, a `{{ name }}` without a value, a second entry of the same id, a waiver of an unknown id.
+   */
+  controlsFor(place: Place, text?: string): (step: string) => Control[] {
+    const steps = new Map<string, Control[]>()
+    const seen = new Set<string>()
+    for (const { step, controls } of this.sections(text)) {
+      steps.set(
+        step,
+        controls.map((entry) => this.#control(entry, place, seen)),
+      )
+    }
+    const lost = place.waivers.flatMap((w) => w.controls).filter((id) => !seen.has(id))
+    if (lost.length > 0) throw new TypeError(`waivers.yaml: there is no control ${lost.join(', ')}`)
+    return (step) => {
+      const found = steps.get(step)
+      if (!found) throw new TypeError(`${basename(this.path)} has no step ${step}`)
+      return found
+    }
+  }
+
+  /** The ways to ask that an entry names. */
+  ways(entry: E): string[] {
+    return Object.keys(entry).filter((key) => !told.includes(key))
+  }
+
+  #control(entry: E, place: Place, seen: Set<string>): Control {
+    const where = `${basename(this.path)}, ${entry.id}`
+    if (seen.has(entry.id)) throw new TypeError(`${where}: the id is used twice`)
+    seen.add(entry.id)
+    const { id, title, not = {} } = entry
+    const from = entry.from ?? (this.source ? [this.source(id)] : [])
+    if (!title || from.length === 0)
+      throw new TypeError(`${where}: says no title, or not where it comes from`)
+    const [way, ...more] = this.ways(entry)
+    const kind = way === undefined ? undefined : this.kinds[way]
+    if (way === undefined || more.length > 0 || !kind)
+      throw new TypeError(`${where}: say exactly one of ${Object.keys(this.kinds).join(', ')}`)
+    const fill = (text: string) =>
+      text.replaceAll(/\{\{ ([a-z_]+) \}\}/g, (_, name: string) => {
+        const value = place.values[name]
+        if (value === undefined) throw new TypeError(`${where}: {{ ${name} }} has no value`)
+        return String(value)
+      })
+    const reason = place.traits.map((trait) => not[trait]).find((r) => r !== undefined)
+    const text =
+      reason === undefined ? fill(kind(entry[way as keyof E] as never)).trimEnd() : `na ${quote(reason)}`
+    const waiver = place.waivers.find((w) => w.controls.includes(id))
+    return {
+      id,
+      title: fill(title),
+      check: new Command(text, undefined, where),
+      from,
+      ...(waiver ? { waived: `${waiver.reason} (until ${waiver.expires})` } : {}),
+    }
+  }
 }
 
-/**
- * The controls of controls.yaml (or of `text`) for one machine, by step. Throws TypeError for an entry that cannot be asked: no way or two
- * ways to ask, an unknown kind, a `{{ name }}` without a value, a second entry of the same id, a waiver of an unknown id.
- */
-export function controlsFor(place: Place, text?: string): (step: string) => Control[] {
-  const steps = new Map<string, Control[]>()
-  const seen = new Set<string>()
-  for (const { step, controls } of document(text)) {
-    steps.set(
-      step,
-      controls.map((entry) => control(entry, place, seen)),
-    )
-  }
-  const lost = place.waivers.flatMap((w) => w.controls).filter((id) => !seen.has(id))
-  if (lost.length > 0) throw new TypeError(`waivers.yaml: there is no control ${lost.join(', ')}`)
-  return (step) => {
-    const found = steps.get(step)
-    if (!found) throw new TypeError(`controls.yaml has no step ${step}`)
-    return found
-  }
-}
+/** What an entry says of itself; everything else in it is a way to ask. */
+const told = ['id', 'title', 'from', 'not', 'assessed']
 
-function control(entry: Entry, place: Place, seen: Set<string>): Control {
-  const where = `controls.yaml, ${entry.id}`
-  if (seen.has(entry.id)) throw new TypeError(`${where}: the id is used twice`)
-  seen.add(entry.id)
-  const { id, title, from, not = {}, ...ways } = entry
-  if (!title || !from?.length) throw new TypeError(`${where}: says no title, or not where it comes from`)
-  const asked = Object.entries(ways) as [keyof typeof kinds, never][]
-  const [way] = asked
-  if (!way || asked.length > 1 || !kinds[way[0]])
-    throw new TypeError(`${where}: say exactly one of ${Object.keys(kinds).join(', ')}`)
-  const fill = (text: string) =>
-    text.replaceAll(/\{\{ ([a-z_]+) \}\}/g, (_, name: string) => {
-      const value = place.values[name]
-      if (value === undefined) throw new TypeError(`${where}: {{ ${name} }} has no value`)
-      return String(value)
-    })
-  const reason = place.traits.map((trait) => not[trait]).find((r) => r !== undefined)
-  const text = reason === undefined ? fill(kinds[way[0]](way[1])).trimEnd() : `na ${quote(reason)}`
-  const waiver = place.waivers.find((w) => w.controls.includes(id))
-  return {
-    id,
-    title: fill(title),
-    check: new Command(text, undefined, where),
-    from,
-    ...(waiver ? { waived: `${waiver.reason} (until ${waiver.expires})` } : {}),
-  }
-}
+/** What a host is asked. */
+export const hostRequirements = new Requirements('config/host/controls.yaml', hostKinds as Kinds)
 
 /** One question that asks all of them, for a step that is nothing but its controls. */
 export function asked(controls: Control[]): Command {
   return new Command(controls.map((c) => `(\n${c.check.text}\n)`).join(' && '), undefined, 'controls.yaml')
 }
 
-/** What the controls of a page share: lib/controls.sh, and the names that it asks for all at once. */
-export function controlShell(): Command {
-  const units = document().flatMap(({ controls }) => controls.flatMap((c) => Object.keys(c.unit ?? {})))
+/** The functions of lib/controls.sh. `units`: the names that unit_is asks for all at once. */
+export function questions(units: string[] = []): Command {
   const names = [...new Set(units)].map((u) => (u.includes('.') ? u : `${u}.service`))
   return new Command(
     `FK_UNITS=${quote(names.join(' '))}\n${shell('controls.sh')}`,
     undefined,
     'lib/controls.sh',
+  )
+}
+
+/** What the controls of a host share. */
+export function controlShell(): Command {
+  return questions(
+    hostRequirements
+      .sections()
+      .flatMap(({ controls }) =>
+        controls.flatMap((c) => Object.keys((c as Entry & Partial<Ways>).unit ?? {})),
+      ),
   )
 }

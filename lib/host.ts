@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parse } from 'yaml'
-import { controlsFor } from './controls.ts'
+import { hostRequirements } from './controls.ts'
 import type { Context } from './script.ts'
 import type { Control } from './step.ts'
 import { waiversFor } from './waivers.ts'
@@ -70,7 +70,7 @@ export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Ho
     user: machine.user || 'root',
     group,
     isPi: machine.os.startsWith('raspios'),
-    controls: controlsFor({
+    controls: hostRequirements.controlsFor({
       values,
       traits: [machine.os, machine.arch, ...(spec?.roles ?? [])],
       waivers: waiversFor(site),

@@ -20,7 +20,10 @@ export function waivers(call: Call): number {
   if (format === 'openscap') process.stdout.write(openscapTailoring(site, 'cis_level2_server'))
   else if (format === 'lynis') process.stdout.write(lynisProfile(site))
   else
-    for (const { id, reason, expires, controls, openscap, lynis } of waiversFor(site))
+    for (const { id, reason, expires, controls, openscap, lynis } of [
+      ...waiversFor(site),
+      ...waiversFor(site, undefined, undefined, 'k3s'),
+    ])
       process.stdout.write(
         `${id} (until ${expires}): ${reason}\n  ${[...controls, ...openscap, ...lynis].join(', ')}\n`,
       )

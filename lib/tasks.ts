@@ -206,6 +206,9 @@ export interface Flags {
   format: string | undefined
   /** The one layer whose pages are meant: L0. */
   layer: string | undefined
+  /** Ask kube-bench too, with the controls in this directory. */
+  bench: boolean
+  configDir: string | undefined
 }
 
 const pageFlags = ['yes', 'json', 'verbose', 'site', 'format']
@@ -216,8 +219,8 @@ export function flags(call: Call, words: string[], known: readonly string[] = pa
   const spelt = known.map((flag) => `--${flag}`)
   const faults: string[] = []
   const parsed = minimist(call.argv, {
-    boolean: ['yes', 'json', 'verbose'].filter((f) => known.includes(f)),
-    string: [...['site', 'format', 'layer'].filter((f) => known.includes(f)), '_'],
+    boolean: ['yes', 'json', 'verbose', 'bench'].filter((f) => known.includes(f)),
+    string: [...['site', 'format', 'layer', 'config-dir'].filter((f) => known.includes(f)), '_'],
     unknown(word) {
       if (!word.startsWith('-')) return true
       const flag = word.replace(/=.*/s, '')
@@ -232,10 +235,11 @@ export function flags(call: Call, words: string[], known: readonly string[] = pa
     faults.push(
       `${call.name} takes ${words.length === 0 ? 'no words' : words.join(' ')}: '${extra.join(' ')}' is too much`,
     )
-  for (const flag of ['site', 'format', 'layer'])
+  for (const flag of ['site', 'format', 'layer', 'config-dir'])
     if (Array.isArray(parsed[flag])) faults.push(`--${flag} is given twice`)
   if (parsed['site'] === '') faults.push('--site needs a name')
   if (parsed['format'] === '') faults.push('--format needs the id of a disk')
+  if (parsed['config-dir'] === '') faults.push('--config-dir needs a directory')
   if (faults.length > 0) throw new Fault(`${faults.join('\n')}\nNothing was run.`)
   return {
     words: parsed._,
@@ -245,6 +249,8 @@ export function flags(call: Call, words: string[], known: readonly string[] = pa
     site: parsed['site'] as string | undefined,
     format: parsed['format'] as string | undefined,
     layer: parsed['layer'] as string | undefined,
+    bench: parsed['bench'] === true,
+    configDir: parsed['config-dir'] as string | undefined,
   }
 }
 
@@ -345,6 +351,13 @@ export function each(mode: Mode): Run {
 
 function runPageFile(page: PageFile): Run {
   return ({ argv, signal }) => (load('./pages.ts') as Pages).pageMain(open(page), argv, signal)
+}
+
+/** A page of this project, by its name. */
+export function pageNamed(name: string): Page {
+  const file = pages().find((page) => page.name === name)
+  if (file === undefined) throw new Fault(`There is no page '${name}' in scripts/`)
+  return open(file)
 }
 
 function open({ file }: PageFile): Page {

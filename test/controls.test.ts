@@ -5,11 +5,14 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { loadConfig, type Site } from '../lib/config.ts'
-import { asked, controlIds, controlShell, controlsFor } from '../lib/controls.ts'
+import { asked, controlShell, hostRequirements } from '../lib/controls.ts'
 import { hostOf } from '../lib/host.ts'
 import { lynisProfile, openscapTailoring, waiversFor } from '../lib/waivers.ts'
 
 const root = join(import.meta.dirname, '..')
+const controlIds = () => hostRequirements.ids()
+const controlsFor: typeof hostRequirements.controlsFor = (place, text) =>
+  hostRequirements.controlsFor(place, text)
 const read = (path: string) => readFileSync(join(root, path), 'utf8')
 const siteOf = (site: string): Site => loadConfig({ env: {}, site }).site
 const today = new Date('2026-12-01')

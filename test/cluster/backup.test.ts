@@ -3,7 +3,6 @@ import assert from 'node:assert/strict'
 import { execFileSync, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import {
-  chmodSync,
   cpSync,
   mkdirSync,
   mkdtempSync,
@@ -11,20 +10,22 @@ import {
   readdirSync,
   rmSync,
   statSync,
-  symlinkSync,
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
+import type { Manifest } from '../../lib/bundle.ts'
+import { secretStore } from '../../lib/secret.ts'
 import { type Said, node, root, said } from '../machine/kit.ts'
 import { type Checkout, checkout } from '../machine/laptop.ts'
 import { without } from '../programs.ts'
 import { type Storage, storage } from './storage.ts'
-import { type Bed, alone, bed, etc, program } from './kit.ts'
+import { type Bed, alone, bed, data, etc, program } from './kit.ts'
 
 const version = 'v1.36.3+k3s1'
-const missing = program === undefined ? 'kube-bed is not installed' : without('age', 'tar', 'openssl')
+const missing =
+  program === undefined ? 'kube-bed is not installed' : without('age', 'age-keygen', 'tar', 'openssl')
 
 describe('the cluster is backed up', { skip: missing }, () => {
   const scratch = mkdtempSync(join(tmpdir(), 'fk-backup-'))
@@ -80,13 +81,6 @@ backup:
 ${backup}`,
     )
   const node10 = 'cluster-init: true\nnode-name: fortress\n'
-  const prepare = async (kit: Bed) => {
-    kit.env['FK_DOWNLOAD_DIR'] = join(scratch, 'downloads')
-    // This computer may still have cgroups of the first kind, and a container has those of its computer.
-    await kit.ok(
-      '[ "$(stat --file-system --format=%T /sys/fs/cgroup)" = cgroup2fs ] || mount --types tmpfs none /mnt',
-    )
-  }
 
   before(async () => {
     copy = checkout()
@@ -126,7 +120,7 @@ ${backup}`,
       'cat > /usr/local/share/ca-certificates/storage.crt && update-ca-certificates 2> /dev/null',
       s3.certificate,
     )
-    await prepare(server)
+    server.env['FK_DOWNLOAD_DIR'] = join(scratch, 'downloads')
     const { code, said } = await server.begin()
     assert.equal(code, 0, said)
     // A second identity, which is nowhere but here, and something to lose.
@@ -221,5 +215,166 @@ ${backup}`,
       '',
     )
     assert.match(await good(server, 'backups'), /The last good drill was 0 min ago/)
+  })
+
+  /** The newest bundle with something else in it, and a manifest that fits; the path of the new one. */
+  const altered = (change: (dir: string, manifest: Manifest) => void): string => {
+    const dir = mkdtempSync(join(scratch, 'altered-'))
+    const identity = join(server.state, 'identity.txt')
+    const bash = (line: string) => execFileSync('bash', ['-euo', 'pipefail', '-c', line], { cwd: dir })
+    bash(`age --decrypt --identity ${identity} ${latest()} | tar --extract`)
+    const file = join(dir, 'manifest.json')
+    const manifest = JSON.parse(readFileSync(file, 'utf8')) as Manifest
+    change(dir, manifest)
+    for (const entry of manifest.files) {
+      const content = readFileSync(join(dir, entry.name))
+      entry.bytes = content.length
+      entry.sha256 = createHash('sha256').update(content).digest('hex')
+    }
+    writeFileSync(file, JSON.stringify(manifest))
+    const path = join(scratch, `${dir.slice(-6)}_20260101T000000Z.age`)
+    bash(
+      `tar --create --format=ustar manifest.json rancher server snapshot | age --encrypt --recipient "$(age-keygen -y ${identity})" --output ${path}`,
+    )
+    return path
+  }
+  const unharmed = async () => {
+    assert.equal((await server.kubectl('get --raw /readyz')).stdout, 'ok')
+    assert.equal(
+      await server.ok(
+        'findmnt /run/fortress/bundle; systemctl list-units --all --plain --no-legend "fortress-drill*" "fortress-bundle*"; true',
+      ),
+      '',
+    )
+  }
+
+  test('a drill of a bundle with another token, another canary or a spoilt snapshot fails in words', async () => {
+    const token = altered((dir) => writeFileSync(join(dir, 'rancher/k3s/token'), `${'77'.repeat(32)}\n`))
+    await refused(/k3s does not take the snapshot: .*token/, server, 'drill', token)
+    const canary = altered((_, manifest) => (manifest.canary.secret = manifest.canary.configmap))
+    await refused(/the secret of the canary is not the one of this bundle/, server, 'drill', canary)
+    const snapshot = altered((dir, manifest) => {
+      const path = join(dir, manifest.files.find(({ name }) => name.startsWith('snapshot/'))!.name)
+      writeFileSync(path, readFileSync(path).subarray(0, 20_000))
+    })
+    await refused(/k3s does not take the snapshot: /, server, 'drill', snapshot)
+    const newer = altered((_, manifest) => (manifest.k3s = 'v1.37.0+k3s1'))
+    await refused(/the bundle is from k3s v1\.37\.0\+k3s1, and here is the older/, server, 'drill', newer)
+    await unharmed()
+    const drill = (await notes())['drill']!
+    assert.equal(drill[3], 'failed')
+    assert.match(await good(server, 'backups'), /The last for drill failed/)
+  })
+
+  test('a bundle of another cluster is refused before anything of it is sent', async () => {
+    const store = secretStore({ dir: state(), identity: join(server.state, 'identity.txt') })
+    await store.put('k3s-server-token', '88'.repeat(32))
+    await refused(/it is of another cluster: its token is not the one that the laptop made/, server, 'drill')
+    await store.remove('k3s-server-token')
+    await refused(/is no file, and no name of a bundle/, server, 'drill', 'nothing')
+  })
+
+  test('a place that is away fails in words, is noted, and the others have the bundle all the same', async () => {
+    await server.ok('mv /mnt/disk /mnt/gone')
+    s3.answer = 503
+    const text = await refused(
+      /^directory: failed: \/mnt\/disk is not there: is its disk mounted\?$/m,
+      server,
+      'backup',
+    )
+    assert.match(text, /^s3: failed: .*SlowDown/m)
+    assert.match(text, /^ssh: fortress-backup_/m)
+    assert.equal((await notes())['directory']![3], 'failed')
+    assert.equal((await notes())['directory.good']![3], 'ok')
+    s3.answer = undefined
+    await server.ok('mv /mnt/gone /mnt/disk')
+  })
+
+  test('the newest two are kept in each place, and nothing that is not ours is touched', async () => {
+    await server.ok('touch /mnt/disk/fortress-backup_other_fortress_20200101T000000Z.age /mnt/disk/mine.txt')
+    s3.objects.set('fk/fortress-backup_fortress_fortress.age', Buffer.from('x'))
+    await good(server, 'backup')
+    await good(server, 'backup')
+    const kept = copies()
+    assert.equal(kept.length, 2)
+    const names = (text: string) =>
+      text.split('\n').filter((line) => /^fortress-backup_fortress_fortress_/.test(line))
+    assert.deepEqual(names(await server.ok(`ls ${home}`)), kept)
+    assert.deepEqual(names(await server.ok('ls /mnt/disk')), kept)
+    assert.deepEqual(names((await away.root('ls /home/keeper/bundles')).stdout), kept)
+    assert.deepEqual([...s3.objects.keys()].sort(), [
+      'fk/fortress-backup_fortress_fortress.age',
+      ...kept.map((name) => `fk/${name}`),
+    ])
+    assert.equal(
+      await server.ok('ls /mnt/disk | grep --invert-match fortress_fortress_'),
+      'fortress-backup_other_fortress_20200101T000000Z.age\nmine.txt\n',
+    )
+  })
+
+  test('a disk without room and a run that is killed are noted as failed, and leave nothing', async () => {
+    await server.ok(
+      `mv ${home} ${home}.aside && install --directory --mode=700 ${home} && mount --types tmpfs --options size=1m,mode=700 none ${home}`,
+    )
+    await refused(/has \d+ MiB left, and \d+ MiB are needed/, server, 'backup')
+    await server.ok(`umount ${home} && rmdir ${home} && mv ${home}.aside ${home}`)
+    await server.ok(
+      'systemctl start --no-block fortress-backup; sleep 1; systemctl kill --signal=KILL fortress-backup; sleep 1',
+    )
+    assert.equal(await server.ok('ls /run/fortress-backup 2> /dev/null; true'), '')
+    const { node } = await notes()
+    assert.equal(node![3], 'failed')
+    assert.match(node![4]!, /it was begun, and has not ended/)
+    await good(server, 'backup')
+  })
+
+  test('where a cluster lives, nothing is restored over it unless its name is typed', async () => {
+    await refused(/a cluster has its data here/, server, 'restore', copies().at(-1)!)
+    await unharmed()
+  })
+
+  test('a restore that fails brings back what was there', async () => {
+    await server.kubectl('create configmap later --from-literal=a=b')
+    const token = altered((dir) => writeFileSync(join(dir, 'rancher/k3s/token'), `${'77'.repeat(32)}\n`))
+    // Nobody knows of another token yet: the laptop takes over what it is given.
+    await refused(/k3s does not take the snapshot/, server, 'restore', token, '--format', 'fortress')
+    for (const name of ['k3s-server-token', 'k3s-agent-token'])
+      await secretStore({ dir: state(), identity: join(server.state, 'identity.txt') }).remove(name)
+    await server.ok(`printf '%s\\n' ${'5e'.repeat(32)} > ${etc}/token; systemctl restart k3s`)
+    assert.equal((await server.kubectl('get configmap later --output name')).stdout, 'configmap/later\n')
+    await unharmed()
+  })
+
+  test('a fresh node becomes the cluster, with its canary and all else that it had', async () => {
+    const fresh = await bed(undefined, 'fresh', {})
+    try {
+      const env = {
+        ...fresh.env,
+        FK_STATE_DIR: server.state,
+        FK_AGE_IDENTITY: join(server.state, 'identity.txt'),
+        FK_KNOWN_HOSTS: join(fresh.state, 'known_hosts'),
+      }
+      const secrets = await server.ok(
+        `sha256sum ${data}/server/tls/server-ca.crt ${data}/server/cred/encryption-config.json`,
+      )
+      const text = await good({ env }, 'restore', copies().at(-1)!)
+      assert.match(text, /is the cluster as it was at/)
+      assert.equal((await fresh.kubectl('get configmap mine --output jsonpath={.data.a}')).stdout, 'b')
+      assert.equal(
+        await fresh.ok(
+          `sha256sum ${data}/server/tls/server-ca.crt ${data}/server/cred/encryption-config.json`,
+        ),
+        secrets,
+      )
+      assert.equal((await fresh.kubectl('get nodes --output name')).stdout, 'node/fortress\n')
+      // The laptop knows it now, so that nothing of it is made anew; and again it goes back in time only when somebody says so.
+      assert.equal(secretStore({ dir: state(), identity: env.FK_AGE_IDENTITY }).has('k3s-join-server'), true)
+      await fresh.kubectl('delete configmap mine')
+      await refused(/a cluster has its data here/, { env }, 'restore', copies().at(-1)!)
+      await good({ env }, 'restore', copies().at(-1)!, '--format', 'fortress')
+      assert.equal((await fresh.kubectl('get configmap mine --output jsonpath={.data.a}')).stdout, 'b')
+    } finally {
+      await fresh.end()
+    }
   })
 })

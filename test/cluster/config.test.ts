@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { parse } from 'yaml'
-import { type Bed, alone, bed, etc, program, told } from './kit.ts'
+import { type Bed, alone, bed, etc, program, told, unit } from './kit.ts'
 
 type Told = Record<string, unknown>
 const argumentsOf = (config: Told, component: string) => (config[`${component}-arg`] ?? []) as string[]
@@ -74,8 +74,7 @@ describe('k3s is told', { skip: program === undefined ? 'kube-bed is not install
     const { stdout } = await server.kubectl('get node told-agent --output jsonpath={.metadata.labels}')
     assert.doesNotMatch(stdout, /node-role/)
     await agent.ok('systemctl stop k3s')
-    agent.put({ ...alone, ...files, [`${etc}/config.yaml`]: told('config.yaml') })
-    await agent.ok("sed --in-place 's/k3s agent/k3s server/' /etc/systemd/system/k3s.service")
+    agent.put({ ...alone, ...files, ...unit('server'), [`${etc}/config.yaml`]: told('config.yaml') })
     const refused = await agent.begin()
     assert.notEqual(refused.code, 0)
     assert.match(refused.said, /failed to validate token: .* 401 Unauthorized/)
@@ -98,7 +97,7 @@ describe('k3s is told', { skip: program === undefined ? 'kube-bed is not install
     [
       'an apiserver’s flag that was removed',
       'kube-apiserver-arg+: [insecure-port=8080]',
-      /level=fatal msg="apiserver exited: unknown flag: --insecure-port"/,
+      /level=fatal msg="apiserver exited: unknown flag: -{2}insecure-port"/,
     ],
     [
       'an admission plug-in that nobody knows',

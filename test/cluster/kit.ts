@@ -1,6 +1,7 @@
 // A node that runs a real control plane as k3s would: test/cluster/bed under the name of k3s, told by the files of config/k3s.
 import assert from 'node:assert/strict'
 import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { Agent, request } from 'node:https'
 import { dirname, join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { find } from '../../lib/lab/command.ts'
@@ -25,6 +26,9 @@ export interface Bed extends Kit {
   /** What its journal says of this start. */
   journal(): Promise<string>
   kubectl(words: string, input?: string): Promise<Answer>
+  /** One request to the API from here, as its admin, as whose certificate is named, or as nobody. */
+  ask(method: string, path: string, options?: { body?: object; as?: string | null }): Promise<Reply>
+  etcdctl(words: string): Promise<string>
   /** As it lies in etcd, by its key. */
   stored(key: string): Promise<Buffer>
   /** The lines of the audit log, oldest first. */
@@ -36,6 +40,11 @@ export interface Answer {
   code: number
   stdout: string
   stderr: string
+}
+
+export interface Reply {
+  status: number
+  text: string
 }
 
 /** One line of the audit log, as far as tests look at it. */
@@ -53,6 +62,11 @@ export interface Audited {
 
 /** A file of config/k3s, as it is in this checkout. */
 export const told = (name: string) => readFileSync(join(root, 'config/k3s', name), 'utf8')
+
+/** The unit of a role, as a file. */
+export const unit = (role: 'server' | 'agent') => ({
+  '/etc/systemd/system/k3s.service': told('k3s.service').replaceAll('{{ role }}', role),
+})
 
 /** What a server is told that is alone, and its two tokens. */
 export const alone: Record<string, string> = {
@@ -91,18 +105,54 @@ export async function bed(
   copyFileSync(program!, place)
   chmodSync(place, 0o755)
   put({
-    '/etc/systemd/system/k3s.service': told('k3s.service').replaceAll('{{ role }}', role),
+    ...unit(role),
     // A container has the kernel of this computer, and that is not told how to be.
     '/etc/systemd/system/k3s.service.d/bed.conf': '[Service]\nEnvironment=FK_BED_NO_SYSCTL=yes\n',
     ...files,
   })
+  const connection = new Agent({ keepAlive: true, maxSockets: 64 })
+  const papers = new Map<string, { cert: string; key: string; ca: string }>()
+  const paper = async (base: string) => {
+    const found = papers.get(base)
+    if (found) return found
+    const [cert, key, ca] = await Promise.all(
+      [`${base}.crt`, `${base}.key`, `${data}/server/tls/server-ca.crt`].map((file) => ok(`cat ${file}`)),
+    )
+    const read = { cert: cert!, key: key!, ca: ca! }
+    papers.set(base, read)
+    return read
+  }
+  const ask: Bed['ask'] = async (method, path, { body, as = `${data}/server/tls/client-admin` } = {}) => {
+    const who = as === null ? { ca: (await paper(`${data}/server/tls/client-admin`)).ca } : await paper(as)
+    return new Promise((resolve, reject) => {
+      const headers = { 'Content-Type': 'application/json' }
+      const to = { host: kit.machine.host, port: 6443, path, method, headers, agent: connection, ...who }
+      const sent = request(to, (response) => {
+        let text = ''
+        response.setEncoding('utf8').on('data', (part: string) => (text += part))
+        response.on('end', () => resolve({ status: response.statusCode ?? 0, text }))
+      })
+      sent.on('error', reject)
+      sent.end(body === undefined ? undefined : JSON.stringify(body))
+    })
+  }
   await ok(`install --directory /opt/bin && ln --symbolic ../k3s/${version}/k3s /opt/bin/k3s
 for name in etcdctl kubectl; do ln --symbolic ../k3s/${version}/k3s /opt/bin/$name; done
 install --directory --mode=700 ${data} ${data}/server ${data}/server/logs`)
+  const tls = `${data}/server/tls/etcd`
+  const etcdctl = (words: string) =>
+    ok(
+      `/opt/bin/etcdctl --endpoints=https://127.0.0.1:2379 --cacert=${tls}/server-ca.crt --cert=${tls}/client.crt --key=${tls}/client.key ${words}`,
+    )
   return {
     ...kit,
     ok,
     put,
+    ask,
+    end: async () => {
+      connection.destroy()
+      await kit.end()
+    },
     begin: async () => {
       const { code, stderr } = await run('systemctl daemon-reload && systemctl restart k3s.service')
       const said = code === 0 ? '' : await ok(journal)
@@ -114,13 +164,9 @@ install --directory --mode=700 ${data} ${data}/server ${data}/server/logs`)
       const { code, stdout, stderr } = await run(`/opt/bin/k3s kubectl ${words}`, input)
       return { code: code ?? -1, stdout, stderr }
     },
+    etcdctl,
     stored: async (key) =>
-      Buffer.from(
-        await ok(
-          `ETCDCTL_ENDPOINTS=https://127.0.0.1:2379 ETCDCTL_CACERT=${data}/server/tls/etcd/server-ca.crt ETCDCTL_CERT=${data}/server/tls/etcd/client.crt ETCDCTL_KEY=${data}/server/tls/etcd/client.key /opt/bin/etcdctl get ${quote(key)} --print-value-only | base64 --wrap=0`,
-        ),
-        'base64',
-      ),
+      Buffer.from(await etcdctl(`get ${quote(key)} --print-value-only | base64 --wrap=0`), 'base64'),
     audited: async () =>
       (await ok(`cat ${data}/server/logs/audit.log`))
         .split('\n')

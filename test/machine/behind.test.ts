@@ -19,7 +19,13 @@ describe('a machine behind another', () => {
     copy = checkout()
     page = join(copy.dir, 'scripts/50-try.ts')
     const tried = readFileSync(join(root, 'test/fixtures/pages/50-try.ts'), 'utf8')
-    writeFileSync(page, tried.replaceAll('../../../lib/', '../lib/').replace("on: 'host'", "on: 'node'"))
+    writeFileSync(
+      page,
+      tried
+        .replaceAll('../../../lib/', '../lib/')
+        .replace("on: 'host'", "on: 'node'")
+        .replace('/usr/local/lib/try.conf', '/opt/try.conf'),
+    )
     const site = readFileSync(copy.site, 'utf8')
     writeFileSync(
       copy.site,
@@ -41,7 +47,8 @@ describe('a machine behind another', () => {
 useradd --create-home --shell /bin/bash core && cp --archive /home/admin/.ssh /home/core/ && chown --recursive core: /home/core/.ssh
 echo 'core ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/core
 printf 'ID=flatcar\nVERSION_ID=0\n' > /usr/lib/os-release
-systemctl restart ssh`,
+systemctl restart ssh
+mount --bind /usr /usr && mount --options remount,bind,ro /usr`,
       key,
     )
     assert.equal(code, 0, stderr)
@@ -71,6 +78,15 @@ systemctl restart ssh`,
     const { code, text } = await around(host.machine, wrong).page(page, 'verify')
     assert.equal(code, 1)
     assert.match(text, /inside \(core@\S+\) is behind another machine, and that does not let us through/)
+  })
+
+  test('where /usr cannot be written the guard of a door stands elsewhere, and is gone when it is proven', async () => {
+    assert.equal((await inside.root('touch /usr/mine')).code, 1)
+    const { code, text } = await host.page(page, 'undo')
+    assert.equal(code, 0, text)
+    assert.equal((await host.page(page, 'apply')).code, 0)
+    const left = await inside.root('find /etc/systemd /var/lib/fortress/tx -name "*deadman*"')
+    assert.equal(left.stdout, '')
   })
 
   test('with another key it is not talked to', async () => {

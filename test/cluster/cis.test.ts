@@ -1,0 +1,214 @@
+// Every control of the list holds on a control plane that is told by config/k3s, and fails on one that is weakened under it.
+import assert from 'node:assert/strict'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { after, before, describe, test } from 'node:test'
+import { parse, stringify } from 'yaml'
+import { askNode, offeredPods, type CisReport, tally } from '../../lib/cis.ts'
+import { type Config, loadConfig } from '../../lib/config.ts'
+import { type Machine, connect } from '../../lib/machine.ts'
+import { contextOf, storeOf } from '../../lib/pages.ts'
+import { createReport } from '../../lib/report.ts'
+import { runPage } from '../../lib/run.ts'
+import { pageNamed } from '../../lib/tasks.ts'
+import { root, said } from '../machine/kit.ts'
+import { type Weakening, weakenings, weakened } from '../weaken.ts'
+import { type Bed, alone, bed, data, etc, told } from './kit.ts'
+
+/** A site whose one machine is host and node. */
+const site = 'fortress-pi'
+/** On a busy computer a leader would be taken for dead. */
+const patience = {
+  [`${etc}/config.yaml.d/20-patience.yaml`]: stringify(
+    Object.fromEntries(
+      ['kube-controller-manager', 'kube-scheduler'].map((part) => [
+        `${part}-arg+`,
+        ['leader-elect-lease-duration=240s', 'leader-elect-renew-deadline=200s'],
+      ]),
+    ),
+  ),
+}
+const silent = () => createReport({ stdout: { write: () => {} } })
+const all = weakenings()
+const of = (batch: string) => Object.entries(all).filter(([, w]) => w.batch === batch)
+/** What fails when these changes are made: their own controls, and what they take with them. */
+const expected = (changes: [string, Weakening][]) =>
+  [...new Set(changes.flatMap(([id, { also = [] }]) => [id, ...also]))].toSorted()
+
+describe('CIS Kubernetes 2.1 on a control plane that is told by config/k3s', () => {
+  let node: Bed
+  let machine: Machine
+  let config: Config
+  /** What each part was started with before anything was weakened. */
+  let started = ''
+
+  const failing = async () => {
+    const { results } = await askNode(machine, config, silent())
+    return results.filter(({ state }) => state === 'fail')
+  }
+  const ids = (results: CisReport['results']) => results.map(({ id }) => id).toSorted()
+  const told_ = (results: CisReport['results']) =>
+    results.map(({ id, found }) => `${id}: ${found}`).join('\n')
+  const shell = (command: string) =>
+    node.ok(
+      `bash -euo pipefail -s`,
+      `export PATH=/opt/bin:$PATH KUBECONFIG=${etc}/k3s.yaml\n${etcd}\n${command}\n`,
+    )
+  const page = async (mode: 'apply' | 'verify') => {
+    const store = storeOf(config, silent())
+    const found = pageNamed('k3s-cis')
+    const steps = found.steps(contextOf(config, machine.facts, store))
+    return runPage(found, steps, mode, { machine, report: silent(), store, deadman: 60, patience: 20 })
+  }
+
+  before(async () => {
+    node = await bed(undefined, 'cis', { ...alone, ...patience })
+    assert.deepEqual(await node.begin(), { code: 0, said: '' })
+    started = await node.ok(
+      `journalctl --unit=k3s.service --output=cat | sed --quiet 's/^.*msg="Running \\([a-z-]*\\) \\(--.*\\)"$/\\1 \\2/p'`,
+    )
+    config = loadConfig({ env: node.env, site })
+    machine = await connect({
+      name: 'fortress-pi',
+      target: {
+        host: node.machine.host,
+        port: node.machine.port,
+        user: node.machine.user,
+        identityFile: node.machine.identityFile,
+        configFile: '/dev/null',
+        knownHostsFile: join(node.state, 'known_hosts'),
+        alias: 'fortress.fortress',
+      },
+      interactive: false,
+      password: async () => node.machine.password,
+    })
+  })
+  after(async () => {
+    await machine?.close()
+    await node?.end()
+  })
+
+  test('accounts called default are all that the page has to change', async () => {
+    assert.deepEqual(ids(await failing()), ['5.1.5'])
+    assert.deepEqual((await page('apply')).code, 0)
+    assert.equal((await page('apply')).changed, 0)
+  })
+
+  test('every control that is automated holds, and the others hold, are waived, or are for a person', async () => {
+    const { results } = await askNode(machine, config, silent())
+    assert.equal(told_(results.filter(({ state }) => state === 'fail')), '')
+    assert.deepEqual(tally(results.filter(({ assessed }) => assessed === 'automated')), {
+      pass: 52,
+      fail: 0,
+      waived: 0,
+      manual: 0,
+      'n/a': 13,
+    })
+    assert.deepEqual(ids(results.filter(({ state }) => state === 'waived')), ['1.2.11', '5.3.2'])
+  })
+
+  test('files that are open, or somebody else’s, are found, and the page closes them', async () => {
+    const changes = of('files')
+    for (const [, { run = '' }] of changes) await shell(run)
+    const found = await failing()
+    assert.deepEqual(ids(found), expected(changes), told_(found))
+    // What the page mends by itself needs no undo of ours.
+    await page('apply')
+    const left = ids(await failing())
+    assert.deepEqual(left, [
+      '1.1.10',
+      '1.1.9',
+      '1.2.28',
+      '2.1',
+      '2.2',
+      '2.3',
+      '2.4',
+      '2.5',
+      '2.6',
+      '2.7',
+      '3.2.2',
+    ])
+    for (const [, { undo = '' }] of changes.toReversed()) await shell(undo)
+    assert.equal(told_(await failing()), '')
+  })
+
+  test('rights, accounts and pods that are too much are found', async () => {
+    const changes = of('objects')
+    await shell(`kubectl create namespace weak
+kubectl label namespace weak pod-security.kubernetes.io/enforce=privileged
+until kubectl get serviceaccount default --namespace=weak > /dev/null 2>&1; do sleep 0.2; done
+kubectl patch serviceaccount default --namespace=weak --patch '{"automountServiceAccountToken":false}'`)
+    const pods = offeredPods()
+    for (const [, { run, object, pod, space = 'weak' }] of changes) {
+      if (run !== undefined) await shell(run)
+      const what = pod === undefined ? object : JSON.stringify(pods[pod])
+      if (what !== undefined) {
+        const words = `create --filename=- --kubeconfig=${etc}/k3s.yaml --namespace=${space}`
+        const { code, stderr } = await node.kubectl(words, what)
+        assert.equal(code, 0, stderr)
+      }
+    }
+    const found = await failing()
+    assert.deepEqual(ids(found), expected(changes), told_(found))
+    for (const [, { undo }] of changes) if (undo !== undefined) await shell(undo)
+    await shell(`kubectl delete clusterrolebinding weak-admin
+kubectl delete secret bootstrap-token-weak00 --namespace=kube-system
+kubectl delete configmap weak --namespace=default
+kubectl delete pods --all --namespace=weak --force --grace-period=0 2> /dev/null
+kubectl delete namespace weak`)
+    assert.equal(told_(await failing()), '')
+  })
+
+  const ours = parse(told('config.yaml')) as Record<string, unknown>
+  for (const batch of ['one', 'two', 'three', 'four'])
+    test(`arguments of batch ${batch} are found`, async () => {
+      const changes = of(batch)
+      node.put({
+        [`${etc}/config.yaml`]: stringify(weakened(ours, changes, started)),
+        [`${etc}/people.csv`]: 'weakweakweak,mallory,1\n',
+      })
+      assert.deepEqual(await node.begin(), { code: 0, said: '' })
+      const found = await failing()
+      assert.deepEqual(ids(found), expected(changes), told_(found))
+    })
+
+  test('what was told before holds again', async () => {
+    node.put({ [`${etc}/config.yaml`]: told('config.yaml') })
+    assert.deepEqual(await node.begin(), { code: 0, said: '' })
+    assert.equal(told_(await failing()), '')
+  })
+
+  test('./task cis prints the score, and writes it for programs', async () => {
+    const hosts = join(node.state, 'known_hosts')
+    const lines = readFileSync(hosts, 'utf8')
+    writeFileSync(hosts, lines + lines.replaceAll(/^\S+/gm, `${site}.${site}`))
+    const task = (...words: string[]) => said(node.start('bin/task.cjs', 'cis', '--site', site, ...words))
+    const { code, text } = await task()
+    assert.equal(code, 0, text)
+    assert.match(text, /^fortress-pi: CIS Kubernetes 2\.1, as server$/m)
+    assert.match(text, /^ +all +107 +0 +2 +6 +19$/m)
+    assert.match(text, /^ {2}52 of 52 automated controls that apply pass or are waived\.$/m)
+    const out = join(root, 'out', site)
+    const report = JSON.parse(readFileSync(join(out, `cis-${site}.json`), 'utf8')) as CisReport
+    assert.equal(report.results.length, 134)
+    const sarif = JSON.parse(readFileSync(join(out, `cis-${site}.sarif`), 'utf8')) as {
+      runs: { results: object[] }[]
+    }
+    assert.equal(sarif.runs[0]?.results.length, 134)
+  })
+})
+
+/** Changes one key of the configuration that k3s has given etcd, and brings it back. */
+const etcd = `
+etcd_says() {
+  local file=${data}/server/db/etcd/config
+  [ -e "$file.kept" ] || cp "$file" "$file.kept"
+  awk -v part="$1:" -v key="  $2:" -v line="  $2: $3" '
+    $0 == part { print; inside = 1; print line; next }
+    inside && index($0, key) == 1 { next }
+    !/^ / { inside = 0 }
+    { print }' "$file" > "$file.new"
+  mv "$file.new" "$file"
+}
+etcd_as_it_was() { [ ! -e ${data}/server/db/etcd/config.kept ] || mv ${data}/server/db/etcd/config.kept ${data}/server/db/etcd/config; }
+`

@@ -1,0 +1,205 @@
+// 20-k3s-server as an admin runs it: the program is fetched and proven, k3s is told, starts, and is taken back when it does not.
+import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
+import { createReadStream, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { type Server, createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { join } from 'node:path'
+import { after, before, describe, test } from 'node:test'
+import { secretStore } from '../../lib/secret.ts'
+import { type Kit, differences, node, said } from '../machine/kit.ts'
+import { type Checkout, checkout } from '../machine/laptop.ts'
+import { data, etc, program } from './kit.ts'
+
+describe('k3s-server', { skip: program === undefined ? 'kube-bed is not installed' : false }, () => {
+  let kit: Kit & { end(): Promise<void> }
+  let copy: Checkout
+  let mirror: Server
+  let untouched: string
+  const page = (...words: string[]) => kit.page(copy.page('20-k3s-server'), ...words)
+  const ok = async (command: string) => {
+    const { code, stdout, stderr } = await kit.root(command)
+    assert.equal(code, 0, stderr || stdout)
+    return stdout.trim()
+  }
+  const start = () => ok('systemctl show --property=InvocationID --value k3s.service')
+  const edit = (name: string, from: string, to: string) => {
+    const file = join(copy.dir, 'config', name)
+    const text = readFileSync(file, 'utf8')
+    assert.ok(text.includes(from), from)
+    writeFileSync(file, text.replace(from, to))
+  }
+  const store = () =>
+    secretStore({ dir: join(kit.state, 'fortress'), identity: join(kit.state, 'identity.txt') })
+  const gate = (name: string) =>
+    edit(
+      'k3s/config.yaml',
+      '  - profiling=false\n  # What',
+      `  - profiling=false\n  - feature-gates=${name}=true\n  # What`,
+    )
+
+  before(async () => {
+    kit = await node(undefined, 'server')
+    copy = checkout()
+    // The metal is the node, and what its makers publish is what this computer has.
+    edit('sites/fortress.yaml', 'roles: [host]', 'roles: [host, node]')
+    edit('sites/fortress.yaml', 'nodes:\n  bridge: virbr-fort\n  network: 10.77.0.0/24\n', '')
+    const digest = createHash('sha256').update(readFileSync(program!)).digest('hex')
+    const pins = readFileSync(join(copy.dir, 'config/versions.yaml'), 'utf8')
+    writeFileSync(
+      join(copy.dir, 'config/versions.yaml'),
+      pins.replace(/(^k3s:[^]*?sha256:\n {4}amd64: )\w+/m, `$1${digest}`),
+    )
+    mirror = createServer((request, response) => {
+      const found = /^\/github\.com\/k3s-io\/k3s\/releases\/download\/v[^/]+\/k3s$/.test(request.url ?? '')
+      if (!found) return void response.writeHead(404).end()
+      response.writeHead(200, { 'content-length': statSync(program!).size })
+      createReadStream(program!).pipe(response)
+    })
+    await new Promise<void>((resolve) => mirror.listen(0, '127.0.0.1', resolve))
+    kit.env['FK_MIRROR'] = `http://127.0.0.1:${(mirror.address() as AddressInfo).port}`
+    kit.env['FK_DOWNLOAD_DIR'] = join(kit.state, 'downloads')
+    // A container has the kernel of this computer, and that is not told how to be.
+    await ok(`install --directory /etc/systemd/system/k3s.service.d
+printf '[Service]\\nEnvironment=FK_BED_NO_SYSCTL=yes\\n' > /etc/systemd/system/k3s.service.d/bed.conf`)
+    untouched = await kit.digest()
+  })
+  after(async () => {
+    mirror?.close()
+    copy?.end()
+    await kit?.end()
+  })
+
+  test('a plan shows what would change, changes nothing, and ends with 2', async () => {
+    const { code, text } = await page('plan')
+    assert.equal(code, 2, text)
+    assert.match(
+      text,
+      /^ +\+ {2}- enable-admission-plugins=NodeRestriction,EventRateLimit,DenyServiceExternalIPs$/m,
+    )
+    assert.deepEqual(differences(untouched, await kit.digest()), [])
+  })
+
+  test('apply brings the program, tells it what to do, and waits until the API answers', async () => {
+    const { code, text } = await page('apply')
+    assert.equal(code, 0, text)
+    assert.equal(await ok('/opt/bin/k3s kubectl get --raw /readyz'), 'ok')
+    assert.equal(
+      await ok(
+        `stat --format='%a %U %n' ${etc}/token ${etc}/agent-token ${etc}/config.yaml ${etc}/k3s.yaml ${data}/server/logs`,
+      ),
+      `600 root ${etc}/token\n600 root ${etc}/agent-token\n600 root ${etc}/config.yaml\n600 root ${etc}/k3s.yaml\n700 root ${data}/server/logs`,
+    )
+    for (const line of text.split('\n')) assert.doesNotMatch(line, /K10[0-9a-f]{16}|[0-9a-f]{64}(?!.*pinned)/)
+  })
+
+  test('the laptop keeps what others join with, and the kubeconfig, encrypted', async () => {
+    const { list, get } = store()
+    assert.deepEqual(
+      list().filter((name) => name.startsWith('k3s-')),
+      ['k3s-agent-token', 'k3s-join-agent', 'k3s-join-server', 'k3s-kubeconfig', 'k3s-server-token'],
+    )
+    const joining = Buffer.from((await get('k3s-join-server')).reveal(), 'base64')
+      .toString()
+      .trim()
+    const token = (await get('k3s-server-token')).reveal()
+    assert.match(joining, /^K10[0-9a-f]{64}::server:/)
+    assert.ok(joining.endsWith(`:${token}`))
+    const kubeconfig = Buffer.from((await get('k3s-kubeconfig')).reveal(), 'base64').toString()
+    assert.equal(kubeconfig.trim(), await ok(`cat ${etc}/k3s.yaml`))
+  })
+
+  test('a second apply changes nothing and restarts nothing', async () => {
+    const [begun, before] = [await start(), await kit.digest()]
+    const { code, text } = await page('apply')
+    assert.equal(code, 0, text)
+    assert.doesNotMatch(text, /^changed /m)
+    assert.equal(await start(), begun)
+    assert.deepEqual(differences(before, await kit.digest()), [])
+    assert.equal((await page('verify')).code, 0)
+  })
+
+  test('a restart of the machine or of systemd is no drift', async () => {
+    await ok('systemctl restart k3s.service')
+    const { code, text } = await page('verify')
+    assert.equal(code, 0, text)
+  })
+
+  test('drift is seen, mended, and only then is it started anew', async () => {
+    const begun = await start()
+    await ok(`printf 'anonymous-auth: true\\n' > ${etc}/config.yaml.d/50-mine.yaml`)
+    const { code, text } = await page('verify')
+    assert.equal(code, 1)
+    assert.match(text, /it was started before this was declared/)
+    await ok(`rm ${etc}/config.yaml.d/50-mine.yaml && chmod 644 ${etc}/audit.yaml`)
+    assert.equal((await page('apply')).code, 0)
+    assert.equal(await ok(`stat --format=%a ${etc}/audit.yaml`), '600')
+    assert.equal(await start(), begun, 'a mode is no reason for a restart')
+  })
+
+  test('what k3s does not come up with is taken back, and the API answers as before', async () => {
+    const before = await ok(`sha256sum ${etc}/config.yaml`)
+    gate('NoSuchGate')
+    const { code, text } = await page('apply')
+    assert.equal(code, 1)
+    assert.match(text, /it does not come up: k3s does not run\n[^]*unrecognized feature gate: NoSuchGate/)
+    assert.match(text, /this door and the doors before it are as they were: taken back at once/)
+    assert.equal(await ok(`sha256sum ${etc}/config.yaml`), before)
+    await ok(
+      'for second in $(seq 90); do [ "$(/opt/bin/k3s kubectl get --raw /readyz 2> /dev/null)" != ok ] || exit 0; sleep 1; done; exit 1',
+    )
+  })
+
+  test('when the laptop is gone in the middle, the machine takes it back by itself', async () => {
+    const before = await ok(`sha256sum ${etc}/config.yaml`)
+    const child = kit.start(copy.page('20-k3s-server'), 'apply')
+    const ended = said(child)
+    await ok(
+      `until grep NoSuchGate ${etc}/config.yaml > /dev/null && ls -d /var/lib/fortress/tx/k3s-server-* /var/lib/fortress/tx/20-k3s-server-* 2> /dev/null | grep . > /dev/null; do sleep 0.1; done`,
+    )
+    child.kill('SIGKILL')
+    await ended
+    const timer = await ok(
+      "systemctl list-timers --no-legend 'fortress-deadman-*' --output=json | grep --only-matching 'fortress-deadman-[^\"]*timer'",
+    )
+    await ok('pkill -KILL --full "[e]xit 0 # FK" || true')
+    // The hour that the timer waits for has come.
+    await ok(`systemctl start ${timer.replace(/timer$/, 'service')}
+until ls /var/lib/fortress/tx/*/rolled-back > /dev/null 2>&1; do sleep 0.2; done`)
+    assert.equal(await ok(`sha256sum ${etc}/config.yaml`), before)
+    await ok(
+      'for second in $(seq 90); do [ "$(/opt/bin/k3s kubectl get --raw /readyz 2> /dev/null)" != ok ] || exit 0; sleep 1; done; exit 1',
+    )
+    edit('k3s/config.yaml', '  - feature-gates=NoSuchGate=true\n', '')
+    const { code, text } = await page('apply')
+    assert.equal(code, 0, text)
+  })
+
+  test('a configuration that is wrong is refused before the machine hears of it', async () => {
+    edit('k3s/config.yaml', 'secrets-encryption: true', 'secrets-encryption: false')
+    const { code, text } = await page('apply')
+    assert.equal(code, 1)
+    assert.match(text, /config\/k3s\/config\.yaml:\d+:\d+ +secrets-encryption /)
+    edit('k3s/config.yaml', 'secrets-encryption: false', 'secrets-encryption: true')
+  })
+
+  test('on an empty disk no second cluster begins beside the one that the laptop knows', async () => {
+    await ok(`systemctl stop k3s.service && mv ${data}/server ${data}/server.kept`)
+    const { code, text } = await page('apply')
+    assert.equal(code, 1)
+    assert.match(text, /the cluster has begun, and there is nothing of it on this disk/)
+    assert.match(text, /\.\/task restore/)
+    assert.equal((await kit.root(`ls ${data}/server`)).code, 2)
+    await ok(`mv ${data}/server.kept ${data}/server && systemctl start k3s.service`)
+    const now = await page('verify')
+    assert.equal(now.code, 0, now.text)
+  })
+
+  test('undo stops it, leaves the data, and takes back everything else', async () => {
+    const { code, text } = await page('undo')
+    assert.equal(code, 0, text)
+    assert.deepEqual(differences(untouched, await kit.digest()), [])
+    assert.equal((await kit.root('ls /opt/bin/k3s /opt/k3s')).code, 2)
+    await ok(`test -d ${data}/server/db/etcd`)
+  })
+})
