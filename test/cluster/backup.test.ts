@@ -298,7 +298,7 @@ ${backup}`,
     const kept = copies()
     assert.equal(kept.length, 2)
     const names = (text: string) =>
-      text.split('\n').filter((line) => /^fortress-backup_fortress_fortress_/.test(line))
+      text.split('\n').filter((line) => line.startsWith('fortress-backup_fortress_fortress_'))
     assert.deepEqual(names(await server.ok(`ls ${home}`)), kept)
     assert.deepEqual(names(await server.ok('ls /mnt/disk')), kept)
     assert.deepEqual(names((await away.root('ls /home/keeper/bundles')).stdout), kept)

@@ -27,26 +27,10 @@ const hmac = (key: Buffer | string, data: string) => createHmac('sha256', key).u
 export async function storage(dir: string): Promise<Storage> {
   const [key, crt] = ['storage.key', 'storage.crt'].map((name) => join(dir, name)) as [string, string]
   const host = '10.78.0.1'
-  execFileSync(
-    'openssl',
-    [
-      ...[
-        'req',
-        '-x509',
-        '-newkey',
-        'ec',
-        '-pkeyopt',
-        'ec_paramgen_curve:P-256',
-        '-nodes',
-        '-days',
-        '2',
-        '-subj',
-        `/CN=${host}`,
-      ],
-      ...['-addext', `subjectAltName=IP:${host}`, '-keyout', key, '-out', crt],
-    ],
-    { stdio: 'ignore' },
-  )
+  const curve = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256']
+  const name = ['-subj', `/CN=${host}`, '-addext', `subjectAltName=IP:${host}`]
+  const words = ['req', '-x509', ...curve, '-nodes', '-days', '2', ...name, '-keyout', key, '-out', crt]
+  execFileSync('openssl', words, { stdio: 'ignore' })
   const objects = new Map<string, Buffer>()
   const found = {
     access: 'GK31c2f218a2e44f485b94239e',
