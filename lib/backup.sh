@@ -187,6 +187,8 @@ backup_returns() {
   if [ -d "$aside/server" ]; then
     rm --recursive --force "$K3S_DATA/server"
     mv --no-target-directory "$aside/server" "$K3S_DATA/server"
+  elif [ "$(cat "$aside/begun")" = nothing ]; then
+    rm --recursive --force "$K3S_DATA/server"
   fi
   if [ -e "$aside/password" ]; then mv --force --no-target-directory "$aside/password" /etc/rancher/node/password; fi
   rm --force "$aside/begun"
@@ -205,9 +207,9 @@ backup_restore() {
   systemctl stop k3s.service
   rm --recursive --force "$aside"
   install --directory --mode=700 "$aside"
-  touch "$aside/begun"
-  sync "$aside"
-  if [ -d "$K3S_DATA/server" ]; then mv --no-target-directory "$K3S_DATA/server" "$aside/server"; fi
+  if [ -d "$K3S_DATA/server/db" ]; then echo something; else echo nothing; fi > "$aside/begun"
+  sync "$aside/begun" "$aside"
+  if [ -d "$K3S_DATA/server/db" ]; then mv --no-target-directory "$K3S_DATA/server" "$aside/server"; else rm --recursive --force "$K3S_DATA/server"; fi
   if [ -e /etc/rancher/node/password ]; then cp --preserve=mode /etc/rancher/node/password "$aside/password"; fi
   install --directory --mode=700 "$K3S_DATA/server" "$K3S_DATA/server/logs"
   # The restored cluster knows this node by it, and would refuse another one.
@@ -223,7 +225,6 @@ backup_restore() {
     return 0
   fi
   backup_returns
-  if [ -d "$K3S_DATA/server/db/etcd" ]; then systemctl start --no-block k3s.service; fi
   backup_note restore "$1" failed "$said"
   k3s_no "$said"
 }

@@ -603,23 +603,24 @@ export async function restore(call: Call): Promise<number> {
       const { manifest, text } = opened
       if (!(await ofOurs(at, opened)))
         report.note('The laptop does not know this cluster, and takes over its tokens.')
-      // From here on the pages know it, too: none of its secrets is made anew.
+      // The page knows it from here on, so that none of its secrets is made anew.
+      const lent: string[] = []
       for (const [secret, from] of [
         [kept.server, 'rancher/k3s/token'],
         [kept.agent, 'rancher/k3s/agent-token'],
       ] as const)
-        if (!store.has(secret) && text(from) !== '') await store.put(secret, text(from).trim())
+        if (!store.has(secret) && text(from) !== '') {
+          await store.put(secret, text(from).trim())
+          lent.push(secret)
+        }
       const machine = await at.reach()
-      let code: number
+      let code = 1
       try {
-        await sendTo(
-          machine,
-          opened,
-          config.env.FK_AGE_IDENTITY,
-          mib(opened.bytes + 2 * manifest.database) + 64,
-        )
+        const room = mib(opened.bytes + 2 * manifest.database) + 64
+        await sendTo(machine, opened, config.env.FK_AGE_IDENTITY, room)
         code = await become(at, machine, opened, name)
       } finally {
+        if (code === 1) for (const secret of lent) await store.remove(secret)
         await clear(machine)
       }
       if (code === 1) return 1
@@ -655,13 +656,8 @@ async function become(at: Here, machine: Machine, { manifest }: Bundle, name: st
   const member = memberOf(context)
   const when = new Date().toISOString()
   const { canary, k3s } = manifest
-  // What k3s is told lands without being started with: the last step starts it.
-  const told = runningOf(context, member)
-    .slice(0, -1)
-    .map((step) => {
-      const { door: _, ...rest } = step
-      return rest as Step
-    })
+  // All that k3s is told, and not that it starts: the last step does that. One transaction: what fails takes all of it back.
+  const told = runningOf(context, member).slice(0, -1)
   const steps: Step[] = [
     {
       name: `no living cluster is replaced on ${member.name}, or somebody typed its name`,
@@ -678,6 +674,7 @@ async function become(at: Here, machine: Machine, { manifest }: Bundle, name: st
       apply: [sh`backup_restore ${when} ${name} ${member.name} ${canary.secret} ${canary.configmap} ${k3s}`],
       recover: [sh`backup_returns`],
       seconds: 1800,
+      door: 'api',
     },
   ]
   const page: Page = {

@@ -336,11 +336,23 @@ ${backup}`,
   test('a restore that fails brings back what was there', async () => {
     await server.kubectl('create configmap later --from-literal=a=b')
     const token = altered((dir) => writeFileSync(join(dir, 'rancher/k3s/token'), `${'77'.repeat(32)}\n`))
-    // Nobody knows of another token yet: the laptop takes over what it is given.
+    const before = await server.ok(
+      `sha256sum ${etc}/*.yaml ${etc}/*/*.yaml ${etc}/*token /etc/rancher/node/password`,
+    )
+    // Nobody knows of another token yet: the laptop takes over what it is given, and forgets it again.
     await refused(/k3s does not take the snapshot/, server, 'restore', token, '--format', 'fortress')
-    for (const name of ['k3s-server-token', 'k3s-agent-token'])
-      await secretStore({ dir: state(), identity: join(server.state, 'identity.txt') }).remove(name)
-    await server.ok(`printf '%s\\n' ${'5e'.repeat(32)} > ${etc}/token; systemctl restart k3s`)
+    const store = secretStore({ dir: state(), identity: join(server.state, 'identity.txt') })
+    assert.deepEqual(
+      store.list().filter((name) => name.startsWith('k3s-')),
+      [],
+    )
+    assert.equal(
+      await server.ok(`sha256sum ${etc}/*.yaml ${etc}/*/*.yaml ${etc}/*token /etc/rancher/node/password`),
+      before,
+    )
+    await server.ok(
+      'until [ "$(/opt/bin/k3s kubectl get --raw /readyz 2> /dev/null)" = ok ]; do sleep 1; done',
+    )
     assert.equal((await server.kubectl('get configmap later --output name')).stdout, 'configmap/later\n')
     await unharmed()
   })

@@ -138,7 +138,7 @@ k3s_told() {
 # k3s_answers ROLE: a server answers and says that it is ready; an agent is known to the cluster as a node.
 k3s_answers() {
   local said
-  systemctl --quiet is-active k3s.service || k3s_no "k3s does not run: $(k3s_said)" || return
+  systemctl --quiet is-active k3s.service || k3s_no "k3s does not run"$'\n'"$(k3s_said)" || return
   if [ "$1" = server ]; then
     said=$(k3s_kubectl get --raw /readyz 2>&1) || k3s_no "the API does not answer: $(tail --lines=1 <<< "$said")" || return
     [ "$said" = ok ] || k3s_no "the API is not ready: $said"
@@ -147,10 +147,11 @@ k3s_answers() {
   fi
 }
 
-# k3s_said: the last that it complained about.
+# k3s_said: the last things that it complained about. Why it ends, and that it ends, are different lines.
 k3s_said() {
   journalctl --unit=k3s.service --lines=400 --output=cat --no-pager 2> /dev/null |
-    grep --extended-regexp 'level=(fatal|error)|^[EF][0-9]{4} |[Ee]rror:' | tail --lines=1 | cut --characters=1-500 || true # it may say nothing
+    grep --extended-regexp 'level=(fatal|error)|^[EF][0-9]{4} |[Ee]rror:' | cut --characters=1-400 | tail --lines=20 |
+    awk '{ key = $0; sub(/time="[^"]*"/, "", key) } !seen[key]++' | tail --lines=3 || true # it may say nothing
 }
 
 # k3s_runs ROLE NAME: with all that is declared now, and not with what was declared when it started.
@@ -182,8 +183,8 @@ k3s_start() {
   while ! said=$(k3s_answers "$1" "$2"); do
     # A server that cannot read what it is told ends at once, again and again: nothing becomes better by waiting.
     fails=$(systemctl show --property=NRestarts --value k3s.service)
-    if [ "$fails" -ge 5 ] || [ "$SECONDS" -ge "$deadline" ]; then
-      k3s_no "it does not come up: $said; $(k3s_said)"
+    if [ "$fails" -ge 3 ] || [ "$SECONDS" -ge "$deadline" ]; then
+      k3s_no "it does not come up: $said"
       return
     fi
     sleep 1
@@ -219,7 +220,6 @@ k3s_etcd() {
 k3s_stop() {
   systemctl disable --now k3s.service 2> /dev/null || true # it is gone already
   if [ -e /sys/fs/cgroup/kubepods.slice/cgroup.kill ]; then echo 1 > /sys/fs/cgroup/kubepods.slice/cgroup.kill; fi
-  if [ -d "$K3S_DATA/server" ]; then printf 'the data of the cluster stays in %s\n' "$K3S_DATA"; fi
 }
 
 export -f k3s_no k3s_program k3s_land k3s_use k3s_version k3s_kubectl k3s_self k3s_told k3s_answers k3s_said k3s_runs k3s_restarted \
@@ -412,6 +412,8 @@ backup_returns() {
   if [ -d "$aside/server" ]; then
     rm --recursive --force "$K3S_DATA/server"
     mv --no-target-directory "$aside/server" "$K3S_DATA/server"
+  elif [ "$(cat "$aside/begun")" = nothing ]; then
+    rm --recursive --force "$K3S_DATA/server"
   fi
   if [ -e "$aside/password" ]; then mv --force --no-target-directory "$aside/password" /etc/rancher/node/password; fi
   rm --force "$aside/begun"
@@ -430,9 +432,9 @@ backup_restore() {
   systemctl stop k3s.service
   rm --recursive --force "$aside"
   install --directory --mode=700 "$aside"
-  touch "$aside/begun"
-  sync "$aside"
-  if [ -d "$K3S_DATA/server" ]; then mv --no-target-directory "$K3S_DATA/server" "$aside/server"; fi
+  if [ -d "$K3S_DATA/server/db" ]; then echo something; else echo nothing; fi > "$aside/begun"
+  sync "$aside/begun" "$aside"
+  if [ -d "$K3S_DATA/server/db" ]; then mv --no-target-directory "$K3S_DATA/server" "$aside/server"; else rm --recursive --force "$K3S_DATA/server"; fi
   if [ -e /etc/rancher/node/password ]; then cp --preserve=mode /etc/rancher/node/password "$aside/password"; fi
   install --directory --mode=700 "$K3S_DATA/server" "$K3S_DATA/server/logs"
   # The restored cluster knows this node by it, and would refuse another one.
@@ -448,7 +450,6 @@ backup_restore() {
     return 0
   fi
   backup_returns
-  if [ -d "$K3S_DATA/server/db/etcd" ]; then systemctl start --no-block k3s.service; fi
   backup_note restore "$1" failed "$said"
   k3s_no "$said"
 }
@@ -806,15 +807,15 @@ FORTRESS
   settle /etc/systemd/system/fortress-backup.service
 fi
 
-# 7/8 it is said when: daily
-if ! { landed /etc/systemd/system/fortress-backup.timer 70a98801021020c86062120290c9fb4db7e73d33b519c8554c417860af590948 644 root:root; } > /dev/null 2>&1; then
+# 7/8 it is said when: *-*-* 03:17
+if ! { landed /etc/systemd/system/fortress-backup.timer 0f8824e060b388311269b2ccf90d70f91f5e24d8da619a4134279533a094ef6b 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/fortress-backup.timer 644 root:root 'systemd-analyze calendar -- "$(sed --quiet '\''s/^OnCalendar=//p'\'' "$new")" > /dev/null' << 'FORTRESS'
 # A backup that was missed, because the machine was off, is made when it is on again.
 [Unit]
 Description=When the cluster is backed up
 
 [Timer]
-OnCalendar=daily
+OnCalendar=*-*-* 03:17
 Persistent=true
 RandomizedDelaySec=15min
 
