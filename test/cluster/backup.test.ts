@@ -357,6 +357,26 @@ ${backup}`,
     await unharmed()
   })
 
+  test('a restore that is killed is known to the next one, which begins with what there was', async () => {
+    const child = spawn(
+      process.execPath,
+      [join(copy.dir, 'bin/task.cjs'), 'restore', latest(), '--format', 'fortress'],
+      { env: { PATH: process.env['PATH'], HOME: scratch, ...server.env }, stdio: ['ignore', 'pipe', 'pipe'] },
+    )
+    const ended = said(child)
+    await server.ok(
+      `for try in {1..600}; do [ ! -d ${data}/before-restore/server ] || break; sleep 0.1; done; kill -KILL -- "-$(cat /run/fortress/pid)"; pkill -KILL --full cluster-reset; sleep 1`,
+    )
+    assert.equal((await ended).code, 1, (await ended).text)
+    await refused(/a restore was killed here, and a cluster has its data in/, server, 'restore', latest())
+    await good(server, 'restore', latest(), '--format', 'fortress')
+    assert.match((await server.kubectl('get configmap later')).stderr, /not found/)
+    assert.equal((await server.kubectl('get configmap mine --output jsonpath={.data.a}')).stdout, 'b')
+    await server.ok(
+      `test -d ${data}/before-restore/server/db/etcd/member && ! test -e ${data}/before-restore/begun`,
+    )
+  })
+
   test('a fresh node becomes the cluster, with its canary and all else that it had', async () => {
     const fresh = await bed(undefined, 'fresh', {})
     try {
@@ -381,8 +401,10 @@ ${backup}`,
       assert.equal((await fresh.kubectl('get nodes --output name')).stdout, 'node/fortress\n')
       // The laptop knows it now, so that nothing of it is made anew; and again it goes back in time only when somebody says so.
       assert.equal(secretStore({ dir: state(), identity: env.FK_AGE_IDENTITY }).has('k3s-join-server'), true)
+      Object.assign(fresh.env, env)
+      const page = await fresh.page(copy.page('20-k3s-server'), 'apply')
+      assert.equal(page.code, 0, page.text)
       await fresh.kubectl('delete configmap mine')
-      await refused(/a cluster has its data here/, { env }, 'restore', copies().at(-1)!)
       await good({ env }, 'restore', copies().at(-1)!, '--format', 'fortress')
       assert.equal((await fresh.kubectl('get configmap mine --output jsonpath={.data.a}')).stdout, 'b')
     } finally {
