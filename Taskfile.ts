@@ -86,7 +86,7 @@ export default {
     shell: {
       does: 'shellcheck finds no fault in our shell, and in what pages print',
       run: onFiles(
-        ['task', '.ci/run', 'lib/*.sh', 'lib/lab/*.sh', 'test/plans/*.sh'],
+        ['task', '.ci/run', 'config/k3s/*.sh', 'lib/*.sh', 'lib/lab/*.sh', 'test/plans/*.sh'],
         'shellcheck',
         '--shell=bash',
         '--severity=warning',
