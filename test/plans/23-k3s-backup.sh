@@ -399,8 +399,10 @@ backup_drill() {
   fi
 }
 
-# backup_nobody: there is no data of a cluster here that could be lost.
+# backup_nobody: there is no data of a cluster here that could be lost, also none that a restore put aside before it was killed.
 backup_nobody() {
+  local aside=$K3S_DATA/before-restore
+  [ ! -e "$aside/begun" ] || [ ! -d "$aside/server" ] || k3s_no "a restore was killed here, and a cluster has its data in $aside" || return
   [ ! -d "$K3S_DATA/server/db/etcd/member" ] || k3s_no "a cluster has its data here: $(du --summarize --human-readable "$K3S_DATA/server/db/etcd" | cut --fields=1), changed $(date --utc --date="@$(stat --format=%Y "$K3S_DATA/server/db/etcd/member/wal")" +%FT%TZ)"
 }
 
