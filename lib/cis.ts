@@ -80,13 +80,16 @@ function settings(wanted: Settings): string {
     .join(' ')
 }
 
+type Parts = Record<string, Settings>
+const each = (word: string, parts: Parts) =>
+  Object.entries(parts)
+    .map(([part, wanted]) => `${word} ${part} ${settings(wanted)}`)
+    .join(' && ')
+
 const kinds = {
-  arg: (parts: Record<string, Settings>) =>
-    Object.entries(parts)
-      .map(([part, wanted]) => `arg_is ${part} ${settings(wanted)}`)
-      .join(' && '),
+  arg: (parts: Parts) => each('arg_is', parts),
   kubelet: (wanted: Settings) => `kubelet_is ${settings(wanted)}`,
-  told: (wanted: Settings) => `told_is ${settings(wanted)}`,
+  told: (parts: Parts) => each('told_is', parts),
   etcd: (wanted: Settings) => `etcd_is ${settings(wanted)}`,
   mode: hostKinds.mode,
   tree: (words: string) => `tree_is ${words.split(' ').map(quote).join(' ')}`,
