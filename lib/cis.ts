@@ -1,5 +1,5 @@
 // The benchmark of CIS for k3s: its list as data, how a node is asked, and what came of it: ./task cis.
-import { readFileSync } from 'node:fs'
+import { mkdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join, relative } from 'node:path'
 import { type Config, loadConfig } from './config.ts'
@@ -558,6 +558,7 @@ async function written(report: CisReport): Promise<string[]> {
     [join(dir, `cis-${report.node}.json`), { ...report, tally: tally(report.results) }],
     [join(dir, `cis-${report.node}.sarif`), sarifOf(report)],
   ] as const
+  mkdirSync(dir, { recursive: true })
   for (const [path, document] of files) await land(path, `${JSON.stringify(document, null, 2)}\n`, true)
   return files.map(([path]) => relative(process.cwd(), path))
 }
