@@ -169,7 +169,7 @@ export function loadConfig(
   ]
   const key = createHash('sha256').update(inputs.join('\0')).digest('hex')
   const cache = path.join(root, '.cache', 'config')
-  const known = recall(cache, key)
+  const known = recall(cache, key) as Config | undefined
   if (known !== undefined) return known
 
   const { formats, pinProblems, siteProblems } = load('./rules.ts') as typeof import('./rules.ts')
@@ -200,6 +200,22 @@ export function loadConfig(
   }
   remember(root, cache, key, config)
   return config
+}
+
+/**
+ * Throws ConfigError with what `check` finds in documents that are made of the configuration. What was found good is not checked
+ * again: `inputs` are all that it depends on beside the files named in `code`, paths in this repository.
+ */
+export function accept(inputs: unknown, code: string[], check: () => Fault[]): void {
+  const texts = code.map((name) => fs.readFileSync(path.join(kit, name), 'utf8'))
+  const key = createHash('sha256')
+    .update([JSON.stringify(inputs), ...texts].join('\0'))
+    .digest('hex')
+  const cache = path.join(kit, '.cache', 'config')
+  if (recall(cache, key) === true) return
+  const faults = check()
+  if (faults.length > 0) throw new ConfigError(faults)
+  remember(kit, cache, key, true)
 }
 
 interface EnvVariable {
@@ -272,17 +288,17 @@ export function siteNames(root: string = kit): string[] {
 }
 
 // The cache is trusted only when nobody else can write to it, and never needed: every failure means "check again".
-function recall(directory: string, key: string): Config | undefined {
+function recall(directory: string, key: string): unknown {
   try {
     const { mode, uid } = fs.lstatSync(directory)
     if ((mode & 0o170000) !== 0o040000 || (mode & 0o022) !== 0 || uid !== process.getuid?.()) return undefined
-    return JSON.parse(fs.readFileSync(path.join(directory, `${key}.json`), 'utf8')) as Config
+    return JSON.parse(fs.readFileSync(path.join(directory, `${key}.json`), 'utf8')) as unknown
   } catch {
     return undefined
   }
 }
 
-function remember(root: string, directory: string, key: string, config: Config): void {
+function remember(root: string, directory: string, key: string, value: unknown): void {
   try {
     // In somebody's checkout root would leave a directory that they cannot write.
     if (fs.statSync(root).uid !== process.getuid?.()) return
@@ -290,7 +306,7 @@ function remember(root: string, directory: string, key: string, config: Config):
     for (const name of fs.readdirSync(directory).slice(0, -15))
       fs.rmSync(path.join(directory, name), { force: true })
     const candidate = path.join(directory, `${key}.${process.pid}`)
-    fs.writeFileSync(candidate, JSON.stringify(config), { mode: 0o600, flag: 'wx' })
+    fs.writeFileSync(candidate, JSON.stringify(value), { mode: 0o600, flag: 'wx' })
     fs.renameSync(candidate, path.join(directory, `${key}.json`))
   } catch {
     // A read-only checkout is checked anew on every run.

@@ -2,11 +2,12 @@
 import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, statSync, statfsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { type Config, type MachineSpec, loadConfig } from './config.ts'
+import { type Config, loadConfig } from './config.ts'
 import { signingKey } from './download.ts'
 import type { Machine } from './machine.ts'
 import { connectTo } from './pages.ts'
 import { plain } from './program.ts'
+import { type Placed, machinesFor } from './site.ts'
 import { type Report, count, createReport, duration } from './report.ts'
 import { quote } from './sh.ts'
 import { Fault } from './fault.ts'
@@ -41,7 +42,7 @@ export async function doctor(call: Call): Promise<number> {
       remedy: 'FK_HOST=admin@192.0.2.10 ./task doctor looks at the machine too',
     })
   else
-    for (const spec of config.site.machines)
+    for (const spec of machinesFor(config, 'host'))
       for (const finding of await machine(config, spec, report, given.json)) tell(spec.name, finding)
   report.close()
   return bad ? 1 : 0
@@ -252,7 +253,7 @@ function certificate(file: string, now: number): Finding {
 
 // ─── a machine ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-async function machine(config: Config, spec: MachineSpec, report: Report, json: boolean): Promise<Finding[]> {
+async function machine(config: Config, spec: Placed, report: Report, json: boolean): Promise<Finding[]> {
   const terminal = process.stdin.isTTY === true && process.stdout.isTTY === true && !json
   let there: Machine
   try {
@@ -275,7 +276,7 @@ async function machine(config: Config, spec: MachineSpec, report: Report, json: 
   }
 }
 
-function reached({ label, facts: { os, arch, model } }: Machine, spec: MachineSpec): Finding[] {
+function reached({ label, facts: { os, arch, model } }: Machine, spec: Placed): Finding[] {
   const is = `${os}, ${arch}${model ? `, ${model}` : ''}`
   const fits = os === spec.os && arch === spec.arch
   return [
@@ -290,7 +291,7 @@ function reached({ label, facts: { os, arch, model } }: Machine, spec: MachineSp
 }
 
 /** The words that lib/doctor.sh is told about a machine: what the site needs of it. */
-export function needs({ env, site }: Pick<Config, 'env' | 'site'>, spec: MachineSpec): string {
+export function needs({ env, site }: Pick<Config, 'env' | 'site'>, spec: Placed): string {
   const role = spec.roles.includes('node')
     ? 'metal'
     : `vm ${env.FK_VM_RAM_MB} ${env.FK_VM_VCPUS} ${env.FK_VM_DISK_GB}`
@@ -298,7 +299,7 @@ export function needs({ env, site }: Pick<Config, 'env' | 'site'>, spec: Machine
 }
 
 /** Everything that a machine says of itself, in one round trip. */
-async function examine(there: Machine, config: Config, spec: MachineSpec): Promise<Finding[]> {
+async function examine(there: Machine, config: Config, spec: Placed): Promise<Finding[]> {
   const findings: Finding[] = []
   const shell = readFileSync(join(import.meta.dirname, 'doctor.sh'), 'utf8')
   const sent = Date.now()

@@ -5,6 +5,7 @@ import { createRequire } from 'node:module'
 import { isIP } from 'node:net'
 import { dirname, join } from 'node:path'
 import type { Source } from './butane.ts'
+import { accept } from './config.ts'
 import { type Artifact, artifactOf } from './download.ts'
 import { Fault } from './fault.ts'
 import { type FileOptions, file } from './file.ts'
@@ -118,6 +119,8 @@ interface Written {
   path: string
   mode: string
   text: string
+  /** What a fault in it is told of. */
+  file: string
 }
 
 /** The files that tell k3s what to do on one node, without the secrets. */
@@ -126,13 +129,31 @@ export function filesOf(context: Pick<Context, 'site' | 'env'>, member: Member):
     path: `${etc}/${name}`,
     mode: '600',
     text: read(`config/k3s/${from}`),
+    file: `config/k3s/${from}`,
   })
   const server = member.role === 'server'
   return [
     told('config.yaml', server ? 'config.yaml' : 'agent.yaml'),
-    { path: `${etc}/config.yaml.d/10-node.yaml`, mode: '600', text: nodeFile(context, member) },
+    {
+      path: `${etc}/config.yaml.d/10-node.yaml`,
+      mode: '600',
+      text: nodeFile(context, member),
+      file: `what ${member.name} is told`,
+    },
     ...(server ? [told('admission.yaml', 'admission.yaml'), told('audit.yaml', 'audit.yaml')] : []),
   ]
+}
+
+/** Throws ConfigError with everything that k3s and the programs in it would refuse, pass over in silence, or be weak with. */
+function mustBeGood(context: Pick<Context, 'site' | 'env' | 'pins'>): void {
+  const version = context.pins['k3s']?.version ?? ''
+  const nodes = clusterOf(context).map((member) => ({ ...member, files: filesOf(context, member) }))
+  const rules = ['lib/k3sconfig.ts', 'lib/k3sflags.ts', 'lib/apiserver.ts']
+  const data = ['config/k3s/flags.yaml', 'config/schema/admission.json', 'config/schema/audit.json']
+  accept([nodes, version], [...rules, ...data], () => {
+    const { checkCluster } = load('./k3sconfig.ts') as typeof import('./k3sconfig.ts')
+    return checkCluster(nodes, version)
+  })
 }
 
 /** What only this node is told. */
@@ -151,7 +172,7 @@ function nodeFile(
   return `# What only this node is told; the rest is the same on all.\n${stringify(told, { lineWidth: 0 })}`
 }
 
-const unitOf = ({ role }: Member): Written => ({
+const unitOf = ({ role }: Member): Omit<Written, 'file'> => ({
   path: '/etc/systemd/system/k3s.service',
   mode: '644',
   text: read('config/k3s/k3s.service').replaceAll('{{ role }}', role),
@@ -160,6 +181,7 @@ const unitOf = ({ role }: Member): Written => ({
 /** What a virtual machine gets with its first boot: the program, its unit, and everything that it is told but the secrets. */
 export function fragmentOf(context: Pick<Context, 'site' | 'env' | 'pins'>, name: string): Source {
   const { parse, stringify } = load('yaml') as typeof import('yaml')
+  mustBeGood(context)
   const member = memberOf({ ...context, machine: { name } as Context['machine'] })
   const { path, version, artifact } = programOf(context, member.arch)
   const unit = unitOf(member)
@@ -309,8 +331,9 @@ export function groundOf(context: Context, member: Member): Step[] {
  * back what it had, by itself. `around` is what another machine does before it starts, and after it.
  */
 export function runningOf(context: Context, member: Member, around?: Change['around']): Step[] {
+  mustBeGood(context)
   const { name, role } = member
-  const land = ({ path, mode, text }: Written, more: Partial<FileOptions> = {}) =>
+  const land = ({ path, mode, text }: Omit<Written, 'file'>, more: Partial<FileOptions> = {}) =>
     file(path, { text, mode, door: 'api', ...more })
   const seconds = 600
   return [

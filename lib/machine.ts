@@ -469,6 +469,12 @@ export function unreachable(label: string, stderr: string, code: number): Fault 
       'name the right key in FK_SSH_KEY (or ssh-add it), and the right user in FK_HOST',
     ],
     [
+      // ssh keeps what the other ssh says to itself where a connection is shared.
+      /closed by UNKNOWN port/,
+      `${label} is behind another machine, and that does not let us through`,
+      'is the host up, and does the machine run on it? ./task doctor, then ./task vm-provision verify',
+    ],
+    [
       /Could not resolve hostname/,
       `${label} has a name that nobody knows`,
       'check the spelling in FK_HOST, or use the address',

@@ -12,7 +12,7 @@ import { printed } from './program.ts'
 import { type Event, type Report, createReport, heldBack } from './report.ts'
 import type { Context, Page } from './script.ts'
 import { type SecretStore, secretStore } from './secret.ts'
-import { type Placed, machinesFor } from './site.ts'
+import { type Placed, everyMachine, machinesFor } from './site.ts'
 import type { LabVm } from './lab.ts'
 import type { Look, Mode, Running } from './run.ts'
 import { type Demand, type Step, isChange } from './step.ts'
@@ -128,7 +128,7 @@ export async function runPages(
   const store = storeOf(config, report)
   const host = env.FK_HOST === undefined ? undefined : parseHost(env.FK_HOST)
   const specs = (page: Page) => machinesFor(config, page.on)
-  const everywhere = [...machinesFor(config, 'host'), ...machinesFor(config, 'node')]
+  const everywhere = everyMachine(config)
 
   if (mode === 'print') {
     for (const page of pages)

@@ -2,6 +2,7 @@
 import { type Config, loadConfig } from './config.ts'
 import type { Machine } from './machine.ts'
 import { connectTo } from './pages.ts'
+import { everyMachine } from './site.ts'
 import { plain } from './program.ts'
 import { type Report, createReport, duration } from './report.ts'
 import { Fault } from './fault.ts'
@@ -80,8 +81,17 @@ async function visit(call: Call, work: Visit): Promise<number> {
     })
   const report = createReport({ json: given.json, verbose: given.verbose, tty: call.live })
   const terminal = process.stdin.isTTY === true && process.stdout.isTTY === true && !given.json
-  for (const spec of config.site.machines) {
-    const machine = await connectTo(config, spec, terminal, report)
+  for (const spec of everyMachine(config)) {
+    // A virtual machine needs no trust: its key was made here. It may not be there yet, or not any more.
+    if (spec.behind !== undefined && call.name === 'trust') continue
+    let machine: Machine
+    try {
+      machine = await connectTo(config, spec, terminal, report)
+    } catch (error) {
+      if (spec.behind === undefined || !(error instanceof Fault)) throw error
+      report.note(error.message)
+      continue
+    }
     try {
       await work(machine, report, given)
     } finally {

@@ -53,6 +53,12 @@ export interface Placed extends Omit<MachineSpec, 'os'> {
   behind?: string
 }
 
+/** Every machine of a site once: the metal, and what is behind it. */
+export function everyMachine(config: { site: Site; env: Pick<Env, 'FK_NODE_OS'> }): Placed[] {
+  const found = [...machinesFor(config, 'host'), ...machinesFor(config, 'node')]
+  return found.filter(({ name }, i) => found.findIndex((other) => other.name === name) === i)
+}
+
 /**
  * The machines of a site that pages for `on` run on, in the order of the document; of nodes the servers come before the agents. A
  * host is the metal. A node runs k3s: the metal itself, or the virtual machines on it; where these run Talos there is none, because

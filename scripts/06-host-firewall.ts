@@ -4,6 +4,7 @@
 // Leaves  the nftables table `inet fortress`, /etc/nftables.conf, /etc/nftables.d, and the unit that loads them. The tables of
 //         libvirt and of a cluster network are left alone.
 // Undo    opens the machine as it was.
+import { isIP } from 'node:net'
 import type { Site } from '../lib/config.ts'
 import { file } from '../lib/file.ts'
 import { script } from '../lib/script.ts'
@@ -49,7 +50,7 @@ sudo wg-quick up FILE && ping ${site.tunnel.address}`,
       ? [
           file('/etc/nftables.d/10-cluster.nft', {
             from: 'config/host/nftables-metal.nft',
-            values: { tunnel, peers },
+            values: { tunnel, peers, others: others(site, machine.name) },
             test,
             name: 'pods pass, but not to SSH',
             door,
@@ -127,6 +128,20 @@ sudo wg-quick up FILE && ping ${site.tunnel.address}`,
     },
   ]
 })
+
+/** The other nodes of the cluster: each finds the API and the kubelet here, and servers one another's etcd. */
+function others({ machines }: Site, name: string): string {
+  const nodes = machines.filter((found) => found.roles.includes('node') && isIP(found.address ?? '') !== 0)
+  const server = ({ roles }: { roles: string[] }) => !roles.includes('agent')
+  const me = nodes.find((found) => found.name === name)
+  const rules = nodes.flatMap((node) => {
+    if (node === me) return []
+    const ports = me && server(me) && server(node) ? '2379, 2380, 6443, 10250' : '6443, 10250'
+    const family = isIP(node.address ?? '') === 6 ? 'ip6' : 'ip'
+    return [`    ${family} saddr ${node.address} tcp dport { ${ports} } accept comment "${node.name}"`]
+  })
+  return rules.join('\n') || '    # There is no other node.'
+}
 
 /** The rules of the chain `egress`, one for each destination that the site lists. */
 function egress({ egress, allow }: Site['firewall']): string {

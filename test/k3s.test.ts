@@ -4,13 +4,15 @@ import { describe, test } from 'node:test'
 import { parse } from 'yaml'
 import type { Config, MachineSpec } from '../lib/config.ts'
 import { loadConfig } from '../lib/config.ts'
+import { makeHostKey, publicHalf } from '../lib/hostkey.ts'
 import { ignition } from '../lib/ignition.ts'
 import { clusterOf, filesOf, fragmentOf, memberOf, programOf } from '../lib/k3s.ts'
 import type { Context } from '../lib/script.ts'
 import { machinesFor, nodesOf } from '../lib/site.ts'
 
 const load = (site = 'fortress', env = {}) => loadConfig({ env, site })
-const given = { adminKey: 'ssh-ed25519 AAAA you', hostKey: 'key' }
+const hostKey = makeHostKey('test')
+const given = { adminKey: `${publicHalf(hostKey)} ada@example.org`, hostKey }
 
 /** The site with these metal nodes in place of its own machines. */
 function metal(...machines: Partial<MachineSpec>[]): Config {

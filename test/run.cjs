@@ -21,7 +21,7 @@ const tiers = {
     concurrency: Math.min(cores, 2),
   },
   lab: { proves: 'what needs a kernel of its own, in a virtual machine', at: 'lab', concurrency: 1 },
-  cluster: { proves: 'a real kube-apiserver with our flags', at: 'cluster', concurrency: 1 },
+  cluster: { proves: 'a real Kubernetes with our configuration', at: 'cluster', concurrency: 1 },
   release: { proves: 'the whole runbook in a virtual machine, scanned', at: 'release', concurrency: 1 },
 }
 
@@ -107,15 +107,17 @@ function found(at) {
 
 /** Why a tier cannot run here, or undefined. */
 async function missing(name) {
-  const kind = { machine: 'node', lab: 'vm', release: 'vm' }[name]
+  const kind = { machine: 'node', lab: 'vm', cluster: 'node', release: 'vm' }[name]
   if (kind === undefined) return undefined
   require('../bin/typescript.cjs')
   const { reasons, install } = await require('../lib/lab.ts').labDeps(kind)
+  const bed = name !== 'cluster' || require('./cluster/kit.ts').program !== undefined
   return (
     [
       ...(process.getuid() === 0 ? [] : [`it needs root: sudo npm test -- ${name}`]),
       ...reasons,
-      ...(install.length > 0 ? ['./task lab setup installs them'] : []),
+      ...(bed ? [] : ['kube-bed is not installed']),
+      ...(install.length > 0 || !bed ? ['./task lab setup installs them'] : []),
     ].join('; ') || undefined
   )
 }

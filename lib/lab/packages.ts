@@ -81,15 +81,22 @@ export async function labDeps(kind?: 'node' | 'vm'): Promise<LabDeps> {
 }
 
 // What tests compare our own with, and Debian has not. The version and every digest of a program stand in its directory.
-const oracles: Record<string, { at: string; source: string }> = {
+const oracles: Record<string, { at: string; source: string; says?: string }> = {
   butane: { at: 'test/oracle', source: 'github.com/coreos/butane/internal' },
   'talos-oracle': { at: 'test/oracle/talos', source: '.' },
+  // Kubernetes does not know its own version unless its build says so.
+  'kube-bed': {
+    at: 'test/cluster/bed',
+    source: '.',
+    says: '-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3',
+  },
 }
 
 /** Debian's Go fetches a newer one where a program asks for it, proven as every module is. */
 function build(name: string): string {
-  const { at, source } = oracles[name]!
-  const go = `GOTOOLCHAIN=auto go build -C '${path.join(kit, at)}' -trimpath -o /usr/local/bin/${name} ${source}`
+  const { at, source, says } = oracles[name]!
+  const flags = says === undefined ? '' : `-ldflags='${says}' `
+  const go = `GOTOOLCHAIN=auto go build -C '${path.join(kit, at)}' -trimpath ${flags}-o /usr/local/bin/${name} ${source}`
   return `${go} || echo '${name} could not be built: the tests that compare with it will be skipped' >&2`
 }
 

@@ -4,7 +4,9 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { around, differences, node, root } from './kit.ts'
+import { asking } from '../../lib/program.ts'
+import { sh } from '../../lib/sh.ts'
+import { around, differences, node, open, root } from './kit.ts'
 
 const page = 'test/fixtures/pages/50-try.ts'
 
@@ -37,6 +39,25 @@ test('a run that hangs is named first, and ended when that is asked for', async 
     said: 'ada@laptop has held it for some time. That run is ended; the next one goes on where it was.\n',
   })
   assert.deepEqual(task('unlock'), { status: 0, said: `Nobody holds ${label}.\n` })
+})
+
+test('a question that hangs is the one that is named, and the answers to the others are not lost', async (t) => {
+  const kit = await node(t, 'hanging')
+  const { machine } = await open(kit)
+  t.after(() => machine.close())
+  const steps = [sh`true`, sh`echo no; false`, sh`sleep 600`, sh`true`].map((check, index) => ({
+    index,
+    step: { name: `question ${index}`, check, help: 'none' },
+  }))
+  const answered: string[] = []
+  const { code, finished } = await machine.run(
+    await asking('hanging', steps),
+    ({ kind, fields: [n = '', , rc] }) => void (kind === 'check' && answered.push(`${n}: ${rc}`)),
+    5,
+  )
+  assert.deepEqual({ code, finished }, { code: 124, finished: false })
+  assert.deepEqual(answered.sort(), ['0: 0', '1: 1', '3: 0'])
+  assert.equal((await kit.root('pgrep --exact sleep')).stdout, '', 'it is ended')
 })
 
 test('a machine that cannot be used says why, and what to do', async (t) => {

@@ -1,0 +1,131 @@
+// A node that runs a real control plane as k3s would: test/cluster/bed under the name of k3s, told by the files of config/k3s.
+import assert from 'node:assert/strict'
+import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import type { TestContext } from 'node:test'
+import { find } from '../../lib/lab/command.ts'
+import { quote } from '../../lib/sh.ts'
+import { type Kit, node, root } from '../machine/kit.ts'
+
+/** What the lab has installed, or what somebody without root has built into .cache/tools. */
+const built = join(root, '.cache/tools/kube-bed')
+export const program = existsSync(built) ? built : find('kube-bed')
+
+export const etc = '/etc/rancher/k3s'
+export const data = '/var/lib/rancher/k3s'
+const version = 'v1.36.3+k3s1'
+
+export interface Bed extends Kit {
+  /** Runs bash as root on the node; a failure is the test's. Returns what it printed. */
+  ok(command: string, input?: string): Promise<string>
+  /** Puts files on the node: path → text. They are root's alone. */
+  put(files: Record<string, string>): void
+  /** Starts k3s anew and waits until it says that it is ready; what it says instead is in `said`. */
+  begin(): Promise<{ code: number; said: string }>
+  /** What its journal says of this start. */
+  journal(): Promise<string>
+  kubectl(words: string, input?: string): Promise<Answer>
+  /** As it lies in etcd, by its key. */
+  stored(key: string): Promise<Buffer>
+  /** The lines of the audit log, oldest first. */
+  audited(): Promise<Audited[]>
+  end(): Promise<void>
+}
+
+export interface Answer {
+  code: number
+  stdout: string
+  stderr: string
+}
+
+/** One line of the audit log, as far as tests look at it. */
+export interface Audited {
+  level: string
+  stage: string
+  verb: string
+  requestURI: string
+  user: { username: string; groups?: string[] }
+  objectRef?: { resource: string; subresource?: string; namespace?: string; name?: string; apiGroup?: string }
+  responseStatus?: { code: number }
+  requestObject?: unknown
+  responseObject?: unknown
+}
+
+/** A file of config/k3s, as it is in this checkout. */
+export const told = (name: string) => readFileSync(join(root, 'config/k3s', name), 'utf8')
+
+/** What a server is told that is alone, and its two tokens. */
+export const alone: Record<string, string> = {
+  [`${etc}/config.yaml`]: told('config.yaml'),
+  [`${etc}/admission.yaml`]: told('admission.yaml'),
+  [`${etc}/audit.yaml`]: told('audit.yaml'),
+  [`${etc}/config.yaml.d/10-node.yaml`]: 'cluster-init: true\n',
+  [`${etc}/token`]: `${'5e'.repeat(32)}\n`,
+  [`${etc}/agent-token`]: `${'a9'.repeat(32)}\n`,
+}
+
+/** A node with the program in its place, told `files`, not started yet. It ends with the test, or by end(). */
+export async function bed(
+  t: Pick<TestContext, 'after'> | undefined,
+  name: string,
+  files: Record<string, string> = alone,
+  role: 'server' | 'agent' = 'server',
+): Promise<Bed> {
+  const kit = await node(t, name)
+  const at = (path: string) => join(kit.machine.dir, 'root', path)
+  const run = (command: string, input?: string) => kit.root(command, input)
+  const ok = async (command: string, input?: string) => {
+    const { code, stdout, stderr } = await run(command, input)
+    assert.equal(code, 0, `${command}: ${stderr}`)
+    return stdout
+  }
+  const put = (files: Record<string, string>) => {
+    for (const [path, text] of Object.entries(files)) {
+      mkdirSync(dirname(at(path)), { recursive: true, mode: 0o755 })
+      writeFileSync(at(path), text, { mode: 0o600 })
+    }
+  }
+  const place = at(`/opt/k3s/${version}/k3s`)
+  mkdirSync(dirname(place), { recursive: true })
+  copyFileSync(program!, place)
+  chmodSync(place, 0o755)
+  put({
+    '/etc/systemd/system/k3s.service': told('k3s.service').replaceAll('{{ role }}', role),
+    // A container has the kernel of this computer, and that is not told how to be.
+    '/etc/systemd/system/k3s.service.d/bed.conf': '[Service]\nEnvironment=FK_BED_NO_SYSCTL=yes\n',
+    ...files,
+  })
+  await ok(`install --directory /opt/bin && ln --symbolic ../k3s/${version}/k3s /opt/bin/k3s
+for name in etcdctl kubectl; do ln --symbolic ../k3s/${version}/k3s /opt/bin/$name; done
+install --directory --mode=700 ${data} ${data}/server ${data}/server/logs`)
+  return {
+    ...kit,
+    ok,
+    put,
+    begin: async () => {
+      const { code, stderr } = await run('systemctl daemon-reload && systemctl restart k3s.service')
+      const said = code === 0 ? '' : await ok(journal)
+      if (code !== 0) await run('systemctl stop k3s.service')
+      return { code, said: said || stderr }
+    },
+    journal: () => ok(journal),
+    kubectl: async (words, input) => {
+      const { code, stdout, stderr } = await run(`/opt/bin/k3s kubectl ${words}`, input)
+      return { code: code ?? -1, stdout, stderr }
+    },
+    stored: async (key) =>
+      Buffer.from(
+        await ok(
+          `ETCDCTL_ENDPOINTS=https://127.0.0.1:2379 ETCDCTL_CACERT=${data}/server/tls/etcd/server-ca.crt ETCDCTL_CERT=${data}/server/tls/etcd/client.crt ETCDCTL_KEY=${data}/server/tls/etcd/client.key /opt/bin/etcdctl get ${quote(key)} --print-value-only | base64 --wrap=0`,
+        ),
+        'base64',
+      ),
+    audited: async () =>
+      (await ok(`cat ${data}/server/logs/audit.log`))
+        .split('\n')
+        .filter(Boolean)
+        .map((line) => JSON.parse(line) as Audited),
+  }
+}
+
+const journal = 'journalctl --unit=k3s.service --output=cat --no-pager --lines=400'

@@ -1,0 +1,84 @@
+// A node that is reached through its host, as a virtual machine is: with a key that was made before there was a machine.
+import assert from 'node:assert/strict'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { after, before, describe, test } from 'node:test'
+import { hostKeyOf } from '../../lib/hostkey.ts'
+import { secretStore } from '../../lib/secret.ts'
+import { type Kit, around, node, root } from './kit.ts'
+import { type Checkout, checkout } from './laptop.ts'
+
+describe('a machine behind another', () => {
+  let host: Kit & { end(): Promise<void> }
+  let inside: Kit & { end(): Promise<void> }
+  let copy: Checkout
+  let page: string
+  before(async () => {
+    host = await node(undefined, 'front')
+    inside = await node(undefined, 'inside')
+    copy = checkout()
+    page = join(copy.dir, 'scripts/50-try.ts')
+    const tried = readFileSync(join(root, 'test/fixtures/pages/50-try.ts'), 'utf8')
+    writeFileSync(page, tried.replaceAll('../../../lib/', '../lib/').replace("on: 'host'", "on: 'node'"))
+    const site = readFileSync(copy.site, 'utf8')
+    writeFileSync(
+      copy.site,
+      site
+        .replace(
+          'arch: amd64 }',
+          `arch: amd64 }\n  - { name: inside, roles: [node], os: debian-13, arch: amd64, address: ${inside.machine.host} }`,
+        )
+        .replace('10.77.0.0/24', '10.78.0.0/16'),
+    )
+    const store = secretStore({
+      dir: join(host.state, 'fortress'),
+      identity: join(host.state, 'identity.txt'),
+    })
+    const key = await hostKeyOf({ name: 'inside' }, store.secret).resolve()
+    // What the first boot of a virtual machine leaves; and nobody but the host finds its way to it.
+    const { code, stderr } = await inside.root(
+      `cat > /etc/ssh/ssh_host_ed25519_key
+useradd --create-home --shell /bin/bash core && cp --archive /home/admin/.ssh /home/core/ && chown --recursive core: /home/core/.ssh
+echo 'core ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/core
+printf 'ID=flatcar\nVERSION_ID=0\n' > /usr/lib/os-release
+systemctl restart ssh`,
+      key,
+    )
+    assert.equal(code, 0, stderr)
+  })
+  after(async () => {
+    copy?.end()
+    await inside?.end()
+    await host?.end()
+  })
+
+  test('is known by the key that the laptop made for it, and nobody is asked', async () => {
+    const { code, text } = await host.page(page, 'apply')
+    assert.equal(code, 0, text)
+    assert.match(text, /apply on inside \(core@/)
+    const pinned = readFileSync(join(host.state, 'known_hosts'), 'utf8')
+    assert.match(pinned, /^fortress\.inside ssh-ed25519 AAAA/m)
+    assert.equal((await inside.root('cat /etc/try/secret')).stdout, 'hunter2')
+    assert.equal((await host.root('ls /etc/try')).code, 2)
+  })
+
+  test('is reached by a connection of the host: without the host there is no way', async () => {
+    const via = await inside.root(
+      "journalctl --unit=ssh --output=cat | grep 'Accepted publickey for core' | tail --lines=1",
+    )
+    assert.match(via.stdout, new RegExp(`from ${host.machine.host} port`))
+    const wrong = { ...host.env, FK_HOST: `admin@${host.machine.host}:23` }
+    const { code, text } = await around(host.machine, wrong).page(page, 'verify')
+    assert.equal(code, 1)
+    assert.match(text, /inside \(core@\S+\) is behind another machine, and that does not let us through/)
+  })
+
+  test('with another key it is not talked to', async () => {
+    await inside.root(
+      'ssh-keygen -q -t ed25519 -N "" -f /etc/ssh/ssh_host_ed25519_key <<< y > /dev/null; systemctl restart ssh',
+    )
+    const { code, text } = await host.page(page, 'verify')
+    assert.equal(code, 1)
+    assert.match(text, /inside \(\S+\) is not the machine it was: its host key has changed/)
+  })
+})
