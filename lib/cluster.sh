@@ -111,6 +111,7 @@ k3s_drain() {
   [ "$how" != force ] || forced=(--force --disable-eviction)
   if ! said=$(K3S_SECONDS=$((seconds + 30)) k3s_kubectl drain "$node" --ignore-daemonsets --delete-emptydir-data --timeout="${seconds}s" "${forced[@]}" 2>&1); then
     k3s_blocked "$said"
+    [ "$how" = force ] || printf 'FK_DRAIN=force ends what does not leave\n'
     k3s_return "$node"
     return 1
   fi
@@ -261,7 +262,7 @@ k3s_forget() {
   k3s_kubectl delete secret "$1.node-password.k3s" --namespace kube-system --ignore-not-found > /dev/null
 }
 
-# k3s_aside WHEN: k3s does not run here and has nothing of the cluster; what it had is kept until the next time.
+# k3s_aside: k3s does not run here and has nothing of the cluster; what it had is kept until the next time.
 k3s_aside() {
   local part
   k3s_stop > /dev/null
@@ -272,9 +273,7 @@ k3s_aside() {
     install --directory --mode=700 "$K3S_DATA/replaced" && mv --no-target-directory "$K3S_DATA/$part" "$K3S_DATA/replaced/$part" || return
   done
   rm --recursive --force "$K3S_DATA/replaced.old"
-  rm --force "$K3S_ETC/k3s.yaml" /etc/rancher/node/password "$K3S_NOTES/upgrading"
-  install --directory --mode=700 "$K3S_NOTES"
-  printf '%s\n' "$1" >> "$K3S_NOTES/replaced"
+  rm --force "$K3S_ETC/k3s.yaml" /etc/rancher/node/password "$K3S_NOTES/upgrading" "$K3S_NOTES/started"
 }
 
 export -f k3s_numbers k3s_follows k3s_noted k3s_from k3s_at k3s_node k3s_mark k3s_staged k3s_servers_run k3s_removed k3s_snapshot k3s_has_snapshot \

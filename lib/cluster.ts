@@ -1,10 +1,16 @@
 // What happens to the nodes of a cluster that runs: another version, new certificates, one taken out and put back.
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { createRequire } from 'node:module'
+import type { Config } from './config.ts'
+import { Fault } from './fault.ts'
 import { type Member, clusterOf, k3sShell, memberOf, programOf, urlOf, wellWithout } from './k3s.ts'
-import type { Context } from './script.ts'
+import { nearest } from './nearest.ts'
+import type { Context, Page } from './script.ts'
 import { Command, sh } from './sh.ts'
+import { machinesFor } from './site.ts'
 import type { Change, Step, Wait } from './step.ts'
+import { type Call, type Flags, pages } from './tasks.ts'
 
 /** k3sShell, and the functions for nodes beside each other: lib/cluster.sh. */
 export const clusterShell = new Command(
@@ -12,6 +18,9 @@ export const clusterShell = new Command(
   undefined,
   'lib/cluster.sh',
 )
+
+const load = createRequire(import.meta.url)
+const root = join(import.meta.dirname, '..')
 
 /** Seconds that pods may take to leave, and that k3s may take to be well again. */
 const DRAIN = 600
@@ -56,7 +65,7 @@ export function announcedOf(context: Context): Step[] {
       name: `the cluster knows that ${name} has k3s ${version}`,
       why: 'the upgrade begins nowhere before all nodes have it',
       check: sh`test "$(k3s_self get node ${name} --output jsonpath="{.metadata.annotations.$STAGED}")" = ${version}`,
-      apply: [sh`k3s_self annotate node ${name} --overwrite "$STAGED=${bare(version)}"`],
+      apply: [sh`k3s_self annotate node ${name} --overwrite "$STAGED"=${version}`],
     },
   ]
 }
@@ -81,13 +90,6 @@ export function upgradeOf(context: Context): Step[] {
       ? []
       : [
           {
-            name: `nobody uses an API that k3s ${version} does not have`,
-            why: 'what asks for it would fail after the upgrade, and only then',
-            check: sh`k3s_at ${version} || k3s_removed ${version} ${urls}`,
-            help: `who asked stands in the audit log of the servers: grep removed-release /var/lib/rancher/k3s/server/logs/audit.log
-They count since they started: when it is mended, systemctl restart k3s on one server after the other`,
-          },
-          {
             name: `all nodes have k3s ${version}`,
             check: sh`k3s_at ${version} || k3s_staged ${version} ${members.map((each) => each.name)}`,
             help: './task k3s-stage apply',
@@ -96,6 +98,13 @@ They count since they started: when it is mended, systemctl restart k3s on one s
             name: 'the cluster is well',
             check: sh`k3s_at ${version} || { ${bare(othersWell(members, member).until.text)} && k3s_is server ${name} "$(k3s_version)" Unknown; }`,
             help: './task status says what is wrong. An upgrade takes a server away for a while: only a cluster that is well can do without it',
+          },
+          {
+            name: `nobody uses an API that k3s ${version} does not have`,
+            why: 'what asks for it would fail after the upgrade, and only then',
+            check: sh`k3s_at ${version} || k3s_removed ${version} ${urls}`,
+            help: `who asked stands in the audit log of the servers: grep removed-release /var/lib/rancher/k3s/server/logs/audit.log
+They count since they started: when it is mended, systemctl restart k3s on one server after the other`,
           },
         ]
   const swap: Change = {
@@ -206,4 +215,158 @@ export function renewalOf(context: Context): Step[] {
       help: 'docs.k3s.io/cli/certificate tells how to rotate them: k3s certificate rotate-ca. All nodes then join by another fingerprint',
     },
   ]
+}
+
+const about = { file: import.meta.filename, layer: 'L2', on: 'node', prepare: clusterShell } as const
+
+/**
+ * The pages that take a node out of the cluster. `reachable` says whether the machine answers: then its pods leave first, and it is
+ * stopped before the cluster forgets it, because a server that runs would join again by itself. Throws a Fault for the first server
+ * of the site, and where no other server is left to do it.
+ */
+export function leaving(
+  config: Pick<Config, 'site' | 'env'>,
+  name: string,
+  reachable: boolean,
+): { helper: Member; pages: Page[] } {
+  const { site, env } = config
+  const members = clusterOf(config)
+  const member = members.find((found) => found.name === name)
+  if (member?.first)
+    throw new Fault(
+      `${name} begins the cluster of ${site.name}, and who begins it cannot be taken out of it`,
+      {
+        state: 'nothing was done',
+        next: `put another server before it in config/sites/${site.name}.yaml, then ./task k3s-join apply, and try again`,
+      },
+    )
+  const helper = helperOf(members, { name })
+  const gone = sh`k3s_forgotten ${name} > /dev/null`
+  const page = (word: string, summary: string, at: string, steps: Page['steps']): Page => ({
+    ...about,
+    name: `node-${word}`,
+    summary,
+    at,
+    steps,
+  })
+  const drain = drained(name, env.FK_DRAIN)
+  const pages = [
+    page('leave', `${name} may leave the cluster.`, helper.name, () => [
+      {
+        name: `the cluster can do without ${name}`,
+        why: 'without a majority of etcd nobody can write any more, and only a backup would help',
+        check: sh`k3s_spare ${name}`,
+        help: 'mend the other servers first: ./task status says what is wrong',
+      },
+      ...(reachable
+        ? []
+        : [
+            {
+              name: `the cluster does not hear of ${name} either`,
+              why: 'what runs and cannot be stopped from here would join again by itself',
+              check: sh`k3s_silent ${name}`,
+              help: 'switch the machine off, or find out why it cannot be reached from here',
+            },
+          ]),
+      {
+        name: `somebody typed the name of the node that leaves`,
+        why: 'what only this machine has is lost to the cluster: volumes on its disk, and pods that nothing starts anew',
+        check: gone,
+        help: `type ${name} when you are asked, or say --format ${name}`,
+        typed: name,
+      },
+      ...(reachable ? [{ ...drain, check: sh`${gone} || { ${drain.check}; }` }] : []),
+    ]),
+    ...(reachable && member !== undefined
+      ? [
+          page('stop', `k3s does not run on ${name}, and begins anew there.`, name, () => [
+            {
+              name: 'what it had of the cluster is put aside',
+              why: 'it is kept until the next time, in /var/lib/rancher/k3s/replaced',
+              check: sh`! systemctl --quiet is-active k3s.service && test ! -e "$K3S_DATA/server/db" && test ! -e "$K3S_DATA/agent"`,
+              apply: [sh`k3s_aside`],
+            },
+          ]),
+        ]
+      : []),
+    page('forget', `The cluster does not know ${name} any more.`, helper.name, () => [
+      {
+        name: `neither a member of etcd, nor a Node, nor a password is left of ${name}`,
+        why: 'a member that never comes back counts against the majority, and the password lets no other machine take the name',
+        check: sh`k3s_forgotten ${name}`,
+        apply: [sh`k3s_forget ${name} 120`],
+      },
+    ]),
+  ]
+  return { helper, pages }
+}
+
+/** The kubeconfig of k3s as a member is reached from the laptop, and named after the site. `text` is what k3s wrote for itself. */
+export function kubeconfigFor(text: string, { endpoint }: Pick<Member, 'endpoint'>, site: string): string {
+  const { parse, stringify } = load('yaml') as typeof import('yaml')
+  const config = parse(text) as {
+    clusters: { name: string; cluster: { server: string } }[]
+    contexts: { name: string; context: { cluster: string; user: string } }[]
+    users: { name: string }[]
+    'current-context': string
+  }
+  const [cluster, context, user] = [config.clusters?.[0], config.contexts?.[0], config.users?.[0]]
+  if (cluster === undefined || context === undefined || user === undefined)
+    throw new Fault('what the laptop keeps as the kubeconfig of k3s is none', {
+      next: './task k3s-server apply fetches it anew',
+    })
+  cluster.name = context.name = config['current-context'] = site
+  user.name = `${site}-admin`
+  context.context = { cluster: site, user: user.name }
+  cluster.cluster.server = `https://${endpoint.includes(':') ? `[${endpoint}]` : endpoint}:6443`
+  return stringify(config, { lineWidth: 0 })
+}
+
+/**
+ * `./task node replace NAME` takes a node out of the cluster and lets a machine of that name join it anew: a virtual one is made anew
+ * from its image, the metal begins with an empty disk for k3s. `./task node remove NAME` only takes it out. Resolves to the exit code.
+ */
+export async function replace(
+  word: 'replace' | 'remove',
+  name: string,
+  config: Config,
+  call: Call,
+  given: Flags,
+): Promise<number> {
+  const members = clusterOf(config)
+  const placed = machinesFor(config, 'node').find((found) => found.name === name)
+  if (word === 'replace' && placed === undefined) {
+    const names = members.map((member) => member.name)
+    const near = nearest(name, names)
+    throw new Fault(
+      `the site ${config.site.name} has no node ${name}${near ? `; did you mean ${near}?` : ''}`,
+      {
+        next: names.length === 0 ? 'its nodes do not run k3s' : `it has ${names.join(', ')}`,
+      },
+    )
+  }
+  if (config.env.FK_HOST === undefined)
+    throw new Fault('There is no machine: FK_HOST is not set', {
+      next: 'FK_HOST=admin@192.0.2.10, in the environment or in .env',
+    })
+  // What cannot be done is said before anybody is asked.
+  leaving(config, name, true)
+  const { runPages, reaches } = load('./pages.ts') as typeof import('./pages.ts')
+  const reachable = placed !== undefined && (await reaches(config, placed))
+  if (word === 'replace' && !reachable && placed?.behind === undefined)
+    process.stdout.write(`${name} does not answer. It leaves the cluster now, and joins when it is back.
+`)
+  const { pages: out } = leaving(config, name, reachable)
+  const open = (wanted: string, at?: string): Page[] =>
+    pages()
+      .filter((page) => page.name === wanted)
+      .map(({ file }) => ({
+        ...(load(join(root, file)) as { default: Page }).default,
+        ...(at ? { at } : {}),
+      }))
+  const { rebuild } = load('./domain.ts') as typeof import('./domain.ts')
+  const anew = placed?.behind === undefined ? [] : [rebuild(name), ...open('vm-provision')]
+  const joins =
+    word === 'replace' && (reachable || anew.length > 0) ? [...anew, ...open('k3s-join', name)] : []
+  return runPages([...out, ...joins], 'apply', given, call.signal)
 }

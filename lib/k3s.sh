@@ -105,7 +105,8 @@ k3s_start() {
   local told deadline=$((SECONDS + $3)) fails=0 said=''
   told=$(k3s_told)
   install --directory --mode=700 "$K3S_NOTES"
-  rm --force "$K3S_NOTES/started"
+  # Set aside: when this run is killed, nobody knows with what it was started.
+  [ ! -e "$K3S_NOTES/started" ] || mv --force "$K3S_NOTES/started" "$K3S_NOTES/started.before"
   systemctl daemon-reload
   systemctl --quiet enable k3s.service
   systemctl reset-failed k3s.service 2> /dev/null || true # it has not failed
@@ -116,6 +117,8 @@ k3s_start() {
     if [ "$fails" -ge 5 ] || [ "$SECONDS" -ge "$deadline" ]; then
       said="it does not come up: $said; $(k3s_said)"
       if [ -s "$K3S_NOTES/upgrading" ]; then said+='; an upgrade has begun here: ./task k3s-upgrade apply ends it, or goes back'; fi
+      # What it was told before may come back, and with it what was noted then.
+      [ ! -e "$K3S_NOTES/started.before" ] || mv --force "$K3S_NOTES/started.before" "$K3S_NOTES/started"
       k3s_no "$said"
       return
     fi
@@ -124,6 +127,7 @@ k3s_start() {
   printf '%s %s\n' "$(systemctl show --property=InvocationID --value k3s.service)" "$told" > "$K3S_NOTES/started.part"
   sync "$K3S_NOTES/started.part"
   mv --force "$K3S_NOTES/started.part" "$K3S_NOTES/started"
+  rm --force "$K3S_NOTES/started.before"
 }
 
 # k3s_fresh BEGUN: this node has data of the cluster, or the cluster has not begun anywhere. On an empty disk the first server

@@ -223,8 +223,10 @@ async function apply(
         return { changed, code: 1 }
       }
     }
+    // What comes before a step in its part may be what it starts anew for, although it held when it was asked.
+    const begins = chunk.steps.findIndex(({ step, index }) => !holds(step, seen[index]))
     const around = chunk.steps
-      .filter(({ step, index }) => !holds(step, seen[index]))
+      .slice(begins < 0 ? chunk.steps.length : begins)
       .map(({ step }) => (isChange(step) ? step.around : undefined))
       .find((found) => found !== undefined)
     const leave = async (code: 0 | 1): Promise<0 | 1> =>

@@ -9,6 +9,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parse, stringify } from 'yaml'
 import { loadConfig } from '../../lib/config.ts'
+import { downloads } from '../../lib/delivery.ts'
 import { type LabMachine, labNodeDown, labNodeUp, labRun } from '../../lib/lab.ts'
 import { type Machine, connect } from '../../lib/machine.ts'
 import { contextOf } from '../../lib/pages.ts'
@@ -103,8 +104,10 @@ export class Api {
     let most = 0
     for (const { what, node } of this.log) {
       if (what === 'member') members.add(node)
-      else if (what === 'removed') (members.delete(node), away.delete(node))
-      else if (what === 'stop' && members.has(node)) away.add(node)
+      else if (what === 'removed') {
+        members.delete(node)
+        away.delete(node)
+      } else if (what === 'stop' && members.has(node)) away.add(node)
       else if (what === 'ready') away.delete(node)
       most = Math.max(most, away.size)
     }
@@ -362,6 +365,43 @@ export class Api {
   }
 }
 
+/**
+ * The machine, on which a program kills itself, once at each place: before each command of a step and behind the last of them, and
+ * within the swap of two versions. What it has killed there stands in /run of the machine, so that the next run gets further.
+ */
+export function deadlyOnce(machine: Machine): Machine {
+  const key = (text: string) => createHash('sha256').update(text).digest('hex').slice(0, 12)
+  const stabbed = (text: string) => {
+    const questions = new Map(
+      [...text.matchAll(/^fk_question_(\d+)\(\) \{\n([\s\S]*?)\n\}$/gm)].map(([, n, body]) => [n, body]),
+    )
+    return text
+      .replace(
+        '\n',
+        '\nexport FK_MAIN=$$; stab() { [ -e "/run/stab.$1" ] || { : > "/run/stab.$1"; kill -KILL "$FK_MAIN" $$; }; }; export -f stab\n',
+      )
+      .replaceAll(
+        /^fk_do (\d+) (\d+) /gm,
+        (call, n: string, j: string) => `stab ${key(`${questions.get(n)} ${j}`)}\n${call}`,
+      )
+      .replaceAll(
+        /\n\}\nfk_recover_(\d+)\(\)/g,
+        (tail, n: string) => `\nstab ${key(`${questions.get(n)} end`)}${tail}`,
+      )
+      .replaceAll(
+        /^ {2}(?:\[ "\$\(k3s_version\)" = "\$3" \]|k3s_runs "\$1" "\$2" > |until said=\$\(k3s_is|rm --force "\$K3S_NOTES\/upgrading"\n|k3s_kubectl (?:cordon|uncordon|annotate) )/gm,
+        (line, at: number, all: string) => `  stab ${key(all.slice(at, at + 90))}\n${line}`,
+      )
+  }
+  return {
+    ...machine,
+    label: machine.label,
+    path: machine.path,
+    run: (program, onFrame, seconds) =>
+      machine.run({ ...program, text: stabbed(program.text) }, onFrame, seconds),
+  }
+}
+
 /** As much of kubectl's jsonpath as is used: fields, `[*]` behind range, and `[?(@.a=="b")]`. */
 export function jsonpath(template: string, object: object): string {
   const field = (path: string, from: unknown): unknown => {
@@ -399,7 +439,7 @@ export interface Cluster {
   /** Pins another version of the stand-in. */
   pin(version: string): void
   /** Runs pages in this process, with each machine as `wrap` makes it, in the order of the runner; stops at a failure. */
-  drive(pages: Page[], wrap: (machine: Machine) => Machine): Promise<number>
+  drive(pages: Page[], wrap?: (machine: Machine) => Machine): Promise<Said>
   end(): Promise<void>
 }
 
@@ -482,6 +522,14 @@ export async function recorded(prefix: string, roles: ('server' | 'agent')[]): P
   const machineOf = (name: string) => machines[names.indexOf(name)]!
   const versions = readFileSync(join(root, 'config/versions.yaml'), 'utf8')
 
+  const open = new Map<string, Machine>()
+  const lines: string[] = []
+  const report = createReport({
+    stdout: { write: (text: string) => lines.push(text) },
+    tty: false,
+    color: false,
+  })
+
   return {
     api,
     copy,
@@ -505,53 +553,45 @@ export async function recorded(prefix: string, roles: ('server' | 'agent')[]): P
         .replace(/(\n {2}sha256:\n {4}amd64: )\w{64}/, `$1${digest}`)
       writeFileSync(join(copy.dir, 'config/versions.yaml'), pinned)
     },
-    async drive(pages, wrap) {
+    async drive(pages, wrap = (machine) => machine) {
       const config = loadConfig({ env: { ...env }, root: copy.dir })
       const store = secretStore({ dir: join(state, config.site.name), identity: join(state, 'identity.txt') })
-      const report = createReport({ stdout: { write: () => true }, tty: false, color: false })
-      const open = new Map<string, Machine>()
-      for (const name of names) {
+      for (const name of open.size === 0 ? names : []) {
         const { host, port, user, identityFile, password } = machineOf(name)
-        const machine = await connect({
-          name,
-          target: {
-            host,
-            port,
-            user,
-            identityFile,
-            configFile: '/dev/null',
-            knownHostsFile: join(state, 'known_hosts'),
-            alias: `fortress-pi.${name}`,
-          },
-          interactive: false,
-          password: async () => password,
-        })
-        open.set(name, wrap(machine))
+        const target = {
+          host,
+          port,
+          user,
+          identityFile,
+          configFile: '/dev/null',
+          knownHostsFile: join(state, 'known_hosts'),
+          alias: `fortress-pi.${name}`,
+        }
+        open.set(name, await connect({ name, target, interactive: false, password: async () => password }))
       }
-      try {
-        for (const page of pages)
-          for (const { name } of machinesFor(config, 'node')) {
-            const machine = open.get(name)!
-            const steps = page.steps(contextOf(config, machine.facts, store))
-            if (steps.length === 0) continue
-            const running: Running = {
-              machine,
-              report,
-              store,
-              deadman: 60,
-              patience: 20,
-              elsewhere: async (other) => open.get(other)!,
-              typed: async ({ typed }) => typed,
-            }
-            const { code } = await runPage(page, steps, 'apply', running)
-            if (code === 1) return 1
+      lines.length = 0
+      for (const page of pages)
+        for (const { name } of machinesFor(config, 'node')) {
+          const machine = wrap(open.get(name)!)
+          const steps = page.steps(contextOf(config, machine.facts, store))
+          if (steps.length === 0) continue
+          const running: Running = {
+            machine,
+            report,
+            store,
+            deadman: 60,
+            patience: 20,
+            elsewhere: async (other) => wrap(open.get(other)!),
+            typed: async ({ typed }) => typed,
+            fetch: downloads(config, { signal: new AbortController().signal }),
           }
-        return 0
-      } finally {
-        for (const machine of open.values()) await machine.close()
-      }
+          if ((await runPage(page, steps, 'apply', running)).code === 1)
+            return { code: 1, text: lines.join('') }
+        }
+      return { code: 0, text: lines.join('') }
     },
     async end() {
+      for (const machine of open.values()) await machine.close()
       api.close()
       http.close()
       http.closeAllConnections()
