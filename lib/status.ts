@@ -328,7 +328,7 @@ function clusterState(config: Config, machines: Answers[], now: Date, tell: Tell
         days < 7 ? 'bad' : 'warn',
         name,
         `${path} ${days < 0 ? 'has ended' : `ends in ${count(days, 'day')}`}`,
-        './task k3s-certificates apply',
+        './task k3s-renew apply',
       )
   }
   const older = members.flatMap(({ name }) => {

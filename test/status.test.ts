@@ -135,7 +135,7 @@ describe('what needs attention', () => {
     }
     assert.deepEqual(machine(90, '2026-11-20T11:00:00Z', '2026-10-22T12:00:00Z'), [])
     assert.deepEqual(machine(89, '2026-11-20T09:59:00Z', '2026-10-20T12:00:00Z'), [
-      'warn pi-1: agent/client-kubelet.crt ends in 89 days → ./task k3s-certificates apply',
+      'warn pi-1: agent/client-kubelet.crt ends in 89 days → ./task k3s-renew apply',
       'warn backup: the last good one is 26 h old → ./task k3s-backup verify',
       'warn backup: the last good drill was 32 d ago → ./task drill',
     ])

@@ -242,7 +242,7 @@ describe('a cluster', () => {
       '21-k3s-join',
       '24-k3s-stage',
       '25-k3s-upgrade',
-      '26-k3s-certificates',
+      '26-k3s-renew',
     ]) {
       const { code, text } = await cluster.page(page, 'apply')
       assert.deepEqual([code, /^changed /m.test(text)], [0, false], text)
@@ -256,13 +256,13 @@ describe('a cluster', () => {
       'begin-3',
       `openssl req -x509 -newkey ed25519 -nodes -subj /CN=old -days 80 -keyout /dev/null -out ${path} 2> /dev/null`,
     )
-    const { text } = await cluster.page('26-k3s-certificates', 'plan')
+    const { text } = await cluster.page('26-k3s-renew', 'plan')
     assert.match(text, /(79|80) days are left of server\/tls\/etcd\/client\.crt/)
     cluster.api.faults.sick.add('begin-4')
-    assert.equal((await cluster.page('26-k3s-certificates', 'apply')).code, 1)
+    assert.equal((await cluster.page('26-k3s-renew', 'apply')).code, 1)
     assert.deepEqual(cluster.api.told('stop'), [])
     cluster.api.faults.sick.clear()
-    const { code, text: said } = await cluster.page('26-k3s-certificates', 'apply')
+    const { code, text: said } = await cluster.page('26-k3s-renew', 'apply')
     assert.equal(code, 0, said)
     assert.deepEqual(cluster.api.told('stop'), ['stop begin-3'])
     assert.match(

@@ -259,7 +259,7 @@ export -f k3s_no k3s_program k3s_land k3s_use k3s_version k3s_kubectl k3s_self k
 AWAY=fortress-kit/away STAGED=fortress-kit/staged
 export AWAY STAGED
 
-# k3s_numbers VERSION: v1.36.4-rc1+k3s1 as five numbers; what is no candidate comes after all of them.
+# k3s_numbers VERSION: vMAJOR.MINOR.PATCH[-rcN]+k3sN as five numbers; what is no candidate comes after all candidates.
 k3s_numbers() {
   [[ $1 =~ ^v([0-9]+)\.([0-9]+)\.([0-9]+)(-rc([0-9]+))?\+k3s([0-9]+)$ ]] || k3s_no "'$1' is no version of k3s" || return
   printf '%s %s %s %s %s\n' "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}" "${BASH_REMATCH[3]}" "${BASH_REMATCH[5]:-999999}" "${BASH_REMATCH[6]}"
