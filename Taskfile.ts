@@ -17,14 +17,19 @@ export default {
     print: { does: 'the whole runbook as plain bash', run: each('print') },
   },
   'The machines': {
+    status: {
+      does: 'one screen: machines, layers, versions, certificates, backups; what needs attention first',
+      takes: '[--json]',
+      run: module('./status.ts', 'status'),
+    },
     peer: {
       does: 'the devices that may enter the tunnel',
       takes: 'add|show|revoke|list [NAME]',
       run: program('./peers.ts'),
     },
     node: {
-      does: 'make a virtual machine anew from its image, or end it for good; write out the kubeconfig of Talos',
-      takes: 'rebuild|destroy|kubeconfig NAME',
+      does: 'make a virtual machine anew, or end it for good; take a node out of its cluster; write out the kubeconfig',
+      takes: 'rebuild|destroy|replace|remove|kubeconfig NAME',
       run: module('./domain.ts', 'node'),
     },
     lab: {
