@@ -32,6 +32,18 @@ export default {
       takes: 'rebuild|destroy|replace|remove|kubeconfig NAME',
       run: module('./domain.ts', 'node'),
     },
+    backup: {
+      does: 'back the cluster up now',
+      takes: '[ssh-key|s3-key]',
+      run: module('./backup.ts', 'backup'),
+    },
+    backups: { does: 'every bundle that there is, and how old', run: module('./backup.ts', 'backups') },
+    drill: {
+      does: 'prove that a bundle restores',
+      takes: '[FILE] [NODE]',
+      run: module('./backup.ts', 'drill'),
+    },
+    restore: { does: 'bring a bundle back', takes: 'FILE [NODE]', run: module('./backup.ts', 'restore') },
     lab: {
       does: 'a throw-away Debian VM to try it all on',
       takes: 'up|ssh|list|down|setup',
@@ -79,7 +91,7 @@ export default {
     shell: {
       does: 'shellcheck finds no fault in our shell, and in what pages print',
       run: onFiles(
-        ['task', '.ci/run', 'lib/*.sh', 'lib/lab/*.sh', 'test/plans/*.sh'],
+        ['task', '.ci/run', 'config/k3s/*.sh', 'lib/*.sh', 'lib/lab/*.sh', 'test/plans/*.sh'],
         'shellcheck',
         '--shell=bash',
         '--severity=warning',

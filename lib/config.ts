@@ -86,7 +86,19 @@ export interface Site {
   nodes?: { bridge: string; network: string; console: boolean }
   firewall: { egress: 'open' | 'listed'; allow: Egress[] }
   vault: { disk: string; name: string; kdf_memory_kib: number; discard: boolean; tpm2_pcrs: number[] }
+  backup: Backup
   components: Partial<Record<Slot, string>>
+}
+
+/** When the cluster is backed up, and where its bundles are brought beside the node itself; each place is optional. */
+export interface Backup {
+  schedule: string
+  keep: number
+  /** An age recipient beside the laptop's own. */
+  recovery?: string
+  directory?: { path: string }
+  ssh?: { host: string; port: number; user: string; path: string; host_key: string }
+  s3?: { endpoint: string; bucket: string; region: string; prefix: string }
 }
 
 export type PerArch = { amd64?: string; arm64?: string; any?: string }

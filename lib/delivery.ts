@@ -1,9 +1,10 @@
-// Large files on their way from the laptop to a machine.
+// Large files on their way from the laptop to a machine, and back.
 //
 // The laptop fetches and proves them, not the machine: it has the tools for it (a machine has sshd, sudo and bash), it reaches the
 // network when the machine's firewall lets nothing out, several machines need one download, and it can begin while the machine
 // is still being hardened. The machine asks once more for the digest before the file gets its name.
-import { createReadStream } from 'node:fs'
+import { createHash } from 'node:crypto'
+import { closeSync, createReadStream, fsyncSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Config } from './config.ts'
@@ -137,3 +138,43 @@ async function there(machine: Machine, part: string): Promise<{ bytes: number; r
     throw new Fault(`${machine.label} did not answer`, { said: outcome.stderr.trim() })
   return { bytes, room }
 }
+
+/** Brings a file of the machine to the laptop, where it appears whole or not at all, for its owner alone. Throws a Fault otherwise. */
+export async function collect(machine: Machine, path: string, to: string): Promise<void> {
+  const beside = `${to}.part`
+  const file = openSync(beside, 'w', 0o600)
+  const hash = createHash('sha256')
+  let is = ''
+  try {
+    const outcome = await machine.run(
+      await plain('collect', [
+        `file=${quote(path)}`,
+        'digest=$(sha256sum "$file") || exit 1',
+        // Lines of whole groups of four letters, each of which is decoded by itself.
+        'base64 --wrap=65536 "$file" | awk -v word="$FK_NONCE" \'{ printf "%s\\tpart\\t%s\\n", word, $0 }\' >&3',
+        'frame digest "${digest%% *}"',
+      ]),
+      ({ kind, fields: [text = ''] }) => {
+        if (kind === 'digest') is = text
+        if (kind !== 'part') return
+        const bytes = Buffer.from(text, 'base64')
+        hash.update(bytes)
+        writeSync(file, bytes)
+      },
+      FETCH_LIMIT,
+    )
+    if (!outcome.finished || is !== hash.digest('hex'))
+      throw new Fault(`${basename(path)} could not be brought from ${machine.label}`, {
+        said: outcome.stderr.trim() || 'what arrived is not what is there',
+        next: 'run it again',
+      })
+    fsyncSync(file)
+    renameSync(beside, to)
+  } finally {
+    closeSync(file)
+    rmSync(beside, { force: true })
+  }
+}
+
+/** Seconds for a file of the machine. */
+const FETCH_LIMIT = 3600

@@ -79,12 +79,4 @@ image_signed() {
     image_no "$1 is not signed by $4"
 }
 
-# image_take FILE PATH: as if it had been sent.
-image_take() {
-  local digest
-  digest=$(sha256sum "$1" | cut --delimiter=' ' --fields=1)
-  cp "$1" "$(image_part "$2" "$digest")"
-  export FK_SENT="$digest $2"
-}
-
 export -f image_no image_part image_is image_room image_land

@@ -493,7 +493,7 @@ async function typed(word: string | undefined, name: string, terminal: boolean):
     )
 }
 
-function ask(question: string, hidden = false): Promise<string> {
+export function ask(question: string, hidden = false): Promise<string> {
   const muted = new Writable({ write: (_chunk, _encoding, done) => done() })
   process.stdout.write(question)
   const lines = createInterface({

@@ -1,7 +1,7 @@
 // Steps become bash: a program that a machine runs in one round trip, or a page for readers who want no TypeScript.
 import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { Command, quote, sh } from './sh.ts'
 import { landed } from './file.ts'
 import { type Change, type Step, isChange, isWait, question } from './step.ts'
@@ -357,7 +357,18 @@ function brought({
     lines.push(
       sh`image_signed ${file(url)} ${file(signature.url)} ${file(signature.keyUrl)} ${signature.key}`.text,
     )
-  return [...lines, sh`image_take ${file(url)} ${to}`.text]
+  // As if it had been sent: beside its place, under a name that tells its digest.
+  const part = new Command(
+    `${quote(dirname(to))}/.${quote(basename(to))}."${'$'}{digest:0:16}".part`,
+    undefined,
+    '',
+  )
+  return [
+    ...lines,
+    sh`digest=$(sha256sum ${file(url)} | cut --delimiter=' ' --fields=1)`.text,
+    sh`cp ${file(url)} ${part}`.text,
+    sh`export FK_SENT="$digest"${` ${to}`}`.text,
+  ]
 }
 
 function commands(step: Change): string[] {

@@ -83,6 +83,40 @@ export const formats: Record<string, Format> = {
     return { reason: `must be a /dev/disk/by-id/ path, or empty, is ${show(text)}` }
   },
 
+  calendar: (text) => {
+    if (/^(hourly|daily|weekly|monthly)$/.test(text)) return undefined
+    const word = nearest(text, ['hourly', 'daily', 'weekly', 'monthly'])
+    if (/^[a-z]+$/i.test(text) && word !== undefined)
+      return { reason: 'is no calendar event of systemd', suggestion: word }
+    if (/^((\*|@)\/\S+|(\S+\s+){4}\S+)$/.test(text) && !text.includes(':'))
+      return { reason: `is written for cron; systemd says it as *-*-* 03:17:00, is ${show(text)}` }
+    return calendar.test(text)
+      ? undefined
+      : { reason: `must be a calendar event such as daily, 03:17 or Mon *-*-* 03:17:00, is ${show(text)}` }
+  },
+
+  recipient: (text) => {
+    if (/^AGE-SECRET-KEY-/i.test(text))
+      return { reason: 'is an identity, which opens everything: give its public key, and keep it elsewhere' }
+    // Bech32 has no 1, b, i and o behind its prefix.
+    if (/^age1(pq1)?[02-9ac-hj-np-z]{58,}$/.test(text)) return undefined
+    return { reason: `must be an age recipient such as age1…, as age-keygen shows it, is ${show(text)}` }
+  },
+
+  endpoint: (text) => {
+    // Requests are signed, but not encrypted; that is borne only where nobody else listens.
+    if (/^http:\/\//i.test(text) && !/^http:\/\/(127\.|localhost\b|\[::1\])/i.test(text))
+      return { reason: 'must be https', suggestion: `https${text.slice(4)}` }
+    if (
+      /^https?:\/\/[a-z0-9.-]+(:[0-9]+)?$/i.test(text) ||
+      /^https?:\/\/\[[0-9a-f:]+\](:[0-9]+)?$/i.test(text)
+    )
+      return undefined
+    const bare = /^(https?:\/\/[^/]+)\/$/.exec(text)?.[1]
+    if (bare !== undefined) return { reason: 'ends with /', suggestion: bare }
+    return { reason: `must be a URL without a path, such as https://s3.example.net, is ${show(text)}` }
+  },
+
   download: (text) => {
     if (/^http:\/\//i.test(text)) return { reason: 'must be https', suggestion: `https${text.slice(4)}` }
     const wrong = /\{(?!version\})[^}]*\}?/.exec(text)?.[0]
@@ -93,6 +127,13 @@ export const formats: Record<string, Format> = {
     return undefined
   },
 }
+
+// Days of the week, a date and a time of day, each with lists, ranges and repetitions; a machine asks systemd itself once more.
+const day = '(Mon|Tue|Wed|Thu|Fri|Sat|Sun)'
+const part = String.raw`[0-9*,./~]+`
+const calendar = new RegExp(
+  `^(?=\\S)(${day}((,|\\.\\.)${day})*( +|$))?((${part}-)?${part}-${part}( +|$))?(${part}:${part}(:${part})?)?$`,
+)
 
 // Names such as Asia/Kolkata are accepted but not listed; on a machine they are files, so capitals count.
 function isZoneAlias(text: string): boolean {
@@ -134,6 +175,13 @@ export function* siteProblems(site: Partially<Site>, file: string): Generator<Pr
   yield* repeated(allow.map(([at, { name }]) => [[...at, 'name'], name]))
   if (firewall?.egress === 'open' && allow.length > 0)
     yield { path: ['firewall', 'allow'], reason: 'has no effect while firewall.egress is open' }
+  const { backup } = site
+  const away = backup?.ssh?.host
+  if (away !== undefined && (site.machines ?? []).some((machine) => machine?.address === away))
+    yield {
+      path: ['backup', 'ssh', 'host'],
+      reason: 'is a machine of this site: a backup that dies with it is none',
+    }
   if (vault?.name === 'control')
     yield { path: ['vault', 'name'], reason: 'is taken: /dev/mapper/control belongs to the kernel' }
   const pi = (site.machines ?? []).some(

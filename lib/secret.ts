@@ -208,8 +208,8 @@ function orphaned(dir: string): string | undefined {
   return [dir, ...list(dirname(dir))].flatMap(list).find((path) => /^[a-z0-9].*\.age$/.test(basename(path)))
 }
 
-/** The keys of an identity file, as age-keygen writes it. */
-function identities(path: string, wanted: string): string[] {
+/** The keys of an identity file, as age-keygen writes it; `wanted` is what they are to open. Throws for a file that others can read. */
+export function identities(path: string, wanted: string): string[] {
   if (!existsSync(path))
     throw new Error(
       `the age identity ${path} is not there, and ${wanted} needs it. Restore it, or name it in FK_AGE_IDENTITY.`,

@@ -152,6 +152,7 @@ describe('a configuration that is right is loaded', () => {
         discard: true,
         tpm2_pcrs: [7],
       },
+      backup: { schedule: 'daily', keep: 14 },
       components: {},
     })
   })

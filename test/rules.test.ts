@@ -288,7 +288,7 @@ test('the README lists every page by its own first line', () => {
 
 test('the table of contents stays one', () => {
   const lines = readFileSync(join(root, 'Taskfile.ts'), 'utf8').split('\n').length
-  assert.ok(lines < 100, `Taskfile.ts has ${lines} lines; under 100 is the rule`)
+  assert.ok(lines < 120, `Taskfile.ts has ${lines} lines; under 120 is the rule`)
 })
 
 test('packages are pinned, and the lock file names no registry', () => {

@@ -78,14 +78,15 @@ export const alone: Record<string, string> = {
   [`${etc}/agent-token`]: `${'a9'.repeat(32)}\n`,
 }
 
-/** A node with the program in its place, told `files`, not started yet. It ends with the test, or by end(). */
+/** A node with the program in its place, told `files`, not started yet; `net` gives it a way out. It ends with the test, or by end(). */
 export async function bed(
   t: Pick<TestContext, 'after'> | undefined,
   name: string,
   files: Record<string, string> = alone,
   role: 'server' | 'agent' = 'server',
+  options: { net?: boolean } = {},
 ): Promise<Bed> {
-  const kit = await node(t, name)
+  const kit = await node(t, name, options)
   const at = (path: string) => join(kit.machine.dir, 'root', path)
   const run = (command: string, input?: string) => kit.root(command, input)
   const ok = async (command: string, input?: string) => {

@@ -148,14 +148,6 @@ image_signed() {
     image_no "$1 is not signed by $4"
 }
 
-# image_take FILE PATH: as if it had been sent.
-image_take() {
-  local digest
-  digest=$(sha256sum "$1" | cut --delimiter=' ' --fields=1)
-  cp "$1" "$(image_part "$2" "$digest")"
-  export FK_SENT="$digest $2"
-}
-
 export -f image_no image_part image_is image_room image_land
 
 
@@ -180,6 +172,8 @@ if ! { image_is /var/lib/fortress/images/flatcar-4757.2.1-amd64.img; } > /dev/nu
   #               https://stable.release.flatcar-linux.net/amd64-usr/4757.2.1/flatcar_production_qemu_uefi_image.img.sig
   #               https://www.flatcar.org/security/image-signing-key/Flatcar_Image_Signing_Key.asc
   image_signed "$FK_FILES"/flatcar_production_qemu_uefi_image.img "$FK_FILES"/flatcar_production_qemu_uefi_image.img.sig "$FK_FILES"/Flatcar_Image_Signing_Key.asc F88CFEDEFF29A5B4D9523864E25D9AED0593B34A
-  image_take "$FK_FILES"/flatcar_production_qemu_uefi_image.img /var/lib/fortress/images/flatcar-4757.2.1-amd64.img
+  digest=$(sha256sum "$FK_FILES"/flatcar_production_qemu_uefi_image.img | cut --delimiter=' ' --fields=1)
+  cp "$FK_FILES"/flatcar_production_qemu_uefi_image.img /var/lib/fortress/images/.flatcar-4757.2.1-amd64.img."${digest:0:16}".part
+  export FK_SENT="$digest"' /var/lib/fortress/images/flatcar-4757.2.1-amd64.img'
   image_land /var/lib/fortress/images/flatcar-4757.2.1-amd64.img
 fi

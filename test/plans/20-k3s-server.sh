@@ -519,7 +519,9 @@ fi
 if ! { k3s_program v1.36.4+k3s1 835873f37245fc615f547a2fe2af9402a347875f13fa64a1f136de644955ea3f; } > /dev/null 2>&1; then
   # in $FK_FILES: https://github.com/k3s-io/k3s/releases/download/v1.36.4%2Bk3s1/k3s
   printf '%s  %s\n' 835873f37245fc615f547a2fe2af9402a347875f13fa64a1f136de644955ea3f "$FK_FILES"/k3s | sha256sum --check --quiet
-  image_take "$FK_FILES"/k3s /opt/k3s/v1.36.4+k3s1/k3s
+  digest=$(sha256sum "$FK_FILES"/k3s | cut --delimiter=' ' --fields=1)
+  cp "$FK_FILES"/k3s /opt/k3s/v1.36.4+k3s1/.k3s."${digest:0:16}".part
+  export FK_SENT="$digest"' /opt/k3s/v1.36.4+k3s1/k3s'
   k3s_land v1.36.4+k3s1
 fi
 

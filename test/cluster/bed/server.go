@@ -55,9 +55,13 @@ func runServer(s settings) error {
 			return err
 		}
 	}
-	kubelet, err := newKubelet(l, s, name, address)
-	if err != nil {
-		return err
+	// A server without an agent is no node: a restored one that nobody shall meet, for example.
+	agentless := s.yes("disable-agent")
+	var kubelet *kubelet
+	if !agentless {
+		if kubelet, err = newKubelet(l, s, name, address); err != nil {
+			return err
+		}
 	}
 	m, err := memberOf(l, name, address, s)
 	if err != nil {
@@ -187,6 +191,13 @@ func runServer(s settings) error {
 	if err := door.listen(); err != nil {
 		return err
 	}
+	if agentless {
+		if err := l.resetIsOver(); err != nil {
+			return err
+		}
+		logrus.Info("k3s is up and running, and no node")
+		return untilTheEnd(children, stop)
+	}
 	node := &node{layout: l, name: name, address: address, labels: s.list("node-label"), servers: []string{"127.0.0.1"},
 		network: s.text("flannel-backend", "vxlan") != "none"}
 	own, err := nodePassword()
@@ -225,12 +236,19 @@ func runServer(s settings) error {
 	}
 	go node.live()
 	go caretaker.work()
-	// The data of a reset is in use now: another reset needs no warning any more.
-	if err := os.Remove(l.server("db", "reset-flag")); err != nil && !os.IsNotExist(err) {
+	if err := l.resetIsOver(); err != nil {
 		return err
 	}
 	logrus.Info("k3s is up and running")
 	return untilTheEnd(children, stop)
+}
+
+// resetIsOver once its data is in use: another reset needs no warning any more.
+func (l layout) resetIsOver() error {
+	if err := os.Remove(l.server("db", "reset-flag")); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	return nil
 }
 
 // untilTheEnd tells systemd that we are ready, and waits for the end.

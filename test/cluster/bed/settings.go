@@ -39,7 +39,7 @@ var serverFlags = map[string]kind{
 	"cluster-cidr": text, "service-cidr": text, "service-node-port-range": text, "cluster-dns": text, "cluster-domain": text,
 	"secrets-encryption": yes, "secrets-encryption-provider": text,
 	"kube-apiserver-arg": list, "kube-controller-manager-arg": list, "kube-scheduler-arg": list, "etcd-arg": list,
-	"disable-controller-manager": yes, "disable-scheduler": yes, "disable-cloud-controller": yes,
+	"disable-agent": yes, "disable-controller-manager": yes, "disable-scheduler": yes, "disable-cloud-controller": yes,
 	"etcd-expose-metrics": yes, "etcd-snapshot-name": text, "etcd-snapshot-dir": text, "etcd-snapshot-retention": text,
 	"etcd-snapshot-compress": yes,
 	// Nothing here is that these would switch off or set.

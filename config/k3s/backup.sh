@@ -1,0 +1,275 @@
+#!/bin/bash
+# fortress-backup: bundles of the cluster that this node serves, each one file that only the owner's age identities open.
+#   make                makes one now, brings it to every place of /etc/fortress/backup/settings, and deletes the oldest there
+#   list                what lies in each place: place, name, bytes
+#   fetch PLACE NAME    brings one back from a place to this node, and prints its path
+# A bundle is a tar: manifest.json with the digest of everything else, a snapshot of etcd, the tokens, the authorities, the keys by
+# which Secrets are encrypted, and what k3s is told. Nothing of it touches a disk in clear, but the snapshot that k3s takes itself.
+set -euo pipefail
+umask 077
+export LC_ALL=C.UTF-8 PATH=/opt/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+
+told=/etc/fortress/backup
+home=/var/lib/fortress/backup
+notes=$home/notes
+data=/var/lib/rancher/k3s/server
+etc=/etc/rancher
+SITE='' NODE='' KEEP=14 DIRECTORY='' SSH_HOST='' SSH_PORT=22 SSH_USER='' SSH_PATH='' S3_ENDPOINT='' S3_BUCKET='' S3_REGION='' S3_PREFIX=''
+# shellcheck disable=SC1091 # written by the page
+. "$told/settings"
+mine=fortress-backup_${SITE}_${NODE}_
+work=''
+
+no() {
+  printf '%s\n' "$*" >&2
+  return 1
+}
+
+# kubectl WORD...: as the admin of the cluster.
+kubectl() { timeout 60 /opt/bin/k3s kubectl --kubeconfig "$etc/k3s/k3s.yaml" "$@"; }
+
+# note PLACE NAME BYTES ok|failed [WHY]: the last of each place, and the last good one, for whoever asks how old the backup is.
+note() {
+  local line why=${5-}
+  why=${why//[$'\t\n\r']/ }
+  line=$(printf '%(%Y-%m-%dT%H:%M:%SZ)T\t%s\t%s\t%s\t%s' -1 "$2" "$3" "$4" "${why:0:500}")
+  install --directory --mode=700 "$notes"
+  printf '%s\n' "$line" > "$notes/$1.part"
+  mv --force "$notes/$1.part" "$notes/$1"
+  [ "$4" = failed ] || cp --force "$notes/$1" "$notes/$1.good"
+}
+
+# ours: the names on standard input that are bundles of this node, the oldest first. Their times sort as text.
+ours() { grep --extended-regexp --line-regexp "${mine}[0-9]{8}T[0-9]{6}Z\.age" | sort || true; }
+
+# surplus: the names on standard input without the newest KEEP.
+surplus() { ours | head --lines="-$KEEP"; }
+
+# room DIR BYTES: they fit there, and something is left.
+room() {
+  local free
+  free=$(df --output=avail --block-size=1 "$1" | tail --lines=1)
+  [ "$free" -gt $(($2 + 16777216)) ] || no "$1 has $((free / 1048576)) MiB left, and $(($2 / 1048576 + 16)) MiB are needed"
+}
+
+# places: where bundles are brought, beside this node.
+places() {
+  [ -z "$DIRECTORY" ] || echo directory
+  [ -z "$SSH_HOST" ] || echo ssh
+  [ -z "$S3_BUCKET" ] || echo s3
+}
+
+node_list() { find "$home" -maxdepth 1 -type f -name "$mine*.age" -printf '%f %s\n'; }
+node_delete() { rm --force "$home/$1"; }
+
+directory_there() { [ -d "$DIRECTORY" ] || no "$DIRECTORY is not there: is its disk mounted?"; }
+directory_put() {
+  directory_there || return
+  room "$DIRECTORY" "$(stat --format=%s "$home/$1")" || return
+  { cp "$home/$1" "$DIRECTORY/$1.part" && sync "$DIRECTORY/$1.part" && cmp "$home/$1" "$DIRECTORY/$1.part" &&
+    mv --force --no-target-directory "$DIRECTORY/$1.part" "$DIRECTORY/$1" && sync "$DIRECTORY"; } || {
+    rm --force "$DIRECTORY/$1.part"
+    return 1
+  }
+}
+directory_list() { directory_there && find "$DIRECTORY" -maxdepth 1 -type f -name "$mine*.age" -printf '%f %s\n'; }
+directory_delete() { rm "$DIRECTORY/$1"; }
+directory_get() { directory_there && cp "$DIRECTORY/$1" "$2"; }
+
+# ssh_do: batch commands of sftp on standard input; the first that fails ends it. The host key is the one of the site document.
+ssh_do() {
+  { printf 'cd "%s"\n' "$SSH_PATH" && cat; } |
+    timeout 3600 sftp -q -b - -F /dev/null -P "$SSH_PORT" -i "$told/ssh-key" -o IdentitiesOnly=yes -o BatchMode=yes -o StrictHostKeyChecking=yes \
+      -o "UserKnownHostsFile=$told/known_hosts" -o GlobalKnownHostsFile=/dev/null -o HostKeyAlias=backup -o CheckHostIP=no -o ConnectTimeout=20 \
+      -o ServerAliveInterval=15 "$SSH_USER@$SSH_HOST"
+}
+ssh_list() { ssh_do <<< 'ls -ln' | awk '!/^sftp>/ { print $NF, $5 }'; }
+ssh_put() {
+  local there
+  ssh_do > /dev/null << COMMANDS || return
+-rm "$1.part"
+put "$home/$1" "$1.part"
+-rm "$1"
+rename "$1.part" "$1"
+COMMANDS
+  there=$(ssh_list | awk -v name="$1" '$1 == name { print $2 }')
+  [ "$there" = "$(stat --format=%s "$home/$1")" ] || no "$SSH_HOST has ${there:-none} of its $(stat --format=%s "$home/$1") bytes"
+}
+ssh_delete() { ssh_do <<< "rm \"$1\"" > /dev/null; }
+ssh_get() { ssh_do <<< "get \"$1\" \"$2\"" > /dev/null; }
+
+# s3_do URL-PATH WORD...: a signed request. The key is in a file that curl reads itself.
+s3_do() {
+  local path=$1
+  shift
+  curl --silent --show-error --fail-with-body --connect-timeout 20 --max-time 3600 --proto =http,https --config "$told/s3" \
+    --aws-sigv4 "aws:amz:$S3_REGION:s3" "$@" "$S3_ENDPOINT/$S3_BUCKET$path"
+}
+s3_said() { sed --quiet 's|.*<Code>\([^<]*\)</Code>.*|\1|p' <<< "$1" | head --lines=1; }
+s3_put() {
+  local said digest
+  digest=$(sha256sum "$home/$1" | cut --delimiter=' ' --fields=1)
+  # The digest is signed: what arrives as something else is refused there, and an object is whole or not at all.
+  said=$(s3_do "/$S3_PREFIX$1" --header "x-amz-content-sha256: $digest" --upload-file "$home/$1" 2>&1) || no "$(s3_said "$said") ${said: -300}"
+}
+s3_list() {
+  local said
+  said=$(s3_do "?list-type=2&max-keys=1000&prefix=$(sed 's|/|%2F|g' <<< "$S3_PREFIX$mine")") || no "$(s3_said "$said")" || return
+  sed 's|<Contents>|\n&|g' <<< "$said" |
+    sed --quiet 's|^<Contents>.*<Key>\([^<]*\)</Key>.*<Size>\([0-9]*\)</Size>.*|\1 \2|p; s|^<Contents>.*<Size>\([0-9]*\)</Size>.*<Key>\([^<]*\)</Key>.*|\2 \1|p' |
+    while read -r key size; do printf '%s %s\n' "${key#"$S3_PREFIX"}" "$size"; done
+}
+s3_delete() { s3_do "/$S3_PREFIX$1" --request DELETE > /dev/null; }
+s3_get() { s3_do "/$S3_PREFIX$1" --output "$2"; }
+
+# brought PLACE NAME: it arrives whole or not at all; then the oldest go, never the one that came, and nothing that is not ours.
+brought() {
+  local place=$1 name=$2 said old bytes
+  bytes=$(stat --format=%s "$home/$name")
+  if said=$("${place}_put" "$name" 2>&1); then
+    note "$place" "$name" "$bytes" ok
+  else
+    note "$place" "$name" "$bytes" failed "$said"
+    no "$place: $said" || return
+  fi
+  for old in $("${place}_list" | cut --delimiter=' ' --fields=1 | surplus); do
+    [ "$old" = "$name" ] || "${place}_delete" "$old" || no "$place: $old is kept longer than it should be" || return
+  done
+}
+
+# canary KIND VALUE: an object that changes with every backup: who finds it again has restored this backup and no other.
+canary() {
+  local field=data
+  [ "$1" = ConfigMap ] || field=stringData
+  printf 'apiVersion: v1\nkind: %s\nmetadata: {name: canary, namespace: fortress-canary}\n%s: {value: "%s"}\n' "$1" "$field" "$2"
+}
+
+digest() { sha256sum | cut --delimiter=' ' --fields=1; }
+
+# collect: the parts of the bundle in $work; what is large is only named there.
+collect() {
+  local secret config file snapshot path
+  secret=$(od --address-radix=n --format=x1 --read-bytes=32 /dev/urandom | tr --delete ' \n')
+  config=$(od --address-radix=n --format=x1 --read-bytes=32 /dev/urandom | tr --delete ' \n')
+  {
+    printf 'apiVersion: v1\nkind: Namespace\nmetadata: {name: fortress-canary}\n---\n'
+    canary Secret "$secret"
+    printf -- '---\n'
+    canary ConfigMap "$config"
+  } | kubectl apply --server-side --force-conflicts --field-manager=fortress-backup --filename=- > /dev/null || no 'the canary cannot be written: does the API answer?' || return
+  # The server takes it, in the directory that it has for that; its name tells it from those that it takes by the clock.
+  /opt/bin/k3s etcd-snapshot save --name fortress-backup > "$work/said" 2>&1 || no "k3s takes no snapshot: $(tail --lines=1 "$work/said")" || return
+  snapshot=$(find "$data/db/snapshots" -maxdepth 1 -type f -name 'fortress-backup-*' -printf '%T@ %p\n' | sort --numeric-sort | tail --lines=1 | cut --delimiter=' ' --fields=2-)
+  [ -n "$snapshot" ] && [ "$(stat --format=%Y "$snapshot")" -ge "$began" ] || no 'k3s says that it took a snapshot, and there is none' || return
+  mkdir "$work/bundle" "$work/bundle/snapshot"
+  ln --symbolic "$snapshot" "$work/bundle/snapshot/"
+  for path in "$etc"/k3s "$etc"/node/password; do
+    [ ! -e "$path" ] || find "$path" -type f ! -name k3s.yaml ! -name '.*' -print
+  done > "$work/files"
+  for path in token agent-token cred/encryption-config.json cred/encryption-state.json cred/passwd cred/ipsec.psk tls/service.key \
+    tls/{client,server,request-header,etcd/server,etcd/peer}-ca.{crt,key}; do
+    [ ! -e "$data/$path" ] || printf '%s\n' "$data/$path"
+  done >> "$work/files"
+  while read -r path; do
+    case $path in "$etc"/*) file=rancher/${path#"$etc/"} ;; *) file=server/${path#"$data/"} ;; esac
+    install --directory --mode=700 "$(dirname "$work/bundle/$file")"
+    cp --dereference "$path" "$work/bundle/$file"
+  done < "$work/files"
+  [ -s "$work/bundle/server/token" ] && [ -s "$work/bundle/rancher/k3s/token" ] || no "the token is not there, without which no snapshot opens: $data/token" || return
+  {
+    printf '{\n  "format": 1,\n  "site": "%s",\n  "node": "%s",\n  "time": "%s",\n' "$SITE" "$NODE" "$(date --utc --date="@$began" +%Y-%m-%dT%H:%M:%SZ)"
+    printf '  "k3s": "%s",\n' "$(/opt/bin/k3s --version | awk '/^k3s version / { print $3 }')"
+    printf '  "address": "%s",\n' "$(kubectl get node "$NODE" --output jsonpath='{.status.addresses[?(@.type=="InternalIP")].address}' | cut --delimiter=' ' --fields=1)"
+    printf '  "revision": "%s",\n' "$(kubectl get configmap canary --namespace fortress-canary --output jsonpath='{.metadata.resourceVersion}')"
+    printf '  "database": %s,\n' "$(stat --format=%s "$data/db/etcd/member/snap/db")"
+    printf '  "authority": "%s",\n' "$(digest < "$data/tls/server-ca.crt")"
+    printf '  "canary": { "secret": "%s", "configmap": "%s" },\n  "files": [' "$(printf %s "$secret" | digest)" "$(printf %s "$config" | digest)"
+    path=''
+    while read -r file; do
+      printf '%s\n    { "name": "%s", "bytes": %s, "sha256": "%s" }' "$path" "$file" "$(stat --dereference --format=%s "$work/bundle/$file")" "$(digest < "$work/bundle/$file")"
+      path=,
+    done < <(cd "$work/bundle" && find . ! -type d -printf '%P\n' | sort)
+    printf '\n  ]\n}\n'
+  } > "$work/manifest.json"
+  mv "$work/manifest.json" "$work/bundle/"
+}
+
+# make: one bundle. Whatever becomes of it is noted; one that is killed has been noted as failed before.
+make() {
+  local name part bytes began rc place said bad=0 failed=''
+  # systemd makes it in memory, for root alone, and takes it away when this ends, however it ends.
+  work=${RUNTIME_DIRECTORY-}
+  [ -d "$work" ] || no 'it is started so: systemctl start fortress-backup' || return
+  printf -v began '%(%s)T' -1
+  name=$mine$(date --utc --date="@$began" +%Y%m%dT%H%M%SZ).age
+  part=$home/$name.part
+  install --directory --mode=700 "$home"
+  note node "$name" 0 failed 'it was begun, and has not ended'
+  rm --force "$home"/*.part
+  set +e
+  (
+    set -e
+    collect
+  ) 2> "$work/why"
+  rc=$?
+  set -e
+  if [ "$rc" -ne 0 ]; then
+    failed=$(tail --lines=3 "$work/why")
+  else
+    bytes=$(du --dereference --bytes --summarize "$work/bundle" | cut --fields=1)
+    # The manifest comes first, so that whoever opens it knows what must follow.
+    if ! said=$({ room "$home" "$bytes" && cd "$work/bundle" &&
+      tar --create --format=ustar --dereference --owner=root:0 --group=root:0 --sort=name manifest.json rancher server snapshot |
+      age --encrypt --recipients-file "$told/recipients" --output "$part" && sync "$part"; } 2>&1); then
+      failed=${said:-it could not be written}
+    fi
+  fi
+  /opt/bin/k3s etcd-snapshot prune --name fortress-backup --snapshot-retention 1 > /dev/null 2>&1 || true # the next backup tries again
+  if [ -n "$failed" ]; then
+    rm --force "$part"
+    note node "$name" 0 failed "$failed"
+    no "$failed" || return
+  fi
+  mv --force --no-target-directory "$part" "$home/$name"
+  sync "$home"
+  bytes=$(stat --format=%s "$home/$name")
+  note node "$name" "$bytes" ok
+  for place in $(places); do brought "$place" "$name" || bad=1; done
+  node_list | cut --delimiter=' ' --fields=1 | surplus | while read -r old; do node_delete "$old"; done
+  printf '%s\t%s\n' "$name" "$bytes"
+  return "$bad"
+}
+
+# list: one line for each bundle; a place that is away is told on standard error, and the others are listed all the same.
+list() {
+  local place bad=0 said
+  for place in node $(places); do
+    if said=$("${place}_list"); then
+      while read -r name size; do
+        [ -z "$(ours <<< "$name")" ] || printf '%s\t%s\t%s\n' "$place" "$name" "$size"
+      done <<< "$said"
+    else
+      no "$place cannot be listed" || bad=1
+    fi
+  done
+  return "$bad"
+}
+
+# fetch PLACE NAME
+fetch() {
+  local place=$1 name=$2
+  [ -n "$(ours <<< "$name")" ] || no "$name is no bundle of $NODE" || return
+  if [ ! -f "$home/$name" ]; then
+    places | grep --line-regexp --fixed-strings "$place" > /dev/null || no "$name is not on this node, and '$place' is no other place" || return
+    rm --force "$home/$name.fetch"
+    "${place}_get" "$name" "$home/$name.fetch" || no "$name could not be brought back from $place" || return
+    sync "$home/$name.fetch"
+    mv --force --no-target-directory "$home/$name.fetch" "$home/$name"
+  fi
+  printf '%s\n' "$home/$name"
+}
+
+case "${1-} $#" in
+  "make 1" | "list 1" | "fetch 3") "$@" ;;
+  *) no 'usage: fortress-backup make | list | fetch PLACE NAME' ;;
+esac

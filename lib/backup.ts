@@ -1,0 +1,701 @@
+// Backups of the cluster: what the node is told of them, and what a person does with them: make, list, drill, restore.
+import { existsSync, mkdirSync, readFileSync, readdirSync, statSync, unlinkSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { basename, join } from 'node:path'
+import { Readable } from 'node:stream'
+import { type Bundle, madeAt, opened, readBundle } from './bundle.ts'
+import type { Config } from './config.ts'
+import { collect } from './delivery.ts'
+import { artifactOf } from './download.ts'
+import { Fault } from './fault.ts'
+import { file } from './file.ts'
+import { makeHostKey, publicHalf } from './hostkey.ts'
+import { type Member, clusterOf, groundOf, k3sShell, kept, memberOf, runningOf } from './k3s.ts'
+import type { Machine } from './machine.ts'
+import { plain } from './program.ts'
+import { recipientsIn } from './recipient.ts'
+import type { Report } from './report.ts'
+import type { Context, Page } from './script.ts'
+import { Secret, type SecretStore, land } from './secret.ts'
+import { Command, quote, sh } from './sh.ts'
+import { machinesFor } from './site.ts'
+import type { Step } from './step.ts'
+import { type Call, type Flags, flags } from './tasks.ts'
+
+const load = createRequire(import.meta.url)
+
+/** The functions that checks and commands about backups share: lib/backup.sh, behind lib/k3s.sh on which it stands. */
+export const backupShell = new Command(
+  k3sShell.text +
+    readFileSync(join(import.meta.dirname, 'backup.sh'), 'utf8').replace(/^# shellcheck.*\n/, ''),
+  undefined,
+  'lib/backup.sh',
+)
+
+const program = '/opt/bin/fortress-backup'
+const etc = '/etc/fortress/backup'
+const bundle = '/run/fortress/bundle'
+
+/** Names under which the laptop keeps what the places ask for. */
+const secretOf = { ssh: 'backup-ssh-key', s3: 'backup-s3-key' }
+
+const sshKey = (secrets: Context['secrets']): Secret =>
+  secrets(secretOf.ssh, () => makeHostKey('fortress-backup'))
+
+/** What makes the bundles on the node: the program that encrypts, what it is told, and when. */
+export function backupSteps(context: Context, member: Member): Step[] {
+  const { site, secrets, env } = context
+  const { backup } = site
+  const age = artifactOf(context.pins, 'age', member.arch)
+  const version = context.pins['age']?.version ?? ''
+  const tools = [...(backup.ssh ? ['sftp'] : []), ...(backup.s3 ? ['curl'] : [])]
+  const recipients = [...recipientsIn(env.FK_AGE_IDENTITY), ...(backup.recovery ? [backup.recovery] : [])]
+  const place = `/opt/age/${version}`
+  return [
+    {
+      name: `there is a place for age ${version}`,
+      check: sh`test "$(stat --format='%F %a %U:%G' ${place})" = 'directory 755 root:root'`,
+      apply: [
+        sh`keep /opt/age && keep ${place}`,
+        sh`install --directory --mode=755 --owner=root --group=root /opt/age ${place}`,
+      ],
+      undo: [sh`find ${place} -maxdepth 1 -name '.*.part' -delete`],
+    },
+    {
+      name: `age ${version} is here, as its makers published it`,
+      why: 'the node encrypts what leaves it; it has public keys only, so it cannot open it again',
+      check: sh`backup_age ${version} ${age.sha256 ?? 'unproven'}`,
+      brings: { artifact: age, to: `${place}/age.tar.gz` },
+      apply: [sh`backup_land ${version}`],
+    },
+    ...(tools.length > 0
+      ? [
+          {
+            name: 'the programs that bring bundles away are here',
+            check: sh`backup_tools ${tools}`,
+            help: `on Debian: sudo apt-get install ${tools.join(' ').replace('sftp', 'openssh-client')}`,
+          },
+        ]
+      : []),
+    file(`${etc}/recipients`, {
+      text: [
+        '# Whose identities open the bundles: the laptop’s, and the one for the day when it is lost.',
+        ...recipients,
+        '',
+      ].join('\n'),
+      test: sh`grep --quiet '^age1' "$new" || { echo 'the laptop had no age identity when this began: run it again'; false; }`,
+      name: 'bundles are encrypted for the laptop, and for the second identity of the site where it has one',
+    }),
+    file(`${etc}/settings`, {
+      text: settingsOf(context, member),
+      mode: '600',
+      name: 'the node knows where its bundles are brought',
+    }),
+    ...(backup.ssh
+      ? [
+          file(`${etc}/known_hosts`, {
+            text: `backup ${backup.ssh.host_key}\n`,
+            name: `${backup.ssh.host} is known by its host key`,
+          }),
+          file(`${etc}/ssh-key`, {
+            secret: sshKey(secrets),
+            mode: '600',
+            name: `the node has a key for ${backup.ssh.host}, which the laptop has too`,
+          }),
+        ]
+      : []),
+    ...(backup.s3
+      ? [
+          file(`${etc}/s3`, {
+            secret: curlFile(secrets(secretOf.s3)),
+            mode: '600',
+            name: `the node has the key of the bucket ${backup.s3.bucket}`,
+          }),
+        ]
+      : []),
+    file(program, { from: 'config/k3s/backup.sh', mode: '755', name: 'the node can make bundles by itself' }),
+    file('/etc/systemd/system/fortress-backup.service', {
+      from: 'config/k3s/fortress-backup.service',
+      then: [sh`systemctl daemon-reload`],
+      name: 'a backup runs as a unit of its own',
+    }),
+    file('/etc/systemd/system/fortress-backup.timer', {
+      from: 'config/k3s/fortress-backup.timer',
+      values: { schedule: backup.schedule },
+      test: sh`systemd-analyze calendar -- "$(sed --quiet 's/^OnCalendar=//p' "$new")" > /dev/null`,
+      then: [sh`systemctl daemon-reload`],
+      name: `it is said when: ${backup.schedule}`,
+    }),
+    {
+      name: 'backups are made by the clock',
+      why: 'one that was missed is made when the machine is on again',
+      check: sh`backup_timer`,
+      apply: [
+        sh`systemctl daemon-reload`,
+        sh`systemctl --quiet enable fortress-backup.timer && systemctl restart fortress-backup.timer`,
+      ],
+      undo: [sh`systemctl --quiet disable --now fortress-backup.timer`],
+    },
+  ]
+}
+
+function settingsOf({ site }: Pick<Context, 'site'>, { name }: Member): string {
+  const { keep, directory, ssh, s3 } = site.backup
+  const told: Record<string, string | number> = {
+    SITE: site.name,
+    NODE: name,
+    KEEP: keep,
+    ...(directory ? { DIRECTORY: directory.path } : {}),
+    ...(ssh ? { SSH_HOST: ssh.host, SSH_PORT: ssh.port, SSH_USER: ssh.user, SSH_PATH: ssh.path } : {}),
+    ...(s3
+      ? { S3_ENDPOINT: s3.endpoint, S3_BUCKET: s3.bucket, S3_REGION: s3.region, S3_PREFIX: s3.prefix }
+      : {}),
+  }
+  const lines = Object.entries(told).map(([key, value]) => `${key}=${quote(String(value))}\n`)
+  return `# What ${program} is told; config/schema/site.json says what each means.\n${lines.join('')}`
+}
+
+/** curl reads it itself, so that it stands in no list of processes. */
+const curlFile = (key: Secret): Secret =>
+  new Secret(key.name, async () => {
+    const text = await key.resolve().catch((error: unknown) => {
+      throw new Fault('the laptop has no key of the object storage that it could give to the node', {
+        said: error instanceof Error ? error.message : String(error),
+        next: './task backup s3-key asks for it',
+      })
+    })
+    return `user = "${text.trim().replaceAll(/["\\]/g, (c) => `\\${c}`)}"\n`
+  })
+
+/** The last of its kind: `node`, `directory`, `ssh`, `s3`, `drill`, `restore`; with .good behind it the last that went well. */
+export interface Note {
+  which: string
+  /** In UTC. */
+  time: string
+  name: string
+  bytes: number
+  ok: boolean
+  why: string
+}
+
+/** Asks a node for its notes about backups and drills; none where no backup was ever begun. For `./task status`. */
+export async function nodeNotes(machine: Machine): Promise<Note[]> {
+  const [text = ''] = await ask(machine, ['frame answer "$(backup_said)"'])
+  return text
+    .split('\n')
+    .filter(Boolean)
+    .map((line) => {
+      const [which = '', time = '', name = '', bytes = '', state = '', why = ''] = line.split('\t')
+      return { which, time, name, bytes: Number(bytes), ok: state === 'ok', why }
+    })
+}
+
+/** The notes of the laptop, of the same form: the last `drill`, and the last `copy` that it has. `state` is the site's directory on it. */
+export function laptopNotes(state: string): Note[] {
+  const path = join(state, 'backup-notes.json')
+  return existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as Note[]) : []
+}
+
+async function noteHere(state: string, which: string, name: string, bytes: number, why = ''): Promise<void> {
+  const note = { which, time: new Date().toISOString(), name, bytes, ok: why === '', why }
+  const mine = note.ok ? [note, { ...note, which: `${which}.good` }] : [note]
+  const others = laptopNotes(state).filter((old) => !mine.some((n) => n.which === old.which))
+  mkdirSync(state, { recursive: true, mode: 0o700 })
+  await land(join(state, 'backup-notes.json'), `${JSON.stringify([...others, ...mine], null, 2)}\n`, true)
+}
+
+/** The bundles that the laptop has, the oldest first. */
+function copies(state: string): string[] {
+  const dir = join(state, 'backups')
+  return (existsSync(dir) ? readdirSync(dir) : []).filter((name) => madeAt(name) !== undefined).sort(byTime)
+}
+const byTime = (a: string, b: string) => Number(madeAt(a)) - Number(madeAt(b))
+
+/** Runs bash on the node with the functions of this file at hand; the fields of the last `frame answer`. What it said is a Fault. */
+async function ask(
+  machine: Machine,
+  statements: string[],
+  what = 'the question',
+  seconds = 300,
+): Promise<string[]> {
+  let answer: string[] = []
+  const outcome = await machine.run(
+    await plain('backup', statements, ['k3s.sh', 'backup.sh']),
+    ({ kind, fields }) => {
+      if (kind === 'answer') answer = fields
+    },
+    seconds,
+  )
+  if (!outcome.finished || answer[0] === 'no')
+    throw new Fault(`${machine.label}: ${what} failed`, {
+      said: [answer[0] === 'no' ? answer[1] : '', outcome.stderr.trim()].filter(Boolean).join('\n'),
+    })
+  return answer
+}
+
+/** `answer no WHY` when the command fails. */
+const orNo = (command: Command) => `said=$({ ${command.text}; } 2>&1) || { frame answer no "$said"; exit 0; }`
+
+interface Here {
+  config: Config
+  state: string
+  member: Member
+  store: SecretStore
+  report: Report
+  given: Flags
+  terminal: boolean
+  signal: AbortSignal
+  /** The node, when it is reached: most of this begins on the laptop. */
+  reach: () => Promise<Machine>
+}
+
+/** What a command line is about: the first server of the site, or the node that it names. */
+async function here(
+  call: Call,
+  words: string[],
+  named: (words: string[]) => string | undefined,
+  work: (at: Here) => Promise<number>,
+): Promise<number> {
+  const given = flags(call, words)
+  const { loadConfig } = load('./config.ts') as typeof import('./config.ts')
+  const { connectTo, storeOf } = load('./pages.ts') as typeof import('./pages.ts')
+  const { createReport } = load('./report.ts') as typeof import('./report.ts')
+  const config = loadConfig(given.site === undefined ? {} : { site: given.site })
+  const report = createReport({ json: given.json, verbose: given.verbose, tty: call.live })
+  const terminal = process.stdin.isTTY === true && process.stdout.isTTY === true && !given.json
+  const members = clusterOf(config)
+  const name = named(given.words) ?? members.find(({ first }) => first)?.name
+  const member = members.find((m) => m.name === name)
+  if (member === undefined)
+    throw new Fault(
+      name === undefined
+        ? `the site ${config.site.name} has no node that runs k3s`
+        : `${name} is no node of ${config.site.name}: ${members.map((m) => m.name).join(', ')}`,
+    )
+  let machine: Promise<Machine> | undefined
+  const reach = () => {
+    if (config.env.FK_HOST === undefined)
+      throw new Fault('There is no machine: FK_HOST is not set', {
+        next: 'FK_HOST=admin@192.0.2.10, in the environment or in .env',
+      })
+    const spec = machinesFor(config, 'node').find((m) => m.name === member.name)!
+    return (machine ??= connectTo(config, spec, terminal, report))
+  }
+  const { signal } = call
+  const state = join(config.env.FK_STATE_DIR, config.site.name)
+  const store = storeOf(config, report)
+  try {
+    return await work({ config, state, member, store, report, given, terminal, signal, reach })
+  } finally {
+    await machine?.then((m) => m.close()).catch(() => {}) // whoever asked for it was told
+    report.close()
+  }
+}
+
+/**
+ * `./task backup` makes a bundle now and brings a copy to the laptop. `./task backup ssh-key` shows the public half of the node's
+ * key, and `./task backup s3-key` stores the one that it asks for. Resolves to the exit code.
+ */
+export async function backup(call: Call): Promise<number> {
+  return here(
+    call,
+    ['[ssh-key|s3-key]'],
+    () => undefined,
+    async (at) => {
+      const [word] = at.given.words
+      if (word === 'ssh-key') return showKey(at)
+      if (word === 's3-key') return takeKey(at)
+      if (word !== undefined) throw new Fault('usage: ./task backup [ssh-key|s3-key]')
+      const machine = await at.reach()
+      const { report } = at
+      report.note(`${machine.label} makes a bundle. That takes as long as its places need.`)
+      const [code] = await ask(
+        machine,
+        [
+          'systemctl cat fortress-backup.service > /dev/null 2>&1 || { frame answer no "this node makes no backups yet: ./task k3s-backup apply"; exit 0; }',
+          'systemctl start fortress-backup.service > /dev/null 2>&1; frame answer "$?"',
+        ],
+        'the backup',
+        6 * 3600,
+      )
+      const notes = await nodeNotes(machine)
+      const made = notes.find(({ which }) => which === 'node')
+      for (const note of notes.filter(({ which }) => ['node', 'directory', 'ssh', 's3'].includes(which)))
+        report.note(
+          note.ok ? `${note.which}: ${note.name}, ${size(note.bytes)}` : `${note.which}: failed: ${note.why}`,
+        )
+      if (made === undefined || !made.ok)
+        throw new Fault(`${machine.label} could not make a bundle`, {
+          said: made?.why ?? 'it noted nothing',
+          next: `what is said there: journalctl --unit fortress-backup`,
+        })
+      const path = await copy(at, machine, made.name)
+      report.note(`${path} is a copy of it. Prove that it can be restored: ./task drill`)
+      return code === '0' ? 0 : 1
+    },
+  )
+}
+
+async function copy({ state, config }: Here, machine: Machine, name: string): Promise<string> {
+  const dir = join(state, 'backups')
+  mkdirSync(dir, { recursive: true, mode: 0o700 })
+  const path = join(dir, name)
+  await collect(machine, `/var/lib/fortress/backup/${name}`, path)
+  await noteHere(state, 'copy', name, statSync(path).size)
+  for (const old of copies(state).slice(0, -config.site.backup.keep)) unlinkSync(join(dir, old))
+  return path
+}
+
+async function showKey({ store, report }: Here): Promise<number> {
+  const key = await sshKey(store.secret).resolve()
+  report.note('For the account that takes the bundles, as one line of its authorized_keys:')
+  process.stdout.write(`restrict,command="internal-sftp" ${publicHalf(key)} fortress-backup\n`)
+  return 0
+}
+
+async function takeKey({ store, terminal, report }: Here): Promise<number> {
+  const { ask: question } = load('./pages.ts') as typeof import('./pages.ts')
+  const text = terminal
+    ? `${await question('Access key: ')}:${await question('Secret key: ', true)}`
+    : readFileSync(0, 'utf8').trim().replace(/\s+/, ':')
+  if (!/^[\x21-\x39\x3b-\x7e]+:[\x21-\x7e]+$/.test(text))
+    throw new Fault('this is no key of object storage: an access key and a secret key are asked for', {
+      next: 'on a terminal ./task backup s3-key asks for them; or give both on standard input, on one line or two',
+    })
+  await store.put(secretOf.s3, text)
+  report.note('Stored, encrypted. The node has it with the next ./task k3s-backup apply')
+  return 0
+}
+
+const size = (bytes: number) =>
+  bytes < 2 ** 20 ? `${Math.ceil(bytes / 1024)} KiB` : `${(bytes / 2 ** 20).toFixed(1)} MiB`
+
+/** How old, in the unit that says most. */
+function age(when: Date): string {
+  const hours = (Date.now() - when.getTime()) / 3_600_000
+  return hours < 1
+    ? `${Math.floor(hours * 60)} min`
+    : hours < 48
+      ? `${Math.floor(hours)} h`
+      : `${Math.floor(hours / 24)} d`
+}
+
+/** `./task backups`: every bundle that there is, on the laptop, on the node and in each of its places; where it is, and how old. */
+export async function backups(call: Call): Promise<number> {
+  return here(
+    call,
+    [],
+    () => undefined,
+    async ({ state, reach, report }) => {
+      const rows: [string, string, number][] = copies(state).map((name) => [
+        'laptop',
+        name,
+        statSync(join(state, 'backups', name)).size,
+      ])
+      let machine: Machine | undefined
+      let missing = 0
+      try {
+        machine = await reach()
+        const [text = '', said = ''] = await ask(machine, [
+          `frame answer "$(${program} list 2> "$FK_TMP/said")" "$(cat "$FK_TMP/said")"`,
+        ])
+        for (const line of text.split('\n').filter(Boolean)) {
+          const [place = '', name = '', bytes = ''] = line.split('\t')
+          rows.push([place, name, Number(bytes)])
+        }
+        if (said !== '') {
+          report.note(said)
+          missing = 1
+        }
+      } catch (error) {
+        if (!(error instanceof Fault) || rows.length === 0) throw error
+        report.note(`Only the laptop's: ${error.message}`)
+        missing = 1
+      }
+      rows.sort(([a, x], [b, y]) => byTime(y, x) || a.localeCompare(b))
+      for (const [place, name, bytes] of rows)
+        report.note(
+          `${age(madeAt(name)!).padStart(6)}  ${size(bytes).padStart(9)}  ${place.padEnd(9)}  ${name}`,
+        )
+      if (rows.length === 0) report.note('There are none. ./task backup makes one')
+      for (const note of machine ? await nodeNotes(machine) : [])
+        if (!note.ok) report.note(`The last for ${note.which} failed (${note.time}): ${note.why}`)
+      const drill = laptopNotes(state).find(({ which }) => which === 'drill.good')
+      report.note(
+        drill
+          ? `The last good drill was ${age(new Date(drill.time))} ago, of ${drill.name}.`
+          : 'There was no good drill yet: ./task drill',
+      )
+      return missing
+    },
+  )
+}
+
+/** The file that is meant: a path, a bundle of the laptop, or one of a place, which the node brings. Without a word the newest that the laptop has. */
+async function found(at: Here, word: string | undefined): Promise<string> {
+  const { state } = at
+  const newest = copies(state).at(-1)
+  if (word === undefined) {
+    if (newest !== undefined) return join(state, 'backups', newest)
+    throw new Fault('the laptop has no bundle', {
+      next: './task backup makes one; ./task backups lists those that are elsewhere',
+    })
+  }
+  for (const path of [word, join(state, 'backups', word)])
+    if (existsSync(path) && statSync(path).isFile()) return path
+  if (madeAt(word) === undefined || basename(word) !== word)
+    throw new Fault(`${word} is no file, and no name of a bundle`, { next: './task backups lists them' })
+  const machine = await at.reach()
+  const [said = ''] = await ask(
+    machine,
+    [
+      `place=$(${program} list 2> /dev/null | awk -F '\\t' -v name=${quote(word)} '$2 == name { print $1; exit }')`,
+      `[ -n "$place" ] || { frame answer no "no place has ${word}"; exit 0; }`,
+      orNo(sh`${new Command(program, undefined, '')} fetch "$place" ${word}`),
+      'frame answer "$said"',
+    ],
+    'finding the bundle',
+    3600,
+  )
+  at.report.note(`${basename(said)} was brought back.`)
+  return copy(at, machine, basename(said))
+}
+
+/** The laptop knows this cluster, and the bundle is of it; false where the laptop knows none. */
+async function ofOurs({ store, state, config }: Here, { path, manifest, text }: Bundle): Promise<boolean> {
+  const other = (reason: string): Fault =>
+    new Fault(`${path} is refused: it is of another cluster: ${reason}`, {
+      state: 'nothing of it was sent anywhere',
+      next: `if the cluster that the laptop knows is gone for good: put ${[kept.server, kept.agent, kept.joinServer, kept.joinAgent].map((n) => `${n}.age`).join(', ')} in ${state} aside, and try again`,
+    })
+  if (manifest.site !== config.site.name) throw other(`of the site ${manifest.site}`)
+  let known = false
+  if (store.has(kept.joinServer)) {
+    known = true
+    const join = Buffer.from((await store.get(kept.joinServer)).reveal(), 'base64')
+      .toString('utf8')
+      .trim()
+    const authority = /^K10([0-9a-f]{64})::/.exec(join)?.[1]
+    if (authority !== undefined && authority !== manifest.authority)
+      throw other(
+        `its authority is ${manifest.authority.slice(0, 16)}…, and the laptop knows ${authority.slice(0, 16)}…`,
+      )
+  }
+  if (store.has(kept.server)) {
+    known = true
+    // Who could write a bundle knows the token only when it is the cluster's own node.
+    if ((await store.get(kept.server)).reveal().trim() !== text('rancher/k3s/token').trim())
+      throw other('its token is not the one that the laptop made')
+  }
+  return known
+}
+
+/** The bundle in clear, in memory of the node. `mib` is what has room there. */
+async function sendTo(
+  machine: Machine,
+  { path, manifest }: Bundle,
+  identity: string,
+  mib: number,
+): Promise<void> {
+  await ask(machine, [orNo(sh`backup_open ${mib}`), 'frame answer yes'], 'making room in memory')
+  const outcome = await machine.feed(
+    `umask 077; cd ${bundle} && exec tar --extract --file=- --no-same-owner --no-same-permissions`,
+    Readable.from(opened(path, identity)),
+  )
+  if (outcome.code !== 0)
+    throw new Fault(`${basename(path)} could not be sent to ${machine.label}`, {
+      said: outcome.stderr.trim(),
+    })
+  const sums = manifest.files.map(({ name, sha256 }) => `${sha256}  ${name}\n`).join('')
+  await ask(
+    machine,
+    [orNo(sh`backup_whole <<< ${sums.trimEnd()}`), 'frame answer yes'],
+    'looking at what arrived',
+  )
+}
+
+const clear = (machine: Machine) => ask(machine, ['backup_close', 'frame answer yes'], 'clearing the memory')
+
+const mib = (bytes: number) => Math.ceil(bytes / 2 ** 20)
+
+/**
+ * `./task drill [FILE] [NODE]` proves that a bundle can be restored: it becomes a cluster beside the living one, in a network and a
+ * file system of its own, and its canary is read. Resolves to the exit code.
+ */
+export async function drill(call: Call): Promise<number> {
+  return here(
+    call,
+    ['[FILE]', '[NODE]'],
+    ([, node]) => node,
+    async (at) => {
+      const { config, state, report } = at
+      const path = await found(at, at.given.words[0])
+      const name = basename(path)
+      try {
+        const found = await readBundle(path, config.env.FK_AGE_IDENTITY)
+        const { manifest, bytes } = found
+        report.note(
+          `${name} is whole: ${manifest.files.length} files, ${size(bytes)}, of ${manifest.node}, k3s ${manifest.k3s}, ${age(new Date(manifest.time))} old.`,
+        )
+        if (!(await ofOurs(at, found)))
+          report.note('The laptop does not know this cluster: it cannot tell whose bundle this is.')
+        const machine = await at.reach()
+        report.note(
+          `It becomes a cluster on ${machine.label}, beside the living one, which does not notice it.`,
+        )
+        try {
+          // etcd keeps the database several times while it is restored, and room for its log.
+          await sendTo(machine, found, config.env.FK_AGE_IDENTITY, mib(bytes + 4 * manifest.database) + 512)
+          const { canary, address, k3s } = manifest
+          await ask(
+            machine,
+            [
+              orNo(
+                sh`backup_drill ${name} ${address || '192.0.2.1'} ${canary.secret} ${canary.configmap} ${k3s}`,
+              ),
+              'frame answer yes',
+            ],
+            'the drill',
+            1500,
+          )
+        } finally {
+          await clear(machine)
+        }
+        await noteHere(state, 'drill', name, statSync(path).size)
+        report.note(
+          'The canary came back: its Secret, decrypted, and its ConfigMap. This bundle can be restored.',
+        )
+        return 0
+      } catch (error) {
+        await noteHere(
+          state,
+          'drill',
+          name,
+          0,
+          error instanceof Fault ? [error.message, error.said].filter(Boolean).join(': ') : String(error),
+        )
+        throw error
+      }
+    },
+  )
+}
+
+/**
+ * `./task restore FILE [NODE]` makes the bundle the cluster of its first server again. Where a cluster has its data already, the name
+ * of the node is to be typed. What was there is kept aside, and comes back when it fails. Resolves to the exit code.
+ */
+export async function restore(call: Call): Promise<number> {
+  return here(
+    call,
+    ['FILE', '[NODE]'],
+    ([, node]) => node,
+    async (at) => {
+      const { config, member, store, report } = at
+      if (at.given.words[0] === undefined)
+        throw new Fault('usage: ./task restore FILE [NODE]; ./task backups lists them')
+      if (!member.first)
+        throw new Fault(`${member.name} does not begin the cluster`, {
+          next: `put it first among the servers in config/sites/${config.site.name}.yaml, or restore on the first`,
+        })
+      const path = await found(at, at.given.words[0])
+      const name = basename(path)
+      const opened = await readBundle(path, config.env.FK_AGE_IDENTITY)
+      const { manifest, text } = opened
+      if (!(await ofOurs(at, opened)))
+        report.note('The laptop does not know this cluster, and takes over its tokens.')
+      // The page knows it from here on, so that none of its secrets is made anew.
+      const lent: string[] = []
+      for (const [secret, from] of [
+        [kept.server, 'rancher/k3s/token'],
+        [kept.agent, 'rancher/k3s/agent-token'],
+      ] as const)
+        if (!store.has(secret) && text(from) !== '') {
+          await store.put(secret, text(from).trim())
+          lent.push(secret)
+        }
+      const machine = await at.reach()
+      let code = 1
+      try {
+        const room = mib(opened.bytes + 2 * manifest.database) + 64
+        await sendTo(machine, opened, config.env.FK_AGE_IDENTITY, room)
+        code = await become(at, machine, opened, name)
+      } finally {
+        if (code === 1) for (const secret of lent) await store.remove(secret)
+        await clear(machine)
+      }
+      if (code === 1) return 1
+      for (const [secret, from] of [
+        [kept.joinServer, 'server/token'],
+        [kept.joinAgent, 'server/agent-token'],
+      ] as const)
+        if (!store.has(secret) && text(from) !== '')
+          await store.put(secret, Buffer.from(text(from)).toString('base64'))
+      report.note(
+        `${machine.label} is the cluster as it was at ${manifest.time}: its canary is there, and it is its only member of etcd.`,
+      )
+      const others = clusterOf(config).filter((m) => m.role === 'server' && !m.first)
+      if (others.length > 0)
+        report.note(
+          `${others.map((m) => m.name).join(' and ')} must not start with what they have: on each, systemctl stop k3s && rm --recursive /var/lib/rancher/k3s/server/db, then ./task k3s-join`,
+        )
+      report.note(
+        'Next: ./task k3s-server apply, and when all is well delete /var/lib/rancher/k3s/before-restore there.',
+      )
+      return 0
+    },
+  )
+}
+
+/** The steps of a restore, as a run of the page whose files they are: what is restored is then what that page knows. */
+async function become(at: Here, machine: Machine, { manifest }: Bundle, name: string): Promise<number> {
+  const { config, store, report, given, terminal, signal } = at
+  const { runPage } = load('./run.ts') as typeof import('./run.ts')
+  const { ask: question, contextOf } = load('./pages.ts') as typeof import('./pages.ts')
+  const { downloads } = load('./delivery.ts') as typeof import('./delivery.ts')
+  const context = contextOf(config, machine.facts, store)
+  const member = memberOf(context)
+  const when = new Date().toISOString()
+  const { canary, k3s } = manifest
+  // All that k3s is told, and not that it starts: the last step does that. One transaction: what fails takes all of it back.
+  const told = runningOf(context, member).slice(0, -1)
+  const steps: Step[] = [
+    {
+      name: `no living cluster is replaced on ${member.name}, or somebody typed its name`,
+      check: sh`backup_nobody`,
+      help: `type ${member.name} when you are asked, or say --format ${member.name}: what is there is put aside, and another time takes its place`,
+      typed: member.name,
+    },
+    ...groundOf(context, member),
+    ...told,
+    {
+      name: `the cluster is what ${name} holds`,
+      why: 'k3s makes a cluster of one out of the snapshot; with the token of that time it finds its authorities and keys in it',
+      check: sh`backup_restored ${when}`,
+      apply: [sh`backup_restore ${when} ${name} ${member.name} ${canary.secret} ${canary.configmap} ${k3s}`],
+      recover: [sh`backup_returns`],
+      seconds: 1800,
+      door: 'api',
+    },
+  ]
+  const page: Page = {
+    name: '20-k3s-server',
+    file: import.meta.filename,
+    summary: `The cluster as it was at ${manifest.time}.`,
+    layer: 'L2',
+    on: 'node',
+    prepare: backupShell,
+    steps: () => steps,
+  }
+  const { code } = await runPage(page, steps, 'apply', {
+    machine,
+    report,
+    store,
+    deadman: config.env.FK_DEADMAN_SECONDS,
+    patience: config.env.FK_LOCK_WAIT_SECONDS,
+    signal,
+    fetch: downloads(config, { signal, onTransfer: (t) => report.transfer(t), say: (s) => report.note(s) }),
+    typed: async ({ name: what, typed }) =>
+      given.format ?? (terminal ? (report.pause(), question(`${what}.\nType ${typed}: `)) : undefined),
+  })
+  return code
+}

@@ -1,0 +1,414 @@
+// Backup, drill and restore on a real etcd and apiserver: page 23, the tasks around it, and what they refuse.
+import assert from 'node:assert/strict'
+import { execFileSync, spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, before, describe, test } from 'node:test'
+import type { Manifest } from '../../lib/bundle.ts'
+import { secretStore } from '../../lib/secret.ts'
+import { type Said, node, root, said } from '../machine/kit.ts'
+import { type Checkout, checkout } from '../machine/laptop.ts'
+import { without } from '../programs.ts'
+import { type Storage, storage } from './storage.ts'
+import { type Bed, alone, bed, data, etc, program } from './kit.ts'
+
+const version = 'v1.36.3+k3s1'
+const missing =
+  program === undefined ? 'kube-bed is not installed' : without('age', 'age-keygen', 'tar', 'openssl')
+
+describe('the cluster is backed up', { skip: missing }, () => {
+  const scratch = mkdtempSync(join(tmpdir(), 'fk-backup-'))
+  const home = '/var/lib/fortress/backup'
+  let server: Bed
+  let away: Awaited<ReturnType<typeof node>>
+  let s3: Storage
+  let copy: Checkout
+
+  /** `./task WORDS` of the checkout, against a machine. */
+  const task = (kit: Pick<Bed, 'env'>, ...words: string[]): Promise<Said> =>
+    said(
+      spawn(process.execPath, [join(copy.dir, 'bin/task.cjs'), ...words], {
+        cwd: scratch,
+        env: { PATH: process.env['PATH'], HOME: scratch, ...kit.env },
+        stdio: ['ignore', 'pipe', 'pipe'],
+      }),
+    )
+  const good = async (kit: Pick<Bed, 'env'>, ...words: string[]): Promise<string> => {
+    const { code, text } = await task(kit, ...words)
+    assert.equal(code, 0, text)
+    return text
+  }
+  const refused = async (pattern: RegExp, kit: Pick<Bed, 'env'>, ...words: string[]): Promise<string> => {
+    const { code, text } = await task(kit, ...words)
+    assert.equal(code, 1, text)
+    assert.match(text, pattern)
+    return text
+  }
+  const state = () => join(server.state, 'fortress')
+  const copies = () => readdirSync(join(state(), 'backups')).sort()
+  const latest = () => join(state(), 'backups', copies().at(-1)!)
+  const notes = async () =>
+    Object.fromEntries(
+      (await server.ok(`cd ${home}/notes && head --lines=1 --verbose * | cat`))
+        .split('==> ')
+        .filter(Boolean)
+        .map((part) => part.split(' <==\n') as [string, string])
+        .map(([name, text]) => [name, text.trim().split('\t')]),
+    )
+  /** The site of the checkout: one machine of metal that is the node, and where its bundles go. */
+  const site = (backup: string) =>
+    writeFileSync(
+      copy.site,
+      `name: fortress
+machines:
+  - { name: fortress, roles: [host, node], os: debian-13, arch: amd64 }
+admin: { group: ssh-admins }
+tunnel: { network: 10.66.0.0/24, address: 10.66.0.1, peers: [{ name: laptop, address: 10.66.0.2 }] }
+backup:
+  schedule: '*-*-* 03:17'
+  keep: 2
+${backup}`,
+    )
+  const node10 = 'cluster-init: true\nnode-name: fortress\n'
+
+  before(async () => {
+    copy = checkout()
+    for (const part of ['bin', 'Taskfile.ts'])
+      cpSync(join(root, part), join(copy.dir, part), { recursive: true })
+    // What is pinned is what is here: age of this computer, packed as its makers do, and the bed under the name of k3s.
+    mkdirSync(join(scratch, 'age'))
+    mkdirSync(join(scratch, 'downloads'))
+    cpSync(execFileSync('which', ['age'], { encoding: 'utf8' }).trim(), join(scratch, 'age/age'), {
+      dereference: true,
+    })
+    const tarball = join(scratch, 'downloads', 'age-v1.3.2-amd64.tar.gz')
+    execFileSync('tar', ['--create', '--gzip', '--file', tarball, '--directory', scratch, 'age'])
+    const digest = (path: string) => createHash('sha256').update(readFileSync(path)).digest('hex')
+    const pins = join(copy.dir, 'config/versions.yaml')
+    const text = readFileSync(pins, 'utf8')
+    writeFileSync(
+      pins,
+      text
+        .replace(/(\nage:\n(?: .*\n)*? {4}amd64: )[0-9a-f]{64}/, `$1${digest(tarball)}`)
+        .replace(/(\nk3s:\n {2}version: ).*/, `$1${version}`)
+        .replace(/(\nk3s:\n(?: .*\n)*? {4}amd64: )[0-9a-f]{64}/, `$1${digest(program!)}`),
+    )
+    away = await node(undefined, 'away')
+    server = await bed(
+      undefined,
+      'backed',
+      { ...alone, [`${etc}/config.yaml.d/10-node.yaml`]: node10 },
+      'server',
+      { net: true },
+    )
+    s3 = await storage(scratch)
+    await server.ok(
+      'apt-get --quiet=2 update && DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes install curl > /dev/null 2>&1',
+    )
+    await server.ok(
+      'cat > /usr/local/share/ca-certificates/storage.crt && update-ca-certificates 2> /dev/null',
+      s3.certificate,
+    )
+    server.env['FK_DOWNLOAD_DIR'] = join(scratch, 'downloads')
+    const { code, said } = await server.begin()
+    assert.equal(code, 0, said)
+    // A second identity, which is nowhere but here, and something to lose.
+    await server.kubectl('create configmap mine --from-literal=a=b')
+    const key = readFileSync(away.machine.knownHostsFile, 'utf8')
+      .split('\n')
+      .find((l) => l.includes('ed25519'))!
+      .split(' ')
+      .slice(1)
+      .join(' ')
+    await server.ok('install --directory --mode=700 /mnt/disk')
+    site(`  directory: { path: /mnt/disk }
+  ssh: { host: ${away.machine.host}, user: keeper, path: /home/keeper/bundles, host_key: ${key} }
+  s3: { endpoint: '${s3.endpoint}', bucket: bundles, region: lab, prefix: fk/ }
+`)
+  })
+  after(async () => {
+    await server?.end()
+    await away?.end()
+    s3?.end()
+    copy?.end()
+    rmSync(scratch, { recursive: true, force: true })
+  })
+
+  test('the page asks for the key of the storage first, and takes it without showing it', async () => {
+    const page = await server.page(copy.page('23-k3s-backup'), 'apply')
+    assert.equal(page.code, 1)
+    assert.match(page.text, /task backup s3-key/)
+    const child = spawn(process.execPath, [join(copy.dir, 'bin/task.cjs'), 'backup', 's3-key'], {
+      env: { PATH: process.env['PATH'], HOME: scratch, ...server.env },
+      stdio: ['pipe', 'pipe', 'pipe'],
+    })
+    child.stdin!.end(`${s3.access}\n${s3.secret}\n`)
+    const { code, text } = await said(child)
+    assert.equal(code, 0, text)
+    assert.doesNotMatch(text, new RegExp(s3.secret))
+  })
+
+  test('the page is applied, holds, and a second time there is nothing to do', async () => {
+    const line = (await good(server, 'backup', 'ssh-key')).split('\n').find((l) => l.startsWith('restrict'))!
+    await away.root(
+      'useradd --create-home keeper && install --directory --owner=keeper --mode=700 /home/keeper/.ssh /home/keeper/bundles && cat > /home/keeper/.ssh/authorized_keys && chown keeper /home/keeper/.ssh/authorized_keys',
+      `${line}\n`,
+    )
+    const first = await server.page(copy.page('23-k3s-backup'), 'apply')
+    assert.equal(first.code, 0, first.text)
+    const second = await server.page(copy.page('23-k3s-backup'), 'apply')
+    assert.equal(second.code, 0, second.text)
+    assert.doesNotMatch(second.text, /^changed /m)
+    assert.equal((await server.page(copy.page('23-k3s-backup'), 'verify')).code, 0)
+  })
+
+  test('a backup reaches every place, and the laptop has a copy', async () => {
+    const text = await good(server, 'backup')
+    const [name] = copies()
+    for (const place of ['node', 'directory', 'ssh', 's3'])
+      assert.match(text, new RegExp(`^${place}: ${name}, `, 'm'))
+    const digest = createHash('sha256').update(readFileSync(latest())).digest('hex')
+    for (const path of [`${home}/${name}`, `/mnt/disk/${name}`])
+      assert.match(await server.ok(`sha256sum ${path}`), new RegExp(`^${digest}`))
+    assert.match((await away.root(`sha256sum /home/keeper/bundles/${name}`)).stdout, new RegExp(`^${digest}`))
+    assert.equal(
+      createHash('sha256')
+        .update(s3.objects.get(`fk/${name}`)!)
+        .digest('hex'),
+      digest,
+    )
+    assert.equal(statSync(latest()).mode & 0o777, 0o600)
+  })
+
+  test('nothing of it is left in clear on the node', async () => {
+    assert.equal(await server.ok('ls /run/fortress-backup /run/fortress/bundle 2> /dev/null; true'), '')
+    assert.equal(await server.ok(`find ${home} -type f ! -name '*.age' ! -path '*/notes/*'`), '')
+  })
+
+  test('the drill brings the canary back, and the living cluster does not notice it', async () => {
+    const before = await server.ok(
+      'systemctl show --property=InvocationID k3s; ss --listening --numeric --tcp | sort; ls /var/lib/rancher/k3s /etc/rancher/k3s',
+    )
+    const text = await good(server, 'drill')
+    assert.match(text, /The canary came back/)
+    assert.equal(
+      await server.ok(
+        'systemctl show --property=InvocationID k3s; ss --listening --numeric --tcp | sort; ls /var/lib/rancher/k3s /etc/rancher/k3s',
+      ),
+      before,
+    )
+    assert.equal(
+      await server.ok(
+        'findmnt /run/fortress/bundle; systemctl list-units --all --plain --no-legend "fortress-drill*" "fortress-bundle*"; true',
+      ),
+      '',
+    )
+    assert.match(await good(server, 'backups'), /The last good drill was 0 min ago/)
+  })
+
+  /** The newest bundle with something else in it, and a manifest that fits; the path of the new one. */
+  const altered = (change: (dir: string, manifest: Manifest) => void): string => {
+    const dir = mkdtempSync(join(scratch, 'altered-'))
+    const identity = join(server.state, 'identity.txt')
+    const bash = (line: string) => execFileSync('bash', ['-euo', 'pipefail', '-c', line], { cwd: dir })
+    bash(`age --decrypt --identity ${identity} ${latest()} | tar --extract`)
+    const file = join(dir, 'manifest.json')
+    const manifest = JSON.parse(readFileSync(file, 'utf8')) as Manifest
+    change(dir, manifest)
+    for (const entry of manifest.files) {
+      const content = readFileSync(join(dir, entry.name))
+      entry.bytes = content.length
+      entry.sha256 = createHash('sha256').update(content).digest('hex')
+    }
+    writeFileSync(file, JSON.stringify(manifest))
+    const path = join(scratch, `${dir.slice(-6)}_20260101T000000Z.age`)
+    bash(
+      `tar --create --format=ustar manifest.json rancher server snapshot | age --encrypt --recipient "$(age-keygen -y ${identity})" --output ${path}`,
+    )
+    return path
+  }
+  const unharmed = async () => {
+    assert.equal((await server.kubectl('get --raw /readyz')).stdout, 'ok')
+    assert.equal(
+      await server.ok(
+        'findmnt /run/fortress/bundle; systemctl list-units --all --plain --no-legend "fortress-drill*" "fortress-bundle*"; true',
+      ),
+      '',
+    )
+  }
+
+  test('a drill of a bundle with another token, another canary or a spoilt snapshot fails in words', async () => {
+    const token = altered((dir) => writeFileSync(join(dir, 'rancher/k3s/token'), `${'77'.repeat(32)}\n`))
+    await refused(/k3s does not take the snapshot: .*token/, server, 'drill', token)
+    const canary = altered((_, manifest) => (manifest.canary.secret = manifest.canary.configmap))
+    await refused(/the secret of the canary is not the one of this bundle/, server, 'drill', canary)
+    const snapshot = altered((dir, manifest) => {
+      const path = join(dir, manifest.files.find(({ name }) => name.startsWith('snapshot/'))!.name)
+      writeFileSync(path, readFileSync(path).subarray(0, 20_000))
+    })
+    await refused(/k3s does not take the snapshot: /, server, 'drill', snapshot)
+    const newer = altered((_, manifest) => (manifest.k3s = 'v1.37.0+k3s1'))
+    await refused(/the bundle is from k3s v1\.37\.0\+k3s1, and here is the older/, server, 'drill', newer)
+    await unharmed()
+    const drill = (await notes())['drill']!
+    assert.equal(drill[3], 'failed')
+    assert.match(await good(server, 'backups'), /The last for drill failed/)
+  })
+
+  test('a bundle of another cluster is refused before anything of it is sent', async () => {
+    const store = secretStore({ dir: state(), identity: join(server.state, 'identity.txt') })
+    await store.put('k3s-server-token', '88'.repeat(32))
+    await refused(/it is of another cluster: its token is not the one that the laptop made/, server, 'drill')
+    await store.remove('k3s-server-token')
+    await refused(/is no file, and no name of a bundle/, server, 'drill', 'nothing')
+  })
+
+  test('a place that is away fails in words, is noted, and the others have the bundle all the same', async () => {
+    await server.ok('mv /mnt/disk /mnt/gone')
+    s3.answer = 503
+    const text = await refused(
+      /^directory: failed: \/mnt\/disk is not there: is its disk mounted\?$/m,
+      server,
+      'backup',
+    )
+    assert.match(text, /^s3: failed: .*SlowDown/m)
+    assert.match(text, /^ssh: fortress-backup_/m)
+    assert.equal((await notes())['directory']![3], 'failed')
+    assert.equal((await notes())['directory.good']![3], 'ok')
+    s3.answer = undefined
+    await server.ok('mv /mnt/gone /mnt/disk')
+  })
+
+  test('the newest two are kept in each place, and nothing that is not ours is touched', async () => {
+    await server.ok('touch /mnt/disk/fortress-backup_other_fortress_20200101T000000Z.age /mnt/disk/mine.txt')
+    s3.objects.set('fk/fortress-backup_fortress_fortress.age', Buffer.from('x'))
+    await good(server, 'backup')
+    await good(server, 'backup')
+    const kept = copies()
+    assert.equal(kept.length, 2)
+    const names = (text: string) =>
+      text.split('\n').filter((line) => line.startsWith('fortress-backup_fortress_fortress_'))
+    assert.deepEqual(names(await server.ok(`ls ${home}`)), kept)
+    assert.deepEqual(names(await server.ok('ls /mnt/disk')), kept)
+    assert.deepEqual(names((await away.root('ls /home/keeper/bundles')).stdout), kept)
+    assert.deepEqual([...s3.objects.keys()].sort(), [
+      'fk/fortress-backup_fortress_fortress.age',
+      ...kept.map((name) => `fk/${name}`),
+    ])
+    assert.equal(
+      await server.ok('ls /mnt/disk | grep --invert-match fortress_fortress_'),
+      'fortress-backup_other_fortress_20200101T000000Z.age\nmine.txt\n',
+    )
+  })
+
+  test('a disk without room and a run that is killed are noted as failed, and leave nothing', async () => {
+    await server.ok(
+      `mv ${home} ${home}.aside && install --directory --mode=700 ${home} && mount --types tmpfs --options size=1m,mode=700 none ${home}`,
+    )
+    await refused(/has \d+ MiB left, and \d+ MiB are needed/, server, 'backup')
+    await server.ok(`umount ${home} && rmdir ${home} && mv ${home}.aside ${home}`)
+    await server.ok(
+      'systemctl start --no-block fortress-backup; sleep 1; systemctl kill --signal=KILL fortress-backup; sleep 1',
+    )
+    assert.equal(await server.ok('ls /run/fortress-backup 2> /dev/null; true'), '')
+    const { node } = await notes()
+    assert.equal(node![3], 'failed')
+    assert.match(node![4]!, /it was begun, and has not ended/)
+    await good(server, 'backup')
+  })
+
+  test('where a cluster lives, nothing is restored over it unless its name is typed', async () => {
+    await refused(/a cluster has its data here/, server, 'restore', copies().at(-1)!)
+    await unharmed()
+  })
+
+  test('a restore that fails brings back what was there', async () => {
+    await server.kubectl('create configmap later --from-literal=a=b')
+    const token = altered((dir) => writeFileSync(join(dir, 'rancher/k3s/token'), `${'77'.repeat(32)}\n`))
+    const before = await server.ok(
+      `sha256sum ${etc}/*.yaml ${etc}/*/*.yaml ${etc}/*token /etc/rancher/node/password`,
+    )
+    // Nobody knows of another token yet: the laptop takes over what it is given, and forgets it again.
+    await refused(/k3s does not take the snapshot/, server, 'restore', token, '--format', 'fortress')
+    const store = secretStore({ dir: state(), identity: join(server.state, 'identity.txt') })
+    assert.deepEqual(
+      store.list().filter((name) => name.startsWith('k3s-')),
+      [],
+    )
+    assert.equal(
+      await server.ok(`sha256sum ${etc}/*.yaml ${etc}/*/*.yaml ${etc}/*token /etc/rancher/node/password`),
+      before,
+    )
+    await server.ok(
+      'until [ "$(/opt/bin/k3s kubectl get --raw /readyz 2> /dev/null)" = ok ]; do sleep 1; done',
+    )
+    assert.equal((await server.kubectl('get configmap later --output name')).stdout, 'configmap/later\n')
+    await unharmed()
+  })
+
+  test('a restore that is killed is known to the next one, which begins with what there was', async () => {
+    const child = spawn(
+      process.execPath,
+      [join(copy.dir, 'bin/task.cjs'), 'restore', latest(), '--format', 'fortress'],
+      { env: { PATH: process.env['PATH'], HOME: scratch, ...server.env }, stdio: ['ignore', 'pipe', 'pipe'] },
+    )
+    const ended = said(child)
+    await server.ok(
+      `for try in {1..600}; do [ ! -d ${data}/before-restore/server ] || break; sleep 0.1; done; kill -KILL -- "-$(cat /run/fortress/pid)"; pkill -KILL --full cluster-reset; sleep 1`,
+    )
+    assert.equal((await ended).code, 1, (await ended).text)
+    await refused(/a restore was killed here, and a cluster has its data in/, server, 'restore', latest())
+    await good(server, 'restore', latest(), '--format', 'fortress')
+    assert.match((await server.kubectl('get configmap later')).stderr, /not found/)
+    assert.equal((await server.kubectl('get configmap mine --output jsonpath={.data.a}')).stdout, 'b')
+    await server.ok(
+      `test -d ${data}/before-restore/server/db/etcd/member && ! test -e ${data}/before-restore/begun`,
+    )
+  })
+
+  test('a fresh node becomes the cluster, with its canary and all else that it had', async () => {
+    const fresh = await bed(undefined, 'fresh', {})
+    try {
+      const env = {
+        ...fresh.env,
+        FK_STATE_DIR: server.state,
+        FK_AGE_IDENTITY: join(server.state, 'identity.txt'),
+        FK_KNOWN_HOSTS: join(fresh.state, 'known_hosts'),
+      }
+      const secrets = await server.ok(
+        `sha256sum ${data}/server/tls/server-ca.crt ${data}/server/cred/encryption-config.json`,
+      )
+      const text = await good({ env }, 'restore', copies().at(-1)!)
+      assert.match(text, /is the cluster as it was at/)
+      assert.equal((await fresh.kubectl('get configmap mine --output jsonpath={.data.a}')).stdout, 'b')
+      assert.equal(
+        await fresh.ok(
+          `sha256sum ${data}/server/tls/server-ca.crt ${data}/server/cred/encryption-config.json`,
+        ),
+        secrets,
+      )
+      assert.equal((await fresh.kubectl('get nodes --output name')).stdout, 'node/fortress\n')
+      // The laptop knows it now, so that nothing of it is made anew; and again it goes back in time only when somebody says so.
+      assert.equal(secretStore({ dir: state(), identity: env.FK_AGE_IDENTITY }).has('k3s-join-server'), true)
+      Object.assign(fresh.env, env)
+      const page = await fresh.page(copy.page('20-k3s-server'), 'apply')
+      assert.equal(page.code, 0, page.text)
+      await fresh.kubectl('delete configmap mine')
+      await good({ env }, 'restore', copies().at(-1)!, '--format', 'fortress')
+      assert.equal((await fresh.kubectl('get configmap mine --output jsonpath={.data.a}')).stdout, 'b')
+    } finally {
+      await fresh.end()
+    }
+  })
+})
