@@ -137,7 +137,7 @@ k3s_told() {
 # k3s_answers ROLE: a server answers and says that it is ready; an agent is known to the cluster as a node.
 k3s_answers() {
   local said
-  systemctl --quiet is-active k3s.service || k3s_no "k3s does not run: $(k3s_said)" || return
+  systemctl --quiet is-active k3s.service || k3s_no "k3s does not run"$'\n'"$(k3s_said)" || return
   if [ "$1" = server ]; then
     said=$(k3s_kubectl get --raw /readyz 2>&1) || k3s_no "the API does not answer: $(tail --lines=1 <<< "$said")" || return
     [ "$said" = ok ] || k3s_no "the API is not ready: $said"
@@ -146,10 +146,11 @@ k3s_answers() {
   fi
 }
 
-# k3s_said: the last that it complained about.
+# k3s_said: the last things that it complained about. Why it ends, and that it ends, are different lines.
 k3s_said() {
   journalctl --unit=k3s.service --lines=400 --output=cat --no-pager 2> /dev/null |
-    grep --extended-regexp 'level=(fatal|error)|^[EF][0-9]{4} |[Ee]rror:' | tail --lines=1 | cut --characters=1-500 || true # it may say nothing
+    grep --extended-regexp 'level=(fatal|error)|^[EF][0-9]{4} |[Ee]rror:' | cut --characters=1-400 | tail --lines=20 |
+    awk '{ key = $0; sub(/time="[^"]*"/, "", key) } !seen[key]++' | tail --lines=3 || true # it may say nothing
 }
 
 # k3s_runs ROLE NAME: with all that is declared now, and not with what was declared when it started.
@@ -181,8 +182,8 @@ k3s_start() {
   while ! said=$(k3s_answers "$1" "$2"); do
     # A server that cannot read what it is told ends at once, again and again: nothing becomes better by waiting.
     fails=$(systemctl show --property=NRestarts --value k3s.service)
-    if [ "$fails" -ge 5 ] || [ "$SECONDS" -ge "$deadline" ]; then
-      k3s_no "it does not come up: $said; $(k3s_said)"
+    if [ "$fails" -ge 3 ] || [ "$SECONDS" -ge "$deadline" ]; then
+      k3s_no "it does not come up: $said"
       return
     fi
     sleep 1
@@ -218,7 +219,6 @@ k3s_etcd() {
 k3s_stop() {
   systemctl disable --now k3s.service 2> /dev/null || true # it is gone already
   if [ -e /sys/fs/cgroup/kubepods.slice/cgroup.kill ]; then echo 1 > /sys/fs/cgroup/kubepods.slice/cgroup.kill; fi
-  if [ -d "$K3S_DATA/server" ]; then printf 'the data of the cluster stays in %s\n' "$K3S_DATA"; fi
 }
 
 export -f k3s_no k3s_program k3s_land k3s_use k3s_version k3s_kubectl k3s_self k3s_told k3s_answers k3s_said k3s_runs k3s_restarted \
