@@ -442,6 +442,7 @@ test('the kubeconfig that was fetched is written out when somebody asks, for tha
     FK_AGE_IDENTITY: join(dir, 'identity.txt'),
     FK_HOST: '',
     FK_SITE: 'fortress',
+    FK_NODE_OS: 'talos',
   }
   const ask = (name: string) =>
     spawnSync(process.execPath, [join(root, 'bin/task.cjs'), 'node', 'kubeconfig', name], {
