@@ -365,7 +365,7 @@ ${backup}`,
     )
     const ended = said(child)
     await server.ok(
-      `for try in {1..600}; do [ ! -d ${data}/before-restore/server ] || break; sleep 0.1; done; kill -KILL -- "-$(cat /run/fortress/pid)"; pkill -KILL --full cluster-reset; sleep 1`,
+      `for try in {1..600}; do [ ! -d ${data}/before-restore/server ] || break; sleep 0.1; done; kill -KILL -- "-$(cat /run/fortress/pid)"; pkill -KILL --full '[c]luster-reset'; sleep 1`,
     )
     assert.equal((await ended).code, 1, (await ended).text)
     await refused(/a restore was killed here, and a cluster has its data in/, server, 'restore', latest())
@@ -375,6 +375,18 @@ ${backup}`,
     await server.ok(
       `test -d ${data}/before-restore/server/db/etcd/member && ! test -e ${data}/before-restore/begun`,
     )
+  })
+
+  test('undo stops the clock and takes the keys away; the bundles stay', async () => {
+    const before = await server.ok(`ls ${home}`)
+    const { code, text } = await server.page(copy.page('23-k3s-backup'), 'undo')
+    assert.equal(code, 0, text)
+    assert.equal(
+      await server.ok('ls /opt/bin/fortress-backup /etc/fortress/backup /opt/age 2> /dev/null; true'),
+      '',
+    )
+    assert.equal(await server.ok('systemctl list-unit-files --no-legend "fortress-backup*" | cat'), '')
+    assert.equal(await server.ok(`ls ${home}`), before)
   })
 
   test('a fresh node becomes the cluster, with its canary and all else that it had', async () => {
