@@ -114,7 +114,7 @@ They count since they started: when it is mended, systemctl restart k3s on one s
       : 'its pods leave first; when it is not well with it, the old version runs again, and nothing else is touched',
     check: sh`test ! -e "$K3S_NOTES/upgrading" && test "$(k3s_version)" = ${version} && k3s_runs ${role} ${name}`,
     apply: [sh`k3s_swap ${role} ${name} ${version} ${START}`],
-    recover: [sh`k3s_back ${role} ${name} ${START - 60}`],
+    recover: [sh`k3s_back ${role} ${name} ${START}`],
     seconds: START + 60,
     ...(alone
       ? {}

@@ -269,15 +269,15 @@ function secretsOf(context: Context, member: Member): Change[] {
   ]
 }
 
-/** The pinned program is on a node, beside the one that runs. */
-export function stagedOf(context: Context, member: Member): Step[] {
+/** The pinned program is on a node, beside the one that runs. With `stays` undo leaves it there: by then it may be what runs. */
+export function stagedOf(context: Context, member: Member, { stays = false } = {}): Step[] {
   const { version, path, artifact } = programOf(context, member.arch)
   return [
     {
       name: `there is a place for k3s ${version}`,
       check: sh`test "$(stat --format='%F %a %U:%G' ${dirname(path)})" = 'directory 755 root:root'`,
       apply: [
-        sh`keep /opt/k3s && keep ${dirname(path)}`,
+        ...(stays ? [] : [sh`keep /opt/k3s && keep ${dirname(path)}`]),
         sh`install --directory --mode=755 --owner=root --group=root /opt/k3s ${dirname(path)}`,
       ],
       undo: [sh`find ${dirname(path)} -maxdepth 1 -name '.*.part' -delete`],
@@ -287,7 +287,7 @@ export function stagedOf(context: Context, member: Member): Step[] {
       why: 'it has the digest that is pinned; nothing that comes from the network is run to install it',
       check: sh`k3s_program ${version} ${artifact.sha256 ?? 'unproven'}`,
       brings: { artifact, to: path },
-      apply: [sh`k3s_land ${version}`],
+      apply: [stays ? sh`FK_KEEP='' k3s_land ${version}` : sh`k3s_land ${version}`],
       seconds: 900,
     },
   ]

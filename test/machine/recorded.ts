@@ -97,9 +97,9 @@ export class Api {
     return this.log.filter(({ what }) => kinds.includes(what)).map(({ what, node }) => `${what} ${node}`)
   }
 
-  /** At most so many servers of etcd were away at once. */
-  mostAway(): number {
-    const members = new Set<string>()
+  /** At most so many servers of etcd were away at once; `servers` are members when the log begins. */
+  mostAway(...servers: string[]): number {
+    const members = new Set(servers)
     const away = new Set<string>()
     let most = 0
     for (const { what, node } of this.log) {

@@ -419,7 +419,8 @@ k3s_swap() {
   printf '%s %s %s\n' "$from" "${ready:-Unknown}" "$3" > "$K3S_NOTES/upgrading.part"
   sync "$K3S_NOTES/upgrading.part"
   mv --force "$K3S_NOTES/upgrading.part" "$K3S_NOTES/upgrading"
-  [ "$(k3s_version)" = "$3" ] || k3s_use "$3" || return
+  # Undo keeps out of it: what the new version has written, the old one may not read.
+  [ "$(k3s_version)" = "$3" ] || FK_KEEP='' k3s_use "$3" || return
   k3s_runs "$1" "$2" > /dev/null || k3s_start "$1" "$2" "$4" || return
   until said=$(k3s_is "$1" "$2" "$3" "$ready"); do
     [ "$SECONDS" -lt "$deadline" ] || k3s_no "$3 runs and is not well: $said" || return
@@ -433,7 +434,7 @@ k3s_back() {
   local from
   from=$(k3s_noted from)
   [ -n "$from" ] || return 0
-  k3s_use "$from" && k3s_start "$1" "$2" "$3" || k3s_no "and $from does not come up again either: ./task restore brings the snapshot back that was made before" || return
+  FK_KEEP='' k3s_use "$from" && k3s_start "$1" "$2" "$3" || k3s_no "and $from does not come up again either: ./task restore brings the snapshot back that was made before" || return
   rm --force "$K3S_NOTES/upgrading"
 }
 
@@ -539,7 +540,6 @@ export -f k3s_numbers k3s_follows k3s_noted k3s_from k3s_at k3s_node k3s_mark k3
 
 # 1/3 there is a place for k3s v1.36.4+k3s1
 if ! { test "$(stat --format='%F %a %U:%G' /opt/k3s/v1.36.4+k3s1)" = 'directory 755 root:root'; } > /dev/null 2>&1; then
-  keep /opt/k3s && keep /opt/k3s/v1.36.4+k3s1
   install --directory --mode=755 --owner=root --group=root /opt/k3s /opt/k3s/v1.36.4+k3s1
 fi
 
@@ -551,7 +551,7 @@ if ! { k3s_program v1.36.4+k3s1 835873f37245fc615f547a2fe2af9402a347875f13fa64a1
   digest=$(sha256sum "$FK_FILES"/k3s | cut --delimiter=' ' --fields=1)
   cp "$FK_FILES"/k3s /opt/k3s/v1.36.4+k3s1/.k3s."${digest:0:16}".part
   export FK_SENT="$digest"' /opt/k3s/v1.36.4+k3s1/k3s'
-  k3s_land v1.36.4+k3s1
+  FK_KEEP='' k3s_land v1.36.4+k3s1
 fi
 
 # 3/3 the cluster knows that fortress-node has k3s v1.36.4+k3s1

@@ -418,7 +418,8 @@ k3s_swap() {
   printf '%s %s %s\n' "$from" "${ready:-Unknown}" "$3" > "$K3S_NOTES/upgrading.part"
   sync "$K3S_NOTES/upgrading.part"
   mv --force "$K3S_NOTES/upgrading.part" "$K3S_NOTES/upgrading"
-  [ "$(k3s_version)" = "$3" ] || k3s_use "$3" || return
+  # Undo keeps out of it: what the new version has written, the old one may not read.
+  [ "$(k3s_version)" = "$3" ] || FK_KEEP='' k3s_use "$3" || return
   k3s_runs "$1" "$2" > /dev/null || k3s_start "$1" "$2" "$4" || return
   until said=$(k3s_is "$1" "$2" "$3" "$ready"); do
     [ "$SECONDS" -lt "$deadline" ] || k3s_no "$3 runs and is not well: $said" || return
@@ -432,7 +433,7 @@ k3s_back() {
   local from
   from=$(k3s_noted from)
   [ -n "$from" ] || return 0
-  k3s_use "$from" && k3s_start "$1" "$2" "$3" || k3s_no "and $from does not come up again either: ./task restore brings the snapshot back that was made before" || return
+  FK_KEEP='' k3s_use "$from" && k3s_start "$1" "$2" "$3" || k3s_no "and $from does not come up again either: ./task restore brings the snapshot back that was made before" || return
   rm --force "$K3S_NOTES/upgrading"
 }
 
