@@ -1,6 +1,9 @@
 // What there is to run. `./task` prints this table, and below it the pages it finds in scripts/.
 import { command, each, generate, module, onFiles, program, type Taskfile } from './lib/tasks.ts'
 
+/** What has the one format. */
+const formatted = ['bin', 'config', 'lib', 'scripts', 'test', '*.{ts,json,md}']
+
 export default {
   'The whole runbook, page by page': {
     'plan-all': { does: 'show what every page would change; changes nothing', run: each('plan') },
@@ -17,28 +20,21 @@ export default {
     print: { does: 'the whole runbook as plain bash', run: each('print') },
   },
   'The machines': {
+    status: {
+      does: 'one screen: machines, layers, versions, certificates, backups; what needs attention first',
+      takes: '[--json]',
+      run: module('./status.ts', 'status'),
+    },
     peer: {
       does: 'the devices that may enter the tunnel',
       takes: 'add|show|revoke|list [NAME]',
       run: program('./peers.ts'),
     },
     node: {
-      does: 'make a virtual machine anew from its image, or end it for good; write out the kubeconfig of Talos',
-      takes: 'rebuild|destroy|kubeconfig NAME',
+      does: 'make a virtual machine anew, or end it for good; take a node out of its cluster; write out the kubeconfig',
+      takes: 'rebuild|destroy|replace|remove|kubeconfig NAME',
       run: module('./domain.ts', 'node'),
     },
-    backup: {
-      does: 'back the cluster up now',
-      takes: '[ssh-key|s3-key]',
-      run: module('./backup.ts', 'backup'),
-    },
-    backups: { does: 'every bundle that there is, and how old', run: module('./backup.ts', 'backups') },
-    drill: {
-      does: 'prove that a bundle restores',
-      takes: '[FILE] [NODE]',
-      run: module('./backup.ts', 'drill'),
-    },
-    restore: { does: 'bring a bundle back', takes: 'FILE [NODE]', run: module('./backup.ts', 'restore') },
     lab: {
       does: 'a throw-away Debian VM to try it all on',
       takes: 'up|ssh|list|down|setup',
@@ -49,17 +45,31 @@ export default {
       run: module('./doctor.ts', 'doctor'),
     },
     trust: { does: 'compare the host keys of machines that are new', run: module('./remote.ts', 'trust') },
-    cis: {
-      does: 'the score of every node by the benchmark of CIS; --bench asks kube-bench too, and says where it differs',
-      takes: '[--bench [--config-dir DIR]]',
-      run: module('./cis.ts', 'cis'),
-    },
     waivers: {
       does: 'what is not fulfilled and why, also as OpenSCAP tailoring and Lynis profile',
       takes: '[openscap|lynis]',
       run: module('./scanners.ts', 'waivers'),
     },
     unlock: { does: 'end a run that hangs and holds a machine', run: module('./remote.ts', 'unlock') },
+  },
+  'The cluster': {
+    cis: {
+      does: 'the score of every node by the benchmark of CIS; --bench asks kube-bench too, and says where it differs',
+      takes: '[--bench [--config-dir DIR]]',
+      run: module('./cis.ts', 'cis'),
+    },
+    backup: {
+      does: 'back the cluster up now; or make the key that opens the place its backups go to',
+      takes: '[ssh-key|s3-key]',
+      run: module('./backup.ts', 'backup'),
+    },
+    backups: { does: 'every bundle that there is, and how old', run: module('./backup.ts', 'backups') },
+    drill: {
+      does: 'prove that a bundle restores',
+      takes: '[FILE] [NODE]',
+      run: module('./backup.ts', 'drill'),
+    },
+    restore: { does: 'bring a bundle back', takes: 'FILE [NODE]', run: module('./backup.ts', 'restore') },
   },
   'This project': {
     check: {
@@ -71,17 +81,7 @@ export default {
     lint: { does: 'the linter finds no fault', run: command('oxlint', '--deny-warnings') },
     format: {
       does: 'every file is in the one format',
-      run: command(
-        'prettier',
-        '--check',
-        '--log-level=warn',
-        'bin',
-        'config',
-        'lib',
-        'scripts',
-        'test',
-        '*.{ts,json,md}',
-      ),
+      run: command('prettier', '--check', '--log-level=warn', ...formatted),
     },
     shell: {
       does: 'shellcheck finds no fault in our shell, and in what pages print',

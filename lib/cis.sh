@@ -32,6 +32,12 @@ cis_flags() {
     printf '@its /flagz\n%s\n' "$said"
     return
   fi
+  cis_begun "$1"
+}
+
+# cis_begun PART: its arguments, as k3s told them to the journal when it started it; behind a line that says so.
+cis_begun() {
+  local said
   fact started cis_started
   said=$(awk -v part="$1" '$1 == part { line = $0 } END { n = split(line, words, " "); for (i = 2; i <= n; i++) { sub(/^--/, "", words[i]); print words[i] } }' <<< "$FK_FACT")
   [ -z "$said" ] || printf '@the journal\n%s\n' "$said"
@@ -110,7 +116,7 @@ cis_kubelet_names() {
 # cis_kubelet_told: what the kubelet was told: by files that k3s writes for it, and by arguments, which go before them.
 cis_kubelet_told() {
   local path flags
-  flags=$(cis_flags kubelet)
+  flags=$(cis_begun kubelet)
   [ -n "$flags" ] || return
   printf '@the journal and %s\n' "$K3S_DATA/agent/etc/kubelet.conf.d"
   for path in "$K3S_DATA"/agent/etc/kubelet.conf.d/*.conf; do
@@ -122,7 +128,7 @@ cis_kubelet_told() {
 # cis_kubelet: what the kubelet has made of it; a server may ask it, an agent knows what it was told.
 cis_kubelet() {
   local node live=''
-  node=$(cis_flags kubelet | sed --quiet 's/^hostname-override=//p')
+  node=$(cis_begun kubelet | sed --quiet 's/^hostname-override=//p')
   [ -z "$node" ] || live=$(k3s_kubectl get --raw "/api/v1/nodes/$node/proxy/configz" --request-timeout=10s 2> /dev/null | cis_json | cis_kubelet_names) || live=''
   if [ -n "$live" ]; then printf '@its /configz\n%s\n' "$live"; else cis_kubelet_told; fi
 }
@@ -136,9 +142,11 @@ cis_etcd() {
 
 # cis_value NAME: FK_VALUE is what FK_FACT says of it: the last word counts, as with flags. Unset is empty.
 cis_value() {
-  local rest=${FK_FACT##*$'\n'"$1="}
+  local line
   FK_VALUE=''
-  [ "$rest" = "$FK_FACT" ] || FK_VALUE=${rest%%$'\n'*}
+  while IFS= read -r line; do
+    case $line in "$1="*) FK_VALUE=${line#"$1="} ;; esac
+  done <<< "$FK_FACT"
 }
 
 # cis_seconds DURATION: 1h2m3s and the like in seconds; less than a second is none.
@@ -204,9 +212,10 @@ kubelet_is() {
   cis_are kubelet "$@"
 }
 
+# told_is PART …: by what it was told when it was started, where its own answer leaves that out.
 told_is() {
-  fact kubelet.told cis_kubelet_told
-  cis_are kubelet "$@"
+  if [ "$1" = kubelet ]; then fact told.kubelet cis_kubelet_told; else fact "told.$1" cis_begun "$1"; fi
+  cis_are "$@"
 }
 
 etcd_is() {

@@ -1,5 +1,5 @@
 // The benchmark of CIS for k3s: its list as data, how a node is asked, and what came of it: ./task cis.
-import { readFileSync } from 'node:fs'
+import { mkdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join, relative } from 'node:path'
 import { type Config, loadConfig } from './config.ts'
@@ -80,13 +80,16 @@ function settings(wanted: Settings): string {
     .join(' ')
 }
 
+type Parts = Record<string, Settings>
+const each = (word: string, parts: Parts) =>
+  Object.entries(parts)
+    .map(([part, wanted]) => `${word} ${part} ${settings(wanted)}`)
+    .join(' && ')
+
 const kinds = {
-  arg: (parts: Record<string, Settings>) =>
-    Object.entries(parts)
-      .map(([part, wanted]) => `arg_is ${part} ${settings(wanted)}`)
-      .join(' && '),
+  arg: (parts: Parts) => each('arg_is', parts),
   kubelet: (wanted: Settings) => `kubelet_is ${settings(wanted)}`,
-  told: (wanted: Settings) => `told_is ${settings(wanted)}`,
+  told: (parts: Parts) => each('told_is', parts),
   etcd: (wanted: Settings) => `etcd_is ${settings(wanted)}`,
   mode: hostKinds.mode,
   tree: (words: string) => `tree_is ${words.split(' ').map(quote).join(' ')}`,
@@ -555,6 +558,7 @@ async function written(report: CisReport): Promise<string[]> {
     [join(dir, `cis-${report.node}.json`), { ...report, tally: tally(report.results) }],
     [join(dir, `cis-${report.node}.sarif`), sarifOf(report)],
   ] as const
+  mkdirSync(dir, { recursive: true })
   for (const [path, document] of files) await land(path, `${JSON.stringify(document, null, 2)}\n`, true)
   return files.map(([path]) => relative(process.cwd(), path))
 }

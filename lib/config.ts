@@ -25,6 +25,7 @@ export interface Env {
   FK_YES: boolean
   FK_DEADMAN_SECONDS: number
   FK_LOCK_WAIT_SECONDS: number
+  FK_DRAIN: 'evict' | 'force'
   FK_NODE_OS: 'flatcar' | 'talos'
   FK_VM_RAM_MB: number
   FK_VM_VCPUS: number

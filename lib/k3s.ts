@@ -13,7 +13,7 @@ import type { Context } from './script.ts'
 import { Secret } from './secret.ts'
 import { Command, sh } from './sh.ts'
 import { type Placed, machinesFor } from './site.ts'
-import type { Change, Step } from './step.ts'
+import type { Change, Step, Wait } from './step.ts'
 
 const load = createRequire(import.meta.url)
 const root = join(import.meta.dirname, '..')
@@ -93,6 +93,28 @@ export function programOf(
   return { version, path: `/opt/k3s/${version}/k3s`, artifact }
 }
 
+/** Where others reach the API of a member; undefined where the site says no address, and there are no others. */
+export const urlOf = ({ address }: Member): string | undefined =>
+  address === undefined ? undefined : `https://${isIP(address) === 6 ? `[${address}]` : address}:6443`
+
+/**
+ * That `count` servers but `member` are well, and with them all that have joined: it may stop or join without costing the cluster
+ * its majority. What one server says of another is some seconds old, so it is waited for.
+ */
+export function wellWithout({ name }: Member, members: Member[], count: number): Wait {
+  const others = members.filter((other) => other.role === 'server' && other.name !== name)
+  const askable = others.flatMap((server) => {
+    const url = urlOf(server)
+    return url === undefined ? [] : [`${server.name} ${url}`]
+  })
+  return {
+    name: `the servers of the cluster are well without ${name}`,
+    why: 'two that are away at the same time cost it its majority: then nobody can write any more',
+    until: askable.length === 0 ? sh`k3s_well ${count} ${name}` : sh`k3s_well ${count} ${name} ${askable}`,
+    seconds: 30,
+  }
+}
+
 interface Written {
   path: string
   mode: string
@@ -144,7 +166,7 @@ function nodeFile(
   const told = {
     'node-name': name,
     ...(address === undefined ? {} : { 'node-ip': address }),
-    ...(first ? { 'cluster-init': true } : { server: `https://${begins?.address}:6443` }),
+    ...(first || begins === undefined ? { 'cluster-init': true } : { server: urlOf(begins) }),
     ...(role === 'server' ? { 'tls-san': [...new Set([name, endpoint, address ?? endpoint])] } : {}),
   }
   return `# What only this node is told; the rest is the same on all.\n${stringify(told, { lineWidth: 0 })}`
@@ -247,9 +269,33 @@ function secretsOf(context: Context, member: Member): Change[] {
   ]
 }
 
+/** The pinned program is on a node, beside the one that runs. With `stays` undo leaves it there: by then it may be what runs. */
+export function stagedOf(context: Context, member: Member, { stays = false } = {}): Step[] {
+  const { version, path, artifact } = programOf(context, member.arch)
+  return [
+    {
+      name: `there is a place for k3s ${version}`,
+      check: sh`test "$(stat --format='%F %a %U:%G' ${dirname(path)})" = 'directory 755 root:root'`,
+      apply: [
+        ...(stays ? [] : [sh`keep /opt/k3s && keep ${dirname(path)}`]),
+        sh`install --directory --mode=755 --owner=root --group=root /opt/k3s ${dirname(path)}`,
+      ],
+      undo: [sh`find ${dirname(path)} -maxdepth 1 -name '.*.part' -delete`],
+    },
+    {
+      name: `k3s ${version} is here, as its makers published it`,
+      why: 'it has the digest that is pinned; nothing that comes from the network is run to install it',
+      check: sh`k3s_program ${version} ${artifact.sha256 ?? 'unproven'}`,
+      brings: { artifact, to: path },
+      apply: [stays ? sh`FK_KEEP='' k3s_land ${version}` : sh`k3s_land ${version}`],
+      seconds: 900,
+    },
+  ]
+}
+
 /** What must be there before k3s is told anything: what it stands on, and the program itself. */
 export function groundOf(context: Context, member: Member): Step[] {
-  const { version, path, artifact } = programOf(context, member.arch)
+  const { version } = programOf(context, member.arch)
   const inContainer = sh`systemd-detect-virt --quiet --container`
   return [
     {
@@ -270,23 +316,7 @@ export function groundOf(context: Context, member: Member): Step[] {
             why: 'it would refuse to start, and it is not allowed to change the kernel itself',
           }),
         ]),
-    {
-      name: `there is a place for k3s ${version}`,
-      check: sh`test "$(stat --format='%F %a %U:%G' ${dirname(path)})" = 'directory 755 root:root'`,
-      apply: [
-        sh`keep /opt/k3s && keep ${dirname(path)}`,
-        sh`install --directory --mode=755 --owner=root --group=root /opt/k3s ${dirname(path)}`,
-      ],
-      undo: [sh`find ${dirname(path)} -maxdepth 1 -name '.*.part' -delete`],
-    },
-    {
-      name: `k3s ${version} is here, as its makers published it`,
-      why: 'it has the digest that is pinned; nothing that comes from the network is run to install it',
-      check: sh`k3s_program ${version} ${artifact.sha256 ?? 'unproven'}`,
-      brings: { artifact, to: path },
-      apply: [sh`k3s_land ${version}`],
-      seconds: 900,
-    },
+    ...stagedOf(context, member),
     {
       name: 'one of the versions that are here is the one that runs',
       why: 'which one, is changed by k3s-upgrade alone: it takes the pods away first, and goes back when the new one fails',

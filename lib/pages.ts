@@ -127,7 +127,8 @@ export async function runPages(
   })
   const store = storeOf(config, report)
   const host = env.FK_HOST === undefined ? undefined : parseHost(env.FK_HOST)
-  const specs = (page: Page) => machinesFor(config, page.on)
+  const specs = (page: Page) =>
+    machinesFor(config, page.on).filter(({ name }) => page.at === undefined || page.at === name)
   const everywhere = everyMachine(config)
 
   if (mode === 'print') {
@@ -375,6 +376,18 @@ export async function connectTo(
       return ask(`Password for sudo on ${label}: `, true)
     },
   })
+}
+
+/** Whether a machine of the site lets us in now. */
+export async function reaches(config: Config, spec: Placed): Promise<boolean> {
+  const quiet = createReport({ stdout: { write: () => true }, tty: false, color: false })
+  try {
+    await (await connectTo(config, spec, false, quiet)).close()
+    return true
+  } catch (error) {
+    if (error instanceof Fault) return false
+    throw error
+  }
 }
 
 interface Way {

@@ -295,9 +295,18 @@ export function printed({ name, summary, steps, prepare }: Printable): string {
   return `${lines.join('\n')}\n`
 }
 
+/** What another machine does for a step, as comments. */
+export const besides = (step: Change, when: 'before' | 'after'): string[] =>
+  (step.around?.[when] ?? []).map(
+    ({ name }) => `# ${when === 'before' ? 'first' : 'then'}, on ${step.around?.on}: ${name}`,
+  )
+
 function paragraph(step: Step, i: number, total: number): string[] {
   const lines = [`# ${i + 1}/${total} ${step.name}`]
   if (step.why) lines.push(`#   why: ${step.why}`)
+  if (isChange(step))
+    for (const when of ['before', 'after'] as const)
+      lines.push(...besides(step, when).map((line) => line.replace('# ', '#   ')))
   for (const c of step.controls ?? []) lines.push(`#   ${c.id} ${c.title} [${c.from.join(', ')}]`)
   // The difference between two contents is for a plan; here the answer is enough.
   const text = isChange(step) && step.landing?.digest ? landed(step.landing).text : question(step).text

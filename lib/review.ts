@@ -26,9 +26,10 @@ export function plans(): Map<string, string> {
 
 /** Writes test/plans anew; `git diff` then shows what a change does to machines. */
 export function review(): number {
+  const printed = plans()
   mkdirSync(folder, { recursive: true })
   for (const name of readdirSync(folder)) rmSync(join(folder, name))
-  for (const [name, text] of plans()) writeFileSync(join(folder, `${name}.sh`), text)
+  for (const [name, text] of printed) writeFileSync(join(folder, `${name}.sh`), text)
   process.stdout.write('test/plans is written. What changed: git diff test/plans\n')
   return 0
 }

@@ -11,6 +11,7 @@ import {
   type Program,
   applying,
   asking,
+  besides,
   plain,
   undoing,
 } from './program.ts'
@@ -164,7 +165,8 @@ interface Chunk {
 
 /**
  * Steps travel together, but doors travel apart (each run of doors is one transaction), what is saved ends its part, and what is
- * brought begins one: what comes before it has made room for it, or found that there is none.
+ * brought begins one: what comes before it has made room for it, or found that there is none. So does a step that another machine
+ * does something for, unless it belongs to a run of doors: what comes before it may find that it must not begin.
  */
 export function chunks(steps: Numbered[]): Chunk[] {
   const parts: Chunk[] = []
@@ -172,8 +174,9 @@ export function chunks(steps: Numbered[]): Chunk[] {
   for (const numbered of steps) {
     const door = numbered.step.door !== undefined
     const last = parts.at(-1)
-    const brings = isChange(numbered.step) && numbered.step.brings !== undefined
-    if (!closed && !brings && last && last.door === door) last.steps.push(numbered)
+    const { brings, around } = isChange(numbered.step) ? numbered.step : {}
+    const begins = brings !== undefined || (around !== undefined && !door)
+    if (!closed && !begins && last && last.door === door) last.steps.push(numbered)
     else parts.push({ steps: [numbered], door })
     closed = isChange(numbered.step) && numbered.step.save !== undefined
   }
@@ -220,13 +223,16 @@ async function apply(
         return { changed, code: 1 }
       }
     }
+    // What comes before a step in its part may be what it starts anew for, although it held when it was asked.
+    const begins = chunk.steps.findIndex(({ step, index }) => !holds(step, seen[index]))
     const around = chunk.steps
-      .filter(({ step, index }) => !holds(step, seen[index]))
+      .slice(begins < 0 ? chunk.steps.length : begins)
       .map(({ step }) => (isChange(step) ? step.around : undefined))
       .find((found) => found !== undefined)
-    if (around && !(await beside(page, around.on, around.before, running))) return { changed, code: 1 }
     const leave = async (code: 0 | 1): Promise<0 | 1> =>
       around && !(await beside(page, around.on, around.after, running)) ? 1 : code
+    if (around && !(await beside(page, around.on, around.before, running)))
+      return { changed, code: await leave(1) }
     if (chunk.door)
       options.transaction = {
         id: `${page.name}-${Date.now().toString(36)}`,
@@ -563,8 +569,10 @@ function summarise(
     if (state === 'change' && isChange(step)) {
       if (step.brings)
         report.command({ text: `# fetched and proven by the laptop, and sent: ${step.brings.artifact.url}` })
+      for (const text of besides(step, 'before')) report.command({ text })
       for (const command of landing ? step.apply.slice(1, -1) : step.apply)
         report.command({ text: command.text })
+      for (const text of besides(step, 'after')) report.command({ text })
     }
     if (state === 'pending' && !isChange(step) && !isWait(step)) report.command({ text: step.help })
     if (s.end?.state === 'failed') {

@@ -27,6 +27,8 @@ export type Layer = 'L0' | 'L1' | 'L2' | 'L3' | 'L4' | '✦' | 'L5' | 'L6'
 export interface About {
   layer: Layer
   on: 'laptop' | 'host' | 'node'
+  /** The one machine of them that is meant, by its name. */
+  at?: string
   /** Read-only bash that runs once before the checks of this page: its variables, functions and $FK_TMP are theirs. */
   prepare?: Command
 }

@@ -60,19 +60,25 @@ export function everyMachine(config: { site: Site; env: Pick<Env, 'FK_NODE_OS'> 
 }
 
 /**
- * The machines of a site that pages for `on` run on, in the order of the document. A host is the metal. A node runs k3s: the metal
- * itself, or the virtual machines on it; where these run Talos there is none, because it has no shell and no k3s.
+ * The machines of a site that pages for `on` run on, in the order of the document; of nodes the servers come before the agents. A
+ * host is the metal. A node runs k3s: the metal itself, or the virtual machines on it; where these run Talos there is none, because
+ * it has no shell and no k3s.
  */
 export function machinesFor(
   { site, env }: { site: Site; env: Pick<Env, 'FK_NODE_OS'> },
   on: 'laptop' | 'host' | 'node',
 ): Placed[] {
   if (on === 'laptop') return []
-  const metal = site.machines.filter(({ roles }) => roles.includes(on))
-  if (on === 'host' || site.nodes === undefined) return metal
+  const metal: Placed[] = site.machines.filter(({ roles }) => roles.includes(on))
+  if (on === 'host') return metal
+  const serversFirst = (nodes: Placed[]) => [
+    ...nodes.filter(({ roles }) => !roles.includes('agent')),
+    ...nodes.filter(({ roles }) => roles.includes('agent')),
+  ]
+  if (site.nodes === undefined) return serversFirst(metal)
   const [host] = site.machines.filter(({ roles }) => roles.includes('host'))
   const inside = env.FK_NODE_OS === 'flatcar' ? nodesOf(site) : []
-  return [
+  return serversFirst([
     ...metal.filter(({ roles }) => roles.includes('host')),
     ...inside.map(({ name, role, arch, address }): Placed => ({
       name,
@@ -83,5 +89,5 @@ export function machinesFor(
       user: 'core',
       ...(host ? { behind: host.name } : {}),
     })),
-  ]
+  ])
 }

@@ -3,13 +3,23 @@
 // Needs   a node: the virtual machine of vm-provision, or the metal itself, hardened.
 // Leaves  k3s with its own etcd, where everything stored is encrypted; /etc/rancher/k3s, and the program in /opt/k3s. There is no
 //         network for pods yet, so the node is not Ready: that is another layer.
-//         The laptop keeps the tokens and the kubeconfig, age-encrypted: ./task kubeconfig writes it out.
+//         The laptop keeps the tokens and the kubeconfig, age-encrypted: ./task node kubeconfig NAME writes it out.
 // Then    change config/k3s and apply again: a server that does not come up with it gets back what it had.
 // Undo    stops it. The data of the cluster stays in /var/lib/rancher.
-import { groundOf, k3sShell, kept, memberOf, runningOf } from '../lib/k3s.ts'
-import { script } from '../lib/script.ts'
+import {
+  type Member,
+  clusterOf,
+  groundOf,
+  k3sShell,
+  kept,
+  memberOf,
+  runningOf,
+  urlOf,
+  wellWithout,
+} from '../lib/k3s.ts'
+import { type Context, script } from '../lib/script.ts'
 import { sh } from '../lib/sh.ts'
-import type { Step } from '../lib/step.ts'
+import type { Change, Step } from '../lib/step.ts'
 
 export default script(import.meta, { layer: 'L2', on: 'node', prepare: k3sShell }, (context) => {
   const member = memberOf(context)
@@ -24,10 +34,28 @@ export default script(import.meta, { layer: 'L2', on: 'node', prepare: k3sShell 
       help: `bring a backup back: ./task restore FILE. Or put another server first in config/sites/${context.site.name}.yaml, so that ${name} joins it.
 If the old cluster is gone for good, and its backups too: delete ${kept.joinServer}.age, ${kept.joinAgent}.age and ${kept.kubeconfig}.age in ${context.state}`,
     },
-    ...runningOf(context, member),
+    ...runningOf(context, member, others(context, member)),
     ...papers(),
   ]
 })
+
+/** Where other servers have joined, they must be able to do without the first while it starts anew. One that is away may come back. */
+function others(context: Context, member: Member): Change['around'] {
+  const members = clusterOf(context)
+  const second = members.find(({ role, first }) => role === 'server' && !first)
+  if (second === undefined) return undefined
+  const well = wellWithout(member, members, 0)
+  return {
+    on: second.name,
+    before: [
+      {
+        ...well,
+        until: sh`test ! -e "$K3S_ETC/k3s.yaml" || ! k3s_kubectl --server=${urlOf(member) ?? ''} get --raw /readyz > /dev/null 2>&1 || ${well.until}`,
+      },
+    ],
+    after: [],
+  }
+}
 
 /** What its owner holds. */
 function papers(): Step[] {

@@ -2,11 +2,10 @@
 //
 // Needs   k3s-server, and on each node what that page needs. They know whom they join by the fingerprint of its authority.
 // Leaves  the same as k3s-server, without secrets of its own; an agent knows nothing of the control plane.
-// Undo    stops k3s on the node. The cluster still knows it: ./task cluster replace NAME takes it out.
-import { clusterOf, groundOf, k3sShell, memberOf, runningOf } from '../lib/k3s.ts'
+// Undo    stops k3s on the node. The cluster still knows it: ./task node remove NAME takes it out.
+import { clusterOf, groundOf, k3sShell, memberOf, runningOf, wellWithout } from '../lib/k3s.ts'
 import { script } from '../lib/script.ts'
 import { sh } from '../lib/sh.ts'
-import type { Step } from '../lib/step.ts'
 
 export default script(import.meta, { layer: 'L2', on: 'node', prepare: k3sShell }, (context) => {
   const member = memberOf(context)
@@ -20,20 +19,15 @@ export default script(import.meta, { layer: 'L2', on: 'node', prepare: k3sShell 
           {
             name: 'the site has one node: nobody joins it',
             check: sh`test "$(k3s_kubectl get nodes --output name | wc --lines)" -le 1`,
-            help: 'the cluster has nodes that the site does not know: describe them under machines:, or ./task cluster remove NAME',
+            help: 'the cluster has nodes that the site does not know: describe them under machines:, or ./task node remove NAME',
           },
         ]
-  const well = (count: number): Step => ({
-    name: `the ${count} servers before it are well`,
-    check: sh`k3s_etcd ${count}`,
-    help: 'on a server: journalctl --unit k3s. Nobody joins a cluster that is not well: one more member could cost it its majority',
-  })
-  const before = servers.indexOf(member)
+  const before = servers.findIndex(({ name }) => name === member.name)
   return [
     ...groundOf(context, member),
     ...runningOf(context, member, {
       on: first?.name ?? '',
-      before: [well(member.role === 'server' ? before : servers.length)],
+      before: [wellWithout(member, members, member.role === 'server' ? before : servers.length)],
       after: [],
     }),
     ...(member.role === 'server'

@@ -213,9 +213,9 @@ const controls = cisOf({ site }, 'server', today).flatMap(({ section, controls }
 )
 /** The part of k3s whose arguments answer a control. */
 const partOf = ({ id, entry }: (typeof controls)[number]) =>
-  entry && 'arg' in entry
-    ? Object.keys(entry.arg as object)[0]
-    : entry && ('kubelet' in entry || 'told' in entry)
+  entry && ('arg' in entry || 'told' in entry)
+    ? Object.keys(('arg' in entry ? entry.arg : entry.told) as object)[0]
+    : entry && 'kubelet' in entry
       ? 'kubelet'
       : id === '4.3.1'
         ? 'kube-proxy'

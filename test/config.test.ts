@@ -198,6 +198,7 @@ describe('FK_ variables', () => {
       FK_LAB_DIR: path.join(made, '.cache/lab'),
       FK_LOG_DIR: path.join(made, 'out/log'),
       FK_DOWNLOAD_DIR: path.join(made, '.cache/downloads'),
+      FK_DRAIN: 'evict',
       FK_YES: false,
       FK_DEADMAN_SECONDS: 180,
       FK_LOCK_WAIT_SECONDS: 0,

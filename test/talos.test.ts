@@ -442,6 +442,7 @@ test('the kubeconfig that was fetched is written out when somebody asks, for tha
     FK_AGE_IDENTITY: join(dir, 'identity.txt'),
     FK_HOST: '',
     FK_SITE: 'fortress',
+    FK_NODE_OS: 'talos',
   }
   const ask = (name: string) =>
     spawnSync(process.execPath, [join(root, 'bin/task.cjs'), 'node', 'kubeconfig', name], {
@@ -454,7 +455,7 @@ test('the kubeconfig that was fetched is written out when somebody asks, for tha
     none.stderr,
     /^the cluster of fortress-node has no kubeconfig on this laptop\n {2}next: {2}\.\/task vm-talos apply fetches it$/m,
   )
-  assert.match(ask('other').stderr, /has no virtual machine other/)
+  assert.match(ask('other').stderr, /has no server other/)
   const store = secretStore({ dir: join(dir, 'fortress'), identity: env.FK_AGE_IDENTITY, say: () => {} })
   await store.put('fortress-node-kubeconfig', Buffer.from('apiVersion: v1\n').toString('base64'))
   assert.equal(ask('fortress-node').status, 0)

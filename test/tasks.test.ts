@@ -168,6 +168,8 @@ test('flags and words are told apart', () => {
     site: '012',
     format: undefined,
     layer: undefined,
+    bench: false,
+    configDir: undefined,
   })
 })
 

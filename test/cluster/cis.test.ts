@@ -105,6 +105,14 @@ describe('CIS Kubernetes 2.1 on a control plane that is told by config/k3s', () 
       'n/a': 13,
     })
     assert.deepEqual(ids(results.filter(({ state }) => state === 'waived')), ['1.2.11', '5.3.2'])
+    // The parts themselves were asked, and not what was written when they started.
+    const source = (id: string) => / \(by (.*)\)/.exec(results.find((r) => r.id === id)?.found ?? '')?.[1]
+    assert.deepEqual(['1.2.15', '1.3.2', '1.4.1', '4.2.1'].map(source), [
+      'its /flagz',
+      'its /flagz',
+      'its /flagz',
+      'its /configz',
+    ])
   })
 
   test('files that are open, or somebody else’s, are found, and the page closes them', async () => {

@@ -272,7 +272,8 @@ fk_reload() {
   fi
   if grep '^/etc/wireguard/' "$1" > /dev/null && [ "$(systemctl is-active wg-quick@wg0)" = active ]; then systemctl restart wg-quick@wg0; fi
   # It reads what it is told once. It may have given up over what it was told, so whether it is active says nothing.
-  if grep '^/etc/rancher/k3s/' "$1" > /dev/null && [ -e /etc/rancher/k3s/token ]; then
+  # What it has written there itself (k3s.yaml) is nothing that it is told.
+  if grep '^/etc/rancher/k3s/' "$1" | grep --invert-match '/k3s\.yaml$' > /dev/null && [ -e /etc/rancher/k3s/token ]; then
     systemctl reset-failed k3s.service 2> /dev/null || true # it has not failed
     systemctl restart --no-block k3s.service
   fi

@@ -273,7 +273,8 @@ fk_reload() {
   fi
   if grep '^/etc/wireguard/' "$1" > /dev/null && [ "$(systemctl is-active wg-quick@wg0)" = active ]; then systemctl restart wg-quick@wg0; fi
   # It reads what it is told once. It may have given up over what it was told, so whether it is active says nothing.
-  if grep '^/etc/rancher/k3s/' "$1" > /dev/null && [ -e /etc/rancher/k3s/token ]; then
+  # What it has written there itself (k3s.yaml) is nothing that it is told.
+  if grep '^/etc/rancher/k3s/' "$1" | grep --invert-match '/k3s\.yaml$' > /dev/null && [ -e /etc/rancher/k3s/token ]; then
     systemctl reset-failed k3s.service 2> /dev/null || true # it has not failed
     systemctl restart --no-block k3s.service
   fi
@@ -365,7 +366,7 @@ k3s_version() {
 }
 
 # k3s_kubectl WORD...: as the admin of the cluster, on a server.
-k3s_kubectl() { timeout 30 "$K3S" kubectl --kubeconfig "$K3S_ETC/k3s.yaml" "$@"; }
+k3s_kubectl() { timeout "${K3S_SECONDS:-30}" "$K3S" kubectl --kubeconfig "$K3S_ETC/k3s.yaml" "$@"; }
 
 # k3s_self WORD...: as this node itself, which may read little more than itself.
 k3s_self() { timeout 30 "$K3S" kubectl --kubeconfig "$K3S_DATA/agent/kubelet.kubeconfig" "$@"; }
@@ -374,7 +375,7 @@ k3s_self() { timeout 30 "$K3S" kubectl --kubeconfig "$K3S_DATA/agent/kubelet.kub
 k3s_told() {
   {
     readlink "$K3S"
-    find "$K3S_ETC" /etc/systemd/system/k3s.service /etc/systemd/system/k3s.service.d -type f ! -name k3s.yaml ! -name '.*' -print0 2> /dev/null |
+    { find "$K3S_ETC" /etc/systemd/system/k3s.service /etc/systemd/system/k3s.service.d -type f ! -name k3s.yaml ! -name '.*' -print0 2> /dev/null || true; } | # there need be no drop-in
       LC_ALL=C sort --zero-terminated | xargs --null --no-run-if-empty sha256sum
   } | sha256sum | cut --delimiter=' ' --fields=1
 }
@@ -419,7 +420,8 @@ k3s_start() {
   local told deadline=$((SECONDS + $3)) fails=0 said=''
   told=$(k3s_told)
   install --directory --mode=700 "$K3S_NOTES"
-  rm --force "$K3S_NOTES/started"
+  # Set aside: when this run is killed, nobody knows with what it was started.
+  [ ! -e "$K3S_NOTES/started" ] || mv --force "$K3S_NOTES/started" "$K3S_NOTES/started.before"
   systemctl daemon-reload
   systemctl --quiet enable k3s.service
   systemctl reset-failed k3s.service 2> /dev/null || true # it has not failed
@@ -428,7 +430,11 @@ k3s_start() {
     # A server that cannot read what it is told ends at once, again and again: nothing becomes better by waiting.
     fails=$(systemctl show --property=NRestarts --value k3s.service)
     if [ "$fails" -ge 3 ] || [ "$SECONDS" -ge "$deadline" ]; then
-      k3s_no "it does not come up: $said"
+      said="it does not come up: $said"
+      if [ -s "$K3S_NOTES/upgrading" ]; then said+='; an upgrade has begun here: ./task k3s-upgrade apply ends it, or goes back'; fi
+      # What it was told before may come back, and with it what was noted then.
+      [ ! -e "$K3S_NOTES/started.before" ] || mv --force "$K3S_NOTES/started.before" "$K3S_NOTES/started"
+      k3s_no "$said"
       return
     fi
     sleep 1
@@ -436,6 +442,7 @@ k3s_start() {
   printf '%s %s\n' "$(systemctl show --property=InvocationID --value k3s.service)" "$told" > "$K3S_NOTES/started.part"
   sync "$K3S_NOTES/started.part"
   mv --force "$K3S_NOTES/started.part" "$K3S_NOTES/started"
+  rm --force "$K3S_NOTES/started.before"
 }
 
 # k3s_fresh BEGUN: this node has data of the cluster, or the cluster has not begun anywhere. On an empty disk the first server
@@ -445,12 +452,17 @@ k3s_fresh() {
   [ "$1" = no ] || k3s_no "the cluster has begun, and there is nothing of it on this disk"
 }
 
-# k3s_etcd: its own member of etcd is healthy, and every member has a vote. Prints one line for each server.
+# k3s_votes: a line for each server: its name, and whether it has a vote in etcd, as the leader found within the last 15 s.
+k3s_votes() {
+  k3s_kubectl get nodes --selector=node-role.kubernetes.io/etcd=true --output \
+    jsonpath='{range .items[*]}{.metadata.name}{" "}{.status.conditions[?(@.type=="EtcdIsVoter")].status}{"\n"}{end}'
+}
+
+# k3s_etcd COUNT: its own member of etcd is healthy, and every member has a vote. Prints one line for each server.
 k3s_etcd() {
   local said name vote all=0 bad=0
   said=$(k3s_kubectl get --raw '/readyz/etcd' 2>&1) || k3s_no "etcd is not ready: $(tail --lines=1 <<< "$said")" || return
-  said=$(k3s_kubectl get nodes --selector=node-role.kubernetes.io/etcd=true --output \
-    jsonpath='{range .items[*]}{.metadata.name}{" "}{.status.conditions[?(@.type=="EtcdIsVoter")].status}{"\n"}{end}' 2>&1) || k3s_no "$said" || return
+  said=$(k3s_votes 2>&1) || k3s_no "$said" || return
   while read -r name vote; do
     [ -n "$name" ] || continue
     all=$((all + 1))
@@ -460,6 +472,25 @@ k3s_etcd() {
   [ "$bad" -eq 0 ] && [ "$all" -ge "${1:-1}" ]
 }
 
+# k3s_well COUNT NAME 'NODE URL'…: COUNT servers are members of etcd, and all of them but NAME have a vote and answer at their URL, so
+# that it costs nobody the majority when NAME stops or joins. What a member says of another is up to 15 s old; an answer is not.
+k3s_well() {
+  local count=$1 but=$2 said name vote server members=''
+  shift 2
+  said=$(k3s_votes 2>&1) || k3s_no "the API does not answer: $(tail --lines=1 <<< "$said")" || return
+  while read -r name vote; do
+    if [ -z "$name" ] || [ "$name" = "$but" ]; then continue; fi
+    [ "$vote" = True ] || k3s_no "$name has no vote in etcd" || return
+    members+=" $name"
+  done <<< "$said"
+  [ "$(wc --words <<< "$members")" -ge "$count" ] || k3s_no "of $count servers etcd knows$members" || return
+  for server; do
+    case " $members " in *" ${server% *} "*) ;; *) continue ;; esac
+    said=$(k3s_kubectl --server="${server#* }" get --raw /readyz 2>&1) && [ "$said" = ok ] ||
+      k3s_no "${server% *} does not answer, or is not ready: $(tail --lines=1 <<< "$said")" || return
+  done
+}
+
 # k3s_stop: for undo. What containers it started is ended too; the data stays.
 k3s_stop() {
   systemctl disable --now k3s.service 2> /dev/null || true # it is gone already
@@ -467,7 +498,7 @@ k3s_stop() {
 }
 
 export -f k3s_no k3s_program k3s_land k3s_use k3s_version k3s_kubectl k3s_self k3s_told k3s_answers k3s_said k3s_runs k3s_restarted \
-  k3s_start k3s_fresh k3s_etcd k3s_stop
+  k3s_start k3s_fresh k3s_votes k3s_etcd k3s_well k3s_stop
 
 
 # 1/17 the kernel has cgroups of the second kind, and the clock is set

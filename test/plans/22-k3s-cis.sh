@@ -120,7 +120,7 @@ k3s_version() {
 }
 
 # k3s_kubectl WORD...: as the admin of the cluster, on a server.
-k3s_kubectl() { timeout 30 "$K3S" kubectl --kubeconfig "$K3S_ETC/k3s.yaml" "$@"; }
+k3s_kubectl() { timeout "${K3S_SECONDS:-30}" "$K3S" kubectl --kubeconfig "$K3S_ETC/k3s.yaml" "$@"; }
 
 # k3s_self WORD...: as this node itself, which may read little more than itself.
 k3s_self() { timeout 30 "$K3S" kubectl --kubeconfig "$K3S_DATA/agent/kubelet.kubeconfig" "$@"; }
@@ -129,7 +129,7 @@ k3s_self() { timeout 30 "$K3S" kubectl --kubeconfig "$K3S_DATA/agent/kubelet.kub
 k3s_told() {
   {
     readlink "$K3S"
-    find "$K3S_ETC" /etc/systemd/system/k3s.service /etc/systemd/system/k3s.service.d -type f ! -name k3s.yaml ! -name '.*' -print0 2> /dev/null |
+    { find "$K3S_ETC" /etc/systemd/system/k3s.service /etc/systemd/system/k3s.service.d -type f ! -name k3s.yaml ! -name '.*' -print0 2> /dev/null || true; } | # there need be no drop-in
       LC_ALL=C sort --zero-terminated | xargs --null --no-run-if-empty sha256sum
   } | sha256sum | cut --delimiter=' ' --fields=1
 }
@@ -174,7 +174,8 @@ k3s_start() {
   local told deadline=$((SECONDS + $3)) fails=0 said=''
   told=$(k3s_told)
   install --directory --mode=700 "$K3S_NOTES"
-  rm --force "$K3S_NOTES/started"
+  # Set aside: when this run is killed, nobody knows with what it was started.
+  [ ! -e "$K3S_NOTES/started" ] || mv --force "$K3S_NOTES/started" "$K3S_NOTES/started.before"
   systemctl daemon-reload
   systemctl --quiet enable k3s.service
   systemctl reset-failed k3s.service 2> /dev/null || true # it has not failed
@@ -183,7 +184,11 @@ k3s_start() {
     # A server that cannot read what it is told ends at once, again and again: nothing becomes better by waiting.
     fails=$(systemctl show --property=NRestarts --value k3s.service)
     if [ "$fails" -ge 3 ] || [ "$SECONDS" -ge "$deadline" ]; then
-      k3s_no "it does not come up: $said"
+      said="it does not come up: $said"
+      if [ -s "$K3S_NOTES/upgrading" ]; then said+='; an upgrade has begun here: ./task k3s-upgrade apply ends it, or goes back'; fi
+      # What it was told before may come back, and with it what was noted then.
+      [ ! -e "$K3S_NOTES/started.before" ] || mv --force "$K3S_NOTES/started.before" "$K3S_NOTES/started"
+      k3s_no "$said"
       return
     fi
     sleep 1
@@ -191,6 +196,7 @@ k3s_start() {
   printf '%s %s\n' "$(systemctl show --property=InvocationID --value k3s.service)" "$told" > "$K3S_NOTES/started.part"
   sync "$K3S_NOTES/started.part"
   mv --force "$K3S_NOTES/started.part" "$K3S_NOTES/started"
+  rm --force "$K3S_NOTES/started.before"
 }
 
 # k3s_fresh BEGUN: this node has data of the cluster, or the cluster has not begun anywhere. On an empty disk the first server
@@ -200,12 +206,17 @@ k3s_fresh() {
   [ "$1" = no ] || k3s_no "the cluster has begun, and there is nothing of it on this disk"
 }
 
-# k3s_etcd: its own member of etcd is healthy, and every member has a vote. Prints one line for each server.
+# k3s_votes: a line for each server: its name, and whether it has a vote in etcd, as the leader found within the last 15 s.
+k3s_votes() {
+  k3s_kubectl get nodes --selector=node-role.kubernetes.io/etcd=true --output \
+    jsonpath='{range .items[*]}{.metadata.name}{" "}{.status.conditions[?(@.type=="EtcdIsVoter")].status}{"\n"}{end}'
+}
+
+# k3s_etcd COUNT: its own member of etcd is healthy, and every member has a vote. Prints one line for each server.
 k3s_etcd() {
   local said name vote all=0 bad=0
   said=$(k3s_kubectl get --raw '/readyz/etcd' 2>&1) || k3s_no "etcd is not ready: $(tail --lines=1 <<< "$said")" || return
-  said=$(k3s_kubectl get nodes --selector=node-role.kubernetes.io/etcd=true --output \
-    jsonpath='{range .items[*]}{.metadata.name}{" "}{.status.conditions[?(@.type=="EtcdIsVoter")].status}{"\n"}{end}' 2>&1) || k3s_no "$said" || return
+  said=$(k3s_votes 2>&1) || k3s_no "$said" || return
   while read -r name vote; do
     [ -n "$name" ] || continue
     all=$((all + 1))
@@ -215,6 +226,25 @@ k3s_etcd() {
   [ "$bad" -eq 0 ] && [ "$all" -ge "${1:-1}" ]
 }
 
+# k3s_well COUNT NAME 'NODE URL'…: COUNT servers are members of etcd, and all of them but NAME have a vote and answer at their URL, so
+# that it costs nobody the majority when NAME stops or joins. What a member says of another is up to 15 s old; an answer is not.
+k3s_well() {
+  local count=$1 but=$2 said name vote server members=''
+  shift 2
+  said=$(k3s_votes 2>&1) || k3s_no "the API does not answer: $(tail --lines=1 <<< "$said")" || return
+  while read -r name vote; do
+    if [ -z "$name" ] || [ "$name" = "$but" ]; then continue; fi
+    [ "$vote" = True ] || k3s_no "$name has no vote in etcd" || return
+    members+=" $name"
+  done <<< "$said"
+  [ "$(wc --words <<< "$members")" -ge "$count" ] || k3s_no "of $count servers etcd knows$members" || return
+  for server; do
+    case " $members " in *" ${server% *} "*) ;; *) continue ;; esac
+    said=$(k3s_kubectl --server="${server#* }" get --raw /readyz 2>&1) && [ "$said" = ok ] ||
+      k3s_no "${server% *} does not answer, or is not ready: $(tail --lines=1 <<< "$said")" || return
+  done
+}
+
 # k3s_stop: for undo. What containers it started is ended too; the data stays.
 k3s_stop() {
   systemctl disable --now k3s.service 2> /dev/null || true # it is gone already
@@ -222,7 +252,7 @@ k3s_stop() {
 }
 
 export -f k3s_no k3s_program k3s_land k3s_use k3s_version k3s_kubectl k3s_self k3s_told k3s_answers k3s_said k3s_runs k3s_restarted \
-  k3s_start k3s_fresh k3s_etcd k3s_stop
+  k3s_start k3s_fresh k3s_votes k3s_etcd k3s_well k3s_stop
 
 FK_UNITS=''
 # What controls ask with: each function prints what it found and returns 0 (holds) or 1 (does not), or leaves with 100 (does not
@@ -627,6 +657,12 @@ cis_flags() {
     printf '@its /flagz\n%s\n' "$said"
     return
   fi
+  cis_begun "$1"
+}
+
+# cis_begun PART: its arguments, as k3s told them to the journal when it started it; behind a line that says so.
+cis_begun() {
+  local said
   fact started cis_started
   said=$(awk -v part="$1" '$1 == part { line = $0 } END { n = split(line, words, " "); for (i = 2; i <= n; i++) { sub(/^--/, "", words[i]); print words[i] } }' <<< "$FK_FACT")
   [ -z "$said" ] || printf '@the journal\n%s\n' "$said"
@@ -705,7 +741,7 @@ cis_kubelet_names() {
 # cis_kubelet_told: what the kubelet was told: by files that k3s writes for it, and by arguments, which go before them.
 cis_kubelet_told() {
   local path flags
-  flags=$(cis_flags kubelet)
+  flags=$(cis_begun kubelet)
   [ -n "$flags" ] || return
   printf '@the journal and %s\n' "$K3S_DATA/agent/etc/kubelet.conf.d"
   for path in "$K3S_DATA"/agent/etc/kubelet.conf.d/*.conf; do
@@ -717,7 +753,7 @@ cis_kubelet_told() {
 # cis_kubelet: what the kubelet has made of it; a server may ask it, an agent knows what it was told.
 cis_kubelet() {
   local node live=''
-  node=$(cis_flags kubelet | sed --quiet 's/^hostname-override=//p')
+  node=$(cis_begun kubelet | sed --quiet 's/^hostname-override=//p')
   [ -z "$node" ] || live=$(k3s_kubectl get --raw "/api/v1/nodes/$node/proxy/configz" --request-timeout=10s 2> /dev/null | cis_json | cis_kubelet_names) || live=''
   if [ -n "$live" ]; then printf '@its /configz\n%s\n' "$live"; else cis_kubelet_told; fi
 }
@@ -731,9 +767,11 @@ cis_etcd() {
 
 # cis_value NAME: FK_VALUE is what FK_FACT says of it: the last word counts, as with flags. Unset is empty.
 cis_value() {
-  local rest=${FK_FACT##*$'\n'"$1="}
+  local line
   FK_VALUE=''
-  [ "$rest" = "$FK_FACT" ] || FK_VALUE=${rest%%$'\n'*}
+  while IFS= read -r line; do
+    case $line in "$1="*) FK_VALUE=${line#"$1="} ;; esac
+  done <<< "$FK_FACT"
 }
 
 # cis_seconds DURATION: 1h2m3s and the like in seconds; less than a second is none.
@@ -799,9 +837,10 @@ kubelet_is() {
   cis_are kubelet "$@"
 }
 
+# told_is PART …: by what it was told when it was started, where its own answer leaves that out.
 told_is() {
-  fact kubelet.told cis_kubelet_told
-  cis_are kubelet "$@"
+  if [ "$1" = kubelet ]; then fact told.kubelet cis_kubelet_told; else fact "told.$1" cis_begun "$1"; fi
+  cis_are "$@"
 }
 
 etcd_is() {

@@ -190,7 +190,7 @@ func (m member) join(node string, others []*etcdserverpb.Member) (string, error)
 	return strings.Join(all, ","), nil
 }
 
-// healthy is nil once this member answers and has a vote. The others give it one as soon as it knows what they know.
+// healthy is nil once this member answers and has a vote. The leader gives it one.
 func (m member) healthy(client *clientv3.Client) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
@@ -198,32 +198,28 @@ func (m member) healthy(client *clientv3.Client) error {
 	if err != nil {
 		return err
 	}
-	if !status.IsLearner {
-		// A member without a leader would answer this one, too, but not know who leads.
-		if status.Leader == 0 {
-			return errors.New("etcd has no leader")
-		}
-		return nil
+	if status.IsLearner {
+		return errors.New("this server has not yet been promoted from learner to voting member")
 	}
-	found, err := client.MemberList(ctx)
-	if err != nil {
-		return err
-	}
-	var others []string
-	for _, other := range found.Members {
-		if other.ID != status.Header.MemberId {
-			others = append(others, other.ClientURLs...)
-		}
-	}
-	remote, err := m.client(others...)
-	if err != nil {
-		return err
-	}
-	defer remote.Close()
-	if _, err := remote.MemberPromote(ctx, status.Header.MemberId); err != nil {
-		return fmt.Errorf("this server has not yet been promoted from learner to voting member: %w", err)
+	// A member without a leader would answer this one, too.
+	if status.Leader == 0 {
+		return errors.New("etcd has no leader")
 	}
 	return nil
+}
+
+// promote gives a vote to the members that have none and know by now what the others know.
+func (m member) promote(ctx context.Context, client *clientv3.Client, found *clientv3.MemberListResponse) {
+	for _, other := range found.Members {
+		if !other.IsLearner || other.Name == "" {
+			continue
+		}
+		if _, err := client.MemberPromote(ctx, other.ID); err != nil {
+			logrus.Debugf("Unable to promote learner %s: %v", other.Name, err)
+			continue
+		}
+		logrus.Infof("Promoted learner %s", other.Name)
+	}
 }
 
 // remove takes a member out, by its name and address.

@@ -328,11 +328,12 @@ func (c caretaker) turn(ctx context.Context) error {
 	if status, err := c.etcd.Status(ctx, localEtcd); err != nil || status.Header.MemberId != status.Leader {
 		return err
 	}
-	nodes, err := c.kube.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	members, err := c.etcd.MemberList(ctx)
 	if err != nil {
 		return err
 	}
-	members, err := c.etcd.MemberList(ctx)
+	c.promote(ctx, c.etcd, members)
+	nodes, err := c.kube.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return err
 	}

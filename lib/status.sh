@@ -1,0 +1,56 @@
+# shellcheck shell=bash
+# What a machine says of itself for ./task status, in one round trip: frames of a word and its values. It reads, and asks the API
+# where there is one; what does not answer is left out.
+
+status_machine() {
+  local restart='' failed
+  . /etc/os-release
+  if [ -e /run/reboot-required ]; then
+    restart=$(sort --unique /run/reboot-required.pkgs 2> /dev/null | head --lines=3 | paste --serial --delimiters=' ')
+    restart=${restart:-yes}
+  elif command -v update_engine_client > /dev/null && update_engine_client -status 2> /dev/null | grep UPDATED_NEED_REBOOT > /dev/null; then
+    restart='a new system'
+  fi
+  failed=$(systemctl list-units --state=failed --plain --no-legend --no-pager 2> /dev/null | cut --delimiter=' ' --fields=1 | paste --serial --delimiters=' ')
+  frame machine "$(cut --delimiter=. --fields=1 /proc/uptime)" "$PRETTY_NAME" "$(uname --kernel-release)" "$restart" "$failed" \
+    "$(df --output=target,pcent / /var/lib/rancher 2> /dev/null | awk 'NR > 1 && $2 + 0 >= 85 && !seen[$1]++ { printf "%s%s %s", sep, $1, $2; sep = ", " }')"
+}
+
+# A file that differs from what the last page that changed it left there.
+status_pages() {
+  local dir changed
+  for dir in "$FK_STATE"/pages/*/; do
+    if [ -s "$dir/seq" ]; then printf '%s\t%s\n' "$(cat "$dir/seq")" "${dir%/}"; fi
+  done | sort --numeric-sort | cut --fields=2 > "$FK_TMP/pages"
+  [ -s "$FK_TMP/pages" ] || return 0
+  fk_etc "$FK_TMP/etc"
+  while IFS= read -r dir; do
+    if [ -e "$dir/left" ]; then sed "s|^|${dir##*/}\t|" "$dir/left"; fi
+  done < "$FK_TMP/pages" | awk -F '\t' 'NR == FNR { now[$1] = $0; next }
+    { page[$2] = $1; line[$2] = substr($0, length($1) + 2) }
+    END { for (path in line) if (now[path] != line[path]) print page[path] "\t" path }' "$FK_TMP/etc" - | LC_ALL=C sort > "$FK_TMP/changed"
+  while IFS= read -r dir; do
+    dir=${dir##*/}
+    changed=$(awk -F '\t' -v page="$dir" '$1 == page { print $2 }' "$FK_TMP/changed")
+    frame page "$dir" "$changed"
+  done < "$FK_TMP/pages"
+}
+
+status_k3s() {
+  local said
+  [ -L "$K3S" ] || return 0
+  said=$(k3s_certificates leaf 2> /dev/null | head --lines=1) || said=''
+  frame k3s "$(systemctl is-active k3s.service 2> /dev/null)" "$(k3s_version)" "$(ls /opt/k3s 2> /dev/null)" "$(k3s_noted to)" "$said" "$(k3s_said)"
+  [ -s "$K3S_ETC/k3s.yaml" ] || return 0
+  # A server that hangs is no reason to wait long: others are asked as well.
+  said=$(K3S_SECONDS=10 k3s_kubectl get nodes --output jsonpath="{range .items[*]}{.metadata.name}{\"\t\"}{.status.nodeInfo.kubeletVersion}{\"\t\"}{.status.conditions[?(@.type==\"Ready\")].status}{\"\t\"}{.status.conditions[?(@.type==\"Ready\")].reason}{\"\t\"}{.status.conditions[?(@.type==\"EtcdIsVoter\")].status}{\"\t\"}{.spec.unschedulable}{\"\t\"}{.metadata.annotations.$AWAY}{\"\t\"}{.metadata.annotations.$STAGED}{\"\n\"}{end}" 2> /dev/null) || return 0
+  frame nodes "$said"
+}
+
+# What the backup notes: which, time, name, bytes, ok or failed, why.
+status_backup() {
+  local note
+  for note in /var/lib/fortress/backup/notes/*; do
+    case $note in *.part | *'*') ;; *) frame note "${note##*/}" "$(cat "$note")" ;; esac
+  done
+}

@@ -1,0 +1,190 @@
+// What is asked of a cluster about its nodes, and done to them, by the real kubectl of a real API: the words, the answers, the rights.
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { after, before, describe, test } from 'node:test'
+import { clusterShell } from '../../lib/cluster.ts'
+import { type Answers, take } from '../../lib/status.ts'
+import { root } from '../machine/kit.ts'
+import { type Bed, bed, etc, program, told } from './kit.ts'
+
+describe(
+  'the nodes of a cluster',
+  { skip: program === undefined ? 'kube-bed is not installed' : false },
+  () => {
+    let server: Bed
+    let agent: Bed
+    /** What one of our functions says on a machine, and how it ends. */
+    const ask = async (at: Bed, command: string) => {
+      const script = `set -euo pipefail\n${clusterShell.text}\n${command}\n`
+      const { code, stdout, stderr } = await at.root('bash -s 2>&1', script)
+      return { code, text: stdout + stderr }
+    }
+    const good = async (at: Bed, command: string) => {
+      const { code, text } = await ask(at, command)
+      assert.equal(code, 0, `${command}: ${text}`)
+      return text
+    }
+    const version = async () =>
+      (await server.kubectl(`get node nodes --output jsonpath='{.status.nodeInfo.kubeletVersion}'`)).stdout
+
+    before(async () => {
+      server = await bed(undefined, 'nodes')
+      const first = await server.begin()
+      assert.equal(first.code, 0, first.said)
+      agent = await bed(
+        undefined,
+        'nodes-agent',
+        {
+          [`${etc}/config.yaml`]: told('agent.yaml'),
+          [`${etc}/config.yaml.d/10-node.yaml`]: `server: https://${server.machine.host}:6443\n`,
+          [`${etc}/token`]: await server.ok('cat /var/lib/rancher/k3s/server/agent-token'),
+        },
+        'agent',
+      )
+      const second = await agent.begin()
+      assert.equal(second.code, 0, second.said)
+      for (let i = 0; i < 60 && (await server.kubectl('get node nodes-agent')).code !== 0; i++)
+        await new Promise((resolve) => setTimeout(resolve, 500))
+    })
+    after(async () => {
+      await agent?.end()
+      await server?.end()
+    })
+
+    test('a server finds itself well by its own address, and nobody whom it does not know', async () => {
+      const url = `https://${server.machine.host}:6443`
+      await good(server, `until k3s_etcd 1 > /dev/null; do sleep 1; done; k3s_well 1 other 'nodes ${url}'`)
+      await good(server, `k3s_is server nodes ${await version()} Unknown`)
+      const many = await ask(server, `k3s_well 2 other 'nodes ${url}'`)
+      assert.equal(many.code, 1)
+      assert.match(many.text, /of 2 servers etcd knows nodes/)
+      const wrong = await ask(server, `k3s_well 0 other 'nodes https://${server.machine.host}:6444'`)
+      assert.equal(wrong.code, 1)
+      assert.match(wrong.text, /nodes does not answer, or is not ready: .*refused/)
+    })
+
+    test('a node may say of itself what it has, and of no other', async () => {
+      await good(agent, 'k3s_self annotate node nodes-agent --overwrite "$STAGED=v9.9.9+k3s1"')
+      await good(server, 'k3s_self annotate node nodes --overwrite "$STAGED=v9.9.9+k3s1"')
+      await good(server, 'k3s_staged v9.9.9+k3s1 nodes nodes-agent')
+      assert.match((await ask(server, 'k3s_staged v9.9.9+k3s2 nodes')).text, /not yet on nodes/)
+      const other = await ask(agent, 'k3s_self annotate node nodes --overwrite "$STAGED=v0"')
+      assert.notEqual(other.code, 0)
+      assert.match(other.text, /[Ff]orbidden/)
+    })
+
+    test('a node without pods is drained and returned, and one that a person has cordoned stays so', async () => {
+      const cordoned = async () =>
+        (await server.kubectl(`get node nodes-agent --output jsonpath='{.spec.unschedulable}'`)).stdout
+      await good(server, 'k3s_drain nodes-agent evict 20')
+      assert.equal(await cordoned(), 'true')
+      assert.match(await good(agent, 'k3s_mark agent nodes-agent'), /^ours-drained$/)
+      await good(server, 'k3s_return nodes-agent')
+      assert.equal(await cordoned(), '')
+      assert.equal(await good(agent, 'k3s_mark agent nodes-agent'), '')
+      await server.kubectl('cordon nodes-agent')
+      await good(
+        server,
+        'k3s_drain nodes-agent evict 20; k3s_mark server nodes-agent; k3s_return nodes-agent',
+      )
+      assert.equal(await cordoned(), 'true')
+      await server.kubectl('uncordon nodes-agent')
+    })
+
+    test('a pod that its budget keeps is named with the budget, and the node takes pods again', async () => {
+      const objects = `
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {pod-security.kubernetes.io/enforce: privileged}}
+---
+apiVersion: apps/v1
+kind: ReplicaSet
+metadata: {name: web, namespace: shop}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {nodeName: nodes-agent, containers: [{name: web, image: web.example/web:1}]}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: never-none, namespace: shop}
+spec: {minAvailable: 1, selector: {matchLabels: {app: web}}}
+`
+      const applied = await server.kubectl('apply --filename -', objects)
+      assert.equal(applied.code, 0, applied.stderr)
+      const pod = await server.ok(
+        `until name=$(/opt/bin/k3s kubectl get pods --namespace shop --output name | grep web); do sleep 1; done
+/opt/bin/k3s kubectl patch "$name" --namespace shop --subresource=status --patch '{"status":{"phase":"Running","conditions":[{"type":"Ready","status":"True"}]}}' > /dev/null
+until [ "$(/opt/bin/k3s kubectl get poddisruptionbudget never-none --namespace shop --output jsonpath='{.status.currentHealthy}')" = 1 ]; do sleep 1; done
+printf '%s' "\${name#pod/}"`,
+      )
+      const { code, text } = await ask(server, 'k3s_drain nodes-agent evict 8')
+      assert.equal(code, 1)
+      assert.ok(
+        text.includes(
+          `shop/${pod} does not leave: of the PodDisruptionBudgets there never-none allows none to be missing`,
+        ),
+        text,
+      )
+      assert.match(text, /FK_DRAIN=force/)
+      assert.equal(await good(server, 'k3s_mark server nodes-agent'), '')
+      assert.equal((await server.kubectl('delete namespace shop --wait=false')).code, 0)
+    })
+
+    test('what was asked of APIs that go away is read from the real metrics', async () => {
+      await server.kubectl('get componentstatuses')
+      await good(server, `k3s_removed v1.99.0+k3s1 https://${server.machine.host}:6443`)
+      const { stdout } = await server.kubectl('get --raw /metrics')
+      assert.match(stdout, /^apiserver_requested_deprecated_apis\{.*resource="componentstatuses"/m)
+    })
+
+    test('certificates are told apart, and each kind has days left', async () => {
+      assert.match(await good(server, 'k3s_lasts leaf 30'), /^\d+ days are left of (server|agent)\//)
+      assert.match(
+        await good(server, 'k3s_lasts authority 365'),
+        /^\d+ days are left of .*-ca(\.nochain)?\.crt$/m,
+      )
+      assert.equal((await ask(server, 'k3s_lasts leaf 100000')).code, 1)
+      assert.match(await good(agent, 'k3s_lasts leaf 30'), /days are left of agent\//)
+    })
+
+    test('status reads the nodes as the API has them', async () => {
+      const lib = (name: string) => readFileSync(join(root, 'lib', name), 'utf8')
+      const frames = await good(
+        server,
+        `FK_STATE=/var/lib/fortress FK_TMP=$(mktemp --directory); frame() { printf '%s\\0' "$@"; printf '\\1'; }
+${lib('snapshot.sh')}
+${lib('status.sh')}
+status_machine; status_pages; status_k3s; status_backup`,
+      )
+      const answers: Answers = { name: 'nodes', pages: [], notes: [] }
+      for (const frame of frames.split('\u0001').filter(Boolean)) {
+        const [kind = '', ...fields] = frame.split('\0').slice(0, -1)
+        take(answers, kind, fields)
+      }
+      assert.equal(answers.k3s?.active, true)
+      assert.ok((answers.k3s?.certificate?.days ?? 0) > 30)
+      assert.deepEqual(
+        answers.nodes?.map(({ name, voter, cordoned, staged }) => ({ name, voter, cordoned, staged })),
+        [
+          { name: 'nodes', voter: 'True', cordoned: false, staged: 'v9.9.9+k3s1' },
+          { name: 'nodes-agent', voter: '', cordoned: false, staged: 'v9.9.9+k3s1' },
+        ],
+      )
+    })
+
+    test('a node is forgotten with its password, and asking again finds nothing to do', async () => {
+      await server.kubectl('create secret generic nodes-agent.node-password.k3s --namespace kube-system')
+      await agent.ok('systemctl stop k3s.service')
+      assert.match((await ask(server, 'k3s_forgotten nodes-agent')).text, /the cluster has node\/nodes-agent/)
+      await good(server, 'k3s_forget nodes-agent 30; k3s_forgotten nodes-agent; k3s_forget nodes-agent 30')
+      assert.match(
+        (await ask(server, 'k3s_spare nodes')).text,
+        /of 1 members of etcd 0 are well without nodes/,
+      )
+    })
+  },
+)
