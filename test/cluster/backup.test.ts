@@ -365,7 +365,7 @@ ${backup}`,
     )
     const ended = said(child)
     await server.ok(
-      `for try in {1..600}; do [ ! -d ${data}/before-restore/server ] || break; sleep 0.1; done; kill -KILL -- "-$(cat /run/fortress/pid)"; pkill -KILL --full '[c]luster-reset'; sleep 1`,
+      `for try in {1..600}; do [ ! -d ${data}/before-restore/server ] || break; sleep 0.1; done; kill -KILL -- "-$(cat /run/fortress/pid)"; pkill -KILL --full '[b]ackup_restore 20|[c]luster-reset'; sleep 1`,
     )
     assert.equal((await ended).code, 1, (await ended).text)
     await refused(/a restore was killed here, and a cluster has its data in/, server, 'restore', latest())
