@@ -1,6 +1,7 @@
 // `./task status`: one screen for a tired admin. What needs attention comes first, with the command that mends it.
 import { existsSync, readFileSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
+import { type Note, laptopNotes } from './backup.ts'
 import { type Config, loadConfig } from './config.ts'
 import { Fault } from './fault.ts'
 import { type Member, clusterOf, programOf } from './k3s.ts'
@@ -53,15 +54,6 @@ export interface Node {
   /** Ours, when a page has cordoned it. */
   away: string
   staged: string
-}
-
-/** The last backup, copy or drill of its kind. */
-export interface Note {
-  which: string
-  time: string
-  name: string
-  ok: boolean
-  why: string
 }
 
 export interface Concern {
@@ -184,8 +176,8 @@ export function take(answers: Answers, kind: string, fields: string[]): void {
 }
 
 function noteOf(which: string, line: string): Note {
-  const [time = '', name = '', , state, why = ''] = line.split('\t')
-  return { which, time, name, ok: state === 'ok', why }
+  const [time = '', name = '', bytes = '', state, why = ''] = line.split('\t')
+  return { which, time, name, bytes: Number(bytes), ok: state === 'ok', why }
 }
 
 /** The last word on each page and machine in the run logs of this laptop; of many logs the newest `most` are read. */
@@ -352,10 +344,9 @@ function clusterState(config: Config, machines: Answers[], now: Date, tell: Tell
         'the cluster has it, and the site does not',
         `say it under machines:, or ./task node remove ${name}`,
       )
-  const local = join(config.env.FK_STATE_DIR, config.site.name, 'backup-notes.json')
   const notes = [
     ...machines.flatMap((machine) => machine.notes),
-    ...(existsSync(local) ? (JSON.parse(readFileSync(local, 'utf8')) as Note[]) : []),
+    ...laptopNotes(join(config.env.FK_STATE_DIR, config.site.name)),
   ]
   if (begun) backupConcerns(notes, now, tell)
   return {
