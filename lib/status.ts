@@ -1,6 +1,7 @@
 // `./task status`: one screen for a tired admin. What needs attention comes first, with the command that mends it.
 import { existsSync, readFileSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
+import { type Note, laptopNotes } from './backup.ts'
 import { type Config, loadConfig } from './config.ts'
 import { Fault } from './fault.ts'
 import { type Member, clusterOf, programOf } from './k3s.ts'
@@ -53,15 +54,6 @@ export interface Node {
   /** Ours, when a page has cordoned it. */
   away: string
   staged: string
-}
-
-/** The last backup, copy or drill of its kind. */
-export interface Note {
-  which: string
-  time: string
-  name: string
-  ok: boolean
-  why: string
 }
 
 export interface Concern {
@@ -184,8 +176,8 @@ export function take(answers: Answers, kind: string, fields: string[]): void {
 }
 
 function noteOf(which: string, line: string): Note {
-  const [time = '', name = '', , state, why = ''] = line.split('\t')
-  return { which, time, name, ok: state === 'ok', why }
+  const [time = '', name = '', bytes = '', state, why = ''] = line.split('\t')
+  return { which, time, name, bytes: Number(bytes), ok: state === 'ok', why }
 }
 
 /** The last word on each page and machine in the run logs of this laptop; of many logs the newest `most` are read. */
@@ -231,9 +223,12 @@ export function statusOf(config: Config, machines: Answers[], verdicts: Verdict[
   const concerns: Concern[] = []
   const tell = (state: Concern['state'], of: string, says: string, next: string) =>
     concerns.push({ state, of, says, next })
+  const members = clusterOf(config)
+  // Of a node the cluster says more, in the same line.
+  const isNode = (name: string) => members.some((member) => member.name === name)
   for (const machine of machines) {
     const { name, silent, restart, failed, full, pages: changed } = machine
-    if (silent) tell('bad', name, silent.why, silent.next ?? './task doctor')
+    if (silent && !isNode(name)) tell('bad', name, silent.why, silent.next ?? './task doctor')
     if (failed)
       tell('bad', name, `${failed} failed`, 'systemctl --failed, and journalctl --unit of it, on the machine')
     if (full) tell('warn', name, `${full} of the space is used`, 'make room there')
@@ -299,6 +294,17 @@ function clusterState(config: Config, machines: Answers[], now: Date, tell: Tell
         `k3s does not run${k3s.said ? `: ${k3s.said}` : ''}`,
         './task k3s-join verify; journalctl --unit k3s on the machine',
       )
+    if (silent) {
+      const heard =
+        node === undefined
+          ? ''
+          : node.ready === 'Unknown'
+            ? '; the cluster does not hear of it either'
+            : '; the cluster still hears of it'
+      const lost = node?.ready === 'Unknown' ? `; when it is lost for good: ./task node replace ${name}` : ''
+      tell('bad', name, silent.why + heard, `${silent.next ?? './task doctor'}${lost}`)
+      continue
+    }
     if (node?.voter === 'False')
       tell(
         'bad',
@@ -322,15 +328,14 @@ function clusterState(config: Config, machines: Answers[], now: Date, tell: Tell
       tell('warn', name, 'its pods were sent away, and have not been let back', './task k3s-upgrade apply')
     else if (node?.cordoned)
       tell('warn', name, 'somebody has cordoned it', `kubectl uncordon ${name}, when that is over`)
-    const { days, path } = k3s?.certificate ?? {}
-    if (days !== undefined && days < RENEW)
-      tell(
-        days < 7 ? 'bad' : 'warn',
-        name,
-        `${path} ${days < 0 ? 'has ended' : `ends in ${count(days, 'day')}`}`,
-        './task k3s-renew apply',
-      )
   }
+  certificateConcern(
+    members.flatMap(({ name }) => {
+      const found = answers(name)?.k3s?.certificate
+      return found && found.days < RENEW ? [{ name, ...found }] : []
+    }),
+    tell,
+  )
   const older = members.flatMap(({ name }) => {
     const runs = seen?.find((node) => node.name === name)?.version ?? answers(name)?.k3s?.version
     return runs !== undefined && runs !== pinned && !answers(name)?.k3s?.upgrading ? [{ name, runs }] : []
@@ -340,7 +345,7 @@ function clusterState(config: Config, machines: Answers[], now: Date, tell: Tell
     tell(
       'warn',
       'cluster',
-      `${pinned} is pinned, and ${older.map(({ name, runs }) => `${name} runs ${runs}`).join(', ')}`,
+      `${pinned} is pinned, and ${[...new Set(older.map(({ runs }) => runs))].map((runs) => `${listed(older.filter((one) => one.runs === runs).map(({ name }) => name))} ${older.filter((one) => one.runs === runs).length === 1 ? 'runs' : 'run'} ${runs}`).join(', ')}`,
       staged ? './task k3s-upgrade plan, then apply' : './task k3s-stage apply, then ./task k3s-upgrade plan',
     )
   }
@@ -352,10 +357,9 @@ function clusterState(config: Config, machines: Answers[], now: Date, tell: Tell
         'the cluster has it, and the site does not',
         `say it under machines:, or ./task node remove ${name}`,
       )
-  const local = join(config.env.FK_STATE_DIR, config.site.name, 'backup-notes.json')
   const notes = [
     ...machines.flatMap((machine) => machine.notes),
-    ...(existsSync(local) ? (JSON.parse(readFileSync(local, 'utf8')) as Note[]) : []),
+    ...laptopNotes(join(config.env.FK_STATE_DIR, config.site.name)),
   ]
   if (begun) backupConcerns(notes, now, tell)
   return {
@@ -366,6 +370,18 @@ function clusterState(config: Config, machines: Answers[], now: Date, tell: Tell
     }),
     backup: notes,
   }
+}
+
+const listed = (names: string[]) =>
+  names.length > 1 ? `${names.slice(0, -1).join(', ')} and ${names.at(-1)}` : (names[0] ?? '')
+
+function certificateConcern(ending: { name: string; days: number; path: string }[], tell: Tell): void {
+  const [first, ...others] = ending.toSorted((a, b) => a.days - b.days)
+  if (first === undefined) return
+  const { name, days, path } = first
+  const when = days < 0 ? 'has ended' : `ends in ${count(days, 'day')}`
+  const more = others.length > 0 ? `, and others on ${listed(others.map((other) => other.name))} soon` : ''
+  tell(days < 7 ? 'bad' : 'warn', name, `${path} ${when}${more}`, './task k3s-renew apply')
 }
 
 const hasProgram = (answers: Answers | undefined, seen: Node[] | undefined, name: string, version: string) =>

@@ -385,7 +385,7 @@ describe('a cluster', () => {
       ...cluster.api.nodes.get('begin-1')!,
       metadata: { name: 'old', annotations: {} },
     })
-    cluster.api.secrets.add('old')
+    cluster.api.secrets.set('old', 'password')
     const gone = await cluster.task('node', 'remove', 'old', '--format', 'old')
     assert.equal(gone.code, 0, gone.text)
     assert.ok(!cluster.api.nodes.has('old') && !cluster.api.secrets.has('old'))

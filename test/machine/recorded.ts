@@ -66,7 +66,8 @@ type Answer = [code: number, text: string]
 export class Api {
   readonly log: Recorded[] = []
   readonly nodes = new Map<string, Node>()
-  readonly secrets = new Set<string>()
+  /** The passwords by which nodes are known. */
+  readonly secrets = new Map<string, string>()
   readonly faults: Faults = {
     crashes: new Set(),
     ill: new Set(),
@@ -138,7 +139,7 @@ export class Api {
   #serve(
     socket: Socket,
     name: string,
-    [, role = '', version = '', kind = '', token = '', member = '']: string[],
+    [, role = '', version = '', kind = '', token = '', member = '', password = '']: string[],
   ): void {
     const refuse = (why: string) => socket.end(`${why}\n`)
     this.#note('start', name, version)
@@ -153,7 +154,7 @@ export class Api {
       return void refuse('Error: this member has been removed from the cluster')
     if (!member && known?.role === 'server')
       return void refuse('Error: etcd cluster join failed: duplicate node name found')
-    if (!member && this.secrets.has(name))
+    if ((this.secrets.get(name) ?? password) !== password)
       return void refuse('Error: Node password rejected, duplicate hostname')
     this.up.set(name, socket)
     socket.on('close', () => {
@@ -175,7 +176,7 @@ export class Api {
     }
     if (!known) this.#note('join', name, role)
     this.nodes.set(name, node)
-    this.secrets.add(name)
+    this.secrets.set(name, password)
     socket.write('ok\n')
     setTimeout(() => {
       if (this.up.get(name) === socket && !this.faults.ill.has(version)) this.#note('ready', name, version)
