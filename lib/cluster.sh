@@ -155,7 +155,7 @@ k3s_is() {
 # k3s_swap ROLE NAME VERSION SECONDS: the other version runs and is well. What ran before is noted first: a run that was killed knows
 # the way back.
 k3s_swap() {
-  local from ready said deadline=$((SECONDS + $4))
+  local from ready said deadline=$((SECONDS + $4)) K3S_SWAPS=yes
   from=$(k3s_from)
   ready=$(k3s_noted ready)
   [ -n "$ready" ] || ready=$(k3s_node "$1" "$2" '{.status.conditions[?(@.type=="Ready")].status}' 2> /dev/null) || ready=''
@@ -175,7 +175,7 @@ k3s_swap() {
 
 # k3s_back ROLE NAME SECONDS: what ran before a swap that failed runs again.
 k3s_back() {
-  local from
+  local from K3S_SWAPS=yes
   from=$(k3s_noted from)
   [ -n "$from" ] || return 0
   FK_KEEP='' k3s_use "$from" && k3s_start "$1" "$2" "$3" || k3s_no "and $from does not come up again either: ./task restore brings the snapshot back that was made before" || return

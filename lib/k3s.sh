@@ -117,7 +117,7 @@ k3s_start() {
     fails=$(systemctl show --property=NRestarts --value k3s.service)
     if [ "$fails" -ge 3 ] || [ "$SECONDS" -ge "$deadline" ]; then
       said="it does not come up: $said"
-      if [ -s "$K3S_NOTES/upgrading" ]; then said+='; an upgrade has begun here: ./task k3s-upgrade apply ends it, or goes back'; fi
+      if [ -s "$K3S_NOTES/upgrading" ] && [ -z "${K3S_SWAPS-}" ]; then said+=$'\nan upgrade has begun here: ./task k3s-upgrade apply ends it, or goes back'; fi
       # What it was told before may come back, and with it what was noted then.
       [ ! -e "$K3S_NOTES/started.before" ] || mv --force "$K3S_NOTES/started.before" "$K3S_NOTES/started"
       k3s_no "$said"

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
-import { after, before, describe, test } from 'node:test'
+import { after, afterEach, before, describe, test } from 'node:test'
 import { loadConfig } from '../../lib/config.ts'
 import type { Page } from '../../lib/script.ts'
 import { type Cluster, deadlyOnce, recorded } from './recorded.ts'
@@ -28,6 +28,8 @@ describe('a cluster', () => {
     writeFileSync(file, readFileSync(file, 'utf8').replace('const START = 540', 'const START = 45'))
   })
   after(() => cluster?.end())
+  // What one test breaks, the next one finds whole.
+  afterEach(() => cluster.api.mend())
 
   test('the first server begins it, and nobody else', async () => {
     const { code, text } = await cluster.page('20-k3s-server', 'apply')
@@ -180,7 +182,7 @@ describe('a cluster', () => {
     cluster.api.faults.crashes.add(next)
     const { code, text } = await cluster.page('25-k3s-upgrade', 'apply')
     assert.equal(code, 1)
-    assert.match(text, /it does not come up: .*this version does not start/)
+    assert.match(text, /it does not come up: k3s does not run\n.*this version does not start/)
     assert.deepEqual(cluster.api.told('drain', 'uncordon'), ['drain begin-2', 'uncordon begin-2'])
     assert.deepEqual([...new Set(cluster.api.told('stop'))], ['stop begin-2'])
     assert.equal(cluster.api.log.findLast(({ what }) => what === 'ready')?.more, old)
@@ -188,7 +190,6 @@ describe('a cluster', () => {
       await cluster.on('begin-2', 'readlink /opt/bin/k3s; ls /var/lib/fortress/k3s'),
       new RegExp(`^../k3s/${old.replace('+', '\\+')}/k3s\nstarted\n$`),
     )
-    cluster.api.faults.crashes.clear()
   })
 
   test('so is one that starts and is not well', async () => {
@@ -200,7 +201,6 @@ describe('a cluster', () => {
     assert.deepEqual(cluster.api.told('drain', 'uncordon'), ['drain begin-2', 'uncordon begin-2'])
     assert.equal(cluster.api.log.findLast(({ what }) => what === 'ready')?.more, old)
     assert.deepEqual([...new Set(cluster.api.told('stop'))], ['stop begin-2'])
-    cluster.api.faults.ill.clear()
   })
 
   test('killed at every place, it is ended by the next runs: servers one at a time, then the agent', async (t) => {

@@ -186,7 +186,7 @@ k3s_start() {
     fails=$(systemctl show --property=NRestarts --value k3s.service)
     if [ "$fails" -ge 3 ] || [ "$SECONDS" -ge "$deadline" ]; then
       said="it does not come up: $said"
-      if [ -s "$K3S_NOTES/upgrading" ]; then said+='; an upgrade has begun here: ./task k3s-upgrade apply ends it, or goes back'; fi
+      if [ -s "$K3S_NOTES/upgrading" ] && [ -z "${K3S_SWAPS-}" ]; then said+=$'\nan upgrade has begun here: ./task k3s-upgrade apply ends it, or goes back'; fi
       # What it was told before may come back, and with it what was noted then.
       [ ! -e "$K3S_NOTES/started.before" ] || mv --force "$K3S_NOTES/started.before" "$K3S_NOTES/started"
       k3s_no "$said"
@@ -411,7 +411,7 @@ k3s_is() {
 # k3s_swap ROLE NAME VERSION SECONDS: the other version runs and is well. What ran before is noted first: a run that was killed knows
 # the way back.
 k3s_swap() {
-  local from ready said deadline=$((SECONDS + $4))
+  local from ready said deadline=$((SECONDS + $4)) K3S_SWAPS=yes
   from=$(k3s_from)
   ready=$(k3s_noted ready)
   [ -n "$ready" ] || ready=$(k3s_node "$1" "$2" '{.status.conditions[?(@.type=="Ready")].status}' 2> /dev/null) || ready=''
@@ -431,7 +431,7 @@ k3s_swap() {
 
 # k3s_back ROLE NAME SECONDS: what ran before a swap that failed runs again.
 k3s_back() {
-  local from
+  local from K3S_SWAPS=yes
   from=$(k3s_noted from)
   [ -n "$from" ] || return 0
   FK_KEEP='' k3s_use "$from" && k3s_start "$1" "$2" "$3" || k3s_no "and $from does not come up again either: ./task restore brings the snapshot back that was made before" || return
