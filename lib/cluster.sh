@@ -175,6 +175,7 @@ k3s_swap() {
 
 # k3s_back ROLE NAME SECONDS: what ran before a swap that failed runs again.
 k3s_back() {
+  # shellcheck disable=SC2034 # k3s_start sees it
   local from K3S_SWAPS=yes
   from=$(k3s_noted from)
   [ -n "$from" ] || return 0
