@@ -84,8 +84,7 @@ describe('a cluster', () => {
 
   test('no server starts anew while another one is away, not even the first', async () => {
     const file = join(cluster.copy.dir, 'config/k3s/audit.yaml')
-    const good = readFileSync(file, 'utf8')
-    writeFileSync(file, `${good}# changed\n`)
+    writeFileSync(file, `${readFileSync(file, 'utf8')}# changed\n`)
     cluster.api.log.length = 0
     await cluster.on('begin-4', 'systemctl stop k3s')
     const first = await cluster.page('20-k3s-server', 'apply')
@@ -103,7 +102,6 @@ describe('a cluster', () => {
       assert.equal(code, 0, text)
     }
     assert.equal(cluster.api.mostAway(...servers), 1)
-    writeFileSync(file, good)
   })
 
   test('an upgrade that leaves out a minor version, or goes back, begins nowhere', async () => {
@@ -168,6 +166,7 @@ describe('a cluster', () => {
       /shop\/web-0 does not leave: of the PodDisruptionBudgets there web allows none to be missing/,
     )
     assert.match(text, /FK_DRAIN=force/)
+    assert.deepEqual(cluster.api.told('snapshot'), ['snapshot begin-2'])
     assert.deepEqual(cluster.api.told('cordon', 'stuck', 'uncordon', 'stop'), [
       'cordon begin-2',
       'stuck begin-2',
@@ -226,7 +225,8 @@ describe('a cluster', () => {
       assert.equal(node.spec.unschedulable ?? false, node.metadata.name === 'begin-4')
     }
     assert.equal(cluster.api.mostAway(...servers), 1)
-    assert.equal(cluster.api.told('snapshot').length, 1)
+    // It was taken by the first of the runs above that came so far, and is not taken again.
+    assert.deepEqual(cluster.api.told('snapshot'), [])
     const swapped = cluster.api.log
       .filter(({ what, more }) => what === 'ready' && more === next)
       .map(({ node }) => node)
@@ -244,6 +244,7 @@ describe('a cluster', () => {
   })
 
   test('undo of an upgrade takes nothing back: neither the program that runs, nor the link to it', async () => {
+    cluster.api.log.length = 0
     for (const page of ['25-k3s-upgrade', '24-k3s-stage']) {
       const { code, text } = await cluster.page(page, 'undo')
       assert.equal(code, 0, text)
@@ -257,6 +258,7 @@ describe('a cluster', () => {
   })
 
   test('a certificate that ends within 90 days is renewed, while the other servers are well', async () => {
+    cluster.api.log.length = 0
     const path = '/var/lib/rancher/k3s/server/tls/etcd/client.crt'
     await cluster.on(
       'begin-3',

@@ -582,6 +582,7 @@ export async function recorded(prefix: string, roles: ('server' | 'agent')[]): P
       for (const page of pages)
         for (const { name } of machinesFor(config, 'node')) {
           const machine = wrap(open.get(name)!)
+          if (page.at !== undefined && page.at !== name) continue
           const steps = page.steps(contextOf(config, machine.facts, store))
           if (steps.length === 0) continue
           const running: Running = {
