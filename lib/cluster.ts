@@ -275,7 +275,7 @@ export function leaving(
         help: `type ${name} when you are asked, or say --format ${name}`,
         typed: name,
       },
-      ...(reachable ? [{ ...drain, check: sh`${gone} || { ${drain.check}; }` }] : []),
+      ...(reachable ? [{ ...drain, check: sh`k3s_absent ${name} > /dev/null || { ${drain.check}; }` }] : []),
     ]),
     ...(reachable && member !== undefined
       ? [
