@@ -398,7 +398,7 @@ export function deadlyOnce(machine: Machine): Machine {
         (tail, n: string) => `\nstab ${key(`${questions.get(n)} end`)}${tail}`,
       )
       .replaceAll(
-        /^ {2}(?:\[ "\$\(k3s_version\)" = "\$3" \]|k3s_runs "\$1" "\$2" > |until said=\$\(k3s_is|rm --force "\$K3S_NOTES\/upgrading"\n|k3s_kubectl (?:cordon|uncordon|annotate) )/gm,
+        /^ {2}(?:\[ "\$\(k3s_version\)" = "\$3" \]|k3s_runs "\$1" "\$2" > |until said=\$\(k3s_is|rm --force "\$K3S_NOTES\/upgrading"\n|k3s_kubectl (?:cordon|uncordon|annotate|delete) )/gm,
         (line, at: number, all: string) => `  stab ${key(all.slice(at, at + 90))}\n${line}`,
       )
   }

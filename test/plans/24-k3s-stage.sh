@@ -532,6 +532,8 @@ k3s_aside() {
   done
   rm --recursive --force "$K3S_DATA/replaced.old"
   rm --force "$K3S_ETC/k3s.yaml" /etc/rancher/node/password "$K3S_NOTES/upgrading" "$K3S_NOTES/started"
+  # Nobody can take this back, so nothing that came before it has to wait until somebody does.
+  rm --recursive --force "${FK_STATE:?}/pages/${FK_PAGE:?}"
 }
 
 export -f k3s_numbers k3s_follows k3s_noted k3s_from k3s_at k3s_node k3s_mark k3s_staged k3s_servers_run k3s_removed k3s_snapshot k3s_has_snapshot \
