@@ -50,7 +50,11 @@ export default {
       takes: '[openscap|lynis]',
       run: module('./scanners.ts', 'waivers'),
     },
-    unlock: { does: 'end a run that hangs and holds a machine', run: module('./remote.ts', 'unlock') },
+    unlock: {
+      does: 'end a run that hangs and holds a machine',
+      takes: '[MACHINE]',
+      run: module('./remote.ts', 'unlock'),
+    },
   },
   'The cluster': {
     cis: {

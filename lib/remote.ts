@@ -2,6 +2,7 @@
 import { type Config, loadConfig } from './config.ts'
 import type { Machine } from './machine.ts'
 import { connectTo } from './pages.ts'
+import { nearest } from './nearest.ts'
 import { everyMachine } from './site.ts'
 import { plain } from './program.ts'
 import { type Report, createReport, duration } from './report.ts'
@@ -10,18 +11,18 @@ import { type Call, flags } from './tasks.ts'
 
 /** Connects to every machine of the site, and lets a person at a terminal compare a host key that nobody has seen yet. */
 export async function trust(call: Call): Promise<number> {
-  return visit(call, async (machine, report) => {
+  return visit(call, [], async (machine, report) => {
     const { os, arch, model } = machine.facts
     report.note(`${machine.label} is known: ${[os, arch, model].filter(Boolean).join(', ')}.`)
   })
 }
 
 /**
- * Ends the run that holds a machine's lock. It asks first: a run that is alive loses its work in the middle of a step, and
+ * Ends the run that holds a machine's lock: on the metal, or on the one that is named. It asks first: a run that is alive loses its work in the middle of a step, and
  * a change of a door that it had not proven yet is taken back by the machine itself, as always.
  */
 export async function unlock(call: Call): Promise<number> {
-  return visit(call, async (machine, report, given) => {
+  return visit(call, ['[MACHINE]'], async (machine, report, given) => {
     const [owner, age] = await ask(machine, HELD)
     if (owner === undefined) {
       report.note(`Nobody holds ${machine.label}.`)
@@ -29,7 +30,9 @@ export async function unlock(call: Call): Promise<number> {
     }
     const said = `${owner} has held ${machine.label} for ${duration(Number(age))}.`
     if (!given.yes)
-      throw new Fault(`${said} Nothing was done.`, { next: './task unlock --yes ends that run' })
+      throw new Fault(`${said} Nothing was done.`, {
+        next: `./task unlock${given.words.map((name) => ` ${name}`).join('')} --yes ends that run`,
+      })
     const [left] = await ask(machine, END)
     if (left === undefined) report.note(`${said} That run is ended; the next one goes on where it was.`)
     else throw new Fault(`${said} Its processes do not end: ${left}`, { next: 'restart the machine' })
@@ -72,8 +75,8 @@ async function ask(machine: Machine, statements: string[]): Promise<string[]> {
 
 type Visit = (machine: Machine, report: Report, given: ReturnType<typeof flags>) => Promise<void>
 
-async function visit(call: Call, work: Visit): Promise<number> {
-  const given = flags(call, [])
+async function visit(call: Call, words: string[], work: Visit): Promise<number> {
+  const given = flags(call, words)
   const config: Config = loadConfig(given.site === undefined ? {} : { site: given.site })
   if (config.env.FK_HOST === undefined)
     throw new Fault('There is no machine: FK_HOST is not set', {
@@ -81,17 +84,20 @@ async function visit(call: Call, work: Visit): Promise<number> {
     })
   const report = createReport({ json: given.json, verbose: given.verbose, tty: call.live })
   const terminal = process.stdin.isTTY === true && process.stdout.isTTY === true && !given.json
-  for (const spec of everyMachine(config)) {
-    // A virtual machine needs no trust: its key was made here. It may not be there yet, or not any more.
-    if (spec.behind !== undefined && call.name === 'trust') continue
-    let machine: Machine
-    try {
-      machine = await connectTo(config, spec, terminal, report)
-    } catch (error) {
-      if (spec.behind === undefined || !(error instanceof Fault)) throw error
-      report.note(error.message)
-      continue
-    }
+  const all = everyMachine(config)
+  const [name] = given.words
+  // A virtual machine may not be there yet, or not any more; and its key was made here, so nobody has to compare it.
+  const meant = all.filter((spec) => (name === undefined ? spec.behind === undefined : spec.name === name))
+  if (name !== undefined && meant.length === 0) {
+    const names = all.map((spec) => spec.name)
+    const near = nearest(name, names)
+    throw new Fault(
+      `the site ${config.site.name} has no machine ${name}${near === undefined ? '' : `; did you mean ${near}?`}`,
+      { next: `it has ${names.join(', ')}` },
+    )
+  }
+  for (const spec of meant) {
+    const machine = await connectTo(config, spec, terminal, report)
     try {
       await work(machine, report, given)
     } finally {

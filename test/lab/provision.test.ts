@@ -286,7 +286,10 @@ passwd --status core"; hostname`,
     for (let n = 0; n < 60 && (await state()).includes('.trial'); n++) await sleep(2000)
     assert.doesNotMatch(await state(), /trial/)
     assert.match(await state(), /^851968/)
-    assert.match(await root(`virsh domstate ${node}`), /running/)
+    // libvirt starts a machine paused, and lets it run a moment later.
+    const is = () => root(`virsh domstate ${node}`)
+    for (let n = 0; n < 30 && !(await is()).includes('running'); n++) await sleep(1000)
+    assert.match(await is(), /running/)
     assert.doesNotMatch(await root(`qemu-img snapshot -U -l ${vmDir}/${node}.qcow2`), /before-trial/)
   })
 
