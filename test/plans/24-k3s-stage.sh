@@ -493,11 +493,17 @@ k3s_silent() {
   [ -z "$said" ] || [ "$said" = NodeStatusUnknown ] || k3s_no "$1 cannot be reached from here, and the cluster hears of it"
 }
 
+# k3s_absent NAME: the cluster has no such Node.
+k3s_absent() {
+  local said
+  said=$(k3s_kubectl get node "$1" --ignore-not-found --output name 2>&1) || k3s_no "$said" || return
+  [ -z "$said" ] || k3s_no "the cluster has $said"
+}
+
 # k3s_forgotten NAME: the cluster knows nothing of it.
 k3s_forgotten() {
   local said
-  said=$(k3s_kubectl get node "$1" --ignore-not-found --output name 2>&1) || k3s_no "$said" || return
-  [ -z "$said" ] || k3s_no "the cluster has $said" || return
+  k3s_absent "$1" || return
   said=$(k3s_kubectl get secret "$1.node-password.k3s" --namespace kube-system --ignore-not-found --output name 2>&1) || k3s_no "$said" || return
   [ -z "$said" ] || k3s_no "the cluster has $said, and would let no other machine take the name"
 }
@@ -538,7 +544,7 @@ k3s_aside() {
 
 export -f k3s_numbers k3s_follows k3s_noted k3s_from k3s_at k3s_node k3s_mark k3s_staged k3s_servers_run k3s_removed k3s_snapshot k3s_has_snapshot \
   k3s_drain k3s_blocked k3s_return k3s_is k3s_swap k3s_back k3s_renewed k3s_certificates k3s_lasts k3s_spare k3s_silent \
-  k3s_forgotten k3s_forget k3s_aside
+  k3s_absent k3s_forgotten k3s_forget k3s_aside
 
 
 # 1/3 there is a place for k3s v1.36.4+k3s1
