@@ -140,6 +140,7 @@ const unfit: [RegExp, string][] = [
     'it needs root here',
   ],
   [/Unsupported KEX algorithm|Bad SSH2 KexAlgorithms/, 'it is older here than on the machine'],
+  [/the laptop had no age identity/, 'the laptop has no age identity yet'],
 ]
 
 /** The page's own test of a file, by the tool that it names first. */

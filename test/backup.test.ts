@@ -1,6 +1,7 @@
 // Bundles on the laptop, without a machine: what is opened, what is refused, and what a page makes of the site's word.
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
+import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -297,3 +298,16 @@ describe('what a node is told of its backups', () => {
 })
 
 test('a laptop that never made a backup has no notes', () => assert.deepEqual(laptopNotes(dir), []))
+
+test('a rehearsal on a laptop that has no identity yet finds no fault, and says what it could not check', () => {
+  const env = {
+    ...process.env,
+    FK_HOST: '',
+    FK_SITE: 'fortress',
+    FK_AGE_IDENTITY: '/nonexistent/identity.txt',
+  }
+  const words = [join(import.meta.dirname, '../bin/task.cjs'), 'k3s-backup']
+  const { status, stdout } = spawnSync(process.execPath, words, { env, encoding: 'utf8' })
+  assert.equal(status, 0, stdout)
+  assert.match(stdout, /^Not checked: 1 with grep: the laptop has no age identity yet\.$/m)
+})
