@@ -932,7 +932,7 @@ cis_objects() {
   template+='{{if eq .kind "ClusterRoleBinding" "RoleBinding"}}{{$of := .}}{{range .subjects}}binding{{"\t"}}{{with $of}}'$name'{{"\t"}}{{.roleRef.name}}{{end}}{{"\t"}}{{.kind}}{{"\t"}}{{.name}}{{"\n"}}{{end}}{{end}}'
   template+='{{if eq .kind "Pod"}}{{$in := ""}}{{$pod := printf "%s/%s" .metadata.namespace .metadata.name}}{{$of := .spec}}{{range $key, $value := .spec}}{{if eq $key "hostPID" "hostIPC" "hostNetwork"}}{{if $value}}{{$in = printf "%s%s," $in $key}}{{end}}{{end}}{{if eq $key "securityContext"}}{{range $name, $set := $value}}{{if eq $name "runAsNonRoot"}}{{$in = printf "%spod.%s=%v," $in $name $set}}{{end}}{{if eq $name "seccompProfile"}}{{$in = printf "%spod.seccomp=%v," $in $set.type}}{{end}}{{if eq $name "windowsOptions"}}{{if $set.hostProcess}}{{$in = printf "%shostProcess," $in}}{{end}}{{end}}{{end}}{{end}}{{end}}{{range .spec.volumes}}{{if .hostPath}}{{$in = printf "%shostPath," $in}}{{end}}{{if .projected}}{{range .projected.sources}}{{if .serviceAccountToken}}{{$in = printf "%stoken-of-%s," $in $of.serviceAccountName}}{{end}}{{end}}{{end}}{{end}}{{range .spec.containers}}'$container'{{end}}{{range .spec.initContainers}}'$container'{{end}}{{range .spec.ephemeralContainers}}'$container'{{end}}{{end}}'
   template+='{{if eq .kind "ServiceAccount"}}{{if eq .metadata.name "default"}}account{{"\t"}}{{.metadata.namespace}}{{"\t"}}{{.automountServiceAccountToken}}{{"\n"}}{{end}}{{end}}'
-  template+='{{if eq .kind "Namespace"}}space{{"\t"}}{{.metadata.name}}{{"\n"}}{{end}}{{if eq .kind "NetworkPolicy"}}policy{{"\t"}}{{.metadata.namespace}}{{"\n"}}{{end}}{{end}}'
+  template+='{{if eq .kind "Namespace"}}{{if not .metadata.deletionTimestamp}}space{{"\t"}}{{.metadata.name}}{{"\n"}}{{end}}{{end}}{{if eq .kind "NetworkPolicy"}}policy{{"\t"}}{{.metadata.namespace}}{{"\n"}}{{end}}{{end}}'
   k3s_kubectl get clusterroles,roles,clusterrolebindings,rolebindings,pods,serviceaccounts,namespaces,networkpolicies \
     --all-namespaces --output "go-template=$template" && echo @the API
 }
@@ -1024,10 +1024,15 @@ default_accounts() {
     --output jsonpath='{range .items[*]}{.metadata.namespace}{" "}{.automountServiceAccountToken}{"\n"}{end}'
 }
 
-# quiet_accounts: none of them does, and there are some.
+# quiet_accounts: none of them does, and every namespace has its own.
 quiet_accounts() {
+  local spaces space
+  cis_api space || return
+  spaces=$FK_FACT
   cis_api account || return
-  [ -n "$FK_FACT" ] || k3s_no 'there is no account called default: what makes them does not run' || return
+  for space in $spaces; do
+    grep --quiet "^$space"$'\t' <<< "$FK_FACT" || k3s_no "$space has no account called default: what makes them does not run, or not yet" || return
+  done
   cis_none 'default accounts whose token is mounted unasked, in' "$(awk '$2 != "false" { print $1 }' <<< "$FK_FACT")"
 }
 
@@ -1140,8 +1145,13 @@ cis_open() {
 }
 
 # quiet_default: pods no longer get the token of an account called default unasked; what it was is noted on the account.
+# A server that has just begun makes them late: they are waited for.
 quiet_default() {
-  local space was
+  local space was deadline=$((SECONDS + 60))
+  while [ "$(k3s_kubectl get namespaces --field-selector status.phase=Active --output name | wc --lines)" -gt "$(default_accounts | wc --lines)" ]; do
+    [ "$SECONDS" -lt "$deadline" ] || break
+    sleep 1
+  done
   default_accounts | awk '$2 != "false"' | while read -r space was; do
     k3s_kubectl annotate serviceaccount default --namespace "$space" --overwrite "fortress-kit/token-was=${was:-unset}" > /dev/null
     k3s_kubectl patch serviceaccount default --namespace "$space" --patch '{"automountServiceAccountToken":false}' > /dev/null
