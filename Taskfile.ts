@@ -71,9 +71,9 @@ export default {
     drill: {
       does: 'prove that a bundle restores',
       takes: '[FILE] [NODE]',
-      run: module('./backup.ts', 'drill'),
+      run: module('./restore.ts', 'drill'),
     },
-    restore: { does: 'bring a bundle back', takes: 'FILE [NODE]', run: module('./backup.ts', 'restore') },
+    restore: { does: 'bring a bundle back', takes: 'FILE [NODE]', run: module('./restore.ts', 'restore') },
   },
   'This project': {
     check: {

@@ -13,19 +13,12 @@ backup_age() {
   [ "$(readlink /opt/bin/age)" = "../age/$1/age" ] || k3s_no "/opt/bin/age is another one"
 }
 
-# backup_land VERSION: what was sent is proven once more, and unpacked. FK_SENT has a line for each file: digest, path.
+# backup_land VERSION: what was sent is unpacked.
 backup_land() {
-  local dir=/opt/age/$1 to=/opt/age/$1/age.tar.gz digest part
-  digest=$(awk -v path="$to" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
-  [ -n "$digest" ] || k3s_no "nothing was sent for $to" || return
-  part=$dir/.age.tar.gz.${digest:0:16}.part
-  printf '%s  %s\n' "$digest" "$part" | sha256sum --check --status || {
-    rm --force "$part"
-    k3s_no "what arrived for $to is not what was sent; it is deleted, and sent again by the next run"
-    return
-  }
+  local dir=/opt/age/$1
+  arrived "$dir/age.tar.gz" || return
   keep "$dir/age" && keep "$dir/age.sha256" && keep "$dir/of" && keep /opt/bin/age
-  tar --extract --gzip --to-stdout --file="$part" age/age > "$dir/age.part"
+  tar --extract --gzip --to-stdout --file="$FK_PART" age/age > "$dir/age.part"
   chown root:root "$dir/age.part"
   chmod 755 "$dir/age.part"
   sync "$dir/age.part"
@@ -34,9 +27,9 @@ backup_land() {
   install --directory --mode=755 /opt/bin
   ln --symbolic --force --no-dereference "../age/$1/age" /opt/bin/age.new
   mv --force --no-target-directory /opt/bin/age.new /opt/bin/age
-  printf '%s\n' "$digest" > "$dir/of"
+  printf '%s\n' "$FK_DIGEST" > "$dir/of"
   sync "$dir/of"
-  rm --force "$part"
+  rm --force "$FK_PART"
 }
 
 # backup_tools WORD...: the programs that the places need are here.
@@ -211,7 +204,7 @@ backup_restore() {
   install --directory --mode=700 "$aside"
   if [ -d "$K3S_DATA/server/db" ]; then echo something; else echo nothing; fi > "$aside/begun"
   sync "$aside/begun" "$aside"
-  if [ -d "$K3S_DATA/server/db" ]; then mv --no-target-directory "$K3S_DATA/server" "$aside/server"; else rm --recursive --force "$K3S_DATA/server"; fi
+  if [ -d "$K3S_DATA/server/db" ]; then aside "$K3S_DATA/server" "$aside/server" k3s.service; else rm --recursive --force "$K3S_DATA/server"; fi
   if [ -e /etc/rancher/node/password ]; then cp --preserve=mode /etc/rancher/node/password "$aside/password"; fi
   install --directory --mode=700 "$K3S_DATA/server" "$K3S_DATA/server/logs"
   # The restored cluster knows this node by it, and would refuse another one.

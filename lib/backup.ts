@@ -1,21 +1,20 @@
-// Backups of the cluster: what the node is told of them, and what a person does with them: make, list, drill, restore.
+// Backups of the cluster: what the node is told of them, and what a person does with them: make and list. lib/restore.ts brings them back.
 import { existsSync, mkdirSync, readFileSync, readdirSync, statSync, unlinkSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { basename, join } from 'node:path'
-import { Readable } from 'node:stream'
-import { type Bundle, madeAt, opened, readBundle } from './bundle.ts'
+import { join } from 'node:path'
+import { madeAt } from './bundle.ts'
 import type { Config } from './config.ts'
 import { collect } from './delivery.ts'
 import { artifactOf } from './download.ts'
 import { Fault } from './fault.ts'
 import { file } from './file.ts'
 import { makeHostKey, publicHalf } from './hostkey.ts'
-import { type Member, clusterOf, groundOf, k3sShell, kept, memberOf, runningOf } from './k3s.ts'
+import { type Member, clusterOf, k3sShell } from './k3s.ts'
 import type { Machine } from './machine.ts'
 import { plain } from './program.ts'
 import { recipientsIn } from './recipient.ts'
 import type { Report } from './report.ts'
-import type { Context, Page } from './script.ts'
+import type { Context } from './script.ts'
 import { Secret, type SecretStore, land } from './secret.ts'
 import { Command, quote, sh } from './sh.ts'
 import { machinesFor } from './site.ts'
@@ -32,9 +31,9 @@ export const backupShell = new Command(
   'lib/backup.sh',
 )
 
-const program = '/opt/bin/fortress-backup'
+/** The program on the node that makes, lists and fetches bundles. */
+export const program = '/opt/bin/fortress-backup'
 const etc = '/etc/fortress/backup'
-const bundle = '/run/fortress/bundle'
 
 /** Names under which the laptop keeps what the places ask for. */
 const secretOf = { ssh: 'backup-ssh-key', s3: 'backup-s3-key' }
@@ -196,7 +195,14 @@ export function laptopNotes(state: string): Note[] {
   return existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as Note[]) : []
 }
 
-async function noteHere(state: string, which: string, name: string, bytes: number, why = ''): Promise<void> {
+/** Replaces the laptop's note of that kind. */
+export async function noteHere(
+  state: string,
+  which: string,
+  name: string,
+  bytes: number,
+  why = '',
+): Promise<void> {
   const note = { which, time: new Date().toISOString(), name, bytes, ok: why === '', why }
   const mine = note.ok ? [note, { ...note, which: `${which}.good` }] : [note]
   const others = laptopNotes(state).filter((old) => !mine.some((n) => n.which === old.which))
@@ -205,14 +211,14 @@ async function noteHere(state: string, which: string, name: string, bytes: numbe
 }
 
 /** The bundles that the laptop has, the oldest first. */
-function copies(state: string): string[] {
+export function copies(state: string): string[] {
   const dir = join(state, 'backups')
   return (existsSync(dir) ? readdirSync(dir) : []).filter((name) => madeAt(name) !== undefined).sort(byTime)
 }
 const byTime = (a: string, b: string) => Number(madeAt(a)) - Number(madeAt(b))
 
 /** Runs bash on the node with the functions of this file at hand; the fields of the last `frame answer`. What it said is a Fault. */
-async function ask(
+export async function ask(
   machine: Machine,
   statements: string[],
   what = 'the question',
@@ -234,9 +240,11 @@ async function ask(
 }
 
 /** `answer no WHY` when the command fails. */
-const orNo = (command: Command) => `said=$({ ${command.text}; } 2>&1) || { frame answer no "$said"; exit 0; }`
+export const orNo = (command: Command) =>
+  `said=$({ ${command.text}; } 2>&1) || { frame answer no "$said"; exit 0; }`
 
-interface Here {
+/** What a task about backups works with. */
+export interface Here {
   config: Config
   state: string
   member: Member
@@ -250,7 +258,7 @@ interface Here {
 }
 
 /** What a command line is about: the first server of the site, or the node that it names. */
-async function here(
+export async function here(
   call: Call,
   words: string[],
   named: (words: string[]) => string | undefined,
@@ -336,7 +344,8 @@ export async function backup(call: Call): Promise<number> {
   )
 }
 
-async function copy({ state, config }: Here, machine: Machine, name: string): Promise<string> {
+/** Fetches a bundle from the node; resolves to its path here. */
+export async function copy({ state, config }: Here, machine: Machine, name: string): Promise<string> {
   const dir = join(state, 'backups')
   mkdirSync(dir, { recursive: true, mode: 0o700 })
   const path = join(dir, name)
@@ -367,11 +376,12 @@ async function takeKey({ store, terminal, report }: Here): Promise<number> {
   return 0
 }
 
-const size = (bytes: number) =>
+/** Bytes, for people. */
+export const size = (bytes: number) =>
   bytes < 2 ** 20 ? `${Math.ceil(bytes / 1024)} KiB` : `${(bytes / 2 ** 20).toFixed(1)} MiB`
 
 /** How old, in the unit that says most. */
-function age(when: Date): string {
+export function age(when: Date): string {
   const hours = (Date.now() - when.getTime()) / 3_600_000
   return hours < 1
     ? `${Math.floor(hours * 60)} min`
@@ -429,273 +439,4 @@ export async function backups(call: Call): Promise<number> {
       return missing
     },
   )
-}
-
-/** The file that is meant: a path, a bundle of the laptop, or one of a place, which the node brings. Without a word the newest that the laptop has. */
-async function found(at: Here, word: string | undefined): Promise<string> {
-  const { state } = at
-  const newest = copies(state).at(-1)
-  if (word === undefined) {
-    if (newest !== undefined) return join(state, 'backups', newest)
-    throw new Fault('the laptop has no bundle', {
-      next: './task backup makes one; ./task backups lists those that are elsewhere',
-    })
-  }
-  for (const path of [word, join(state, 'backups', word)])
-    if (existsSync(path) && statSync(path).isFile()) return path
-  if (madeAt(word) === undefined || basename(word) !== word)
-    throw new Fault(`${word} is no file, and no name of a bundle`, { next: './task backups lists them' })
-  const machine = await at.reach()
-  const [said = ''] = await ask(
-    machine,
-    [
-      `place=$(${program} list 2> /dev/null | awk -F '\\t' -v name=${quote(word)} '$2 == name { print $1; exit }')`,
-      `[ -n "$place" ] || { frame answer no "no place has ${word}"; exit 0; }`,
-      orNo(sh`${new Command(program, undefined, '')} fetch "$place" ${word}`),
-      'frame answer "$said"',
-    ],
-    'finding the bundle',
-    3600,
-  )
-  at.report.note(`${basename(said)} was brought back.`)
-  return copy(at, machine, basename(said))
-}
-
-/** The laptop knows this cluster, and the bundle is of it; false where the laptop knows none. */
-async function ofOurs({ store, state, config }: Here, { path, manifest, text }: Bundle): Promise<boolean> {
-  const other = (reason: string): Fault =>
-    new Fault(`${path} is refused: it is of another cluster: ${reason}`, {
-      state: 'nothing of it was sent anywhere',
-      next: `if the cluster that the laptop knows is gone for good: put ${[kept.server, kept.agent, kept.joinServer, kept.joinAgent].map((n) => `${n}.age`).join(', ')} in ${state} aside, and try again`,
-    })
-  if (manifest.site !== config.site.name) throw other(`of the site ${manifest.site}`)
-  let known = false
-  if (store.has(kept.joinServer)) {
-    known = true
-    const join = Buffer.from((await store.get(kept.joinServer)).reveal(), 'base64')
-      .toString('utf8')
-      .trim()
-    const authority = /^K10([0-9a-f]{64})::/.exec(join)?.[1]
-    if (authority !== undefined && authority !== manifest.authority)
-      throw other(
-        `its authority is ${manifest.authority.slice(0, 16)}…, and the laptop knows ${authority.slice(0, 16)}…`,
-      )
-  }
-  if (store.has(kept.server)) {
-    known = true
-    // Who could write a bundle knows the token only when it is the cluster's own node.
-    if ((await store.get(kept.server)).reveal().trim() !== text('rancher/k3s/token').trim())
-      throw other('its token is not the one that the laptop made')
-  }
-  return known
-}
-
-/** The bundle in clear, in memory of the node. `mib` is what has room there. */
-async function sendTo(
-  machine: Machine,
-  { path, manifest }: Bundle,
-  identity: string,
-  mib: number,
-): Promise<void> {
-  await ask(machine, [orNo(sh`backup_open ${mib}`), 'frame answer yes'], 'making room in memory')
-  const outcome = await machine.feed(
-    `umask 077; cd ${bundle} && exec tar --extract --file=- --no-same-owner --no-same-permissions`,
-    Readable.from(opened(path, identity)),
-  )
-  if (outcome.code !== 0)
-    throw new Fault(`${basename(path)} could not be sent to ${machine.label}`, {
-      said: outcome.stderr.trim(),
-    })
-  const sums = manifest.files.map(({ name, sha256 }) => `${sha256}  ${name}\n`).join('')
-  await ask(
-    machine,
-    [orNo(sh`backup_whole <<< ${sums.trimEnd()}`), 'frame answer yes'],
-    'looking at what arrived',
-  )
-}
-
-const clear = (machine: Machine) => ask(machine, ['backup_close', 'frame answer yes'], 'clearing the memory')
-
-const mib = (bytes: number) => Math.ceil(bytes / 2 ** 20)
-
-/**
- * `./task drill [FILE] [NODE]` proves that a bundle can be restored: it becomes a cluster beside the living one, in a network and a
- * file system of its own, and its canary is read. Resolves to the exit code.
- */
-export async function drill(call: Call): Promise<number> {
-  return here(
-    call,
-    ['[FILE]', '[NODE]'],
-    ([, node]) => node,
-    async (at) => {
-      const { config, state, report } = at
-      const path = await found(at, at.given.words[0])
-      const name = basename(path)
-      try {
-        const found = await readBundle(path, config.env.FK_AGE_IDENTITY)
-        const { manifest, bytes } = found
-        report.note(
-          `${name} is whole: ${manifest.files.length} files, ${size(bytes)}, of ${manifest.node}, k3s ${manifest.k3s}, ${age(new Date(manifest.time))} old.`,
-        )
-        if (!(await ofOurs(at, found)))
-          report.note('The laptop does not know this cluster: it cannot tell whose bundle this is.')
-        const machine = await at.reach()
-        report.note(
-          `It becomes a cluster on ${machine.label}, beside the living one, which does not notice it.`,
-        )
-        try {
-          // etcd keeps the database several times while it is restored, and room for its log.
-          await sendTo(machine, found, config.env.FK_AGE_IDENTITY, mib(bytes + 4 * manifest.database) + 512)
-          const { canary, address, k3s } = manifest
-          await ask(
-            machine,
-            [
-              orNo(
-                sh`backup_drill ${name} ${address || '192.0.2.1'} ${canary.secret} ${canary.configmap} ${k3s}`,
-              ),
-              'frame answer yes',
-            ],
-            'the drill',
-            1500,
-          )
-        } finally {
-          await clear(machine)
-        }
-        await noteHere(state, 'drill', name, statSync(path).size)
-        report.note(
-          'The canary came back: its Secret, decrypted, and its ConfigMap. This bundle can be restored.',
-        )
-        return 0
-      } catch (error) {
-        await noteHere(
-          state,
-          'drill',
-          name,
-          0,
-          error instanceof Fault ? [error.message, error.said].filter(Boolean).join(': ') : String(error),
-        )
-        throw error
-      }
-    },
-  )
-}
-
-/**
- * `./task restore FILE [NODE]` makes the bundle the cluster of its first server again. Where a cluster has its data already, the name
- * of the node is to be typed. What was there is kept aside, and comes back when it fails. Resolves to the exit code.
- */
-export async function restore(call: Call): Promise<number> {
-  return here(
-    call,
-    ['FILE', '[NODE]'],
-    ([, node]) => node,
-    async (at) => {
-      const { config, member, store, report } = at
-      if (at.given.words[0] === undefined)
-        throw new Fault('usage: ./task restore FILE [NODE]; ./task backups lists them')
-      if (!member.first)
-        throw new Fault(`${member.name} does not begin the cluster`, {
-          next: `put it first among the servers in config/sites/${config.site.name}.yaml, or restore on the first`,
-        })
-      const path = await found(at, at.given.words[0])
-      const name = basename(path)
-      const opened = await readBundle(path, config.env.FK_AGE_IDENTITY)
-      const { manifest, text } = opened
-      if (!(await ofOurs(at, opened)))
-        report.note('The laptop does not know this cluster, and takes over its tokens.')
-      // The page knows it from here on, so that none of its secrets is made anew.
-      const lent: string[] = []
-      for (const [secret, from] of [
-        [kept.server, 'rancher/k3s/token'],
-        [kept.agent, 'rancher/k3s/agent-token'],
-      ] as const)
-        if (!store.has(secret) && text(from) !== '') {
-          await store.put(secret, text(from).trim())
-          lent.push(secret)
-        }
-      const machine = await at.reach()
-      let code = 1
-      try {
-        const room = mib(opened.bytes + 2 * manifest.database) + 64
-        await sendTo(machine, opened, config.env.FK_AGE_IDENTITY, room)
-        code = await become(at, machine, opened, name)
-      } finally {
-        if (code === 1) for (const secret of lent) await store.remove(secret)
-        await clear(machine)
-      }
-      if (code === 1) return 1
-      for (const [secret, from] of [
-        [kept.joinServer, 'server/token'],
-        [kept.joinAgent, 'server/agent-token'],
-      ] as const)
-        if (!store.has(secret) && text(from) !== '')
-          await store.put(secret, Buffer.from(text(from)).toString('base64'))
-      report.note(
-        `${machine.label} is the cluster as it was at ${manifest.time}: its canary is there, and it is its only member of etcd.`,
-      )
-      const others = clusterOf(config).filter((m) => m.role === 'server' && !m.first)
-      if (others.length > 0)
-        report.note(
-          `${others.map((m) => m.name).join(' and ')} must not start with what they have: on each, systemctl stop k3s && rm --recursive /var/lib/rancher/k3s/server/db, then ./task k3s-join`,
-        )
-      report.note(
-        'Next: ./task k3s-server apply, and when all is well delete /var/lib/rancher/k3s/before-restore there.',
-      )
-      return 0
-    },
-  )
-}
-
-/** The steps of a restore, as a run of the page whose files they are: what is restored is then what that page knows. */
-async function become(at: Here, machine: Machine, { manifest }: Bundle, name: string): Promise<number> {
-  const { config, store, report, given, terminal, signal } = at
-  const { runPage } = load('./run.ts') as typeof import('./run.ts')
-  const { ask: question, contextOf } = load('./pages.ts') as typeof import('./pages.ts')
-  const { downloads } = load('./delivery.ts') as typeof import('./delivery.ts')
-  const context = contextOf(config, machine.facts, store)
-  const member = memberOf(context)
-  const when = new Date().toISOString()
-  const { canary, k3s } = manifest
-  // All that k3s is told, and not that it starts: the last step does that. One transaction: what fails takes all of it back.
-  const told = runningOf(context, member).slice(0, -1)
-  const steps: Step[] = [
-    {
-      name: `no living cluster is replaced on ${member.name}, or somebody typed its name`,
-      check: sh`backup_nobody`,
-      help: `type ${member.name} when you are asked, or say --format ${member.name}: what is there is put aside, and another time takes its place`,
-      typed: member.name,
-    },
-    ...groundOf(context, member),
-    ...told,
-    {
-      name: `the cluster is what ${name} holds`,
-      why: 'k3s makes a cluster of one out of the snapshot; with the token of that time it finds its authorities and keys in it',
-      check: sh`backup_restored ${when}`,
-      apply: [sh`backup_restore ${when} ${name} ${member.name} ${canary.secret} ${canary.configmap} ${k3s}`],
-      recover: [sh`backup_returns`],
-      seconds: 1800,
-      door: 'api',
-    },
-  ]
-  const page: Page = {
-    name: '20-k3s-server',
-    file: import.meta.filename,
-    summary: `The cluster as it was at ${manifest.time}.`,
-    layer: 'L2',
-    on: 'node',
-    prepare: backupShell,
-    steps: () => steps,
-  }
-  const { code } = await runPage(page, steps, 'apply', {
-    machine,
-    report,
-    store,
-    deadman: config.env.FK_DEADMAN_SECONDS,
-    patience: config.env.FK_LOCK_WAIT_SECONDS,
-    signal,
-    fetch: downloads(config, { signal, onTransfer: (t) => report.transfer(t), say: (s) => report.note(s) }),
-    typed: async ({ name: what, typed }) =>
-      given.format ?? (terminal ? (report.pause(), question(`${what}.\nType ${typed}: `)) : undefined),
-  })
-  return code
 }

@@ -446,7 +446,7 @@ async function runBench(
   report: Report,
   signal: AbortSignal,
 ): Promise<BenchResult[]> {
-  const { deliver, downloads, waitingPlace } = load('./delivery.ts') as typeof import('./delivery.ts')
+  const { deliver, downloads } = load('./delivery.ts') as typeof import('./delivery.ts')
   const { artifactOf } = load('./download.ts') as typeof import('./download.ts')
   const { plain } = load('./program.ts') as typeof import('./program.ts')
   const { execFileSync } = load('node:child_process') as typeof import('node:child_process')
@@ -467,21 +467,25 @@ async function runBench(
         }).toString('base64')
   let said: string[] = []
   const outcome = await machine.run(
-    await plain('k3s-cis', [
-      k3sShell.text,
-      `part=${quote(waitingPlace(to, file.sha256))}`,
-      `printf '%s  %s\\n' ${quote(file.sha256)} "$part" | sha256sum --check --status || { rm --force "$part"; frame bench 'what arrived is not what was sent; run it again' ''; exit 1; }`,
-      'mkdir "$FK_TMP/bench" "$FK_TMP/bin" && tar --extract --gzip --file="$part" --directory="$FK_TMP/bench" --no-same-owner && rm --force "$part"',
-      // Its controls call kubectl.
-      `printf '#!/bin/sh\\nexec %s kubectl --kubeconfig %s "$@"\\n' "$K3S" "$K3S_ETC/k3s.yaml" > "$FK_TMP/bin/kubectl" && chmod 755 "$FK_TMP/bin/kubectl"`,
-      ...(own === ''
-        ? []
-        : [
-            `rm --recursive --force "$FK_TMP/bench/cfg" && mkdir "$FK_TMP/bench/cfg" && base64 --decode <<< ${quote(own)} | tar --extract --gzip --directory="$FK_TMP/bench/cfg" --no-same-owner`,
-          ]),
-      `PATH=$FK_TMP/bin:$PATH timeout 240 "$FK_TMP/bench/kube-bench" run --config-dir "$FK_TMP/bench/cfg" --config "$FK_TMP/bench/cfg/config.yaml" --benchmark ${bench().benchmark} --targets ${role === 'server' ? 'master,etcd,controlplane,node,policies' : 'node'} --json > "$FK_TMP/said" 2> "$FK_TMP/complained" || true # what fails is in what it says`,
-      'frame bench "$(tail --lines=3 "$FK_TMP/complained")" "$(gzip < "$FK_TMP/said" | base64 --wrap=0)"',
-    ]),
+    await plain(
+      'k3s-cis',
+      [
+        k3sShell.text,
+        `FK_SENT=${quote(`${file.sha256} ${to}\n`)}`,
+        `arrived ${to} 2> "$FK_TMP/said" || { frame bench "$(cat "$FK_TMP/said")" ''; exit 1; }`,
+        'mkdir "$FK_TMP/bench" "$FK_TMP/bin" && tar --extract --gzip --file="$FK_PART" --directory="$FK_TMP/bench" --no-same-owner && rm --force "$FK_PART"',
+        // Its controls call kubectl.
+        `printf '#!/bin/sh\\nexec %s kubectl --kubeconfig %s "$@"\\n' "$K3S" "$K3S_ETC/k3s.yaml" > "$FK_TMP/bin/kubectl" && chmod 755 "$FK_TMP/bin/kubectl"`,
+        ...(own === ''
+          ? []
+          : [
+              `rm --recursive --force "$FK_TMP/bench/cfg" && mkdir "$FK_TMP/bench/cfg" && base64 --decode <<< ${quote(own)} | tar --extract --gzip --directory="$FK_TMP/bench/cfg" --no-same-owner`,
+            ]),
+        `PATH=$FK_TMP/bin:$PATH timeout 240 "$FK_TMP/bench/kube-bench" run --config-dir "$FK_TMP/bench/cfg" --config "$FK_TMP/bench/cfg/config.yaml" --benchmark ${bench().benchmark} --targets ${role === 'server' ? 'master,etcd,controlplane,node,policies' : 'node'} --json > "$FK_TMP/said" 2> "$FK_TMP/complained" || true # what fails is in what it says`,
+        'frame bench "$(tail --lines=3 "$FK_TMP/complained")" "$(gzip < "$FK_TMP/said" | base64 --wrap=0)"',
+      ],
+      ['put.sh'],
+    ),
     ({ kind, fields }) => {
       if (kind === 'bench') said = fields
     },

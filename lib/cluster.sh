@@ -170,6 +170,8 @@ k3s_swap() {
     [ "$SECONDS" -lt "$deadline" ] || k3s_no "$3 runs and is not well: $said" || return
     sleep 1
   done
+  # What ran before stays, and nothing that is older.
+  [ "$from" = "$3" ] || find /opt/k3s -mindepth 1 -maxdepth 1 -type d ! -name "$from" ! -name "$3" -exec rm --recursive {} +
   rm --force "$K3S_NOTES/upgrading"
 }
 
@@ -266,8 +268,19 @@ k3s_forget() {
       sleep 1
     done
   fi
+  k3s_unnamed "$1"
+}
+
+# k3s_unnamed NAME: its Node goes, and the password by which it is known. Where it has no member of etcd, that is all.
+k3s_unnamed() {
   k3s_kubectl delete node "$1" --ignore-not-found --wait=true > /dev/null || return
   k3s_kubectl delete secret "$1.node-password.k3s" --namespace kube-system --ignore-not-found > /dev/null
+}
+
+# k3s_empty: k3s does not run here, and has nothing of a cluster.
+k3s_empty() {
+  ! systemctl --quiet is-active k3s.service || k3s_no 'k3s runs' || return
+  [ ! -e "$K3S_DATA/server/db" ] && [ ! -e "$K3S_DATA/agent" ] || k3s_no "a cluster has its data in $K3S_DATA"
 }
 
 # k3s_aside: k3s does not run here and has nothing of the cluster; what it had is kept until the next time.
@@ -281,11 +294,31 @@ k3s_aside() {
     install --directory --mode=700 "$K3S_DATA/replaced" && mv --no-target-directory "$K3S_DATA/$part" "$K3S_DATA/replaced/$part" || return
   done
   rm --recursive --force "$K3S_DATA/replaced.old"
-  rm --force "$K3S_ETC/k3s.yaml" /etc/rancher/node/password "$K3S_NOTES/upgrading" "$K3S_NOTES/started"
+  for part in /etc/rancher/node/password "$K3S_NOTES/started" "$K3S_NOTES/upgrading"; do
+    [ ! -e "$part" ] || [ ! -d "$K3S_DATA/replaced" ] || cp --archive "$part" "$K3S_DATA/replaced/${part##*/}" || return
+    rm --force "$part"
+  done
+  rm --force "$K3S_ETC/k3s.yaml"
   # Nobody can take this back, so nothing that came before it has to wait until somebody does.
   rm --recursive --force "${FK_STATE:?}/pages/${FK_PAGE:?}"
 }
 
+# k3s_returned: what k3s_aside has put aside is back, and k3s begins with it. Nobody waits: it may need others to be well.
+k3s_returned() {
+  local part
+  for part in server agent; do
+    [ -d "$K3S_DATA/replaced/$part" ] || continue
+    rm --recursive --force "${K3S_DATA:?}/$part"
+    mv --no-target-directory "$K3S_DATA/replaced/$part" "$K3S_DATA/$part" || return
+  done
+  for part in /etc/rancher/node/password "$K3S_NOTES/started" "$K3S_NOTES/upgrading"; do
+    [ ! -e "$K3S_DATA/replaced/${part##*/}" ] || mv --force "$K3S_DATA/replaced/${part##*/}" "$part" || return
+  done
+  rmdir --ignore-fail-on-non-empty "$K3S_DATA/replaced"
+  systemctl --quiet enable k3s.service
+  systemctl start --no-block k3s.service
+}
+
 export -f k3s_numbers k3s_follows k3s_noted k3s_from k3s_at k3s_node k3s_mark k3s_staged k3s_servers_run k3s_removed k3s_snapshot k3s_has_snapshot \
   k3s_drain k3s_blocked k3s_return k3s_is k3s_swap k3s_back k3s_renewed k3s_certificates k3s_lasts k3s_spare k3s_silent \
-  k3s_absent k3s_forgotten k3s_forget k3s_aside
+  k3s_absent k3s_forgotten k3s_forget k3s_unnamed k3s_empty k3s_aside k3s_returned

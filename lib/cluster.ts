@@ -219,6 +219,69 @@ export function renewalOf(context: Context): Step[] {
 
 const about = { file: import.meta.filename, layer: 'L2', on: 'node', prepare: clusterShell } as const
 
+const page = (word: string, summary: string, at: string, steps: Page['steps']): Page => ({
+  ...about,
+  name: `node-${word}`,
+  summary,
+  at,
+  steps,
+})
+
+/** A page of the runbook, on one machine or on all that it is for. */
+const open = (wanted: string, at?: string): Page[] =>
+  pages()
+    .filter(({ name }) => name === wanted)
+    .map(({ file }) => ({
+      ...(load(join(root, file)) as { default: Page }).default,
+      ...(at ? { at } : {}),
+    }))
+
+/** k3s does not run on a node, and what it had of the cluster is put aside. */
+const aside = (name: string) =>
+  page('stop', `k3s does not run on ${name}, and begins anew there.`, name, () => [
+    {
+      name: 'what it had of the cluster is put aside',
+      why: 'it is kept until the next time, in /var/lib/rancher/k3s/replaced',
+      check: sh`k3s_empty`,
+      apply: [sh`k3s_aside`],
+    },
+  ])
+
+/**
+ * The pages for the other servers while the first one is restored; `there` are those that answer. `before`: none of them runs, or could
+ * begin with what it has: two of three are a majority, and would go on as the cluster that was. `failed`: they have it back. `after`:
+ * they join what was restored.
+ */
+export function besideRestore(
+  first: string,
+  others: string[],
+  there: string[],
+): { before: Page[]; failed: Page[]; after: Page[] } {
+  return {
+    before: there.map(aside),
+    failed: there.map((name) =>
+      page('return', `${name} has back what it had of the cluster.`, name, () => [
+        {
+          name: 'k3s begins with what it had',
+          check: sh`test -e "$K3S_DATA/server/db" && systemctl --quiet is-enabled k3s.service`,
+          apply: [sh`k3s_returned`],
+        },
+      ]),
+    ),
+    after: [
+      page('forget', `The restored cluster knows nobody who is not in it.`, first, () =>
+        others.map((name) => ({
+          name: `neither a Node nor a password is left of ${name}`,
+          why: 'its member of etcd has gone, and it comes back as a new one',
+          check: sh`k3s_forgotten ${name}`,
+          apply: [sh`k3s_unnamed ${name}`],
+        })),
+      ),
+      ...there.flatMap((name) => open('k3s-join', name)),
+    ],
+  }
+}
+
 /**
  * The pages that take a node out of the cluster. `reachable` says whether the machine answers: then its pods leave first, and it is
  * stopped before the cluster forgets it, because a server that runs would join again by itself. Throws a Fault for the first server
@@ -242,13 +305,6 @@ export function leaving(
     )
   const helper = helperOf(members, { name })
   const gone = sh`k3s_forgotten ${name} > /dev/null`
-  const page = (word: string, summary: string, at: string, steps: Page['steps']): Page => ({
-    ...about,
-    name: `node-${word}`,
-    summary,
-    at,
-    steps,
-  })
   const drain = drained(name, env.FK_DRAIN)
   const pages = [
     page('leave', `${name} may leave the cluster.`, helper.name, () => [
@@ -277,18 +333,7 @@ export function leaving(
       },
       ...(reachable ? [{ ...drain, check: sh`k3s_absent ${name} > /dev/null || { ${drain.check}; }` }] : []),
     ]),
-    ...(reachable && member !== undefined
-      ? [
-          page('stop', `k3s does not run on ${name}, and begins anew there.`, name, () => [
-            {
-              name: 'what it had of the cluster is put aside',
-              why: 'it is kept until the next time, in /var/lib/rancher/k3s/replaced',
-              check: sh`! systemctl --quiet is-active k3s.service && test ! -e "$K3S_DATA/server/db" && test ! -e "$K3S_DATA/agent"`,
-              apply: [sh`k3s_aside`],
-            },
-          ]),
-        ]
-      : []),
+    ...(reachable && member !== undefined ? [aside(name)] : []),
     page('forget', `The cluster does not know ${name} any more.`, helper.name, () => [
       {
         name: `neither a member of etcd, nor a Node, nor a password is left of ${name}`,
@@ -357,13 +402,6 @@ export async function replace(
     process.stdout.write(`${name} does not answer. It leaves the cluster now, and joins when it is back.
 `)
   const { pages: out } = leaving(config, name, reachable)
-  const open = (wanted: string, at?: string): Page[] =>
-    pages()
-      .filter((page) => page.name === wanted)
-      .map(({ file }) => ({
-        ...(load(join(root, file)) as { default: Page }).default,
-        ...(at ? { at } : {}),
-      }))
   const { rebuild } = load('./domain.ts') as typeof import('./domain.ts')
   const anew = placed?.behind === undefined ? [] : [rebuild(name), ...open('vm-provision')]
   const joins =

@@ -170,7 +170,6 @@ fk_lock() {
     exit 75
   fi
   printf '%s\n' "$1" > /run/fortress/owner
-  ps -o pgid= -p $$ | tr -d ' ' > /run/fortress/pid
   local tx
   for tx in "$FK_STATE"/tx/*/; do
     [ -d "$tx" ] || continue

@@ -14,13 +14,12 @@ fk_arm() {
   printf '%s\n' "$3" > "$dir/owner"
   {
     printf '#!/bin/bash\nset -u\nFK_STATE=%q\ndir=%q\n' "$FK_STATE" "$dir"
-    fk_functions
+    fk_functions fk_deadman_holders fk_deadman_end
     # shellcheck disable=SC2016 # expands when it runs
     printf '%s\n' 'exec 7>> "$dir/lock"' 'flock 7' '[ -e "$dir/armed" ] || exit 0' \
-      'pid=$(cat "$dir/pid" 2> /dev/null) && [ -n "$pid" ] && [ "$pid" != "${FK_PID-}" ] && kill -TERM -- "-$pid" 2> /dev/null' \
+      '[ -n "${FK_OURS-}" ] || [ "${1-}" = boot ] || fk_deadman_end > /dev/null' \
       'fk_rollback "$dir" "${1-}" > "$dir/log" 2>&1' '[ ! -d "$dir/record" ] || { mkdir --parents "$FK_STATE/pages" && cp --archive --force "$dir/record/." "$FK_STATE/pages/"; }' 'date --iso-8601=seconds > "$dir/rolled-back"' 'rm --force "$dir/armed"' 'sync --file-system "$dir"'
   } > "$dir/rollback"
-  ps -o pgid= -p $$ | tr -d ' ' > "$dir/pid"
   # Outside /etc, so that the way back does not take away the thing that walks it.
   units=$(fk_deadman_units)
   install --directory --mode=755 "$units/sysinit.target.wants"
@@ -40,6 +39,23 @@ EOF
   date --iso-8601=seconds > "$dir/armed"
   sync --file-system "$dir"
   systemd-run --quiet --collect --on-active="$2" --timer-property=AccuracySec=1s --unit="fortress-deadman-$1" /bin/bash "$dir/rollback"
+}
+
+# fk_deadman_holders: everything that a run has begun and that still lives: it has the lock open as number 8. What merely reads
+# the file has not.
+fk_deadman_holders() { { find /proc/[0-9]*/fd -name 8 -lname /run/fortress/lock 2> /dev/null || true; } | cut --delimiter=/ --fields=3; } # processes end while they are looked at
+
+# fk_deadman_end: the run that holds the machine has ended, if need be by force. Prints what of it does not end.
+fk_deadman_end() {
+  local signal pids
+  for signal in TERM TERM TERM TERM TERM KILL; do
+    pids=$(fk_deadman_holders)
+    [ -n "$pids" ] || return 0
+    # shellcheck disable=SC2086 # one word for each
+    kill -"$signal" $pids 2> /dev/null || true # one of them may have ended by itself
+    sleep 1
+  done
+  fk_deadman_holders | paste --serial --delimiters=' '
 }
 
 # fk_commit ID: somebody came in. Fails when the way back has begun.
@@ -73,6 +89,6 @@ fk_disarm() {
 
 # fk_take_back ID: now, and not when the timer says.
 fk_take_back() {
-  FK_PID=$(ps -o pgid= -p $$ | tr -d ' ') /bin/bash "$FK_STATE/tx/$1/rollback" 2> /dev/null
+  FK_OURS=yes /bin/bash "$FK_STATE/tx/$1/rollback" 2> /dev/null
   fk_disarm "$1"
 }

@@ -6,9 +6,6 @@ image_no() {
   return 1
 }
 
-# image_part PATH DIGEST: where it waits until it is proven.
-image_part() { printf '%s/.%s.%s.part\n' "$(dirname "$1")" "$(basename "$1")" "${2:0:16}"; }
-
 # image_is PATH [DIGEST]: the image is there as it was when it was proven, and nobody may write it. DIGEST is that of the
 # download, where the pin says it. The whole of it is read in every run.
 image_is() {
@@ -35,34 +32,27 @@ image_room() {
   [ "$free" -ge "$2" ]
 }
 
-# image_land PATH: what was sent becomes PATH, when it is what the sender has proven. FK_SENT has a line for each: digest, path.
+# image_land PATH: what was sent becomes PATH.
 image_land() {
-  local path=$1 part new digest
-  digest=$(awk -v path="$path" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
-  [ -n "$digest" ] || image_no "nothing was sent for $path" || return
-  part=$(image_part "$path" "$digest")
-  printf '%s  %s\n' "$digest" "$part" | sha256sum --check --status || {
-    rm --force "$part"
-    image_no "what arrived for $path is not what was sent; it is deleted, and sent again by the next run"
-    return
-  }
-  new=$part
-  if [[ $path = *.raw && $(od --address-radix=n --format=x1 --read-bytes=6 "$part") = ' fd 37 7a 58 5a 00' ]]; then
-    new=${part%.part}.unpacked.part
-    xz --decompress --stdout "$part" > "$new"
+  local path=$1 new
+  arrived "$path" || return
+  new=$FK_PART
+  if [[ $path = *.raw && $(od --address-radix=n --format=x1 --read-bytes=6 "$FK_PART") = ' fd 37 7a 58 5a 00' ]]; then
+    new=${FK_PART%.part}.unpacked.part
+    xz --decompress --stdout "$FK_PART" > "$new"
   fi
   keep "$path"
   keep "$path.sha256"
   chown root:root "$new"
   chmod 444 "$new"
   # The record first: killed in between, the next run finds the part and goes on.
-  printf '%s  %s\n# of %s\n' "$(sha256sum "$new" | cut --delimiter=' ' --fields=1)" "$(basename "$path")" "$digest" |
+  printf '%s  %s\n# of %s\n' "$(sha256sum "$new" | cut --delimiter=' ' --fields=1)" "$(basename "$path")" "$FK_DIGEST" |
     put "$path.sha256" 444 root:root
   sync "$new"
   mv --force --no-target-directory "$new" "$path"
   sync "$(dirname "$path")"
   settle "$path.sha256"
-  rm --force "$part"
+  rm --force "$FK_PART"
 }
 
 # For printed pages, where no laptop has proven anything.
@@ -79,4 +69,4 @@ image_signed() {
     image_no "$1 is not signed by $4"
 }
 
-export -f image_no image_part image_is image_room image_land
+export -f image_no image_is image_room image_land

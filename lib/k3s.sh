@@ -16,22 +16,15 @@ k3s_program() {
   printf '%s  %s\n' "$2" "$path" | sha256sum --check --status || k3s_no "$path is not what is pinned"
 }
 
-# k3s_land VERSION: what was sent becomes the program of this version. FK_SENT has a line for each: digest, path.
+# k3s_land VERSION: what was sent becomes the program of this version.
 k3s_land() {
-  local path=/opt/k3s/$1/k3s digest part
-  digest=$(awk -v path="$path" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
-  [ -n "$digest" ] || k3s_no "nothing was sent for $path" || return
-  part=$(dirname "$path")/.k3s.${digest:0:16}.part
-  printf '%s  %s\n' "$digest" "$part" | sha256sum --check --status || {
-    rm --force "$part"
-    k3s_no "what arrived for $path is not what was sent; it is deleted, and sent again by the next run"
-    return
-  }
+  local path=/opt/k3s/$1/k3s
+  arrived "$path" || return
   keep "$path"
-  chown root:root "$part"
-  chmod 755 "$part"
-  sync "$part"
-  mv --force --no-target-directory "$part" "$path"
+  chown root:root "$FK_PART"
+  chmod 755 "$FK_PART"
+  sync "$FK_PART"
+  mv --force --no-target-directory "$FK_PART" "$path"
 }
 
 # k3s_use VERSION: from the next start on. The link changes in one go.

@@ -18,8 +18,8 @@ export async function trust(call: Call): Promise<number> {
 }
 
 /**
- * Ends the run that holds a machine's lock: on the metal, or on the one that is named. It asks first: a run that is alive loses its work in the middle of a step, and
- * a change of a door that it had not proven yet is taken back by the machine itself, as always.
+ * Ends the run that holds a machine's lock: on the metal, or on the one that is named. It asks first: a run that is alive loses its
+ * work in the middle of a step, and a change of a door that it had not proven yet is taken back by the machine itself, as always.
  */
 export async function unlock(call: Call): Promise<number> {
   return visit(call, ['[MACHINE]'], async (machine, report, given) => {
@@ -39,34 +39,16 @@ export async function unlock(call: Call): Promise<number> {
   })
 }
 
-const HOLDERS = [
-  'holders() {',
-  '  local fd',
-  // Only the runner opens the lock as number 8; a process that merely reads it is none.
-  '  for fd in /proc/[0-9]*/fd/8; do',
-  '    [ "$(readlink "$fd" 2> /dev/null)" != /run/fortress/lock ] || basename "$(dirname "$(dirname "$fd")")"',
-  '  done',
-  '}',
-]
 const HELD = [
   '[ -e /run/fortress/lock ] || exit 0',
   'flock --nonblock /run/fortress/lock true && exit 0',
   'frame answer "$(cat /run/fortress/owner)" "$(($(date +%s) - $(stat --format=%Y /run/fortress/owner)))"',
 ]
-const END = [
-  ...HOLDERS,
-  'for signal in TERM TERM TERM TERM TERM KILL; do',
-  '  for pid in $(holders); do kill -"$signal" "$pid" 2> /dev/null || true; done # it may have ended by itself',
-  '  [ -n "$(holders)" ] || exit 0',
-  '  sleep 1',
-  'done',
-  'left=$(holders | tr "\\n" " ")',
-  '[ -z "$left" ] || frame answer "$left"',
-]
+const END = ['left=$(fk_deadman_end)', '[ -z "$left" ] || frame answer "$left"']
 
 async function ask(machine: Machine, statements: string[]): Promise<string[]> {
   let answer: string[] = []
-  const outcome = await machine.run(await plain('unlock', statements), ({ kind, fields }) => {
+  const outcome = await machine.run(await plain('unlock', statements, ['guard.sh']), ({ kind, fields }) => {
     if (kind === 'answer') answer = fields
   })
   if (outcome.code !== 0) throw new Fault(`${machine.label} did not answer`, { said: outcome.stderr })

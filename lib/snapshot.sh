@@ -24,7 +24,7 @@ fk_tables() { if command -v nft > /dev/null; then nft list tables 2> /dev/null |
 
 # fk_functions NAME…: the text of the functions that know the way back, and of the named ones.
 fk_functions() {
-  declare -f fk_etc fk_units fk_packages fk_sysctls fk_tables fk_changed fk_restore_etc fk_restore_kept fk_restore_units \
+  declare -f fk_etc fk_units fk_packages fk_sysctls fk_tables fk_changed fk_restore_etc fk_restore_kept fk_restore_aside fk_restore_units \
     fk_restore_sysctls fk_restore_tables fk_sysctl_keys fk_rollback fk_reload "$@"
 }
 
@@ -89,7 +89,17 @@ keep() {
     fi
   done
 }
-export -f keep
+
+# aside PATH TO UNIT: PATH is moved to TO, for the case that a transaction is taken back: too much to be copied. The way back stops
+# UNIT, which writes there.
+aside() {
+  local dir
+  for dir in ${FK_KEEP-}; do
+    case $dir in "$FK_STATE"/tx/*) printf '%s\t%s\t%s\n' "$@" >> "$dir/aside" && sync "$dir/aside" || return ;; esac
+  done
+  mv --no-target-directory "$1" "$2"
+}
+export -f keep aside
 
 # fk_changed OLD NEW: the paths whose line differs between two lists of fk_etc.
 fk_changed() { LC_ALL=C comm -3 <(LC_ALL=C sort "$1") <(LC_ALL=C sort "$2") | sed 's/^\t//' | cut --fields=1 | LC_ALL=C sort --unique; }
@@ -145,6 +155,18 @@ fk_restore_kept() {
   while IFS=$'\t' read -r mode owner path; do
     [ ! -e "$path" ] || { chown "$owner" "$path" && chmod "$mode" "$path"; }
   done < "$dir/modes"
+}
+
+# fk_restore_aside DIR: what was moved aside is where it was, and what took its place is gone.
+fk_restore_aside() {
+  local path to unit
+  [ -e "$1/aside" ] || return 0
+  while IFS=$'\t' read -r path to unit; do
+    [ -e "$to" ] || continue
+    systemctl stop "$unit"
+    rm --recursive --force "$path"
+    mv --no-target-directory "$to" "$path"
+  done < "$1/aside"
 }
 
 # fk_restore_units DIR: units that ran run again, units that did not are stopped. AFTER limits it to what we changed.
@@ -209,6 +231,7 @@ fk_rollback() {
   fk_sysctl_keys $(cat "$dir/sysctl-files") > "$dir/keys"
   fk_restore_etc "$dir" "$dir/paths"
   fk_restore_kept "$dir"
+  fk_restore_aside "$dir"
   rm --recursive --force "$FK_STATE/pending"
   [ "${2-}" != boot ] || { systemctl daemon-reload; return 0; }
   fk_restore_tables "$dir"

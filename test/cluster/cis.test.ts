@@ -1,6 +1,8 @@
 // Every control of the list holds on a control plane that is told by config/k3s, and fails on one that is weakened under it.
 import assert from 'node:assert/strict'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { execFileSync, spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { parse, stringify } from 'yaml'
@@ -12,6 +14,7 @@ import { createReport } from '../../lib/report.ts'
 import { runPage } from '../../lib/run.ts'
 import { pageNamed } from '../../lib/tasks.ts'
 import { root, said } from '../machine/kit.ts'
+import { checkout } from '../machine/laptop.ts'
 import { type Weakening, weakenings, weakened } from '../weaken.ts'
 import { type Bed, alone, bed, data, etc, told } from './kit.ts'
 
@@ -62,7 +65,8 @@ describe('CIS Kubernetes 2.1 on a control plane that is told by config/k3s', () 
   }
 
   before(async () => {
-    node = await bed(undefined, 'cis', { ...alone, ...patience })
+    const named = { [`${etc}/config.yaml.d/10-node.yaml`]: `cluster-init: true\nnode-name: ${site}\n` }
+    node = await bed(undefined, 'cis', { ...alone, ...named, ...patience })
     assert.deepEqual(await node.begin(), { code: 0, said: '' })
     started = await node.ok(
       `journalctl --unit=k3s.service --output=cat | sed --quiet 's/^.*msg="Running \\([a-z-]*\\) \\(--.*\\)"$/\\1 \\2/p'`,
@@ -205,6 +209,65 @@ kubectl delete namespace weak`)
       runs: { results: object[] }[]
     }
     assert.equal(sarif.runs[0]?.results.length, 134)
+  })
+
+  test('--bench brings a second opinion to the node, runs it there, and takes it away again', async (t) => {
+    const copy = checkout()
+    t.after(() => copy.end())
+    for (const part of ['bin', 'Taskfile.ts'])
+      cpSync(join(root, part), join(copy.dir, part), { recursive: true })
+    // In place of kube-bench: it asks the cluster as its controls do, and says what was recorded.
+    const packed = join(copy.dir, 'packed')
+    mkdirSync(join(packed, 'cfg'), { recursive: true })
+    writeFileSync(join(packed, 'cfg/config.yaml'), 'version_mapping: {}\n')
+    writeFileSync(
+      join(packed, 'kube-bench'),
+      `#!/bin/bash
+echo "asked: $*" >&2
+kubectl get --raw /readyz > /dev/null && [ -s "$5" ] && cat "\${0%/*}/said.json"
+`,
+      { mode: 0o755 },
+    )
+    cpSync(join(root, 'test/fixtures/k3s/kube-bench.json'), join(packed, 'said.json'))
+    const downloads = join(copy.dir, 'downloads')
+    const pins = join(copy.dir, 'config/versions.yaml')
+    const tarball = join(downloads, 'kube-bench_0.16.0_linux_amd64.tar.gz')
+    mkdirSync(downloads)
+    execFileSync('tar', ['--create', '--gzip', '--file', tarball, '--directory', packed, '.'])
+    const digest = createHash('sha256').update(readFileSync(tarball)).digest('hex')
+    writeFileSync(
+      pins,
+      readFileSync(pins, 'utf8').replace(
+        /(\nkube-bench:\n(?: .*\n)*? {4}amd64: )[0-9a-f]{64}/,
+        `$1${digest}`,
+      ),
+    )
+    const bench = (...words: string[]) =>
+      said(
+        spawn(
+          process.execPath,
+          [join(copy.dir, 'bin/task.cjs'), 'cis', '--site', site, '--bench', ...words],
+          {
+            env: { PATH: process.env['PATH'], HOME: copy.dir, ...node.env, FK_DOWNLOAD_DIR: downloads },
+            stdio: ['ignore', 'pipe', 'pipe'],
+          },
+        ),
+      )
+    const { code, text } = await bench()
+    assert.equal(code, 0, text)
+    assert.match(text, /^ {2}52 of 52 automated controls/m)
+    assert.match(text, /kube-bench with \S+ says something else of \d+ controls, \d+ of them unexplained/)
+    // Controls of one's own go in place of those that it comes with.
+    const none = join(copy.dir, 'none')
+    mkdirSync(none)
+    const own = await bench('--config-dir', none)
+    assert.equal(own.code, 1)
+    assert.match(own.text, /kube-bench said nothing on/)
+    assert.match(
+      own.text,
+      /asked: run --config-dir \S+\/cfg --config \S+config.yaml --benchmark \S+ --targets master,etcd/,
+    )
+    assert.equal(await node.ok('ls -A /var/tmp | grep bench | cat'), '')
   })
 })
 

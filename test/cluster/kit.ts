@@ -1,12 +1,26 @@
 // A node that runs a real control plane as k3s would: test/cluster/bed under the name of k3s, told by the files of config/k3s.
 import assert from 'node:assert/strict'
-import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import {
+  chmodSync,
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { Agent, request } from 'node:https'
+import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { find } from '../../lib/lab/command.ts'
 import { quote } from '../../lib/sh.ts'
 import { type Kit, node, root } from '../machine/kit.ts'
+import type { Checkout } from '../machine/laptop.ts'
 
 /** What the lab has installed, or what somebody without root has built into .cache/tools. */
 const built = join(root, '.cache/tools/kube-bed')
@@ -14,7 +28,8 @@ export const program = existsSync(built) ? built : find('kube-bed')
 
 export const etc = '/etc/rancher/k3s'
 export const data = '/var/lib/rancher/k3s'
-const version = 'v1.36.3+k3s1'
+/** What it says that it is. */
+export const version = 'v1.36.3+k3s1'
 
 export interface Bed extends Kit {
   /** Runs bash as root on the node; a failure is the test's. Returns what it printed. */
@@ -63,6 +78,11 @@ export interface Audited {
 /** A file of config/k3s, as it is in this checkout. */
 export const told = (name: string) => readFileSync(join(root, 'config/k3s', name), 'utf8')
 
+/** A container has the kernel of this computer, and that is not told how to be. */
+export const noSysctl = {
+  '/etc/systemd/system/k3s.service.d/bed.conf': '[Service]\nEnvironment=FK_BED_NO_SYSCTL=yes\n',
+}
+
 /** The unit of a role, as a file. */
 export const unit = (role: 'server' | 'agent') => ({
   '/etc/systemd/system/k3s.service': told('k3s.service').replaceAll('{{ role }}', role),
@@ -76,6 +96,23 @@ export const alone: Record<string, string> = {
   [`${etc}/config.yaml.d/10-node.yaml`]: 'cluster-init: true\n',
   [`${etc}/token`]: `${'5e'.repeat(32)}\n`,
   [`${etc}/agent-token`]: `${'a9'.repeat(32)}\n`,
+}
+
+/** Pins in `copy` the age of this computer, packed as its makers do, and lays it where a download would be. Needs age here. */
+export function pinAge(copy: Checkout, downloads: string): void {
+  const dir = mkdtempSync(join(tmpdir(), 'fk-age-'))
+  const tarball = join(downloads, 'age-v1.3.2-amd64.tar.gz')
+  mkdirSync(join(dir, 'age'))
+  mkdirSync(downloads, { recursive: true })
+  cpSync(find('age')!, join(dir, 'age/age'), { dereference: true })
+  execFileSync('tar', ['--create', '--gzip', '--file', tarball, '--directory', dir, 'age'])
+  rmSync(dir, { recursive: true })
+  const pins = join(copy.dir, 'config/versions.yaml')
+  const digest = createHash('sha256').update(readFileSync(tarball)).digest('hex')
+  writeFileSync(
+    pins,
+    readFileSync(pins, 'utf8').replace(/(\nage:\n(?: .*\n)*? {4}amd64: )[0-9a-f]{64}/, `$1${digest}`),
+  )
 }
 
 /** A node with the program in its place, told `files`, not started yet; `net` gives it a way out. It ends with the test, or by end(). */
@@ -106,8 +143,7 @@ export async function bed(
   chmodSync(place, 0o755)
   put({
     ...unit(role),
-    // A container has the kernel of this computer, and that is not told how to be.
-    '/etc/systemd/system/k3s.service.d/bed.conf': '[Service]\nEnvironment=FK_BED_NO_SYSCTL=yes\n',
+    ...noSysctl,
     ...files,
   })
   const connection = new Agent({ keepAlive: true, maxSockets: 64 })

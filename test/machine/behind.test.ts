@@ -1,11 +1,12 @@
 // A node that is reached through its host, as a virtual machine is: with a key that was made before there was a machine.
 import assert from 'node:assert/strict'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { spawn } from 'node:child_process'
+import { cpSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { hostKeyOf } from '../../lib/hostkey.ts'
 import { secretStore } from '../../lib/secret.ts'
-import { type Kit, around, node, root } from './kit.ts'
+import { type Kit, around, node, root, said } from './kit.ts'
 import { type Checkout, checkout } from './laptop.ts'
 
 describe('a machine behind another', () => {
@@ -87,6 +88,29 @@ mount --bind /usr /usr && mount --options remount,bind,ro /usr`,
     assert.equal((await host.page(page, 'apply')).code, 0)
     const left = await inside.root('find /etc/systemd /var/lib/fortress/tx -name "*deadman*"')
     assert.equal(left.stdout, '')
+  })
+
+  test('a run that hangs there is ended by the name of the machine, through its host', async () => {
+    for (const part of ['bin', 'Taskfile.ts'])
+      cpSync(join(root, part), join(copy.dir, part), { recursive: true })
+    const task = (...words: string[]) =>
+      said(
+        spawn(process.execPath, [join(copy.dir, 'bin/task.cjs'), ...words], {
+          env: { PATH: process.env['PATH'], HOME: host.state, ...host.env },
+          stdio: ['ignore', 'pipe', 'pipe'],
+        }),
+      )
+    await inside.root(`mkdir --parents /run/fortress && echo ada@laptop > /run/fortress/owner
+      setsid bash -c 'exec 8>> /run/fortress/lock; flock 8; sleep 600' > /dev/null 2>&1 < /dev/null &
+      until [ -e /run/fortress/lock ] && ! flock --nonblock /run/fortress/lock true; do sleep 0.1; done`)
+    assert.match((await task('unlock')).text, /^Nobody holds fortress /)
+    const named = await task('unlock', 'inside')
+    assert.equal(named.code, 1)
+    assert.match(named.text, /ada@laptop has held inside .*\n.*\.\/task unlock inside --yes ends that run/)
+    const ended = await task('unlock', 'inside', '--yes')
+    assert.equal(ended.code, 0, ended.text)
+    assert.equal((await inside.root('flock --nonblock /run/fortress/lock true')).code, 0)
+    assert.match((await task('unlock', 'insider')).text, /has no machine insider; did you mean inside\?/)
   })
 
   test('with another key it is not talked to', async () => {

@@ -267,6 +267,28 @@ describe('accepted by every checker, and taken back by the machine', { concurren
     await opened.machine.close()
   })
 
+  test('what still runs when the timer comes has ended before its work is taken back', async (t) => {
+    const kit = await node(t, 'heal-running')
+    const before = await state(kit)
+    const opened = await open(kit)
+    const step = command(
+      'ssh',
+      'a command that does not end by itself',
+      sh`false`,
+      sh`trap '' TERM; while :; do echo late > /etc/ssh/late; sleep 0.1; done`,
+    )
+    void runPage(page([step]), [step], 'apply', { ...opened.running, deadman: 5 }).catch(() => {}) // its connection ends
+    const there = 'for try in {1..100}; do [ ! -e /etc/ssh/late ] || exit 0; sleep 0.1; done; exit 1'
+    assert.equal((await kit.root(there)).code, 0)
+    const back =
+      'for try in {1..300}; do compgen -G "/var/lib/fortress/tx/*/rolled-back" > /dev/null && exit 0; sleep 0.1; done; exit 1'
+    assert.equal((await kit.root(back)).code, 0, 'nobody took it back')
+    assert.equal((await kit.root('sleep 1; test -e /etc/ssh/late')).code, 1, 'it wrote again')
+    await opened.machine.close()
+    await untilQuiet(kit)
+    assert.deepEqual(differences(before, await state(kit)), [])
+  })
+
   test('the power fails before the proof: the next boot takes it back', async (t) => {
     const kit = await node(t, 'heal-power')
     const before = await state(kit)

@@ -1,16 +1,11 @@
 // A cluster that is recorded: nodes of the lab on which test/fixtures/k3s/k3s stands in for k3s, and the API that all of them ask. It
 // writes down what happens, can be made to fail, and knows what a real one would refuse.
-import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { chmodSync, cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer as createHttp } from 'node:http'
+import { readFileSync } from 'node:fs'
 import { type Socket, createServer } from 'node:net'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { parse, stringify } from 'yaml'
 import { loadConfig } from '../../lib/config.ts'
 import { downloads } from '../../lib/delivery.ts'
-import { type LabMachine, labNodeDown, labNodeUp, labRun } from '../../lib/lab.ts'
 import { type Machine, connect } from '../../lib/machine.ts'
 import { contextOf } from '../../lib/pages.ts'
 import { createReport } from '../../lib/report.ts'
@@ -18,8 +13,8 @@ import { type Running, runPage } from '../../lib/run.ts'
 import type { Page } from '../../lib/script.ts'
 import { secretStore } from '../../lib/secret.ts'
 import { machinesFor } from '../../lib/site.ts'
-import { type Said, root, said } from './kit.ts'
-import { type Checkout, checkout } from './laptop.ts'
+import { type Fleet, fleet } from './fleet.ts'
+import { type Said, root } from './kit.ts'
 
 export interface Recorded {
   at: number
@@ -433,103 +428,22 @@ export function jsonpath(template: string, object: object): string {
   return (field(path, object) as object[]).map((item) => render(each, item)).join('')
 }
 
-export interface Cluster {
+export interface Cluster extends Fleet {
   api: Api
-  copy: Checkout
-  state: string
-  env: Record<string, string>
-  names: string[]
-  /** Runs a page of the checkout, as an admin would. */
-  page(name: string, ...words: string[]): Promise<Said>
-  /** `./task …` of the checkout. */
-  task(...words: string[]): Promise<Said>
-  /** Runs bash as root on a machine; fails when it does. */
-  on(name: string, command: string, input?: string): Promise<string>
-  /** Pins another version of the stand-in. */
-  pin(version: string): void
   /** Runs pages in this process, with each machine as `wrap` makes it, in the order of the runner; stops at a failure. */
   drive(pages: Page[], wrap?: (machine: Machine) => Machine): Promise<Said>
-  end(): Promise<void>
 }
 
 /** Machines that become a cluster: `roles` says of each what it is, in the order of the site document. */
 export async function recorded(prefix: string, roles: ('server' | 'agent')[]): Promise<Cluster> {
-  const names = roles.map((_, i) => `${prefix}-${i + 1}`)
-  const machines: LabMachine[] = []
-  for (const name of names) machines.push(await labNodeUp(name))
   const api = new Api()
   const cluster = await api.listen()
-  const copy = checkout()
-  for (const part of ['bin', 'Taskfile.ts', 'task'])
-    cpSync(join(root, part), join(copy.dir, part), { recursive: true })
-  names.forEach((name, i) => api.addresses.set(name, machines[i]!.host))
-
   const fixture = readFileSync(join(root, 'test/fixtures/k3s/k3s'), 'utf8')
-  const programOf = (version: string) =>
-    fixture.replaceAll('{{ version }}', version).replaceAll('{{ cluster }}', cluster)
-  const http = createHttp((request, response) => {
-    const [, version] = /\/download\/([^/]+)\/k3s$/.exec(decodeURIComponent(request.url ?? '')) ?? []
-    if (version === undefined) response.writeHead(404).end()
-    else response.end(programOf(version))
-  })
-  await new Promise<void>((resolve) => http.listen(0, '127.0.0.1', resolve))
-  const mirror = `http://127.0.0.1:${(http.address() as { port: number }).port}`
-
-  const state = mkdtempSync(join(tmpdir(), 'fk-test-'))
-  chmodSync(state, 0o700)
-  const site = parse(readFileSync(join(root, 'config/sites/fortress-pi.yaml'), 'utf8')) as Record<
-    string,
-    unknown
-  >
-  site['machines'] = names.map((name, i) => ({
-    name,
-    roles: ['host', 'node', roles[i]],
-    os: 'debian-13',
-    arch: 'amd64',
-    address: machines[i]!.host,
-    tunnel_address: `10.66.0.${11 + i}`,
-  }))
-  writeFileSync(join(copy.dir, 'config/sites/fortress-pi.yaml'), stringify(site))
-  writeFileSync(
-    join(state, 'known_hosts'),
-    machines
-      .flatMap((machine) =>
-        readFileSync(machine.knownHostsFile, 'utf8')
-          .split('\n')
-          .filter(Boolean)
-          .map((line) => `fortress-pi.${machine.name} ${line.split(' ').slice(1).join(' ')}\n`),
-      )
-      .join(''),
+  const machines = await fleet(prefix, roles, (version) =>
+    fixture.replaceAll('{{ version }}', version).replaceAll('{{ cluster }}', cluster),
   )
-  const [first] = machines as [LabMachine]
-  writeFileSync(join(state, 'sudo'), `${first.password}\n`, { mode: 0o600 })
-  const env: Record<string, string> = {
-    FK_SITE: 'fortress-pi',
-    FK_HOST: `admin@${first.host}`,
-    FK_SSH_KEY: first.identityFile,
-    FK_SSH_CONFIG: '/dev/null',
-    FK_KNOWN_HOSTS: join(state, 'known_hosts'),
-    FK_STATE_DIR: state,
-    FK_AGE_IDENTITY: join(state, 'identity.txt'),
-    FK_SUDO_PASSWORD_FILE: join(state, 'sudo'),
-    FK_LOG_DIR: join(state, 'log'),
-    FK_DOWNLOAD_DIR: join(state, 'downloads'),
-    FK_MIRROR: mirror,
-    FK_LOCK_WAIT_SECONDS: '60',
-  }
-  const clean = Object.fromEntries(
-    Object.entries(process.env).filter(([name]) => !name.startsWith('FK_') && name !== 'NODE_OPTIONS'),
-  )
-  const start = (...words: string[]) =>
-    said(
-      spawn(process.execPath, words, {
-        cwd: copy.dir,
-        env: { ...clean, ...env },
-        stdio: ['ignore', 'pipe', 'pipe'],
-      }),
-    )
-  const machineOf = (name: string) => machines[names.indexOf(name)]!
-  const versions = readFileSync(join(root, 'config/versions.yaml'), 'utf8')
+  const { copy, state, env, names, machineOf } = machines
+  for (const name of names) api.addresses.set(name, machineOf(name).host)
 
   const open = new Map<string, Machine>()
   const lines: string[] = []
@@ -540,28 +454,8 @@ export async function recorded(prefix: string, roles: ('server' | 'agent')[]): P
   })
 
   return {
+    ...machines,
     api,
-    copy,
-    state,
-    env,
-    names,
-    page: (name, ...words) => start('--import', 'tsx', copy.page(name), ...words),
-    task: (...words) => start(join(copy.dir, 'bin/task.cjs'), ...words),
-    async on(name, command, input) {
-      const { code, stdout, stderr } = await labRun(machineOf(name), command, {
-        root: true,
-        ...(input === undefined ? {} : { input }),
-      })
-      if (code !== 0) throw new Error(`${name}: ${command}: ${stderr}`)
-      return stdout
-    },
-    pin(version) {
-      const digest = createHash('sha256').update(programOf(version)).digest('hex')
-      const pinned = versions
-        .replace(/^(k3s:\n {2}version: ).*$/m, `$1${version}`)
-        .replace(/(\n {2}sha256:\n {4}amd64: )\w{64}/, `$1${digest}`)
-      writeFileSync(join(copy.dir, 'config/versions.yaml'), pinned)
-    },
     async drive(pages, wrap = (machine) => machine) {
       const config = loadConfig({ env: { ...env }, root: copy.dir })
       const store = secretStore({ dir: join(state, config.site.name), identity: join(state, 'identity.txt') })
@@ -603,11 +497,7 @@ export async function recorded(prefix: string, roles: ('server' | 'agent')[]): P
     async end() {
       for (const machine of open.values()) await machine.close()
       api.close()
-      http.close()
-      http.closeAllConnections()
-      for (const name of names) await labNodeDown(name)
-      copy.end()
-      rmSync(state, { recursive: true, force: true })
+      await machines.end()
     },
   }
 }

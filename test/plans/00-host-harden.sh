@@ -59,6 +59,19 @@ putback() {
   settle "$1"
 }
 
+# arrived PATH: FK_PART is the file beside PATH that was sent for it, and FK_DIGEST what the sender has proven of it; a file that
+# is another is deleted. FK_SENT has a line for everything that was sent: digest, path.
+arrived() {
+  FK_DIGEST=$(awk -v path="$1" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
+  [ -n "$FK_DIGEST" ] || { echo "nothing was sent for $1" >&2; return 1; }
+  FK_PART=$(dirname "$1")/.$(basename "$1").${FK_DIGEST:0:16}.part
+  printf '%s  %s\n' "$FK_DIGEST" "$FK_PART" | sha256sum --check --status || {
+    rm --force "$FK_PART"
+    echo "what arrived for $1 is not what was sent; it is deleted, and sent again by the next run" >&2
+    return 1
+  }
+}
+
 # landed PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner are others.
 landed() {
   local is
@@ -67,7 +80,7 @@ landed() {
   is=$(stat --format='%a %U:%G' "$1")
   [ "$is" = "$3 $4" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
 }
-export -f put settle settled putback landed
+export -f put settle settled putback arrived landed
 export FK_STATE
 # What a machine looked like, and the way back to it. Serves undo (from the record of a page) and the dead man (from a
 # transaction). Needs nothing but coreutils, tar, awk and systemd: no network, no name service, nothing that a page changes.
@@ -94,7 +107,7 @@ fk_tables() { if command -v nft > /dev/null; then nft list tables 2> /dev/null |
 
 # fk_functions NAME…: the text of the functions that know the way back, and of the named ones.
 fk_functions() {
-  declare -f fk_etc fk_units fk_packages fk_sysctls fk_tables fk_changed fk_restore_etc fk_restore_kept fk_restore_units \
+  declare -f fk_etc fk_units fk_packages fk_sysctls fk_tables fk_changed fk_restore_etc fk_restore_kept fk_restore_aside fk_restore_units \
     fk_restore_sysctls fk_restore_tables fk_sysctl_keys fk_rollback fk_reload "$@"
 }
 
@@ -138,6 +151,38 @@ fk_snapshot() {
 
 # keep PATH: a path outside /etc is about to change; every open snapshot gets a copy first.
 # keep --meta PATH: only its mode and owner are about to change.
+keep() {
+  local dir meta=
+  [ "$1" != --meta ] || { meta=yes && shift; }
+  case $1 in /etc/*) return 0 ;; esac
+  for dir in ${FK_KEEP-}; do
+    if [ -n "$meta" ]; then
+      [ ! -e "$1" ] || awk -F '\t' -v p="$1" '$3 == p { f = 1 } END { exit !f }' "$dir/modes" ||
+        stat --printf='%a\t%u:%g\t%n\n' "$1" >> "$dir/modes"
+    elif [ ! -e "$dir/kept$1" ] && [ ! -L "$dir/kept$1" ] && ! grep --line-regexp --fixed-strings "$1" "$dir/absent" > /dev/null; then
+      if [ -e "$1" ] || [ -L "$1" ]; then
+        rm --recursive --force "$dir/kept.part"
+        cp --archive "$1" "$dir/kept.part"
+        install --directory --mode=700 "$(dirname "$dir/kept$1")"
+        mv --no-target-directory "$dir/kept.part" "$dir/kept$1"
+        printf '%s\n' "$1" >> "$dir/present"
+      else
+        printf '%s\n' "$1" >> "$dir/absent"
+      fi
+    fi
+  done
+}
+
+# aside PATH TO UNIT: PATH is moved to TO, for the case that a transaction is taken back: too much to be copied. The way back stops
+# UNIT, which writes there.
+aside() {
+  local dir
+  for dir in ${FK_KEEP-}; do
+    case $dir in "$FK_STATE"/tx/*) printf '%s\t%s\t%s\n' "$@" >> "$dir/aside" && sync "$dir/aside" || return ;; esac
+  done
+  mv --no-target-directory "$1" "$2"
+}
+export -f keep aside
 
 # fk_changed OLD NEW: the paths whose line differs between two lists of fk_etc.
 fk_changed() { LC_ALL=C comm -3 <(LC_ALL=C sort "$1") <(LC_ALL=C sort "$2") | sed 's/^\t//' | cut --fields=1 | LC_ALL=C sort --unique; }
@@ -193,6 +238,18 @@ fk_restore_kept() {
   while IFS=$'\t' read -r mode owner path; do
     [ ! -e "$path" ] || { chown "$owner" "$path" && chmod "$mode" "$path"; }
   done < "$dir/modes"
+}
+
+# fk_restore_aside DIR: what was moved aside is where it was, and what took its place is gone.
+fk_restore_aside() {
+  local path to unit
+  [ -e "$1/aside" ] || return 0
+  while IFS=$'\t' read -r path to unit; do
+    [ -e "$to" ] || continue
+    systemctl stop "$unit"
+    rm --recursive --force "$path"
+    mv --no-target-directory "$to" "$path"
+  done < "$1/aside"
 }
 
 # fk_restore_units DIR: units that ran run again, units that did not are stopped. AFTER limits it to what we changed.
@@ -257,6 +314,7 @@ fk_rollback() {
   fk_sysctl_keys $(cat "$dir/sysctl-files") > "$dir/keys"
   fk_restore_etc "$dir" "$dir/paths"
   fk_restore_kept "$dir"
+  fk_restore_aside "$dir"
   rm --recursive --force "$FK_STATE/pending"
   [ "${2-}" != boot ] || { systemctl daemon-reload; return 0; }
   fk_restore_tables "$dir"

@@ -56,6 +56,19 @@ putback() {
   settle "$1"
 }
 
+# arrived PATH: FK_PART is the file beside PATH that was sent for it, and FK_DIGEST what the sender has proven of it; a file that
+# is another is deleted. FK_SENT has a line for everything that was sent: digest, path.
+arrived() {
+  FK_DIGEST=$(awk -v path="$1" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
+  [ -n "$FK_DIGEST" ] || { echo "nothing was sent for $1" >&2; return 1; }
+  FK_PART=$(dirname "$1")/.$(basename "$1").${FK_DIGEST:0:16}.part
+  printf '%s  %s\n' "$FK_DIGEST" "$FK_PART" | sha256sum --check --status || {
+    rm --force "$FK_PART"
+    echo "what arrived for $1 is not what was sent; it is deleted, and sent again by the next run" >&2
+    return 1
+  }
+}
+
 # landed PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner are others.
 landed() {
   local is
@@ -64,7 +77,7 @@ landed() {
   is=$(stat --format='%a %U:%G' "$1")
   [ "$is" = "$3 $4" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
 }
-export -f put settle settled putback landed
+export -f put settle settled putback arrived landed
 export FK_STATE
 
 # What several checks below look at.
@@ -74,9 +87,6 @@ image_no() {
   echo "$*" >&2
   return 1
 }
-
-# image_part PATH DIGEST: where it waits until it is proven.
-image_part() { printf '%s/.%s.%s.part\n' "$(dirname "$1")" "$(basename "$1")" "${2:0:16}"; }
 
 # image_is PATH [DIGEST]: the image is there as it was when it was proven, and nobody may write it. DIGEST is that of the
 # download, where the pin says it. The whole of it is read in every run.
@@ -104,34 +114,27 @@ image_room() {
   [ "$free" -ge "$2" ]
 }
 
-# image_land PATH: what was sent becomes PATH, when it is what the sender has proven. FK_SENT has a line for each: digest, path.
+# image_land PATH: what was sent becomes PATH.
 image_land() {
-  local path=$1 part new digest
-  digest=$(awk -v path="$path" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
-  [ -n "$digest" ] || image_no "nothing was sent for $path" || return
-  part=$(image_part "$path" "$digest")
-  printf '%s  %s\n' "$digest" "$part" | sha256sum --check --status || {
-    rm --force "$part"
-    image_no "what arrived for $path is not what was sent; it is deleted, and sent again by the next run"
-    return
-  }
-  new=$part
-  if [[ $path = *.raw && $(od --address-radix=n --format=x1 --read-bytes=6 "$part") = ' fd 37 7a 58 5a 00' ]]; then
-    new=${part%.part}.unpacked.part
-    xz --decompress --stdout "$part" > "$new"
+  local path=$1 new
+  arrived "$path" || return
+  new=$FK_PART
+  if [[ $path = *.raw && $(od --address-radix=n --format=x1 --read-bytes=6 "$FK_PART") = ' fd 37 7a 58 5a 00' ]]; then
+    new=${FK_PART%.part}.unpacked.part
+    xz --decompress --stdout "$FK_PART" > "$new"
   fi
   keep "$path"
   keep "$path.sha256"
   chown root:root "$new"
   chmod 444 "$new"
   # The record first: killed in between, the next run finds the part and goes on.
-  printf '%s  %s\n# of %s\n' "$(sha256sum "$new" | cut --delimiter=' ' --fields=1)" "$(basename "$path")" "$digest" |
+  printf '%s  %s\n# of %s\n' "$(sha256sum "$new" | cut --delimiter=' ' --fields=1)" "$(basename "$path")" "$FK_DIGEST" |
     put "$path.sha256" 444 root:root
   sync "$new"
   mv --force --no-target-directory "$new" "$path"
   sync "$(dirname "$path")"
   settle "$path.sha256"
-  rm --force "$part"
+  rm --force "$FK_PART"
 }
 
 # For printed pages, where no laptop has proven anything.
@@ -148,7 +151,7 @@ image_signed() {
     image_no "$1 is not signed by $4"
 }
 
-export -f image_no image_part image_is image_room image_land
+export -f image_no image_is image_room image_land
 
 
 # 1/3 /var/lib/fortress/images belongs to root, and only root may write there

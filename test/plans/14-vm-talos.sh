@@ -55,6 +55,19 @@ putback() {
   settle "$1"
 }
 
+# arrived PATH: FK_PART is the file beside PATH that was sent for it, and FK_DIGEST what the sender has proven of it; a file that
+# is another is deleted. FK_SENT has a line for everything that was sent: digest, path.
+arrived() {
+  FK_DIGEST=$(awk -v path="$1" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
+  [ -n "$FK_DIGEST" ] || { echo "nothing was sent for $1" >&2; return 1; }
+  FK_PART=$(dirname "$1")/.$(basename "$1").${FK_DIGEST:0:16}.part
+  printf '%s  %s\n' "$FK_DIGEST" "$FK_PART" | sha256sum --check --status || {
+    rm --force "$FK_PART"
+    echo "what arrived for $1 is not what was sent; it is deleted, and sent again by the next run" >&2
+    return 1
+  }
+}
+
 # landed PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner are others.
 landed() {
   local is
@@ -63,7 +76,7 @@ landed() {
   is=$(stat --format='%a %U:%G' "$1")
   [ "$is" = "$3 $4" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
 }
-export -f put settle settled putback landed
+export -f put settle settled putback arrived landed
 export FK_STATE
 
 # What several checks below look at.

@@ -55,6 +55,19 @@ putback() {
   settle "$1"
 }
 
+# arrived PATH: FK_PART is the file beside PATH that was sent for it, and FK_DIGEST what the sender has proven of it; a file that
+# is another is deleted. FK_SENT has a line for everything that was sent: digest, path.
+arrived() {
+  FK_DIGEST=$(awk -v path="$1" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
+  [ -n "$FK_DIGEST" ] || { echo "nothing was sent for $1" >&2; return 1; }
+  FK_PART=$(dirname "$1")/.$(basename "$1").${FK_DIGEST:0:16}.part
+  printf '%s  %s\n' "$FK_DIGEST" "$FK_PART" | sha256sum --check --status || {
+    rm --force "$FK_PART"
+    echo "what arrived for $1 is not what was sent; it is deleted, and sent again by the next run" >&2
+    return 1
+  }
+}
+
 # landed PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner are others.
 landed() {
   local is
@@ -63,7 +76,7 @@ landed() {
   is=$(stat --format='%a %U:%G' "$1")
   [ "$is" = "$3 $4" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
 }
-export -f put settle settled putback landed
+export -f put settle settled putback arrived landed
 export FK_STATE
 
 # What several checks below look at.
@@ -84,22 +97,15 @@ k3s_program() {
   printf '%s  %s\n' "$2" "$path" | sha256sum --check --status || k3s_no "$path is not what is pinned"
 }
 
-# k3s_land VERSION: what was sent becomes the program of this version. FK_SENT has a line for each: digest, path.
+# k3s_land VERSION: what was sent becomes the program of this version.
 k3s_land() {
-  local path=/opt/k3s/$1/k3s digest part
-  digest=$(awk -v path="$path" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
-  [ -n "$digest" ] || k3s_no "nothing was sent for $path" || return
-  part=$(dirname "$path")/.k3s.${digest:0:16}.part
-  printf '%s  %s\n' "$digest" "$part" | sha256sum --check --status || {
-    rm --force "$part"
-    k3s_no "what arrived for $path is not what was sent; it is deleted, and sent again by the next run"
-    return
-  }
+  local path=/opt/k3s/$1/k3s
+  arrived "$path" || return
   keep "$path"
-  chown root:root "$part"
-  chmod 755 "$part"
-  sync "$part"
-  mv --force --no-target-directory "$part" "$path"
+  chown root:root "$FK_PART"
+  chmod 755 "$FK_PART"
+  sync "$FK_PART"
+  mv --force --no-target-directory "$FK_PART" "$path"
 }
 
 # k3s_use VERSION: from the next start on. The link changes in one go.

@@ -55,6 +55,19 @@ putback() {
   settle "$1"
 }
 
+# arrived PATH: FK_PART is the file beside PATH that was sent for it, and FK_DIGEST what the sender has proven of it; a file that
+# is another is deleted. FK_SENT has a line for everything that was sent: digest, path.
+arrived() {
+  FK_DIGEST=$(awk -v path="$1" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
+  [ -n "$FK_DIGEST" ] || { echo "nothing was sent for $1" >&2; return 1; }
+  FK_PART=$(dirname "$1")/.$(basename "$1").${FK_DIGEST:0:16}.part
+  printf '%s  %s\n' "$FK_DIGEST" "$FK_PART" | sha256sum --check --status || {
+    rm --force "$FK_PART"
+    echo "what arrived for $1 is not what was sent; it is deleted, and sent again by the next run" >&2
+    return 1
+  }
+}
+
 # landed PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner are others.
 landed() {
   local is
@@ -63,7 +76,7 @@ landed() {
   is=$(stat --format='%a %U:%G' "$1")
   [ "$is" = "$3 $4" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
 }
-export -f put settle settled putback landed
+export -f put settle settled putback arrived landed
 export FK_STATE
 
 # What several checks below look at.
@@ -84,22 +97,15 @@ k3s_program() {
   printf '%s  %s\n' "$2" "$path" | sha256sum --check --status || k3s_no "$path is not what is pinned"
 }
 
-# k3s_land VERSION: what was sent becomes the program of this version. FK_SENT has a line for each: digest, path.
+# k3s_land VERSION: what was sent becomes the program of this version.
 k3s_land() {
-  local path=/opt/k3s/$1/k3s digest part
-  digest=$(awk -v path="$path" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
-  [ -n "$digest" ] || k3s_no "nothing was sent for $path" || return
-  part=$(dirname "$path")/.k3s.${digest:0:16}.part
-  printf '%s  %s\n' "$digest" "$part" | sha256sum --check --status || {
-    rm --force "$part"
-    k3s_no "what arrived for $path is not what was sent; it is deleted, and sent again by the next run"
-    return
-  }
+  local path=/opt/k3s/$1/k3s
+  arrived "$path" || return
   keep "$path"
-  chown root:root "$part"
-  chmod 755 "$part"
-  sync "$part"
-  mv --force --no-target-directory "$part" "$path"
+  chown root:root "$FK_PART"
+  chmod 755 "$FK_PART"
+  sync "$FK_PART"
+  mv --force --no-target-directory "$FK_PART" "$path"
 }
 
 # k3s_use VERSION: from the next start on. The link changes in one go.
@@ -626,6 +632,15 @@ export -f system_shells shm_lines clear_swaps endless_passwords open_logs open_h
 
 # What the controls of config/k3s/cis.yaml ask with, beside lib/controls.sh and lib/k3s.sh: how the parts of k3s run, what its API
 # holds, and what it refuses. Everything is read-only; a pod that should be refused is offered as a dry run.
+
+# cis_up NAME: what this server starts has started. The API answers before the rest does, and the kubelet has its Node.
+cis_up() {
+  local port said
+  for port in 10257 10259; do
+    (: < "/dev/tcp/127.0.0.1/$port") 2> /dev/null || k3s_no "nobody listens at port $port" || return
+  done
+  said=$(k3s_kubectl get node "$1" --output name 2>&1) || k3s_no "$said"
+}
 
 # cis_started: one line for each part of k3s that this run of the unit has started: its name and its arguments.
 cis_started() {
@@ -1172,19 +1187,27 @@ export -f cis_slack cis_open default_accounts quiet_default unquiet_default
 
 CIS_PODS='{"apiVersion":"v1","kind":"List","items":[{"apiVersion":"v1","kind":"Pod","metadata":{"name":"tame"},"spec":{"automountServiceAccountToken":false,"securityContext":{"runAsNonRoot":true,"seccompProfile":{"type":"RuntimeDefault"}},"containers":[{"name":"tame","image":"registry.invalid/tame","securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]}}}]}},{"apiVersion":"v1","kind":"Pod","metadata":{"name":"privileged"},"spec":{"automountServiceAccountToken":false,"securityContext":{"runAsNonRoot":true,"seccompProfile":{"type":"RuntimeDefault"}},"containers":[{"name":"tame","image":"registry.invalid/tame","securityContext":{"allowPrivilegeEscalation":true,"capabilities":{"drop":["ALL"]},"privileged":true}}]}},{"apiVersion":"v1","kind":"Pod","metadata":{"name":"hostpid"},"spec":{"automountServiceAccountToken":false,"securityContext":{"runAsNonRoot":true,"seccompProfile":{"type":"RuntimeDefault"}},"hostPID":true,"containers":[{"name":"tame","image":"registry.invalid/tame","securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]}}}]}},{"apiVersion":"v1","kind":"Pod","metadata":{"name":"hostipc"},"spec":{"automountServiceAccountToken":false,"securityContext":{"runAsNonRoot":true,"seccompProfile":{"type":"RuntimeDefault"}},"hostIPC":true,"containers":[{"name":"tame","image":"registry.invalid/tame","securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]}}}]}},{"apiVersion":"v1","kind":"Pod","metadata":{"name":"hostnetwork"},"spec":{"automountServiceAccountToken":false,"securityContext":{"runAsNonRoot":true,"seccompProfile":{"type":"RuntimeDefault"}},"hostNetwork":true,"containers":[{"name":"tame","image":"registry.invalid/tame","securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]}}}]}},{"apiVersion":"v1","kind":"Pod","metadata":{"name":"escalation"},"spec":{"automountServiceAccountToken":false,"securityContext":{"runAsNonRoot":true,"seccompProfile":{"type":"RuntimeDefault"}},"containers":[{"name":"tame","image":"registry.invalid/tame","securityContext":{"allowPrivilegeEscalation":true,"capabilities":{"drop":["ALL"]}}}]}},{"apiVersion":"v1","kind":"Pod","metadata":{"name":"root"},"spec":{"automountServiceAccountToken":false,"securityContext":{"runAsNonRoot":true,"seccompProfile":{"type":"RuntimeDefault"}},"containers":[{"name":"tame","image":"registry.invalid/tame","securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]},"runAsNonRoot":false,"runAsUser":0}}]}},{"apiVersion":"v1","kind":"Pod","metadata":{"name":"netraw"},"spec":{"automountServiceAccountToken":false,"securityContext":{"runAsNonRoot":true,"seccompProfile":{"type":"RuntimeDefault"}},"containers":[{"name":"tame","image":"registry.invalid/tame","securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"],"add":["NET_RAW"]}}}]}},{"apiVersion":"v1","kind":"Pod","metadata":{"name":"capabilities"},"spec":{"automountServiceAccountToken":false,"securityContext":{"runAsNonRoot":true,"seccompProfile":{"type":"RuntimeDefault"}},"containers":[{"name":"tame","image":"registry.invalid/tame","securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["NET_RAW"]}}}]}},{"apiVersion":"v1","kind":"Pod","metadata":{"name":"hostprocess"},"spec":{"automountServiceAccountToken":false,"securityContext":{"runAsNonRoot":true,"seccompProfile":{"type":"RuntimeDefault"},"windowsOptions":{"hostProcess":true}},"hostNetwork":true,"containers":[{"name":"tame","image":"registry.invalid/tame","securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]}}}]}},{"apiVersion":"v1","kind":"Pod","metadata":{"name":"hostpath"},"spec":{"automountServiceAccountToken":false,"securityContext":{"runAsNonRoot":true,"seccompProfile":{"type":"RuntimeDefault"}},"volumes":[{"name":"host","hostPath":{"path":"/etc"}}],"containers":[{"name":"tame","image":"registry.invalid/tame","securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]}}}]}},{"apiVersion":"v1","kind":"Pod","metadata":{"name":"hostport"},"spec":{"automountServiceAccountToken":false,"securityContext":{"runAsNonRoot":true,"seccompProfile":{"type":"RuntimeDefault"}},"containers":[{"name":"tame","image":"registry.invalid/tame","securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]}},"ports":[{"containerPort":80,"hostPort":80}]}]}},{"apiVersion":"v1","kind":"Pod","metadata":{"name":"procmount"},"spec":{"automountServiceAccountToken":false,"securityContext":{"runAsNonRoot":true,"seccompProfile":{"type":"RuntimeDefault"}},"hostUsers":false,"containers":[{"name":"tame","image":"registry.invalid/tame","securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]},"procMount":"Unmasked"}}]}},{"apiVersion":"v1","kind":"Pod","metadata":{"name":"unconfined"},"spec":{"automountServiceAccountToken":false,"securityContext":{"runAsNonRoot":true,"seccompProfile":{"type":"RuntimeDefault"}},"containers":[{"name":"tame","image":"registry.invalid/tame","securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]},"seccompProfile":{"type":"Unconfined"}}}]}}]}'
 
-# 1/18 what k3s has written is root's alone
+# 1/19 all that k3s starts on fortress-node has started
+#   why: its API answers some seconds before the controller manager, the scheduler and the kubelet do
+for second in $(seq 120) late; do
+  [ "$second" != late ] || { echo 'not yet after 120 s: all that k3s starts on fortress-node has started' >&2; exit 1; }
+  if { cis_up fortress-node; } > /dev/null 2>&1; then break; fi
+  sleep 1
+done
+
+# 2/19 what k3s has written is root's alone
 #   why: keys and kubeconfigs are the cluster: who reads one of them needs no other door
 if ! { [ -z "$(cis_slack)" ]; } > /dev/null 2>&1; then
   cis_slack | while read -r less path; do keep --meta "$path"; chown root:root "$path"; chmod "$less" "$path"; done
 fi
 
-# 2/18 no pod gets a token of an account called default unasked
+# 3/19 no pod gets a token of an account called default unasked
 #   why: a pod that nobody gave an account has this one, and needs no way into the API
 if ! { quiet_accounts; } > /dev/null 2>&1; then
   quiet_default
 fi
 
-# 3/18 CIS 1.1, files of the control plane: every control holds, or says why not
+# 4/19 CIS 1.1, files of the control plane: every control holds, or says why not
 #   1.1.1 Mode of the API server's manifest [CIS Kubernetes 2.1, 1.1.1]
 #   1.1.2 Owner of the API server's manifest [CIS Kubernetes 2.1, 1.1.2]
 #   1.1.3 Mode of the controller manager's manifest [CIS Kubernetes 2.1, 1.1.3]
@@ -1212,7 +1235,7 @@ if ! { systemctl is-active k3s.service; } > /dev/null 2>&1; then
   exit 1
 fi
 
-# 4/18 CIS 1.2, the API server: every control holds, or says why not
+# 5/19 CIS 1.2, the API server: every control holds, or says why not
 #   1.2.1 Nobody asks without a name [CIS Kubernetes 2.1, 1.2.1]
 #   1.2.2 No file of tokens [CIS Kubernetes 2.1, 1.2.2]
 #   1.2.3 Services take no addresses of others [CIS Kubernetes 2.1, 1.2.3]
@@ -1249,7 +1272,7 @@ if ! { cis_known kube-apiserver; } > /dev/null 2>&1; then
   exit 1
 fi
 
-# 5/18 CIS 1.3, the controller manager: every control holds, or says why not
+# 6/19 CIS 1.3, the controller manager: every control holds, or says why not
 #   1.3.1 Pods that have ended are forgotten [CIS Kubernetes 2.1, 1.3.1]
 #   1.3.2 It is not profiled [CIS Kubernetes 2.1, 1.3.2]
 #   1.3.3 Each controller has rights of its own [CIS Kubernetes 2.1, 1.3.3]
@@ -1263,7 +1286,7 @@ if ! { cis_known kube-controller-manager; } > /dev/null 2>&1; then
   exit 1
 fi
 
-# 6/18 CIS 1.4, the scheduler: every control holds, or says why not
+# 7/19 CIS 1.4, the scheduler: every control holds, or says why not
 #   1.4.1 It is not profiled [CIS Kubernetes 2.1, 1.4.1]
 #   1.4.2 It answers on this machine only [CIS Kubernetes 2.1, 1.4.2]
 if ! { cis_known kube-scheduler; } > /dev/null 2>&1; then
@@ -1272,7 +1295,7 @@ if ! { cis_known kube-scheduler; } > /dev/null 2>&1; then
   exit 1
 fi
 
-# 7/18 CIS 2, etcd: every control holds, or says why not
+# 8/19 CIS 2, etcd: every control holds, or says why not
 #   2.1 Clients are served with its certificate [CIS Kubernetes 2.1, 2.1]
 #   2.2 Clients show a certificate [CIS Kubernetes 2.1, 2.2]
 #   2.3 No certificate for clients that signs itself [CIS Kubernetes 2.1, 2.3]
@@ -1286,7 +1309,7 @@ if ! { cis_known etcd; } > /dev/null 2>&1; then
   exit 1
 fi
 
-# 8/18 CIS 3.1, who people are: every control holds, or says why not
+# 9/19 CIS 3.1, who people are: every control holds, or says why not
 #   3.1.1 People do not come with certificates [CIS Kubernetes 2.1, 3.1.1]
 #   3.1.2 People do not come with tokens of accounts [CIS Kubernetes 2.1, 3.1.2]
 #   3.1.3 People do not come with tokens to join with [CIS Kubernetes 2.1, 3.1.3]
@@ -1296,7 +1319,7 @@ if ! { cis_known api; } > /dev/null 2>&1; then
   exit 1
 fi
 
-# 9/18 CIS 3.2, what is written down: every control holds, or says why not
+# 10/19 CIS 3.2, what is written down: every control holds, or says why not
 #   3.2.1 A policy says what is written down [CIS Kubernetes 2.1, 3.2.1]
 #   3.2.2 It covers what matters [CIS Kubernetes 2.1, 3.2.2]
 if ! { cis_known kube-apiserver; } > /dev/null 2>&1; then
@@ -1305,7 +1328,7 @@ if ! { cis_known kube-apiserver; } > /dev/null 2>&1; then
   exit 1
 fi
 
-# 10/18 CIS 4.1, files of the node: every control holds, or says why not
+# 11/19 CIS 4.1, files of the node: every control holds, or says why not
 #   4.1.1 Mode of the kubelet's unit [CIS Kubernetes 2.1, 4.1.1]
 #   4.1.2 Owner of the kubelet's unit [CIS Kubernetes 2.1, 4.1.2]
 #   4.1.3 The kubeconfig of kube-proxy is private [CIS Kubernetes 2.1, 4.1.3]
@@ -1323,7 +1346,7 @@ if ! { systemctl is-active k3s.service; } > /dev/null 2>&1; then
   exit 1
 fi
 
-# 11/18 CIS 4.2, the kubelet: every control holds, or says why not
+# 12/19 CIS 4.2, the kubelet: every control holds, or says why not
 #   4.2.1 Nobody asks it without a name [CIS Kubernetes 2.1, 4.2.1]
 #   4.2.2 It asks the API server who may [CIS Kubernetes 2.1, 4.2.2]
 #   4.2.3 It knows who signs for its clients [CIS Kubernetes 2.1, 4.2.3]
@@ -1344,7 +1367,7 @@ if ! { cis_known kubelet; } > /dev/null 2>&1; then
   exit 1
 fi
 
-# 12/18 CIS 4.3, kube-proxy: every control holds, or says why not
+# 13/19 CIS 4.3, kube-proxy: every control holds, or says why not
 #   4.3.1 It tells its figures to this machine only [CIS Kubernetes 2.1, 4.3.1]
 if ! { systemctl is-active k3s.service; } > /dev/null 2>&1; then
   echo 'CIS 4.3, kube-proxy: every control holds, or says why not: no' >&2
@@ -1352,7 +1375,7 @@ if ! { systemctl is-active k3s.service; } > /dev/null 2>&1; then
   exit 1
 fi
 
-# 13/18 CIS 5.1, rights and accounts: every control holds, or says why not
+# 14/19 CIS 5.1, rights and accounts: every control holds, or says why not
 #   5.1.1 Nobody is bound to cluster-admin [CIS Kubernetes 2.1, 5.1.1]
 #   5.1.2 An account alone reads no Secrets [CIS Kubernetes 2.1, 5.1.2]
 #   5.1.3 Roles name what they are for [CIS Kubernetes 2.1, 5.1.3]
@@ -1373,7 +1396,7 @@ if ! { cis_known api; } > /dev/null 2>&1; then
   exit 1
 fi
 
-# 14/18 CIS 5.2, what pods may: every control holds, or says why not
+# 15/19 CIS 5.2, what pods may: every control holds, or says why not
 #   5.2.1 Something decides what pods may [CIS Kubernetes 2.1, 5.2.1]
 #   5.2.2 None is privileged [CIS Kubernetes 2.1, 5.2.2]
 #   5.2.3 None sees processes of the node [CIS Kubernetes 2.1, 5.2.3]
@@ -1393,7 +1416,7 @@ if ! { cis_known api; } > /dev/null 2>&1; then
   exit 1
 fi
 
-# 15/18 CIS 5.3, the network of pods: every control holds, or says why not
+# 16/19 CIS 5.3, the network of pods: every control holds, or says why not
 #   5.3.1 The network obeys policies [CIS Kubernetes 2.1, 5.3.1]
 #   5.3.2 Every namespace has a policy [CIS Kubernetes 2.1, 5.3.2]
 if ! { cis_known api; } > /dev/null 2>&1; then
@@ -1402,7 +1425,7 @@ if ! { cis_known api; } > /dev/null 2>&1; then
   exit 1
 fi
 
-# 16/18 CIS 5.4, Secrets: every control holds, or says why not
+# 17/19 CIS 5.4, Secrets: every control holds, or says why not
 #   5.4.1 Programs read Secrets from files [CIS Kubernetes 2.1, 5.4.1]
 #   5.4.2 Secrets are kept outside of the cluster [CIS Kubernetes 2.1, 5.4.2]
 if ! { cis_known api; } > /dev/null 2>&1; then
@@ -1411,7 +1434,7 @@ if ! { cis_known api; } > /dev/null 2>&1; then
   exit 1
 fi
 
-# 17/18 CIS 5.5, images: every control holds, or says why not
+# 18/19 CIS 5.5, images: every control holds, or says why not
 #   5.5.1 Only images of known makers run [CIS Kubernetes 2.1, 5.5.1]
 if ! { cis_known api; } > /dev/null 2>&1; then
   echo 'CIS 5.5, images: every control holds, or says why not: no' >&2
@@ -1419,7 +1442,7 @@ if ! { cis_known api; } > /dev/null 2>&1; then
   exit 1
 fi
 
-# 18/18 CIS 5.6, how the cluster is used: every control holds, or says why not
+# 19/19 CIS 5.6, how the cluster is used: every control holds, or says why not
 #   5.6.1 Namespaces part what does not belong together [CIS Kubernetes 2.1, 5.6.1]
 #   5.6.2 System calls of every pod are filtered [CIS Kubernetes 2.1, 5.6.2]
 #   5.6.3 Pods say what they need [CIS Kubernetes 2.1, 5.6.3]

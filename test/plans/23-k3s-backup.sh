@@ -56,6 +56,19 @@ putback() {
   settle "$1"
 }
 
+# arrived PATH: FK_PART is the file beside PATH that was sent for it, and FK_DIGEST what the sender has proven of it; a file that
+# is another is deleted. FK_SENT has a line for everything that was sent: digest, path.
+arrived() {
+  FK_DIGEST=$(awk -v path="$1" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
+  [ -n "$FK_DIGEST" ] || { echo "nothing was sent for $1" >&2; return 1; }
+  FK_PART=$(dirname "$1")/.$(basename "$1").${FK_DIGEST:0:16}.part
+  printf '%s  %s\n' "$FK_DIGEST" "$FK_PART" | sha256sum --check --status || {
+    rm --force "$FK_PART"
+    echo "what arrived for $1 is not what was sent; it is deleted, and sent again by the next run" >&2
+    return 1
+  }
+}
+
 # landed PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner are others.
 landed() {
   local is
@@ -64,7 +77,7 @@ landed() {
   is=$(stat --format='%a %U:%G' "$1")
   [ "$is" = "$3 $4" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
 }
-export -f put settle settled putback landed
+export -f put settle settled putback arrived landed
 export FK_STATE
 
 # What several checks below look at.
@@ -85,22 +98,15 @@ k3s_program() {
   printf '%s  %s\n' "$2" "$path" | sha256sum --check --status || k3s_no "$path is not what is pinned"
 }
 
-# k3s_land VERSION: what was sent becomes the program of this version. FK_SENT has a line for each: digest, path.
+# k3s_land VERSION: what was sent becomes the program of this version.
 k3s_land() {
-  local path=/opt/k3s/$1/k3s digest part
-  digest=$(awk -v path="$path" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
-  [ -n "$digest" ] || k3s_no "nothing was sent for $path" || return
-  part=$(dirname "$path")/.k3s.${digest:0:16}.part
-  printf '%s  %s\n' "$digest" "$part" | sha256sum --check --status || {
-    rm --force "$part"
-    k3s_no "what arrived for $path is not what was sent; it is deleted, and sent again by the next run"
-    return
-  }
+  local path=/opt/k3s/$1/k3s
+  arrived "$path" || return
   keep "$path"
-  chown root:root "$part"
-  chmod 755 "$part"
-  sync "$part"
-  mv --force --no-target-directory "$part" "$path"
+  chown root:root "$FK_PART"
+  chmod 755 "$FK_PART"
+  sync "$FK_PART"
+  mv --force --no-target-directory "$FK_PART" "$path"
 }
 
 # k3s_use VERSION: from the next start on. The link changes in one go.
@@ -268,19 +274,12 @@ backup_age() {
   [ "$(readlink /opt/bin/age)" = "../age/$1/age" ] || k3s_no "/opt/bin/age is another one"
 }
 
-# backup_land VERSION: what was sent is proven once more, and unpacked. FK_SENT has a line for each file: digest, path.
+# backup_land VERSION: what was sent is unpacked.
 backup_land() {
-  local dir=/opt/age/$1 to=/opt/age/$1/age.tar.gz digest part
-  digest=$(awk -v path="$to" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
-  [ -n "$digest" ] || k3s_no "nothing was sent for $to" || return
-  part=$dir/.age.tar.gz.${digest:0:16}.part
-  printf '%s  %s\n' "$digest" "$part" | sha256sum --check --status || {
-    rm --force "$part"
-    k3s_no "what arrived for $to is not what was sent; it is deleted, and sent again by the next run"
-    return
-  }
+  local dir=/opt/age/$1
+  arrived "$dir/age.tar.gz" || return
   keep "$dir/age" && keep "$dir/age.sha256" && keep "$dir/of" && keep /opt/bin/age
-  tar --extract --gzip --to-stdout --file="$part" age/age > "$dir/age.part"
+  tar --extract --gzip --to-stdout --file="$FK_PART" age/age > "$dir/age.part"
   chown root:root "$dir/age.part"
   chmod 755 "$dir/age.part"
   sync "$dir/age.part"
@@ -289,9 +288,9 @@ backup_land() {
   install --directory --mode=755 /opt/bin
   ln --symbolic --force --no-dereference "../age/$1/age" /opt/bin/age.new
   mv --force --no-target-directory /opt/bin/age.new /opt/bin/age
-  printf '%s\n' "$digest" > "$dir/of"
+  printf '%s\n' "$FK_DIGEST" > "$dir/of"
   sync "$dir/of"
-  rm --force "$part"
+  rm --force "$FK_PART"
 }
 
 # backup_tools WORD...: the programs that the places need are here.
@@ -466,7 +465,7 @@ backup_restore() {
   install --directory --mode=700 "$aside"
   if [ -d "$K3S_DATA/server/db" ]; then echo something; else echo nothing; fi > "$aside/begun"
   sync "$aside/begun" "$aside"
-  if [ -d "$K3S_DATA/server/db" ]; then mv --no-target-directory "$K3S_DATA/server" "$aside/server"; else rm --recursive --force "$K3S_DATA/server"; fi
+  if [ -d "$K3S_DATA/server/db" ]; then aside "$K3S_DATA/server" "$aside/server" k3s.service; else rm --recursive --force "$K3S_DATA/server"; fi
   if [ -e /etc/rancher/node/password ]; then cp --preserve=mode /etc/rancher/node/password "$aside/password"; fi
   install --directory --mode=700 "$K3S_DATA/server" "$K3S_DATA/server/logs"
   # The restored cluster knows this node by it, and would refuse another one.

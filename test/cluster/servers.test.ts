@@ -1,0 +1,161 @@
+// Three servers of a real control plane and an agent, built by the pages: one bundle brings all of them back to the same time, or none.
+import assert from 'node:assert/strict'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { after, before, describe, test } from 'node:test'
+import type { CisReport } from '../../lib/cis.ts'
+import { type Fleet, fleet } from '../machine/fleet.ts'
+import { without } from '../programs.ts'
+import { data, noSysctl, pinAge, program, version } from './kit.ts'
+
+const missing = program === undefined ? 'kube-bed is not installed' : without('age', 'tar')
+
+describe('a cluster of three servers', { skip: missing }, () => {
+  let cluster: Fleet
+  const [first, second, third, agent] = ['trio-1', 'trio-2', 'trio-3', 'trio-4'] as const
+  const servers = [first, second, third]
+  const good = async (...words: string[]) => {
+    const { code, text } = await cluster.task(...words)
+    assert.equal(code, 0, text)
+    return text
+  }
+  const kubectl = async (words: string, on: string = first) =>
+    (await cluster.on(on, `/opt/bin/k3s kubectl ${words} 2>&1 || true`)).trim()
+  const tls = `${data}/server/tls/etcd`
+  const members = async () =>
+    (
+      await cluster.on(
+        first,
+        `/opt/bin/etcdctl --endpoints=https://127.0.0.1:2379 --cacert=${tls}/server-ca.crt --cert=${tls}/client.crt --key=${tls}/client.key member list`,
+      )
+    )
+      .trim()
+      .split('\n')
+      .map((line) => {
+        const [, state, name = '', , , learner] = line.split(', ')
+        return `${name.replace(/-[0-9a-f]{8}$/, '')} ${state} ${learner === 'true' ? 'learns' : 'votes'}`
+      })
+      .toSorted()
+  const all = servers.map((name) => `${name} started votes`)
+  const ready = async (on: string) =>
+    cluster.on(
+      on,
+      'for try in {1..180}; do [ "$(/opt/bin/k3s kubectl get --raw /readyz 2> /dev/null)" != ok ] || exit 0; sleep 1; done; exit 1',
+    )
+
+  before(async () => {
+    cluster = await fleet('trio', ['server', 'server', 'server', 'agent'], () => readFileSync(program!))
+    cluster.pin(version)
+    pinAge(cluster.copy, join(cluster.state, 'downloads'))
+    cluster.site((site) => {
+      site['backup'] = { schedule: '*-*-* 03:17', keep: 2, directory: { path: '/mnt/disk' } }
+    })
+    for (const name of cluster.names) {
+      for (const [path, text] of Object.entries(noSysctl))
+        await cluster.on(name, `install -D --mode=600 /dev/stdin ${path}`, text)
+      await cluster.on(
+        name,
+        `install --directory --mode=700 /mnt/disk && install --directory /opt/bin && ln --symbolic k3s /opt/bin/etcdctl`,
+      )
+    }
+    await good('k3s-server', 'apply')
+    await good('k3s-join', 'apply')
+  })
+  after(() => cluster?.end())
+
+  test('each of them has a vote, and a bundle of the first is made', async () => {
+    assert.deepEqual(await members(), all)
+    await good('k3s-backup', 'apply')
+    await kubectl('create --namespace kube-public configmap mine --from-literal=a=b')
+    await good('backup')
+    await kubectl('create --namespace kube-public configmap later --from-literal=a=b', second)
+  })
+
+  test('nothing is restored unless somebody says that what lives may end', async () => {
+    const { code, text } = await cluster.task('restore', await newest())
+    assert.equal(code, 1)
+    for (const name of servers) assert.match(text, new RegExp(`${name}.*: a cluster has its data here`), text)
+    assert.match(text, /say --format trio-1/)
+    assert.deepEqual(await members(), all)
+  })
+
+  test('a restore that fails on the first leaves all three as they were', async () => {
+    // What was there cannot be put aside.
+    const aside = `${data}/before-restore`
+    await cluster.on(first, `mkdir ${aside} && mount --types tmpfs none ${aside}`)
+    const { code, text } = await cluster.task('restore', await newest(), '--format', first)
+    assert.equal(code, 1, text)
+    assert.match(text, /before-restore.*busy/)
+    await cluster.on(first, `umount ${aside} && rmdir ${aside}`)
+    for (const name of servers) await ready(name)
+    assert.deepEqual(await members(), all)
+    assert.equal(
+      await kubectl('get --namespace kube-public configmap later --output name', third),
+      'configmap/later',
+    )
+    const verified = await cluster.task('k3s-join', 'verify')
+    assert.equal(verified.code, 0, verified.text)
+  })
+
+  test('a restore brings all three back to the time of the bundle, and nobody goes on as the cluster that was', async () => {
+    const text = await good('restore', await newest(), '--format', first)
+    assert.match(text, /is the cluster as it was at/)
+    assert.deepEqual(await members(), all)
+    for (const name of servers) {
+      assert.equal(
+        await kubectl('get --namespace kube-public configmap mine --output name', name),
+        'configmap/mine',
+      )
+      assert.match(await kubectl('get --namespace kube-public configmap later', name), /not found/)
+    }
+    for (const page of ['k3s-server', 'k3s-join', 'k3s-cis']) await good(page, 'apply')
+    // The agent has done nothing but to wait.
+    assert.equal(await kubectl(`get node ${agent} --output name`), `node/${agent}`)
+    // What the others had is kept.
+    for (const name of [second, third]) await cluster.on(name, `test -d ${data}/replaced/server/db/etcd`)
+  })
+
+  test('a server that does not answer is named, and the others are restored without it', async () => {
+    // It goes away by itself, and comes back when a file says so: nobody gets in meanwhile.
+    await cluster.on(
+      third,
+      'systemd-run --quiet --unit=back --path-property=PathExists=/back systemctl start ssh.service k3s.service; systemd-run --quiet --on-active=1 --timer-property=AccuracySec=100ms systemctl stop k3s.service ssh.service ssh.socket',
+    )
+    await new Promise((resolve) => setTimeout(resolve, 5000))
+    const text = await good('restore', await newest(), '--format', first)
+    assert.match(text, /trio-3 does not answer.*\.\/task node replace trio-3/)
+    assert.deepEqual(await members(), all.slice(0, 2))
+    assert.match(await kubectl(`get node ${third}`), /not found/)
+    writeFileSync(join(cluster.machineOf(third).dir, 'root/back'), '')
+    await new Promise((resolve) => setTimeout(resolve, 5000))
+    await good('node', 'replace', third, '--format', third)
+    assert.deepEqual(await members(), all)
+  })
+
+  test('an agent is asked what an agent can be asked, and fails where it is weak', async () => {
+    const failing = async () => {
+      const { text } = await cluster.task('cis', '--json')
+      const reports = text
+        .split('\n')
+        .flatMap((line) => (line.startsWith('{') ? [JSON.parse(line) as CisReport] : []))
+      assert.equal(reports.length, 4, text)
+      const { role, results } = reports.find(({ node }) => node === agent)!
+      assert.equal(role, 'agent')
+      return results.flatMap(({ id, state }) => (state === 'fail' ? [id] : []))
+    }
+    assert.deepEqual(await failing(), [])
+    await cluster.on(
+      agent,
+      `printf 'kubelet-arg+:\\n  - anonymous-auth=true\\n  - read-only-port=10255\\n' > /etc/rancher/k3s/config.yaml.d/90-weak.yaml
+systemctl restart k3s && chmod 644 ${data}/agent/kubelet.kubeconfig`,
+    )
+    assert.deepEqual(await failing(), ['4.1.5', '4.2.1', '4.2.4'])
+    await cluster.on(agent, 'rm /etc/rancher/k3s/config.yaml.d/90-weak.yaml && systemctl restart k3s')
+    await good('k3s-cis', 'apply')
+    assert.deepEqual(await failing(), [])
+  })
+
+  /** The bundle of the first test: every restore goes back to it. */
+  let bundle = ''
+  const newest = async () => (bundle ||= (await cluster.on(first, 'ls -t /mnt/disk | head -1')).trim())
+})
