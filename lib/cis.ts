@@ -13,7 +13,7 @@ import { runPage } from './run.ts'
 import type { Context } from './script.ts'
 import { land } from './secret.ts'
 import { Command, quote } from './sh.ts'
-import { type Placed, machinesFor } from './site.ts'
+import { machinesFor } from './site.ts'
 import type { Control } from './step.ts'
 import { type Call, type Flags, flags, pageNamed } from './tasks.ts'
 import { waiversFor } from './waivers.ts'
@@ -440,7 +440,6 @@ export function differenceText(node: string, all: Difference[]): string {
 async function runBench(
   machine: Machine,
   config: Config,
-  spec: Placed,
   role: 'server' | 'agent',
   dir: string | undefined,
   report: Report,
@@ -455,7 +454,7 @@ async function runBench(
     onTransfer: (t) => report.transfer(t),
     say: (s) => report.note(s),
   })
-  const file = await fetch(artifactOf(config.pins, 'kube-bench', spec.arch))
+  const file = await fetch(artifactOf(config.pins, 'kube-bench', machine.facts.arch))
   const to = '/var/tmp/kube-bench.tar.gz'
   await deliver(machine, file, to, { onTransfer: (t) => report.transfer(t), signal })
   // The controls of the user are small: they travel as one word.
@@ -598,7 +597,7 @@ export async function cis(call: Call): Promise<number> {
         const files = await written(asked)
         const second = given.bench
           ? differences(
-              await runBench(machine, config, spec, asked.role, given.configDir, report, call.signal),
+              await runBench(machine, config, asked.role, given.configDir, report, call.signal),
               asked.results,
             )
           : undefined

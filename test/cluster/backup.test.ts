@@ -78,14 +78,7 @@ ${backup}`,
       cpSync(join(root, part), join(copy.dir, part), { recursive: true })
     // What is pinned is what is here: age of this computer, and the bed under the name of k3s.
     pinAge(copy, join(scratch, 'downloads'))
-    const digest = createHash('sha256').update(readFileSync(program!)).digest('hex')
-    const pins = join(copy.dir, 'config/versions.yaml')
-    writeFileSync(
-      pins,
-      readFileSync(pins, 'utf8')
-        .replace(/(\nk3s:\n {2}version: ).*/, `$1${version}`)
-        .replace(/(\nk3s:\n(?: .*\n)*? {4}amd64: )[0-9a-f]{64}/, `$1${digest}`),
-    )
+    copy.pin('k3s', readFileSync(program!), version)
     away = await node(undefined, 'away')
     server = await bed(
       undefined,

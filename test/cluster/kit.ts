@@ -1,7 +1,6 @@
 // A node that runs a real control plane as k3s would: test/cluster/bed under the name of k3s, told by the files of config/k3s.
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { createHash } from 'node:crypto'
 import {
   chmodSync,
   copyFileSync,
@@ -107,12 +106,7 @@ export function pinAge(copy: Checkout, downloads: string): void {
   cpSync(find('age')!, join(dir, 'age/age'), { dereference: true })
   execFileSync('tar', ['--create', '--gzip', '--file', tarball, '--directory', dir, 'age'])
   rmSync(dir, { recursive: true })
-  const pins = join(copy.dir, 'config/versions.yaml')
-  const digest = createHash('sha256').update(readFileSync(tarball)).digest('hex')
-  writeFileSync(
-    pins,
-    readFileSync(pins, 'utf8').replace(/(\nage:\n(?: .*\n)*? {4}amd64: )[0-9a-f]{64}/, `$1${digest}`),
-  )
+  copy.pin('age', readFileSync(tarball))
 }
 
 /** A node with the program in its place, told `files`, not started yet; `net` gives it a way out. It ends with the test, or by end(). */

@@ -1,6 +1,5 @@
 // 20-k3s-server as an admin runs it: the program is fetched and proven, k3s is told, starts, and is taken back when it does not.
 import assert from 'node:assert/strict'
-import { createHash } from 'node:crypto'
 import { createReadStream, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { type Server, createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -44,12 +43,7 @@ describe('k3s-server', { skip: program === undefined ? 'kube-bed is not installe
     // The metal is the node, and what its makers publish is what this computer has.
     edit('sites/fortress.yaml', 'roles: [host]', 'roles: [host, node]')
     edit('sites/fortress.yaml', 'nodes:\n  bridge: virbr-fort\n  network: 10.77.0.0/24\n', '')
-    const digest = createHash('sha256').update(readFileSync(program!)).digest('hex')
-    const pins = readFileSync(join(copy.dir, 'config/versions.yaml'), 'utf8')
-    writeFileSync(
-      join(copy.dir, 'config/versions.yaml'),
-      pins.replace(/(^k3s:[^]*?sha256:\n {4}amd64: )\w+/m, `$1${digest}`),
-    )
+    copy.pin('k3s', readFileSync(program!))
     mirror = createServer((request, response) => {
       const found = /^\/github\.com\/k3s-io\/k3s\/releases\/download\/v[^/]+\/k3s$/.test(request.url ?? '')
       if (!found) return void response.writeHead(404).end()

@@ -108,7 +108,7 @@ describe('a cluster of three servers', { skip: missing }, () => {
       )
       assert.match(await kubectl('get --namespace kube-public configmap later', name), /not found/)
     }
-    for (const page of ['k3s-server', 'k3s-join', 'k3s-cis']) await good(page, 'apply')
+    for (const page of ['k3s-server', 'k3s-join']) await good(page, 'apply')
     // The agent has done nothing but to wait.
     assert.equal(await kubectl(`get node ${agent} --output name`), `node/${agent}`)
     // What the others had is kept.

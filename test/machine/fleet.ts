@@ -1,6 +1,5 @@
 // Several machines of the lab as one site: every one is host and node, and a checkout of ours is the laptop that builds them.
 import { spawn } from 'node:child_process'
-import { createHash } from 'node:crypto'
 import { chmodSync, cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
@@ -127,16 +126,7 @@ export async function fleet(
       if (code !== 0) throw new Error(`${name}: ${command}: ${stderr}`)
       return stdout
     },
-    pin(version) {
-      const pins = join(copy.dir, 'config/versions.yaml')
-      const digest = createHash('sha256').update(programOf(version)).digest('hex')
-      writeFileSync(
-        pins,
-        readFileSync(pins, 'utf8')
-          .replace(/(\nk3s:\n {2}version: ).*/, `$1${version}`)
-          .replace(/(\nk3s:\n(?: .*\n)*? {4}amd64: )\w{64}/, `$1${digest}`),
-      )
-    },
+    pin: (version) => copy.pin('k3s', programOf(version), version),
     site,
     async end() {
       http.close()

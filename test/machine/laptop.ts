@@ -1,6 +1,16 @@
 // The admin's laptop: a network namespace on the lab's bridge, in which tunnels are brought up and pages are started.
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
-import { copyFileSync, cpSync, existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
+import { createHash } from 'node:crypto'
+import {
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { loadConfig } from '../../lib/config.ts'
@@ -124,6 +134,8 @@ export interface Checkout {
   /** The path of a page in it. */
   page(name: string): string
   site: string
+  /** Pins `bytes` as what the makers of `name` publish for amd64, as another version where one is said. */
+  pin(name: string, bytes: string | Buffer, version?: string): void
   /** `./task peer …` in it. */
   peer(kit: Kit, ...words: string[]): Promise<void>
   end(): void
@@ -139,6 +151,17 @@ export function checkout(): Checkout {
     dir,
     page: (name) => join(dir, 'scripts', `${name}.ts`),
     site: join(dir, 'config', 'sites', 'fortress.yaml'),
+    pin(name, bytes, version) {
+      const file = join(dir, 'config/versions.yaml')
+      const digest = createHash('sha256').update(bytes).digest('hex')
+      const text = readFileSync(file, 'utf8')
+      const pinned = text.replace(
+        new RegExp(`(^${name}:\\n {2}version: )(.*)(\\n(?: .*\\n)*? {4}amd64: )[0-9a-f]{64}$`, 'm'),
+        (_, head: string, is: string, between: string) => head + (version ?? is) + between + digest,
+      )
+      if (pinned === text && !text.includes(digest)) throw new Error(`${name} is not pinned by a digest`)
+      writeFileSync(file, pinned)
+    },
     async peer(kit, ...words) {
       const config = loadConfig({ env: kit.env, root: dir })
       await peers(words, undefined, { config, root: dir, say: () => {} })

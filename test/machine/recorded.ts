@@ -437,11 +437,13 @@ export interface Cluster extends Fleet {
 /** Machines that become a cluster: `roles` says of each what it is, in the order of the site document. */
 export async function recorded(prefix: string, roles: ('server' | 'agent')[]): Promise<Cluster> {
   const api = new Api()
-  const cluster = await api.listen()
+  let cluster = ''
   const fixture = readFileSync(join(root, 'test/fixtures/k3s/k3s'), 'utf8')
   const machines = await fleet(prefix, roles, (version) =>
     fixture.replaceAll('{{ version }}', version).replaceAll('{{ cluster }}', cluster),
   )
+  // It listens where machines find it, and that is there when they are.
+  cluster = await api.listen()
   const { copy, state, env, names, machineOf } = machines
   for (const name of names) api.addresses.set(name, machineOf(name).host)
 
