@@ -33,7 +33,7 @@ export default {
     node: {
       does: 'make a virtual machine anew, or end it for good; take a node out of its cluster; write out the kubeconfig',
       takes: 'rebuild|destroy|replace|remove|kubeconfig NAME',
-      run: module('./domain.ts', 'node'),
+      run: module('./node.ts', 'node'),
     },
     lab: {
       does: 'a throw-away Debian VM to try it all on',

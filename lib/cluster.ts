@@ -1,16 +1,13 @@
 // What happens to the nodes of a cluster that runs: another version, new certificates, one taken out and put back.
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { createRequire } from 'node:module'
 import type { Config } from './config.ts'
 import { Fault } from './fault.ts'
 import { type Member, clusterOf, k3sShell, memberOf, programOf, urlOf, wellWithout } from './k3s.ts'
-import { nearest } from './nearest.ts'
 import type { Context, Page } from './script.ts'
 import { Command, sh } from './sh.ts'
-import { machinesFor } from './site.ts'
 import type { Change, Step, Wait } from './step.ts'
-import { type Call, type Flags, pages } from './tasks.ts'
+import { pageNamed } from './tasks.ts'
 
 /** k3sShell, and the functions for nodes beside each other: lib/cluster.sh. */
 export const clusterShell = new Command(
@@ -18,9 +15,6 @@ export const clusterShell = new Command(
   undefined,
   'lib/cluster.sh',
 )
-
-const load = createRequire(import.meta.url)
-const root = join(import.meta.dirname, '..')
 
 /** Seconds that pods may take to leave, and that k3s may take to be well again. */
 const DRAIN = 600
@@ -227,15 +221,6 @@ const page = (word: string, summary: string, at: string, steps: Page['steps']): 
   steps,
 })
 
-/** A page of the runbook, on one machine or on all that it is for. */
-const open = (wanted: string, at?: string): Page[] =>
-  pages()
-    .filter(({ name }) => name === wanted)
-    .map(({ file }) => ({
-      ...(load(join(root, file)) as { default: Page }).default,
-      ...(at ? { at } : {}),
-    }))
-
 /** k3s does not run on a node, and what it had of the cluster is put aside. */
 const aside = (name: string) =>
   page('stop', `k3s does not run on ${name}, and begins anew there.`, name, () => [
@@ -277,7 +262,7 @@ export function besideRestore(
           apply: [sh`k3s_unnamed ${name}`],
         })),
       ),
-      ...there.flatMap((name) => open('k3s-join', name)),
+      ...there.map((at) => ({ ...pageNamed('k3s-join'), at })),
     ],
   }
 }
@@ -344,67 +329,4 @@ export function leaving(
     ]),
   ]
   return { helper, pages }
-}
-
-/** The kubeconfig of k3s as a member is reached from the laptop, and named after the site. `text` is what k3s wrote for itself. */
-export function kubeconfigFor(text: string, { endpoint }: Pick<Member, 'endpoint'>, site: string): string {
-  const { parse, stringify } = load('yaml') as typeof import('yaml')
-  const config = parse(text) as {
-    clusters: { name: string; cluster: { server: string } }[]
-    contexts: { name: string; context: { cluster: string; user: string } }[]
-    users: { name: string }[]
-    'current-context': string
-  }
-  const [cluster, context, user] = [config.clusters?.[0], config.contexts?.[0], config.users?.[0]]
-  if (cluster === undefined || context === undefined || user === undefined)
-    throw new Fault('what the laptop keeps as the kubeconfig of k3s is none', {
-      next: './task k3s-server apply fetches it anew',
-    })
-  cluster.name = context.name = config['current-context'] = site
-  user.name = `${site}-admin`
-  context.context = { cluster: site, user: user.name }
-  cluster.cluster.server = `https://${endpoint.includes(':') ? `[${endpoint}]` : endpoint}:6443`
-  return stringify(config, { lineWidth: 0 })
-}
-
-/**
- * `./task node replace NAME` takes a node out of the cluster and lets a machine of that name join it anew: a virtual one is made anew
- * from its image, the metal begins with an empty disk for k3s. `./task node remove NAME` only takes it out. Resolves to the exit code.
- */
-export async function replace(
-  word: 'replace' | 'remove',
-  name: string,
-  config: Config,
-  call: Call,
-  given: Flags,
-): Promise<number> {
-  const members = clusterOf(config)
-  const placed = machinesFor(config, 'node').find((found) => found.name === name)
-  if (word === 'replace' && placed === undefined) {
-    const names = members.map((member) => member.name)
-    const near = nearest(name, names)
-    throw new Fault(
-      `the site ${config.site.name} has no node ${name}${near ? `; did you mean ${near}?` : ''}`,
-      {
-        next: names.length === 0 ? 'its nodes do not run k3s' : `it has ${names.join(', ')}`,
-      },
-    )
-  }
-  if (config.env.FK_HOST === undefined)
-    throw new Fault('There is no machine: FK_HOST is not set', {
-      next: 'FK_HOST=admin@192.0.2.10, in the environment or in .env',
-    })
-  // What cannot be done is said before anybody is asked.
-  leaving(config, name, true)
-  const { runPages, reaches } = load('./pages.ts') as typeof import('./pages.ts')
-  const reachable = placed !== undefined && (await reaches(config, placed))
-  if (word === 'replace' && !reachable && placed?.behind === undefined)
-    process.stdout.write(`${name} does not answer. It leaves the cluster now, and joins when it is back.
-`)
-  const { pages: out } = leaving(config, name, reachable)
-  const { rebuild } = load('./domain.ts') as typeof import('./domain.ts')
-  const anew = placed?.behind === undefined ? [] : [rebuild(name), ...open('vm-provision')]
-  const joins =
-    word === 'replace' && (reachable || anew.length > 0) ? [...anew, ...open('k3s-join', name)] : []
-  return runPages([...out, ...joins], 'apply', given, call.signal)
 }

@@ -1,23 +1,19 @@
 // The virtual machines of a host as libvirt knows them: what each should be, and the words in which the host is asked whether it is.
 import { readFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { DOMParser, type Element, type Node as XmlNode, XMLSerializer } from '@xmldom/xmldom'
 import { formatNetwork, parseNetwork } from './address.ts'
 import type { Source } from './butane.ts'
-import type { Config, Site } from './config.ts'
+import type { Site } from './config.ts'
 import { hostKeyOf, publicHalf } from './hostkey.ts'
 import { type Node, nodesOf } from './site.ts'
-import { nearest } from './nearest.ts'
 import type { Context, Page } from './script.ts'
-import { land, Secret, secretStore } from './secret.ts'
+import { Secret } from './secret.ts'
 import { Command, sh } from './sh.ts'
 import type { Demand } from './step.ts'
 import { Fault } from './fault.ts'
-import { type Call, flags, pages } from './tasks.ts'
 import { uuidOf } from './vault.ts'
 
-const load = createRequire(import.meta.url)
 const root = join(import.meta.dirname, '..')
 const read = (path: string) => readFileSync(join(root, path), 'utf8')
 
@@ -230,66 +226,6 @@ export function unclaimed({ node, uuid, site }: Domain): Demand {
     check: sh`vm_free ${node.name} ${uuid} ${site}`,
     help: `rename yours on the host (virsh domrename ${node.name} OTHER), or give the node another name under machines: of the site document`,
   }
-}
-
-const actions = ['rebuild', 'destroy', 'replace', 'remove', 'kubeconfig'] as const
-
-/**
- * `./task node rebuild NAME` makes a virtual machine anew from the base image and what it is told first; `./task node destroy NAME`
- * ends it for good. Both keep the vault, and ask for the name once more. `replace` and `remove` take a node out of its cluster, see
- * lib/cluster.ts. `./task node kubeconfig NAME` writes out what vm-talos or k3s-server has fetched. Resolves to the exit code;
- * throws a Fault for any other word.
- */
-export async function node(call: Call): Promise<number> {
-  const given = flags(call, [actions.join('|'), 'NAME'])
-  const [action, name] = given.words.map(String)
-  if (!(actions as readonly (string | undefined)[]).includes(action) || name === undefined)
-    throw new Fault(`usage: ./task node ${actions.join('|')} NAME`)
-  const { loadConfig } = load('./config.ts') as typeof import('./config.ts')
-  const config = loadConfig(given.site === undefined ? {} : { site: given.site })
-  const { site } = config
-  const { replace } = load('./cluster.ts') as typeof import('./cluster.ts')
-  if (action === 'replace' || action === 'remove') return replace(action, name, config, call, given)
-  const { clusterOf } = load('./k3s.ts') as typeof import('./k3s.ts')
-  const virtual = nodesOf(site).map((found) => found.name)
-  const servers = clusterOf(config).filter(({ role }) => role === 'server')
-  const names = action === 'kubeconfig' && servers.length > 0 ? servers.map((server) => server.name) : virtual
-  if (!names.includes(name)) {
-    const near = nearest(name, names)
-    const what = action === 'kubeconfig' ? 'no server' : 'no virtual machine'
-    throw new Fault(
-      `the site ${site.name} has ${what} ${name}${near === undefined ? '' : `; did you mean ${near}?`}`,
-      {
-        next: names.length === 0 ? 'the metal is the node there' : `it has ${names.join(', ')}`,
-      },
-    )
-  }
-  if (action === 'kubeconfig') return kubeconfig(name, config)
-  const { runPages } = load('./pages.ts') as typeof import('./pages.ts')
-  const mine = action === 'destroy' ? destroy(name) : rebuild(name)
-  const next = action === 'destroy' ? [] : pages().filter((page) => page.name === 'vm-provision')
-  const others = next.map(({ file }) => (load(join(root, file)) as { default: Page }).default)
-  return runPages([mine, ...others], 'apply', given, call.signal)
-}
-
-/** For kubectl, and as private as a key: the state directory has it encrypted, and here in clear. */
-async function kubeconfig(name: string, config: Config): Promise<number> {
-  const { env, site } = config
-  const { clusterOf, kept } = load('./k3s.ts') as typeof import('./k3s.ts')
-  const { kubeconfigFor } = load('./cluster.ts') as typeof import('./cluster.ts')
-  const server = clusterOf(config).find((member) => member.name === name)
-  const dir = join(env.FK_STATE_DIR, site.name)
-  const store = secretStore({ dir, identity: env.FK_AGE_IDENTITY })
-  const secret = server ? kept.kubeconfig : `${name}-kubeconfig`
-  if (!store.has(secret))
-    throw new Fault(`the cluster of ${name} has no kubeconfig on this laptop`, {
-      next: `./task ${server ? 'k3s-server' : 'vm-talos'} apply fetches it`,
-    })
-  const path = join(dir, `${name}.kubeconfig`)
-  const saved = Buffer.from((await store.get(secret)).reveal(), 'base64')
-  await land(path, server ? kubeconfigFor(saved.toString('utf8'), server, site.name) : saved, true)
-  process.stdout.write(`${path} opens the cluster to whoever has it. KUBECONFIG=${path} kubectl get nodes\n`)
-  return 0
 }
 
 const about = { file: import.meta.filename, layer: 'L1', on: 'host', prepare: domainShell } as const
