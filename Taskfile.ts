@@ -73,7 +73,11 @@ export default {
       takes: '[FILE] [NODE]',
       run: module('./restore.ts', 'drill'),
     },
-    restore: { does: 'bring a bundle back', takes: 'FILE [NODE]', run: module('./restore.ts', 'restore') },
+    restore: {
+      does: 'bring a bundle back, on the first server; the others join it; where a cluster lives it asks for its name',
+      takes: 'FILE [NODE]',
+      run: module('./restore.ts', 'restore'),
+    },
   },
   'This project': {
     check: {
