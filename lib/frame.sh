@@ -61,8 +61,9 @@ fk_ask_all() {
   local workers worker i mine
   workers=$(nproc)
   export FK_FACTS=$FK_TMP
-  # The deadline ends all of it: what has been answered by then still arrives, and so shows what has not.
-  trap 'trap - TERM; cat "$FK_FACTS"/worker.*/frames >&3 2> /dev/null; exit 143' TERM
+  # The deadline ends all of it: what has been answered by then still arrives, and so shows what has not. It is told twice, by
+  # timeout(1) to this shell and to its group, and the second time must not end what brings the answers.
+  trap 'trap "" TERM; cat "$FK_FACTS"/worker.*/frames >&3 2> /dev/null; exit 143' TERM
   for ((worker = 1; worker <= (workers < 8 ? workers : 8); worker++)); do
     (
       FK_TMP=$FK_FACTS/worker.$worker
