@@ -12,18 +12,14 @@ import { sh } from '../lib/sh.ts'
 import type { Step } from '../lib/step.ts'
 
 export default script(import.meta, { layer: 'L2', on: 'node', prepare: cisShell() }, (context) => {
-  const { role, name } = memberOf(context)
+  const { role } = memberOf(context)
   return [
-    ...(role === 'server'
-      ? [
-          {
-            name: `all that k3s starts on ${name} has started`,
-            why: 'its API answers some seconds before the controller manager, the scheduler and the kubelet do',
-            until: sh`cis_up ${name}`,
-            seconds: 120,
-          },
-        ]
-      : []),
+    {
+      name: 'all that k3s starts has started',
+      why: 'its API answers some seconds before the controller manager, the scheduler and the kubelet do',
+      until: role === 'server' ? sh`cis_up 10257 10259 10250` : sh`cis_up 10250`,
+      seconds: 120,
+    },
     {
       name: "what k3s has written is root's alone",
       why: 'keys and kubeconfigs are the cluster: who reads one of them needs no other door',

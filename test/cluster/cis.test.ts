@@ -15,21 +15,10 @@ import { pageNamed } from '../../lib/tasks.ts'
 import { root, said } from '../machine/kit.ts'
 import { checkout } from '../machine/laptop.ts'
 import { type Weakening, weakenings, weakened } from '../weaken.ts'
-import { type Bed, alone, bed, data, etc, told } from './kit.ts'
+import { type Bed, alone, bed, data, etc, patience, told } from './kit.ts'
 
 /** A site whose one machine is host and node. */
 const site = 'fortress-pi'
-/** On a busy computer a leader would be taken for dead. */
-const patience = {
-  [`${etc}/config.yaml.d/20-patience.yaml`]: stringify(
-    Object.fromEntries(
-      ['kube-controller-manager', 'kube-scheduler'].map((part) => [
-        `${part}-arg+`,
-        ['leader-elect-lease-duration=240s', 'leader-elect-renew-deadline=200s'],
-      ]),
-    ),
-  ),
-}
 const silent = () => createReport({ stdout: { write: () => {} } })
 const all = weakenings()
 const of = (batch: string) => Object.entries(all).filter(([, w]) => w.batch === batch)

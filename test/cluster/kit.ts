@@ -16,6 +16,7 @@ import { Agent, request } from 'node:https'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import type { TestContext } from 'node:test'
+import { stringify } from 'yaml'
 import { find } from '../../lib/lab/command.ts'
 import { quote } from '../../lib/sh.ts'
 import { type Kit, node, root } from '../machine/kit.ts'
@@ -80,6 +81,18 @@ export const told = (name: string) => readFileSync(join(root, 'config/k3s', name
 /** A container has the kernel of this computer, and that is not told how to be. */
 export const noSysctl = {
   '/etc/systemd/system/k3s.service.d/bed.conf': '[Service]\nEnvironment=FK_BED_NO_SYSCTL=yes\n',
+}
+
+/** On a busy computer a leader would be taken for dead. */
+export const patience = {
+  [`${etc}/config.yaml.d/20-patience.yaml`]: stringify(
+    Object.fromEntries(
+      ['kube-controller-manager', 'kube-scheduler'].map((part) => [
+        `${part}-arg+`,
+        ['leader-elect-lease-duration=240s', 'leader-elect-renew-deadline=200s'],
+      ]),
+    ),
+  ),
 }
 
 /** The unit of a role, as a file. */

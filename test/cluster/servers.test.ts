@@ -6,14 +6,14 @@ import { after, before, describe, test } from 'node:test'
 import type { CisReport } from '../../lib/cis.ts'
 import { type Fleet, fleet } from '../machine/fleet.ts'
 import { without } from '../programs.ts'
-import { data, noSysctl, pinAge, program, version } from './kit.ts'
+import { data, noSysctl, patience, pinAge, program, version } from './kit.ts'
 
 const missing = program === undefined ? 'kube-bed is not installed' : without('age', 'tar')
 
 describe('a cluster of three servers', { skip: missing }, () => {
   let cluster: Fleet
   const [first, second, third, agent] = ['trio-1', 'trio-2', 'trio-3', 'trio-4'] as const
-  const servers = [first, second, third]
+  const servers: string[] = [first, second, third]
   const good = async (...words: string[]) => {
     const { code, text } = await cluster.task(...words)
     assert.equal(code, 0, text)
@@ -51,7 +51,8 @@ describe('a cluster of three servers', { skip: missing }, () => {
       site['backup'] = { schedule: '*-*-* 03:17', keep: 2, directory: { path: '/mnt/disk' } }
     })
     for (const name of cluster.names) {
-      for (const [path, text] of Object.entries(noSysctl))
+      const more = servers.includes(name) ? { ...noSysctl, ...patience } : noSysctl
+      for (const [path, text] of Object.entries(more))
         await cluster.on(name, `install -D --mode=600 /dev/stdin ${path}`, text)
       await cluster.on(
         name,
