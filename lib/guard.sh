@@ -58,13 +58,25 @@ fk_deadman_end() {
   fk_deadman_holders | paste --serial --delimiters=' '
 }
 
-# fk_commit ID: somebody came in. Fails when the way back has begun.
+# fk_whole ID: the run has done all that it meant to do. Before that nobody can confirm it.
+fk_whole() {
+  : > "$FK_STATE/tx/$1/whole"
+  sync --file-system "$FK_STATE/tx/$1"
+}
+
+# fk_commit ID: somebody came in. Ends with 75 while the run goes on, and with 1 when the way back has begun. For a run that died in
+# the middle it begins now, and this ends with 76: half a change is nothing to confirm.
 fk_commit() {
   local dir=$FK_STATE/tx/$1
   [ -d "$dir" ] || { printf 'there is no such transaction on this machine\n'; return 1; }
   exec 7>> "$dir/lock"
   flock --timeout 5 7 || { printf 'the machine is taking the change back\n'; return 1; }
   [ -e "$dir/armed" ] || { printf 'the machine has taken the change back\n'; return 1; }
+  if [ ! -e "$dir/whole" ]; then
+    [ -z "$(fk_deadman_holders)" ] || { printf 'the run on the machine goes on\n'; return 75; }
+    # It may have come to its end meanwhile.
+    [ -e "$dir/whole" ] || { systemctl start "fortress-deadman-$1.service"; printf 'the run on the machine died before its end\n'; return 76; }
+  fi
   rm --force "$dir/armed"
   exec 7>&-
   fk_disarm "$1"

@@ -93,7 +93,7 @@ export async function applying(
         : `fk_demand ${n} ${count}`
     },
     [`fk_lock ${quote(options.owner)}`, ...confirm, `export FK_SENT=${quote(sent.join(''))}`],
-    [`[ -z "$FK_OPENED" ] || fk_record_close "$FK_PAGE"`],
+    ['[ -z "$FK_OPENED" ] || fk_record_close "$FK_PAGE"', '[ -z "$FK_ARMED" ] || fk_whole "$FK_TX"'],
   )
 }
 
@@ -135,7 +135,7 @@ export async function undoing(
       : []),
     'fk_etc "$dir/before"',
     ...undo,
-    'said=$(fk_undo "$FK_PAGE" 2>&1) && frame undone done "$said" || {',
+    `said=$(fk_undo "$FK_PAGE" 2>&1${options.transaction ? ' && fk_whole "$FK_TX"' : ''}) && frame undone done "$said" || {`,
     ...(options.transaction ? ['  fk_take_back "$FK_TX"'] : []),
     '  frame undone failed "$said"',
     '}',

@@ -289,7 +289,8 @@ async function apply(
       const door = await prove(page, chunk, options.transaction, closes ? 'tunnel' : machine.path, running)
       if (door) {
         const lost = chunk.steps.filter(({ index }) => seen[index]?.end?.state === 'changed')
-        lost.forEach(({ index }, i) => {
+        const begun = chunk.steps.find(({ index }) => seen[index]?.end === undefined)
+        ;[...lost, ...(begun ? [begun] : [])].forEach(({ index }, i) => {
           const at = seen[index] as Seen
           at.end = { state: 'failed', reason: 'door', taken: true }
           if (i === 0) at.door = door
@@ -405,6 +406,7 @@ async function prove(
   const name = chunk.steps.map(({ step }) => step.name).join('; ')
   const deadline = Date.now() + Math.max(5, seconds - 10) * 1000
   let last = ''
+  let word = ''
   const fresh = machine.fresh(path)
   try {
     for (let wait = 250; Date.now() < deadline; wait = Math.min(wait * 2, 5000)) {
@@ -421,7 +423,10 @@ async function prove(
         .run(
           await plain(
             page.name,
-            ['if said=$(fk_commit ' + id + ' 2>&1); then frame committed; else frame refused "$said"; fi'],
+            [
+              'rc=0; said=$(fk_commit ' + id + ' 2>&1) || rc=$?',
+              'case $rc in 0) frame committed ;; 75) frame waits "$said" ;; 76) frame died "$said" ;; *) frame refused "$said" ;; esac',
+            ],
             ['put.sh', 'snapshot.sh', 'guard.sh'],
           ),
           (f) => {
@@ -434,11 +439,9 @@ async function prove(
         if (path !== machine.path) machine.move(path)
         return undefined
       }
-      if (answer?.[0] === 'refused') {
-        last = answer[1] ?? ''
-        break
-      }
-      last = outcome.stderr.trim().split('\n').at(-1) ?? `ended with ${outcome.code}`
+      word = answer?.[0] ?? ''
+      last = answer?.[1] ?? outcome.stderr.trim().split('\n').at(-1) ?? `ended with ${outcome.code}`
+      if (word === 'refused' || word === 'died') break
       await new Promise((resolve) => setTimeout(resolve, wait))
     }
   } finally {
@@ -448,11 +451,18 @@ async function prove(
     step: name,
     ran: `a new connection to ${fresh.label}`,
     said: last || 'nothing',
-    state: `the machine takes these steps back by itself, ${seconds} s after they began`,
+    state:
+      word === 'died'
+        ? 'the machine takes these steps back now'
+        : word === 'refused'
+          ? 'the machine has taken these steps back, or is about to'
+          : `the machine takes these steps back by itself, ${seconds} s after they began`,
     next:
-      path === 'tunnel'
-        ? 'bring the tunnel up (wg-quick up) and run it again'
-        : 'find out why a new login fails, and run it again',
+      word === 'died'
+        ? 'run it again; journalctl on the machine may tell what ended it'
+        : path === 'tunnel'
+          ? 'bring the tunnel up (wg-quick up) and run it again'
+          : 'find out why a new login fails, and run it again',
   }
 }
 

@@ -7,7 +7,7 @@ import { labRun } from '../../lib/lab.ts'
 import { file } from '../../lib/file.ts'
 import { runPage } from '../../lib/run.ts'
 import type { Page } from '../../lib/script.ts'
-import { type Command, sh } from '../../lib/sh.ts'
+import { Command, sh } from '../../lib/sh.ts'
 import type { Change, Door, Step } from '../../lib/step.ts'
 import { type Kit, type Opened, differences, node, open, root } from './kit.ts'
 
@@ -265,6 +265,31 @@ describe('accepted by every checker, and taken back by the machine', { concurren
     await untilQuiet(kit)
     assert.deepEqual(differences(before, await state(kit)), [])
     await opened.machine.close()
+  })
+
+  test('a run that dies in the middle is never confirmed, although the door is open: it is taken back at once', async (t) => {
+    const kit = await node(t, 'heal-dead')
+    const before = await state(kit)
+    const opened = await open(kit)
+    const steps = [
+      sshd('AllowGroups admin sudo\n'),
+      command(
+        'ssh',
+        'a command that is killed',
+        sh`false`,
+        sh`echo half > /etc/ssh/half; sleep 1; kill -KILL $(fk_holders)`,
+      ),
+    ]
+    const holders =
+      'fk_holders() { find /proc/[0-9]*/fd -name 8 -lname /run/fortress/lock | cut --delimiter=/ --fields=3; }; export -f fk_holders'
+    const made = { ...page(steps), prepare: new Command(holders, undefined, '') }
+    const { code } = await runPage(made, steps, 'apply', { ...opened.running, deadman: 600 })
+    const text = opened.lines.join('')
+    assert.equal(code, 1, text)
+    assert.match(text, /the run on the machine died before its end/)
+    await opened.machine.close()
+    await untilQuiet(kit)
+    assert.deepEqual(differences(before, await state(kit)), [])
   })
 
   test('what still runs when the timer comes has ended before its work is taken back', async (t) => {
