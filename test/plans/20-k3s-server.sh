@@ -241,13 +241,14 @@ fk_restore_kept() {
   done < "$dir/modes"
 }
 
-# fk_restore_aside DIR: what was moved aside is where it was, and what took its place is gone.
+# fk_restore_aside DIR [boot]: what was moved aside is where it was, and what took its place is gone. At boot nothing has begun to
+# write, and whoever stops a unit then also takes away that it is to be started.
 fk_restore_aside() {
   local path to unit
   [ -e "$1/aside" ] || return 0
   while IFS=$'\t' read -r path to unit; do
     [ -e "$to" ] || continue
-    systemctl stop "$unit"
+    [ "${2-}" = boot ] || systemctl stop "$unit"
     rm --recursive --force "$path"
     mv --no-target-directory "$to" "$path"
   done < "$1/aside"
@@ -315,7 +316,7 @@ fk_rollback() {
   fk_sysctl_keys $(cat "$dir/sysctl-files") > "$dir/keys"
   fk_restore_etc "$dir" "$dir/paths"
   fk_restore_kept "$dir"
-  fk_restore_aside "$dir"
+  fk_restore_aside "$dir" "${2-}"
   rm --recursive --force "$FK_STATE/pending"
   [ "${2-}" != boot ] || { systemctl daemon-reload; return 0; }
   fk_restore_tables "$dir"
