@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
@@ -180,8 +182,11 @@ test('pods that are offered differ from the one that asks for nothing', () => {
 
 // ─── how it is asked ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Runs bash with what the page's checks have, on a machine whose journal and API say what they are given. */
-function bash(text: string, { lines = recorded, flagz = '' } = {}): { code: number | null; said: string } {
+/** Runs bash with what the page's checks have, on a machine whose journal, API and Node say what they are given. */
+function bash(
+  text: string,
+  { lines = recorded, flagz = '', words = [] as string[] } = {},
+): { code: number | null; said: string } {
   const tmp = mkdtempSync(join(scratch, 'run-'))
   mkdirSync(join(tmp, 'data/agent/etc/kubelet.conf.d'), { recursive: true })
   copyFileSync(fixture('kubelet.conf'), join(tmp, 'data/agent/etc/kubelet.conf.d/00-k3s-defaults.conf'))
@@ -191,10 +196,12 @@ function bash(text: string, { lines = recorded, flagz = '' } = {}): { code: numb
     .map((line) => `time="2026-11-21T16:59:31Z" level=info msg="Running ${line}"`)
   writeFileSync(join(tmp, 'journal'), `Starting…\n${journal.join('\n')}\nI1121 Running nothing --else\n`)
   writeFileSync(join(tmp, 'flagz'), flagz)
+  writeFileSync(join(tmp, 'words'), words.length > 0 ? JSON.stringify(words) : '')
   const machine = `
     systemctl() { case "$*" in *InvocationID*) echo 0123 ;; *) echo @1700000000 ;; esac; }
     journalctl() { [[ "$*" == *_SYSTEMD_INVOCATION_ID=0123* ]] && cat "$FK_TMP/journal"; }
     k3s_kubectl() { [ -s "$FK_TMP/flagz" ] && [[ "$*" == *" /flagz "* ]] && cat "$FK_TMP/flagz"; }
+    k3s_self() { case "$*" in *whoami*) echo system:node:one ;; 'get node one '*) cat "$FK_TMP/words" ;; *) return 1 ;; esac; }
     K3S_DATA=$FK_TMP/data`
   const program = `${cisShell().text}\n${machine}\nset -euo pipefail\n${text}\n`
   const { status, stdout, stderr } = spawnSync('bash', ['--norc', '-s'], {
@@ -278,8 +285,44 @@ for (const part of ['kube-apiserver', 'kube-controller-manager', 'kube-scheduler
 test('a part of which nothing is known holds nothing, not even what should be absent', () => {
   const { code, said } = bash('arg_is kube-apiserver token-auth-file absent yes', { lines: '' })
   assert.equal(code, 1)
-  assert.equal(said, 'nothing tells how kube-apiserver runs: neither itself nor the journal of this start')
+  assert.equal(
+    said,
+    'nothing tells how kube-apiserver runs: neither itself, nor the journal of this start, nor its Node',
+  )
   assert.equal(bash('cis_known kube-scheduler', { lines: '' }).code, 1)
+})
+
+test('when the journal has lost the start, the Node and the files of k3s tell how the kubelet runs', () => {
+  const words = ['agent', '--node-name', 'one', '--kubelet-arg', 'pod-max-pids=4096', '--token', '********']
+  const weak = [...words, '--kubelet-arg', 'anonymous-auth=true']
+  const ask = 'kubelet_is anonymous-auth is false pod-max-pids at-most 4096'
+  const { code, said } = bash(ask, { lines: '', words })
+  assert.equal(code, 0, said)
+  assert.match(said, /^anonymous-auth=false pod-max-pids=4096 \(by @?its Node and .*kubelet.conf.d\)$/)
+  const found = bash(ask, { lines: '', words: weak })
+  assert.equal(found.code, 1, found.said)
+  assert.match(found.said, /^anonymous-auth=true .*; wanted: anonymous-auth is false$/)
+  // A part of which the Node says nothing was told nothing: that is an answer too.
+  assert.deepEqual(
+    bash('told_is kube-controller-manager feature-gates has-not X=false', { lines: '', words }),
+    {
+      code: 0,
+      said: 'feature-gates=unset (by its Node)',
+    },
+  )
+})
+
+test('a kube-proxy of which only its port tells is there, and nobody knows how it runs', async () => {
+  const server = createServer().listen(10249, '127.0.0.1')
+  await once(server, 'listening')
+  try {
+    const { code, said } = bash('proxy_is_local', { lines: '' })
+    assert.equal(code, 1)
+    assert.match(said, /nothing tells how kube-proxy runs/)
+  } finally {
+    server.close()
+  }
+  assert.equal(bash('proxy_is_local', { lines: '' }).code, 100)
 })
 
 for (const separator of [':', ': ', '=', ' '])

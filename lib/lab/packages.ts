@@ -1,4 +1,5 @@
 // What the lab needs of this computer: Debian packages, a QEMU that is new enough, root, and where Debian comes from.
+import { createHash } from 'node:crypto'
 import path from 'node:path'
 import { Fault } from '../fault.ts'
 import { find, run } from './command.ts'
@@ -76,7 +77,7 @@ export async function labDeps(kind?: 'node' | 'vm'): Promise<LabDeps> {
   }
   const install = missing.length > 0 ? installLines(missing) : []
   if (kind === undefined)
-    install.push(...Object.keys(oracles).flatMap((name) => (find(name) === undefined ? [build(name)] : [])))
+    install.push(...Object.keys(oracles).flatMap((name) => (isBuilt(name) ? [] : [build(name)])))
   return { missing, reasons, install }
 }
 
@@ -88,6 +89,22 @@ const oracles: Record<string, { at: string; source: string; knows?: string }> = 
   'kube-bed': { at: 'test/cluster/bed', source: '.', knows: 'k8s.io/kubernetes' },
 }
 
+/** Where stands of which source a program was built. */
+const builtOf = (name: string) => `/usr/local/share/fortress-kit/${name}.sha256`
+
+/** A digest of all that stands beside the source of a program. */
+function sourceOf(name: string): string {
+  const dir = path.join(kit, oracles[name]!.at)
+  const hash = createHash('sha256')
+  for (const file of entries(dir)
+    .filter((file) => /\.(go|mod|sum)$/.test(file))
+    .toSorted())
+    hash.update(`${file}\0${readIf(path.join(dir, file))}\0`)
+  return hash.digest('hex')
+}
+
+const isBuilt = (name: string) => find(name) !== undefined && readIf(builtOf(name)).trim() === sourceOf(name)
+
 /** Debian's Go fetches a newer one where a program asks for it, proven as every module is. */
 function build(name: string): string {
   const { at, source, knows } = oracles[name]!
@@ -96,7 +113,7 @@ function build(name: string): string {
   const version = `$(${go} list ${dir} -m -f '{{.Version}}' ${knows})`
   const flags = knows ? `-ldflags="-s -w -X k8s.io/component-base/version.gitVersion=${version}" ` : ''
   const line = `${go} build ${dir} -trimpath ${flags}-o /usr/local/bin/${name} ${source}`
-  return `${line} || echo '${name} could not be built: the tests that compare with it will be skipped' >&2`
+  return `{ ${line} && install -D --mode=644 /dev/stdin ${builtOf(name)} <<< ${sourceOf(name)}; } || echo '${name} could not be built: the tests that compare with it will be skipped' >&2`
 }
 
 /** Installs what `labDeps` misses. Needs root; on Debian 12 QEMU comes from bookworm-backports. */

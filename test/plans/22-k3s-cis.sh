@@ -637,9 +637,11 @@ export -f system_shells shm_lines clear_swaps endless_passwords open_logs open_h
 cis_up() {
   local port
   for port; do
-    (: < "/dev/tcp/127.0.0.1/$port") 2> /dev/null || k3s_no "nobody listens at port $port" || return
+    cis_listens "$port" || k3s_no "nobody listens at port $port" || return
   done
 }
+
+cis_listens() { (: < "/dev/tcp/127.0.0.1/$1") 2> /dev/null; }
 
 # cis_started: one line for each part of k3s that this run of the unit has started: its name and its arguments.
 cis_started() {
@@ -674,12 +676,33 @@ cis_flags() {
   cis_begun "$1"
 }
 
-# cis_begun PART: its arguments, as k3s told them to the journal when it started it; behind a line that says so.
+# cis_name: as whom the cluster knows this node.
+cis_name() {
+  local said
+  said=$(k3s_self auth whoami --output jsonpath='{.status.userInfo.username}' --request-timeout=10s 2> /dev/null) || return
+  printf '%s\n' "${said#system:node:}"
+}
+
+# cis_words: what k3s was told when it started, in files and on its command line, as name=value; it writes that to its Node.
+cis_words() {
+  local name
+  name=$(cis_name) || return
+  k3s_self get node "$name" --output jsonpath='{.metadata.annotations.k3s\.io/node-args}' --request-timeout=10s 2> /dev/null | cis_json |
+    awk '{ sub(/^=/, "") } name != "" { print name "=" $0; name = ""; next } sub(/^--/, "") { name = $0 }'
+}
+
+# cis_begun PART: its arguments, behind a line that says who tells of them: the journal, to which k3s writes them when it starts it, or
+# else its Node, with those that k3s was given for it. The journal forgets what is old, and drops what comes too fast.
 cis_begun() {
   local said
   fact started cis_started
   said=$(awk -v part="$1" '$1 == part { line = $0 } END { n = split(line, words, " "); for (i = 2; i <= n; i++) { sub(/^--/, "", words[i]); print words[i] } }' <<< "$FK_FACT")
-  [ -z "$said" ] || printf '@the journal\n%s\n' "$said"
+  if [ -n "$said" ]; then
+    printf '@the journal\n%s\n' "$said"
+    return
+  fi
+  fact words cis_words
+  if [ "$FK_FACT" != $'\n\n' ]; then printf '@its Node\n%s\n' "$(sed --quiet "s/^$1-arg=//p" <<< "$FK_FACT")"; fi
 }
 
 # cis_json: JSON as lines path=value; what is in a list has the path of the list.
@@ -757,7 +780,7 @@ cis_kubelet_told() {
   local path flags
   flags=$(cis_begun kubelet)
   [ -n "$flags" ] || return
-  printf '@the journal and %s\n' "$K3S_DATA/agent/etc/kubelet.conf.d"
+  printf '%s and %s\n' "${flags%%$'\n'*}" "$K3S_DATA/agent/etc/kubelet.conf.d"
   for path in "$K3S_DATA"/agent/etc/kubelet.conf.d/*.conf; do
     [ ! -e "$path" ] || cis_yaml < "$path" | cis_kubelet_names
   done
@@ -767,7 +790,7 @@ cis_kubelet_told() {
 # cis_kubelet: what the kubelet has made of it; a server may ask it, an agent knows what it was told.
 cis_kubelet() {
   local node live=''
-  node=$(cis_begun kubelet | sed --quiet 's/^hostname-override=//p')
+  node=$(cis_name) || node=''
   [ -z "$node" ] || live=$(k3s_kubectl get --raw "/api/v1/nodes/$node/proxy/configz" --request-timeout=10s 2> /dev/null | cis_json | cis_kubelet_names) || live=''
   if [ -n "$live" ]; then printf '@its /configz\n%s\n' "$live"; else cis_kubelet_told; fi
 }
@@ -827,7 +850,7 @@ cis_are() {
   local what=$1 bad='' said='' source
   shift
   [[ $FK_FACT =~ $'\n@'([^$'\n']*) ]] || {
-    echo "nothing tells how $what runs: neither itself nor the journal of this start"
+    echo "nothing tells how $what runs: neither itself, nor the journal of this start, nor its Node"
     return 1
   }
   source=${BASH_REMATCH[1]}
@@ -873,7 +896,7 @@ cis_known() {
       continue
     fi
     case $part in etcd) fact etcd cis_etcd ;; kubelet) fact kubelet cis_kubelet ;; *) fact "flags.$part" cis_flags "$part" ;; esac
-    [[ $FK_FACT =~ $'\n@'([^$'\n']*) ]] || k3s_no "nothing tells how $part runs: is k3s up, and is its start still in the journal?" || return
+    [[ $FK_FACT =~ $'\n@'([^$'\n']*) ]] || k3s_no "nothing tells how $part runs: is k3s up, and does the API answer?" || return
     printf '%s tells of %s\n' "${BASH_REMATCH[1]}" "$part"
   done
 }
@@ -1135,8 +1158,8 @@ unused_default() {
 # proxy_is_local: kube-proxy was not started; else what it listens on for metrics is this machine alone.
 proxy_is_local() {
   fact started cis_started
-  [ "$FK_FACT" != $'\n\n' ] || k3s_no 'the journal does not tell what was started' || return
-  case $FK_FACT in *$'\nkube-proxy '*) arg_is kube-proxy metrics-bind-address unset-or '127.0.0.1|127.0.0.1:10249|[::1]:10249' ;; *) na 'there is no kube-proxy: Cilium does its work' ;; esac
+  case $FK_FACT in *$'\nkube-proxy '*) ;; *) cis_listens 10249 || cis_listens 10256 || na 'there is no kube-proxy: Cilium does its work' ;; esac
+  arg_is kube-proxy metrics-bind-address unset-or '127.0.0.1|127.0.0.1:10249|[::1]:10249'
 }
 
 # cis_slack: what k3s has written that others can read or change, or that is not root's: what its mode has to lose, and the path.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -18,6 +19,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 )
@@ -38,6 +40,8 @@ type node struct {
 	layout
 	name, address string
 	labels        []string
+	// How it was started.
+	told string
 	// k3s brings the network for pods itself.
 	network bool
 	// Where apiservers are: the first one that answers is asked.
@@ -202,6 +206,14 @@ func (n *node) register(ctx context.Context) error {
 		ObjectMeta: metav1.ObjectMeta{Name: n.name, Labels: labels}, Status: n.status(),
 	}, metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return err
+	}
+	// k3s says there how it was started.
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]string{"k3s.io/node-args": n.told}}})
+	if err != nil {
+		return err
+	}
+	if _, err := n.kube.CoreV1().Nodes().Patch(ctx, n.name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
 		return err
 	}
 	if err := n.beat(ctx); err != nil {

@@ -199,7 +199,7 @@ func runServer(s settings) error {
 		return untilTheEnd(children, stop)
 	}
 	node := &node{layout: l, name: name, address: address, labels: s.list("node-label"), servers: []string{"127.0.0.1"},
-		network: s.text("flannel-backend", "vxlan") != "none"}
+		told: s.told("server"), network: s.text("flannel-backend", "vxlan") != "none"}
 	own, err := nodePassword()
 	if err != nil {
 		return err
@@ -405,7 +405,7 @@ func runAgent(s settings) error {
 	if err != nil {
 		return err
 	}
-	node := &node{layout: l, name: name, address: address, labels: s.list("node-label"), network: s.text("flannel-backend", "vxlan") != "none"}
+	node := &node{layout: l, name: name, address: address, labels: s.list("node-label"), told: s.told("agent"), network: s.text("flannel-backend", "vxlan") != "none"}
 	// An agent waits for its servers, also for one that does not know it: somebody may yet remove what stands in the way.
 	if err := children.wait("a server", stop, func() error {
 		other, err := knock(s.text("server", ""), *said)

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 
@@ -70,6 +73,25 @@ func (s settings) text(name, otherwise string) string {
 func (s settings) yes(name string) bool { return s.text(name, "false") == "true" }
 
 func (s settings) list(name string) []string { return s.values[name] }
+
+// told is what k3s writes to its Node of all that it was told, on the command line and in files: each flag and its value are words
+// of their own, and what is secret is left out (pkg/nodeconfig).
+func (s settings) told(command string) string {
+	words := []string{command}
+	for _, name := range slices.Sorted(maps.Keys(s.values)) {
+		for _, value := range s.values[name] {
+			if name == "token" || name == "agent-token" {
+				value = "********"
+			}
+			words = append(words, "--"+name, value)
+		}
+	}
+	text, err := json.Marshal(words)
+	if err != nil {
+		panic(err)
+	}
+	return string(text)
+}
 
 // flagsOf names what a command of k3s may be told.
 func flagsOf(command string) map[string]kind {
