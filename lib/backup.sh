@@ -70,6 +70,7 @@ backup_open() {
   local free options=mode=0700,nosuid,nodev,size=${1}m
   install --directory --mode=700 /run/fortress
   ! systemctl --quiet is-active fortress-drill.service || k3s_no 'another drill is under way there' || return
+  [ ! -e /run/fortress/lock ] || flock --nonblock /run/fortress/lock true || k3s_no "$(cat /run/fortress/owner) is at work there, and may need the bundle that is open: wait, or ./task unlock" || return
   backup_close
   free=$(($(awk '/^MemAvailable:/ { print $2 }' /proc/meminfo) / 1024))
   [ "$free" -gt "$(($1 + 256))" ] || k3s_no "it needs $(($1 + 256)) MiB of memory, and $free MiB are free" || return

@@ -1,6 +1,6 @@
 // Backup, drill and restore on a real etcd and apiserver: page 23, the tasks around it, and what they refuse.
 import assert from 'node:assert/strict'
-import { execFileSync, spawn } from 'node:child_process'
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { cpSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import type { Manifest } from '../../lib/bundle.ts'
 import { secretStore } from '../../lib/secret.ts'
+import { labRun } from '../../lib/lab.ts'
 import { type Said, node, root, said } from '../machine/kit.ts'
 import { type Checkout, checkout } from '../machine/laptop.ts'
 import { without } from '../programs.ts'
@@ -308,6 +309,16 @@ ${backup}`,
     await unharmed()
   })
 
+  test('while another run is at work on the node, its bundle is not thrown away for another one', async () => {
+    await server.ok(
+      'echo root@elsewhere > /run/fortress/owner; systemd-run --quiet --unit=busy flock /run/fortress/lock sleep 60; until ! flock --nonblock /run/fortress/lock true; do sleep 0.1; done',
+    )
+    for (const words of [['drill'], ['restore', copies().at(-1)!, '--format', 'fortress']])
+      await refused(/root@elsewhere is at work there, and may need the bundle/, server, ...words)
+    await server.ok('systemctl stop busy')
+    await unharmed()
+  })
+
   test('a restore that fails brings back what was there', async () => {
     await server.kubectl('create configmap later --from-literal=a=b')
     const token = altered((dir) => writeFileSync(join(dir, 'rancher/k3s/token'), `${'77'.repeat(32)}\n`))
@@ -332,8 +343,8 @@ ${backup}`,
     await unharmed()
   })
 
-  /** Kills a restore between what was there and what takes its place: on the machine, or the laptop alone. */
-  const killed = async (how: string) => {
+  /** Begins a restore, and does something between what was there and what takes its place. */
+  const interrupted = async (how: (laptop: ChildProcess) => Promise<unknown>) => {
     const child = spawn(
       process.execPath,
       [join(copy.dir, 'bin/task.cjs'), 'restore', latest(), '--format', 'fortress'],
@@ -343,10 +354,24 @@ ${backup}`,
     await server.ok(
       `for try in {1..600}; do [ ! -d ${data}/before-restore/server ] || break; sleep 0.1; done; test -d ${data}/before-restore/server`,
     )
-    await server.ok(how)
-    child.kill('SIGKILL')
-    await ended
+    await how(child)
+    return ended
   }
+  /** The restore is killed on the machine, and the laptop is no more. */
+  const killed = () =>
+    interrupted(async (laptop) => {
+      laptop.kill('SIGSTOP')
+      await server.ok(`kill -KILL ${holders}`)
+      laptop.kill('SIGKILL')
+    })
+  /** It is stopped in the middle, so that it cannot come to its end by itself, and the laptop is no more. */
+  const frozen = () =>
+    interrupted(async (laptop) => {
+      await server.ok(
+        `for try in {1..100}; do ! pkill -STOP --full '[c]luster-reset' || exit 0; sleep 0.1; done; exit 1`,
+      )
+      laptop.kill('SIGKILL')
+    })
   const alive = async () => {
     await server.ok(
       'for try in {1..120}; do [ "$(/opt/bin/k3s kubectl get --raw /readyz 2> /dev/null)" != ok ] || exit 0; sleep 1; done; exit 1',
@@ -360,25 +385,44 @@ ${backup}`,
   /** What the clock would do when nobody comes. */
   const clock = 'for run in /var/lib/fortress/tx/*/rollback; do bash "$run"; done'
 
+  test('a restore that is killed on the node is taken back at once when the laptop sees it', async () => {
+    const { code, text } = await interrupted(() => server.ok(`kill -KILL ${holders}`))
+    assert.equal(code, 1, text)
+    assert.match(text, /the run on the machine died before its end/)
+    await alive()
+  })
+
   test('a restore that is killed on the node is known to who asks next, and is taken back by the clock', async () => {
-    await killed(`kill -KILL ${holders}`)
+    await killed()
     await refused(/a restore was killed here, and a cluster has its data in/, server, 'restore', latest())
     await server.ok(clock)
     await alive()
   })
 
   test('a restore whose laptop dies is taken back by the clock, and what it had begun has ended', async () => {
-    // It is stopped in the middle, so that it cannot come to its end by itself.
-    await killed(
-      `for try in {1..100}; do ! pkill -STOP --full '[c]luster-reset' || exit 0; sleep 0.1; done; exit 1`,
-    )
+    await frozen()
     await server.ok(clock)
     assert.equal(await server.ok(`pgrep --full '[c]luster-reset' | cat`), '')
     await alive()
   })
 
+  test('when the power fails in the middle of a restore, the next boot begins with what there was', async () => {
+    await server.ok('systemctl --quiet enable k3s.service')
+    await frozen()
+    await server.root('systemctl reboot --force --force')
+    for (const end = Date.now() + 60_000; Date.now() < end;) {
+      const up = await labRun(server.machine, 'test -e /run/systemd/units', {
+        fresh: true,
+        seconds: 15,
+      }).catch(() => undefined)
+      if (up?.code === 0) break
+    }
+    await alive()
+    await server.ok('test -e /var/lib/fortress/tx/*/rolled-back')
+  })
+
   test('a restore after one that was killed begins with what there was', async () => {
-    await killed(`kill -KILL ${holders}`)
+    await killed()
     await good(server, 'restore', latest(), '--format', 'fortress')
     assert.match((await server.kubectl('get configmap later')).stderr, /not found/)
     assert.equal((await server.kubectl('get configmap mine --output jsonpath={.data.a}')).stdout, 'b')
