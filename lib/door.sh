@@ -9,15 +9,16 @@ doors_arm() {
     printf '#!/bin/bash\nset -u\nFK_STATE=%q\n' "$FK_STATE"
     fk_functions
     # shellcheck disable=SC2016 # expands when it runs
-    printf '%s\n' '[ -e /run/fortress-keep ] || fk_rollback "$FK_STATE/doors"' 'rm --recursive --force "$FK_STATE/doors" /run/fortress-doors /run/fortress-keep'
+    printf '%s\n' '[ -e /run/fortress-keep ] && [ -s /run/fortress-doors ] || fk_rollback "$FK_STATE/doors"' 'rm --recursive --force "$FK_STATE/doors" /run/fortress-doors /run/fortress-keep'
   } > "$FK_STATE/doors/rollback"
-  systemd-run --quiet --collect --on-active=180 --timer-property=AccuracySec=1s --unit=fortress-doors /bin/bash "$FK_STATE/doors/rollback"
+  systemd-run --quiet --collect --on-active="${FK_DEADMAN_SECONDS:-180}" --timer-property=AccuracySec=1s --unit=fortress-doors /bin/bash "$FK_STATE/doors/rollback"
   touch /run/fortress-doors
 }
 
-# doors_prove: wait for the person who came in again.
+# doors_prove: all steps are done; wait for the person who came in again. A script that died before this is taken back all the same.
 doors_prove() {
   [ -e /run/fortress-doors ] || return 0
+  echo whole > /run/fortress-doors
   echo 'Log in by a NEW connection now and run: touch /run/fortress-keep'
   while [ -e /run/fortress-doors ]; do
     if [ -e /run/fortress-keep ]; then

@@ -15,7 +15,7 @@ fk_etc() {
 
 fk_units() {
   systemctl list-units --all --plain --no-legend --no-pager --type=service,socket,timer,path,mount,target 2> /dev/null |
-    awk '$1 !~ /^(run-|session-|user|fortress-deadman|systemd-tmpfiles|apt-)/ { print $1 "\t" $3 }' | LC_ALL=C sort
+    awk '$1 !~ /^(run-|session-|user|fortress-(deadman|doors)|systemd-tmpfiles|apt-)/ { print $1 "\t" $3 }' | LC_ALL=C sort
 }
 
 fk_packages() { dpkg-query --show --showformat='${Package}:${Architecture}\t${db:Status-Abbrev}\n' 2> /dev/null | awk '$2 ~ /^i/ { print $1 }' | LC_ALL=C sort; }
@@ -49,6 +49,8 @@ fk_room() {
 fk_snapshot() {
   local dir=$1
   [ ! -d "$dir" ] || return 0
+  # Seen from a boot that is not over, the way back would stop what that boot starts a moment later.
+  timeout 120 systemctl is-system-running --wait > /dev/null 2>&1 || true # degraded is over too; what hangs is as it is
   fk_room
   rm --recursive --force "$dir.part"
   install --directory --mode=700 "$(dirname "$dir")" "$dir.part" "$dir.part/kept"

@@ -1,10 +1,12 @@
 // Deliberate lock-outs: each is refused before anything changes, or the machine takes it back by itself. It stays reachable.
 import assert from 'node:assert/strict'
+import { writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { labRun } from '../../lib/lab.ts'
 import { file } from '../../lib/file.ts'
+import { printed } from '../../lib/program.ts'
 import { runPage } from '../../lib/run.ts'
 import type { Page } from '../../lib/script.ts'
 import { Command, sh } from '../../lib/sh.ts'
@@ -81,6 +83,35 @@ const untilQuiet = async (kit: Kit) => {
 }
 
 const state = async (kit: Kit) => (await kit.digest()).replaceAll(/^unit (file )?(fortress|ssh@).*\n/gm, '')
+
+describe('a printed page, which has no laptop behind it', { concurrency: 2 }, () => {
+  const door = sshd('AllowGroups admin sudo\n')
+  const killed = command('ssh', 'a command that is killed', sh`false`, sh`kill -KILL $$`)
+  const steps = (all: Step[]) => printed({ name: '50-mistake', summary: 'A mistake.', steps: all })
+  const keep = 'until [ -e /run/fortress-doors ]; do sleep 0.1; done; touch /run/fortress-keep'
+  const quiet = 'for try in {1..300}; do [ -e /run/fortress-doors ] || exit 0; sleep 0.1; done; exit 1'
+  const cases: [string, Step[], string, number | null, boolean][] = [
+    ['stays when the admin has come in again', [door], keep, 0, true],
+    ['is taken back when nobody can come in', [sshd('AllowGroups nobody-here\n')], 'true', 1, false],
+    ['is taken back when it died in the middle, whatever the admin says', [door, killed], keep, null, false],
+  ]
+  for (const [what, all, meanwhile, code, stays] of cases)
+    test(what, async (t) => {
+      const kit = await node(t, `print-${cases.findIndex(([w]) => w === what)}`)
+      const before = await state(kit)
+      const [ran] = await Promise.all([
+        kit.root('FK_DEADMAN_SECONDS=10 bash -s', steps(all)),
+        kit.root(meanwhile),
+      ])
+      if (code === null) assert.notEqual(ran.code, 0, ran.stdout)
+      else assert.equal(ran.code, code, ran.stdout + ran.stderr)
+      assert.equal((await kit.root(quiet)).code, 0, 'the dead man is still armed')
+      const there = await kit.root('cat /etc/ssh/sshd_config.d/00-mistake.conf')
+      assert.equal(there.code === 0, stays, there.stderr)
+      if (!stays) assert.deepEqual(differences(before, await state(kit)), [])
+      assert.ok(await reachable(kit, 5))
+    })
+})
 
 describe('refused before anything changes', { concurrency: 2 }, () => {
   const cases: [string, (opened: Opened) => Step[], RegExp][] = [
@@ -312,6 +343,26 @@ describe('accepted by every checker, and taken back by the machine', { concurren
     await opened.machine.close()
     await untilQuiet(kit)
     assert.deepEqual(differences(before, await state(kit)), [])
+  })
+
+  test('a machine that still boots is not taken back to before its boot was over', async (t) => {
+    const kit = await node(t, 'heal-boot')
+    for (const [name, seconds, after] of [
+      ['slow', 8, 'basic.target'],
+      ['late', 0, 'slow.service'],
+    ])
+      writeFileSync(
+        join(kit.machine.dir, `root/etc/systemd/system/${name}.service`),
+        `[Unit]\nAfter=${after}\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sleep ${seconds}\n[Install]\nWantedBy=multi-user.target\n`,
+      )
+    await kit.root('systemctl daemon-reload; systemctl --quiet enable slow late; systemctl reboot')
+    const until = Date.now() + 60_000
+    while (Date.now() < until && (await kit.root('systemctl is-active slow')).stdout !== 'activating\n');
+    const { code, text } = await attempt(kit, () => [sshd('AllowGroups nobody-here\n')])
+    assert.equal(code, 1, text)
+    assert.ok(await reachable(kit, DEADMAN + 20), text)
+    await untilQuiet(kit)
+    assert.equal((await kit.root('systemctl is-active late')).stdout, 'active\n')
   })
 
   test('the power fails before the proof: the next boot takes it back', async (t) => {

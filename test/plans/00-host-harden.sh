@@ -98,7 +98,7 @@ fk_etc() {
 
 fk_units() {
   systemctl list-units --all --plain --no-legend --no-pager --type=service,socket,timer,path,mount,target 2> /dev/null |
-    awk '$1 !~ /^(run-|session-|user|fortress-deadman|systemd-tmpfiles|apt-)/ { print $1 "\t" $3 }' | LC_ALL=C sort
+    awk '$1 !~ /^(run-|session-|user|fortress-(deadman|doors)|systemd-tmpfiles|apt-)/ { print $1 "\t" $3 }' | LC_ALL=C sort
 }
 
 fk_packages() { dpkg-query --show --showformat='${Package}:${Architecture}\t${db:Status-Abbrev}\n' 2> /dev/null | awk '$2 ~ /^i/ { print $1 }' | LC_ALL=C sort; }
@@ -132,6 +132,8 @@ fk_room() {
 fk_snapshot() {
   local dir=$1
   [ ! -d "$dir" ] || return 0
+  # Seen from a boot that is not over, the way back would stop what that boot starts a moment later.
+  timeout 120 systemctl is-system-running --wait > /dev/null 2>&1 || true # degraded is over too; what hangs is as it is
   fk_room
   rm --recursive --force "$dir.part"
   install --directory --mode=700 "$(dirname "$dir")" "$dir.part" "$dir.part/kept"
@@ -347,15 +349,16 @@ doors_arm() {
     printf '#!/bin/bash\nset -u\nFK_STATE=%q\n' "$FK_STATE"
     fk_functions
     # shellcheck disable=SC2016 # expands when it runs
-    printf '%s\n' '[ -e /run/fortress-keep ] || fk_rollback "$FK_STATE/doors"' 'rm --recursive --force "$FK_STATE/doors" /run/fortress-doors /run/fortress-keep'
+    printf '%s\n' '[ -e /run/fortress-keep ] && [ -s /run/fortress-doors ] || fk_rollback "$FK_STATE/doors"' 'rm --recursive --force "$FK_STATE/doors" /run/fortress-doors /run/fortress-keep'
   } > "$FK_STATE/doors/rollback"
-  systemd-run --quiet --collect --on-active=180 --timer-property=AccuracySec=1s --unit=fortress-doors /bin/bash "$FK_STATE/doors/rollback"
+  systemd-run --quiet --collect --on-active="${FK_DEADMAN_SECONDS:-180}" --timer-property=AccuracySec=1s --unit=fortress-doors /bin/bash "$FK_STATE/doors/rollback"
   touch /run/fortress-doors
 }
 
-# doors_prove: wait for the person who came in again.
+# doors_prove: all steps are done; wait for the person who came in again. A script that died before this is taken back all the same.
 doors_prove() {
   [ -e /run/fortress-doors ] || return 0
+  echo whole > /run/fortress-doors
   echo 'Log in by a NEW connection now and run: touch /run/fortress-keep'
   while [ -e /run/fortress-doors ]; do
     if [ -e /run/fortress-keep ]; then
