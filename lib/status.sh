@@ -36,11 +36,20 @@ status_pages() {
   done < "$FK_TMP/pages"
 }
 
+# status_unfinished: what a restore or a replacement that did not come to its end has left here, in a word.
+status_unfinished() {
+  if [ -e "$K3S_DATA/before-restore/begun" ]; then
+    echo restore
+  elif [ -d "$K3S_DATA/replaced" ] && [ ! -e "$K3S_DATA/server/db" ] && [ ! -e "$K3S_DATA/agent" ]; then
+    echo aside
+  fi
+}
+
 status_k3s() {
   local said
   [ -L "$K3S" ] || return 0
   said=$(k3s_certificates leaf 2> /dev/null | head --lines=1) || said=''
-  frame k3s "$(systemctl is-active k3s.service 2> /dev/null)" "$(k3s_version)" "$(ls /opt/k3s 2> /dev/null)" "$(k3s_noted to)" "$said" "$(k3s_said | tail --lines=1)"
+  frame k3s "$(systemctl is-active k3s.service 2> /dev/null)" "$(k3s_version)" "$(ls /opt/k3s 2> /dev/null)" "$(k3s_noted to)" "$said" "$(k3s_said | tail --lines=1)" "$(status_unfinished)"
   [ -s "$K3S_ETC/k3s.yaml" ] || return 0
   # A server that hangs is no reason to wait long: others are asked as well.
   said=$(K3S_SECONDS=10 k3s_kubectl get nodes --output jsonpath="{range .items[*]}{.metadata.name}{\"\t\"}{.status.nodeInfo.kubeletVersion}{\"\t\"}{.status.conditions[?(@.type==\"Ready\")].status}{\"\t\"}{.status.conditions[?(@.type==\"Ready\")].reason}{\"\t\"}{.status.conditions[?(@.type==\"EtcdIsVoter\")].status}{\"\t\"}{.spec.unschedulable}{\"\t\"}{.metadata.annotations.$AWAY}{\"\t\"}{.metadata.annotations.$STAGED}{\"\n\"}{end}" 2> /dev/null) || return 0

@@ -37,6 +37,8 @@ export interface Answers {
     /** The certificate that ends first. */
     certificate?: { days: number; path: string }
     said: string
+    /** What did not come to its end: a restore of this node, or what was to follow when its data was put aside. */
+    unfinished?: string
   }
   nodes?: Node[]
   notes: Note[]
@@ -156,7 +158,7 @@ export function take(answers: Answers, kind: string, fields: string[]): void {
     Object.assign(answers, { up: Number(up), system, kernel, restart, failed, full })
   } else if (kind === 'page') answers.pages.push({ name: fields[0] ?? '', changed: lines(fields[1]) })
   else if (kind === 'k3s') {
-    const [active, version = '', staged, upgrading, certificate, said = ''] = fields
+    const [active, version = '', staged, upgrading, certificate, said = '', unfinished] = fields
     const [days, path] = certificate?.split(' ') ?? []
     answers.k3s = {
       active: active === 'active',
@@ -165,6 +167,7 @@ export function take(answers: Answers, kind: string, fields: string[]): void {
       ...(upgrading ? { upgrading } : {}),
       ...(days && path ? { certificate: { days: Number(days), path } } : {}),
       said,
+      ...(unfinished ? { unfinished } : {}),
     }
   } else if (kind === 'nodes')
     answers.nodes = lines(fields[0]).map((line) => {
@@ -287,7 +290,21 @@ function clusterState(config: Config, machines: Answers[], now: Date, tell: Tell
   for (const { name } of members) {
     const { k3s, silent } = answers(name) ?? {}
     const node = seen?.find((found) => found.name === name)
-    if (k3s && !k3s.active)
+    if (k3s?.unfinished === 'restore')
+      tell(
+        'bad',
+        name,
+        'a restore has begun here, and has not ended',
+        'if nobody is at work: ./task restore FILE again. Until then the machine takes it back by itself, in half an hour at most',
+      )
+    else if (k3s?.unfinished === 'aside')
+      tell(
+        'bad',
+        name,
+        'what it had of the cluster is put aside, and nothing has taken its place',
+        'after a restore that was cut off: ./task restore FILE again; where the cluster is well: ./task k3s-join apply',
+      )
+    else if (k3s && !k3s.active)
       tell(
         'bad',
         name,

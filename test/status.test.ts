@@ -152,6 +152,18 @@ describe('what needs attention', () => {
     assert.match(found[1] ?? '', /^bad pi-1: k3s does not run: level=fatal msg="disk full"/)
   })
 
+  test('a restore that was cut off, on its first server and on another one', () => {
+    const machines = ['restore', 'aside'].map((unfinished, i) => {
+      const machine = well(`pi-${i + 1}`)
+      take(machine, 'k3s', ['inactive', pinned, pinned, '', '', '', unfinished])
+      return machine
+    })
+    assert.deepEqual(said(site('server', 'server'), machines).slice(1, 3), [
+      'bad pi-1: a restore has begun here, and has not ended → if nobody is at work: ./task restore FILE again. Until then the machine takes it back by itself, in half an hour at most',
+      'bad pi-2: what it had of the cluster is put aside, and nothing has taken its place → after a restore that was cut off: ./task restore FILE again; where the cluster is well: ./task k3s-join apply',
+    ])
+  })
+
   test('files that somebody else has changed are counted, and the first of them named', () => {
     const machine = well('pi-1', nodes(node('pi-1')), ...backups, [
       'page',

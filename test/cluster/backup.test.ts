@@ -395,6 +395,10 @@ ${backup}`,
   test('a restore that is killed on the node is known to who asks next, and is taken back by the clock', async () => {
     await killed()
     await refused(/a restore was killed here, and a cluster has its data in/, server, 'restore', latest())
+    assert.match(
+      (await task(server, 'status')).text,
+      /fortress.* a restore has begun here, and has not ended/,
+    )
     await server.ok(clock)
     await alive()
   })
