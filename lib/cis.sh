@@ -524,7 +524,8 @@ unused_default() {
   cis_none 'in the namespace default' "$(grep --invert-match --line-regexp --extended-regexp 'service/kubernetes|configmap/kube-root-ca.crt|' <<< "$said")"
 }
 
-# proxy_is_local: kube-proxy was not started; else what it listens on for metrics is this machine alone.
+# proxy_is_local: there is no kube-proxy, by the journal and by the ports of its metrics and its health, 10249 and 10256; else what it
+# listens on for metrics is this machine alone.
 proxy_is_local() {
   fact started cis_started
   case $FK_FACT in *$'\nkube-proxy '*) ;; *) cis_listens 10249 || cis_listens 10256 || na 'there is no kube-proxy: Cilium does its work' ;; esac
