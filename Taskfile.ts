@@ -1,5 +1,5 @@
 // What there is to run. `./task` prints this table, and below it the pages it finds in scripts/.
-import { command, each, generate, module, onFiles, program, type Taskfile } from './lib/tasks.ts'
+import { command, each, generate, module, onFiles, program, type Taskfile } from './lib/cli/taskfile.ts'
 
 /** What has the one format. */
 const formatted = ['bin', 'config', 'lib', 'scripts', 'test', '*.{ts,json,md}']
@@ -23,60 +23,62 @@ export default {
     status: {
       does: 'one screen: machines, layers, versions, certificates, backups; what needs attention first',
       takes: '[--json]',
-      run: module('./status.ts', 'status'),
+      run: module('lib/cli/status.ts', 'status'),
     },
     peer: {
       does: 'the devices that may enter the tunnel',
       takes: 'add|show|revoke|list [NAME]',
-      run: program('./peers.ts'),
+      run: program('lib/host/wireguard.ts'),
     },
     node: {
       does: 'make a virtual machine anew, or end it for good; take a node out of its cluster; write out the kubeconfig',
       takes: 'rebuild|destroy|replace|remove|kubeconfig NAME',
-      run: module('./node.ts', 'node'),
+      run: module('lib/cli/node.ts', 'node'),
     },
     lab: {
       does: 'a throw-away Debian VM to try it all on',
       takes: 'up|ssh|list|down|setup',
-      run: program('./lab/terminal.ts'),
+      run: program('lib/lab/terminal.ts'),
     },
     doctor: {
       does: 'is everything there that the pages need? One line each, with the remedy; changes nothing',
-      run: module('./doctor.ts', 'doctor'),
+      run: module('lib/cli/doctor.ts', 'doctor'),
     },
-    trust: { does: 'compare the host keys of machines that are new', run: module('./remote.ts', 'trust') },
+    trust: {
+      does: 'compare the host keys of machines that are new',
+      run: module('lib/cli/trust.ts', 'trust'),
+    },
     waivers: {
       does: 'what is not fulfilled and why, also as OpenSCAP tailoring and Lynis profile',
       takes: '[openscap|lynis]',
-      run: module('./scanners.ts', 'waivers'),
+      run: module('lib/cli/waivers.ts', 'waivers'),
     },
-    unlock: {
-      does: 'end a run that hangs and holds a machine',
-      takes: '[MACHINE]',
-      run: module('./remote.ts', 'unlock'),
-    },
+    unlock: { does: 'end a run that hangs', takes: '[MACHINE]', run: module('lib/cli/trust.ts', 'unlock') },
   },
   'The cluster': {
     cis: {
       does: 'the score of every node by the benchmark of CIS; --bench asks kube-bench too, and says where it differs',
       takes: '[--bench [--config-dir DIR]]',
-      run: module('./cis.ts', 'cis'),
+      run: module('lib/k3s/cis.ts', 'cis'),
     },
     backup: {
       does: 'back the cluster up now; or make the key that opens the place its backups go to',
       takes: '[ssh-key|s3-key]',
-      run: module('./backup.ts', 'backup'),
+      run: module('lib/k3s/backup.ts', 'backup'),
     },
-    backups: { does: 'every bundle that there is, and how old', run: module('./backup.ts', 'backups') },
+    backups: {
+      does: 'every bundle that there is, and how old',
+      run: module('lib/k3s/backup.ts', 'backups'),
+    },
     drill: {
       does: 'prove that a bundle restores',
       takes: '[FILE] [NODE]',
-      run: module('./restore.ts', 'drill'),
+      run: module('lib/k3s/restore.ts', 'drill'),
     },
     restore: {
       does: 'bring a bundle back, on the first server; the others join it; where a cluster lives it asks for its name',
       takes: 'FILE [NODE]',
-      run: module('./restore.ts', 'restore'),
+      run: module('lib/k3s/restore.ts', 'restore'),
     },
   },
   'This project': {
@@ -94,7 +96,7 @@ export default {
     shell: {
       does: 'shellcheck finds no fault in our shell, and in what pages print',
       run: onFiles(
-        ['task', '.ci/run', 'config/k3s/*.sh', 'lib/*.sh', 'lib/lab/*.sh', 'test/plans/*.sh'],
+        ['task', '.ci/run', 'config/k3s/*.sh', 'lib/**/*.sh', 'test/plans/*.sh'],
         'shellcheck',
         '--shell=bash',
         '--severity=warning',
@@ -107,11 +109,11 @@ export default {
     },
     review: {
       does: 'write what every page prints to test/plans, to be read as a diff',
-      run: module('./review.ts', 'review'),
+      run: module('lib/cli/review.ts', 'review'),
     },
     'env-example': {
       does: 'write .env.example anew from its schema',
-      run: generate('.env.example', './config.ts', 'envExample'),
+      run: generate('.env.example', 'lib/site/config.ts', 'envExample'),
     },
   },
 } satisfies Taskfile

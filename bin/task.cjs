@@ -39,7 +39,7 @@ function list() {
     // There is none, or it cannot be read: it is made anew.
   }
   const { tasks, taskfile } = load()
-  const text = tasks.list(taskfile, tasks.pages())
+  const text = tasks.list(taskfile, require('../lib/cli/scripts.ts').pages())
   process.stdout.write(text)
   if (kept === undefined) return
   fs.writeFileSync(`${kept}.${process.pid}`, JSON.stringify({ key, text }), { mode: 0o600 })
@@ -49,7 +49,7 @@ function list() {
 function sources() {
   const scripts = path.join(root, 'scripts')
   const pages = fs.existsSync(scripts) ? fs.readdirSync(scripts).map((name) => `scripts/${name}`) : []
-  return ['Taskfile.ts', 'lib/tasks.ts', ...pages]
+  return ['Taskfile.ts', 'lib/cli/main.ts', 'lib/cli/scripts.ts', ...pages]
 }
 
 function stamp(file) {
@@ -59,7 +59,7 @@ function stamp(file) {
 
 function load() {
   require('./typescript.cjs')
-  return { tasks: require('../lib/tasks.ts'), taskfile: require('../Taskfile.ts').default }
+  return { tasks: require('../lib/cli/main.ts'), taskfile: require('../Taskfile.ts').default }
 }
 
 function run() {

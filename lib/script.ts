@@ -1,45 +1,11 @@
-// One numbered script: what it is called, where it runs, and the list of facts it makes true.
+// What every numbered script begins with. Started by itself it runs its command line; imported it is a value for the task runner.
 import { readFileSync, realpathSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { basename } from 'node:path'
-import type { Env, Pins, Site } from './config.ts'
-import type { Facts } from './machine.ts'
-import type { Make, Secret } from './secret.ts'
-import type { Command } from './sh.ts'
-import type { Step } from './step.ts'
+import type { About, Context, Page } from './engine/page.ts'
+import type { Step } from './engine/step.ts'
 
-/** What a page may use to write its steps. */
-export interface Context {
-  env: Env
-  site: Site
-  pins: Pins
-  machine: Facts
-  /** A secret of this site; `make` runs the first time it is needed, on the laptop. Plans and prints never ask for it. */
-  secrets: (name: string, make?: Make) => Secret
-  /** Whether the laptop has a secret of this name. */
-  has: (name: string) => boolean
-  /** The public half that was stored with a secret: a path on the laptop, or undefined in a rehearsal. */
-  state: string
-}
-
-export type Layer = 'L0' | 'L1' | 'L2' | 'L3' | 'L4' | '✦' | 'L5' | 'L6'
-
-export interface About {
-  layer: Layer
-  on: 'laptop' | 'host' | 'node'
-  /** The one machine of them that is meant, by its name. */
-  at?: string
-  /** Read-only bash that runs once before the checks of this page: its variables, functions and $FK_TMP are theirs. */
-  prepare?: Command
-}
-
-export interface Page extends About {
-  /** `00-host-harden` */
-  name: string
-  file: string
-  summary: string
-  steps: (context: Context) => Step[]
-}
+export type { Context } from './engine/page.ts'
 
 const load = createRequire(import.meta.url)
 
@@ -62,7 +28,7 @@ export function script(meta: ImportMeta, about: About, steps: (context: Context)
       if (error.code === 'EPIPE') process.exit(0)
       throw error
     })
-    const { pageMain } = load('./pages.ts') as typeof import('./pages.ts')
+    const { pageMain } = load('./cli/pages.ts') as typeof import('./cli/pages.ts')
     void pageMain(page, process.argv.slice(2)).then((code) => {
       process.exitCode = code
     })

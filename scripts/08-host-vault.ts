@@ -5,8 +5,8 @@
 // Undo    closes the disk and forgets it in /etc/crypttab. What is stored on it stays, and so do its keys: a vault is emptied
 //         only by a person, by hand.
 import { script } from '../lib/script.ts'
-import { feed, sh } from '../lib/sh.ts'
-import { consent, guards, unalarmed, vaultOf, vaultShell } from '../lib/vault.ts'
+import { feed, sh } from '../lib/ground/sh.ts'
+import { consent, guards, unalarmed, vaultOf, vaultShell } from '../lib/host/vault.ts'
 
 export default script(
   import.meta,

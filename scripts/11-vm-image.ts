@@ -4,11 +4,11 @@
 // Leaves  a read-only base image under /var/lib/fortress/images, and its digest beside it. Nodes start from copies of it. For
 //         Talos also talosctl, by which the host speaks to it.
 // Undo    removes it. What the laptop has fetched stays in its cache.
-import { nodesOf } from '../lib/site.ts'
-import { imageDir, imageOf, imageShell } from '../lib/image.ts'
+import { nodesOf } from '../lib/site/machines.ts'
+import { imageDir, imageOf, imageShell } from '../lib/vm/image.ts'
 import { script } from '../lib/script.ts'
-import { sh } from '../lib/sh.ts'
-import { talosctlOf } from '../lib/talos.ts'
+import { sh } from '../lib/ground/sh.ts'
+import { talosctlOf } from '../lib/vm/talos.ts'
 
 export default script(
   import.meta,

@@ -15,13 +15,13 @@ import {
   memoryLimit,
   toldPath,
   unclaimed,
-} from '../lib/domain.ts'
-import { file } from '../lib/file.ts'
-import { imageOf } from '../lib/image.ts'
+} from '../lib/vm/domain.ts'
+import { file } from '../lib/engine/file.ts'
+import { imageOf } from '../lib/vm/image.ts'
 import { type Context, script } from '../lib/script.ts'
-import { sh } from '../lib/sh.ts'
-import type { Control, Step } from '../lib/step.ts'
-import { clientFile, talosctlOf } from '../lib/talos.ts'
+import { sh } from '../lib/ground/sh.ts'
+import type { Control, Step } from '../lib/engine/step.ts'
+import { clientFile, talosctlOf } from '../lib/vm/talos.ts'
 
 export default script(import.meta, { layer: 'L1', on: 'host', prepare: domainShell }, (context) => {
   const domains = domainsOf(context)

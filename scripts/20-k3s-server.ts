@@ -16,10 +16,10 @@ import {
   runningOf,
   urlOf,
   wellWithout,
-} from '../lib/k3s.ts'
+} from '../lib/k3s/members.ts'
 import { type Context, script } from '../lib/script.ts'
-import { sh } from '../lib/sh.ts'
-import type { Change, Step } from '../lib/step.ts'
+import { sh } from '../lib/ground/sh.ts'
+import type { Change, Step } from '../lib/engine/step.ts'
 
 export default script(import.meta, { layer: 'L2', on: 'node', prepare: k3sShell }, (context) => {
   const member = memberOf(context)

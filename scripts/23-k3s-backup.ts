@@ -5,8 +5,8 @@
 //         has public keys only: it cannot open what it has made.
 // Then    ./task backup, ./task backups, and every now and then ./task drill, which proves that a bundle can be restored.
 // Undo    stops the clock. The bundles stay, everywhere.
-import { backupShell, backupSteps } from '../lib/backup.ts'
-import { memberOf } from '../lib/k3s.ts'
+import { backupShell, backupSteps } from '../lib/k3s/backup.ts'
+import { memberOf } from '../lib/k3s/members.ts'
 import { script } from '../lib/script.ts'
 
 export default script(import.meta, { layer: 'L2', on: 'node', prepare: backupShell }, (context) => {

@@ -5,7 +5,7 @@
 //         A pod that may not leave stops it: FK_DRAIN=force ends that pod all the same.
 // Then    run it again after a failure, or after it was killed: it goes on where it was.
 // Undo    nothing: what the new version has written, the old one may not read. ./task restore brings the snapshot back.
-import { clusterShell, upgradeOf } from '../lib/cluster.ts'
+import { clusterShell, upgradeOf } from '../lib/k3s/nodes.ts'
 import { script } from '../lib/script.ts'
 
 export default script(import.meta, { layer: 'L2', on: 'node', prepare: clusterShell }, upgradeOf)

@@ -12,9 +12,9 @@ setup_file() {
   ln --symbolic "$(realpath "$BATS_TEST_DIRNAME/../node_modules")" "$KIT/node_modules"
   cat > "$KIT/scripts/00-host-greet.ts" <<'PAGE'
 // A host that greets its owner.
-import { file } from '../lib/file.ts'
+import { file } from '../lib/engine/file.ts'
 import { script } from '../lib/script.ts'
-import { sh } from '../lib/sh.ts'
+import { sh } from '../lib/ground/sh.ts'
 
 export default script(import.meta, { layer: 'L0', on: 'host' }, () => [
   {
@@ -29,7 +29,7 @@ PAGE
   cat > "$KIT/scripts/10-host-part.ts" <<'PAGE'
 // A host that says goodbye.
 import { script } from '../lib/script.ts'
-import { sh } from '../lib/sh.ts'
+import { sh } from '../lib/ground/sh.ts'
 
 export default script(import.meta, { layer: 'L0', on: 'host' }, () => [
   { name: 'nobody is left', check: sh`true`, apply: [sh`true`] },
@@ -276,7 +276,7 @@ Nothing was run." ./task host-greet explode
 
 @test "Ctrl-C stops when what is begun has ended, and says so" {
   cat > Taskfile.ts <<'TASKS'
-import { command, type Taskfile } from './lib/tasks.ts'
+import { command, type Taskfile } from './lib/cli/taskfile.ts'
 
 export default {
   'A night': {

@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, it } from 'node:test'
-import { labSweep } from '../lib/lab.ts'
+import { labSweep } from '../lib/lab/lab.ts'
 import { claim, ownerOf } from '../lib/lab/machine.ts'
 
 const dir = mkdtempSync(join(tmpdir(), 'fk-claims-'))

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { folder, plans } from '../lib/review.ts'
+import { folder, plans } from '../lib/cli/review.ts'
 
 for (const [name, text] of plans())
   test(`${name} prints what test/plans/${name}.sh holds`, () => {

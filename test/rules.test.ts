@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, relative } from 'node:path'
 import { test } from 'node:test'
-import { pages } from '../lib/tasks.ts'
+import { pages } from '../lib/cli/scripts.ts'
 
 const root = join(import.meta.dirname, '..')
 const outside = ['.git', 'node_modules', 'out', '.cache', 'secrets']
@@ -43,7 +43,7 @@ const rules: Rule[] = [
     why: 'all faults of a configuration are told at once, before anything runs',
     pattern: /(?<!\.\.\.)process\.env\b(?!\['PATH'\])/,
     in: code,
-    but: under('lib/config\\.ts', 'bin/', 'test/'),
+    but: under('lib/site/config\\.ts', 'bin/', 'test/'),
     bad: "const host = process.env['FK_HOST']",
     good: "spawn('ssh', args, { env: { ...process.env, LC_ALL: 'C.UTF-8' } })",
   },
@@ -134,7 +134,7 @@ const rules: Rule[] = [
     why: 'a helper that exits cannot be called by anybody else',
     pattern: /process\.exit\(/,
     in: code,
-    but: under('bin/', 'test/', 'lib/(tasks|script)\\.ts'),
+    but: under('bin/', 'test/', 'lib/(cli/main|script)\\.ts'),
     bad: 'process.exit(1)',
     good: 'process.exitCode = 1',
   },

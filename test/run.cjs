@@ -13,16 +13,20 @@ const cores = os.availableParallelism()
 
 /** What a tier proves, and how many of its files run at once. */
 const tiers = {
-  unit: { proves: 'tables, schemas, errors, printed plans', at: '', concurrency: cores },
-  checked: { proves: 'every artifact passes its real checker', at: 'checked', concurrency: cores },
+  unit: {
+    proves: 'tables, schemas, errors, printed plans',
+    at: ['', 'ground', 'site', 'engine', 'host', 'vm', 'k3s', 'cli'],
+    concurrency: cores,
+  },
+  checked: { proves: 'every artifact passes its real checker', at: ['checked'], concurrency: cores },
   machine: {
     proves: 'pages on a real Debian in a container',
-    at: 'machine',
+    at: ['machine'],
     concurrency: Math.min(cores, 2),
   },
-  lab: { proves: 'what needs a kernel of its own, in a virtual machine', at: 'lab', concurrency: 1 },
-  cluster: { proves: 'a real Kubernetes with our configuration', at: 'cluster', concurrency: 1 },
-  release: { proves: 'the whole runbook in a virtual machine, scanned', at: 'release', concurrency: 1 },
+  lab: { proves: 'what needs a kernel of its own, in a virtual machine', at: ['lab'], concurrency: 1 },
+  cluster: { proves: 'a real Kubernetes with our configuration', at: ['cluster'], concurrency: 1 },
+  release: { proves: 'the whole runbook in a virtual machine, scanned', at: ['release'], concurrency: 1 },
 }
 
 async function main(argv) {
@@ -94,15 +98,18 @@ async function main(argv) {
   return results.some((result) => result.state === 'failed') ? 1 : 0
 }
 
-/** The test files right under test/`at`, in order. */
+/** The test files right under the directories `at` of test/, in order. */
 function found(at) {
-  const dir = path.join(__dirname, at)
-  if (!fs.existsSync(dir)) return []
-  return fs
-    .readdirSync(dir)
-    .filter((name) => name.endsWith('.test.ts'))
-    .sort()
-    .map((name) => path.join(dir, name))
+  return at
+    .map((name) => path.join(__dirname, name))
+    .filter((dir) => fs.existsSync(dir))
+    .flatMap((dir) =>
+      fs
+        .readdirSync(dir)
+        .filter((name) => name.endsWith('.test.ts'))
+        .sort()
+        .map((name) => path.join(dir, name)),
+    )
 }
 
 /** Why a tier cannot run here, or undefined. */
@@ -110,7 +117,7 @@ async function missing(name) {
   const kind = { machine: 'node', lab: 'vm', cluster: 'node', release: 'vm' }[name]
   if (kind === undefined) return undefined
   require('../bin/typescript.cjs')
-  const { reasons, install } = await require('../lib/lab.ts').labDeps(kind)
+  const { reasons, install } = await require('../lib/lab/lab.ts').labDeps(kind)
   const bed = name !== 'cluster' || require('./cluster/kit.ts').program !== undefined
   return (
     [

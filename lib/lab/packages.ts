@@ -1,7 +1,7 @@
 // What the lab needs of this computer: Debian packages, a QEMU that is new enough, root, and where Debian comes from.
 import { createHash } from 'node:crypto'
 import path from 'node:path'
-import { Fault } from '../fault.ts'
+import { Fault } from '../ground/fault.ts'
 import { find, run } from './command.ts'
 import { type LabOptions, entries, kit, readIf } from './place.ts'
 

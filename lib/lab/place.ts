@@ -2,10 +2,11 @@
 import fs from 'node:fs'
 import { createRequire } from 'node:module'
 import path from 'node:path'
-import { Fault } from '../fault.ts'
+import { root } from '../ground/root.ts'
+import { Fault } from '../ground/fault.ts'
 
 /** The checkout. */
-export const kit = path.join(import.meta.dirname, '../..')
+export const kit = root
 
 /** Where nodes are recorded: they are of this computer, not of one lab, and do not outlive its boot. */
 export const nodesDir = '/run/fk-lab'
@@ -27,7 +28,9 @@ let configured: string | undefined
 export function labDir(dir?: string): string {
   if (dir) return path.resolve(kit, dir)
   // Loaded only where it is asked for: a test names its own directory and needs no configuration.
-  const { loadConfig } = createRequire(import.meta.url)('../config.ts') as typeof import('../config.ts')
+  const { loadConfig } = createRequire(import.meta.url)(
+    '../site/config.ts',
+  ) as typeof import('../site/config.ts')
   return (configured ??= loadConfig().env.FK_LAB_DIR)
 }
 

@@ -5,7 +5,7 @@ import fs from 'node:fs'
 import net from 'node:net'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Fault } from '../fault.ts'
+import { Fault } from '../ground/fault.ts'
 import { run } from './command.ts'
 import { readIf } from './place.ts'
 

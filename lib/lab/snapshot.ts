@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
-import { Fault } from '../fault.ts'
+import { Fault } from '../ground/fault.ts'
 import { find, run } from './command.ts'
 import { fingerprint, prune, treeName, treeOf, use } from './image.ts'
 import { keys } from './keys.ts'

@@ -1,7 +1,7 @@
 // The lab's admin laptop: the client end of the tunnel, in the namespace outside the VM, so that doors can be closed for real.
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { Fault } from '../fault.ts'
+import { Fault } from '../ground/fault.ts'
 import { run } from './command.ts'
 import type { LabVm } from './vm.ts'
 

@@ -10,7 +10,7 @@ import { createServer, connect as dial } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parse, stringify } from 'yaml'
-import { labNodeDown, labNodeUp } from '../../lib/lab.ts'
+import { labNodeDown, labNodeUp } from '../../lib/lab/lab.ts'
 import { around, root } from '../machine/kit.ts'
 
 interface Entry {

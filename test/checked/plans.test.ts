@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { plans } from '../../lib/review.ts'
+import { plans } from '../../lib/cli/review.ts'
 import { shellcheck, without } from '../programs.ts'
 
 const missing = without('shellcheck')

@@ -7,11 +7,11 @@ import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { parse } from 'yaml'
-import { loadConfig, siteNames } from '../../lib/config.ts'
+import { loadConfig, siteNames } from '../../lib/site/config.ts'
 import { find } from '../../lib/lab/command.ts'
-import type { Context } from '../../lib/script.ts'
-import { secretStore } from '../../lib/secret.ts'
-import { clientConfig, machineConfigFile, talosNodes } from '../../lib/talos.ts'
+import type { Context } from '../../lib/engine/page.ts'
+import { secretStore } from '../../lib/ground/secret.ts'
+import { clientConfig, machineConfigFile, talosNodes } from '../../lib/vm/talos.ts'
 
 /** What the lab has installed, or what somebody without root has built into .cache/tools. */
 const built = join(import.meta.dirname, '../../.cache/tools/talos-oracle')

@@ -18,7 +18,7 @@ import { dirname, join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { stringify } from 'yaml'
 import { find } from '../../lib/lab/command.ts'
-import { quote } from '../../lib/sh.ts'
+import { quote } from '../../lib/ground/sh.ts'
 import { type Kit, node, root } from '../machine/kit.ts'
 import type { Checkout } from '../machine/laptop.ts'
 

@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
-import { labDir, labImage } from '../../lib/lab.ts'
+import { labDir, labImage } from '../../lib/lab/lab.ts'
 import { root } from '../machine/kit.ts'
 
 export interface Guest {

@@ -22,14 +22,14 @@ import {
   labRun,
   labSweep,
   labUp,
-} from '../../lib/lab.ts'
+} from '../../lib/lab/lab.ts'
 
 const root = join(import.meta.dirname, '../..')
 
-/** A process of its own that runs a statement with everything of lib/lab.ts at hand, in a group that can be killed. */
+/** A process of its own that runs a statement with everything of lib/lab/lab.ts at hand, in a group that can be killed. */
 function apart(statement: string, env: Record<string, string> = {}): ChildProcess & { said: () => string } {
   const names = 'labDeps, labImage, labNodeUp'
-  const code = `import { ${names} } from './lib/lab.ts'; void [${names}]; ${statement}`
+  const code = `import { ${names} } from './lib/lab/lab.ts'; void [${names}]; ${statement}`
   const child = spawn(process.execPath, ['--import', 'tsx', '--input-type=module', '--eval', code], {
     cwd: root,
     detached: true,

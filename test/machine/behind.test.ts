@@ -4,8 +4,8 @@ import { spawn } from 'node:child_process'
 import { cpSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import { hostKeyOf } from '../../lib/hostkey.ts'
-import { secretStore } from '../../lib/secret.ts'
+import { hostKeyOf } from '../../lib/vm/hostkey.ts'
+import { secretStore } from '../../lib/ground/secret.ts'
 import { type Kit, around, node, root, said } from './kit.ts'
 import { type Checkout, checkout } from './laptop.ts'
 
@@ -23,7 +23,7 @@ describe('a machine behind another', () => {
     writeFileSync(
       page,
       tried
-        .replaceAll('../../../lib/', '../lib/')
+        .replaceAll('../../lib/', '../lib/')
         .replace("on: 'host'", "on: 'node'")
         .replace('/usr/local/lib/try.conf', '/opt/try.conf'),
     )

@@ -5,8 +5,8 @@ import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { after, afterEach, before, describe, test } from 'node:test'
-import { loadConfig } from '../../lib/config.ts'
-import type { Page } from '../../lib/script.ts'
+import { loadConfig } from '../../lib/site/config.ts'
+import type { Page } from '../../lib/engine/page.ts'
 import { type Cluster, deadlyOnce, recorded } from './recorded.ts'
 
 const load = createRequire(import.meta.url)
@@ -24,7 +24,7 @@ describe('a cluster', () => {
     cluster = await recorded('begin', ['agent', 'server', 'server', 'server'])
     cluster.pin(old)
     // A node that never becomes well is not waited for as long as a real one.
-    const file = join(cluster.copy.dir, 'lib/cluster.ts')
+    const file = join(cluster.copy.dir, 'lib/k3s/nodes.ts')
     writeFileSync(file, readFileSync(file, 'utf8').replace('const START = 540', 'const START = 45'))
   })
   after(() => cluster?.end())
@@ -362,8 +362,8 @@ describe('a cluster', () => {
     cluster.api.log.length = 0
     await Promise.all(cluster.names.map((name) => cluster.on(name, 'rm --force /run/stab.*')))
     const { leaving } = load(
-      join(cluster.copy.dir, 'lib/cluster.ts'),
-    ) as typeof import('../../lib/cluster.ts')
+      join(cluster.copy.dir, 'lib/k3s/nodes.ts'),
+    ) as typeof import('../../lib/k3s/nodes.ts')
     const config = loadConfig({ env: { ...cluster.env }, root: cluster.copy.dir })
     const [join_] = pagesOf(cluster, '21-k3s-join')
     let runs = 0

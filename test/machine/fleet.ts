@@ -5,7 +5,7 @@ import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parse, stringify } from 'yaml'
-import { type LabMachine, labNodeDown, labNodeUp, labRun } from '../../lib/lab.ts'
+import { type LabMachine, labNodeDown, labNodeUp, labRun } from '../../lib/lab/lab.ts'
 import { type Said, root, said } from './kit.ts'
 import { type Checkout, checkout } from './laptop.ts'
 

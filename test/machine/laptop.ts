@@ -13,8 +13,8 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { loadConfig } from '../../lib/config.ts'
-import { main as peers } from '../../lib/peers.ts'
+import { loadConfig } from '../../lib/site/config.ts'
+import { main as peers } from '../../lib/host/wireguard.ts'
 import { type Kit, type Said, root, said } from './kit.ts'
 import { without } from '../programs.ts'
 

@@ -16,7 +16,7 @@ import { delimiter, join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { parse } from 'yaml'
 import { find } from '../../lib/lab/command.ts'
-import { secretStore } from '../../lib/secret.ts'
+import { secretStore } from '../../lib/ground/secret.ts'
 import { type Kit, node, root } from './kit.ts'
 import { type Checkout, checkout, differences } from './laptop.ts'
 

@@ -5,7 +5,7 @@ import { existsSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'no
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { promisify } from 'node:util'
-import { type LabVm, labDown, labUp } from '../../lib/lab.ts'
+import { type LabVm, labDown, labUp } from '../../lib/lab/lab.ts'
 import { type Kit, type Said, around, root, said, services } from '../machine/kit.ts'
 
 const run = promisify(execFile)

@@ -6,7 +6,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import { labFind } from '../../lib/lab.ts'
+import { labFind } from '../../lib/lab/lab.ts'
 import { type Said, root, said, services } from '../machine/kit.ts'
 
 interface Scan {

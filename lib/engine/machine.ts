@@ -1,0 +1,521 @@
+// The places where programs run: this computer, or a machine over OpenSSH. Nothing is needed there but sshd, sudo and bash.
+import { type ChildProcess, spawn } from 'node:child_process'
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
+import { hostname, tmpdir, userInfo } from 'node:os'
+import { dirname, join } from 'node:path'
+import { createInterface } from 'node:readline'
+import type { Readable } from 'node:stream'
+import { type Frame, type Program, frameOf, plain } from './program.ts'
+import { quote } from '../ground/sh.ts'
+import { Fault } from '../ground/fault.ts'
+
+/** What a page may know of its machine before it asks. */
+export interface Facts {
+  name: string
+  /** debian-13, ubuntu-24.04, raspios-13, or what os-release says of another. */
+  os: string
+  arch: string
+  model: string
+  /** Who we log in as. */
+  user: string
+  /** Our own address as the machine sees it; empty on this computer. */
+  via: string
+}
+
+export interface Outcome {
+  code: number
+  stderr: string
+  /** The program reached its end. */
+  finished: boolean
+}
+
+export type Path = 'here' | 'tunnel'
+
+export interface Machine {
+  /** For a reader: `fortress (admin@192.0.2.10)`. */
+  label: string
+  facts: Facts
+  /** The path that programs take now. */
+  path: Path
+  /** Runs a program as root. `onFrame` sees each event as it comes. Dies after `seconds`, on the far side as well. */
+  run(program: Program, onFrame: (frame: Frame) => void, seconds?: number): Promise<Outcome>
+  /** Runs one line of bash as root that reads `input` to its end: the way of what is too large, or no text. */
+  feed(command: string, input: Readable): Promise<Outcome>
+  /** The same machine by a connection of its own that shares nothing with this one: what a lock-out would refuse. */
+  fresh(path: Path): Machine
+  /** From now on by this path. */
+  move(path: Path): void
+  close(): Promise<void>
+}
+
+export interface SshTarget {
+  host: string
+  user?: string
+  port?: number
+  identityFile?: string
+  configFile?: string
+  knownHostsFile: string
+  /** The name that the host key is pinned under; the same for every address of the machine. */
+  alias?: string
+  /** Address of the machine inside the tunnel. */
+  tunnel?: string
+  /** The network namespace in which the tunnel ends; absent where it ends in our own. */
+  tunnelNamespace?: string
+  /** The machine that this one is behind. */
+  through?: { target: SshTarget; doorFile?: string }
+}
+
+export interface Access {
+  /** The machine's name in the site document. */
+  name: string
+  target: 'local' | SshTarget
+  /** Asked for the sudo password when sudo wants one. Rejects when nobody can be asked. */
+  password: (label: string) => Promise<string>
+  /** The terminal may be used to confirm a host key that nobody has seen before. */
+  interactive: boolean
+  /** Remembers that only the tunnel is left; absent for machines that have none. */
+  doorFile?: string
+}
+
+/** `ada@laptop`: who holds a lock. */
+export const me = (): string => `${userInfo().username}@${hostname()}`
+
+/** Seconds for what should take one or two: an emulated machine may need a minute. */
+const LIMIT = 300
+/** Seconds for a large file over a thin line. */
+const FEED_LIMIT = 6 * 3600
+
+/**
+ * Connects, and finds out what the machine is. One round trip.
+ * Throws a Fault when it cannot be reached, is not the machine it was, or gives us no root.
+ */
+export async function connect(access: Access): Promise<Machine> {
+  const link = access.target === 'local' ? new Local() : new Ssh(access.target, access)
+  if (link instanceof Ssh) await link.trust()
+  const fields: string[] = []
+  const program = await plain('facts', FACTS)
+  let outcome = await link.run(program, (f) => f.kind === 'facts' && fields.push(...f.fields), LIMIT, 'user')
+  if (fields.length === 0 && link instanceof Ssh && link.path === 'tunnel') {
+    // The tunnel may be down while the machine still listens where it did.
+    link.path = 'here'
+    outcome = await link.run(program, (f) => f.kind === 'facts' && fields.push(...f.fields), LIMIT, 'user')
+  }
+  const [uid, user, os, arch, model, via, sudo] = fields
+  if (uid === undefined) throw unreachable(link.label(access.name), outcome.stderr, outcome.code)
+  if (uid !== '0') {
+    if (sudo === 'none')
+      throw new Fault(`${user} cannot become root on ${link.label(access.name)}: there is no sudo`, {
+        next: `install sudo there and add ${user} to the group sudo, or log in as root`,
+      })
+    link.become = sudo === 'free' ? 'sudo' : { password: await access.password(link.label(access.name)) }
+    const root = await link.run(
+      await plain('root', ['[ "$(id --user)" -eq 0 ] && frame root']),
+      () => {},
+      LIMIT,
+    )
+    if (root.code !== 0 || !root.finished)
+      throw new Fault(`${user} cannot become root on ${link.label(access.name)}`, {
+        ran: 'sudo true',
+        said: root.stderr.trim(),
+        next: /incorrect password|no password was provided|try again/i.test(root.stderr)
+          ? 'give the right sudo password (FK_SUDO_PASSWORD_FILE, or on the terminal)'
+          : `allow ${user} to use sudo there`,
+      })
+  }
+  const facts = {
+    name: access.name,
+    os: os ?? '',
+    arch: arch ?? '',
+    model: model ?? '',
+    user: user ?? '',
+    via: via ?? '',
+  }
+  return {
+    facts,
+    get label() {
+      return link.label(access.name)
+    },
+    get path() {
+      return link.path
+    },
+    run: (p, onFrame, seconds = LIMIT) => link.run(p, onFrame, seconds),
+    feed: (command, input) => link.feed(command, input),
+    fresh: (path) => {
+      const other = link.fresh(path)
+      return {
+        facts,
+        path,
+        label: other.label(access.name),
+        run: (p, onFrame, seconds = LIMIT) => other.run(p, onFrame, seconds),
+        feed: (command, input) => other.feed(command, input),
+        fresh: () => {
+          throw new Error('a fresh connection is fresh already')
+        },
+        move: () => {},
+        close: () => other.close(),
+      }
+    },
+    move: (path) => link.move(path),
+    close: () => link.close(),
+  }
+}
+
+const FACTS = [
+  '. /etc/os-release',
+  'os=$ID-$VERSION_ID',
+  // Raspberry Pi OS calls itself Debian; its own release file tells it apart.
+  'if [ -e /etc/rpi-issue ]; then os=raspios-$VERSION_ID; fi',
+  // It updates itself: which version it is at the moment is for a page to ask.
+  'if [ "$ID" = flatcar ]; then os=flatcar; fi',
+  'arch=$(uname --machine); case $arch in x86_64) arch=amd64 ;; aarch64) arch=arm64 ;; esac',
+  "model=$({ tr --delete '\\0' < /proc/device-tree/model || cat /sys/class/dmi/id/product_name; } 2> /dev/null || printf unknown)",
+  'if ! command -v sudo > /dev/null; then sudo=none; elif sudo --reset-timestamp --non-interactive true 2> /dev/null; then sudo=free; else sudo=password; fi',
+  'set -- ${SSH_CONNECTION-}',
+  'frame facts "$(id --user)" "$(id --user --name)" "$os" "$arch" "$model" "${1-}" "$sudo"',
+]
+
+abstract class Link {
+  become: 'nobody' | 'sudo' | { password: string } = 'nobody'
+  path: Path = 'here'
+
+  abstract label(name: string): string
+  abstract launch(command: string): ChildProcess
+  abstract fresh(path: Path): Link
+  abstract close(): Promise<void>
+  move(_path: Path): void {}
+
+  /** The whole program arrives before any of it runs, and the deadline is kept by the machine itself. */
+  async run(
+    program: Program,
+    onFrame: (frame: Frame) => void,
+    seconds: number,
+    as: 'root' | 'user' = 'root',
+  ): Promise<Outcome> {
+    const body =
+      'program=$(cat); case $program in *"exit 0 # FK"*) eval "$program" ;; *) echo "the program arrived incomplete" >&2; exit 70 ;; esac'
+    const { child, first } = this.#start(body, seconds, as)
+    child.stdin?.end(first + program.text)
+    let stderr = ''
+    let finished = false
+    child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+      stderr = (stderr + text).slice(-20_000)
+    })
+    const lines = createInterface({
+      input: child.stdout as NodeJS.ReadableStream,
+      crlfDelay: Number.POSITIVE_INFINITY,
+    })
+    lines.on('line', (line) => {
+      const frame = frameOf(line, program.nonce)
+      if (frame?.kind === 'finished') finished = true
+      else if (frame) onFrame(frame)
+    })
+    // The machine should have ended it by then; if not even that comes through, the line is dead.
+    const guard = setTimeout(() => child.kill('SIGKILL'), (seconds + 20) * 1000)
+    const code = await new Promise<number>((resolve, reject) => {
+      child.on('error', reject)
+      child.on('close', (status) => resolve(status ?? 255))
+    }).finally(() => clearTimeout(guard))
+    return { code, stderr, finished }
+  }
+
+  /** A line that is dead is noticed by ssh itself (ServerAliveInterval); a slow one may take its time. */
+  async feed(command: string, input: Readable): Promise<Outcome> {
+    const { child, first } = this.#start(command, FEED_LIMIT, 'root')
+    let stderr = ''
+    child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+      stderr = (stderr + text).slice(-20_000)
+    })
+    child.stdout?.resume()
+    // sudo reads its line byte by byte, so what follows it is for the command.
+    child.stdin?.write(first)
+    if (child.stdin) input.pipe(child.stdin)
+    let broken: Error | undefined
+    input.on('error', (error) => {
+      broken = error
+      child.kill('SIGKILL')
+    })
+    const code = await new Promise<number>((resolve, reject) => {
+      child.on('error', reject)
+      child.on('close', (status) => resolve(status ?? 255))
+    }).finally(() => input.destroy())
+    if (broken) throw broken
+    return { code, stderr, finished: code === 0 }
+  }
+
+  /** Starts bash over there, as root or as who we log in as; `first` must come first on its standard input. */
+  #start(body: string, seconds: number, as: 'root' | 'user'): { child: ChildProcess; first: string } {
+    const bash = `timeout --kill-after=5 ${seconds} bash --noprofile --norc -c ${quote(body)}`
+    const sudo =
+      as === 'user' || this.become === 'nobody'
+        ? ''
+        : this.become === 'sudo'
+          ? 'sudo -n -- '
+          : "sudo -k -S -p '' -- "
+    const child = this.launch(sudo + bash)
+    child.stdin?.on('error', () => {}) // it ended before it had read everything; the exit code says why
+    return {
+      child,
+      first: as === 'root' && typeof this.become === 'object' ? `${this.become.password}\n` : '',
+    }
+  }
+}
+
+class Local extends Link {
+  label(name: string): string {
+    return `${name} (this computer)`
+  }
+  launch(command: string): ChildProcess {
+    return spawn('bash', ['--noprofile', '--norc', '-c', command], { stdio: 'pipe' })
+  }
+  fresh(_path: Path): Link {
+    const other = new Local()
+    other.become = this.become
+    return other
+  }
+  async close(): Promise<void> {}
+}
+
+/** Nobody is asked anything. */
+const QUIET = ['-o', 'BatchMode=yes', '-o', 'StrictHostKeyChecking=yes']
+
+class Ssh extends Link {
+  readonly target: SshTarget
+  readonly access: Pick<Access, 'interactive' | 'doorFile'>
+  #sockets: string | undefined
+
+  constructor(target: SshTarget, access: Pick<Access, 'interactive' | 'doorFile'>, path?: Path) {
+    super()
+    this.target = target
+    this.access = access
+    this.path = path ?? (target.tunnel && access.doorFile && existsSync(access.doorFile) ? 'tunnel' : 'here')
+  }
+
+  label(name: string): string {
+    const { user, host, port, tunnel } = this.target
+    const where = this.path === 'tunnel' && tunnel ? tunnel : port ? `${host}:${port}` : host
+    return `${name} (${user ? `${user}@` : ''}${where})`
+  }
+
+  #options(): string[] {
+    const { identityFile, configFile, knownHostsFile, alias, user, port } = this.target
+    return [
+      ...(configFile ? ['-F', configFile] : []),
+      ...(identityFile ? ['-i', identityFile, '-o', 'IdentitiesOnly=yes'] : []),
+      ...(user ? ['-l', user] : []),
+      ...(this.path === 'here' && port ? ['-p', String(port)] : []),
+      ...[
+        ...(alias ? [`HostKeyAlias=${alias}`, 'CheckHostIP=no'] : []),
+        `UserKnownHostsFile=${knownHostsFile}`,
+        'GlobalKnownHostsFile=/dev/null',
+        'ConnectTimeout=10',
+        'ServerAliveInterval=10',
+        'ServerAliveCountMax=3',
+        'ClearAllForwardings=yes',
+        'EscapeChar=none',
+        ...this.#through(),
+      ].flatMap((option) => ['-o', option]),
+    ]
+  }
+
+  /** The way to a machine behind another: a connection of the other's own, by the path that is left to it. */
+  #through(): string[] {
+    const { through } = this.target
+    if (!through) return []
+    const front = new Ssh(through.target, {
+      interactive: false,
+      ...(through.doorFile ? { doorFile: through.doorFile } : {}),
+    })
+    const words = [...front.#program(), ...front.#options(), ...QUIET, '-W', '[%h]:%p', front.#host()]
+    return [`ProxyCommand=${words.map(quote).join(' ')}`]
+  }
+
+  /** ssh, in the network in which the path begins. */
+  #program(): string[] {
+    const { tunnelNamespace } = this.target
+    return this.path === 'tunnel' && tunnelNamespace
+      ? ['ip', 'netns', 'exec', tunnelNamespace, 'ssh']
+      : ['ssh']
+  }
+
+  #host(): string {
+    return this.path === 'tunnel' ? (this.target.tunnel ?? this.target.host) : this.target.host
+  }
+
+  launch(command: string): ChildProcess {
+    const share =
+      this.#sockets === 'none' ? ['-o', 'ControlMaster=no', '-o', 'ControlPath=none'] : this.#share()
+    const [program, ...first] = this.#program()
+    return spawn(
+      program as string,
+      [...first, ...this.#options(), ...share, '-T', ...QUIET, this.#host(), '--', `exec ${command}`],
+      { stdio: 'pipe' },
+    )
+  }
+
+  /**
+   * One connection for each machine. The socket's path must stay short (104 bytes), and the directory private. It outlives us by
+   * seconds only: a log-in that nobody uses counts against the machine's limit (maxlogins).
+   */
+  #share(): string[] {
+    this.#sockets ??= mkdtempSync(join(tmpdir(), 'fk-'))
+    chmodSync(this.#sockets, 0o700)
+    return [
+      '-o',
+      'ControlMaster=auto',
+      '-o',
+      `ControlPath=${this.#sockets}/${this.path}`,
+      '-o',
+      'ControlPersist=5',
+    ]
+  }
+
+  /** Before the first connection: the machine's key is known, or a person compares it now. ssh itself asks. */
+  async trust(): Promise<void> {
+    const { knownHostsFile, alias } = this.target
+    if (!alias || known(knownHostsFile, alias)) return
+    if (!this.access.interactive)
+      throw new Fault(`The host key of ${this.target.host} is not known yet`, {
+        next:
+          'run ./task trust on a terminal and compare the fingerprint with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the machine,\n' +
+          `or add its key to ${knownHostsFile} as: ${alias} ssh-ed25519 AAAA…`,
+      })
+    mkdirSync(dirname(knownHostsFile), { recursive: true, mode: 0o700 })
+    const child = spawn(
+      'ssh',
+      [
+        ...this.#options(),
+        '-T',
+        '-o',
+        'StrictHostKeyChecking=ask',
+        '-o',
+        'HashKnownHosts=no',
+        this.#host(),
+        '--',
+        'true',
+      ],
+      {
+        stdio: ['inherit', 'inherit', 'inherit'],
+      },
+    )
+    const code = await new Promise<number>((resolve) =>
+      child.on('close', (c) => resolve(c ?? 255)).on('error', () => resolve(255)),
+    )
+    if (code !== 0 && !known(knownHostsFile, alias))
+      throw new Fault(`The host key of ${this.target.host} was not confirmed; nothing was run.`)
+  }
+
+  fresh(path: Path): Link {
+    const other = new Ssh(this.target, this.access, path)
+    other.become = this.become
+    other.#sockets = 'none'
+    return other
+  }
+
+  override move(path: Path): void {
+    if (!this.target.tunnel) return
+    this.path = path
+    const { doorFile } = this.access
+    if (!doorFile) return
+    if (path === 'tunnel') {
+      mkdirSync(dirname(doorFile), { recursive: true, mode: 0o700 })
+      writeFileSync(doorFile, 'This machine answers in its tunnel only.\n', { mode: 0o600 })
+    } else rmSync(doorFile, { force: true })
+  }
+
+  async close(): Promise<void> {
+    if (!this.#sockets || this.#sockets === 'none') return
+    for (const path of ['here', 'tunnel']) {
+      const socket = `${this.#sockets}/${path}`
+      if (!existsSync(socket)) continue
+      const child = spawn('ssh', ['-O', 'exit', '-o', `ControlPath=${socket}`, 'master'], { stdio: 'ignore' })
+      const late = setTimeout(() => child.kill('SIGKILL'), 3000)
+      await new Promise((resolve) => child.on('close', resolve).on('error', resolve))
+      clearTimeout(late)
+    }
+    rmSync(this.#sockets, { recursive: true, force: true })
+  }
+}
+
+function known(file: string, alias: string): boolean {
+  return (
+    existsSync(file) &&
+    readFileSync(file, 'utf8')
+      .split('\n')
+      .some((line) => line.split(' ')[0]?.split(',').includes(alias))
+  )
+}
+
+/** The usual reasons why ssh gives up, in words that say what to do. */
+export function unreachable(label: string, stderr: string, code: number): Fault {
+  const said = stderr.trim()
+  const rows: [RegExp, string, string][] = [
+    [
+      /REMOTE HOST IDENTIFICATION HAS CHANGED|Host key verification failed/,
+      `${label} is not the machine it was: its host key has changed`,
+      'find out why before anything else. If you reinstalled it yourself, take its line out of the known_hosts file (FK_KNOWN_HOSTS) and run again',
+    ],
+    [
+      /Permission denied/,
+      `${label} does not let us in`,
+      'name the right key in FK_SSH_KEY (or ssh-add it), and the right user in FK_HOST',
+    ],
+    [
+      // ssh keeps what the other ssh says to itself where a connection is shared.
+      /closed by UNKNOWN port/,
+      `${label} is behind another machine, and that does not let us through`,
+      'is the host up, and does the machine run on it? ./task doctor, then ./task vm-provision verify',
+    ],
+    [
+      /Could not resolve hostname/,
+      `${label} has a name that nobody knows`,
+      'check the spelling in FK_HOST, or use the address',
+    ],
+    [
+      /Connection refused/,
+      `${label} refuses the connection`,
+      'is sshd running there, and on this port? After host-firewall it answers in the tunnel only: wg-quick up',
+    ],
+    [
+      /timed out|No route to host|unreachable/,
+      `${label} does not answer`,
+      'is it switched on? After host-firewall it answers in the tunnel only: wg-quick up',
+    ],
+    [
+      /Not allowed at this time/,
+      `${label} is angry with this address for a while (PerSourcePenalties)`,
+      'wait a minute and run again',
+    ],
+    [
+      /No such file or directory.*bash|bash: not found|command not found/,
+      `${label} has no bash`,
+      'install bash there',
+    ],
+    [
+      /ended with 254$/, // so does sshd when PAM opens no session, and tells the client nothing else
+      `${label} knows us, but opens no session`,
+      'it is starting, or too many of our log-ins are still open (maxlogins): wait a minute and run again',
+    ],
+  ]
+  const ended = `ssh ended with ${code}`
+  const row = rows.find(([pattern]) => pattern.test(`${said}\n${ended}`))
+  return new Fault(row?.[1] ?? `${label} cannot be used: ${ended}`, {
+    said,
+    next: row?.[2] ?? 'try the same with plain ssh',
+  })
+}
+
+/** The first line of a private file, as a password. Throws a Fault when others can read it. */
+export function passwordFile(path: string): string {
+  const mode = statSync(path).mode & 0o077
+  if (mode) throw new Fault(`Others can read ${path}`, { next: `chmod 600 ${path}` })
+  return (readFileSync(path, 'utf8').split('\n')[0] ?? '').trimEnd()
+}

@@ -1,0 +1,39 @@
+// What a page is: its name, where it runs, and the list of facts it makes true.
+import type { Env, Pins, Site } from '../site/model.ts'
+import type { Facts } from './machine.ts'
+import type { Secrets } from '../ground/secret.ts'
+import type { Command } from '../ground/sh.ts'
+import type { Step } from './step.ts'
+
+/** What a page may use to write its steps. */
+export interface Context {
+  env: Env
+  site: Site
+  pins: Pins
+  machine: Facts
+  /** A secret of this site; `make` runs the first time it is needed, on the laptop. Plans and prints never ask for it. */
+  secrets: Secrets
+  /** Whether the laptop has a secret of this name. */
+  has: (name: string) => boolean
+  /** The directory of the site on the laptop: secrets, public keys, notes. */
+  state: string
+}
+
+export type Layer = 'L0' | 'L1' | 'L2' | 'L3' | 'L4' | '✦' | 'L5' | 'L6'
+
+export interface About {
+  layer: Layer
+  on: 'laptop' | 'host' | 'node'
+  /** The one machine of them that is meant, by its name. */
+  at?: string
+  /** Read-only bash that runs once before the checks of this page: its variables, functions and $FK_TMP are theirs. */
+  prepare?: Command
+}
+
+export interface Page extends About {
+  /** `00-host-harden` */
+  name: string
+  file: string
+  summary: string
+  steps: (context: Context) => Step[]
+}

@@ -1,0 +1,89 @@
+// The three kinds of step. A script is a list of them.
+import type { Artifact } from './download.ts'
+import type { Command } from '../ground/sh.ts'
+
+/**
+ * One requirement of a security guide that a step makes true, reported by itself.
+ * `check` prints what it found and exits 0 (holds), 100 (does not apply here, and says why), 101 (will hold after a reboot)
+ * or anything else (does not hold). `from` names where the requirement comes from.
+ */
+export interface Control {
+  id: string
+  title: string
+  check: Command
+  from: string[]
+  /** A reason why this control may fail, from config/host/waivers.yaml. */
+  waived?: string
+}
+
+/** `api`: the way in is that of the cluster. */
+export type Door = 'ssh' | 'pam' | 'sudo' | 'wireguard' | 'firewall' | 'api'
+
+interface Named {
+  /** A fact, in an owner's words: what will be true. */
+  name: string
+  /** One sentence for the reader: why it should be. */
+  why?: string
+  controls?: Control[]
+  /** The step could close the door it came through: it runs inside a transaction that takes itself back. */
+  door?: Door
+}
+
+/** A file that a change step lands, so that a plan can show the difference and a rehearsal can write it out. */
+export interface Landing {
+  path: string
+  text: string | undefined
+  /** What may be seen of a secret text. */
+  shown?: string
+  /** sha256 of the text. */
+  digest: string | undefined
+  mode: string
+  owner: string
+  test: Command | undefined
+}
+
+/** The machine can be made to agree: when `check` does not hold, the commands of `apply` run, then `check` is asked again. */
+export interface Change extends Named {
+  check: Command
+  apply: Command[]
+  /** Only for what the record on the machine cannot take back by itself. */
+  undo?: Command[]
+  /** Runs when `apply` failed half way. */
+  recover?: Command[]
+  /** Seconds that each command of `apply` may take. Default 300. */
+  seconds?: number
+  /** Standard output of `command` is stored age-encrypted on the laptop under `name`, after `apply`. */
+  save?: {
+    name: string
+    command: Command
+    /** What the laptop has is never replaced by something else: then the step fails. */
+    once?: boolean
+  }
+  landing?: Landing
+  /** What another machine of the site makes true before `apply`, and after it, also when `apply` failed. */
+  around?: { on: string; before: Step[]; after: Step[] }
+  /** Before `apply` the laptop fetches and proves this file and sends it; `apply` names it with image_land. */
+  brings?: { artifact: Artifact; to: string }
+}
+
+/** Only a person can make it so: `help` says how. */
+export interface Demand extends Named {
+  check: Command
+  help: string
+  /** It holds for this run when somebody types exactly this: what is about to be destroyed, by its name. */
+  typed?: string
+}
+
+/** It becomes true by itself; asked again until `seconds` have passed. */
+export interface Wait extends Named {
+  until: Command
+  seconds: number
+}
+
+export type Step = Change | Demand | Wait
+
+export const isChange = (step: Step): step is Change => 'apply' in step
+export const isWait = (step: Step): step is Wait => 'until' in step
+
+/** The one question a step asks. */
+export const question = (step: Step): Command => (isWait(step) ? step.until : step.check)

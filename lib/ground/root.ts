@@ -1,0 +1,9 @@
+// Where this kit lies on the laptop, and its files as text. No other file works out a path from where its own code stands.
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+/** The directory of the kit. */
+export const root = join(import.meta.dirname, '../..')
+
+/** The text of a file of the kit, by its path from the root. */
+export const read = (path: string): string => readFileSync(join(root, path), 'utf8')

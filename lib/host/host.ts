@@ -1,0 +1,113 @@
+// In what one host differs from another: the values of its files, its packages, and the controls that ask for them.
+import { parse } from 'yaml'
+import { read } from '../ground/root.ts'
+import { hostRequirements } from './controls.ts'
+import type { Context } from '../engine/page.ts'
+import type { Control } from '../engine/step.ts'
+import { waiversFor } from '../site/waivers.ts'
+
+type Values = Record<string, string | number>
+
+export interface Host {
+  /** Who logs in. */
+  user: string
+  /** Members may log in. */
+  group: string
+  /** A Raspberry Pi starts by its firmware, without GRUB. */
+  isPi: boolean
+  /** The controls of one step of config/host/controls.yaml. */
+  controls: (step: string) => Control[]
+  packages: { watchers: string[]; unwanted: string[] }
+  /** Arguments of the kernel where one line is the whole configuration. */
+  piArguments: string[]
+  /** What `{{ name }}` stands for, file by file. */
+  values: Record<'sysctl' | 'forwarding' | 'modprobe' | 'sshd', Values>
+  usbRules: string
+  auditRules: string
+  /** Marks of AppArmor profiles that enforce nothing, as an extended regular expression. */
+  slackProfiles: string
+}
+
+const configured = (name: string) => read(`config/host/${name}`)
+const blocked = (...modules: string[]) =>
+  modules.map((m) => `install ${m} /bin/false\nblacklist ${m}`).join('\n')
+
+/**
+ * What is fixed for one host. On a machine that is host and node in one (a Pi), the values that a CNI or a runtime of containers
+ * needs are the node's; everywhere else the host forwards nothing and believes nobody.
+ */
+export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Host {
+  const spec = site.machines.find((m) => m.name === machine.name)
+  const isNode = spec?.roles.includes('node') ?? false
+  const isUbuntu = machine.os.startsWith('ubuntu')
+  const guests = site.nodes !== undefined
+  const usbVault = site.vault.disk === '' || site.vault.disk.includes('/usb-')
+  const on = isNode ? 0 : 1
+  const kernel = { kptr_restrict: isNode ? 1 : 2, rp_filter: on, log_martians: on, arp_ignore: on }
+  const forward = isNode ? 1 : 0
+  const group = site.admin.group
+  // OpenSSH 9.6 of Ubuntu 24.04 does not know the first, and refuses a whole file over a name that it does not know.
+  const kex = [
+    isUbuntu ? [] : 'mlkem768x25519-sha256',
+    'sntrup761x25519-sha512@openssh.com',
+    'curve25519-sha256',
+    'curve25519-sha256@libssh.org',
+  ]
+    .flat()
+    .join(',')
+  const values: Values = {
+    ...kernel,
+    group,
+    kex,
+    forward,
+    bridge: site.nodes?.bridge ?? '',
+    tcp_forwarding: guests ? 'local' : 'no',
+    ssh_port: spec?.port ?? 22,
+    tunnel_port: site.tunnel.port,
+  }
+  return {
+    user: machine.user || 'root',
+    group,
+    isPi: machine.os.startsWith('raspios'),
+    controls: hostRequirements.controlsFor({
+      values,
+      traits: [machine.os, machine.arch, ...(spec?.roles ?? [])],
+      waivers: waiversFor(site),
+    }),
+    packages: parse(configured('packages.yaml')) as Host['packages'],
+    piArguments: configured('cmdline-pi.txt').trim().split(' '),
+    values: {
+      sysctl: {
+        ...kernel,
+        mmap_entropy:
+          machine.arch === 'amd64'
+            ? 'vm.mmap_rnd_bits = 32\nvm.mmap_rnd_compat_bits = 16'
+            : '# How random mappings can be differs between arm64 kernels: the default stays.',
+      },
+      forwarding: { forward },
+      modprobe: {
+        squashfs: isNode ? '# Not blocked: images of the node may be squashfs.' : blocked('squashfs'),
+        usb_storage: usbVault ? '# Not blocked: the vault is a USB disk.' : blocked('usb-storage', 'uas'),
+      },
+      sshd: {
+        group,
+        kex,
+        forwarding: guests
+          ? 'AllowTcpForwarding local\nPermitOpen *:22'
+          : 'DisableForwarding yes\nAllowTcpForwarding no',
+        forwarding_why: guests
+          ? 'administrators reach the guests through the host, by port 22 only'
+          : 'nothing',
+      },
+    },
+    usbRules: configured('usbguard.rules')
+      .trimEnd()
+      .replace(
+        '{{ disks }}',
+        usbVault ? configured('usbguard-disks.rules').trimEnd() : '# None: the vault is no USB disk.',
+      ),
+    auditRules: machine.arch === 'arm64' ? '30-fortress-arm64.rules' : '30-fortress.rules',
+    // On Ubuntu an unconfined profile is what lets a program make user namespaces; elsewhere it does nothing.
+    slackProfiles: `flags *= *\\(.*(${isUbuntu ? 'complain' : 'complain|unconfined'})`,
+  }
+}

@@ -1,0 +1,370 @@
+// The settings of a run: FK_ variables, the site document and the pins, read once and checked whole.
+import { createHash } from 'node:crypto'
+import fs from 'node:fs'
+import { createRequire } from 'node:module'
+import os from 'node:os'
+import path from 'node:path'
+import type { Env, Site, PerArch, Pins, Config } from './model.ts'
+import { root as kit } from '../ground/root.ts'
+import type { Fault, JsonSchema, Partially, Problem } from '../ground/document.ts'
+
+export type { Fault } from '../ground/document.ts'
+
+/** Everything that is wrong with the configuration; the message is the whole text for a person. */
+export class ConfigError extends Error {
+  override name = 'ConfigError'
+  readonly faults: Fault[]
+
+  constructor(faults: Fault[]) {
+    const files = [...new Set(faults.map((fault) => fault.file))]
+    const count = faults.length === 1 ? '1 problem' : `${faults.length} problems`
+    const { describe } = load('../ground/document.ts') as typeof import('../ground/document.ts')
+    super([`${files.join(', ')}: ${count}; nothing was run`, ...faults.map(describe)].join('\n'))
+    this.faults = faults
+  }
+}
+
+// Libraries and checkers are loaded when they are needed: what was checked before starts in a fifth of the time.
+const load = createRequire(import.meta.url)
+
+/** Whether faults are told with the place in the code where they happened: the variable DEBUG. */
+export const debug = (): boolean => Boolean(process.env['DEBUG'])
+
+/**
+ * Reads and checks the whole configuration.
+ *
+ * - `env`: the environment (process.env); what it says wins over `root`/.env, and an empty value means "not set".
+ * - `root`: the directory with .env and config/ (the kit's own).
+ * - `site`: the name of a site, in place of FK_SITE.
+ *
+ * Throws ConfigError with every fault. Writes nothing but a cache of valid results in `root`/.cache.
+ */
+export function loadConfig(
+  options: { env?: Record<string, string | undefined>; root?: string; site?: string } = {},
+): Config {
+  const root = path.resolve(options.root ?? kit)
+  const schema = {
+    env: readSchema('env.json'),
+    site: readSchema('site.json'),
+    pins: readSchema('versions.json'),
+  }
+  const variables = schema.env.json as unknown as EnvSchema
+  const settings = readSettings(root, options.env ?? process.env, variables)
+  const said = settings.values['FK_SITE']!
+  // The lab's machine has secrets and a disk of its own: it is never taken for the one at home.
+  const usual: Setting =
+    said.file === 'default' && settings.values['FK_HOST']?.value === 'lab' ? { ...said, value: 'lab' } : said
+  const chosen: Setting = options.site === undefined ? usual : { value: options.site, file: '--site' }
+  const site = chooseSite(root, chosen)
+  const pins = read(root, 'config/versions.yaml')
+
+  const inputs = [
+    ...Object.values(schema).map(({ text }) => text),
+    ...['site/config.ts', 'ground/document.ts', 'site/rules.ts', 'ground/address.ts'].map((name) =>
+      fs.readFileSync(path.join(kit, 'lib', name), 'utf8'),
+    ),
+    JSON.stringify([settings, chosen, site, pins, root, os.homedir()]),
+  ]
+  const key = createHash('sha256').update(inputs.join('\0')).digest('hex')
+  const cache = path.join(root, '.cache', 'config')
+  const known = recall(cache, key) as Config | undefined
+  if (known !== undefined) return known
+
+  const { formats, pinProblems, siteProblems } = load('./rules.ts') as typeof import('./rules.ts')
+  const { checkDocument } = load('../ground/document.ts') as typeof import('../ground/document.ts')
+  const faults: Fault[] = []
+  const check = <T>(source: Text, json: JsonSchema, rules: (found: Partially<T>) => Iterable<Problem>): T => {
+    if ('unreadable' in source) {
+      faults.push({ file: source.file, path: '', reason: source.unreadable })
+      return {} as T
+    }
+    const checked = checkDocument(source.file, source.text, json, formats, rules)
+    faults.push(...checked.faults)
+    return checked.document
+  }
+  const value = {
+    site: site.text && check<Site>(site.text, schema.site.json, (found) => siteProblems(found, site.name)),
+    pins: check<Pins>(pins, schema.pins.json, pinProblems),
+    env: checkEnv(root, settings, variables),
+  }
+  const byLine = (a: Fault, b: Fault): number => a.file.localeCompare(b.file) || (a.line ?? 0) - (b.line ?? 0)
+  faults.push(...[...site.faults, ...settings.faults].sort(byLine))
+  if (value.site === undefined || faults.length > 0) throw new ConfigError(faults)
+
+  const config = { ...value, site: value.site, env: { ...value.env, FK_SITE: site.name } }
+  for (const pin of Object.values(config.pins)) {
+    pin.url = fillVersion(pin.url, pin.version)
+    if (pin.signature !== undefined) pin.signature.url = fillVersion(pin.signature.url, pin.version)
+  }
+  remember(root, cache, key, config)
+  return config
+}
+
+/**
+ * Throws ConfigError with what `check` finds in documents that are made of the configuration. What was found good is not checked
+ * again: `inputs` are all that it depends on beside the files named in `code`, paths in this repository.
+ */
+export function accept(inputs: unknown, code: string[], check: () => Fault[]): void {
+  const texts = code.map((name) => fs.readFileSync(path.join(kit, name), 'utf8'))
+  const key = createHash('sha256')
+    .update([JSON.stringify(inputs), ...texts].join('\0'))
+    .digest('hex')
+  const cache = path.join(kit, '.cache', 'config')
+  if (recall(cache, key) === true) return
+  const faults = check()
+  if (faults.length > 0) throw new ConfigError(faults)
+  remember(kit, cache, key, true)
+}
+
+interface EnvVariable {
+  type: 'string' | 'integer' | 'boolean' | 'array'
+  description: string
+  when: string
+  /** The value is a path: of a file that exists, of one that nobody else can read as well, or of anything. */
+  path?: 'file' | 'private' | 'any'
+  /** Set by the kit for its own parts; accepted and left alone. */
+  internal?: true
+  default?: unknown
+  examples: string[]
+}
+type EnvSchema = { properties: Record<string, EnvVariable> }
+
+const schemas = new Map<string, { text: string; json: JsonSchema }>()
+
+// The same object every time, so that it is compiled once in a process.
+function readSchema(name: string): { text: string; json: JsonSchema } {
+  const known = schemas.get(name)
+  if (known !== undefined) return known
+  const text = fs.readFileSync(path.join(kit, 'config', 'schema', name), 'utf8')
+  const schema = { text, json: JSON.parse(text) as JsonSchema }
+  schemas.set(name, schema)
+  return schema
+}
+
+type Text = { file: string; text: string } | { file: string; unreadable: string }
+
+function read(root: string, file: string): Text {
+  let bytes: Buffer
+  try {
+    bytes = fs.readFileSync(path.join(root, file))
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code
+    return { file, unreadable: code === 'ENOENT' ? 'is missing' : `cannot be read (${code})` }
+  }
+  try {
+    return { file, text: new TextDecoder('utf-8', { fatal: true }).decode(bytes) }
+  } catch {
+    return { file, unreadable: 'is not UTF-8 text' }
+  }
+}
+
+function chooseSite(root: string, chosen: Setting): { name: string; text?: Text; faults: Fault[] } {
+  const name = chosen.value
+  const there = siteNames(root)
+  if (there.includes(name)) return { name, text: read(root, `config/sites/${name}.yaml`), faults: [] }
+  const { nearest } = load('../ground/nearest.ts') as typeof import('../ground/nearest.ts')
+  const suggestion = nearest(name, there)
+  const known = there.length === 0 ? 'there is none' : `there are ${there.join(', ')}`
+  const fault: Fault = {
+    file: chosen.file,
+    line: chosen.line,
+    path: chosen.file === '--site' ? '' : 'FK_SITE',
+    reason: `${JSON.stringify(name)} names no document in config/sites (${known})`,
+    suggestion,
+  }
+  return { name, faults: [fault] }
+}
+
+/** The names of the site documents in `root`/config/sites, sorted. */
+export function siteNames(root: string = kit): string[] {
+  try {
+    const files = fs.readdirSync(path.join(root, 'config', 'sites'))
+    return files.flatMap((file) => (file.endsWith('.yaml') ? [file.slice(0, -5)] : [])).sort()
+  } catch {
+    return []
+  }
+}
+
+// The cache is trusted only when nobody else can write to it, and never needed: every failure means "check again".
+function recall(directory: string, key: string): unknown {
+  try {
+    const { mode, uid } = fs.lstatSync(directory)
+    if ((mode & 0o170000) !== 0o040000 || (mode & 0o022) !== 0 || uid !== process.getuid?.()) return undefined
+    return JSON.parse(fs.readFileSync(path.join(directory, `${key}.json`), 'utf8')) as unknown
+  } catch {
+    return undefined
+  }
+}
+
+function remember(root: string, directory: string, key: string, value: unknown): void {
+  try {
+    // In somebody's checkout root would leave a directory that they cannot write.
+    if (fs.statSync(root).uid !== process.getuid?.()) return
+    fs.mkdirSync(directory, { recursive: true, mode: 0o700 })
+    for (const name of fs.readdirSync(directory).slice(0, -15))
+      fs.rmSync(path.join(directory, name), { force: true })
+    const candidate = path.join(directory, `${key}.${process.pid}`)
+    fs.writeFileSync(candidate, JSON.stringify(value), { mode: 0o600, flag: 'wx' })
+    fs.renameSync(candidate, path.join(directory, `${key}.json`))
+  } catch {
+    // A read-only checkout is checked anew on every run.
+  }
+}
+
+interface Setting {
+  value: string
+  /** `.env`, `environment`, `--site` or `default`. */
+  file: string
+  line?: number | undefined
+}
+interface Settings {
+  values: Record<string, Setting>
+  faults: Fault[]
+  /** Of each variable that names a file: the mode, or why there is none; a checked result is good for these only. */
+  files: Record<string, number | string>
+}
+
+function readSettings(root: string, env: Record<string, string | undefined>, schema: EnvSchema): Settings {
+  const site: Setting = { value: String(schema.properties['FK_SITE']!.default), file: 'default' }
+  const settings: Settings = { values: {}, faults: [], files: {} }
+  const { values, faults, files } = settings
+  const names = Object.keys(schema.properties)
+  const set = (name: string, value: string, file: string, line?: number): void => {
+    if (names.includes(name)) {
+      // An empty value takes back what .env says.
+      if (value.trim() === '') delete values[name]
+      else if (!schema.properties[name]!.internal) values[name] = { value: value.trim(), file, line }
+      return
+    }
+    const { nearest } = load('../ground/nearest.ts') as typeof import('../ground/nearest.ts')
+    const suggestion = names.includes(`FK_${name}`) ? `FK_${name}` : nearest(name, names)
+    const ours = /^FK_/i.test(name) || suggestion !== undefined
+    const reason = ours ? 'is not a known variable' : 'has no effect here: set it in your shell'
+    faults.push({ file, line, path: name, reason, suggestion })
+  }
+
+  const dotenv = read(root, '.env')
+  if ('text' in dotenv) readDotenv(dotenv.text, set, faults)
+  else if (dotenv.unreadable !== 'is missing')
+    faults.push({ file: '.env', path: '', reason: dotenv.unreadable })
+  for (const [name, value] of Object.entries(env))
+    if (value !== undefined && /^FK_/i.test(name)) set(name, value, 'environment')
+
+  values['FK_SITE'] ??= site
+  for (const [name, setting] of Object.entries(values)) {
+    const { path: kind } = schema.properties[name]!
+    if (kind === undefined) continue
+    setting.value = absolute(setting.value, setting.file === '.env' ? root : process.cwd())
+    if (kind !== 'any') files[name] = fileMode(setting.value)
+  }
+  return settings
+}
+
+function readDotenv(
+  text: string,
+  set: (name: string, value: string, file: string, line: number) => void,
+  faults: Fault[],
+): void {
+  const { parse } = load('dotenv') as typeof import('dotenv')
+  const seen = new Map<string, number>()
+  for (const [index, content] of text.split(/\r\n|\n|\r/).entries()) {
+    if (/^\s*(#|$)/.test(content)) continue
+    const line = index + 1
+    const wrong = (name: string, reason: string): void => {
+      faults.push({ file: '.env', line, path: name, reason })
+    }
+    // One line at a time: a quote that is left open must not swallow the settings below it.
+    const [[name, value] = ['', '']] = Object.entries(parse(content))
+    const quote = /=\s*(["'`])/.exec(content)?.[1]
+    const first = seen.get(name)
+    if (name === '') wrong('', 'is not NAME=value')
+    else if (quote !== undefined && value.startsWith(quote)) wrong(name, `has no closing ${quote}`)
+    else if (first !== undefined) wrong(name, `is set twice; first in line ${first}`)
+    else set(name, value, '.env', line)
+    if (first === undefined) seen.set(name, line)
+  }
+}
+
+function absolute(value: string, base: string): string {
+  return value === '~' || value.startsWith('~/')
+    ? path.join(os.homedir(), value.slice(1))
+    : path.resolve(base, value)
+}
+
+function fileMode(file: string): number | string {
+  try {
+    const { mode } = fs.statSync(file)
+    return (mode & 0o170000) === 0o040000 ? 'is a directory' : mode & 0o777
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code
+    return code === 'ENOENT' || code === 'ENOTDIR' ? 'does not exist' : `cannot be read (${code})`
+  }
+}
+
+function checkEnv(root: string, settings: Settings, schema: EnvSchema): Env {
+  const values: Record<string, unknown> = {}
+  for (const [name, { value }] of Object.entries(settings.values)) {
+    const { type } = schema.properties[name]!
+    if (type === 'integer' && /^-?[0-9]{1,15}$/.test(value)) values[name] = Number(value)
+    else if (type === 'boolean' && /^(1|true|yes|0|false|no)$/i.test(value))
+      values[name] = /^(1|true|yes)$/i.test(value)
+    else if (type === 'array') values[name] = value.split(',').flatMap((word) => word.trim() || [])
+    else values[name] = value
+  }
+  const { checkSchema } = load('../ground/document.ts') as typeof import('../ground/document.ts')
+  const { formats } = load('./rules.ts') as typeof import('./rules.ts')
+  const { problems } = checkSchema(schema as unknown as JsonSchema, formats, values)
+  for (const [name, fact] of Object.entries(settings.files)) {
+    const file = settings.values[name]!.value
+    if (typeof fact === 'string') problems.push({ path: [name], reason: `${fact}: ${file}` })
+    else if (schema.properties[name]!.path === 'private' && (fact & 0o077) !== 0)
+      problems.push({ path: [name], reason: `can be read by others; run: chmod 600 ${file}` })
+  }
+  for (const { path: at, reason, suggestion } of problems) {
+    const name = String(at[0])
+    const { file, line } = settings.values[name]!
+    settings.faults.push({ file, line, path: name, reason, suggestion })
+  }
+  // A default may stand on another variable, and is a path of the checkout otherwise.
+  for (const [name, { path: kind, default: preset }] of Object.entries(schema.properties)) {
+    if (kind === undefined || preset === undefined || settings.values[name] !== undefined) continue
+    values[name] = absolute(
+      String(preset).replace(/\$(FK_[A-Z_]+)/g, (_, other: string) => String(values[other])),
+      root,
+    )
+  }
+  return values as unknown as Env
+}
+
+/** The text of .env.example: every variable with what it is, when to change it, and its default. */
+export function envExample(): string {
+  const { properties } = readSchema('env.json').json as unknown as EnvSchema
+  const lines = [
+    'Settings of one person and one laptop. Copy this file to .env and uncomment what you change.',
+    'What your shell sets wins over .env. Generated from config/schema/env.json.',
+  ].map((line) => `# ${line}`)
+  for (const [name, { description, when, internal, default: preset, examples }] of Object.entries(
+    properties,
+  )) {
+    if (internal) continue
+    lines.push('', ...wrap(description), ...wrap(`Change it when: ${when[0]!.toLowerCase()}${when.slice(1)}`))
+    if (preset !== undefined && String(preset) !== '') lines.push(`# Default: ${String(preset)}`)
+    lines.push(`#${name}=${examples[0]!}`)
+  }
+  return `${lines.join('\n')}\n`
+}
+
+function wrap(text: string): string[] {
+  return text
+    .replace(/(.{1,98})(?: |$)/g, '# $1\n')
+    .trimEnd()
+    .split('\n')
+}
+
+function fillVersion(urls: PerArch, version: string): PerArch {
+  // k3s writes + in its tags; in a URL that is a space to some servers.
+  const text = encodeURIComponent(version)
+  return Object.fromEntries(
+    Object.entries(urls).map(([arch, url]) => [arch, url.replaceAll('{version}', text)]),
+  )
+}

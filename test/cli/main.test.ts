@@ -1,0 +1,289 @@
+import assert from 'node:assert/strict'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { createReport } from '../../lib/engine/report.ts'
+import { order, runAll } from '../../lib/cli/graph.ts'
+import { Fault } from '../../lib/ground/fault.ts'
+import { type Call, type Task, type Taskfile, NotHere } from '../../lib/cli/taskfile.ts'
+import { flags } from '../../lib/cli/flags.ts'
+import { list } from '../../lib/cli/main.ts'
+import { pages } from '../../lib/cli/scripts.ts'
+import taskfile from '../../Taskfile.ts'
+
+const call = (argv: string[] = [], signal = new AbortController().signal): Call => ({
+  name: 'build-all',
+  argv,
+  signal,
+  together: false,
+  live: false,
+})
+
+test('pages are listed in running order, each with its first comment line', () => {
+  const dir = mkdtempSync(join(tmpdir(), 'fk-'))
+  mkdirSync(join(dir, 'scripts'))
+  writeFileSync(
+    join(dir, 'scripts/13-vm-provision.ts'),
+    '// A machine that is replaced, not mended.\nexport default 1\n',
+  )
+  writeFileSync(
+    join(dir, 'scripts/00-host-harden.ts'),
+    '#!/usr/bin/env tsx\n// A host that answers only to its owner.\n// More.\n',
+  )
+  writeFileSync(join(dir, 'scripts/notes.md'), '// no page\n')
+  writeFileSync(join(dir, 'scripts/20-mute.ts'), 'export default 1\n')
+  assert.deepEqual(pages(dir), [
+    {
+      number: '00',
+      name: 'host-harden',
+      file: 'scripts/00-host-harden.ts',
+      summary: 'A host that answers only to its owner.',
+    },
+    {
+      number: '13',
+      name: 'vm-provision',
+      file: 'scripts/13-vm-provision.ts',
+      summary: 'A machine that is replaced, not mended.',
+    },
+    { number: '20', name: 'mute', file: 'scripts/20-mute.ts', summary: '' },
+  ])
+  rmSync(dir, { recursive: true })
+})
+
+test('a checkout without pages has none', () => {
+  assert.deepEqual(pages('/nonexistent'), [])
+})
+
+test('the list has a section for each group and one for the pages', () => {
+  const file: Taskfile = {
+    Everything: {
+      'build-all': { does: 'build everything' },
+      'undo-all': { does: 'take it back', takes: '[MACHINE]' },
+    },
+    Ourselves: { test: { does: 'the tests' } },
+  }
+  const page = {
+    number: '00',
+    name: 'host-harden',
+    file: 'scripts/00-host-harden.ts',
+    summary: 'A host that answers only to its owner.',
+  }
+  assert.equal(
+    list(file, [page]),
+    `./task NAME, and ./task NAME --help says more.
+
+Everything
+  build-all           build everything
+  undo-all [MACHINE]  take it back
+
+Ourselves
+  test                the tests
+
+One page, by name or number: [plan|apply|verify|undo|print]
+  00 host-harden      A host that answers only to its owner.
+`,
+  )
+})
+
+test('no page bears the name of a task', () => {
+  const names = Object.values(taskfile).flatMap((tasks) => Object.keys(tasks))
+  assert.deepEqual(
+    pages().filter(({ name, number }) => names.includes(name) || names.includes(number)),
+    [],
+  )
+})
+
+test('every need in the Taskfile exists, and none needs itself', () => {
+  const tasks: Record<string, Task> = Object.assign({}, ...Object.values(taskfile))
+  for (const name of Object.keys(tasks)) assert.ok(order(tasks, name).includes(name))
+})
+
+const does = ''
+for (const [title, tasks, start, want] of [
+  ['a task alone', { a: { does } }, 'a', ['a']],
+  ['a chain', { a: { does, needs: ['b'] }, b: { does, needs: ['c'] }, c: { does } }, 'a', ['c', 'b', 'a']],
+  [
+    'a need of two is run once',
+    { a: { does, needs: ['b', 'c'] }, b: { does, needs: ['d'] }, c: { does, needs: ['d'] }, d: { does } },
+    'a',
+    ['d', 'b', 'c', 'a'],
+  ],
+] as [string, Record<string, Task>, string, string[]][])
+  test(`needs come first: ${title}`, () => assert.deepEqual(order(tasks, start), want))
+
+for (const [title, tasks, start, message] of [
+  ['itself', { a: { does, needs: ['a'] } }, 'a', 'These tasks need each other in a circle: a → a'],
+  [
+    'a circle beyond the start',
+    { a: { does, needs: ['b'] }, b: { does, needs: ['c'] }, c: { does, needs: ['b'] } },
+    'a',
+    'These tasks need each other in a circle: b → c → b',
+  ],
+  [
+    'a misspelt need',
+    { check: { does, needs: ['tpyes'] }, types: { does } },
+    'check',
+    "check needs 'tpyes', and there is no such task. Did you mean types?",
+  ],
+  [
+    'an unknown need',
+    { check: { does, needs: ['xyzzy'] } },
+    'check',
+    "check needs 'xyzzy', and there is no such task.",
+  ],
+] as [string, Record<string, Task>, string, string][])
+  test(`refused: ${title}`, () => assert.throws(() => order(tasks, start), { message }))
+
+for (const [argv, message] of [
+  [['--vrebose'], "build-all has no flag '--vrebose'; did you mean --verbose?\nNothing was run."],
+  [
+    ['--qqq'],
+    "build-all has no flag '--qqq': it knows --yes, --json, --verbose, --site, --format\nNothing was run.",
+  ],
+  [
+    ['-n'],
+    "build-all has no flag '-n': it knows --yes, --json, --verbose, --site, --format\nNothing was run.",
+  ],
+  [['--site'], '--site needs a name\nNothing was run.'],
+  [['--site='], '--site needs a name\nNothing was run.'],
+  [['--site', 'a', '--site', 'b'], '--site is given twice\nNothing was run.'],
+  [
+    ['now', '--jsno'],
+    "build-all has no flag '--jsno'; did you mean --json?\nbuild-all takes no words: 'now' is too much\nNothing was run.",
+  ],
+] as const)
+  test(`refused: build-all ${argv.join(' ')}`, () =>
+    assert.throws(() => flags(call([...argv]), []), { message }))
+
+test('a task knows only its own flags', () => {
+  assert.throws(() => flags(call(['--site', 'x']), [], ['json', 'verbose']), {
+    message: "build-all has no flag '--site': it knows --json, --verbose\nNothing was run.",
+  })
+})
+
+test('flags and words are told apart', () => {
+  assert.deepEqual(flags(call(['fortress', '--yes', '--site', '012', '--json']), ['[MACHINE]']), {
+    words: ['fortress'],
+    yes: true,
+    json: true,
+    verbose: false,
+    site: '012',
+    format: undefined,
+    layer: undefined,
+    bench: false,
+    configDir: undefined,
+  })
+})
+
+/** Runs tasks of which each notes its name when it begins, and answers when it is let. */
+async function scheduled(
+  needs: Record<string, string[]>,
+  outcome: Record<string, number | Error>,
+  limit: number,
+  keepGoing = false,
+) {
+  let now = 0
+  const events: string[] = []
+  let most = 0
+  const tasks: Record<string, Task> = Object.fromEntries(
+    Object.entries(needs).map(([name, needed]) => [
+      name,
+      {
+        does: `do ${name}`,
+        needs: needed,
+        run: async () => {
+          most = Math.max(most, ++now)
+          events.push(`+${name}`)
+          await new Promise((resolve) => setTimeout(resolve, 5 * name.length))
+          events.push(`-${name}`)
+          now -= 1
+          const result = outcome[name] ?? 0
+          if (result instanceof Error) throw result
+          return result
+        },
+      },
+    ]),
+  )
+  const text: string[] = []
+  const report = createReport({ stdout: { write: (t) => text.push(t) }, tty: false })
+  const last = Object.keys(needs).at(-1) as string
+  const code = await runAll(order(tasks, last), tasks, report, call(), limit, keepGoing)
+  return { code, events, most, text: text.join('') }
+}
+
+test('what does not depend on each other runs at once, up to the limit', async () => {
+  const needs = { a: [], b: [], c: [], all: ['a', 'b', 'c'] }
+  assert.equal((await scheduled(needs, {}, 2)).most, 2)
+  assert.equal((await scheduled(needs, {}, 8)).most, 3)
+  assert.deepEqual((await scheduled(needs, {}, 1)).events, [
+    '+a',
+    '-a',
+    '+b',
+    '-b',
+    '+c',
+    '-c',
+    '+all',
+    '-all',
+  ])
+})
+
+test('after a failure nothing new begins, and what runs may end', async () => {
+  const { code, events, text } = await scheduled(
+    { a: [], slow: [], next: ['a'], all: ['next', 'slow'] },
+    { a: new Fault('the disk is full', { ran: 'make a', said: 'no space left', next: 'make room' }) },
+    2,
+  )
+  assert.equal(code, 1)
+  assert.deepEqual(events, ['+a', '+slow', '-a', '-slow'])
+  assert.equal(
+    text,
+    `failed   1/4 a: do a
+  ran:   make a
+  said:  no space left
+  next:  make room
+ok       2/4 slow: do slow
+not started: next, all
+`,
+  )
+})
+
+test('a task that keeps going runs all that can still run', async () => {
+  const { code, events } = await scheduled({ a: [], b: [], onA: ['a'], all: ['onA', 'b'] }, { a: 1 }, 1, true)
+  assert.equal(code, 1)
+  assert.deepEqual(events, ['+a', '-a', '+b', '-b'])
+})
+
+test('a check that cannot be made here is passed over, and said', async () => {
+  const text: string[] = []
+  const report = createReport({ stdout: { write: (t) => text.push(t) }, tty: false })
+  const absent = () => {
+    throw new NotHere('shellcheck is not installed')
+  }
+  const tasks: Record<string, Task> = {
+    plans: { does: 'the plans are sound', run: absent },
+    all: { does, needs: ['plans'], run: () => 0 },
+  }
+  assert.equal(await runAll(['plans', 'all'], tasks, report, call(), 2), 0)
+  assert.equal(
+    text.join(''),
+    'n/a      1/2 plans: the plans are sound\n           shellcheck is not installed\nok       2/2 all: \n',
+  )
+})
+
+test('pending changes are told by exit code 2, and a failure is worse', async () => {
+  assert.equal((await scheduled({ a: [], b: ['a'] }, { a: 2 }, 1)).code, 2)
+  assert.equal((await scheduled({ a: [], b: [], c: ['a', 'b'] }, { a: 2, b: 1 }, 2)).code, 1)
+})
+
+test('after Ctrl-C nothing new begins', async () => {
+  const stop = new AbortController()
+  const begun: string[] = []
+  const tasks: Record<string, Task> = {
+    a: { does, run: () => (begun.push('a'), stop.abort(), 0) },
+    b: { does, needs: ['a'], run: () => (begun.push('b'), 0) },
+  }
+  const report = createReport({ stdout: { write: () => true } })
+  await runAll(['a', 'b'], tasks, report, call([], stop.signal), 2)
+  assert.deepEqual(begun, ['a'])
+})

@@ -1,0 +1,100 @@
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import { file } from '../../lib/engine/file.ts'
+import { Secret } from '../../lib/ground/secret.ts'
+
+describe('a file that could not land whole is refused when the page is written', () => {
+  const cases: [string, () => unknown, string][] = [
+    ['a relative path', () => file('etc/x', { text: 'a\n' }), 'file: etc/x is not a plain absolute path'],
+    [
+      'a path that climbs',
+      () => file('/etc/../x', { text: 'a\n' }),
+      'file: /etc/../x is not a plain absolute path',
+    ],
+    [
+      'a path with a space',
+      () => file('/etc/a b', { text: 'a\n' }),
+      'file: /etc/a b is not a plain absolute path',
+    ],
+    [
+      'a mode that is not octal',
+      () => file('/etc/x', { text: 'a\n', mode: '689' }),
+      'file /etc/x: mode 689 is not octal',
+    ],
+    ['no content', () => file('/etc/x', {}), 'file /etc/x: say either from or text'],
+    [
+      'two contents',
+      () => file('/etc/x', { text: 'a\n', from: 'config/x' }),
+      'file /etc/x: say either from or text',
+    ],
+    [
+      'a source outside config',
+      () => file('/etc/x', { from: 'package.json' }),
+      'file /etc/x: package.json is not under config/',
+    ],
+    [
+      'no final newline',
+      () => file('/etc/x', { text: 'a' }),
+      'file /etc/x: the text does not end with a newline',
+    ],
+    ['a NUL byte', () => file('/etc/x', { text: 'a\0\n' }), 'file /etc/x: the text holds a NUL byte'],
+    [
+      'more than one argument can hold',
+      () => file('/etc/x', { text: `${'a'.repeat(100_000)}\n` }),
+      'file /etc/x: the text is larger than 100 KB',
+    ],
+    [
+      'a name without a value',
+      () => file('/etc/x', { text: '{{ port }}\n' }),
+      'file /etc/x: the text asks for {{ port }}, which has no value',
+    ],
+    [
+      'a value without a name',
+      () => file('/etc/x', { text: 'a\n', values: { port: 1 } }),
+      'file /etc/x: the text does not use {{ port }}',
+    ],
+  ]
+  for (const [what, write, message] of cases)
+    test(what, () => assert.throws(write, { name: 'TypeError', message }))
+})
+
+test('values replace their names in the content', () => {
+  assert.equal(
+    file('/etc/x', { text: 'port {{ port }} and {{ port }}\n', values: { port: 51820 } }).landing?.text,
+    'port 51820 and 51820\n',
+  )
+})
+
+test('the content is a heredoc whose end cannot stand in the content', () => {
+  const step = file('/etc/x', { text: 'FORTRESS\n' })
+  assert.equal(step.apply[0]?.text, "put /etc/x 644 root:root << 'FORTRESS_'\nFORTRESS\nFORTRESS_")
+})
+
+test('a rehearsal may see what stands for a secret, and no machine does', () => {
+  const step = file('/etc/key', { secret: new Secret('key', () => 'hunter2'), shown: 'key = ‹secret key›\n' })
+  assert.equal(step.landing?.shown, 'key = ‹secret key›\n')
+  assert.equal(step.landing?.text, undefined)
+  assert.equal(
+    [step.check, ...step.apply].some((command) => command.text.includes('‹secret')),
+    false,
+  )
+})
+
+test('what stands around a secret is known by its hash, so that a change of it is seen', () => {
+  const [one, other] = ['a ‹secret key›\n', 'b ‹secret key›\n'].map(
+    (shown) => file('/etc/key', { secret: new Secret('key', () => 'hunter2'), shown }).check.text,
+  )
+  assert.notEqual(one, other)
+  assert.match(
+    one ?? '',
+    /\[ "\$\(cat \/var\/lib\/fortress\/secret\/etc\/key\.sha256\.around\)" = [0-9a-f]{64} \]$/,
+  )
+})
+
+test('a secret file says nothing about its content, not even a hash', () => {
+  const step = file('/etc/key', { secret: new Secret('key', () => 'hunter2'), mode: '600' })
+  assert.equal(step.landing?.text, undefined)
+  assert.equal(step.landing?.digest, undefined)
+  assert.equal(JSON.stringify(step).includes('hunter2'), false)
+  assert.equal(step.apply[0]?.feed?.name, 'key')
+})

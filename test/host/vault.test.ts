@@ -1,0 +1,104 @@
+// The page of the vault as text: what is in it, in which order, and what is not.
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { loadConfig } from '../../lib/site/config.ts'
+import { printed } from '../../lib/engine/program.ts'
+import type { Context } from '../../lib/engine/page.ts'
+import { Secret } from '../../lib/ground/secret.ts'
+import { isChange } from '../../lib/engine/step.ts'
+import { makePassphrase, makeRecoveryKey, vaultOf } from '../../lib/host/vault.ts'
+import page from '../../scripts/08-host-vault.ts'
+import { shellcheck, without } from '../programs.ts'
+
+const disk = '/dev/disk/by-id/usb-Samsung_PSSD_T7_S6XPNS0T900000-0:0'
+
+function context(vault: Partial<Context['site']['vault']> = {}, machine = 'fortress'): Context {
+  const { env, site, pins } = loadConfig({ env: {}, site: 'fortress' })
+  return {
+    env,
+    site: { ...site, vault: { ...site.vault, disk, ...vault } },
+    pins,
+    machine: { name: machine, os: 'debian-13', arch: 'amd64', model: '', user: 'admin', via: '198.51.100.7' },
+    secrets: (name) => new Secret(name, () => assert.fail(`${name} was asked for`)),
+    state: '/nonexistent',
+  } as Context
+}
+
+const names = (vault?: Partial<Context['site']['vault']>) => page.steps(context(vault)).map((s) => s.name)
+
+test('a recovery key is what systemd-cryptenroll makes: 256 bits in modhex, eight groups of eight', () => {
+  const bytes = Uint8Array.from({ length: 32 }, (_, i) => (i * 8 + 1) & 0xff)
+  assert.equal(
+    makeRecoveryKey(bytes),
+    'cbckbbbk-dbdkebek-fbfkgbgk-hbhkibik-jbjkkbkk-lblknbnk-rbrktbtk-ubukvbvk',
+  )
+  assert.match(makeRecoveryKey(), /^([cbdefghijklnrtuv]{8}-){7}[cbdefghijklnrtuv]{8}$/)
+  assert.notEqual(makeRecoveryKey(), makeRecoveryKey())
+})
+
+test('a passphrase has 160 bits and no letter that looks like another', () => {
+  assert.match(makePassphrase(), /^([a-km-np-z2-9]{4}-){7}[a-km-np-z2-9]{4}$/)
+  assert.notEqual(makePassphrase(), makePassphrase())
+})
+
+test('a vault is known by its site, its machine and its name, in whatever enclosure', () => {
+  const uuid = (vault = {}, machine?: string) => vaultOf(context(vault, machine)).uuid
+  assert.match(uuid(), /^[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/)
+  assert.equal(uuid(), uuid({ disk: '/dev/disk/by-id/usb-Other_Enclosure_0:0' }))
+  assert.notEqual(uuid(), uuid({ name: 'other' }))
+  assert.notEqual(uuid(), uuid({}, 'second'))
+})
+
+test('without a disk there is nothing to do', () => {
+  assert.deepEqual(names({ disk: '' }), [
+    'the site chooses no disk for the vault, so there is nothing to encrypt; verify lists the disks there are',
+  ])
+})
+
+test('recovery key and copy of the header come before the TPM2, and refusals before everything', () => {
+  assert.deepEqual(names(), [
+    'the vault is one whole disk that is plugged in, and no other disk claims its id',
+    'the disk is still there after a boot: the driver of USB disks is not blocked',
+    'nothing uses the disk: no mount, swap, partition, RAID or volume group',
+    'the disk is empty, or it is this vault already',
+    'nothing else is called what the vault is called',
+    'disk and memory are large enough',
+    'the machine boots as it did when the TPM2 was given its key',
+    'somebody typed the id of the disk, so that it may be formatted',
+    'the programs for LUKS2 and TPM2 are installed',
+    'the disk is a LUKS2 vault that the passphrase opens',
+    'a recovery key opens the vault too',
+    'the laptop has a copy of the header before the TPM2 gets a key',
+    'the TPM2 of this machine opens the vault',
+    'the copy of the header on the laptop is the header of now',
+    'the vault opens at boot, and a missing disk holds nothing up',
+    'the vault is open at /dev/mapper/vault',
+    'nobody else has a key of the vault',
+  ])
+})
+
+test('a site without a TPM2 gets no key in one, and a vault that waits for a person', () => {
+  const steps = page.steps(context({ tpm2_pcrs: [] }))
+  assert.ok(!steps.some((s) => s.name.includes('the TPM2 of this machine')))
+  const crypttab = steps.find((s) => s.name.startsWith('the vault opens at boot'))
+  assert.ok(crypttab && isChange(crypttab))
+  assert.match(crypttab.check.text, new RegExp(`vault ${disk} none luks,noauto,headless=true'`))
+})
+
+test('no key stands in a command: plans, prints and steps never ask for one', () => {
+  for (const step of page.steps(context()))
+    for (const command of [step.name, ...(isChange(step) ? step.apply.map((c) => c.text) : [])])
+      assert.ok(!/([a-z2-9]{4}-){7}/.test(command))
+  // The secrets of `context` fail when somebody asks for their value.
+  printed({ ...page, steps: page.steps(context()) })
+})
+
+test(
+  'shellcheck finds no fault in the printed page of a site with a vault',
+  { skip: without('shellcheck') },
+  () => {
+    for (const vault of [{}, { tpm2_pcrs: [], discard: true, name: 'vm-data' }]) {
+      assert.equal(shellcheck(printed({ ...page, steps: page.steps(context(vault)) })), '')
+    }
+  },
+)

@@ -1,0 +1,402 @@
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, test } from 'node:test'
+import { encode } from 'uqr'
+import { loadConfig } from '../../lib/site/config.ts'
+import type { Config, Site } from '../../lib/site/model.ts'
+import {
+  clientFile,
+  endpointOf,
+  keyless,
+  keysOf,
+  main,
+  placeholder,
+  presharedKey,
+  privateKey,
+  publicHalf,
+  publicKey,
+  qr,
+  withPeer,
+  withoutPeer,
+} from '../../lib/host/wireguard.ts'
+import { secretStore } from '../../lib/ground/secret.ts'
+import { without } from '../programs.ts'
+
+const made: string[] = []
+after(() => made.forEach((dir) => rmSync(dir, { recursive: true })))
+const run = (program: string, args: string[], input: string) =>
+  execFileSync(program, args, { encoding: 'utf8', input }).trim()
+
+const document = `# A box.
+name: box
+
+machines:
+  - { name: box, roles: [host], os: debian-13, arch: amd64 } # the metal
+
+# The only door.
+tunnel:
+  network: 10.66.0.0/24
+  address: 10.66.0.1
+  peers:
+    # Ada's.
+    - { name: laptop, address: 10.66.0.2 } # replaced in 2025
+    - { name: phone, address: 10.66.0.4 }
+
+vault:
+  disk: '' # for example /dev/disk/by-id/usb-Samsung_PSSD_T7_S6XPNS0T900000-0:0-and-a-very-long-comment-behind-it
+`
+const site = {
+  name: 'box',
+  machines: [{ name: 'box', roles: ['host'], os: 'debian-13', arch: 'amd64' }],
+  tunnel: {
+    interface: 'wg0',
+    port: 51820,
+    network: '10.66.0.0/24',
+    address: '10.66.0.1',
+    peers: [
+      { name: 'laptop', address: '10.66.0.2' },
+      { name: 'phone', address: '10.66.0.4' },
+    ],
+  },
+} as unknown as Site
+const withNodes = { ...site, nodes: { bridge: 'virbr-fort', network: '10.77.0.0/24' } } as Site
+
+/** A checkout with one site, its state directory, and the words that were said. */
+function place(FK_HOST: string | undefined = 'admin@192.0.2.10') {
+  const root = mkdtempSync(join(tmpdir(), 'peers-'))
+  made.push(root)
+  const sites = join(root, 'config', 'sites')
+  mkdirSync(sites, { recursive: true })
+  writeFileSync(join(sites, 'box.yaml'), document)
+  const state = join(root, 'state', 'box')
+  const env = { FK_STATE_DIR: join(root, 'state'), FK_AGE_IDENTITY: join(root, 'identity.txt'), FK_HOST }
+  const said: string[] = []
+  const peer = (words: string, at: Site = site) =>
+    main(words.split(' '), undefined, {
+      root,
+      config: { env, site: at } as unknown as Config,
+      say: (line) => said.push(line),
+    })
+  return {
+    root,
+    state,
+    env,
+    said,
+    peer,
+    text: () => readFileSync(join(sites, 'box.yaml'), 'utf8'),
+    path: join(sites, 'box.yaml'),
+  }
+}
+
+test('keys are what WireGuard takes for keys', { skip: without('wg') }, () => {
+  for (let i = 0; i < 5; i++) {
+    const key = privateKey()
+    assert.equal(run('wg', ['pubkey'], key), publicKey(key))
+  }
+  const theirs = run('wg', ['genkey'], '')
+  assert.equal(publicKey(theirs), run('wg', ['pubkey'], theirs))
+  assert.equal(Buffer.from(presharedKey(), 'base64').length, 32)
+})
+
+for (const [key, why] of [
+  ['', 'nothing'],
+  ['AAAA', 'too short'],
+  [`${'A'.repeat(43)}`, 'no padding'],
+  [`${'A'.repeat(42)}B=`, 'bits left over'],
+] as const)
+  test(`a text with ${why} is no key`, () =>
+    assert.throws(() => publicKey(key), { message: 'a WireGuard key is 32 bytes in base64' }))
+
+for (const [name, want] of [
+  ['wg-host', 'placeholder/wg+host///////////////////////A='],
+  ['wg-peer-laptop', 'placeholder/wg+peer+laptop////////////////A='],
+  [`wg-peer-${'a'.repeat(50)}`, 'placeholder/wg+peer+aaaaaaaaaa+198d10cfad1A='],
+] as const)
+  test(`the placeholder for ${name} is a key that says what it is`, () => {
+    const text = placeholder(name)
+    assert.equal(text, want)
+    assert.equal(Buffer.from(text, 'base64').length, 32)
+    assert.equal(Buffer.from(text, 'base64').toString('base64'), text)
+  })
+
+test('the first key ever makes the host’s, and a second time nothing is made', async () => {
+  const { state, env } = place()
+  const open = () => secretStore({ dir: state, identity: env.FK_AGE_IDENTITY, say: () => {} })
+  assert.deepEqual(keyless(state, site.tunnel.peers), ['laptop', 'phone'])
+  assert.equal(publicHalf(state, 'wg-host'), placeholder('wg-host'))
+  const keys = await keysOf(open(), state, 'laptop')
+  const files = [
+    'wg-host.age',
+    'wg-host.pub',
+    'wg-peer-laptop.age',
+    'wg-peer-laptop.pub',
+    'wg-psk-laptop.age',
+  ]
+  assert.deepEqual(readdirSync(state).sort(), files)
+  const bytes = files.map((file) => readFileSync(join(state, file)))
+  assert.deepEqual(await keysOf(open(), state, 'laptop'), keys)
+  assert.deepEqual(
+    files.map((file) => readFileSync(join(state, file))),
+    bytes,
+  )
+  assert.equal(publicHalf(state, 'wg-host'), keys.host)
+  assert.equal(publicHalf(state, 'wg-peer-laptop'), publicKey(keys.own))
+  assert.deepEqual(keyless(state, site.tunnel.peers), ['phone'])
+})
+
+test('a public half that got lost comes back, and a wrong one is an error', async () => {
+  const { state, env } = place()
+  const store = secretStore({ dir: state, identity: env.FK_AGE_IDENTITY, say: () => {} })
+  const keys = await keysOf(store, state, 'laptop')
+  rmSync(join(state, 'wg-host.pub'))
+  assert.equal((await keysOf(store, state, 'laptop')).host, keys.host)
+  writeFileSync(join(state, 'wg-host.pub'), `${placeholder('wg-host')}\n`)
+  await assert.rejects(keysOf(store, state, 'laptop'), {
+    message: `wg-host.pub in ${state} does not belong to wg-host.age`,
+  })
+})
+
+const keys = { own: 'OWN', preshared: 'SHARED', host: 'HOST' }
+test('the client file sends only the tunnel’s and the nodes’ networks through the tunnel', () => {
+  assert.equal(
+    clientFile(withNodes, site.tunnel.peers[0]!, keys, '192.0.2.10:51820'),
+    `# laptop enters box with this file. Whoever holds it can enter: keep it as you keep a key.
+[Interface]
+PrivateKey = OWN
+Address = 10.66.0.2/32
+
+[Peer]
+PublicKey = HOST
+PresharedKey = SHARED
+Endpoint = 192.0.2.10:51820
+AllowedIPs = 10.66.0.0/24, 10.77.0.0/24
+PersistentKeepalive = 25
+`,
+  )
+  assert.equal(
+    clientFile(site, site.tunnel.peers[0]!, keys, 'x').includes('AllowedIPs = 10.66.0.0/24\n'),
+    true,
+  )
+})
+
+for (const [host, said, want] of [
+  ['admin@192.0.2.10', undefined, '192.0.2.10:51820'],
+  ['admin@fortress.example.net:2222', undefined, 'fortress.example.net:51820'],
+  ['admin@[2001:db8::1]:22', undefined, '[2001:db8::1]:51820'],
+  ['local', 'vpn.example.net', 'vpn.example.net:51820'],
+  ['admin@192.0.2.10', 'vpn.example.net:443', 'vpn.example.net:443'],
+] as const)
+  test(`with FK_HOST ${host}${said ? ` and --endpoint ${said}` : ''} devices go to ${want}`, () => {
+    // The SSH port is the SSH port: only --endpoint names one for the tunnel.
+    const { env, state } = place(host)
+    assert.equal(endpointOf({ env, site } as unknown as Config, state, said), want)
+  })
+
+for (const [host, said, message] of [
+  [undefined, undefined, 'nothing says where devices find box'],
+  ['local', undefined, 'nothing says where devices find box'],
+  ['lab', undefined, 'nothing says where devices find box'],
+  ['admin@10.66.0.1', undefined, '10.66.0.1 is inside the tunnel: nobody outside finds the host there'],
+  ['local', 'me@host', '--endpoint me@host is not HOST or HOST:PORT (IPv6 in brackets)'],
+  ['local', '300.1.1.1', '--endpoint 300.1.1.1 is not HOST or HOST:PORT (IPv6 in brackets)'],
+] as const)
+  test(`with FK_HOST ${host ?? 'unset'}${said ? ` and --endpoint ${said}` : ''} there is no way in: ${message}`, () => {
+    const { env, state } = place(host ?? '')
+    assert.throws(
+      () => endpointOf({ env: { ...env, FK_HOST: host }, site } as unknown as Config, state, said),
+      { message },
+    )
+  })
+
+test('a new peer gets the lowest free address, and every comment stays', () => {
+  const { text, peer } = withPeer(document, site, 'tablet')
+  assert.deepEqual(peer, { name: 'tablet', address: '10.66.0.3' })
+  assert.equal(
+    text,
+    document.replace(
+      '    - { name: phone, address: 10.66.0.4 }\n',
+      '    - { name: phone, address: 10.66.0.4 }\n    - { name: tablet, address: 10.66.0.3 }\n',
+    ),
+  )
+})
+
+test('adding a peer and revoking it gives the document back', () => {
+  const { text, peer } = withPeer(document, site, 'tablet')
+  const grown = { ...site, tunnel: { ...site.tunnel, peers: [...site.tunnel.peers, peer] } }
+  assert.equal(withoutPeer(text, grown, 'tablet'), document)
+})
+
+test('the documents of this repository survive an edit to the byte', () => {
+  for (const name of ['fortress', 'fortress-pi']) {
+    const { site } = loadConfig({ env: {}, site: name })
+    const text = readFileSync(join(import.meta.dirname, '../..', 'config', 'sites', `${name}.yaml`), 'utf8')
+    const line = '    - { name: laptop, address: 10.66.0.2 }\n'
+    const grown = withPeer(text, site, 'phone')
+    assert.equal(grown.text, text.replace(line, `${line}    - { name: phone, address: 10.66.0.3 }\n`))
+  }
+})
+
+const full = {
+  ...site,
+  tunnel: { ...site.tunnel, network: '10.66.0.0/30', peers: [{ name: 'laptop', address: '10.66.0.2' }] },
+} as Site
+for (const [at, name, message] of [
+  [site, 'laptop', 'there is a peer laptop already (10.66.0.2)'],
+  [site, 'Laptop', "'Laptop' cannot be the name of a peer: use at most 15 of a-z, 0-9 and -"],
+  [
+    site,
+    'a-very-long-name',
+    "'a-very-long-name' cannot be the name of a peer: use at most 15 of a-z, 0-9 and -",
+  ],
+  [site, '../x', "'../x' cannot be the name of a peer: use at most 15 of a-z, 0-9 and -"],
+  [full, 'phone', '10.66.0.0/30 has no free address left for phone'],
+] as const)
+  test(`peer add ${name} is refused: ${message}`, () =>
+    assert.throws(() => withPeer(document, at, name), { message }))
+
+for (const [at, name, message] of [
+  [site, 'lapdog', 'there is no peer lapdog: laptop, phone'],
+  [full, 'laptop', 'laptop is the only peer: without it nobody could enter'],
+] as const)
+  test(`peer revoke ${name} is refused: ${message}`, () =>
+    assert.throws(() => withoutPeer(document, at, name), { message }))
+
+test('peer add makes keys and a client file for its owner only, then writes the document', async () => {
+  const { state, peer, text, said, path } = place()
+  chmodSync(path, 0o664)
+  assert.equal(await peer('add tablet'), 0)
+  assert.equal(text(), withPeer(document, site, 'tablet').text)
+  assert.equal((statSync(path).mode & 0o777).toString(8), '664')
+  const file = join(state, 'tablet.conf')
+  const mode = (name: string) => (statSync(name).mode & 0o777).toString(8)
+  assert.deepEqual([mode(state), mode(file)], ['700', '600'])
+  assert.equal(/^Address = (.*)$/m.exec(readFileSync(file, 'utf8'))?.[1], '10.66.0.3/32')
+  const secret = /^PrivateKey = (.*)$/m.exec(readFileSync(file, 'utf8'))![1]!
+  assert.equal(said.join('\n').includes(secret), false)
+  assert.equal(said.at(-1)?.endsWith('The host does not know it yet: ./task host-wireguard'), true)
+})
+
+test('peer add writes nothing to the document when the keys cannot be made', async () => {
+  const { peer, text } = place('local')
+  await assert.rejects(peer('add tablet'), { message: 'nothing says where devices find box' })
+  assert.equal(text(), document)
+})
+
+test('peer show gives the same file each time, and remembers --endpoint', async () => {
+  const { state, peer } = place('local')
+  await peer('show laptop --endpoint vpn.example.net')
+  const first = readFileSync(join(state, 'laptop.conf'), 'utf8')
+  assert.equal(/^Endpoint = (.*)$/m.exec(first)?.[1], 'vpn.example.net:51820')
+  await peer('show laptop')
+  assert.equal(readFileSync(join(state, 'laptop.conf'), 'utf8'), first)
+})
+
+test('peer revoke takes the document’s line, the keys and the file away', async () => {
+  const { state, peer, text } = place()
+  await peer('show laptop')
+  await peer('show phone')
+  await peer('revoke phone')
+  assert.equal(text(), document.replace('    - { name: phone, address: 10.66.0.4 }\n', ''))
+  assert.deepEqual(readdirSync(state).sort(), [
+    'laptop.conf',
+    'wg-host.age',
+    'wg-host.pub',
+    'wg-peer-laptop.age',
+    'wg-peer-laptop.pub',
+    'wg-psk-laptop.age',
+  ])
+})
+
+test('a peer that is revoked and added again gets new keys', async () => {
+  const { state, peer } = place()
+  const half = () => readFileSync(join(state, 'wg-peer-phone.pub'), 'utf8')
+  await peer('show phone')
+  const old = half()
+  await peer('revoke phone')
+  await peer('add phone', { ...site, tunnel: { ...site.tunnel, peers: [site.tunnel.peers[0]!] } })
+  assert.notEqual(half(), old)
+})
+
+test('peer list says who has keys here', async () => {
+  const { state, peer, said } = place()
+  await peer('show laptop')
+  said.length = 0
+  await peer('list')
+  assert.deepEqual(said, [
+    `10.66.0.2\tlaptop\t${readFileSync(join(state, 'wg-peer-laptop.pub'), 'utf8').trim()}`,
+    '10.66.0.4\tphone\tno keys on this computer yet',
+  ])
+})
+
+for (const words of ['', 'add', 'list laptop', 'show a b', 'shwo laptop', 'show laptop --qrr'])
+  test(`'peer ${words}' is told how it is used`, async () => {
+    const { peer, state } = place()
+    await assert.rejects(peer(words), {
+      message: 'usage: ./task peer add NAME | show NAME [--qr] [--endpoint HOST[:PORT]] | revoke NAME | list',
+    })
+    assert.equal(existsSync(state), false)
+  })
+
+const client = clientFile(
+  withNodes,
+  site.tunnel.peers[0]!,
+  { own: `${'k'.repeat(42)}A=`, preshared: `${'s'.repeat(42)}A=`, host: placeholder('wg-host') },
+  '192.0.2.10:51820',
+)
+
+test('the QR code is the one qrencode makes, but for the mask', { skip: without('qrencode') }, () => {
+  const ascii = execFileSync(
+    'qrencode',
+    ['--level=L', '--8bit', '--margin=0', '--type=ASCII', '--output=-'],
+    { input: client, encoding: 'utf8' },
+  )
+  const theirs = ascii
+    .split('\n')
+    .filter(Boolean)
+    .map((line) => line.match(/../g)!.map((cell) => cell === '##'))
+  const masks = [0, 1, 2, 3, 4, 5, 6, 7].map(
+    (maskPattern) => encode(client, { ecc: 'L', border: 0, maskPattern, boostEcc: false }).data,
+  )
+  assert.equal(masks.filter((ours) => JSON.stringify(ours) === JSON.stringify(theirs)).length, 1)
+})
+
+test('what stands on the terminal is that QR code', () => {
+  const { data } = encode(client, { ecc: 'L', border: 2 })
+  const rows = qr(client)
+    .split('\n')
+    .slice(0, -1)
+    .flatMap((line) => {
+      const blocks = [...line.replace('\x1b[30;107m', '').replace('\x1b[0m', '')]
+      return [
+        blocks.map((block) => block === '█' || block === '▀'),
+        blocks.map((block) => block === '█' || block === '▄'),
+      ]
+    })
+  assert.deepEqual(rows.slice(0, data.length), data)
+})
+
+test('a phone reads the client file from the QR code', { skip: without('zbarimg') }, () => {
+  const { data } = encode(client, { ecc: 'L', border: 4 })
+  const scale = 4
+  const row = (line: boolean[]) => line.flatMap((dark) => Array<number>(scale).fill(dark ? 0 : 255))
+  const pixels = Buffer.from(data.flatMap((line) => Array.from({ length: scale }, () => row(line)).flat()))
+  const image = Buffer.concat([Buffer.from(`P5 ${data.length * scale} ${data.length * scale} 255\n`), pixels])
+  const read = execFileSync('zbarimg', ['--quiet', '--raw', '-Sdisable', '-Sqrcode.enable', '-'], {
+    input: image,
+    encoding: 'utf8',
+  })
+  assert.equal(read.trimEnd(), client.trimEnd())
+})

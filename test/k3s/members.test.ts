@@ -1,0 +1,180 @@
+// The cluster of a site: its members, what each is told, and what a virtual machine gets of it with its first boot.
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import { parse } from 'yaml'
+import type { Config, MachineSpec } from '../../lib/site/model.ts'
+import { loadConfig } from '../../lib/site/config.ts'
+import { makeHostKey, publicHalf } from '../../lib/vm/hostkey.ts'
+import { ignition } from '../../lib/vm/ignition.ts'
+import { clusterOf, filesOf, fragmentOf, memberOf, programOf } from '../../lib/k3s/members.ts'
+import type { Context } from '../../lib/engine/page.ts'
+import { machinesFor, nodesOf } from '../../lib/site/machines.ts'
+
+const load = (site = 'fortress', env = {}) => loadConfig({ env, site })
+const hostKey = makeHostKey('test')
+const given = { adminKey: `${publicHalf(hostKey)} ada@example.org`, hostKey }
+
+/** The site with these metal nodes in place of its own machines. */
+function metal(...machines: Partial<MachineSpec>[]): Config {
+  const config = structuredClone(load('fortress-pi'))
+  config.site.machines = machines.map((machine, i) => ({
+    name: `pi-${i + 1}`,
+    roles: ['host', 'node', 'server'],
+    os: 'debian-13',
+    arch: 'arm64',
+    address: `192.0.2.${11 + i}`,
+    tunnel_address: `10.66.0.${11 + i}`,
+    ...machine,
+  }))
+  return config
+}
+const agent: Partial<MachineSpec> = { roles: ['host', 'node', 'agent'] }
+const told = (config: Config, name: string) => {
+  const member = clusterOf(config).find((found) => found.name === name)!
+  return Object.fromEntries(filesOf(config, member).map(({ path, text }) => [path, parse(text) as object]))
+}
+
+describe('the machines that pages run on', () => {
+  test('the virtual machine of a site is reached through its host', () => {
+    assert.deepEqual(
+      machinesFor(load(), 'node').map(({ name, os, user, address, behind }) => ({
+        name,
+        os,
+        user,
+        address,
+        behind,
+      })),
+      [{ name: 'fortress-node', os: 'flatcar', user: 'core', address: '10.77.0.2', behind: 'fortress' }],
+    )
+    assert.deepEqual(
+      machinesFor(load(), 'host').map(({ name }) => name),
+      ['fortress'],
+    )
+  })
+
+  test('where the metal is the node it is reached as itself', () => {
+    assert.deepEqual(machinesFor(load('fortress-pi'), 'node'), load('fortress-pi').site.machines)
+  })
+
+  test('a virtual machine that runs Talos is no node of k3s', () => {
+    assert.deepEqual(machinesFor(load('fortress', { FK_NODE_OS: 'talos' }), 'node'), [])
+  })
+})
+
+describe('the members of a cluster', () => {
+  test('servers come first, in the order of the site, and the first of them begins', () => {
+    const members = clusterOf(metal(agent, {}, agent, {}, {}))
+    assert.deepEqual(
+      members.map(({ name, role, first }) => `${name} ${role}${first ? ' first' : ''}`),
+      ['pi-2 server first', 'pi-4 server', 'pi-5 server', 'pi-1 agent', 'pi-3 agent'],
+    )
+  })
+
+  test('the laptop finds the API in the tunnel on metal, and behind the host in a virtual machine', () => {
+    assert.equal(clusterOf(load('fortress-pi'))[0]?.endpoint, '10.66.0.1')
+    assert.equal(clusterOf(metal({}))[0]?.endpoint, '10.66.0.11')
+    assert.equal(clusterOf(load())[0]?.endpoint, '10.77.0.2')
+  })
+
+  test('agents without a server are refused, and members that could not find each other', () => {
+    assert.throws(() => clusterOf(metal(agent)), /has agents and no server/)
+    assert.throws(() => clusterOf(metal({}, { ...agent, address: 'pi.example' })), {
+      message: 'pi-2 has no address that the other nodes of the cluster could find it at',
+    })
+  })
+
+  test('a machine that is no node is no member', () => {
+    const context = { ...load(), machine: { name: 'fortress' } as Context['machine'] }
+    assert.throws(() => memberOf(context), /fortress is no node of fortress/)
+  })
+})
+
+describe('what a node is told', () => {
+  test('the first begins the cluster, the others join it at its address, and only the drop-in differs', () => {
+    const config = metal({}, {}, {})
+    const [first, second] = [told(config, 'pi-1'), told(config, 'pi-2')]
+    const own = '/etc/rancher/k3s/config.yaml.d/10-node.yaml'
+    assert.deepEqual(first[own], {
+      'node-name': 'pi-1',
+      'node-ip': '192.0.2.11',
+      'cluster-init': true,
+      'tls-san': ['pi-1', '10.66.0.11', '192.0.2.11'],
+    })
+    assert.deepEqual(second[own], {
+      'node-name': 'pi-2',
+      'node-ip': '192.0.2.12',
+      server: 'https://192.0.2.11:6443',
+      'tls-san': ['pi-2', '10.66.0.12', '192.0.2.12'],
+    })
+    delete first[own]
+    delete second[own]
+    assert.deepEqual(first, second)
+  })
+
+  test('an agent is told nothing of the control plane', () => {
+    const files = told(metal({}, agent), 'pi-2')
+    assert.deepEqual(Object.keys(files), [
+      '/etc/rancher/k3s/config.yaml',
+      '/etc/rancher/k3s/config.yaml.d/10-node.yaml',
+    ])
+    assert.doesNotMatch(JSON.stringify(files), /apiserver|etcd|secrets-encryption|cluster-init|agent-token/)
+  })
+
+  test('files that k3s is told to read are among those that it is given', () => {
+    const files = told(load(), 'fortress-node')
+    const server = files['/etc/rancher/k3s/config.yaml'] as Record<string, string[]>
+    const named = (server['kube-apiserver-arg'] ?? []).flatMap((arg) => /=(\/etc\/.*)$/.exec(arg)?.[1] ?? [])
+    assert.equal(named.length, 2)
+    for (const path of named) assert.ok(path in files, path)
+  })
+})
+
+describe('what a virtual machine gets of k3s with its first boot', () => {
+  const made = (config = load()) => {
+    const node = nodesOf(config.site)[0]!
+    return ignition(config, node, { ...given, fragments: [fragmentOf(config, node.name)] })
+  }
+
+  test('the pinned program of its architecture, with its hash, where another version can stand beside it', () => {
+    for (const arch of ['amd64', 'arm64'] as const) {
+      const config = structuredClone(load())
+      config.site.machines[0]!.arch = arch
+      const { version, path } = programOf(config, arch)
+      const pin = config.pins['k3s']!
+      assert.deepEqual(
+        made(config).storage!.files!.find((file) => file.path === path),
+        {
+          path: `/opt/k3s/${version}/k3s`,
+          mode: 0o755,
+          contents: { source: pin.url[arch], verification: { hash: `sha256-${pin.sha256![arch]}` } },
+        },
+      )
+      const link = made(config).storage!.links!.find((found) => found.path === '/opt/bin/k3s')
+      assert.equal(link?.target, `../k3s/${version}/k3s`)
+    }
+  })
+
+  test('everything that it is told, for root alone, and no secret: it starts when they are there', () => {
+    const config = made()
+    const files = config.storage!.files!.filter(({ path }) => path.startsWith('/etc/rancher/'))
+    assert.deepEqual(files.map(({ path, mode }) => `${path} ${mode?.toString(8)}`).sort(), [
+      '/etc/rancher/k3s/admission.yaml 600',
+      '/etc/rancher/k3s/audit.yaml 600',
+      '/etc/rancher/k3s/config.yaml 600',
+      '/etc/rancher/k3s/config.yaml.d/10-node.yaml 600',
+    ])
+    const unit = config.systemd!.units!.find(({ name }) => name === 'k3s.service')
+    assert.equal(unit?.enabled, true)
+    assert.match(unit?.contents ?? '', /^ConditionPathExists=\/etc\/rancher\/k3s\/token$/m)
+    assert.match(
+      unit?.contents ?? '',
+      /^ExecStart=\/opt\/bin\/k3s server --config \/etc\/rancher\/k3s\/config\.yaml$/m,
+    )
+  })
+
+  test('nothing, while k3s is not pinned for it', () => {
+    const config = structuredClone(load())
+    delete config.pins['k3s']!.url.amd64
+    assert.throws(() => made(config), { message: 'config/versions.yaml has no k3s for amd64' })
+  })
+})

@@ -1,0 +1,199 @@
+// Who does what for whom in a cluster, what versions follow each other, and the kubeconfig as the laptop needs it.
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { describe, test } from 'node:test'
+import { parse } from 'yaml'
+import { clusterShell, helperOf, leaving, upgradeOf } from '../../lib/k3s/nodes.ts'
+import { kubeconfigFor } from '../../lib/cli/node.ts'
+import { loadConfig } from '../../lib/site/config.ts'
+import { clusterOf, filesOf, urlOf, wellWithout } from '../../lib/k3s/members.ts'
+import { printed } from '../../lib/engine/program.ts'
+import { chunks } from '../../lib/engine/run.ts'
+import type { Context } from '../../lib/engine/page.ts'
+import { machinesFor } from '../../lib/site/machines.ts'
+import { type Change, isChange } from '../../lib/engine/step.ts'
+
+function site(roles: string[], address = (n: number) => `192.0.2.${11 + n}`) {
+  const config = structuredClone(loadConfig({ env: {}, site: 'fortress-pi' }))
+  config.site.machines = roles.map((role, i) => ({
+    name: `pi-${i + 1}`,
+    roles: ['host', 'node', role as 'server'],
+    os: 'debian-13',
+    arch: 'arm64',
+    address: address(i),
+  }))
+  return config
+}
+const stepsOf = (config: ReturnType<typeof site>, name: string) =>
+  upgradeOf({ ...config, machine: { name } } as unknown as Context)
+const swapOf = (config: ReturnType<typeof site>, name: string) =>
+  stepsOf(config, name).find((step): step is Change => isChange(step) && step.recover !== undefined)!
+
+test('pages come to servers before agents, in whatever order the site lists them', () => {
+  const config = site(['agent', 'server', 'agent', 'server'])
+  assert.deepEqual(
+    machinesFor(config, 'node').map(({ name }) => name),
+    ['pi-2', 'pi-4', 'pi-1', 'pi-3'],
+  )
+  assert.deepEqual(
+    machinesFor(config, 'host').map(({ name }) => name),
+    ['pi-1', 'pi-2', 'pi-3', 'pi-4'],
+  )
+})
+
+test('an address of IPv6 stands in brackets where a port follows it', () => {
+  const config = site(['server', 'server'], (n) => `2001:db8::${n + 1}`)
+  const [first, second] = clusterOf(config)
+  assert.equal(urlOf(first!), 'https://[2001:db8::1]:6443')
+  const told = filesOf(config, second!).find(({ path }) => path.endsWith('10-node.yaml'))?.text
+  assert.equal((parse(told ?? '') as { server: string }).server, 'https://[2001:db8::1]:6443')
+  assert.match(wellWithout(second!, clusterOf(config), 1).until.text, /'pi-1 https:\/\/\[2001:db8::1\]:6443'/)
+})
+
+describe('an upgrade', () => {
+  test('another server looks after a server; the only one looks after itself and after agents', () => {
+    const members = clusterOf(site(['server', 'server', 'agent']))
+    assert.deepEqual(
+      members.map((member) => helperOf(members, member).name),
+      ['pi-2', 'pi-1', 'pi-1'],
+    )
+    const two = clusterOf(site(['server', 'agent']))
+    assert.deepEqual(
+      two.map((member) => helperOf(two, member).name),
+      ['pi-1', 'pi-1'],
+    )
+  })
+
+  test('pods leave before the swap and return after it, and nothing of that begins before the questions are answered', () => {
+    const config = site(['server', 'server', 'agent'])
+    for (const name of ['pi-1', 'pi-2', 'pi-3']) {
+      const { around } = swapOf(config, name)
+      assert.match(around?.before.at(-1)?.name ?? '', new RegExp(`the pods of ${name} have left`))
+      assert.match(around?.after[0]?.name ?? '', new RegExp(`pods may come to ${name} again`))
+      const steps = stepsOf(config, name).map((step, index) => ({ step, index }))
+      for (const chunk of chunks(steps))
+        assert.ok(chunk.steps.slice(1).every(({ step }) => !isChange(step) || step.around === undefined))
+    }
+  })
+
+  test('one node alone sends nobody away, and asks for its name', () => {
+    const steps = stepsOf(site(['server']), 'pi-1')
+    assert.equal(swapOf(site(['server']), 'pi-1').around, undefined)
+    assert.ok(steps.some((step) => 'typed' in step && step.typed === 'pi-1'))
+    assert.ok(!stepsOf(site(['server', 'agent']), 'pi-1').some((step) => 'typed' in step))
+  })
+
+  test('the printed page says what another machine does', () => {
+    const text = printed({ name: 'x', summary: 'y', steps: stepsOf(site(['server', 'server']), 'pi-2') })
+    assert.match(text, /# {3}first, on pi-1: the pods of pi-2 have left/)
+    assert.match(text, /# {3}then, on pi-1: pods may come to pi-2 again/)
+  })
+
+  const follows = (from: string, to: string) =>
+    spawnSync('bash', ['-c', `${clusterShell.text}\nk3s_follows "$1" "$2"`, 'x', from, to], {
+      encoding: 'utf8',
+    })
+  for (const [from, to] of [
+    ['v1.36.4+k3s1', 'v1.36.4+k3s1'],
+    ['v1.36.4+k3s1', 'v1.36.4+k3s2'],
+    ['v1.36.9+k3s1', 'v1.36.10+k3s1'],
+    ['v1.36.4-rc2+k3s1', 'v1.36.4+k3s1'],
+    ['v1.36.4+k3s1', 'v1.37.0-rc1+k3s1'],
+    ['v1.36.4+k3s3', 'v1.37.0+k3s1'],
+  ] as const)
+    test(`${to} may follow ${from}`, () =>
+      assert.equal(follows(from, to).status, 0, follows(from, to).stdout))
+  for (const [from, to, why] of [
+    ['v1.36.4+k3s2', 'v1.36.4+k3s1', /is older/],
+    ['v1.36.10+k3s1', 'v1.36.9+k3s1', /is older/],
+    ['v1.36.4+k3s1', 'v1.36.4-rc9+k3s1', /is older/],
+    ['v1.37.0+k3s1', 'v1.36.9+k3s1', /is older/],
+    ['v1.36.4+k3s1', 'v1.38.0+k3s1', /leaves out v1\.37/],
+    ['v1.36.4+k3s1', 'v2.0.0+k3s1', /leaves out/],
+    ['v1.36.4+k3s1', 'v1.37.0', /is no version of k3s/],
+    ['', 'v1.37.0+k3s1', /is no version of k3s/],
+  ] as const)
+    test(`${to} may not follow ${from || 'nothing'}`, () => {
+      const { status, stdout } = follows(from, to)
+      assert.notEqual(status, 0)
+      assert.match(stdout, why)
+    })
+})
+
+describe('a node that leaves', () => {
+  test('who begins the cluster cannot, and the way to it is said', () => {
+    assert.throws(() => leaving(site(['server', 'server']), 'pi-1', true), {
+      message: /pi-1 begins the cluster of fortress-pi/,
+      next: /put another server before it/,
+    })
+  })
+
+  test('what runs is stopped before the cluster forgets it; what is silent must be silent for the cluster too', () => {
+    const config = site(['server', 'server', 'server'])
+    const names = (reachable: boolean) =>
+      leaving(config, 'pi-2', reachable).pages.map(({ name, at }) => `${name} ${at}`)
+    assert.deepEqual(names(true), ['node-leave pi-1', 'node-stop pi-2', 'node-forget pi-1'])
+    assert.deepEqual(names(false), ['node-leave pi-1', 'node-forget pi-1'])
+    const [leave] = leaving(config, 'pi-2', false).pages
+    assert.ok(
+      leave!
+        .steps({} as Context)
+        .some((step) => !isChange(step) && /k3s_silent/.test('check' in step ? step.check.text : '')),
+    )
+  })
+
+  test('what the site does not know can be taken out, and is not sent anywhere', () => {
+    assert.deepEqual(
+      leaving(site(['server']), 'old', false).pages.map(({ at }) => at),
+      ['pi-1', 'pi-1'],
+    )
+  })
+})
+
+describe('the kubeconfig', () => {
+  const own = `apiVersion: v1
+kind: Config
+clusters:
+- name: default
+  cluster: {certificate-authority-data: QQ==, server: https://127.0.0.1:6443}
+contexts:
+- name: default
+  context: {cluster: default, user: default}
+current-context: default
+users:
+- name: default
+  user: {client-key-data: QQ==}
+`
+  test('leads to the member, is named after the site, and keeps what proves both sides', () => {
+    for (const [endpoint, server] of [
+      ['10.66.0.11', 'https://10.66.0.11:6443'],
+      ['fd00::1', 'https://[fd00::1]:6443'],
+    ] as const) {
+      const config = parse(kubeconfigFor(own, { endpoint }, 'home')) as Record<string, unknown>
+      assert.deepEqual(config, {
+        apiVersion: 'v1',
+        kind: 'Config',
+        clusters: [{ name: 'home', cluster: { 'certificate-authority-data': 'QQ==', server } }],
+        contexts: [{ name: 'home', context: { cluster: 'home', user: 'home-admin' } }],
+        'current-context': 'home',
+        users: [{ name: 'home-admin', user: { 'client-key-data': 'QQ==' } }],
+      })
+    }
+  })
+
+  test('what is none is refused', () => {
+    assert.throws(() => kubeconfigFor('kind: Config\n', { endpoint: '10.66.0.11' }, 'home'), /is none/)
+  })
+})
+
+test('the functions for several nodes are exported, so that commands in a shell of their own find them', () => {
+  const text = readFileSync(join(import.meta.dirname, '../../lib/k3s/nodes.sh'), 'utf8')
+  const defined = [...text.matchAll(/^(k3s_\w+)\(\)/gm)].map(([, name]) => name)
+  const exported = /^export -f ([\s\S]*)$/m
+    .exec(text)?.[1]
+    ?.split(/[\s\\]+/)
+    .filter(Boolean)
+  assert.deepEqual(exported?.toSorted(), defined.toSorted())
+})

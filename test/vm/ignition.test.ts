@@ -1,0 +1,220 @@
+import assert from 'node:assert/strict'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, test } from 'node:test'
+import type { Ignition } from '../../lib/vm/butane.ts'
+import { loadConfig } from '../../lib/site/config.ts'
+import type { Config } from '../../lib/site/model.ts'
+import { hostKeyOf, makeHostKey, publicHalf } from '../../lib/vm/hostkey.ts'
+import { adminKey, ignition, ignitionFile, type Given } from '../../lib/vm/ignition.ts'
+import { nodesOf } from '../../lib/site/machines.ts'
+import { Secret } from '../../lib/ground/secret.ts'
+
+const hostKey = makeHostKey('test')
+const given: Given = { adminKey: `${publicHalf(hostKey)} ada@example.org`, hostKey }
+const load = (site = 'fortress') => structuredClone(loadConfig({ env: {}, site }))
+
+function made(change: (config: Config) => void = () => {}, more: Partial<Given> = {}): Ignition {
+  const config = load()
+  change(config)
+  return ignition(config, nodesOf(config.site)[0]!, { ...given, ...more })
+}
+
+async function file(config: Ignition, path: string): Promise<{ text: string; mode: number | undefined }> {
+  const found = config.storage?.files?.find((entry) => entry.path === path)
+  const data = await fetch(found?.contents?.source ?? 'data:,')
+  return { text: await data.text(), mode: found?.mode }
+}
+
+const unit = (config: Ignition, name: string) => config.systemd?.units?.find((entry) => entry.name === name)
+
+/** Sysctls as key → value, without what stands before a key that a kernel may lack. */
+async function sysctls(config: Ignition): Promise<Record<string, string>> {
+  const { text } = await file(config, '/etc/sysctl.d/99-fortress.conf')
+  const lines = text.split('\n').filter((line) => line.includes('=') && !line.startsWith('#'))
+  return Object.fromEntries(lines.map((line) => /^-?(\S+) = (.*)$/.exec(line)!.slice(1) as [string, string]))
+}
+
+describe('the nodes of a site', () => {
+  test('one, named after the host and behind it, where the site lists none', () => {
+    assert.deepEqual(nodesOf(load().site), [
+      {
+        name: 'fortress-node',
+        arch: 'amd64',
+        role: 'server',
+        address: '10.77.0.2',
+        prefix: 24,
+        gateway: '10.77.0.1',
+        mac: nodesOf(load().site)[0]!.mac,
+      },
+    ])
+  })
+
+  test('those that the site lists, each with an address and a MAC of its own', () => {
+    const { site } = load()
+    const more = { os: 'debian-13', arch: 'arm64' } as const
+    site.machines.push(
+      { name: 'one', roles: ['node', 'server'], ...more },
+      { name: 'two', roles: ['node', 'agent'], address: '10.77.0.99', ...more },
+    )
+    const nodes = nodesOf(site)
+    assert.deepEqual(
+      nodes.map(({ name, arch, role, address }) => [name, arch, role, address]),
+      [
+        ['one', 'arm64', 'server', '10.77.0.2'],
+        ['two', 'arm64', 'agent', '10.77.0.99'],
+      ],
+    )
+    assert.equal(new Set(nodes.map(({ mac }) => mac)).size, 2)
+    for (const { mac } of nodes) assert.match(mac, /^52:54:00(:[0-9a-f]{2}){3}$/)
+    assert.deepEqual(nodesOf(site), nodes)
+  })
+
+  test('none where the metal itself is the node', () => {
+    assert.deepEqual(nodesOf(load('fortress-pi').site), [])
+  })
+})
+
+describe('a node on its first boot', () => {
+  test('lets the admin in by key, and nobody by password', async () => {
+    const config = made()
+    assert.deepEqual(config.passwd, { users: [{ name: 'core', sshAuthorizedKeys: [given.adminKey] }] })
+    const { text } = await file(config, '/etc/ssh/sshd_config.d/10-fortress.conf')
+    for (const line of ['PasswordAuthentication no', 'PermitRootLogin no', 'AuthenticationMethods publickey'])
+      assert.match(text, new RegExp(`^${line}$`, 'm'))
+  })
+
+  test('has the host key that the laptop made, letter for letter, for root only', async () => {
+    assert.deepEqual(await file(made(), '/etc/ssh/ssh_host_ed25519_key'), { text: hostKey, mode: 0o600 })
+  })
+
+  test('has its name, its address and its time zone', async () => {
+    const config = made(({ site }) => {
+      site.timezone = 'Europe/Berlin'
+    })
+    assert.equal((await file(config, '/etc/hostname')).text, 'fortress-node\n')
+    const { text } = await file(config, '/etc/systemd/network/00-fortress.network')
+    assert.match(text, /^Address=10\.77\.0\.2\/24\nGateway=10\.77\.0\.1$/m)
+    assert.match(text, /^DHCP=no$/m)
+    assert.equal(
+      config.storage?.links?.find(({ path }) => path === '/etc/localtime')?.target,
+      '../usr/share/zoneinfo/Europe/Berlin',
+    )
+  })
+
+  test('has the sysctls of a node where they differ from the host', async () => {
+    const found = await sysctls(made())
+    const wanted = {
+      'net.ipv4.ip_forward': '1',
+      'net.ipv4.conf.all.rp_filter': '0',
+      'net.ipv4.conf.eth0.rp_filter': '1',
+      'net.ipv4.conf.all.log_martians': '0',
+      'kernel.kptr_restrict': '1',
+      'kernel.panic': '10',
+      'vm.overcommit_memory': '1',
+      'net.ipv4.conf.all.arp_ignore': '0',
+      'net.ipv4.conf.all.drop_gratuitous_arp': '0',
+    }
+    assert.deepEqual({ ...found, ...wanted }, found)
+    assert.ok(Number(found['user.max_user_namespaces']) >= 11255)
+    assert.equal('kernel.modules_disabled' in found, false)
+  })
+
+  test('blocks no module that containers or system extensions need', async () => {
+    const { text: blocked } = await file(made(), '/etc/modprobe.d/fortress.conf')
+    const { text: loaded } = await file(made(), '/etc/modules-load.d/fortress.conf')
+    const names = [...blocked.matchAll(/^install (\S+) \/bin\/false\nblacklist (\S+)$/gm)]
+    assert.ok(names.length > 10)
+    for (const [, installed, blacklisted] of names) {
+      assert.equal(installed, blacklisted)
+      assert.equal(['overlay', 'squashfs', 'vfat', ...loaded.split('\n')].includes(installed!), false)
+    }
+  })
+
+  test('writes an audit log, runs no Docker, and restarts for no update by itself', async () => {
+    const config = made()
+    assert.equal(unit(config, 'auditd.service')?.enabled, true)
+    assert.doesNotMatch((await file(config, '/etc/audit/rules.d/99-default.rules')).text, /never/)
+    for (const name of ['docker.service', 'docker.socket', 'containerd.service', 'locksmithd.service'])
+      assert.equal(unit(config, name)?.mask, true, name)
+    for (const name of ['docker', 'containerd'])
+      assert.deepEqual(
+        config.storage?.links?.find(({ path }) => path === `/etc/extensions/${name}-flatcar.raw`)?.target,
+        '/dev/null',
+      )
+    assert.match((await file(config, '/etc/flatcar/update.conf')).text, /^REBOOT_STRATEGY=off$/m)
+  })
+
+  test('gets what another layer adds, in the same first boot', async () => {
+    const fragment = {
+      file: 'config/k3s/node.yaml',
+      text: `variant: flatcar
+version: 1.0.0
+storage:
+  files:
+    - path: /etc/rancher/k3s/config.yaml
+      mode: 0600
+      contents:
+        inline: 'token: {{ token }}'
+`,
+    }
+    const config = made(undefined, { fragments: [fragment], values: { token: 'a: b' } })
+    assert.deepEqual(await file(config, '/etc/rancher/k3s/config.yaml'), { text: 'token: a: b', mode: 0o600 })
+  })
+})
+
+describe('the keys of a node', () => {
+  test('the host key is a secret of the site, made when it is asked for', async () => {
+    const asked: string[] = []
+    const secret = hostKeyOf(nodesOf(load().site)[0]!, (name, make) => {
+      asked.push(name)
+      return new Secret(name, make!)
+    })
+    assert.deepEqual(asked, ['fortress-node-ssh-host-key'])
+    assert.match(publicHalf(await secret.resolve()), /^ssh-ed25519 AAAA\S+$/)
+  })
+
+  test('no two host keys are the same', () => {
+    assert.notEqual(publicHalf(makeHostKey('a')), publicHalf(makeHostKey('a')))
+  })
+
+  test('a node’s file is a secret, and what is shown of it has names where secrets stand', async (t) => {
+    const dir = mkdtempSync(join(tmpdir(), 'admin-'))
+    t.after(() => rmSync(dir, { recursive: true }))
+    const config = load()
+    const [node] = nodesOf(config.site)
+    const context = {
+      ...config,
+      env: { ...config.env, FK_SSH_KEY: join(dir, 'key') },
+      secrets: (name: string) => new Secret(name, () => hostKey),
+    }
+    const { secret, shown } = ignitionFile(context, node!)
+    const rehearsed = JSON.parse(shown) as Ignition
+    const name = '‹secret fortress-node-ssh-host-key›\n'
+    assert.equal((await file(rehearsed, '/etc/ssh/ssh_host_ed25519_key')).text, name)
+    assert.match(rehearsed.passwd!.users![0]!.sshAuthorizedKeys![0]!, /^ssh-ed25519 AAAA\S+ your-key$/)
+    await assert.rejects(secret.resolve(), { message: 'there is no public SSH key to put into the node' })
+
+    writeFileSync(join(dir, 'key.pub'), `${given.adminKey}\n`)
+    assert.deepEqual(JSON.parse(await secret.resolve()), made())
+    assert.equal(String(secret), '‹secret fortress-node-ignition›')
+  })
+
+  test('what is no host key has no public half', () => {
+    for (const text of ['', 'ssh-ed25519 AAAA', '-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END-----\n'])
+      assert.throws(() => publicHalf(text), { message: 'this is not an Ed25519 host key' })
+  })
+
+  test('the admin’s key is the public half beside FK_SSH_KEY, or a sentence that asks for it', (t) => {
+    const dir = mkdtempSync(join(tmpdir(), 'admin-'))
+    t.after(() => rmSync(dir, { recursive: true }))
+    const key = join(dir, 'key')
+    assert.throws(() => adminKey({ FK_SSH_KEY: key }), {
+      message: 'there is no public SSH key to put into the node',
+      said: `not there: ${key}.pub`,
+    })
+    writeFileSync(`${key}.pub`, `${given.adminKey}\n`)
+    assert.equal(adminKey({ FK_SSH_KEY: key }), given.adminKey)
+  })
+})
