@@ -28,7 +28,7 @@ export default {
     peer: {
       does: 'the devices that may enter the tunnel',
       takes: 'add|show|revoke|list [NAME]',
-      run: program('lib/host/wireguard.ts'),
+      run: program('lib/cli/peer.ts'),
     },
     node: {
       does: 'make a virtual machine anew, or end it for good; take a node out of its cluster; write out the kubeconfig',
@@ -59,26 +59,26 @@ export default {
     cis: {
       does: 'the score of every node by the benchmark of CIS; --bench asks kube-bench too, and says where it differs',
       takes: '[--bench [--config-dir DIR]]',
-      run: module('lib/k3s/cis.ts', 'cis'),
+      run: module('lib/cli/cis.ts', 'cis'),
     },
     backup: {
       does: 'back the cluster up now; or make the key that opens the place its backups go to',
       takes: '[ssh-key|s3-key]',
-      run: module('lib/k3s/backup.ts', 'backup'),
+      run: module('lib/cli/backup.ts', 'backup'),
     },
     backups: {
       does: 'every bundle that there is, and how old',
-      run: module('lib/k3s/backup.ts', 'backups'),
+      run: module('lib/cli/backup.ts', 'backups'),
     },
     drill: {
       does: 'prove that a bundle restores',
       takes: '[FILE] [NODE]',
-      run: module('lib/k3s/restore.ts', 'drill'),
+      run: module('lib/cli/restore.ts', 'drill'),
     },
     restore: {
       does: 'bring a bundle back, on the first server; the others join it; where a cluster lives it asks for its name',
       takes: 'FILE [NODE]',
-      run: module('lib/k3s/restore.ts', 'restore'),
+      run: module('lib/cli/restore.ts', 'restore'),
     },
   },
   'This project': {
@@ -107,10 +107,7 @@ export default {
       takes: '[TIER|FILE...]',
       run: command('node', 'test/run.cjs'),
     },
-    review: {
-      does: 'write what every page prints to test/plans, to be read as a diff',
-      run: module('lib/cli/review.ts', 'review'),
-    },
+    review: { does: 'write what every page prints to test/plans', run: module('lib/cli/review.ts', 'review') },
     'env-example': {
       does: 'write .env.example anew from its schema',
       run: generate('.env.example', 'lib/site/config.ts', 'envExample'),

@@ -7,12 +7,12 @@
 // Then    restart the host once: what its kernel is started with holds from then on, and verify says what waits for it.
 //
 // config/host/controls.yaml has what becomes true, one requirement at a time; config/host/waivers.yaml what does not, and why.
-import { asked, controlShell } from '../lib/host/controls.ts'
 import { file } from '../lib/engine/file.ts'
-import { hostOf } from '../lib/host/host.ts'
-import { script } from '../lib/script.ts'
 import { feed, sh } from '../lib/ground/sh.ts'
+import { asked, controlShell } from '../lib/host/controls.ts'
+import { hostOf } from '../lib/host/host.ts'
 import { makePassphrase } from '../lib/host/vault.ts'
+import { script } from '../lib/script.ts'
 
 export default script(import.meta, { layer: 'L0', on: 'host', prepare: controlShell() }, (context) => {
   const { user, group, isPi, controls, packages, piArguments, values, usbRules, auditRules, slackProfiles } =

@@ -4,9 +4,9 @@
 // Leaves  the interface, its files in /etc/wireguard, and a timer that puts it back when it is gone. SSH stays open beside it.
 // Undo    takes the tunnel down. Not from within the tunnel: the machine would take that back.
 import { file } from '../lib/engine/file.ts'
+import { sh } from '../lib/ground/sh.ts'
 import { hostKey, peerKey, pskKey, publicHalf } from '../lib/host/wireguard.ts'
 import { script } from '../lib/script.ts'
-import { sh } from '../lib/ground/sh.ts'
 
 export default script(import.meta, { layer: 'L0', on: 'host' }, ({ site, secrets, state }) => {
   const { interface: wg, port, network, address, peers } = site.tunnel

@@ -5,11 +5,11 @@
 //         libvirt and of a cluster network are left alone.
 // Undo    opens the machine as it was.
 import { isIP } from 'node:net'
-import type { Site } from '../lib/site/model.ts'
 import { file } from '../lib/engine/file.ts'
-import { script } from '../lib/script.ts'
-import { sh } from '../lib/ground/sh.ts'
 import type { Control } from '../lib/engine/step.ts'
+import { sh } from '../lib/ground/sh.ts'
+import { script } from '../lib/script.ts'
+import type { Site } from '../lib/site/model.ts'
 
 export default script(import.meta, { layer: 'L0', on: 'host' }, ({ site, machine }) => {
   const { interface: tunnel, port, network: peers } = site.tunnel

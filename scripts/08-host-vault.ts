@@ -4,9 +4,9 @@
 // Leaves  /dev/mapper/<vault.name>, open after every boot, for the storage of the cluster. No file system: that is the guest's.
 // Undo    closes the disk and forgets it in /etc/crypttab. What is stored on it stays, and so do its keys: a vault is emptied
 //         only by a person, by hand.
-import { script } from '../lib/script.ts'
 import { feed, sh } from '../lib/ground/sh.ts'
 import { consent, guards, unalarmed, vaultOf, vaultShell } from '../lib/host/vault.ts'
+import { script } from '../lib/script.ts'
 
 export default script(
   import.meta,

@@ -4,10 +4,10 @@
 // Leaves  KVM and libvirt of the distribution, where no machine runs unconfined, and the network of the nodes: a bridge that no
 //         cable is plugged into. What passes it is decided by host-firewall.
 // Undo    removes what it installed, when no machine needs it any more.
-import { declaredDir, domainsOf, domainShell, kindOf, networkOf, vmDir } from '../lib/vm/domain.ts'
 import { file } from '../lib/engine/file.ts'
-import { script } from '../lib/script.ts'
 import { sh } from '../lib/ground/sh.ts'
+import { script } from '../lib/script.ts'
+import { declaredDir, domainShell, domainsOf, kindOf, networkOf, vmDir } from '../lib/vm/domain.ts'
 
 export default script(
   import.meta,

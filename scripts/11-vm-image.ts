@@ -4,10 +4,10 @@
 // Leaves  a read-only base image under /var/lib/fortress/images, and its digest beside it. Nodes start from copies of it. For
 //         Talos also talosctl, by which the host speaks to it.
 // Undo    removes it. What the laptop has fetched stays in its cache.
+import { sh } from '../lib/ground/sh.ts'
+import { script } from '../lib/script.ts'
 import { nodesOf } from '../lib/site/machines.ts'
 import { imageDir, imageOf, imageShell } from '../lib/vm/image.ts'
-import { script } from '../lib/script.ts'
-import { sh } from '../lib/ground/sh.ts'
 import { talosctlOf } from '../lib/vm/talos.ts'
 
 export default script(

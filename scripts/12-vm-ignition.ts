@@ -7,14 +7,14 @@
 // Then    config/vm/flatcar-butane.yaml or config/vm/talos-controlplane.yaml is what it is made from; ./task node rebuild NAME
 //         has a node begin again from it.
 // Undo    removes the files. A node that has started keeps what it has become.
-import { greeting, ignitionPath, toldPath, vmDir } from '../lib/vm/domain.ts'
 import { file } from '../lib/engine/file.ts'
-import { ignitionFile } from '../lib/vm/ignition.ts'
-import { nodesOf } from '../lib/site/machines.ts'
+import type { Step } from '../lib/engine/step.ts'
+import { sh } from '../lib/ground/sh.ts'
 import { fragmentOf } from '../lib/k3s/members.ts'
 import { type Context, script } from '../lib/script.ts'
-import { sh } from '../lib/ground/sh.ts'
-import type { Step } from '../lib/engine/step.ts'
+import { nodesOf } from '../lib/site/machines.ts'
+import { greeting, ignitionPath, toldPath, vmDir } from '../lib/vm/domain.ts'
+import { ignitionFile } from '../lib/vm/ignition.ts'
 import { machineConfigPath, talosNodes, toldFile } from '../lib/vm/talos.ts'
 
 const ready = {

@@ -4,11 +4,15 @@
 // Leaves  a running machine that starts with the host. It is only kept when it has answered with the key that was made for it;
 //         otherwise the host takes it back by itself, whatever has become of the laptop.
 // Undo    stops the machine and forgets it. Its disk stays: ./task node destroy NAME deletes that too.
+import { file } from '../lib/engine/file.ts'
+import type { Control, Step } from '../lib/engine/step.ts'
+import { sh } from '../lib/ground/sh.ts'
+import { type Context, script } from '../lib/script.ts'
 import {
   type Domain,
   declaredDir,
-  domainsOf,
   domainShell,
+  domainsOf,
   domainXml,
   ignitionPath,
   knownHosts,
@@ -16,11 +20,7 @@ import {
   toldPath,
   unclaimed,
 } from '../lib/vm/domain.ts'
-import { file } from '../lib/engine/file.ts'
 import { imageOf } from '../lib/vm/image.ts'
-import { type Context, script } from '../lib/script.ts'
-import { sh } from '../lib/ground/sh.ts'
-import type { Control, Step } from '../lib/engine/step.ts'
 import { clientFile, talosctlOf } from '../lib/vm/talos.ts'
 
 export default script(import.meta, { layer: 'L1', on: 'host', prepare: domainShell }, (context) => {

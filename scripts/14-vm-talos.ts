@@ -6,11 +6,11 @@
 // Then    change config/vm/talos-controlplane.yaml, apply vm-ignition, and this page: the node takes the change for two minutes, and
 //         keeps it only when it still answers.
 // Undo    takes the papers from the host. The node keeps what it has become: ./task node destroy NAME.
-import { declaredDir } from '../lib/vm/domain.ts'
-import type { Node } from '../lib/site/machines.ts'
-import { type Context, script } from '../lib/script.ts'
-import { sh } from '../lib/ground/sh.ts'
 import type { Step } from '../lib/engine/step.ts'
+import { sh } from '../lib/ground/sh.ts'
+import { type Context, script } from '../lib/script.ts'
+import type { Node } from '../lib/site/machines.ts'
+import { declaredDir } from '../lib/vm/domain.ts'
 import {
   clientConfigPath,
   installerOf,

@@ -6,6 +6,8 @@
 //         The laptop keeps the tokens and the kubeconfig, age-encrypted: ./task node kubeconfig NAME writes it out.
 // Then    change config/k3s and apply again: a server that does not come up with it gets back what it had.
 // Undo    stops it. The data of the cluster stays in /var/lib/rancher.
+import type { Change, Step } from '../lib/engine/step.ts'
+import { sh } from '../lib/ground/sh.ts'
 import {
   type Member,
   clusterOf,
@@ -18,8 +20,6 @@ import {
   wellWithout,
 } from '../lib/k3s/members.ts'
 import { type Context, script } from '../lib/script.ts'
-import { sh } from '../lib/ground/sh.ts'
-import type { Change, Step } from '../lib/engine/step.ts'
 
 export default script(import.meta, { layer: 'L2', on: 'node', prepare: k3sShell }, (context) => {
   const member = memberOf(context)

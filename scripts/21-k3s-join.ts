@@ -3,9 +3,9 @@
 // Needs   k3s-server, and on each node what that page needs. They know whom they join by the fingerprint of its authority.
 // Leaves  the same as k3s-server, without secrets of its own; an agent knows nothing of the control plane.
 // Undo    stops k3s on the node. The cluster still knows it: ./task node remove NAME takes it out.
+import { sh } from '../lib/ground/sh.ts'
 import { clusterOf, groundOf, k3sShell, memberOf, runningOf, wellWithout } from '../lib/k3s/members.ts'
 import { script } from '../lib/script.ts'
-import { sh } from '../lib/ground/sh.ts'
 
 export default script(import.meta, { layer: 'L2', on: 'node', prepare: k3sShell }, (context) => {
   const member = memberOf(context)

@@ -5,11 +5,11 @@
 //         asked only: what the answer should be is config/k3s/config.yaml's matter, and that of the layers above.
 // Then    ./task cis prints the score, and writes it to out/ for programs. config/k3s/cis.yaml has the list, one control at a time;
 //         config/k3s/waivers.yaml what does not hold, and why.
+import type { Step } from '../lib/engine/step.ts'
+import { sh } from '../lib/ground/sh.ts'
 import { cisOf, cisShell } from '../lib/k3s/cis.ts'
 import { memberOf } from '../lib/k3s/members.ts'
 import { script } from '../lib/script.ts'
-import { sh } from '../lib/ground/sh.ts'
-import type { Step } from '../lib/engine/step.ts'
 
 export default script(import.meta, { layer: 'L2', on: 'node', prepare: cisShell() }, (context) => {
   const { role } = memberOf(context)

@@ -3,8 +3,8 @@
 // Needs   k3s-join. An upgrade is a change of k3s in config/versions.yaml, then this page, then k3s-upgrade.
 // Leaves  the new program beside the one that runs, in /opt/k3s; the Node says so: ./task status shows it.
 // Undo    leaves the program: by then it may be the one that runs.
-import { announcedOf, clusterShell } from '../lib/k3s/nodes.ts'
 import { memberOf, stagedOf } from '../lib/k3s/members.ts'
+import { announcedOf, clusterShell } from '../lib/k3s/nodes.ts'
 import { script } from '../lib/script.ts'
 
 export default script(import.meta, { layer: 'L2', on: 'node', prepare: clusterShell }, (context) => [

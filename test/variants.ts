@@ -1,7 +1,7 @@
 // Every kind of machine that there can be: the system, the processor, what runs it, with and without the vault, a console, Kata.
+import type { Context } from '../lib/engine/page.ts'
 import { loadConfig } from '../lib/site/config.ts'
 import { domainsOf, domainXml } from '../lib/vm/domain.ts'
-import type { Context } from '../lib/engine/page.ts'
 
 const yes = [false, true]
 

@@ -1,10 +1,10 @@
 // Tasks that need other tasks: in which order they run, and which of them at once.
 import { availableParallelism } from 'node:os'
-import { nearest } from '../ground/nearest.ts'
 import { type Report, createReport } from '../engine/report.ts'
 import { Fault } from '../ground/fault.ts'
-import { type Call, NotHere, type Task, type Taskfile } from './taskfile.ts'
+import { nearest } from '../ground/nearest.ts'
 import { flags } from './flags.ts'
+import { type Call, type Task, type Taskfile, NotHere } from './taskfile.ts'
 
 /**
  * The tasks that `name` needs, and `name` itself, each behind what it needs.

@@ -1,19 +1,19 @@
 // ./task node: what a person does to one node: make it anew, end it, take it out of its cluster, open its API.
 import { join } from 'node:path'
 import { parse, stringify } from 'yaml'
+import { Fault } from '../ground/fault.ts'
+import { nearest } from '../ground/nearest.ts'
+import { land, secretStore } from '../ground/secret.ts'
+import { type Member, clusterOf, kept } from '../k3s/members.ts'
 import { leaving } from '../k3s/nodes.ts'
 import { loadConfig } from '../site/config.ts'
+import { machinesFor, nodesOf } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
 import { destroy, rebuild } from '../vm/domain.ts'
-import { Fault } from '../ground/fault.ts'
-import { type Member, clusterOf, kept } from '../k3s/members.ts'
-import { nearest } from '../ground/nearest.ts'
-import { reaches, runPages } from './pages.ts'
-import { land, secretStore } from '../ground/secret.ts'
-import { machinesFor, nodesOf } from '../site/machines.ts'
-import { type Call } from './taskfile.ts'
 import { type Flags, flags } from './flags.ts'
+import { reaches, runPages } from './pages.ts'
 import { pageNamed } from './scripts.ts'
+import type { Call } from './taskfile.ts'
 
 const actions = ['rebuild', 'destroy', 'replace', 'remove', 'kubeconfig'] as const
 

@@ -2,8 +2,8 @@
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { root } from '../ground/root.ts'
 import { Fault } from '../ground/fault.ts'
+import { root } from '../ground/root.ts'
 
 export const folder = join(root, 'test/plans')
 

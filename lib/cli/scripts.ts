@@ -2,9 +2,9 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
+import type { Page } from '../engine/page.ts'
 import { Fault } from '../ground/fault.ts'
 import { root } from '../ground/root.ts'
-import type { Page } from '../engine/page.ts'
 
 const load = createRequire(import.meta.url)
 

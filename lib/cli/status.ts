@@ -1,18 +1,18 @@
 // `./task status`: one screen for a tired admin. What needs attention comes first, with the command that mends it.
-import { existsSync, readFileSync, readdirSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { type Note, laptopNotes } from '../k3s/backup.ts'
-import { loadConfig } from '../site/config.ts'
-import type { Config } from '../site/model.ts'
-import { Fault } from '../ground/fault.ts'
-import { type Member, clusterOf, programOf } from '../k3s/members.ts'
 import type { Machine } from '../engine/machine.ts'
-import { connectTo } from './pages.ts'
 import { plain } from '../engine/program.ts'
 import { clean, createReport } from '../engine/report.ts'
+import { Fault } from '../ground/fault.ts'
+import { type Note, laptopNotes } from '../k3s/backup.ts'
+import { type Member, clusterOf, programOf } from '../k3s/members.ts'
+import { loadConfig } from '../site/config.ts'
 import { type Placed, everyMachine } from '../site/machines.ts'
-import { type Call } from './taskfile.ts'
+import type { Config } from '../site/model.ts'
 import { flags } from './flags.ts'
+import { connectTo } from './pages.ts'
+import type { Call } from './taskfile.ts'
 
 /** What a machine said of itself. */
 export interface Answers {

@@ -4,8 +4,8 @@ import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { Fault } from '../ground/fault.ts'
 import { root } from '../ground/root.ts'
-import { filesIn, open, pages } from './scripts.ts'
 import { flags, pageFlags } from './flags.ts'
+import { filesIn, open, pages } from './scripts.ts'
 
 const load = createRequire(import.meta.url)
 

@@ -1,15 +1,15 @@
 // What a person does to the machines of a site beside their pages: get to know them, and end a run that hangs.
-import { loadConfig } from '../site/config.ts'
-import type { Config } from '../site/model.ts'
 import type { Machine } from '../engine/machine.ts'
-import { connectTo } from './pages.ts'
-import { nearest } from '../ground/nearest.ts'
-import { everyMachine } from '../site/machines.ts'
 import { plain } from '../engine/program.ts'
 import { type Report, createReport, duration } from '../engine/report.ts'
 import { Fault } from '../ground/fault.ts'
-import { type Call } from './taskfile.ts'
+import { nearest } from '../ground/nearest.ts'
+import { loadConfig } from '../site/config.ts'
+import { everyMachine } from '../site/machines.ts'
+import type { Config } from '../site/model.ts'
 import { flags } from './flags.ts'
+import { connectTo } from './pages.ts'
+import type { Call } from './taskfile.ts'
 
 /** Connects to every machine of the site, and lets a person at a terminal compare a host key that nobody has seen yet. */
 export async function trust(call: Call): Promise<number> {

@@ -1,10 +1,10 @@
 // What a site does not fulfil and why, for a person and for the scanners that would complain: ./task waivers.
-import { loadConfig } from '../site/config.ts'
-import { nearest } from '../ground/nearest.ts'
 import { Fault } from '../ground/fault.ts'
-import { type Call } from './taskfile.ts'
-import { flags } from './flags.ts'
+import { nearest } from '../ground/nearest.ts'
+import { loadConfig } from '../site/config.ts'
 import { lynisProfile, openscapTailoring, waiversFor } from '../site/waivers.ts'
+import { flags } from './flags.ts'
+import type { Call } from './taskfile.ts'
 
 const formats = ['list', 'openscap', 'lynis'] as const
 

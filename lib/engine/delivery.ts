@@ -7,12 +7,12 @@ import { createHash } from 'node:crypto'
 import { closeSync, createReadStream, fsyncSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { Fault } from '../ground/fault.ts'
+import { quote } from '../ground/sh.ts'
 import type { Config } from '../site/model.ts'
 import { type Artifact, type Transfer, type Verified, download, meter } from './download.ts'
 import type { Machine } from './machine.ts'
 import { plain } from './program.ts'
-import { quote } from '../ground/sh.ts'
-import { Fault } from '../ground/fault.ts'
 
 /** Fetches an artifact, or gives it at once when it was fetched before in this run. */
 export type Fetch = (artifact: Artifact) => Promise<Verified>

@@ -7,8 +7,8 @@ import { tmpdir } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
-import type { Pins } from '../site/model.ts'
 import { Fault } from '../ground/fault.ts'
+import type { Pins } from '../site/model.ts'
 
 /** One file that a pin stands for. */
 export interface Artifact {

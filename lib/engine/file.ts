@@ -1,8 +1,8 @@
 // A file that lands on a machine: from config/, compared, tested by its own checker, renamed into place, taken back on failure.
 import { createHash } from 'node:crypto'
 import { read } from '../ground/root.ts'
-import { Command, feed, quote, sh } from '../ground/sh.ts'
 import type { Secret } from '../ground/secret.ts'
+import { Command, feed, quote, sh } from '../ground/sh.ts'
 import type { Change, Control, Door, Landing } from './step.ts'
 
 export interface FileOptions {

@@ -14,9 +14,9 @@ import { hostname, tmpdir, userInfo } from 'node:os'
 import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
-import { type Frame, type Program, frameOf, plain } from './program.ts'
-import { quote } from '../ground/sh.ts'
 import { Fault } from '../ground/fault.ts'
+import { quote } from '../ground/sh.ts'
+import { type Frame, type Program, frameOf, plain } from './program.ts'
 
 /** What a page may know of its machine before it asks. */
 export interface Facts {

@@ -1,8 +1,8 @@
 // What a page is: its name, where it runs, and the list of facts it makes true.
-import type { Env, Pins, Site } from '../site/model.ts'
-import type { Facts } from './machine.ts'
 import type { Secrets } from '../ground/secret.ts'
 import type { Command } from '../ground/sh.ts'
+import type { Env, Pins, Site } from '../site/model.ts'
+import type { Facts } from './machine.ts'
 import type { Step } from './step.ts'
 
 /** What a page may use to write its steps. */

@@ -1,9 +1,13 @@
 // The modes of a page on a machine: plan, apply, verify, undo.
 import { createHash } from 'node:crypto'
-import { createTwoFilesPatch } from 'diff'
 import { gunzipSync } from 'node:zlib'
+import { createTwoFilesPatch } from 'diff'
+import type { Fault } from '../ground/fault.ts'
+import type { SecretStore } from '../ground/secret.ts'
 import { type Fetch, deliver } from './delivery.ts'
 import { type Machine, type Outcome, type Path, me } from './machine.ts'
+import type { Page } from './page.ts'
+import { besides } from './print.ts'
 import {
   type Applying,
   type Frame,
@@ -11,14 +15,10 @@ import {
   type Program,
   applying,
   asking,
-  besides,
   plain,
   undoing,
 } from './program.ts'
 import type { FaultReport, Report } from './report.ts'
-import type { Page } from './page.ts'
-import type { SecretStore } from '../ground/secret.ts'
-import type { Fault } from '../ground/fault.ts'
 import { type Change, type Control, type Demand, type Landing, type Step, isChange, isWait } from './step.ts'
 
 export type Mode = 'plan' | 'apply' | 'verify' | 'undo'

@@ -1,12 +1,12 @@
 // Documents that people write: YAML checked against a schema, every fault with its place and the likely spelling.
 import { createRequire } from 'node:module'
-import type { Ajv2020 } from 'ajv/dist/2020.js'
 import type { ErrorObject } from 'ajv'
+import type { Ajv2020 } from 'ajv/dist/2020.js'
 import type { Node, Pair, ScalarTag } from 'yaml'
 import { nearest } from './nearest.ts'
 
 /** One thing that is wrong. `line` and `column` count from 1 and are absent where there is no file. */
-export interface Fault {
+export interface Diagnostic {
   /** The file, or `environment`, or `--site`. */
   file: string
   line?: number | undefined
@@ -57,7 +57,7 @@ export interface Reading {
 const require = createRequire(import.meta.url)
 
 /** The text of one fault: place, path, reason; then the line of the file with a caret, where there is one. */
-export function describe(fault: Fault): string {
+export function describe(fault: Diagnostic): string {
   const { file, line, column, source } = fault
   const place = [file, line, column].filter((part) => part !== undefined).join(':')
   const hint = fault.suggestion === undefined ? '' : `; did you mean ${fault.suggestion}?`
@@ -87,11 +87,11 @@ export function checkDocument<T>(
   formats: Record<string, Format>,
   rules: (document: Partially<T>, raw: (path: Path) => string) => Iterable<Problem>,
   reading: Reading = {},
-): { document: T; faults: Fault[] } {
+): { document: T; faults: Diagnostic[] } {
   const yaml = require('yaml') as typeof import('yaml')
   const lineCounter = new yaml.LineCounter()
   const lines = text.split('\n')
-  const fault = (offset: number, path: Path, reason: string, suggestion?: string): Fault => {
+  const fault = (offset: number, path: Path, reason: string, suggestion?: string): Diagnostic => {
     const { line, col } = lineCounter.linePos(offset)
     const source = lines[line - 1] ?? ''
     return {
@@ -104,7 +104,10 @@ export function checkDocument<T>(
       source: source.replace(/\r$/, ''),
     }
   }
-  const broken = (faults: Fault[]): { document: T; faults: Fault[] } => ({ document: {} as T, faults })
+  const broken = (faults: Diagnostic[]): { document: T; faults: Diagnostic[] } => ({
+    document: {} as T,
+    faults,
+  })
 
   let parsed: ReturnType<typeof yaml.parseDocument<Node>>
   try {
@@ -135,8 +138,8 @@ export function checkDocument<T>(
   // Places by path, as JSON.
   const keys = new Map<string, Node>()
   const values = new Map<string, Node>()
-  const faults: Fault[] = []
-  let refused: Fault | undefined
+  const faults: Diagnostic[] = []
+  let refused: Diagnostic | undefined
   const walk = (node: Node | null, path: Path): void => {
     if (node === null) return
     values.set(JSON.stringify(path), node)

@@ -1,9 +1,9 @@
 // What must not be read over a shoulder: values that hide in logs and plans, and the encrypted store they come from.
 import { randomBytes } from 'node:crypto'
-import { chmodSync, existsSync, mkdirSync, readFileSync, readdirSync, statSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { link, open, rename, rm } from 'node:fs/promises'
-import { basename, dirname, join } from 'node:path'
 import { createRequire } from 'node:module'
+import { basename, dirname, join } from 'node:path'
 import { inspect } from 'node:util'
 
 /** Loaded when a secret is read or made: that takes longer than all else that a look at a machine loads. */

@@ -2,9 +2,9 @@
 // ask that they know; what a host is asked stands in config/host/controls.yaml.
 import { basename } from 'node:path'
 import { parse } from 'yaml'
+import type { Control } from '../engine/step.ts'
 import { read } from '../ground/root.ts'
 import { Command, quote, shellText } from '../ground/sh.ts'
-import type { Control } from '../engine/step.ts'
 import type { Waiver } from '../site/waivers.ts'
 
 /** A path on a machine, and what has to be set in it. */

@@ -1,10 +1,10 @@
 // In what one host differs from another: the values of its files, its packages, and the controls that ask for them.
 import { parse } from 'yaml'
-import { read } from '../ground/root.ts'
-import { hostRequirements } from './controls.ts'
 import type { Context } from '../engine/page.ts'
 import type { Control } from '../engine/step.ts'
+import { read } from '../ground/root.ts'
 import { waiversFor } from '../site/waivers.ts'
+import { hostRequirements } from './controls.ts'
 
 type Values = Record<string, string | number>
 

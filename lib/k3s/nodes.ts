@@ -1,11 +1,11 @@
 // What happens to the nodes of a cluster that runs: another version, new certificates, one taken out and put back.
-import type { Config } from '../site/model.ts'
-import { Fault } from '../ground/fault.ts'
-import { type Member, clusterOf, k3sShell, memberOf, programOf, urlOf, wellWithout } from './members.ts'
-import type { Context, Page } from '../engine/page.ts'
-import { Command, sh, shellText } from '../ground/sh.ts'
-import type { Change, Step, Wait } from '../engine/step.ts'
 import { pageNamed } from '../cli/scripts.ts'
+import type { Context, Page } from '../engine/page.ts'
+import type { Change, Step, Wait } from '../engine/step.ts'
+import { Fault } from '../ground/fault.ts'
+import { Command, sh, shellText } from '../ground/sh.ts'
+import type { Config } from '../site/model.ts'
+import { type Member, clusterOf, k3sShell, memberOf, programOf, urlOf, wellWithout } from './members.ts'
 
 /** k3sShell, and the functions for nodes beside each other: lib/k3s/nodes.sh. */
 export const clusterShell = new Command(

@@ -4,8 +4,8 @@ import { createRequire } from 'node:module'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
 import type { $ } from 'zx/core'
-import { quote } from '../ground/sh.ts'
 import { Fault } from '../ground/fault.ts'
+import { quote } from '../ground/sh.ts'
 import { readIf } from './place.ts'
 
 const load = createRequire(import.meta.url)

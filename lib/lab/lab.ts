@@ -6,6 +6,7 @@
 import fs from 'node:fs'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { Fault } from '../ground/fault.ts'
 import { treeOf, use } from './image.ts'
 import { type LabMachine, checkName, claim, hangUp, labRun, ownerOf, record } from './machine.ts'
 import { endNode, startNode } from './node.ts'
@@ -14,7 +15,6 @@ import { type LabOptions, entries, homes, nodesDir, readIf, writable } from './p
 import { ask, endVm, running, tail } from './qemu.ts'
 import { vmOf } from './snapshot.ts'
 import { type LabUpOptions, type LabVm, boot, removeVm, restore } from './vm.ts'
-import { Fault } from '../ground/fault.ts'
 
 export type { LabResult } from './command.ts'
 export { type LabMachine, labRun } from './machine.ts'

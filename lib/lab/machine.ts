@@ -1,8 +1,8 @@
 // A machine of the lab that is up: whose it is, how ssh gets there, and commands on it. Its directory says all of that.
 import fs from 'node:fs'
 import path from 'node:path'
-import { quote } from '../ground/sh.ts'
 import { Fault } from '../ground/fault.ts'
+import { quote } from '../ground/sh.ts'
 import { type LabResult, run } from './command.ts'
 import { keys } from './keys.ts'
 import { type LabOptions, labDir, readIf } from './place.ts'

@@ -2,8 +2,8 @@
 import fs from 'node:fs'
 import { createRequire } from 'node:module'
 import path from 'node:path'
-import { root } from '../ground/root.ts'
 import { Fault } from '../ground/fault.ts'
+import { root } from '../ground/root.ts'
 
 /** The checkout. */
 export const kit = root

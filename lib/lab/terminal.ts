@@ -1,11 +1,11 @@
 // The lab for a person at a terminal: ./task lab setup, up, ssh, list, down.
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
-import { loadConfig } from '../site/config.ts'
-import { type LabVm, labDeps, labDown, labFind, labInstall, labList, labMachine, labNodeDown } from './lab.ts'
-import { nearest } from '../ground/nearest.ts'
 import { Fault } from '../ground/fault.ts'
+import { nearest } from '../ground/nearest.ts'
+import { loadConfig } from '../site/config.ts'
 import { zx } from './command.ts'
+import { type LabVm, labDeps, labDown, labFind, labInstall, labList, labMachine, labNodeDown } from './lab.ts'
 
 const words = ['setup', 'up', 'ssh', 'list', 'down'] as const
 

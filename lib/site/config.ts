@@ -4,18 +4,18 @@ import fs from 'node:fs'
 import { createRequire } from 'node:module'
 import os from 'node:os'
 import path from 'node:path'
-import type { Env, Site, PerArch, Pins, Config } from './model.ts'
+import type { Diagnostic, JsonSchema, Partially, Problem } from '../ground/document.ts'
 import { root as kit } from '../ground/root.ts'
-import type { Fault, JsonSchema, Partially, Problem } from '../ground/document.ts'
+import type { Config, Env, PerArch, Pins, Site } from './model.ts'
 
-export type { Fault } from '../ground/document.ts'
+export type { Diagnostic } from '../ground/document.ts'
 
 /** Everything that is wrong with the configuration; the message is the whole text for a person. */
 export class ConfigError extends Error {
   override name = 'ConfigError'
-  readonly faults: Fault[]
+  readonly faults: Diagnostic[]
 
-  constructor(faults: Fault[]) {
+  constructor(faults: Diagnostic[]) {
     const files = [...new Set(faults.map((fault) => fault.file))]
     const count = faults.length === 1 ? '1 problem' : `${faults.length} problems`
     const { describe } = load('../ground/document.ts') as typeof import('../ground/document.ts')
@@ -72,7 +72,7 @@ export function loadConfig(
 
   const { formats, pinProblems, siteProblems } = load('./rules.ts') as typeof import('./rules.ts')
   const { checkDocument } = load('../ground/document.ts') as typeof import('../ground/document.ts')
-  const faults: Fault[] = []
+  const faults: Diagnostic[] = []
   const check = <T>(source: Text, json: JsonSchema, rules: (found: Partially<T>) => Iterable<Problem>): T => {
     if ('unreadable' in source) {
       faults.push({ file: source.file, path: '', reason: source.unreadable })
@@ -87,7 +87,8 @@ export function loadConfig(
     pins: check<Pins>(pins, schema.pins.json, pinProblems),
     env: checkEnv(root, settings, variables),
   }
-  const byLine = (a: Fault, b: Fault): number => a.file.localeCompare(b.file) || (a.line ?? 0) - (b.line ?? 0)
+  const byLine = (a: Diagnostic, b: Diagnostic): number =>
+    a.file.localeCompare(b.file) || (a.line ?? 0) - (b.line ?? 0)
   faults.push(...[...site.faults, ...settings.faults].sort(byLine))
   if (value.site === undefined || faults.length > 0) throw new ConfigError(faults)
 
@@ -104,7 +105,7 @@ export function loadConfig(
  * Throws ConfigError with what `check` finds in documents that are made of the configuration. What was found good is not checked
  * again: `inputs` are all that it depends on beside the files named in `code`, paths in this repository.
  */
-export function accept(inputs: unknown, code: string[], check: () => Fault[]): void {
+export function accept(inputs: unknown, code: string[], check: () => Diagnostic[]): void {
   const texts = code.map((name) => fs.readFileSync(path.join(kit, name), 'utf8'))
   const key = createHash('sha256')
     .update([JSON.stringify(inputs), ...texts].join('\0'))
@@ -158,14 +159,14 @@ function read(root: string, file: string): Text {
   }
 }
 
-function chooseSite(root: string, chosen: Setting): { name: string; text?: Text; faults: Fault[] } {
+function chooseSite(root: string, chosen: Setting): { name: string; text?: Text; faults: Diagnostic[] } {
   const name = chosen.value
   const there = siteNames(root)
   if (there.includes(name)) return { name, text: read(root, `config/sites/${name}.yaml`), faults: [] }
   const { nearest } = load('../ground/nearest.ts') as typeof import('../ground/nearest.ts')
   const suggestion = nearest(name, there)
   const known = there.length === 0 ? 'there is none' : `there are ${there.join(', ')}`
-  const fault: Fault = {
+  const fault: Diagnostic = {
     file: chosen.file,
     line: chosen.line,
     path: chosen.file === '--site' ? '' : 'FK_SITE',
@@ -219,7 +220,7 @@ interface Setting {
 }
 interface Settings {
   values: Record<string, Setting>
-  faults: Fault[]
+  faults: Diagnostic[]
   /** Of each variable that names a file: the mode, or why there is none; a checked result is good for these only. */
   files: Record<string, number | string>
 }
@@ -263,7 +264,7 @@ function readSettings(root: string, env: Record<string, string | undefined>, sch
 function readDotenv(
   text: string,
   set: (name: string, value: string, file: string, line: number) => void,
-  faults: Fault[],
+  faults: Diagnostic[],
 ): void {
   const { parse } = load('dotenv') as typeof import('dotenv')
   const seen = new Map<string, number>()

@@ -1,5 +1,6 @@
 // What no schema can say: formats with a likely spelling, and how the parts of a site and of a pin fit together.
 import {
+  type Network,
   contains,
   formatNetwork,
   isHostName,
@@ -7,11 +8,10 @@ import {
   parseAddress,
   parseHost,
   parseNetwork,
-  type Network,
 } from '../ground/address.ts'
-import type { PerArch, Pins, Site } from './model.ts'
-import { pathText, show, type Format, type Partially, type Path, type Problem } from '../ground/document.ts'
+import { type Format, type Partially, type Path, type Problem, pathText, show } from '../ground/document.ts'
 import { nearest } from '../ground/nearest.ts'
+import type { PerArch, Pins, Site } from './model.ts'
 
 /** The formats that the schemas name. */
 export const formats: Record<string, Format> = {

@@ -1,20 +1,20 @@
 // What a node becomes on its first boot: Butane as people write it, checked line by line and translated to Ignition.
 import { readFileSync } from 'node:fs'
 import { isAbsolute, join, posix, relative, resolve } from 'node:path'
-import { read } from '../ground/root.ts'
-import { ConfigError } from '../site/config.ts'
 import {
-  checkDocument,
-  pathText,
-  show,
-  type Fault,
+  type Diagnostic,
   type Format,
   type JsonSchema,
   type Partially,
   type Path,
   type Problem,
+  checkDocument,
+  pathText,
+  show,
 } from '../ground/document.ts'
 import { nearest } from '../ground/nearest.ts'
+import { read } from '../ground/root.ts'
+import { ConfigError } from '../site/config.ts'
 
 /** One Butane document: what faults call it, and its text. */
 export interface Source {
@@ -134,7 +134,7 @@ const schema = JSON.parse(read('config/schema/butane.json')) as JsonSchema
  * Throws ConfigError with every fault of every document, and TypeError for a value that no document asks for.
  */
 export function translate(sources: Source[], { values = {}, files }: Filling = {}): Ignition {
-  const faults: Fault[] = []
+  const faults: Diagnostic[] = []
   const used = new Set<string>()
   const claims = new Claims()
   const fill = (text: string): string | Omit<Problem, 'path'> => {

@@ -1,17 +1,17 @@
 // The virtual machines of a host as libvirt knows them: what each should be, and the words in which the host is asked whether it is.
-import { DOMParser, type Element, type Node as XmlNode, XMLSerializer } from '@xmldom/xmldom'
-import { read } from '../ground/root.ts'
-import { formatNetwork, parseNetwork } from '../ground/address.ts'
-import type { Source } from './butane.ts'
-import type { Site } from '../site/model.ts'
-import { hostKeyOf, publicHalf } from './hostkey.ts'
-import { type Node, nodesOf } from '../site/machines.ts'
+import { type Element, type Node as XmlNode, DOMParser, XMLSerializer } from '@xmldom/xmldom'
 import type { Context, Page } from '../engine/page.ts'
+import type { Demand } from '../engine/step.ts'
+import { formatNetwork, parseNetwork } from '../ground/address.ts'
+import { Fault } from '../ground/fault.ts'
+import { read } from '../ground/root.ts'
 import { Secret } from '../ground/secret.ts'
 import { Command, sh, shellText } from '../ground/sh.ts'
-import type { Demand } from '../engine/step.ts'
-import { Fault } from '../ground/fault.ts'
 import { uuidOf } from '../host/vault.ts'
+import { type Node, nodesOf } from '../site/machines.ts'
+import type { Site } from '../site/model.ts'
+import type { Source } from './butane.ts'
+import { hostKeyOf, publicHalf } from './hostkey.ts'
 
 /** The functions that the checks and commands about virtual machines share: lib/vm/domain.sh, and the stylesheet that it compares by. */
 export const domainShell = new Command(

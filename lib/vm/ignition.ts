@@ -2,14 +2,14 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
-import { read } from '../ground/root.ts'
-import { translate, type Ignition, type Source } from './butane.ts'
-import type { Env, Site } from '../site/model.ts'
-import { hostKeyOf } from './hostkey.ts'
 import type { Context } from '../engine/page.ts'
-import type { Node } from '../site/machines.ts'
-import { Secret } from '../ground/secret.ts'
 import { Fault } from '../ground/fault.ts'
+import { read } from '../ground/root.ts'
+import { Secret } from '../ground/secret.ts'
+import type { Node } from '../site/machines.ts'
+import type { Env, Site } from '../site/model.ts'
+import { type Ignition, type Source, translate } from './butane.ts'
+import { hostKeyOf } from './hostkey.ts'
 
 /**
  * The public key that an admin logs in to nodes with: the one beside FK_SSH_KEY, else the first that ssh would look for.

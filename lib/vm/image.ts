@@ -1,8 +1,8 @@
 // The base images that nodes are made from.
 import { join } from 'node:path'
-import { library } from '../ground/sh.ts'
 import { type Artifact, artifactOf } from '../engine/download.ts'
 import type { Context } from '../engine/page.ts'
+import { library } from '../ground/sh.ts'
 
 /** The functions that the checks and commands about an image share: lib/vm/image.sh, as it stands. */
 export const imageShell = library('lib/vm/image.sh')

@@ -6,7 +6,7 @@
 // gets pipelining and one lasting connection, and for each requirement its own module for it. Prints medians and ratios.
 import { spawn, spawnSync } from 'node:child_process'
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer, connect as dial } from 'node:net'
+import { connect as dial, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parse, stringify } from 'yaml'

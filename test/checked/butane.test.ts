@@ -6,13 +6,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { gunzipSync } from 'node:zlib'
-import { translate, type Ignition } from '../../lib/vm/butane.ts'
+import { Secret } from '../../lib/ground/secret.ts'
+import { fragmentOf } from '../../lib/k3s/members.ts'
 import { loadConfig, siteNames } from '../../lib/site/config.ts'
+import { nodesOf } from '../../lib/site/machines.ts'
+import { type Ignition, translate } from '../../lib/vm/butane.ts'
 import { makeHostKey, publicHalf } from '../../lib/vm/hostkey.ts'
 import { ignition, ignitionFile } from '../../lib/vm/ignition.ts'
-import { fragmentOf } from '../../lib/k3s/members.ts'
-import { nodesOf } from '../../lib/site/machines.ts'
-import { Secret } from '../../lib/ground/secret.ts'
 
 const root = join(import.meta.dirname, '../..')
 const fixtures = join(root, 'test/fixtures/butane')

@@ -9,10 +9,10 @@ import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import { loadConfig } from '../../lib/site/config.ts'
-import type { Site } from '../../lib/site/model.ts'
 import type { Context } from '../../lib/engine/page.ts'
 import { isChange } from '../../lib/engine/step.ts'
+import { loadConfig } from '../../lib/site/config.ts'
+import type { Site } from '../../lib/site/model.ts'
 import page from '../../scripts/06-host-firewall.ts'
 import { nmap, without } from '../programs.ts'
 

@@ -7,10 +7,10 @@ import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { parse } from 'yaml'
-import { loadConfig, siteNames } from '../../lib/site/config.ts'
-import { find } from '../../lib/lab/command.ts'
 import type { Context } from '../../lib/engine/page.ts'
 import { secretStore } from '../../lib/ground/secret.ts'
+import { find } from '../../lib/lab/command.ts'
+import { loadConfig, siteNames } from '../../lib/site/config.ts'
 import { clientConfig, machineConfigFile, talosNodes } from '../../lib/vm/talos.ts'
 
 /** What the lab has installed, or what somebody without root has built into .cache/tools. */

@@ -5,9 +5,9 @@ import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync }
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { after, describe, test } from 'node:test'
-import { loadConfig } from '../../lib/site/config.ts'
 import { clock, laptop, needs } from '../../lib/cli/doctor.ts'
 import { createReport } from '../../lib/engine/report.ts'
+import { loadConfig } from '../../lib/site/config.ts'
 
 const root = join(import.meta.dirname, '../..')
 const scratch = mkdtempSync(join(tmpdir(), 'fortress-doctor-'))

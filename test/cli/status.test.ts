@@ -4,8 +4,8 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
-import { loadConfig } from '../../lib/site/config.ts'
 import { type Answers, age, screen, statusOf, take, verdictsIn } from '../../lib/cli/status.ts'
+import { loadConfig } from '../../lib/site/config.ts'
 
 const now = new Date('2026-11-21T12:00:00Z')
 

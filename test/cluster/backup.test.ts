@@ -2,18 +2,18 @@
 import assert from 'node:assert/strict'
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { cpSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import type { Manifest } from '../../lib/k3s/bundle.ts'
 import { secretStore } from '../../lib/ground/secret.ts'
+import type { Manifest } from '../../lib/k3s/bundle.ts'
 import { labRun } from '../../lib/lab/lab.ts'
 import { type Said, node, root, said } from '../machine/kit.ts'
 import { type Checkout, checkout } from '../machine/laptop.ts'
 import { without } from '../programs.ts'
-import { type Storage, storage } from './storage.ts'
 import { type Bed, alone, bed, data, etc, pinAge, program, version } from './kit.ts'
+import { type Storage, storage } from './storage.ts'
 
 const missing =
   program === undefined ? 'kube-bed is not installed' : without('age', 'age-keygen', 'tar', 'openssl')

@@ -5,7 +5,7 @@ import { existsSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import { allFlags, type Kind } from '../../lib/k3s/check/flags.ts'
+import { type Kind, allFlags } from '../../lib/k3s/check/flags.ts'
 import { find } from '../../lib/lab/command.ts'
 
 const built = join(import.meta.dirname, '../../.cache/tools/kube-bed')

@@ -1,6 +1,5 @@
 // Large files on their way to a machine that loses the connection, has no room, or is busy. The machine is a folder here.
 import assert from 'node:assert/strict'
-import { loadConfig } from '../../lib/site/config.ts'
 import { spawn, spawnSync } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -15,6 +14,7 @@ import type { Transfer } from '../../lib/engine/download.ts'
 import type { Machine, Outcome } from '../../lib/engine/machine.ts'
 import { frameOf } from '../../lib/engine/program.ts'
 import { Fault } from '../../lib/ground/fault.ts'
+import { loadConfig } from '../../lib/site/config.ts'
 
 const scratch = mkdtempSync(join(tmpdir(), 'fortress-delivery-'))
 after(() => rmSync(scratch, { recursive: true, force: true }))

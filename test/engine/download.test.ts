@@ -8,8 +8,8 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
-  readFileSync,
   readdirSync,
+  readFileSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -21,7 +21,6 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, beforeEach, describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Pins } from '../../lib/site/model.ts'
 import {
   type Artifact,
   type DownloadOptions,
@@ -32,6 +31,7 @@ import {
   signingKey,
 } from '../../lib/engine/download.ts'
 import { Fault } from '../../lib/ground/fault.ts'
+import type { Pins } from '../../lib/site/model.ts'
 
 const root = join(import.meta.dirname, '../..')
 const scratch = mkdtempSync(join(tmpdir(), 'fortress-download-'))

@@ -2,8 +2,8 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { frameOf } from '../../lib/engine/program.ts'
 import { chunks } from '../../lib/engine/run.ts'
-import { sh } from '../../lib/ground/sh.ts'
 import type { Change, Door, Step } from '../../lib/engine/step.ts'
+import { sh } from '../../lib/ground/sh.ts'
 
 const change = (name: string, more: Partial<Change> = {}): Change => ({
   name,

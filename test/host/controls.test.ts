@@ -4,10 +4,10 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
-import { loadConfig } from '../../lib/site/config.ts'
-import type { Site } from '../../lib/site/model.ts'
 import { asked, controlShell, hostRequirements } from '../../lib/host/controls.ts'
 import { hostOf } from '../../lib/host/host.ts'
+import { loadConfig } from '../../lib/site/config.ts'
+import type { Site } from '../../lib/site/model.ts'
 import { lynisProfile, openscapTailoring, waiversFor } from '../../lib/site/waivers.ts'
 
 const root = join(import.meta.dirname, '../..')

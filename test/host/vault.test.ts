@@ -1,12 +1,12 @@
 // The page of the vault as text: what is in it, in which order, and what is not.
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { loadConfig } from '../../lib/site/config.ts'
-import { printed } from '../../lib/engine/program.ts'
 import type { Context } from '../../lib/engine/page.ts'
-import { Secret } from '../../lib/ground/secret.ts'
+import { printed } from '../../lib/engine/print.ts'
 import { isChange } from '../../lib/engine/step.ts'
+import { Secret } from '../../lib/ground/secret.ts'
 import { makePassphrase, makeRecoveryKey, vaultOf } from '../../lib/host/vault.ts'
+import { loadConfig } from '../../lib/site/config.ts'
 import page from '../../scripts/08-host-vault.ts'
 import { shellcheck, without } from '../programs.ts'
 

@@ -5,8 +5,8 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
-  readFileSync,
   readdirSync,
+  readFileSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -15,24 +15,24 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { encode } from 'uqr'
-import { loadConfig } from '../../lib/site/config.ts'
-import type { Config, Site } from '../../lib/site/model.ts'
+import { main } from '../../lib/cli/peer.ts'
+import { secretStore } from '../../lib/ground/secret.ts'
 import {
   clientFile,
   endpointOf,
   keyless,
   keysOf,
-  main,
   placeholder,
   presharedKey,
   privateKey,
   publicHalf,
   publicKey,
   qr,
-  withPeer,
   withoutPeer,
+  withPeer,
 } from '../../lib/host/wireguard.ts'
-import { secretStore } from '../../lib/ground/secret.ts'
+import { loadConfig } from '../../lib/site/config.ts'
+import type { Config, Site } from '../../lib/site/model.ts'
 import { without } from '../programs.ts'
 
 const made: string[] = []

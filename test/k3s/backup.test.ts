@@ -1,7 +1,7 @@
 // Bundles on the laptop, without a machine: what is opened, what is refused, and what a page makes of the site's word.
 import assert from 'node:assert/strict'
-import { createHash } from 'node:crypto'
 import { spawnSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -12,15 +12,15 @@ import {
   generateX25519Identity,
   identityToRecipient,
 } from 'age-encryption'
+import type { Context } from '../../lib/engine/page.ts'
+import { isChange } from '../../lib/engine/step.ts'
+import { Secret } from '../../lib/ground/secret.ts'
 import { backupSteps, laptopNotes } from '../../lib/k3s/backup.ts'
 import { type Manifest, madeAt, readBundle } from '../../lib/k3s/bundle.ts'
-import { loadConfig } from '../../lib/site/config.ts'
-import type { Config } from '../../lib/site/model.ts'
 import { memberOf } from '../../lib/k3s/members.ts'
 import { recipientOf, recipientsIn } from '../../lib/k3s/recipient.ts'
-import type { Context } from '../../lib/engine/page.ts'
-import { Secret } from '../../lib/ground/secret.ts'
-import { isChange } from '../../lib/engine/step.ts'
+import { loadConfig } from '../../lib/site/config.ts'
+import type { Config } from '../../lib/site/model.ts'
 
 const dir = mkdtempSync(join(tmpdir(), 'fk-bundle-'))
 after(() => rmSync(dir, { recursive: true }))

@@ -6,24 +6,11 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
-import {
-  type Answers,
-  type CisReport,
-  bench,
-  cisOf,
-  cisRequirements,
-  cisShell,
-  differences,
-  differenceText,
-  offeredPods,
-  readBench,
-  resultsOf,
-  sarifOf,
-  scoreText,
-  tally,
-} from '../../lib/k3s/cis.ts'
-import { loadConfig } from '../../lib/site/config.ts'
 import { quote } from '../../lib/ground/sh.ts'
+import { bench, differences, differenceText, readBench } from '../../lib/k3s/bench.ts'
+import { cisOf, cisRequirements, cisShell, offeredPods } from '../../lib/k3s/cis.ts'
+import { type Answers, type CisReport, resultsOf, sarifOf, scoreText, tally } from '../../lib/k3s/score.ts'
+import { loadConfig } from '../../lib/site/config.ts'
 import { waiversFor } from '../../lib/site/waivers.ts'
 import { type Weakening, weakenedLines, weakenings } from '../weaken.ts'
 

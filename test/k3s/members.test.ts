@@ -2,13 +2,13 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { parse } from 'yaml'
-import type { Config, MachineSpec } from '../../lib/site/model.ts'
+import type { Context } from '../../lib/engine/page.ts'
+import { clusterOf, filesOf, fragmentOf, memberOf, programOf } from '../../lib/k3s/members.ts'
 import { loadConfig } from '../../lib/site/config.ts'
+import { machinesFor, nodesOf } from '../../lib/site/machines.ts'
+import type { Config, MachineSpec } from '../../lib/site/model.ts'
 import { makeHostKey, publicHalf } from '../../lib/vm/hostkey.ts'
 import { ignition } from '../../lib/vm/ignition.ts'
-import { clusterOf, filesOf, fragmentOf, memberOf, programOf } from '../../lib/k3s/members.ts'
-import type { Context } from '../../lib/engine/page.ts'
-import { machinesFor, nodesOf } from '../../lib/site/machines.ts'
 
 const load = (site = 'fortress', env = {}) => loadConfig({ env, site })
 const hostKey = makeHostKey('test')

@@ -5,8 +5,8 @@ import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { after, afterEach, before, describe, test } from 'node:test'
-import { loadConfig } from '../../lib/site/config.ts'
 import type { Page } from '../../lib/engine/page.ts'
+import { loadConfig } from '../../lib/site/config.ts'
 import { type Cluster, deadlyOnce, recorded } from './recorded.ts'
 
 const load = createRequire(import.meta.url)

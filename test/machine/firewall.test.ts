@@ -3,9 +3,9 @@ import { execFileSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
+import { nmap, without } from '../programs.ts'
 import { type Kit, node } from './kit.ts'
 import { type Checkout, type Laptop, checkout, differences, laptop, noLaptop } from './laptop.ts'
-import { nmap, without } from '../programs.ts'
 
 describe('the firewall', { skip: noLaptop }, () => {
   let kit: Kit & { end(): Promise<void> }

@@ -4,15 +4,15 @@ import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
-import { loadConfig } from '../../lib/site/config.ts'
-import { type Machine, connect } from '../../lib/engine/machine.ts'
 import { contextOf } from '../../lib/cli/pages.ts'
+import { type Machine, connect } from '../../lib/engine/machine.ts'
+import type { Context } from '../../lib/engine/page.ts'
 import type { Program } from '../../lib/engine/program.ts'
 import { createReport } from '../../lib/engine/report.ts'
 import type { Running } from '../../lib/engine/run.ts'
-import type { Context } from '../../lib/engine/page.ts'
 import { secretStore } from '../../lib/ground/secret.ts'
 import { type LabMachine, type LabResult, labNodeDown, labNodeUp, labRun } from '../../lib/lab/lab.ts'
+import { loadConfig } from '../../lib/site/config.ts'
 
 export const root = join(import.meta.dirname, '../..')
 

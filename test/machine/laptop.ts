@@ -13,10 +13,10 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { main as peers } from '../../lib/cli/peer.ts'
 import { loadConfig } from '../../lib/site/config.ts'
-import { main as peers } from '../../lib/host/wireguard.ts'
-import { type Kit, type Said, root, said } from './kit.ts'
 import { without } from '../programs.ts'
+import { type Kit, type Said, root, said } from './kit.ts'
 
 export interface Answer {
   code: number

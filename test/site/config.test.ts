@@ -3,7 +3,7 @@ import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { after, describe, test } from 'node:test'
-import { ConfigError, envExample, loadConfig, siteNames, type Fault } from '../../lib/site/config.ts'
+import { type Diagnostic, ConfigError, envExample, loadConfig, siteNames } from '../../lib/site/config.ts'
 
 const root = path.join(import.meta.dirname, '../..')
 const fixtures = path.join(import.meta.dirname, '../fixtures')
@@ -304,7 +304,7 @@ describe('a refusal', () => {
       root: checkout({ site: site.replace('port: 51820', 'port: 0') }),
     })
     const line = site.split('\n').findIndex((text) => text.includes('port: 51820')) + 1
-    const expected: Fault[] = [
+    const expected: Diagnostic[] = [
       {
         file: 'config/sites/fortress.yaml',
         line,

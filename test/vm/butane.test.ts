@@ -3,8 +3,8 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { describe, test } from 'node:test'
 import { parse } from 'yaml'
-import { translate, type Filling, type Ignition, type Source } from '../../lib/vm/butane.ts'
 import { ConfigError } from '../../lib/site/config.ts'
+import { type Filling, type Ignition, type Source, translate } from '../../lib/vm/butane.ts'
 
 const root = join(import.meta.dirname, '../..')
 const fixtures = 'test/fixtures/butane'

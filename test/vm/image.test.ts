@@ -6,10 +6,10 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
+import type { Context } from '../../lib/engine/page.ts'
+import { printed } from '../../lib/engine/print.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import { imageOf } from '../../lib/vm/image.ts'
-import { printed } from '../../lib/engine/program.ts'
-import type { Context } from '../../lib/engine/page.ts'
 import page from '../../scripts/11-vm-image.ts'
 
 const root = join(import.meta.dirname, '../..')

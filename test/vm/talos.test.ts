@@ -17,11 +17,11 @@ import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { after, beforeEach, describe, test } from 'node:test'
 import { parse, parseAllDocuments } from 'yaml'
-import { loadConfig, siteNames } from '../../lib/site/config.ts'
 import type { Context } from '../../lib/engine/page.ts'
-import { nodesOf } from '../../lib/site/machines.ts'
-import { type SecretStore, secretStore } from '../../lib/ground/secret.ts'
 import { isChange } from '../../lib/engine/step.ts'
+import { type SecretStore, secretStore } from '../../lib/ground/secret.ts'
+import { loadConfig, siteNames } from '../../lib/site/config.ts'
+import { nodesOf } from '../../lib/site/machines.ts'
 import {
   type Bundle,
   bundleOf,

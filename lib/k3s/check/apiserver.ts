@@ -1,7 +1,7 @@
 // The two files that the API server reads when it starts: the settings of its admission plug-ins, and what it writes down.
-import { read } from '../../ground/root.ts'
-import { checkSchema, show, type JsonSchema, type Path, type Problem } from '../../ground/document.ts'
+import { type JsonSchema, type Path, type Problem, checkSchema, show } from '../../ground/document.ts'
 import { nearest } from '../../ground/nearest.ts'
+import { read } from '../../ground/root.ts'
 
 /** A document, and what is wrong in it. */
 interface Checked {

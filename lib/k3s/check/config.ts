@@ -2,17 +2,22 @@
 // server reads. k3s skips a key that it does not know, takes the last of two, and starts with what is left.
 import { posix } from 'node:path'
 import { contains, formatNetwork, overlap, parseAddress, parseNetwork } from '../../ground/address.ts'
-import { admissionProblems, auditProblems, schemaOf } from './apiserver.ts'
 import {
-  checkDocument,
-  pathText,
-  show,
-  type Fault,
+  type Diagnostic,
   type JsonSchema,
   type Path,
   type Problem,
+  checkDocument,
+  pathText,
+  show,
 } from '../../ground/document.ts'
+import { nearest } from '../../ground/nearest.ts'
+import { admissionProblems, auditProblems, schemaOf } from './apiserver.ts'
 import {
+  type Flags,
+  type Kind,
+  type Program,
+  type Role,
   allFlags,
   demanded,
   flagsFile,
@@ -20,12 +25,7 @@ import {
   secrets,
   switches,
   words,
-  type Flags,
-  type Kind,
-  type Program,
-  type Role,
 } from './flags.ts'
-import { nearest } from '../../ground/nearest.ts'
 
 /** One file of a node. */
 export interface K3sFile {
@@ -58,7 +58,7 @@ class Source {
   legible = false
   readonly #text: string
   readonly #schema: JsonSchema
-  readonly #alone: Fault[]
+  readonly #alone: Diagnostic[]
 
   constructor({ path, text, file = path }: K3sFile, schema: JsonSchema) {
     this.file = file
@@ -75,7 +75,7 @@ class Source {
     if (this.#alone.length === 0) this.legible = true
   }
 
-  #check(rules: (document: Record<string, unknown>, raw: (path: Path) => string) => void): Fault[] {
+  #check(rules: (document: Record<string, unknown>, raw: (path: Path) => string) => void): Diagnostic[] {
     const { faults } = checkDocument<Record<string, unknown>>(
       this.file,
       this.#text,
@@ -90,7 +90,7 @@ class Source {
   }
 
   /** Everything that is wrong in it. A line that may hold a secret is not shown. */
-  faults(): Fault[] {
+  faults(): Diagnostic[] {
     const faults = this.problems.length === 0 ? this.#alone : this.#check(() => undefined)
     return faults.map((fault) => (hides(fault.source) ? { ...fault, source: undefined } : fault))
   }
@@ -314,7 +314,7 @@ class Reading {
   readonly node: K3sNode
   readonly config: Config
   readonly #sources: Source[] = []
-  readonly #left: Fault[] = []
+  readonly #left: Diagnostic[] = []
   readonly #flags: Flags
 
   constructor(node: K3sNode, flags: Flags) {
@@ -334,7 +334,7 @@ class Reading {
     if (configs.every(({ legible }) => legible)) this.#check()
   }
 
-  faults(): Fault[] {
+  faults(): Diagnostic[] {
     return [...this.#sources.flatMap((source) => source.faults()), ...this.#left]
   }
 
@@ -548,12 +548,12 @@ const ownLabels = new Set(
  * Everything that is wrong with what the k3s of a node is told; none when it can be brought there. `files` are config.yaml, its
  * drop-ins and what they name, in any order: k3s' own order is kept. `version` is that of k3s, as it is pinned.
  */
-export function checkK3s(files: K3sFile[], { role, version }: { role: Role; version: string }): Fault[] {
+export function checkK3s(files: K3sFile[], { role, version }: { role: Role; version: string }): Diagnostic[] {
   return checkCluster([{ name: role, role, files }], version)
 }
 
 /** What `checkK3s` finds on each node, each fault once, and where the servers of one cluster disagree. */
-export function checkCluster(nodes: K3sNode[], version: string): Fault[] {
+export function checkCluster(nodes: K3sNode[], version: string): Diagnostic[] {
   const minor = /^v?([0-9]+\.[0-9]+)/.exec(version)?.[1] ?? version
   const flags = allFlags().get(minor)
   if (flags === undefined)
@@ -569,7 +569,7 @@ export function checkCluster(nodes: K3sNode[], version: string): Fault[] {
     readings.filter(({ node }) => node.role === 'server'),
     flags,
   )
-  const faults = new Map<string, Fault>()
+  const faults = new Map<string, Diagnostic>()
   for (const fault of readings.flatMap((reading) => reading.faults()))
     faults.set(JSON.stringify(fault), fault)
   return [...faults.values()]

@@ -1,8 +1,8 @@
 // What k3s and the programs in it can be told, by version, and what they must not be told though they would take it.
 import { createRequire } from 'node:module'
-import { read } from '../../ground/root.ts'
-import { show, type Problem } from '../../ground/document.ts'
+import { type Problem, show } from '../../ground/document.ts'
 import { nearest } from '../../ground/nearest.ts'
+import { read } from '../../ground/root.ts'
 
 export type Role = 'server' | 'agent'
 

@@ -3,28 +3,17 @@ import { existsSync, statSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { basename, join } from 'node:path'
 import { Readable } from 'node:stream'
-import {
-  type Here,
-  age,
-  ask,
-  backupShell,
-  copies,
-  copy,
-  here,
-  noteHere,
-  orNo,
-  program,
-  size,
-} from './backup.ts'
-import { type Bundle, madeAt, opened, readBundle } from './bundle.ts'
-import { Fault } from '../ground/fault.ts'
-import { clusterOf, groundOf, kept, memberOf, runningOf } from './members.ts'
 import type { Machine } from '../engine/machine.ts'
 import type { Page } from '../engine/page.ts'
-import { quote, sh, Command } from '../ground/sh.ts'
-import { machinesFor } from '../site/machines.ts'
 import type { Step } from '../engine/step.ts'
-import type { Call } from '../cli/taskfile.ts'
+import { Fault } from '../ground/fault.ts'
+import { Command, quote, sh } from '../ground/sh.ts'
+import { ask, backupShell, copies, noteHere, orNo, program } from '../k3s/backup.ts'
+import { type Bundle, madeAt, opened, readBundle } from '../k3s/bundle.ts'
+import { clusterOf, groundOf, kept, memberOf, runningOf } from '../k3s/members.ts'
+import { machinesFor } from '../site/machines.ts'
+import { type Here, age, copy, here, size } from './backup.ts'
+import type { Call } from './taskfile.ts'
 
 const load = createRequire(import.meta.url)
 
@@ -207,8 +196,8 @@ export async function restore(call: Call): Promise<number> {
       const machine = await at.reach()
       const others = clusterOf(config).flatMap((m) => (m.role === 'server' && !m.first ? m.name : []))
       const there = await mayEnd(at, machine, others)
-      const { besideRestore } = load('./nodes.ts') as typeof import('./nodes.ts')
-      const { runPages } = load('../cli/pages.ts') as typeof import('../cli/pages.ts')
+      const { besideRestore } = load('../k3s/nodes.ts') as typeof import('../k3s/nodes.ts')
+      const { runPages } = load('./pages.ts') as typeof import('./pages.ts')
       const beside = besideRestore(member.name, others, there)
       const run = async (pages: Page[]) =>
         pages.length === 0 ? 0 : runPages(pages, 'apply', given, call.signal)
@@ -268,7 +257,7 @@ export async function restore(call: Call): Promise<number> {
  */
 async function mayEnd(at: Here, first: Machine, others: string[]): Promise<string[]> {
   const { config, member, report, given, terminal } = at
-  const { ask: question, connectTo } = load('../cli/pages.ts') as typeof import('../cli/pages.ts')
+  const { ask: question, connectTo } = load('./pages.ts') as typeof import('./pages.ts')
   const living: string[] = []
   const look = async (machine: Machine) => {
     const [said = ''] = await ask(machine, ['frame answer "$(backup_nobody)"'])
@@ -318,7 +307,7 @@ async function mayEnd(at: Here, first: Machine, others: string[]): Promise<strin
 async function become(at: Here, machine: Machine, { manifest }: Bundle, name: string): Promise<number> {
   const { config, store, report, signal } = at
   const { runPage } = load('../engine/run.ts') as typeof import('../engine/run.ts')
-  const { contextOf } = load('../cli/pages.ts') as typeof import('../cli/pages.ts')
+  const { contextOf } = load('./pages.ts') as typeof import('./pages.ts')
   const { downloads } = load('../engine/delivery.ts') as typeof import('../engine/delivery.ts')
   const context = contextOf(config, machine.facts, store)
   const member = memberOf(context)
