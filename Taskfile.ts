@@ -107,7 +107,7 @@ export default {
       takes: '[TIER|FILE...]',
       run: command('node', 'test/run.cjs'),
     },
-    review: { does: 'write what every page prints to test/plans', run: module('lib/cli/review.ts', 'review') },
+    review: { does: 'write what pages print to test/plans', run: module('lib/cli/review.ts', 'review') },
     'env-example': {
       does: 'write .env.example anew from its schema',
       run: generate('.env.example', 'lib/site/config.ts', 'envExample'),

@@ -78,7 +78,7 @@ export default script(
           ? `signed by the key ${signature.key}; nobody may write it, so that every node starts from the same bytes`
           : 'it has the digest that is pinned; nobody may write it, so that every node starts from the same bytes',
         check: image,
-        brings: { artifact, to: path },
+        upload: { artifact, to: path },
         apply: [sh`image_land ${path}`],
         seconds: 900,
         controls: [
@@ -97,7 +97,7 @@ export default script(
               name: `talosctl ${pins['talosctl']?.version} is here, as its makers published it`,
               why: 'Talos has no shell and no SSH: it is asked and told by its own program, which has the digest that is pinned',
               check: sh`image_is ${[tool.kept, tool.artifact.sha256 ?? '']}`,
-              brings: { artifact: tool.artifact, to: tool.kept },
+              upload: { artifact: tool.artifact, to: tool.kept },
               apply: [sh`image_land ${tool.kept}`],
             },
             {

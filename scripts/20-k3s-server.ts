@@ -40,7 +40,7 @@ If the old cluster is gone for good, and its backups too: delete ${kept.joinServ
 })
 
 /** Where other servers have joined, they must be able to do without the first while it starts anew. One that is away may come back. */
-function others(context: Context, member: Member): Change['around'] {
+function others(context: Context, member: Member): Change['onOtherNode'] {
   const members = clusterOf(context)
   const second = members.find(({ role, first }) => role === 'server' && !first)
   if (second === undefined) return undefined

@@ -309,7 +309,7 @@ function ahead<T>(jobs: (() => Promise<T>)[], width: number): Promise<T>[] {
 
 /** What steps will bring to a machine, as far as the site document can tell. */
 const wanted = (steps: Step[]): Artifact[] =>
-  steps.flatMap((step) => (isChange(step) && step.brings ? [step.brings.artifact] : []))
+  steps.flatMap((step) => (isChange(step) && step.upload ? [step.upload.artifact] : []))
 
 /** Large files come while the first layers are built; what fails is told by the step that needs it. */
 function begin(artifacts: Artifact[], fetch: Fetch): void {

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import { read } from '../ground/root.ts'
 import type { Secret } from '../ground/secret.ts'
 import { Command, feed, quote, sh } from '../ground/sh.ts'
-import type { Change, Control, Door, Landing } from './step.ts'
+import type { Change, Control, Door, Target } from './step.ts'
 
 export interface FileOptions {
   /** Path in this repository, under config/. */
@@ -48,7 +48,7 @@ export function file(path: string, options: FileOptions): Change {
     ...(options.controls === undefined ? {} : { controls: options.controls }),
     ...(options.door === undefined ? {} : { door: options.door }),
     ...(options.seconds === undefined ? {} : { seconds: options.seconds }),
-    landing: { path, text, digest, mode, owner, test, ...(shown === undefined ? {} : { shown }) },
+    target: { path, text, digest, mode, owner, test, ...(shown === undefined ? {} : { shown }) },
     recover: [
       sh`putback ${path}`,
       ...then.map((c) => sh`{ ${c}; } || true # the old file was good for it once`),
@@ -76,13 +76,13 @@ export function file(path: string, options: FileOptions): Change {
   const end = delimiter(body)
   return {
     ...common,
-    check: sh`${landed(common.landing)} || { rc=$?; [ "$rc" -eq 2 ] || [ ! -f ${path} ] || cat ${path}; (exit "$rc"); }`,
+    check: sh`${landed(common.target)} || { rc=$?; [ "$rc" -eq 2 ] || [ ! -f ${path} ] || cat ${path}; (exit "$rc"); }`,
     apply: [new Command(`${put} << '${end}'\n${body}${end}`, undefined, path), ...then, sh`settle ${path}`],
   }
 }
 
 /** The question whether a file is on the machine as it should be, with nothing left to follow. */
-export const landed = ({ path, digest, mode, owner }: Landing): Command =>
+export const landed = ({ path, digest, mode, owner }: Target): Command =>
   sh`landed ${path} ${digest ?? ''} ${mode} ${owner}`
 
 const bare = (text: string) => new Command(text, undefined, '')

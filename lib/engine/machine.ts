@@ -87,7 +87,7 @@ export interface Access {
 }
 
 /** `ada@laptop`: who holds a lock. */
-export const me = (): string => `${userInfo().username}@${hostname()}`
+export const lockOwner = (): string => `${userInfo().username}@${hostname()}`
 
 /** Seconds for what should take one or two: an emulated machine may need a minute. */
 const LIMIT = 300

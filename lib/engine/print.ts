@@ -3,7 +3,7 @@ import { basename, dirname } from 'node:path'
 import { Command, quote, sh } from '../ground/sh.ts'
 import { landed } from './file.ts'
 import { shell } from './program.ts'
-import { type Change, type Step, isChange, isWait, question } from './step.ts'
+import { type Change, type Step, isChange, isWait, checkOf } from './step.ts'
 
 export interface Printable {
   name: string
@@ -32,7 +32,7 @@ export function printed({ name, summary, steps, prepare }: Printable): string {
     ...(steps.some((s) => isChange(s) && s.apply.some((c) => c.feed))
       ? [': "${FK_SECRETS:?a directory that holds the secrets of this page, one file each}"']
       : []),
-    ...(steps.some((s) => isChange(s) && s.brings)
+    ...(steps.some((s) => isChange(s) && s.upload)
       ? [': "${FK_FILES:?a directory that holds the downloads of this page; each step says from where}"']
       : []),
     '',
@@ -65,8 +65,8 @@ export function printed({ name, summary, steps, prepare }: Printable): string {
 
 /** What another machine does for a step, as comments. */
 export const besides = (step: Change, when: 'before' | 'after'): string[] =>
-  (step.around?.[when] ?? []).map(
-    ({ name }) => `# ${when === 'before' ? 'first' : 'then'}, on ${step.around?.on}: ${name}`,
+  (step.onOtherNode?.[when] ?? []).map(
+    ({ name }) => `# ${when === 'before' ? 'first' : 'then'}, on ${step.onOtherNode?.on}: ${name}`,
   )
 
 function paragraph(step: Step, i: number, total: number): string[] {
@@ -77,7 +77,7 @@ function paragraph(step: Step, i: number, total: number): string[] {
       lines.push(...besides(step, when).map((line) => line.replace('# ', '#   ')))
   for (const c of step.controls ?? []) lines.push(`#   ${c.id} ${c.title} [${c.from.join(', ')}]`)
   // The difference between two contents is for a plan; here the answer is enough.
-  const text = isChange(step) && step.landing?.digest ? landed(step.landing).text : question(step).text
+  const text = isChange(step) && step.target?.digest ? landed(step.target).text : checkOf(step).text
   const condition = text.includes('\n') ? `{\n${indent(text)}\n}` : `{ ${text}; }`
   if (isWait(step)) {
     return [
@@ -112,7 +112,7 @@ function paragraph(step: Step, i: number, total: number): string[] {
 function brought({
   artifact: { url, sha256, sha512, signature, unproven },
   to,
-}: NonNullable<Change['brings']>): string[] {
+}: NonNullable<Change['upload']>): string[] {
   const file = (address: string) =>
     new Command(`"$FK_FILES"/${quote(address.slice(address.lastIndexOf('/') + 1))}`, undefined, '')
   const lines = [`# in $FK_FILES: ${url}`]
@@ -140,7 +140,7 @@ function brought({
 }
 
 function commands(step: Change): string[] {
-  if (step.brings) return [...brought(step.brings), ...step.apply.map((c) => c.text)]
+  if (step.upload) return [...brought(step.upload), ...step.apply.map((c) => c.text)]
   return step.apply.map((c) => (c.feed ? `{\n${indent(c.text)}\n} < "$FK_SECRETS/${c.feed.name}"` : c.text))
 }
 

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { read } from '../ground/root.ts'
 import type { Secret } from '../ground/secret.ts'
 import { Command, quote } from '../ground/sh.ts'
-import { type Step, isChange, isWait, question } from './step.ts'
+import { type Step, isChange, isWait, checkOf } from './step.ts'
 
 /** A step and its place in its page, counted from 0. */
 export interface Numbered {
@@ -36,8 +36,8 @@ export async function asking(
   owner?: string,
 ): Promise<Program> {
   const files = steps.flatMap(({ step }) =>
-    isChange(step) && step.landing?.digest
-      ? [quote([step.landing.path, step.landing.digest, step.landing.mode, step.landing.owner].join(' '))]
+    isChange(step) && step.target?.digest
+      ? [quote([step.target.path, step.target.digest, step.target.mode, step.target.owner].join(' '))]
       : [],
   )
   return build(
@@ -194,7 +194,7 @@ async function build(
 
 function define(step: Step, n: number, apply: boolean, secrets: Map<Secret, string>): string[] {
   const lines = [
-    fn(`fk_question_${n}`, question(step).text),
+    fn(`fk_check_${n}`, checkOf(step).text),
     ...(step.controls ?? []).map((c, i) => fn(`fk_control_${n}_${i}`, c.check.text)),
   ]
   if (!apply || !isChange(step)) return lines

@@ -59,8 +59,8 @@ export async function rehearse(
             from: c.from,
             ...(c.waived ? { waived: c.waived } : {}),
           })
-        if (!isChange(step) || step.landing === undefined) continue
-        const { path, text = step.landing.shown, mode, test } = step.landing
+        if (!isChange(step) || step.target === undefined) continue
+        const { path, text = step.target.shown, mode, test } = step.target
         if (text === undefined) continue
         const copy = join(out, spec.name, path)
         write(copy, text, Number.parseInt(mode, 8) | 0o200)

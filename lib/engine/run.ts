@@ -5,7 +5,7 @@ import { createTwoFilesPatch } from 'diff'
 import type { Fault } from '../ground/fault.ts'
 import type { SecretStore } from '../ground/secret.ts'
 import { type Fetch, deliver } from './delivery.ts'
-import { type Machine, type Outcome, type Path, me } from './machine.ts'
+import { type Machine, type Outcome, type Path, lockOwner } from './machine.ts'
 import type { Page } from './page.ts'
 import { besides } from './print.ts'
 import {
@@ -19,7 +19,7 @@ import {
   undoing,
 } from './program.ts'
 import type { FaultReport, Report } from './report.ts'
-import { type Change, type Control, type Demand, type Landing, type Step, isChange, isWait } from './step.ts'
+import { type Change, type Control, type Demand, type Target, type Step, isChange, isWait } from './step.ts'
 
 export type Mode = 'plan' | 'apply' | 'verify' | 'undo'
 
@@ -79,7 +79,7 @@ export interface Look {
 export async function look(page: Page, steps: Step[], mode: Mode, running: Running): Promise<Look> {
   const seen: Seen[] = steps.map(() => ({ controls: [] }))
   const numbered = steps.map((step, index) => ({ step, index }))
-  const program = await asking(page.name, numbered, page.prepare, mode === 'apply' ? me() : undefined)
+  const program = await asking(page.name, numbered, page.prepare, mode === 'apply' ? lockOwner() : undefined)
   return { seen, asked: await send(running, program, (f) => note(seen, f)) }
 }
 
@@ -174,8 +174,8 @@ export function chunks(steps: Numbered[]): Chunk[] {
   for (const numbered of steps) {
     const door = numbered.step.door !== undefined
     const last = parts.at(-1)
-    const { brings, around } = isChange(numbered.step) ? numbered.step : {}
-    const begins = brings !== undefined || (around !== undefined && !door)
+    const { upload, onOtherNode } = isChange(numbered.step) ? numbered.step : {}
+    const begins = upload !== undefined || (onOtherNode !== undefined && !door)
     if (!closed && !begins && last && last.door === door) last.steps.push(numbered)
     else parts.push({ steps: [numbered], door })
     closed = isChange(numbered.step) && numbered.step.save !== undefined
@@ -202,12 +202,12 @@ async function apply(
       if (isChange(step) || isWait(step) || step.typed === undefined || holds(step, seen[index])) continue
       numbered.met = (await running.typed?.(step)) === step.typed
     }
-    const options: Applying = { owner: me() }
+    const options: Applying = { owner: lockOwner() }
     for (const numbered of chunk.steps) {
       const { step, index } = numbered
-      if (!isChange(step) || step.brings === undefined || holds(step, seen[index])) continue
+      if (!isChange(step) || step.upload === undefined || holds(step, seen[index])) continue
       try {
-        options.sent = { ...options.sent, [step.brings.to]: await bring(step.brings, running) }
+        options.sent = { ...options.sent, [step.upload.to]: await bring(step.upload, running) }
       } catch (error) {
         const fault: Partial<Fault> = error instanceof Error ? error : new Error(String(error))
         const { message, ran, said, state, next } = fault
@@ -215,7 +215,7 @@ async function apply(
           step: step.name,
           index: index + 1,
           total: steps.length,
-          ran: ran ?? step.brings.artifact.url,
+          ran: ran ?? step.upload.artifact.url,
           said: [message, said].filter(Boolean).join('\n'),
           state: state ?? 'the steps above hold; nothing after them was begun',
           ...(next === undefined ? {} : { next }),
@@ -225,13 +225,13 @@ async function apply(
     }
     // What comes before a step in its part may be what it starts anew for, although it held when it was asked.
     const begins = chunk.steps.findIndex(({ step, index }) => !holds(step, seen[index]))
-    const around = chunk.steps
+    const onOtherNode = chunk.steps
       .slice(begins < 0 ? chunk.steps.length : begins)
-      .map(({ step }) => (isChange(step) ? step.around : undefined))
+      .map(({ step }) => (isChange(step) ? step.onOtherNode : undefined))
       .find((found) => found !== undefined)
     const leave = async (code: 0 | 1): Promise<0 | 1> =>
-      around && !(await beside(page, around.on, around.after, running)) ? 1 : code
-    if (around && !(await beside(page, around.on, around.before, running)))
+      onOtherNode && !(await beside(page, onOtherNode.on, onOtherNode.after, running)) ? 1 : code
+    if (onOtherNode && !(await beside(page, onOtherNode.on, onOtherNode.before, running)))
       return { changed, code: await leave(1) }
     if (chunk.door)
       options.transaction = {
@@ -321,7 +321,7 @@ async function apply(
       saved[name] = createHash('sha256').update(bytes).digest('hex')
     }
     // Stored: the machine is told, and only now the step can hold.
-    await send(running, await applying(page.name, [], { owner: me(), saved }), () => {})
+    await send(running, await applying(page.name, [], { owner: lockOwner(), saved }), () => {})
     await send(running, await asking(page.name, [last], page.prepare), (f) => note(seen, f))
     if (!holds(last.step, seen[last.index])) {
       const at = seen[last.index]
@@ -335,7 +335,7 @@ async function apply(
 /** Until a door is taken back: what has to come up first gets the time that it may take. */
 function patience({ steps }: Chunk, { deadman }: Running): number {
   const starts = steps.map(({ step }) =>
-    step.door === 'api' && isChange(step) && !step.landing ? (step.seconds ?? 300) : 0,
+    step.door === 'api' && isChange(step) && !step.target ? (step.seconds ?? 300) : 0,
   )
   return Math.max(deadman, ...starts.map((seconds) => (seconds > 0 ? seconds + 60 : 0)))
 }
@@ -362,7 +362,7 @@ async function beside(page: Page, on: string, steps: Step[], running: Running): 
     running.report.running({ index: 0, total: 0, name: `on ${on}: ${name}`, limit: seconds })
   const outcome = await send(
     there,
-    await applying(page.name, numbered, { owner: me() }, page.prepare),
+    await applying(page.name, numbered, { owner: lockOwner() }, page.prepare),
     (frame) => note(seen, frame),
     machine,
     seconds,
@@ -382,7 +382,7 @@ async function beside(page: Page, on: string, steps: Step[], running: Running): 
 
 /** The laptop has it, the machine has it waiting beside its place; resolves to its digest. */
 async function bring(
-  { artifact, to }: NonNullable<Change['brings']>,
+  { artifact, to }: NonNullable<Change['upload']>,
   { fetch, machine, report, signal }: Running,
 ): Promise<string> {
   if (fetch === undefined) throw new Error(`nobody here fetches ${artifact.url}`)
@@ -547,7 +547,7 @@ function summarise(
                 ? 'change'
                 : 'pending'
               : 'failed'
-    const found = s.check && s.check.rc !== 0 && !(isChange(step) && step.landing) ? s.check.found : ''
+    const found = s.check && s.check.rc !== 0 && !(isChange(step) && step.target) ? s.check.found : ''
     report.step({ ...place, state, ...(step.why ? { why: step.why } : {}), ...(found ? { found } : {}) })
     if (state === 'failed') tally.failed += 1
     else if (state === 'change' || (state === 'pending' && !fine)) tally.pending += 1
@@ -573,14 +573,14 @@ function summarise(
         ...(control.waived ? { waived: control.waived } : {}),
       })
     })
-    const landing = isChange(step) ? step.landing : undefined
-    if (landing && (state === 'change' || (state === 'failed' && mode === 'verify')))
-      report.diff({ path: landing.path, text: unlike(landing, s.check) })
+    const target = isChange(step) ? step.target : undefined
+    if (target && (state === 'change' || (state === 'failed' && mode === 'verify')))
+      report.diff({ path: target.path, text: unlike(target, s.check) })
     if (state === 'change' && isChange(step)) {
-      if (step.brings)
-        report.command({ text: `# fetched and proven by the laptop, and sent: ${step.brings.artifact.url}` })
+      if (step.upload)
+        report.command({ text: `# fetched and proven by the laptop, and sent: ${step.upload.artifact.url}` })
       for (const text of besides(step, 'before')) report.command({ text })
-      for (const command of landing ? step.apply.slice(1, -1) : step.apply)
+      for (const command of target ? step.apply.slice(1, -1) : step.apply)
         report.command({ text: command.text })
       for (const text of besides(step, 'after')) report.command({ text })
     }
@@ -662,12 +662,12 @@ function fault(step: Step, seen: Seen, before: number): FaultReport {
 }
 
 /** How a file on the machine differs from the declared one. */
-function unlike(landing: Landing, check: Seen['check']): string {
-  if (landing.text === undefined) return '+ a secret, not shown\n'
+function unlike(target: Target, check: Seen['check']): string {
+  if (target.text === undefined) return '+ a secret, not shown\n'
   if (check?.rc === 0) return '  as declared; what it is for does not hold\n'
   if (check?.rc === 2) return `  ${check.found.trim()}\n`
   return (
-    difference(check?.found ?? '', landing.text, landing.path) ||
+    difference(check?.found ?? '', target.text, target.path) ||
     '  as declared; what has to follow it is still to be done\n'
   )
 }
@@ -688,7 +688,7 @@ function difference(before: string, after: string, path: string): string {
 async function undo(page: Page, steps: Numbered[], running: Running): Promise<Result> {
   const { machine, report } = running
   const door = steps.some(({ step }) => step.door)
-  const options: Applying = { owner: me() }
+  const options: Applying = { owner: lockOwner() }
   if (door) options.transaction = { id: `${page.name}-${Date.now().toString(36)}`, seconds: running.deadman }
   let answer: string[] = []
   let armed = false

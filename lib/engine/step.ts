@@ -30,7 +30,7 @@ interface Named {
 }
 
 /** A file that a change step lands, so that a plan can show the difference and a rehearsal can write it out. */
-export interface Landing {
+export interface Target {
   path: string
   text: string | undefined
   /** What may be seen of a secret text. */
@@ -59,11 +59,11 @@ export interface Change extends Named {
     /** What the laptop has is never replaced by something else: then the step fails. */
     once?: boolean
   }
-  landing?: Landing
+  target?: Target
   /** What another machine of the site makes true before `apply`, and after it, also when `apply` failed. */
-  around?: { on: string; before: Step[]; after: Step[] }
+  onOtherNode?: { on: string; before: Step[]; after: Step[] }
   /** Before `apply` the laptop fetches and proves this file and sends it; `apply` names it with image_land. */
-  brings?: { artifact: Artifact; to: string }
+  upload?: { artifact: Artifact; to: string }
 }
 
 /** Only a person can make it so: `help` says how. */
@@ -85,5 +85,5 @@ export type Step = Change | Demand | Wait
 export const isChange = (step: Step): step is Change => 'apply' in step
 export const isWait = (step: Step): step is Wait => 'until' in step
 
-/** The one question a step asks. */
-export const question = (step: Step): Command => (isWait(step) ? step.until : step.check)
+/** The check of a step: what it asks the machine. */
+export const checkOf = (step: Step): Command => (isWait(step) ? step.until : step.check)

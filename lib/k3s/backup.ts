@@ -51,7 +51,7 @@ export function backupSteps(context: Context, member: Member): Step[] {
       name: `age ${version} is here, as its makers published it`,
       why: 'the node encrypts what leaves it; it has public keys only, so it cannot open it again',
       check: sh`backup_age ${version} ${age.sha256 ?? 'unproven'}`,
-      brings: { artifact: age, to: `${place}/age.tar.gz` },
+      upload: { artifact: age, to: `${place}/age.tar.gz` },
       apply: [sh`backup_land ${version}`],
     },
     ...(tools.length > 0

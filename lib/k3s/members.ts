@@ -280,7 +280,7 @@ export function stagedOf(context: Context, member: Member, { stays = false } = {
       name: `k3s ${version} is here, as its makers published it`,
       why: 'it has the digest that is pinned; nothing that comes from the network is run to install it',
       check: sh`k3s_program ${version} ${artifact.sha256 ?? 'unproven'}`,
-      brings: { artifact, to: path },
+      upload: { artifact, to: path },
       apply: [stays ? sh`FK_KEEP='' k3s_land ${version}` : sh`k3s_land ${version}`],
       seconds: 900,
     },
@@ -324,7 +324,7 @@ export function groundOf(context: Context, member: Member): Step[] {
  * What k3s is told, and that it runs with it: one transaction, so that a server that does not come up with what it is told gets
  * back what it had, by itself. `around` is what another machine does before it starts, and after it.
  */
-export function runningOf(context: Context, member: Member, around?: Change['around']): Step[] {
+export function runningOf(context: Context, member: Member, onOtherNode?: Change['onOtherNode']): Step[] {
   mustBeGood(context)
   const { name, role } = member
   const land = ({ path, mode, text }: Omit<Written, 'file'>, more: Partial<FileOptions> = {}) =>
@@ -356,7 +356,7 @@ export function runningOf(context: Context, member: Member, around?: Change['aro
       undo: [sh`k3s_stop`],
       seconds,
       door: 'api',
-      ...(around ? { around } : {}),
+      ...(onOtherNode ? { onOtherNode } : {}),
     },
   ]
 }

@@ -111,7 +111,7 @@ They count since they started: when it is mended, systemctl restart k3s on one s
     ...(alone
       ? {}
       : {
-          around: {
+          onOtherNode: {
             on: helper.name,
             before: [
               othersWell(members, member),
@@ -170,7 +170,7 @@ They count since they started: when it is mended, systemctl restart k3s on one s
             why: 'a run that was killed left the node without them',
             check: sh`test -z "$(k3s_mark ${role} ${name})"`,
             apply: [sh`: # another server has done it`],
-            around: { on: helper.name, before: [returned(name)], after: [] },
+            onOtherNode: { on: helper.name, before: [returned(name)], after: [] },
           },
         ]),
   ]
@@ -192,7 +192,7 @@ export function renewalOf(context: Context): Step[] {
       ...(members.length === 1
         ? {}
         : {
-            around: {
+            onOtherNode: {
               on: helperOf(members, member).name,
               // With ended certificates nobody is well, and only this makes them so.
               before: [{ ...well, until: sh`${well.until} || ! k3s_lasts leaf 0 > /dev/null` }],

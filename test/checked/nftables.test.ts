@@ -30,10 +30,10 @@ function rules(name: string, change: (site: Site) => void = () => {}): string {
   const into = mkdtempSync(join(dir, 'etc-'))
   mkdirSync(join(into, 'nftables.d'))
   for (const step of steps) {
-    const landing = isChange(step) ? step.landing : undefined
-    if (!landing?.path.includes('nftables')) continue
-    const text = landing.text!.replace('/etc/nftables.d/', `${into}/nftables.d/`)
-    writeFileSync(join(into, landing.path.includes('.d/') ? 'nftables.d' : '.', basename(landing.path)), text)
+    const target = isChange(step) ? step.target : undefined
+    if (!target?.path.includes('nftables')) continue
+    const text = target.text!.replace('/etc/nftables.d/', `${into}/nftables.d/`)
+    writeFileSync(join(into, target.path.includes('.d/') ? 'nftables.d' : '.', basename(target.path)), text)
   }
   return join(into, 'nftables.conf')
 }

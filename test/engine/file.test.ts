@@ -60,7 +60,7 @@ describe('a file that could not land whole is refused when the page is written',
 
 test('values replace their names in the content', () => {
   assert.equal(
-    file('/etc/x', { text: 'port {{ port }} and {{ port }}\n', values: { port: 51820 } }).landing?.text,
+    file('/etc/x', { text: 'port {{ port }} and {{ port }}\n', values: { port: 51820 } }).target?.text,
     'port 51820 and 51820\n',
   )
 })
@@ -72,8 +72,8 @@ test('the content is a heredoc whose end cannot stand in the content', () => {
 
 test('a rehearsal may see what stands for a secret, and no machine does', () => {
   const step = file('/etc/key', { secret: new Secret('key', () => 'hunter2'), shown: 'key = ‹secret key›\n' })
-  assert.equal(step.landing?.shown, 'key = ‹secret key›\n')
-  assert.equal(step.landing?.text, undefined)
+  assert.equal(step.target?.shown, 'key = ‹secret key›\n')
+  assert.equal(step.target?.text, undefined)
   assert.equal(
     [step.check, ...step.apply].some((command) => command.text.includes('‹secret')),
     false,
@@ -93,8 +93,8 @@ test('what stands around a secret is known by its hash, so that a change of it i
 
 test('a secret file says nothing about its content, not even a hash', () => {
   const step = file('/etc/key', { secret: new Secret('key', () => 'hunter2'), mode: '600' })
-  assert.equal(step.landing?.text, undefined)
-  assert.equal(step.landing?.digest, undefined)
+  assert.equal(step.target?.text, undefined)
+  assert.equal(step.target?.digest, undefined)
   assert.equal(JSON.stringify(step).includes('hunter2'), false)
   assert.equal(step.apply[0]?.feed?.name, 'key')
 })

@@ -258,7 +258,7 @@ describe('what a node is told of its backups', () => {
   }
   const landed = (found: ReturnType<typeof steps>) =>
     Object.fromEntries(
-      found.flatMap((step) => (isChange(step) && step.landing ? [[step.landing.path, step.landing]] : [])),
+      found.flatMap((step) => (isChange(step) && step.target ? [[step.target.path, step.target]] : [])),
     )
 
   test('is nothing of places that the site has not', () => {

@@ -69,18 +69,18 @@ describe('an upgrade', () => {
   test('pods leave before the swap and return after it, and nothing of that begins before the questions are answered', () => {
     const config = site(['server', 'server', 'agent'])
     for (const name of ['pi-1', 'pi-2', 'pi-3']) {
-      const { around } = swapOf(config, name)
-      assert.match(around?.before.at(-1)?.name ?? '', new RegExp(`the pods of ${name} have left`))
-      assert.match(around?.after[0]?.name ?? '', new RegExp(`pods may come to ${name} again`))
+      const { onOtherNode } = swapOf(config, name)
+      assert.match(onOtherNode?.before.at(-1)?.name ?? '', new RegExp(`the pods of ${name} have left`))
+      assert.match(onOtherNode?.after[0]?.name ?? '', new RegExp(`pods may come to ${name} again`))
       const steps = stepsOf(config, name).map((step, index) => ({ step, index }))
       for (const chunk of chunks(steps))
-        assert.ok(chunk.steps.slice(1).every(({ step }) => !isChange(step) || step.around === undefined))
+        assert.ok(chunk.steps.slice(1).every(({ step }) => !isChange(step) || step.onOtherNode === undefined))
     }
   })
 
   test('one node alone sends nobody away, and asks for its name', () => {
     const steps = stepsOf(site(['server']), 'pi-1')
-    assert.equal(swapOf(site(['server']), 'pi-1').around, undefined)
+    assert.equal(swapOf(site(['server']), 'pi-1').onOtherNode, undefined)
     assert.ok(steps.some((step) => 'typed' in step && step.typed === 'pi-1'))
     assert.ok(!stepsOf(site(['server', 'agent']), 'pi-1').some((step) => 'typed' in step))
   })

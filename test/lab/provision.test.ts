@@ -121,9 +121,9 @@ describe('a node on a real libvirtd', () => {
 
   test('the network of the nodes is up under the rules of the firewall, and a second run changes nothing', async () => {
     for (const step of firewall.steps(context)) {
-      const landing = isChange(step) ? step.landing : undefined
-      if (!landing?.path.includes('nftables')) continue
-      const { code } = await kit.root(`mkdir -p /etc/nftables.d && cat > ${landing.path}`, landing.text)
+      const target = isChange(step) ? step.target : undefined
+      if (!target?.path.includes('nftables')) continue
+      const { code } = await kit.root(`mkdir -p /etc/nftables.d && cat > ${target.path}`, target.text)
       assert.equal(code, 0)
     }
     // The test is no peer of a tunnel: it comes in by the container's own network.

@@ -23,7 +23,7 @@ describe('a machine behind another', () => {
     writeFileSync(
       page,
       tried
-        .replaceAll('../../lib/', '../lib/')
+        .replaceAll('../../../lib/', '../lib/')
         .replace("on: 'host'", "on: 'node'")
         .replace('/usr/local/lib/try.conf', '/opt/try.conf'),
     )

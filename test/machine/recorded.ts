@@ -377,7 +377,7 @@ export function deadlyOnce(machine: Machine): Machine {
   const key = (text: string) => createHash('sha256').update(text).digest('hex').slice(0, 12)
   const stabbed = (text: string) => {
     const questions = new Map(
-      [...text.matchAll(/^fk_question_(\d+)\(\) \{\n([\s\S]*?)\n\}$/gm)].map(([, n, body]) => [n, body]),
+      [...text.matchAll(/^fk_check_(\d+)\(\) \{\n([\s\S]*?)\n\}$/gm)].map(([, n, body]) => [n, body]),
     )
     return text
       .replace(

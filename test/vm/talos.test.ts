@@ -83,14 +83,14 @@ describe('what Talos is told', () => {
     for (const site of siteNames()) {
       const context = contextOf(site)
       const nodes = talosNodes(context)
-      const landings = first
+      const targets = first
         .steps(context)
-        .flatMap((step) => (isChange(step) && step.landing ? [step.landing] : []))
+        .flatMap((step) => (isChange(step) && step.target ? [step.target] : []))
       assert.deepEqual(
-        landings.map(({ path }) => path),
+        targets.map(({ path }) => path),
         nodes.map(({ name }) => `/etc/fortress/vm/${name}.talos.yaml`),
       )
-      for (const { text, shown } of landings) {
+      for (const { text, shown } of targets) {
         assert.equal(text, undefined)
         assert.match(shown ?? '', /^ {4}key: 'placeholder\/talos\+os\+key\/+A='$/m)
       }

@@ -31,7 +31,7 @@ fk_ask() {
 fk_holds() {
   local n=$1 count=$2 phase=$3 c
   FK_HOLDS=yes
-  fk_ask "fk_question_$n"
+  fk_ask "fk_check_$n"
   [ "$FK_RC" -eq 0 ] || FK_HOLDS=''
   frame check "$n" "$phase" "$FK_RC" "$FK_OUT"
   for ((c = 0; c < count; c++)); do
