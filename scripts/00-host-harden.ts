@@ -14,7 +14,7 @@ import { hostOf } from '../lib/host/host.ts'
 import { makePassphrase } from '../lib/host/vault.ts'
 import { script } from '../lib/script.ts'
 
-export default script(import.meta, { layer: 'L0', on: 'host', prepare: controlShell() }, (context) => {
+export default script(import.meta, { layer: 'L0', on: 'host', library: controlShell() }, (context) => {
   const { user, group, isPi, controls, packages, piArguments, values, usbRules, auditRules, slackProfiles } =
     hostOf(context)
   const { machine, secrets } = context

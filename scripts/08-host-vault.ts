@@ -10,7 +10,7 @@ import { script } from '../lib/script.ts'
 
 export default script(
   import.meta,
-  { layer: 'L0', on: 'host', prepare: vaultShell },
+  { layer: 'L0', on: 'host', library: vaultShell },
   ({ site, machine, secrets }) => {
     const { kdf_memory_kib: memory, tpm2_pcrs: registers, discard } = site.vault
     const vault = vaultOf({ site, machine, secrets })

@@ -11,7 +11,7 @@ import { declaredDir, domainShell, domainsOf, kindOf, networkOf, vmDir } from '.
 
 export default script(
   import.meta,
-  { layer: 'L1', on: 'host', prepare: domainShell },
+  { layer: 'L1', on: 'host', library: domainShell },
   ({ env, site, machine }) => {
     const domains = domainsOf({ env, site, machine })
     const [domain] = domains

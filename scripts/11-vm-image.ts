@@ -12,7 +12,7 @@ import { talosctlOf } from '../lib/vm/talos.ts'
 
 export default script(
   import.meta,
-  { layer: 'L1', on: 'host', prepare: imageShell },
+  { layer: 'L1', on: 'host', library: imageShell },
   ({ env, site, pins, machine }) => {
     if (nodesOf(site).length === 0)
       return [

@@ -23,7 +23,7 @@ import {
 import { imageOf } from '../lib/vm/image.ts'
 import { clientFile, talosctlOf } from '../lib/vm/talos.ts'
 
-export default script(import.meta, { layer: 'L1', on: 'host', prepare: domainShell }, (context) => {
+export default script(import.meta, { layer: 'L1', on: 'host', library: domainShell }, (context) => {
   const domains = domainsOf(context)
   if (domains.length === 0)
     return [

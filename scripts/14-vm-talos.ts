@@ -21,7 +21,7 @@ import {
   talosVersion,
 } from '../lib/vm/talos.ts'
 
-export default script(import.meta, { layer: 'L1', on: 'host', prepare: talosShell }, (context) => {
+export default script(import.meta, { layer: 'L1', on: 'host', library: talosShell }, (context) => {
   const [first, ...others] = talosNodes(context)
   if (first === undefined)
     return [

@@ -21,7 +21,7 @@ import {
 } from '../lib/k3s/members.ts'
 import { type Context, script } from '../lib/script.ts'
 
-export default script(import.meta, { layer: 'L2', on: 'node', prepare: k3sShell }, (context) => {
+export default script(import.meta, { layer: 'L2', on: 'node', library: k3sShell }, (context) => {
   const member = memberOf(context)
   if (!member.first) return []
   const { name } = member

@@ -7,7 +7,7 @@ import { sh } from '../lib/ground/sh.ts'
 import { clusterOf, groundOf, k3sShell, memberOf, runningOf, wellWithout } from '../lib/k3s/members.ts'
 import { script } from '../lib/script.ts'
 
-export default script(import.meta, { layer: 'L2', on: 'node', prepare: k3sShell }, (context) => {
+export default script(import.meta, { layer: 'L2', on: 'node', library: k3sShell }, (context) => {
   const member = memberOf(context)
   const members = clusterOf(context)
   const servers = members.filter(({ role }) => role === 'server')

@@ -11,7 +11,7 @@ import { cisOf, cisShell } from '../lib/k3s/cis.ts'
 import { memberOf } from '../lib/k3s/members.ts'
 import { script } from '../lib/script.ts'
 
-export default script(import.meta, { layer: 'L2', on: 'node', prepare: cisShell() }, (context) => {
+export default script(import.meta, { layer: 'L2', on: 'node', library: cisShell() }, (context) => {
   const { role } = memberOf(context)
   return [
     {

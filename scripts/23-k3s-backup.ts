@@ -9,7 +9,7 @@ import { backupShell, backupSteps } from '../lib/k3s/backup.ts'
 import { memberOf } from '../lib/k3s/members.ts'
 import { script } from '../lib/script.ts'
 
-export default script(import.meta, { layer: 'L2', on: 'node', prepare: backupShell }, (context) => {
+export default script(import.meta, { layer: 'L2', on: 'node', library: backupShell }, (context) => {
   const member = memberOf(context)
   return member.first ? backupSteps(context, member) : []
 })

@@ -7,7 +7,7 @@ import { memberOf, stagedOf } from '../lib/k3s/members.ts'
 import { announcedOf, clusterShell } from '../lib/k3s/nodes.ts'
 import { script } from '../lib/script.ts'
 
-export default script(import.meta, { layer: 'L2', on: 'node', prepare: clusterShell }, (context) => [
+export default script(import.meta, { layer: 'L2', on: 'node', library: clusterShell }, (context) => [
   ...stagedOf(context, memberOf(context), { stays: true }),
   ...announcedOf(context),
 ])

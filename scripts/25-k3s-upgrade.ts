@@ -8,4 +8,4 @@
 import { clusterShell, upgradeOf } from '../lib/k3s/nodes.ts'
 import { script } from '../lib/script.ts'
 
-export default script(import.meta, { layer: 'L2', on: 'node', prepare: clusterShell }, upgradeOf)
+export default script(import.meta, { layer: 'L2', on: 'node', library: clusterShell }, upgradeOf)

@@ -6,4 +6,4 @@
 import { clusterShell, renewalOf } from '../lib/k3s/nodes.ts'
 import { script } from '../lib/script.ts'
 
-export default script(import.meta, { layer: 'L2', on: 'node', prepare: clusterShell }, renewalOf)
+export default script(import.meta, { layer: 'L2', on: 'node', library: clusterShell }, renewalOf)

@@ -334,7 +334,7 @@ async function become(at: Here, machine: Machine, { manifest }: Bundle, name: st
     summary: `The cluster as it was at ${manifest.time}.`,
     layer: 'L2',
     on: 'node',
-    prepare: backupShell,
+    library: backupShell,
     steps: () => steps,
   }
   const { code } = await runPage(page, steps, 'apply', {

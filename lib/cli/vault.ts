@@ -51,7 +51,7 @@ const restore: Page = {
   summary: 'The header of the vault is back on its disk.',
   layer: 'L0',
   on: 'host',
-  prepare: vaultShell,
+  library: vaultShell,
   steps: (context) => {
     const vault = vaultOf(context)
     if (vault.disk === '') throw new Fault('The site chooses no disk for the vault')

@@ -2,18 +2,19 @@
 import { basename, dirname } from 'node:path'
 import { Command, quote, sh } from '../ground/sh.ts'
 import { landed } from './file.ts'
-import { shell } from './program.ts'
-import { type Change, type Step, isChange, isWait, checkOf } from './step.ts'
+import { engineShell } from './program.ts'
+import { type Change, type Step, checkOf, isChange, isWait } from './step.ts'
 
 export interface Printable {
   name: string
   summary: string
   steps: Step[]
+  library?: Command
   prepare?: Command
 }
 
 /** A page as plain bash, for a machine's own root shell. Doors wait for a person who came in again by another connection. */
-export function printed({ name, summary, steps, prepare }: Printable): string {
+export function printed({ name, summary, steps, library, prepare }: Printable): string {
   const guarded = steps.some((s) => s.door)
   const lines = [
     '#!/bin/bash',
@@ -42,21 +43,23 @@ export function printed({ name, summary, steps, prepare }: Printable): string {
     'saved() { [ -e "$FK_STATE/saved-$1-$2" ]; }',
     'FK_TMP=$(mktemp --directory)',
     'export FK_TMP',
-    shell('put.sh')
+    engineShell('put.sh')
       .replace(/^# shellcheck.*\n/, '')
       .trimEnd(),
     ...(guarded
       ? [
-          shell('snapshot.sh')
+          engineShell('snapshot.sh')
             .replace(/^# shellcheck.*\n/, '')
             .replace(/\nkeep\(\) \{\n[\s\S]*?\n\}\nexport -f keep\n/, '\n')
             .trimEnd(),
-          shell('door.sh')
+          engineShell('door.sh')
             .replace(/^# shellcheck.*\n/, '')
             .trimEnd(),
         ]
       : []),
-    ...(prepare ? ['', '# What several checks below look at.', prepare.text] : []),
+    ...(library || prepare
+      ? ['', '# What several checks below look at.', `${library?.text ?? ''}${prepare?.text ?? ''}`]
+      : []),
   ]
   steps.forEach((step, i) => lines.push('', ...paragraph(step, i, steps.length)))
   if (guarded) lines.push('', 'doors_prove')

@@ -3,7 +3,8 @@ import { randomBytes } from 'node:crypto'
 import { read } from '../ground/root.ts'
 import type { Secret } from '../ground/secret.ts'
 import { Command, quote } from '../ground/sh.ts'
-import { type Step, isChange, isWait, checkOf } from './step.ts'
+import type { About } from './page.ts'
+import { type Step, checkOf, isChange, isWait } from './step.ts'
 
 /** A step and its place in its page, counted from 0. */
 export interface Numbered {
@@ -23,7 +24,10 @@ export interface Frame {
   fields: string[]
 }
 
-export const shell = (name: string) => read(name.includes('/') ? name : `lib/engine/shell/${name}`)
+export const engineShell = (name: string) => read(name.includes('/') ? name : `lib/engine/shell/${name}`)
+
+/** What the checks and commands of a page have at hand: functions of lib/, and the page's own. */
+export type Shell = Pick<About, 'library' | 'prepare'>
 
 /**
  * Asks every step and control. Without an owner it only reads and needs no lock. With one it is the beginning of a run that may
@@ -32,7 +36,7 @@ export const shell = (name: string) => read(name.includes('/') ? name : `lib/eng
 export async function asking(
   page: string,
   steps: Numbered[],
-  prepare?: Command,
+  shell: Shell = {},
   owner?: string,
 ): Promise<Program> {
   const files = steps.flatMap(({ step }) =>
@@ -43,7 +47,7 @@ export async function asking(
   return build(
     page,
     steps,
-    prepare,
+    shell,
     ['put.sh', 'snapshot.sh', ...(owner === undefined ? [] : ['guard.sh']), 'frame.sh'],
     {},
     () => '',
@@ -70,7 +74,7 @@ export async function applying(
   page: string,
   steps: Numbered[],
   options: Applying,
-  prepare?: Command,
+  shell: Shell = {},
 ): Promise<Program> {
   const confirm = Object.entries(options.saved ?? {}).map(
     ([name, digest]) =>
@@ -80,7 +84,7 @@ export async function applying(
   return build(
     page,
     steps,
-    prepare,
+    shell,
     ['put.sh', 'snapshot.sh', 'record.sh', 'guard.sh', 'frame.sh'],
     options,
     (n, count, step, met) => {
@@ -100,7 +104,7 @@ export async function undoing(
   page: string,
   steps: Numbered[],
   options: Applying,
-  prepare?: Command,
+  shell: Shell = {},
 ): Promise<Program> {
   const undo = steps
     .toReversed()
@@ -141,7 +145,7 @@ export async function undoing(
   return build(
     page,
     [],
-    prepare,
+    shell,
     ['put.sh', 'snapshot.sh', 'record.sh', 'guard.sh', 'frame.sh'],
     options,
     () => '',
@@ -151,13 +155,13 @@ export async function undoing(
 
 /** One shell statement, without steps: commits, unlocks, lists. `libraries` are the shell files it needs. */
 export async function plain(page: string, statements: string[], libraries: string[] = []): Promise<Program> {
-  return build(page, [], undefined, [...libraries, 'frame.sh'], {}, () => '', statements)
+  return build(page, [], {}, [...libraries, 'frame.sh'], {}, () => '', statements)
 }
 
 async function build(
   page: string,
   steps: Numbered[],
-  prepare: Command | undefined,
+  { library, prepare }: Shell,
   libraries: string[],
   options: Partial<Applying>,
   call: (n: number, controls: number, step: Step, met: boolean) => string,
@@ -179,8 +183,9 @@ async function build(
     'set -u; umask 022; LC_ALL=C.UTF-8; PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; export LC_ALL PATH',
     `FK_NONCE=${nonce} FK_PAGE=${quote(page)} FK_OWNER=${quote(options.owner ?? 'nobody')} FK_WAIVED=${quote(` ${waived.join(' ')} `)}`,
     `FK_TX=${quote(options.transaction?.id ?? '')} FK_DEADMAN=${options.transaction?.seconds ?? 0} FK_KEEP=''; export FK_PAGE FK_KEEP`,
-    ...libraries.map(shell),
+    ...libraries.map(engineShell),
     ...values,
+    ...(library ? [library.text] : []),
     ...(prepare ? [prepare.text] : []),
     ...functions,
     ...before,

@@ -19,7 +19,7 @@ import {
   undoing,
 } from './program.ts'
 import type { FaultReport, Report } from './report.ts'
-import { type Change, type Control, type Demand, type Target, type Step, isChange, isWait } from './step.ts'
+import { type Change, type Control, type Demand, type Step, type Target, isChange, isWait } from './step.ts'
 
 export type Mode = 'plan' | 'apply' | 'verify' | 'undo'
 
@@ -79,7 +79,7 @@ export interface Look {
 export async function look(page: Page, steps: Step[], mode: Mode, running: Running): Promise<Look> {
   const seen: Seen[] = steps.map(() => ({ controls: [] }))
   const numbered = steps.map((step, index) => ({ step, index }))
-  const program = await asking(page.name, numbered, page.prepare, mode === 'apply' ? lockOwner() : undefined)
+  const program = await asking(page.name, numbered, page, mode === 'apply' ? lockOwner() : undefined)
   return { seen, asked: await send(running, program, (f) => note(seen, f)) }
 }
 
@@ -251,7 +251,7 @@ async function apply(
     for (const { index } of chunk.steps) seen[index] = { controls: [] }
     const outcome = await send(
       running,
-      await applying(page.name, chunk.steps, options, page.prepare),
+      await applying(page.name, chunk.steps, options, page),
       (frame) => {
         note(seen, frame)
         const [n = '', name = '', body = ''] = frame.fields
@@ -322,7 +322,7 @@ async function apply(
     }
     // Stored: the machine is told, and only now the step can hold.
     await send(running, await applying(page.name, [], { owner: lockOwner(), saved }), () => {})
-    await send(running, await asking(page.name, [last], page.prepare), (f) => note(seen, f))
+    await send(running, await asking(page.name, [last], page), (f) => note(seen, f))
     if (!holds(last.step, seen[last.index])) {
       const at = seen[last.index]
       if (at) at.end = { state: 'failed', reason: 'after', taken: false }
@@ -362,7 +362,7 @@ async function beside(page: Page, on: string, steps: Step[], running: Running): 
     running.report.running({ index: 0, total: 0, name: `on ${on}: ${name}`, limit: seconds })
   const outcome = await send(
     there,
-    await applying(page.name, numbered, { owner: lockOwner() }, page.prepare),
+    await applying(page.name, numbered, { owner: lockOwner() }, page),
     (frame) => note(seen, frame),
     machine,
     seconds,
@@ -694,7 +694,7 @@ async function undo(page: Page, steps: Numbered[], running: Running): Promise<Re
   let armed = false
   const outcome = await send(
     running,
-    await undoing(page.name, steps, options, page.prepare),
+    await undoing(page.name, steps, options, page),
     (f) => {
       if (f.kind === 'undone') answer = f.fields
       if (f.kind === 'armed') armed = true

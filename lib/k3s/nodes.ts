@@ -209,7 +209,7 @@ export function renewalOf(context: Context): Step[] {
   ]
 }
 
-const about = { file: import.meta.filename, layer: 'L2', on: 'node', prepare: clusterShell } as const
+const about = { file: import.meta.filename, layer: 'L2', on: 'node', library: clusterShell } as const
 
 const page = (word: string, summary: string, at: string, steps: Page['steps']): Page => ({
   ...about,

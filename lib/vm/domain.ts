@@ -224,7 +224,7 @@ export function unclaimed({ node, uuid, site }: Domain): Demand {
   }
 }
 
-const about = { file: import.meta.filename, layer: 'L1', on: 'host', prepare: domainShell } as const
+const about = { file: import.meta.filename, layer: 'L1', on: 'host', library: domainShell } as const
 
 function find(context: Context, name: string): Domain {
   const found = domainsOf(context).find(({ node }) => node.name === name)
