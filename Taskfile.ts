@@ -1,89 +1,89 @@
 // What there is to run. `./task` prints this table, and below it the pages it finds in scripts/.
-import { command, each, generate, module, onFiles, program, type Taskfile } from './lib/cli/taskfile.ts'
+import { lab, several, test } from './lib/cli/tables.ts'
+import { type Taskfile, command, commandOf, each, generate, onFiles, program } from './lib/cli/taskfile.ts'
 
 /** What has the one format. */
 const formatted = ['bin', 'config', 'lib', 'scripts', 'test', '*.{ts,json,md}']
 
 export default {
   'The whole runbook, page by page': {
-    'plan-all': { does: 'show what every page would change; changes nothing', run: each('plan') },
+    'plan-all': {
+      does: 'show what every page would change; changes nothing',
+      ...each('plan'),
+    },
     'build-all': {
       does: 'build everything, in order; without FK_HOST a rehearsal that touches nothing',
-      run: each('apply'),
+      ...each('apply'),
     },
-    'verify-all': { does: 'check that everything promised still holds', run: each('verify') },
-    'undo-all': {
-      does: 'take everything back, newest page first',
-      takes: '[MACHINE]',
-      run: each('undo'),
+    'verify-all': {
+      does: 'check that everything promised still holds',
+      ...each('verify'),
     },
-    print: { does: 'the whole runbook as plain bash', run: each('print') },
+    'undo-all': { does: 'take everything back, newest page first', ...each('undo') },
+    print: { does: 'the whole runbook as plain bash', ...each('print') },
   },
   'The machines': {
     status: {
       does: 'one screen: machines, layers, versions, certificates, backups; what needs attention first',
-      takes: '[--json]',
-      run: module('lib/cli/status.ts', 'status'),
+      ...commandOf('status', 'status'),
     },
     peer: {
       does: 'the devices that may enter the tunnel',
-      takes: 'add|show|revoke|list [NAME]',
-      run: program('lib/cli/peer.ts'),
+      ...commandOf('peer', 'peer'),
     },
     node: {
-      does: 'make a virtual machine anew, or end it for good; take a node out of its cluster; write out the kubeconfig',
-      takes: 'rebuild|destroy|replace|remove|kubeconfig NAME',
-      run: module('lib/cli/node.ts', 'node'),
+      does: 'rebuild or destroy a virtual machine; replace or remove a node of the cluster; write the kubeconfig',
+      ...commandOf('node', 'node'),
+    },
+    vault: {
+      does: 'the keys of the vault, for paper; a lost LUKS header back from its copy',
+      ...commandOf('vault', 'vault'),
     },
     lab: {
       does: 'a throw-away Debian VM to try it all on',
-      takes: 'up|ssh|list|down|setup',
+      takes: lab,
       run: program('lib/lab/terminal.ts'),
     },
     doctor: {
-      does: 'is everything there that the pages need? One line each, with the remedy; changes nothing',
-      run: module('lib/cli/doctor.ts', 'doctor'),
+      does: 'check that laptop and machines have what the pages need, with the remedy; changes nothing',
+      ...commandOf('doctor', 'doctor'),
     },
     trust: {
-      does: 'compare the host keys of machines that are new',
-      run: module('lib/cli/trust.ts', 'trust'),
+      does: 'compare the host keys of new machines',
+      ...commandOf('trust', 'trust'),
     },
     waivers: {
       does: 'what is not fulfilled and why, also as OpenSCAP tailoring and Lynis profile',
-      takes: '[openscap|lynis]',
-      run: module('lib/cli/waivers.ts', 'waivers'),
+      ...commandOf('waivers', 'waivers'),
     },
-    unlock: { does: 'end a run that hangs', takes: '[MACHINE]', run: module('lib/cli/trust.ts', 'unlock') },
+    unlock: { does: 'end a run that hangs', ...commandOf('trust', 'unlock') },
   },
   'The cluster': {
     cis: {
-      does: 'the score of every node by the benchmark of CIS; --bench asks kube-bench too, and says where it differs',
-      takes: '[--bench [--config-dir DIR]]',
-      run: module('lib/cli/cis.ts', 'cis'),
+      does: 'the score of every node by the CIS benchmark; with --bench by kube-bench as well',
+      ...commandOf('cis', 'cis'),
     },
     backup: {
-      does: 'back the cluster up now; or make the key that opens the place its backups go to',
-      takes: '[ssh-key|s3-key]',
-      run: module('lib/cli/backup.ts', 'backup'),
+      does: 'back the cluster up now; or set up the key of a backup destination',
+      ...commandOf('backup', 'backup'),
     },
     backups: {
-      does: 'every bundle that there is, and how old',
-      run: module('lib/cli/backup.ts', 'backups'),
+      does: 'every backup bundle, and how old',
+      ...commandOf('backup', 'backups'),
     },
     drill: {
       does: 'prove that a bundle restores',
-      takes: '[FILE] [NODE]',
-      run: module('lib/cli/restore.ts', 'drill'),
+      ...commandOf('restore', 'drill'),
     },
     restore: {
-      does: 'bring a bundle back, on the first server; the others join it; where a cluster lives it asks for its name',
-      takes: 'FILE [NODE]',
-      run: module('lib/cli/restore.ts', 'restore'),
+      does: 'restore a bundle on the first server; the others join again; a running cluster needs --confirm',
+      ...commandOf('restore', 'restore'),
     },
   },
   'This project': {
     check: {
       does: 'everything that is checked without running it',
+      takes: several,
       needs: ['types', 'lint', 'format', 'shell'],
       keepGoing: true,
     },
@@ -102,12 +102,8 @@ export default {
         '--severity=warning',
       ),
     },
-    test: {
-      does: 'the tests, tier by tier',
-      takes: '[TIER|FILE...]',
-      run: command('node', 'test/run.cjs'),
-    },
-    review: { does: 'write what pages print to test/plans', run: module('lib/cli/review.ts', 'review') },
+    test: { does: 'the tests, tier by tier', takes: test, run: command('node', 'test/run.cjs') },
+    review: { does: 'write what pages print to test/plans', ...commandOf('review', 'review') },
     'env-example': {
       does: 'write .env.example anew from its schema',
       run: generate('.env.example', 'lib/site/config.ts', 'envExample'),

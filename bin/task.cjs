@@ -49,7 +49,8 @@ function list() {
 function sources() {
   const scripts = path.join(root, 'scripts')
   const pages = fs.existsSync(scripts) ? fs.readdirSync(scripts).map((name) => `scripts/${name}`) : []
-  return ['Taskfile.ts', 'lib/cli/main.ts', 'lib/cli/scripts.ts', ...pages]
+  const list = ['flags', 'main', 'scripts', 'tables'].map((name) => `lib/cli/${name}.ts`)
+  return ['Taskfile.ts', ...list, ...pages]
 }
 
 function stamp(file) {

@@ -97,13 +97,25 @@ assert_not_exists() {
 @test "a task says what it does, what it takes and what it needs" {
   run ./task undo-all --help
   assert_success
-  assert_output "./task undo-all [MACHINE]
-  take everything back, newest page first
-  flags:  --layer L0, --site NAME, --yes, --json, --verbose; ./task PAGE --help says what they do"
+  assert_line --index 0 './task undo-all'
+  assert_line --index 1 '  take everything back, newest page first'
+  assert_line --regexp '^  --layer LAYER +only the pages of this layer: L0, L1, L2, L3, L4, policy, L5, L6$'
+  assert_line --regexp '^  --confirm NAME +confirm what destroys'
+  run ./task help node
+  assert_line --index 0 './task node rebuild|destroy|replace|remove|kubeconfig NAME'
+  assert_line --regexp '^  rebuild +a virtual machine is made anew'
   run ./task help check
-  assert_output "./task check
-  everything that is checked without running it
-  first:  types, lint, format, shell"
+  assert_line --index 2 '  first:  types, lint, format, shell'
+}
+
+@test "every task has its help" {
+  ./task | sed --quiet '/^One page/q; s/^  \([a-z][a-z0-9-]*\).*/\1/p' > names
+  [ "$(wc --lines < names)" -gt 20 ]
+  while read -r name; do
+    run ./task "$name" --help
+    assert_success
+    assert_line --index 0 --regexp "^\./task $name"
+  done < names
 }
 
 @test "a page explains itself by number, by name and by both" {
@@ -133,7 +145,7 @@ refused() { # MESSAGE; then a command that says it on standard error and nothing
 
 @test "a misspelt flag is refused, and all of them at once" {
   refused "build-all has no flag '--vrebose'; did you mean --verbose?
-build-all has no flag '--dry-run': it knows --yes, --json, --verbose, --site, --format, --layer
+build-all has no flag '--dry-run': it knows --layer, --site, --confirm, --yes, --json, --verbose, --machine
 Nothing was run." ./task build-all --vrebose --dry-run
   refused "scripts/00-host-greet.ts has no flag '--jsno'; did you mean --json?
 Nothing was run." ./task 00 plan --jsno
@@ -145,7 +157,10 @@ Nothing was run." ./task build-all now
 }
 
 @test "a layer without a page is refused, and those that have one are named" {
-  refused "There is no page of layer 'L9': there are L0. Nothing was run." ./task plan-all --layer L9
+  refused "There is no page of layer 'L2': there are L0. Nothing was run." ./task plan-all --layer L2
+  refused "There is no page of layer 'policy': there are L0. Nothing was run." ./task plan-all --layer POLICY
+  refused "--layer has no 'polcy'; did you mean policy?
+Nothing was run." ./task plan-all --layer polcy
 }
 
 @test "an unknown mode is refused with the nearest" {
@@ -201,7 +216,7 @@ Nothing was run." ./task host-greet explode
 }
 
 @test "what needs a machine says so when there is none" {
-  for task in verify-all 'undo-all fortress' '00 verify' '00 undo'; do
+  for task in verify-all 'undo-all --confirm fortress' '00 verify' '00 undo'; do
     # shellcheck disable=SC2086 # these are words
     run -1 --separate-stderr ./task $task
     assert_output ''
@@ -314,4 +329,56 @@ not started: rise"
   assert_regex "$colour" $'\e\\[33mchange\e\\[0m   1/2 the clock is set'
   [[ $plain != *$'\e['* ]] || fail "$plain"
   assert_equal "$(sed 's/\x1b\[[0-9]*m//g' <<< "$colour")" "$plain"
+}
+
+# A laptop with the keys of a vault, in $BATS_TEST_TMPDIR.
+vault_keys() {
+  export FK_STATE_DIR=$BATS_TEST_TMPDIR/state FK_AGE_IDENTITY=$BATS_TEST_TMPDIR/identity FK_LOG_DIR=$BATS_TEST_TMPDIR/log
+  node --input-type=module --eval "
+    import { createRequire } from 'node:module'
+    const require = createRequire('$KIT/bin/task.cjs')
+    require('./typescript.cjs')
+    const { secretStore } = require('../lib/ground/secret.ts')
+    const store = secretStore({ dir: '$FK_STATE_DIR/fortress', identity: '$FK_AGE_IDENTITY', say() {} })
+    await store.put('fortress-vault-passphrase', 'a passphrase of seven words')
+    await store.put('fortress-vault-recovery-key', 'abcdefgh-ijklmnop')
+  "
+}
+
+@test "the keys of a vault are shown on a terminal, once for each time they are asked for, and stand in no log" {
+  vault_keys
+  run script --quiet --return --command './task vault keys' "$BATS_TEST_TMPDIR/terminal" < /dev/null
+  assert_success
+  assert_output --partial 'passphrase    a passphrase of seven words'
+  assert_output --partial 'recovery key  abcdefgh-ijklmnop'
+  assert_equal "$(grep --count --fixed-strings abcdefgh-ijklmnop <<< "$output")" 1
+  rm "$BATS_TEST_TMPDIR/terminal"
+  run grep --recursive --files-with-matches --extended-regexp 'a passphrase of seven|abcdefgh-ijk' \
+    "$BATS_TEST_TMPDIR" .cache
+  assert_output ''
+}
+
+@test "the keys of a vault are not shown where nobody looks" {
+  vault_keys
+  refused 'The keys of a vault are shown on a terminal only
+  state: nothing was shown
+  next:  ./task vault keys, typed at a terminal; then write the recovery key on paper' ./task vault keys
+}
+
+@test "a vault whose keys were never made has none to show" {
+  export FK_STATE_DIR=$BATS_TEST_TMPDIR/state
+  run -1 script --quiet --return --command './task vault keys' /dev/null < /dev/null
+  assert_output --partial 'The vault of fortress has no keys yet'
+  assert_output --partial './task host-vault apply makes them'
+}
+
+@test "a lost header is written back: without a machine a rehearsal" {
+  refused "vault has no action 'restore-haeder'; did you mean restore-header?
+Nothing was run." ./task vault restore-haeder
+  sed 's/^name: .*/name: vaulted/; s|^  disk: .*|  disk: /dev/disk/by-id/usb-Test_0-0:0|' config/sites/fortress.yaml \
+    > config/sites/vaulted.yaml
+  run ./task vault restore-header --site vaulted
+  assert_success
+  assert_line --regexp 'the LUKS header of the vault is the saved one$'
+  rm config/sites/vaulted.yaml
 }

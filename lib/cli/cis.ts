@@ -11,16 +11,16 @@ import { differences, differenceText, runBench } from '../k3s/bench.ts'
 import { benchmark, cisOf } from '../k3s/cis.ts'
 import { memberOf } from '../k3s/members.ts'
 import { type Answers, type CisReport, resultsOf, sarifOf, scoreText, tally } from '../k3s/score.ts'
-import { loadConfig } from '../site/config.ts'
 import { machinesFor } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
-import { type Flags, flags } from './flags.ts'
-import { connectTo, contextOf, storeOf } from './pages.ts'
+import type { Call } from './call.ts'
+import { contextOf, storeOf } from './context.ts'
 import { pageNamed } from './scripts.ts'
-import type { Call } from './taskfile.ts'
+import { withSession } from './session.ts'
+import { cis as table } from './tables.ts'
 
-/** Asks one node every control of its role. Throws a Fault when it cannot be asked. `report` is told of what is made on the way. */
-export async function askNode(
+/** Checks every control of its role on one node. Throws a Fault when none could be checked. `report` gets notes of what is made on the way. */
+export async function scoreNode(
   machine: Machine,
   config: Config,
   report: Report,
@@ -32,10 +32,10 @@ export async function askNode(
   const { role } = memberOf(context)
   const page = pageNamed('k3s-cis')
   const events: Event[] = []
-  const told = createReport({ json: true, stdout: { write: () => {} }, log: (event) => events.push(event) })
+  const silent = createReport({ json: true, stdout: { write: () => {} }, log: (event) => events.push(event) })
   await runPage(page, page.steps(context), 'verify', {
     machine,
-    report: told,
+    report: silent,
     store,
     deadman: env.FK_DEADMAN_SECONDS,
     patience: env.FK_LOCK_WAIT_SECONDS,
@@ -54,8 +54,8 @@ export async function askNode(
     }
   if (answers.size === 0) {
     const fault = events.find(({ event }) => event === 'error') as { said?: string } | undefined
-    throw new Fault(`${machine.label} could not be asked`, {
-      said: fault?.said ?? 'it answered nothing',
+    throw new Fault(`the controls of ${machine.label} could not be checked`, {
+      said: fault?.said ?? 'no answer',
       next: './task k3s-cis verify --verbose',
     })
   }
@@ -70,7 +70,7 @@ export async function askNode(
 }
 
 /** The files of a report: what a program reads, and what a dashboard of findings does. */
-async function written(report: CisReport): Promise<string[]> {
+async function writeScore(report: CisReport): Promise<string[]> {
   const dir = join(root, 'out', report.site)
   const files = [
     [join(dir, `cis-${report.node}.json`), { ...report, tally: tally(report.results) }],
@@ -82,54 +82,40 @@ async function written(report: CisReport): Promise<string[]> {
 }
 
 /** `./task cis`: the score of every node. Resolves to 1 when a control fails on one of them, else 0. */
-export async function cis(call: Call): Promise<number> {
-  const given: Flags = flags(call, [], ['json', 'verbose', 'site', 'bench', 'config-dir'])
-  if (given.configDir !== undefined && !given.bench)
-    throw new Fault('--config-dir is for kube-bench', { next: './task cis --bench --config-dir DIR' })
-  const config = loadConfig(given.site === undefined ? {} : { site: given.site })
-  if (config.env.FK_HOST === undefined)
-    throw new Fault('There is no node to ask: FK_HOST is not set', {
-      next: 'FK_HOST=admin@192.0.2.10 (or local, or lab), in the environment or in .env',
-    })
-  const nodes = machinesFor(config, 'node')
-  if (nodes.length === 0)
-    throw new Fault(`no node of the site ${config.site.name} runs k3s`, {
-      next: 'Talos has a benchmark of its own: FK_NODE_OS=flatcar, or another site',
-    })
-  const report = createReport({
-    verbose: given.verbose,
-    tty: call.live && !given.json,
-    ...(given.json ? { stdout: process.stderr } : {}),
-  })
-  const terminal = process.stdin.isTTY === true && process.stdout.isTTY === true && !given.json
-  let bad = false
-  try {
-    for (const spec of nodes) {
-      const machine = await connectTo(config, spec, terminal, report)
-      try {
-        const asked = await askNode(machine, config, report, { signal: call.signal })
-        bad ||= asked.results.some(({ state }) => state === 'fail')
-        const files = await written(asked)
-        const second = given.bench
-          ? differences(
-              await runBench(machine, config, asked.role, given.configDir, report, call.signal),
-              asked.results,
-            )
+export const cis = (call: Call): Promise<number> =>
+  withSession(
+    call,
+    table,
+    async ({ config, report, connect, needsHost, signal, given }) => {
+      const directory = given['config-dir']
+      if (directory !== undefined && !given.bench)
+        throw new Fault('--config-dir is for kube-bench', { next: './task cis --bench --config-dir DIR' })
+      needsHost()
+      const nodes = machinesFor(config, 'node')
+      if (nodes.length === 0)
+        throw new Fault(`no node of the site ${config.site.name} runs k3s`, {
+          next: 'Talos has a benchmark of its own: FK_NODE_OS=flatcar, or another site',
+        })
+      let failed = false
+      for (const spec of nodes) {
+        const machine = await connect(spec)
+        const score = await scoreNode(machine, config, report, { signal })
+        failed ||= score.results.some(({ state }) => state === 'fail')
+        const files = await writeScore(score)
+        const bench = given.bench
+          ? differences(await runBench(machine, config, score.role, directory, report, signal), score.results)
           : undefined
-        if (given.json)
-          process.stdout.write(
-            `${JSON.stringify({ ...asked, tally: tally(asked.results), ...(second ? { differences: second } : {}) })}\n`,
-          )
-        else {
-          process.stdout.write(`${scoreText(asked)}\n  written: ${files.join(', ')}\n`)
-          if (second) process.stdout.write(`${differenceText(asked.node, second)}\n`)
-        }
-      } finally {
-        await machine.close()
+        process.stdout.write(given.json ? documentOf(score, bench) : textOf(score, files, bench))
       }
-    }
-  } finally {
-    report.close()
-  }
-  return bad ? 1 : 0
-}
+      return failed ? 1 : 0
+    },
+    { document: true },
+  )
+
+type Differences = ReturnType<typeof differences>
+
+const documentOf = (score: CisReport, bench: Differences | undefined): string =>
+  `${JSON.stringify({ ...score, tally: tally(score.results), ...(bench ? { differences: bench } : {}) })}\n`
+
+const textOf = (score: CisReport, files: string[], bench: Differences | undefined): string =>
+  `${scoreText(score)}\n  written: ${files.join(', ')}\n${bench ? `${differenceText(score.node, bench)}\n` : ''}`

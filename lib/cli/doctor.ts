@@ -5,17 +5,16 @@ import { dirname } from 'node:path'
 import { signingKey } from '../engine/download.ts'
 import type { Machine } from '../engine/machine.ts'
 import { plain } from '../engine/program.ts'
-import { type Report, count, createReport, duration } from '../engine/report.ts'
+import { count, duration } from '../engine/report.ts'
 import { Fault } from '../ground/fault.ts'
 import { read } from '../ground/root.ts'
 import { quote } from '../ground/sh.ts'
-import { loadConfig } from '../site/config.ts'
 import { type Placed, machinesFor } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
 import { talosctlHelp } from '../vm/talos.ts'
-import { flags } from './flags.ts'
-import { connectTo } from './pages.ts'
-import type { Call } from './taskfile.ts'
+import type { Call } from './call.ts'
+import { type Session, withSession } from './session.ts'
+import { doctor as table } from './tables.ts'
 
 /** One thing that was looked at. `bad`: pages will fail; `warn`: they will work, and somebody should know. */
 export interface Finding {
@@ -26,30 +25,27 @@ export interface Finding {
   remedy?: string
 }
 
-/** Looks at the laptop, and at every machine of the site when FK_HOST is set. Resolves to 1 when something is bad, else 0. */
-export async function doctor(call: Call): Promise<number> {
-  const given = flags(call, [], ['json', 'verbose', 'site'])
-  const config = loadConfig(given.site === undefined ? {} : { site: given.site })
-  const report = createReport({ json: given.json, verbose: given.verbose, tty: call.live })
-  let bad = false
-  const tell = (of: string, finding: Finding) => {
-    bad ||= finding.state === 'bad'
-    report.finding({ of, ...finding })
-  }
-  for (const finding of await laptop(config)) tell('this laptop', finding)
-  if (config.env.FK_HOST === undefined)
-    tell('the machine', {
-      subject: 'machine',
-      state: 'n/a',
-      found: 'FK_HOST is not set, so only this laptop was looked at',
-      remedy: 'FK_HOST=admin@192.0.2.10 ./task doctor looks at the machine too',
-    })
-  else
-    for (const spec of machinesFor(config, 'host'))
-      for (const finding of await machine(config, spec, report, given.json)) tell(spec.name, finding)
-  report.close()
-  return bad ? 1 : 0
-}
+/** Checks the laptop, and every host of the site when FK_HOST is set. Resolves to 1 when something is bad, else 0. */
+export const doctor = (call: Call): Promise<number> =>
+  withSession(call, table, async ({ config, report, connect }) => {
+    let bad = false
+    const show = (of: string, findings: Finding[]) => {
+      for (const finding of findings) report.finding({ of, ...finding })
+      bad ||= findings.some(({ state }) => state === 'bad')
+    }
+    show('this laptop', await laptop(config))
+    if (config.env.FK_HOST === undefined)
+      show('the machine', [
+        {
+          subject: 'machine',
+          state: 'n/a',
+          found: 'FK_HOST is not set, so only this laptop was checked',
+          remedy: 'FK_HOST=admin@192.0.2.10 ./task doctor checks the machine too',
+        },
+      ])
+    else for (const spec of machinesFor(config, 'host')) show(spec.name, await machine(config, spec, connect))
+    return bad ? 1 : 0
+  })
 
 // ─── the laptop ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -256,26 +252,20 @@ function certificate(file: string, now: number): Finding {
 
 // ─── a machine ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-async function machine(config: Config, spec: Placed, report: Report, json: boolean): Promise<Finding[]> {
-  const terminal = process.stdin.isTTY === true && process.stdout.isTTY === true && !json
-  let there: Machine
+async function machine(config: Config, spec: Placed, connect: Session['connect']): Promise<Finding[]> {
   try {
-    there = await connectTo(config, spec, terminal, report)
+    const there = await connect(spec)
+    return [...reached(there, spec), ...(await examine(there, config, spec))]
   } catch (error) {
     if (!(error instanceof Fault)) throw error
     return [
       {
-        subject: 'reach',
+        subject: 'access',
         state: 'bad',
         found: [error.message, error.said?.trim().split('\n').at(-1)].filter(Boolean).join(': '),
         ...(error.next === undefined ? {} : { remedy: error.next.replaceAll('\n', ' ') }),
       },
     ]
-  }
-  try {
-    return [...reached(there, spec), ...(await examine(there, config, spec))]
-  } finally {
-    await there.close()
   }
 }
 
@@ -283,7 +273,7 @@ function reached({ label, facts: { os, arch, model } }: Machine, spec: Placed): 
   const is = `${os}, ${arch}${model ? `, ${model}` : ''}`
   const fits = os === spec.os && arch === spec.arch
   return [
-    { subject: 'reach', state: 'ok', found: `${label} answers` },
+    { subject: 'access', state: 'ok', found: `${label} answers` },
     {
       subject: 'system',
       state: fits ? 'ok' : 'warn',
@@ -319,7 +309,7 @@ async function examine(there: Machine, config: Config, spec: Placed): Promise<Fi
   })
   if (!outcome.finished)
     findings.push({
-      subject: 'reach',
+      subject: 'access',
       state: 'bad',
       found: `it stopped answering: ${outcome.stderr.trim() || `it ended with ${outcome.code}`}`,
       remedy: 'run it again',

@@ -3,8 +3,9 @@ import { availableParallelism } from 'node:os'
 import { type Report, createReport } from '../engine/report.ts'
 import { Fault } from '../ground/fault.ts'
 import { nearest } from '../ground/nearest.ts'
-import { flags } from './flags.ts'
-import { type Call, type Task, type Taskfile, NotHere } from './taskfile.ts'
+import { type Call, type Task, type Taskfile, NotHere } from './call.ts'
+import { parse } from './flags.ts'
+import { several } from './tables.ts'
 
 /**
  * The tasks that `name` needs, and `name` itself, each behind what it needs.
@@ -35,7 +36,7 @@ export function order(tasks: Record<string, Task>, name: string): string[] {
 export async function graph(taskfile: Taskfile, name: string, call: Call): Promise<number> {
   const tasks = Object.assign({}, ...Object.values(taskfile)) as Record<string, Task>
   const names = order(tasks, name).filter((n) => tasks[n]?.run)
-  const options = flags(call, [], ['json', 'verbose'])
+  const options = parse(call, several)
   const report = createReport({ json: options.json, verbose: options.verbose, tty: call.live })
   return runAll(names, tasks, report, call, availableParallelism(), tasks[name]?.keepGoing)
 }

@@ -3,9 +3,11 @@
 import { createRequire } from 'node:module'
 import { Fault } from '../ground/fault.ts'
 import { nearest } from '../ground/nearest.ts'
+import type { Run, Task, Taskfile } from './call.ts'
+import { helpLines, usage } from './flags.ts'
 import { refuse } from './refusal.ts'
 import { type PageFile, open, pages } from './scripts.ts'
-import { type Run, type Task, type Taskfile, overPages } from './taskfile.ts'
+import { page as pageTable } from './tables.ts'
 
 /** What is needed only once something runs is loaded then: the list must come at once. */
 const load = createRequire(import.meta.url)
@@ -43,7 +45,7 @@ function show(text: string): number {
 export function list(taskfile: Taskfile, scripts: PageFile[]): string {
   const sections = Object.entries(taskfile).map(
     ([title, tasks]) =>
-      [title, Object.entries(tasks).map(([name, t]) => [usage(name, t), t.does] as const)] as const,
+      [title, Object.entries(tasks).map(([name, t]) => [usage(name, t.takes), t.does] as const)] as const,
   )
   const rows = scripts.map((p) => [`${p.number} ${p.name}`, p.summary] as const)
   const all = [...sections, ['One page, by name or number: [plan|apply|verify|undo|print]', rows] as const]
@@ -56,16 +58,12 @@ export function list(taskfile: Taskfile, scripts: PageFile[]): string {
   return `./task NAME, and ./task NAME --help says more.\n\n${text.join('\n')}`
 }
 
-const usage = (name: string, task: Task) => (task.takes ? `${name} ${task.takes}` : name)
-
 function help(name: string, task: Task): string {
   const lines = [
-    `./task ${usage(name, task)}`,
+    `./task ${usage(name, task.takes)}`,
     `  ${task.does}`,
     ...(task.needs ? [`  first:  ${task.needs.join(', ')}`] : []),
-    ...(task.run && overPages.has(task.run)
-      ? ['  flags:  --layer L0, --site NAME, --yes, --json, --verbose; ./task PAGE --help says what they do']
-      : []),
+    ...(task.takes ? helpLines(task.takes) : []),
   ]
   return `${lines.join('\n')}\n`
 }
@@ -85,8 +83,7 @@ function find(taskfile: Taskfile, scripts: PageFile[], name: string): Found {
     )
   }
   const [page] = named
-  if (page)
-    return { does: page.summary, takes: '[plan|apply|verify|undo|print]', page, run: runPageFile(page) }
+  if (page) return { does: page.summary, takes: pageTable, page, run: runPageFile(page) }
   const known = [...Object.values(taskfile).flatMap((t) => Object.keys(t)), ...scripts.map((p) => p.name)]
   const near = nearest(name, known)
   throw new Fault(`There is no task '${name}'.${near ? ` Did you mean ${near}?` : ''} ./task lists them.`)

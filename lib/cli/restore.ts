@@ -1,28 +1,34 @@
 // A bundle comes back to life: beside the living cluster, to prove that it can, or in its place.
 import { existsSync, statSync } from 'node:fs'
-import { createRequire } from 'node:module'
 import { basename, join } from 'node:path'
 import { Readable } from 'node:stream'
+import { downloads } from '../engine/delivery.ts'
 import type { Machine } from '../engine/machine.ts'
 import type { Page } from '../engine/page.ts'
+import { failAsAnswer } from '../engine/query.ts'
+import { runPage } from '../engine/run.ts'
 import type { Step } from '../engine/step.ts'
 import { Fault } from '../ground/fault.ts'
 import { Command, quote, sh } from '../ground/sh.ts'
-import { ask, backupShell, copies, noteHere, orNo, program } from '../k3s/backup.ts'
+import { ask as query, backupShell, copies, noteHere, program } from '../k3s/backup.ts'
 import { type Bundle, madeAt, opened, readBundle } from '../k3s/bundle.ts'
-import { clusterOf, groundOf, kept, memberOf, runningOf } from '../k3s/members.ts'
+import { clusterOf, groundOf, kept, runningOf } from '../k3s/members.ts'
+import { besideRestore } from '../k3s/nodes.ts'
 import { machinesFor } from '../site/machines.ts'
-import { type Here, age, copy, here, size } from './backup.ts'
-import type { Call } from './taskfile.ts'
-
-const load = createRequire(import.meta.url)
+import { type ClusterSession, age, copy, size, withCluster } from './backup.ts'
+import type { Call } from './call.ts'
+import { contextOf } from './context.ts'
+import { runPages } from './pages.ts'
+import { confirmed } from './prompt.ts'
+import { type Session, named } from './session.ts'
+import { type RunFlags, drill as drillTable, restore as restoreTable } from './tables.ts'
 
 /** Where a bundle is in clear on the node, in memory. */
 const bundle = '/run/fortress/bundle'
 
 /** The file that is meant: a path, a bundle of the laptop, or one of a place, which the node brings. Without a word the newest that the laptop has. */
-async function found(at: Here, word: string | undefined): Promise<string> {
-  const { state } = at
+async function found(session: ClusterSession, word: string | undefined): Promise<string> {
+  const { state } = session
   const newest = copies(state).at(-1)
   if (word === undefined) {
     if (newest !== undefined) return join(state, 'backups', newest)
@@ -34,24 +40,27 @@ async function found(at: Here, word: string | undefined): Promise<string> {
     if (existsSync(path) && statSync(path).isFile()) return path
   if (madeAt(word) === undefined || basename(word) !== word)
     throw new Fault(`${word} is no file, and no name of a bundle`, { next: './task backups lists them' })
-  const machine = await at.reach()
-  const [said = ''] = await ask(
+  const machine = await session.node()
+  const [said = ''] = await query(
     machine,
     [
       `place=$(${program} list 2> /dev/null | awk -F '\\t' -v name=${quote(word)} '$2 == name { print $1; exit }')`,
       `[ -n "$place" ] || { frame answer no "no place has ${word}"; exit 0; }`,
-      orNo(sh`${new Command(program, undefined, '')} fetch "$place" ${word}`),
+      failAsAnswer(sh`${new Command(program, undefined, '')} fetch "$place" ${word}`),
       'frame answer "$said"',
     ],
     'finding the bundle',
     3600,
   )
-  at.report.note(`${basename(said)} was brought back.`)
-  return copy(at, machine, basename(said))
+  session.report.note(`${basename(said)} was fetched to the node.`)
+  return copy(session, machine, basename(said))
 }
 
-/** The laptop knows this cluster, and the bundle is of it; false where the laptop knows none. */
-async function ofOurs({ store, state, config }: Here, { path, manifest, text }: Bundle): Promise<boolean> {
+/** Throws a Fault for a bundle of another cluster; resolves to false where the laptop has no cluster to compare with. */
+async function assertSameCluster(
+  { store, state, config }: Session,
+  { path, manifest, text }: Bundle,
+): Promise<boolean> {
   const other = (reason: string): Fault =>
     new Fault(`${path} is refused: it is of another cluster: ${reason}`, {
       state: 'nothing of it was sent anywhere',
@@ -86,7 +95,7 @@ async function sendTo(
   identity: string,
   mib: number,
 ): Promise<void> {
-  await ask(machine, [orNo(sh`backup_open ${mib}`), 'frame answer yes'], 'making room in memory')
+  await query(machine, [failAsAnswer(sh`backup_open ${mib}`), 'frame answer yes'], 'making room in memory')
   const outcome = await machine.feed(
     `umask 077; cd ${bundle} && exec tar --extract --file=- --no-same-owner --no-same-permissions`,
     Readable.from(opened(path, identity)),
@@ -96,14 +105,15 @@ async function sendTo(
       said: outcome.stderr.trim(),
     })
   const sums = manifest.files.map(({ name, sha256 }) => `${sha256}  ${name}\n`).join('')
-  await ask(
+  await query(
     machine,
-    [orNo(sh`backup_whole <<< ${sums.trimEnd()}`), 'frame answer yes'],
-    'looking at what arrived',
+    [failAsAnswer(sh`backup_whole <<< ${sums.trimEnd()}`), 'frame answer yes'],
+    'checking what arrived',
   )
 }
 
-const clear = (machine: Machine) => ask(machine, ['backup_close', 'frame answer yes'], 'clearing the memory')
+const clear = (machine: Machine) =>
+  query(machine, ['backup_close', 'frame answer yes'], 'clearing the memory')
 
 const mib = (bytes: number) => Math.ceil(bytes / 2 ** 20)
 
@@ -111,136 +121,89 @@ const mib = (bytes: number) => Math.ceil(bytes / 2 ** 20)
  * `./task drill [FILE] [NODE]` proves that a bundle can be restored: it becomes a cluster beside the living one, in a network and a
  * file system of its own, and its canary is read. Resolves to the exit code.
  */
-export async function drill(call: Call): Promise<number> {
-  return here(
+export const drill = (call: Call): Promise<number> =>
+  withCluster(
     call,
-    ['[FILE]', '[NODE]'],
-    ([, node]) => node,
-    async (at) => {
-      const { config, state, report } = at
-      const path = await found(at, at.given.words[0])
+    drillTable,
+    async (session) => {
+      const { state, report, given } = session
+      const path = await found(session, given.words[0])
       const name = basename(path)
       try {
-        const found = await readBundle(path, config.env.FK_AGE_IDENTITY)
-        const { manifest, bytes } = found
-        report.note(
-          `${name} is whole: ${manifest.files.length} files, ${size(bytes)}, of ${manifest.node}, k3s ${manifest.k3s}, ${age(new Date(manifest.time))} old.`,
-        )
-        if (!(await ofOurs(at, found)))
-          report.note('The laptop does not know this cluster: it cannot tell whose bundle this is.')
-        const machine = await at.reach()
-        report.note(
-          `It becomes a cluster on ${machine.label}, beside the living one, which does not notice it.`,
-        )
-        try {
-          // etcd keeps the database several times while it is restored, and room for its log.
-          await sendTo(machine, found, config.env.FK_AGE_IDENTITY, mib(bytes + 4 * manifest.database) + 512)
-          const { canary, address, k3s } = manifest
-          await ask(
-            machine,
-            [
-              orNo(
-                sh`backup_drill ${name} ${address || '192.0.2.1'} ${canary.secret} ${canary.configmap} ${k3s}`,
-              ),
-              'frame answer yes',
-            ],
-            'the drill',
-            1500,
-          )
-        } finally {
-          await clear(machine)
-        }
-        await noteHere(state, 'drill', name, statSync(path).size)
-        report.note(
-          'The canary came back: its Secret, decrypted, and its ConfigMap. This bundle can be restored.',
-        )
-        return 0
+        await drillBundle(session, path)
       } catch (error) {
-        await noteHere(
-          state,
-          'drill',
-          name,
-          0,
-          error instanceof Fault ? [error.message, error.said].filter(Boolean).join(': ') : String(error),
-        )
+        const why =
+          error instanceof Fault ? [error.message, error.said].filter(Boolean).join(': ') : String(error)
+        await noteHere(state, 'drill', name, 0, why)
         throw error
       }
+      await noteHere(state, 'drill', name, statSync(path).size)
+      report.note(
+        'The canary was read: its Secret, decrypted, and its ConfigMap. This bundle can be restored.',
+      )
+      return 0
     },
+    1,
   )
+
+async function drillBundle(session: ClusterSession, path: string): Promise<void> {
+  const { config, report, node } = session
+  const name = basename(path)
+  const found = await readBundle(path, config.env.FK_AGE_IDENTITY)
+  const { manifest, bytes } = found
+  const old = age(new Date(manifest.time))
+  report.note(
+    `${name} is whole: ${manifest.files.length} files, ${size(bytes)}, of ${manifest.node}, k3s ${manifest.k3s}, ${old} old.`,
+  )
+  if (!(await assertSameCluster(session, found)))
+    report.note('The laptop has no keys of this cluster: it cannot say whose bundle this is.')
+  const machine = await node()
+  report.note(`It becomes a cluster on ${machine.label}, beside the running one, which is not disturbed.`)
+  try {
+    // etcd keeps the database several times while it is restored, and room for its log.
+    await sendTo(machine, found, config.env.FK_AGE_IDENTITY, mib(bytes + 4 * manifest.database) + 512)
+    const { canary, address, k3s } = manifest
+    const run = sh`backup_drill ${name} ${address || '192.0.2.1'} ${canary.secret} ${canary.configmap} ${k3s}`
+    await query(machine, [failAsAnswer(run), 'frame answer yes'], 'the drill', 1500)
+  } finally {
+    await clear(machine)
+  }
 }
 
 /**
  * `./task restore FILE [NODE]` makes the bundle the cluster of its first server again, and the other servers join it anew. Where a
- * cluster has its data already, the name of the node is to be typed. What was there is kept aside, and comes back when it fails.
+ * cluster has its data already, the name of the node confirms. What was there is kept aside, and comes back when it fails.
  * Resolves to the exit code.
  */
-export async function restore(call: Call): Promise<number> {
-  return here(
+export const restore = (call: Call): Promise<number> =>
+  withCluster(
     call,
-    ['FILE', '[NODE]'],
-    ([, node]) => node,
-    async (at) => {
-      const { config, member, store, report, given } = at
-      if (given.words[0] === undefined)
-        throw new Fault('usage: ./task restore FILE [NODE]; ./task backups lists them')
+    restoreTable,
+    async (session) => {
+      const { config, member, report, node, given } = session
       if (!member.first)
-        throw new Fault(`${member.name} does not begin the cluster`, {
+        throw new Fault(`${member.name} is not the first server of the cluster`, {
           next: `put it first among the servers in config/sites/${config.site.name}.yaml, or restore on the first`,
         })
-      const path = await found(at, given.words[0])
-      const name = basename(path)
-      const opened = await readBundle(path, config.env.FK_AGE_IDENTITY)
-      const { manifest, text } = opened
-      if (!(await ofOurs(at, opened)))
-        report.note('The laptop does not know this cluster, and takes over its tokens.')
-      const machine = await at.reach()
+      const path = await found(session, given.words[0])
+      const bundle = await readBundle(path, config.env.FK_AGE_IDENTITY)
+      if (!(await assertSameCluster(session, bundle)))
+        report.note('The laptop has no keys of this cluster, and takes over its tokens.')
+      const machine = await node()
       const others = clusterOf(config).flatMap((m) => (m.role === 'server' && !m.first ? m.name : []))
-      const there = await mayEnd(at, machine, others)
-      const { besideRestore } = load('../k3s/nodes.ts') as typeof import('../k3s/nodes.ts')
-      const { runPages } = load('./pages.ts') as typeof import('./pages.ts')
-      const beside = besideRestore(member.name, others, there)
-      const run = async (pages: Page[]) =>
-        pages.length === 0 ? 0 : runPages(pages, 'apply', given, call.signal)
-      // The page knows it from here on, so that none of its secrets is made anew.
-      const lent: string[] = []
-      for (const [secret, from] of [
-        [kept.server, 'rancher/k3s/token'],
-        [kept.agent, 'rancher/k3s/agent-token'],
-      ] as const)
-        if (!store.has(secret) && text(from) !== '') {
-          await store.put(secret, text(from).trim())
-          lent.push(secret)
-        }
-      let code = 1
-      try {
-        const room = mib(opened.bytes + 2 * manifest.database) + 64
-        await sendTo(machine, opened, config.env.FK_AGE_IDENTITY, room)
-        code = await run(beside.before)
-        if (code !== 1) code = await become(at, machine, opened, name)
-      } finally {
-        await clear(machine)
-        if (code === 1) {
-          for (const secret of lent) await store.remove(secret)
-          for (const page of beside.failed)
-            await run([page]).catch((error: Error) => report.note(`${page.at}: ${error.message}`))
-        }
-      }
-      if (code === 1) return 1
-      for (const [secret, from] of [
-        [kept.joinServer, 'server/token'],
-        [kept.joinAgent, 'server/agent-token'],
-      ] as const)
-        if (!store.has(secret) && text(from) !== '')
-          await store.put(secret, Buffer.from(text(from)).toString('base64'))
+      const living = await confirmReplace(session, machine, others)
+      const beside = besideRestore(member.name, others, living)
+      if ((await replaceFirst(session, machine, bundle, basename(path), beside)) === 1) return 1
+      await keepJoinTokens(session, bundle)
       report.note(
-        `${machine.label} is the cluster as it was at ${manifest.time}: its canary is there, and it is its only member of etcd.`,
+        `${machine.label} is the cluster as it was at ${bundle.manifest.time}: its canary is there, and it is the only etcd member.`,
       )
-      if (others.length > 0 && (await run(beside.after)) === 1)
+      if (others.length > 0 && (await run(session, beside.after)) === 1)
         throw new Fault(
-          `the cluster is restored, and not all of ${there.join(' and ')} have joined it again`,
+          `the cluster is restored, and not all of ${living.join(' and ')} have joined it again`,
           {
-            state: 'they have nothing of the old one that they could begin with',
-            next: './task k3s-join apply, when what is said above is mended',
+            state: 'they have nothing of the old one that they could start with',
+            next: './task k3s-join apply, when what is reported above is mended',
           },
         )
       report.note(
@@ -248,78 +211,117 @@ export async function restore(call: Call): Promise<number> {
       )
       return 0
     },
+    1,
   )
+
+type RestoreSession = ClusterSession & { given: RunFlags }
+
+const run = async ({ given, signal }: RestoreSession, pages: Page[]): Promise<number> =>
+  pages.length === 0 ? 0 : runPages(pages, 'apply', given, signal)
+
+/** The bundle in place of what the first server has; what was there returns when it fails. Resolves to the exit code. */
+async function replaceFirst(
+  session: RestoreSession,
+  machine: Machine,
+  bundle: Bundle,
+  name: string,
+  beside: ReturnType<typeof besideRestore>,
+): Promise<number> {
+  const { config, store, report } = session
+  const borrowed = await borrowTokens(session, bundle)
+  let code = 1
+  try {
+    const room = mib(bundle.bytes + 2 * bundle.manifest.database) + 64
+    await sendTo(machine, bundle, config.env.FK_AGE_IDENTITY, room)
+    code = await run(session, beside.before)
+    if (code !== 1) code = await applyRestore(session, machine, bundle, name)
+  } finally {
+    await clear(machine)
+    if (code === 1) {
+      for (const secret of borrowed) await store.remove(secret)
+      for (const page of beside.failed)
+        await run(session, [page]).catch((error: Error) => report.note(`${page.at}: ${error.message}`))
+    }
+  }
+  return code
+}
+
+/** The tokens of the bundle become the laptop's where it has none, so that none of them is made anew. Resolves to their names. */
+async function borrowTokens({ store }: Session, { text }: Bundle): Promise<string[]> {
+  const borrowed: string[] = []
+  for (const [secret, from] of [
+    [kept.server, 'rancher/k3s/token'],
+    [kept.agent, 'rancher/k3s/agent-token'],
+  ] as const)
+    if (!store.has(secret) && text(from) !== '') {
+      await store.put(secret, text(from).trim())
+      borrowed.push(secret)
+    }
+  return borrowed
+}
+
+async function keepJoinTokens({ store }: Session, { text }: Bundle): Promise<void> {
+  for (const [secret, from] of [
+    [kept.joinServer, 'server/token'],
+    [kept.joinAgent, 'server/agent-token'],
+  ] as const)
+    if (!store.has(secret) && text(from) !== '')
+      await store.put(secret, Buffer.from(text(from)).toString('base64'))
 }
 
 /**
- * The cluster of the site may end: there is none, or somebody types the name of its first server. Resolves to the names of the other
- * servers that answer. Throws a Fault when nobody says so.
+ * The cluster of the site may be replaced: there is none, or the name of its first server confirms. Resolves to the names of the
+ * other servers that answer. Throws a Fault when nobody confirms.
  */
-async function mayEnd(at: Here, first: Machine, others: string[]): Promise<string[]> {
-  const { config, member, report, given, terminal } = at
-  const { ask: question, connectTo } = load('./pages.ts') as typeof import('./pages.ts')
+async function confirmReplace(session: RestoreSession, first: Machine, others: string[]): Promise<string[]> {
+  const { config, member, report, given, terminal, connect } = session
   const living: string[] = []
-  const look = async (machine: Machine) => {
-    const [said = ''] = await ask(machine, ['frame answer "$(backup_nobody)"'])
-    if (said !== '') living.push(`${machine.label}: ${said}`)
+  const inspect = async (machine: Machine) => {
+    const [found = ''] = await query(machine, ['frame answer "$(backup_nobody)"'])
+    if (found !== '') living.push(`${machine.label}: ${found}`)
   }
-  await look(first)
-  const there: string[] = []
+  await inspect(first)
+  const answering: string[] = []
   for (const name of others) {
-    const spec = machinesFor(config, 'node').find((m) => m.name === name)!
-    let other: Machine
     try {
-      other = await connectTo(config, spec, terminal, report)
+      await inspect(await connect(named(machinesFor(config, 'node'), name, config.site.name, 'node')))
+      answering.push(name)
     } catch (error) {
       if (!(error instanceof Fault)) throw error
       report.note(
         `${name} does not answer: ${error.message}. When it is back, ./task node replace ${name} at once: together with another it could go on as the cluster that was`,
       )
-      continue
     }
-    await look(other).finally(() => other.close())
-    there.push(name)
   }
-  if (living.length === 0) return there
+  if (living.length === 0) return answering
   report.note(living.join('\n'))
   if (terminal) report.pause()
-  const answer =
-    given.format ??
-    (terminal
-      ? await question(
-          `What is there is put aside, and another time takes its place.\nType ${member.name} to restore: `,
-        )
-      : undefined)
-  if (answer !== member.name)
-    throw new Fault(
-      answer === undefined
-        ? `a cluster lives here, and nobody said that it may end`
-        : `its first server is called ${member.name}, not ${answer}`,
-      {
-        state: 'nothing was changed',
-        next: `type ${member.name} when you are asked, or say --format ${member.name}`,
-      },
-    )
-  return there
+  await confirmed(member.name, {
+    about: 'The cluster that is there is put aside, and the bundle takes its place.',
+    confirm: given.confirm,
+    terminal,
+    what: 'replacing the cluster that runs here',
+  })
+  return answering
 }
 
 /** The steps of a restore, as a run of the page whose files they are: what is restored is then what that page knows. */
-async function become(at: Here, machine: Machine, { manifest }: Bundle, name: string): Promise<number> {
-  const { config, store, report, signal } = at
-  const { runPage } = load('../engine/run.ts') as typeof import('../engine/run.ts')
-  const { contextOf } = load('./pages.ts') as typeof import('./pages.ts')
-  const { downloads } = load('../engine/delivery.ts') as typeof import('../engine/delivery.ts')
+async function applyRestore(
+  { config, member, store, report, signal }: ClusterSession,
+  machine: Machine,
+  { manifest }: Bundle,
+  name: string,
+): Promise<number> {
   const context = contextOf(config, machine.facts, store)
-  const member = memberOf(context)
   const when = new Date().toISOString()
   const { canary, k3s } = manifest
-  // All that k3s is told, and not that it starts: the last step does that. One transaction: what fails takes all of it back.
-  const told = runningOf(context, member).slice(0, -1)
+  // All configuration of k3s, and not its start, which the last step does. One transaction: what fails is rolled back whole.
+  const configuration = runningOf(context, member).slice(0, -1)
   const steps: Step[] = [
     ...groundOf(context, member),
-    ...told,
+    ...configuration,
     {
-      name: `the cluster is what ${name} holds`,
+      name: `the cluster is restored from ${name}`,
       why: 'k3s makes a cluster of one out of the snapshot; with the token of that time it finds its authorities and keys in it',
       check: sh`backup_restored ${when}`,
       apply: [sh`backup_restore ${when} ${name} ${member.name} ${canary.secret} ${canary.configmap} ${k3s}`],

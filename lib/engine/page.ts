@@ -19,7 +19,7 @@ export interface Context {
   state: string
 }
 
-export type Layer = 'L0' | 'L1' | 'L2' | 'L3' | 'L4' | '✦' | 'L5' | 'L6'
+export type Layer = 'L0' | 'L1' | 'L2' | 'L3' | 'L4' | 'policy' | 'L5' | 'L6'
 
 export interface About {
   layer: Layer

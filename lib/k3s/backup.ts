@@ -5,11 +5,11 @@ import { artifactOf } from '../engine/download.ts'
 import { file } from '../engine/file.ts'
 import type { Machine } from '../engine/machine.ts'
 import type { Context } from '../engine/page.ts'
-import { plain } from '../engine/program.ts'
+import { query } from '../engine/query.ts'
 import type { Step } from '../engine/step.ts'
 import { Fault } from '../ground/fault.ts'
 import { land, Secret } from '../ground/secret.ts'
-import { Command, library, quote, sh } from '../ground/sh.ts'
+import { library, quote, sh } from '../ground/sh.ts'
 import { makeHostKey } from '../vm/hostkey.ts'
 import { madeAt } from './bundle.ts'
 import type { Member } from './members.ts'
@@ -167,13 +167,13 @@ export interface Note {
 /** Asks a node for its notes about backups and drills; none where no backup was ever begun. For `./task status`. */
 export async function nodeNotes(machine: Machine): Promise<Note[]> {
   const [text = ''] = await ask(machine, ['frame answer "$(backup_said)"'])
-  return text
-    .split('\n')
-    .filter(Boolean)
-    .map((line) => {
-      const [which = '', time = '', name = '', bytes = '', state = '', why = ''] = line.split('\t')
-      return { which, time, name, bytes: Number(bytes), ok: state === 'ok', why }
-    })
+  return text.split('\n').filter(Boolean).map(noteOf)
+}
+
+/** A note as the node writes it: which, time, name, bytes, state and reason, with tabs between them. */
+export function noteOf(line: string): Note {
+  const [which = '', time = '', name = '', bytes = '', state = '', why = ''] = line.split('\t')
+  return { which, time, name, bytes: Number(bytes), ok: state === 'ok', why }
 }
 
 /** The notes of the laptop, of the same form: the last `drill`, and the last `copy` that it has. `state` is the site's directory on it. */
@@ -204,28 +204,11 @@ export function copies(state: string): string[] {
 }
 export const byTime = (a: string, b: string) => Number(madeAt(a)) - Number(madeAt(b))
 
-/** Runs bash on the node with the functions of this file at hand; the fields of the last `frame answer`. What it said is a Fault. */
-export async function ask(
+/** Runs bash on the node with the functions of this file at hand; resolves to the values of its last `frame answer`. */
+export const ask = (
   machine: Machine,
   statements: string[],
   what = 'the question',
   seconds = 300,
-): Promise<string[]> {
-  let answer: string[] = []
-  const outcome = await machine.run(
-    await plain('backup', statements, ['lib/k3s/members.sh', 'lib/k3s/backup.sh']),
-    ({ kind, fields }) => {
-      if (kind === 'answer') answer = fields
-    },
-    seconds,
-  )
-  if (!outcome.finished || answer[0] === 'no')
-    throw new Fault(`${machine.label}: ${what} failed`, {
-      said: [answer[0] === 'no' ? answer[1] : '', outcome.stderr.trim()].filter(Boolean).join('\n'),
-    })
-  return answer
-}
-
-/** `answer no WHY` when the command fails. */
-export const orNo = (command: Command) =>
-  `said=$({ ${command.text}; } 2>&1) || { frame answer no "$said"; exit 0; }`
+): Promise<string[]> =>
+  query(machine, statements, { libraries: ['lib/k3s/members.sh', 'lib/k3s/backup.sh'], what, seconds })

@@ -347,7 +347,7 @@ describe('the laptop', () => {
 
 // ─── what a person sees ──────────────────────────────────────────────────────────────────────────────────────────────
 
-test('without FK_HOST only the laptop is looked at, and that is said', () => {
+test('without FK_HOST only the laptop is checked, and the line about the machine says why', () => {
   const env = {
     ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('FK_'))),
     FK_HOST: '',
@@ -361,7 +361,7 @@ test('without FK_HOST only the laptop is looked at, and that is said', () => {
   assert.match(stdout, /^this laptop\nok {4}node {7}\S+\n/)
   assert.ok(
     stdout.endsWith(
-      '\nthe machine\nn/a   machine    FK_HOST is not set, so only this laptop was looked at; FK_HOST=admin@192.0.2.10 ./task doctor looks at the machine too\n',
+      '\nthe machine\nn/a   machine    FK_HOST is not set, so only this laptop was checked; FK_HOST=admin@192.0.2.10 ./task doctor checks the machine too\n',
     ),
     stdout,
   )
@@ -398,7 +398,7 @@ test('a machine that does not answer is one line, with what to do', () => {
   assert.equal(status, 1)
   assert.match(
     stdout,
-    /^fortress\nbad {3}reach {6}The host key of 127\.0\.0\.1 is not known yet; run \.\/task trust on a terminal .*\n$/m,
+    /^fortress\nbad {3}access {5}The host key of 127\.0\.0\.1 is not known yet; run \.\/task trust on a terminal .*\n$/m,
   )
 })
 

@@ -4,11 +4,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import taskfile from '../../Taskfile.ts'
-import { flags } from '../../lib/cli/flags.ts'
+import { type Call, type Task, type Taskfile, NotHere } from '../../lib/cli/call.ts'
+import { parse } from '../../lib/cli/flags.ts'
 import { order, runAll } from '../../lib/cli/graph.ts'
 import { list } from '../../lib/cli/main.ts'
 import { pages } from '../../lib/cli/scripts.ts'
-import { type Call, type Task, type Taskfile, NotHere } from '../../lib/cli/taskfile.ts'
+import { runbook, several } from '../../lib/cli/tables.ts'
 import { createReport } from '../../lib/engine/report.ts'
 import { Fault } from '../../lib/ground/fault.ts'
 
@@ -59,7 +60,10 @@ test('the list has a section for each group and one for the pages', () => {
   const file: Taskfile = {
     Everything: {
       'build-all': { does: 'build everything' },
-      'undo-all': { does: 'take it back', takes: '[MACHINE]' },
+      'undo-all': {
+        does: 'take it back',
+        takes: { words: [{ name: 'MACHINE', optional: true }], flags: {} },
+      },
     },
     Ourselves: { test: { does: 'the tests' } },
   }
@@ -135,44 +139,58 @@ for (const [title, tasks, start, message] of [
 ] as [string, Record<string, Task>, string, string][])
   test(`refused: ${title}`, () => assert.throws(() => order(tasks, start), { message }))
 
+const known = '--layer, --site, --confirm, --yes, --json, --verbose, --machine'
 for (const [argv, message] of [
-  [['--vrebose'], "build-all has no flag '--vrebose'; did you mean --verbose?\nNothing was run."],
+  [['--vrebose'], "build-all has no flag '--vrebose'; did you mean --verbose?"],
+  [['--qqq'], `build-all has no flag '--qqq': it knows ${known}`],
+  [['-n'], `build-all has no flag '-n': it knows ${known}`],
+  [['--no-json'], "build-all has no flag '--no-json'; did you mean --json?"],
   [
-    ['--qqq'],
-    "build-all has no flag '--qqq': it knows --yes, --json, --verbose, --site, --format\nNothing was run.",
+    ['--confirm', 'disk'],
+    `build-all has no flag '--format': it knows ${known}\nbuild-all takes no words: 'disk' is too much`,
   ],
-  [
-    ['-n'],
-    "build-all has no flag '-n': it knows --yes, --json, --verbose, --site, --format\nNothing was run.",
-  ],
-  [['--site'], '--site needs a name\nNothing was run.'],
-  [['--site='], '--site needs a name\nNothing was run.'],
-  [['--site', 'a', '--site', 'b'], '--site is given twice\nNothing was run.'],
+  [['--site'], '--site needs a value: --site NAME'],
+  [['--site='], '--site needs a value: --site NAME'],
+  [['--site', '--json'], '--site needs a value: --site NAME'],
+  [['--site', 'a', '--site', 'b'], '--site is given twice'],
+  [['--json=yes'], '--json takes no value'],
+  [['--layer', 'polcy'], "--layer has no 'polcy'; did you mean policy?"],
+  [['--layer', 'L9'], "--layer has no 'L9'; did you mean L0?"],
   [
     ['now', '--jsno'],
-    "build-all has no flag '--jsno'; did you mean --json?\nbuild-all takes no words: 'now' is too much\nNothing was run.",
+    "build-all has no flag '--jsno'; did you mean --json?\nbuild-all takes no words: 'now' is too much",
   ],
 ] as const)
   test(`refused: build-all ${argv.join(' ')}`, () =>
-    assert.throws(() => flags(call([...argv]), []), { message }))
+    assert.throws(() => parse(call([...argv]), runbook), { message: `${message}\nNothing was run.` }))
+
+const modes = { words: [{ name: 'mode', among: { plan: '', apply: '' } }, { name: 'NAME' }], flags: {} }
+for (const [argv, message] of [
+  [['aply', 'a'], "build-all has no mode 'aply'; did you mean apply?"],
+  [['explode', 'a'], "build-all has no mode 'explode': it knows plan, apply"],
+  [['plan'], 'build-all needs NAME: ./task build-all plan|apply NAME'],
+  [['plan', 'a', 'b'], "build-all takes plan|apply NAME: 'b' is too much"],
+] as const)
+  test(`refused: the words ${argv.join(' ')}`, () =>
+    assert.throws(() => parse(call([...argv]), modes), { message: `${message}\nNothing was run.` }))
 
 test('a task knows only its own flags', () => {
-  assert.throws(() => flags(call(['--site', 'x']), [], ['json', 'verbose']), {
+  assert.throws(() => parse(call(['--site', 'x']), { ...several, words: [{ name: 'X', optional: true }] }), {
     message: "build-all has no flag '--site': it knows --json, --verbose\nNothing was run.",
   })
 })
 
 test('flags and words are told apart', () => {
-  assert.deepEqual(flags(call(['fortress', '--yes', '--site', '012', '--json']), ['[MACHINE]']), {
+  const table = { ...runbook, words: [{ name: 'MACHINE' }] }
+  assert.deepEqual(parse(call(['fortress', '--yes', '--site', '012', '--json', '--layer', 'l0']), table), {
     words: ['fortress'],
     yes: true,
     json: true,
     verbose: false,
     site: '012',
-    format: undefined,
-    layer: undefined,
-    bench: false,
-    configDir: undefined,
+    confirm: undefined,
+    layer: 'L0',
+    machine: undefined,
   })
 })
 

@@ -4,7 +4,10 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
-import { type Answers, age, screen, statusOf, take, verdictsIn } from '../../lib/cli/status.ts'
+import { statusOf } from '../../lib/cli/concerns.ts'
+import { type Answers, age } from '../../lib/cli/health.ts'
+import { screen } from '../../lib/cli/screen.ts'
+import { take, verdictsIn } from '../../lib/cli/status.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 
 const now = new Date('2026-11-21T12:00:00Z')
@@ -72,8 +75,8 @@ describe('what needs attention', () => {
     )
     first.restart = 'linux-image-arm64'
     assert.deepEqual(said(site('server', 'server'), [first, silent]), [
-      'bad pi-2: pi-2 cannot be reached: Connection timed out; the cluster does not hear of it either → ./task doctor; when it is lost for good: ./task node replace pi-2',
-      'warn pi-1: it waits for a restart (linux-image-arm64) → sudo systemctl reboot, one node of a cluster after the other',
+      'bad pi-2: pi-2 cannot be reached: Connection timed out; the cluster does not see it either → ./task doctor; when it is lost for good: ./task node replace pi-2',
+      'warn pi-1: it waits for a reboot (linux-image-arm64) → sudo systemctl reboot, one node of a cluster after the other',
     ])
   })
 
@@ -102,7 +105,7 @@ describe('what needs attention', () => {
     )
     assert.match(
       one(nodes(node('pi-1', { cordoned: 'true', away: 'ours-drained' }))),
-      /its pods were sent away/,
+      /it is drained, and not uncordoned/,
     )
     assert.match(
       one(nodes(node('pi-1', { cordoned: 'true' }))),
@@ -118,7 +121,7 @@ describe('what needs attention', () => {
       ]),
       [
         'warn pi-2: the cluster does not have it → ./task k3s-join apply',
-        'warn old: the cluster has it, and the site does not → say it under machines:, or ./task node remove old',
+        'warn old: the cluster has it, and the site does not → list it under machines:, or ./task node remove old',
       ],
     )
   })
@@ -159,7 +162,7 @@ describe('what needs attention', () => {
       return machine
     })
     assert.deepEqual(said(site('server', 'server'), machines).slice(1, 3), [
-      'bad pi-1: a restore has begun here, and has not ended → if nobody is at work: ./task restore FILE again. Until then the machine takes it back by itself, in half an hour at most',
+      'bad pi-1: a restore has begun here, and has not ended → if nobody is at work: ./task restore FILE again. Until then the machine rolls it back by itself, in half an hour at most',
       'bad pi-2: what it had of the cluster is put aside, and nothing has taken its place → after a restore that was cut off: ./task restore FILE again; where the cluster is well: ./task k3s-join apply',
     ])
   })

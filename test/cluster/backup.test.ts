@@ -313,7 +313,7 @@ ${backup}`,
     await server.ok(
       'echo root@elsewhere > /run/fortress/owner; systemd-run --quiet --unit=busy flock /run/fortress/lock sleep 60; until ! flock --nonblock /run/fortress/lock true; do sleep 0.1; done',
     )
-    for (const words of [['drill'], ['restore', copies().at(-1)!, '--format', 'fortress']])
+    for (const words of [['drill'], ['restore', copies().at(-1)!, '--confirm', 'fortress']])
       await refused(/root@elsewhere is at work there, and may need the bundle/, server, ...words)
     await server.ok('systemctl stop busy')
     await unharmed()
@@ -326,7 +326,7 @@ ${backup}`,
       `sha256sum ${etc}/*.yaml ${etc}/*/*.yaml ${etc}/*token /etc/rancher/node/password`,
     )
     // Nobody knows of another token yet: the laptop takes over what it is given, and forgets it again.
-    await refused(/k3s does not take the snapshot/, server, 'restore', token, '--format', 'fortress')
+    await refused(/k3s does not take the snapshot/, server, 'restore', token, '--confirm', 'fortress')
     const store = secretStore({ dir: state(), identity: join(server.state, 'identity.txt') })
     assert.deepEqual(
       store.list().filter((name) => name.startsWith('k3s-')),
@@ -347,7 +347,7 @@ ${backup}`,
   const interrupted = async (how: (laptop: ChildProcess) => Promise<unknown>) => {
     const child = spawn(
       process.execPath,
-      [join(copy.dir, 'bin/task.cjs'), 'restore', latest(), '--format', 'fortress'],
+      [join(copy.dir, 'bin/task.cjs'), 'restore', latest(), '--confirm', 'fortress'],
       { env: { PATH: process.env['PATH'], HOME: scratch, ...server.env }, stdio: ['ignore', 'pipe', 'pipe'] },
     )
     const ended = said(child)
@@ -427,7 +427,7 @@ ${backup}`,
 
   test('a restore after one that was killed begins with what there was', async () => {
     await killed()
-    await good(server, 'restore', latest(), '--format', 'fortress')
+    await good(server, 'restore', latest(), '--confirm', 'fortress')
     assert.match((await server.kubectl('get configmap later')).stderr, /not found/)
     assert.equal((await server.kubectl('get configmap mine --output jsonpath={.data.a}')).stdout, 'b')
     await server.ok(
@@ -475,7 +475,7 @@ ${backup}`,
       const page = await fresh.page(copy.page('20-k3s-server'), 'apply')
       assert.equal(page.code, 0, page.text)
       await fresh.kubectl('delete configmap mine')
-      await good({ env }, 'restore', copies().at(-1)!, '--format', 'fortress')
+      await good({ env }, 'restore', copies().at(-1)!, '--confirm', 'fortress')
       assert.equal((await fresh.kubectl('get configmap mine --output jsonpath={.data.a}')).stdout, 'b')
     } finally {
       await fresh.end()

@@ -5,8 +5,8 @@ import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { parse, stringify } from 'yaml'
-import { askNode } from '../../lib/cli/cis.ts'
-import { contextOf, storeOf } from '../../lib/cli/pages.ts'
+import { scoreNode } from '../../lib/cli/cis.ts'
+import { contextOf, storeOf } from '../../lib/cli/context.ts'
 import { pageNamed } from '../../lib/cli/scripts.ts'
 import { type Machine, connect } from '../../lib/engine/machine.ts'
 import { createReport } from '../../lib/engine/report.ts'
@@ -37,7 +37,7 @@ describe('CIS Kubernetes 2.1 on a control plane that is told by config/k3s', () 
   let started = ''
 
   const failing = async () => {
-    const { results } = await askNode(machine, config, silent())
+    const { results } = await scoreNode(machine, config, silent())
     return results.filter(({ state }) => state === 'fail')
   }
   const ids = (results: CisReport['results']) => results.map(({ id }) => id).toSorted()
@@ -92,7 +92,7 @@ describe('CIS Kubernetes 2.1 on a control plane that is told by config/k3s', () 
   })
 
   test('every control that is automated holds, and the others hold, are waived, or are for a person', async () => {
-    const { results } = await askNode(machine, config, silent())
+    const { results } = await scoreNode(machine, config, silent())
     assert.equal(told_(results.filter(({ state }) => state === 'fail')), '')
     assert.deepEqual(tally(results.filter(({ assessed }) => assessed === 'automated')), {
       pass: 52,

@@ -76,7 +76,7 @@ describe('a cluster of three servers', { skip: missing }, () => {
     const { code, text } = await cluster.task('restore', await newest())
     assert.equal(code, 1)
     for (const name of servers) assert.match(text, new RegExp(`${name}.*: a cluster has its data here`), text)
-    assert.match(text, /say --format trio-1/)
+    assert.match(text, /--confirm trio-1/)
     assert.deepEqual(await members(), all)
   })
 
@@ -84,7 +84,7 @@ describe('a cluster of three servers', { skip: missing }, () => {
     // What was there cannot be put aside.
     const aside = `${data}/before-restore`
     await cluster.on(first, `mkdir ${aside} && mount --types tmpfs none ${aside}`)
-    const { code, text } = await cluster.task('restore', await newest(), '--format', first)
+    const { code, text } = await cluster.task('restore', await newest(), '--confirm', first)
     assert.equal(code, 1, text)
     assert.match(text, /before-restore.*busy/)
     await cluster.on(first, `umount ${aside} && rmdir ${aside}`)
@@ -99,7 +99,7 @@ describe('a cluster of three servers', { skip: missing }, () => {
   })
 
   test('a restore brings all three back to the time of the bundle, and nobody goes on as the cluster that was', async () => {
-    const text = await good('restore', await newest(), '--format', first)
+    const text = await good('restore', await newest(), '--confirm', first)
     assert.match(text, /is the cluster as it was at/)
     assert.deepEqual(await members(), all)
     for (const name of servers) {
@@ -123,13 +123,13 @@ describe('a cluster of three servers', { skip: missing }, () => {
       'systemd-run --quiet --unit=back --path-property=PathExists=/back systemctl start ssh.service k3s.service; systemd-run --quiet --on-active=1 --timer-property=AccuracySec=100ms systemctl stop k3s.service ssh.service ssh.socket',
     )
     await new Promise((resolve) => setTimeout(resolve, 5000))
-    const text = await good('restore', await newest(), '--format', first)
+    const text = await good('restore', await newest(), '--confirm', first)
     assert.match(text, /trio-3 does not answer.*\.\/task node replace trio-3/)
     assert.deepEqual(await members(), all.slice(0, 2))
     assert.match(await kubectl(`get node ${third}`), /not found/)
     writeFileSync(join(cluster.machineOf(third).dir, 'root/back'), '')
     await new Promise((resolve) => setTimeout(resolve, 5000))
-    await good('node', 'replace', third, '--format', third)
+    await good('node', 'replace', third, '--confirm', third)
     assert.deepEqual(await members(), all)
   })
 

@@ -183,8 +183,8 @@ users:
     }
   })
 
-  test('what is none is refused', () => {
-    assert.throws(() => kubeconfigFor('kind: Config\n', { endpoint: '10.66.0.11' }, 'home'), /is none/)
+  test('one without a cluster is refused', () => {
+    assert.throws(() => kubeconfigFor('kind: Config\n', { endpoint: '10.66.0.11' }, 'home'), /cannot be read/)
   })
 })
 

@@ -303,7 +303,7 @@ describe('a cluster', () => {
         .join('; ')
     assert.match(
       about('begin-3'),
-      /k3s does not run.*has no vote in etcd.*does not hear of it.*somebody changed \/etc\/sysctl\.d\/99-zz-fortress-k3s\.conf/,
+      /k3s does not run.*has no vote in etcd.*does not see it.*somebody changed \/etc\/sysctl\.d\/99-zz-fortress-k3s\.conf/,
     )
     await cluster.on(
       'begin-3',
@@ -326,7 +326,7 @@ describe('a cluster', () => {
 
   test('a node is replaced: its pods leave, it stops, the cluster forgets it, and it joins as a new one', async () => {
     cluster.api.log.length = 0
-    const { code, text } = await cluster.task('node', 'replace', 'begin-3', '--format', 'begin-3')
+    const { code, text } = await cluster.task('node', 'replace', 'begin-3', '--confirm', 'begin-3')
     assert.equal(code, 0, text)
     assert.deepEqual(cluster.api.told('drain', 'stop', 'removed', 'delete', 'password', 'member', 'join'), [
       'drain begin-3',
@@ -345,15 +345,15 @@ describe('a cluster', () => {
     cluster.api.log.length = 0
     const unnamed = await cluster.task('node', 'replace', 'begin-3')
     assert.equal(unnamed.code, 1)
-    assert.match(unnamed.text, /type begin-3 when you are asked, or say --format begin-3/)
-    const first = await cluster.task('node', 'replace', 'begin-2', '--format', 'begin-2')
+    assert.match(unnamed.text, /type begin-3 when you are asked, or say --confirm begin-3/)
+    const first = await cluster.task('node', 'replace', 'begin-2', '--confirm', 'begin-2')
     assert.match(first.text, /begin-2 begins the cluster of fortress-pi[\s\S]*put another server before it/)
     cluster.api.faults.sick.add('begin-4')
-    const many = await cluster.task('node', 'replace', 'begin-3', '--format', 'begin-3')
+    const many = await cluster.task('node', 'replace', 'begin-3', '--confirm', 'begin-3')
     assert.equal(many.code, 1)
     assert.match(many.text, /of 3 members of etcd 1 are well without begin-3/)
     cluster.api.faults.sick.clear()
-    const unknown = await cluster.task('node', 'replace', 'begin-8', '--format', 'begin-8')
+    const unknown = await cluster.task('node', 'replace', 'begin-8', '--confirm', 'begin-8')
     assert.match(unknown.text, /has no node begin-8; did you mean begin-/)
     assert.deepEqual(cluster.api.told('cordon', 'stop', 'removed', 'delete'), [])
   })
@@ -390,7 +390,7 @@ describe('a cluster', () => {
       metadata: { name: 'old', annotations: {} },
     })
     cluster.api.secrets.set('old', 'password')
-    const gone = await cluster.task('node', 'remove', 'old', '--format', 'old')
+    const gone = await cluster.task('node', 'remove', 'old', '--confirm', 'old')
     assert.equal(gone.code, 0, gone.text)
     assert.ok(!cluster.api.nodes.has('old') && !cluster.api.secrets.has('old'))
   })
@@ -428,12 +428,12 @@ describe('a cluster of one node', () => {
   test('an upgrade makes its API silent, and nobody is there to answer for it: somebody says so by its name', async () => {
     const { code, text } = await cluster.page('25-k3s-upgrade', 'apply', '--yes')
     assert.equal(code, 1)
-    assert.match(text, /the API of alone-1 is silent for a minute[\s\S]*say --format alone-1/)
+    assert.match(text, /the API of alone-1 is silent for a minute[\s\S]*say --confirm alone-1/)
     assert.deepEqual(cluster.api.told('stop', 'cordon'), [])
   })
 
   test('then it is upgraded where its pods are, after a snapshot', async () => {
-    const { code, text } = await cluster.page('25-k3s-upgrade', 'apply', '--format', 'alone-1')
+    const { code, text } = await cluster.page('25-k3s-upgrade', 'apply', '--confirm', 'alone-1')
     assert.equal(code, 0, text)
     assert.deepEqual(cluster.api.told('snapshot', 'cordon', 'drain', 'stop', 'ready', 'uncordon'), [
       'snapshot alone-1',

@@ -4,7 +4,7 @@ import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
-import { contextOf } from '../../lib/cli/pages.ts'
+import { contextOf } from '../../lib/cli/context.ts'
 import { type Machine, connect } from '../../lib/engine/machine.ts'
 import type { Context } from '../../lib/engine/page.ts'
 import type { Program } from '../../lib/engine/program.ts'

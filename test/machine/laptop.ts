@@ -13,7 +13,7 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { main as peers } from '../../lib/cli/peer.ts'
+import { peer } from '../../lib/cli/peer.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import { without } from '../programs.ts'
 import { type Kit, type Said, root, said } from './kit.ts'
@@ -164,7 +164,7 @@ export function checkout(): Checkout {
     },
     async peer(kit, ...words) {
       const config = loadConfig({ env: kit.env, root: dir })
-      await peers(words, undefined, { config, root: dir, say: () => {} })
+      await peer({ name: 'peer', argv: words }, { config, root: dir, say: () => {} })
     },
     end: () => rmSync(dir, { recursive: true, force: true }),
   }

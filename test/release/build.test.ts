@@ -83,7 +83,7 @@ describe('task build-all on a virtual Debian', () => {
   })
 
   test('it builds until the laptop needs a key for the tunnel, and says how', async () => {
-    const { code, text } = await task('build-all', '--format', 'virtio-fk-vault')
+    const { code, text } = await task('build-all', '--confirm', 'virtio-fk-vault')
     assert.equal(code, 1, text)
     assert.match(text, /^failed +\d+\/\d+ every peer has its keys on the laptop$/m)
     assert.match(text, /next: {2}\.\/task peer show laptop/)
@@ -95,7 +95,7 @@ describe('task build-all on a virtual Debian', () => {
     const client = /\S+laptop\S*\.conf/.exec(shown.text)?.[0]
     assert.ok(client, shown.text)
     symlinkSync(client, tunnel())
-    const { code, text } = await task('build-all', '--format', 'virtio-fk-vault')
+    const { code, text } = await task('build-all', '--confirm', 'virtio-fk-vault')
     assert.equal(code, 1, text)
     assert.match(text, /a peer has come through the tunnel in the last three minutes/)
   })
@@ -103,7 +103,7 @@ describe('task build-all on a virtual Debian', () => {
   test('with the tunnel up it closes every other door and makes the vault', async () => {
     await laptop('wg-quick', 'up', tunnel())
     await laptop('ping', '-c', '1', '-W', '10', '10.66.0.1').catch(() => undefined)
-    const { code, text } = await task('build-all', '--format', 'virtio-fk-vault')
+    const { code, text } = await task('build-all', '--confirm', 'virtio-fk-vault')
     // Boot arguments wait for the reboot: that is not a failure, and not done either.
     assert.equal(code, 2, text)
   })

@@ -1,0 +1,166 @@
+// How a machine of a site is reached from here: this computer, SSH, through its host, or the lab.
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { type Machine, type SshTarget, connect, passwordFile } from '../engine/machine.ts'
+import { type Report, createReport } from '../engine/report.ts'
+import { type HostAddress, parseHost } from '../ground/address.ts'
+import { Fault } from '../ground/fault.ts'
+import type { Placed } from '../site/machines.ts'
+import type { Config } from '../site/model.ts'
+import { stateOf, storeOf } from './context.ts'
+import { askHidden } from './prompt.ts'
+
+const load = createRequire(import.meta.url)
+
+/** The machine that FK_HOST names. Throws a Fault where it is not set. */
+export function hostOf({ env }: Config): HostAddress {
+  const host = parseHost(env.FK_HOST ?? '')
+  if ('reason' in host)
+    throw new Fault('There is no machine: FK_HOST is not set', {
+      next: 'FK_HOST=admin@192.0.2.10 (or local, or lab), in the environment or in .env',
+    })
+  return host
+}
+
+/** Connects to the machine that FK_HOST (or the site document) names, or to one behind it. `terminal`: somebody can be asked. */
+export async function connectTo(
+  config: Config,
+  spec: Placed,
+  terminal: boolean,
+  report: Report,
+): Promise<Machine> {
+  const { env } = config
+  const { target, doorFile, password } = await accessOf(config, spec, report)
+  return connect({
+    name: spec.name,
+    target,
+    interactive: terminal,
+    doorFile,
+    password: async (label) => {
+      if (password !== undefined) return password
+      if (env.FK_SUDO_PASSWORD_FILE !== undefined) return passwordFile(env.FK_SUDO_PASSWORD_FILE)
+      if (!terminal)
+        throw new Fault(`sudo needs a password on ${label}`, {
+          next: 'FK_SUDO_PASSWORD_FILE=… (a file of mode 600), or run it on a terminal',
+        })
+      report.pause()
+      return askHidden(`Password for sudo on ${label}: `)
+    },
+  })
+}
+
+/** Whether a machine of the site can be reached now. */
+export async function reachable(config: Config, spec: Placed): Promise<boolean> {
+  try {
+    await (await connectTo(config, spec, false, silentReport())).close()
+    return true
+  } catch (error) {
+    if (error instanceof Fault) return false
+    throw error
+  }
+}
+
+/** A report that nobody reads. */
+export const silentReport = (): Report =>
+  createReport({ stdout: { write: () => true }, tty: false, color: false })
+
+interface Access {
+  target: 'local' | SshTarget
+  doorFile: string
+  /** Of the lab's machine. */
+  password?: string
+}
+
+/** What all connections over SSH have alike. */
+const common = ({ env, site }: Config, { name }: Placed) => ({
+  knownHostsFile: env.FK_KNOWN_HOSTS,
+  alias: `${site.name}.${name}`,
+  ...(env.FK_SSH_KEY ? { identityFile: env.FK_SSH_KEY } : {}),
+  ...(env.FK_SSH_CONFIG ? { configFile: env.FK_SSH_CONFIG } : {}),
+})
+
+async function accessOf(config: Config, spec: Placed, report: Report): Promise<Access> {
+  const { site } = config
+  const host = hostOf(config)
+  const doorFile = join(stateOf(config), `${spec.name}.door`)
+  if (spec.behind !== undefined) return throughHost(config, spec, doorFile, report)
+  const tunnel = spec.tunnel_address ?? (spec.roles.includes('host') ? site.tunnel.address : undefined)
+  if (host.kind === 'lab') return toLab(config, tunnel, report)
+  if (host.kind !== 'ssh') return { target: 'local', doorFile }
+  const [user, port] = [spec.user ?? host.user, spec.port ?? host.port]
+  return {
+    target: {
+      ...common(config, spec),
+      host: spec.address ?? host.host,
+      ...(user ? { user } : {}),
+      ...(port ? { port } : {}),
+      ...(tunnel ? { tunnel } : {}),
+    },
+    doorFile,
+  }
+}
+
+async function throughHost(config: Config, spec: Placed, doorFile: string, report: Report): Promise<Access> {
+  const jumpHost = config.site.machines.find(({ name }) => name === spec.behind)
+  if (jumpHost === undefined || spec.address === undefined)
+    throw new Error(`${spec.name} has no host that it is behind`)
+  const jump = await accessOf(config, jumpHost, report)
+  // Its key was made on the laptop before there was a machine: nobody has to compare it.
+  const { hostKeyOf, publicHalf } = load('../vm/hostkey.ts') as typeof import('../vm/hostkey.ts')
+  const key = await hostKeyOf(spec, storeOf(config, report).secret).resolve()
+  const ssh = common(config, spec)
+  pinHostKey(ssh.knownHostsFile, ssh.alias, publicHalf(key))
+  return {
+    target: {
+      ...ssh,
+      host: spec.address,
+      ...(spec.user ? { user: spec.user } : {}),
+      ...(jump.target === 'local' ? {} : { through: { target: jump.target, doorFile: jump.doorFile } }),
+    },
+    doorFile,
+  }
+}
+
+async function toLab({ env }: Config, tunnel: string | undefined, report: Report): Promise<Access> {
+  const { labMachine } = load('../lab/lab.ts') as typeof import('../lab/lab.ts')
+  const lab = await labMachine({
+    dir: env.FK_LAB_DIR,
+    say: (sentence) => report.note(sentence),
+    outside: process.getuid?.() === 0,
+  })
+  const alias = 'fortress-lab'
+  const keys = readFileSync(lab.knownHostsFile, 'utf8').trim().split('\n')
+  const knownHostsFile = join(lab.dir, 'known_hosts.alias')
+  writeFileSync(
+    knownHostsFile,
+    keys.map((line) => `${alias} ${line.split(' ').slice(1).join(' ')}\n`).join(''),
+  )
+  const { host, port, user, identityFile, password, outsideNamespace } = lab
+  return {
+    target: {
+      host,
+      port,
+      user,
+      identityFile,
+      knownHostsFile,
+      alias,
+      configFile: '/dev/null',
+      ...(tunnel && outsideNamespace ? { tunnel, tunnelNamespace: outsideNamespace } : {}),
+    },
+    // The machine is thrown away, and what was true of it with it.
+    doorFile: join(lab.dir, 'door'),
+    password,
+  }
+}
+
+/** Writes a host key to the known_hosts file, in place of an older one of that name. */
+function pinHostKey(file: string, alias: string, key: string): void {
+  const text = existsSync(file) ? readFileSync(file, 'utf8') : ''
+  const line = `${alias} ${key.trim()}`
+  const lines = text.split('\n').filter(Boolean)
+  if (lines.includes(line)) return
+  mkdirSync(dirname(file), { recursive: true, mode: 0o700 })
+  const others = lines.filter((other) => other.split(' ')[0] !== alias)
+  writeFileSync(file, `${[...others, line].join('\n')}\n`, { mode: 0o600 })
+}

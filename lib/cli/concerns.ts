@@ -1,0 +1,254 @@
+// What needs attention in what machines report: each with the command that mends it.
+import { join } from 'node:path'
+import { type Note, laptopNotes } from '../k3s/backup.ts'
+import { type Member, clusterOf, programOf } from '../k3s/members.ts'
+import type { Config } from '../site/model.ts'
+import {
+  type Answers,
+  type Concern,
+  type NodeState,
+  type Status,
+  type Verdict,
+  RENEW,
+  age,
+  count,
+  done,
+  isBackup,
+  isDrill,
+  newest,
+} from './health.ts'
+
+/** Hours that a backup may be old, and days that a drill may be. */
+const BACKUP_HOURS = 26
+const DRILL_DAYS = 31
+
+type Add = (state: Concern['state'], of: string, says: string, next: string) => void
+
+/** Everything together, and what needs attention: what is broken first. `now` is the laptop's time. */
+export function statusOf(config: Config, machines: Answers[], verdicts: Verdict[], now: Date): Status {
+  const concerns: Concern[] = []
+  const add: Add = (state, of, says, next) => void concerns.push({ state, of, says, next })
+  const members = clusterOf(config)
+  for (const machine of machines) {
+    const { name, silent } = machine
+    // Of a node the cluster says more, in the same line.
+    const isNode = members.some((member) => member.name === name)
+    if (silent && !isNode) add('bad', name, silent.why, silent.next ?? './task doctor')
+    machineConcerns(machine, add)
+  }
+  const known = verdicts.filter(({ machine }) => machines.some(({ name }) => name === machine))
+  for (const { page, machine, mode, failed } of known)
+    if (failed > 0)
+      add('warn', machine, `${page} failed when it was last ${done(mode)}`, `./task ${page.slice(3)} verify`)
+  const cluster = clusterState(config, machines, now, add)
+  const order = { bad: 0, warn: 1 }
+  concerns.sort((a, b) => order[a.state] - order[b.state])
+  return {
+    site: config.site.name,
+    time: now.toISOString(),
+    concerns,
+    machines,
+    verdicts: known,
+    ...(cluster ? { cluster } : {}),
+  }
+}
+
+function machineConcerns({ name, restart, failed, full, pages }: Answers, add: Add): void {
+  if (failed)
+    add('bad', name, `${failed} failed`, 'systemctl --failed, and journalctl --unit of it, on the machine')
+  if (full) add('warn', name, `${full} of the space is used`, 'make room there')
+  if (restart)
+    add(
+      'warn',
+      name,
+      `it waits for a reboot (${restart})`,
+      'sudo systemctl reboot, one node of a cluster after the other',
+    )
+  const files = pages.flatMap((page) => page.changed)
+  const more = files.length > 3 ? ` and ${files.length - 3} more` : ''
+  if (files.length > 0)
+    add(
+      'warn',
+      name,
+      `somebody changed ${files.slice(0, 3).join(', ')}${more}`,
+      './task plan-all shows how, ./task build-all takes it back',
+    )
+}
+
+/** A cluster as the site, its machines and its API describe it. */
+interface Cluster {
+  members: Member[]
+  pinned: string
+  /** The nodes that the API lists; undefined where it does not answer. */
+  seen: NodeState[] | undefined
+  /** k3s is installed somewhere. */
+  begun: boolean
+  machine: (name: string) => Answers | undefined
+}
+
+function clusterState(config: Config, machines: Answers[], now: Date, add: Add): Status['cluster'] {
+  const members = clusterOf(config)
+  const [first] = members
+  if (first === undefined) return undefined
+  const cluster: Cluster = {
+    members,
+    pinned: programOf(config, first.arch).version,
+    seen: machines.find(({ nodes }) => nodes !== undefined)?.nodes,
+    begun: machines.some(({ k3s }) => k3s !== undefined),
+    machine: (name) => machines.find((machine) => machine.name === name),
+  }
+  const { seen, begun, pinned } = cluster
+  if (begun && seen === undefined)
+    add(
+      'bad',
+      'cluster',
+      'the API answers on no server',
+      'journalctl --unit k3s on a server; ./task restore brings a backup back',
+    )
+  for (const { name } of members) memberConcerns(name, cluster, add)
+  certificateConcern(cluster, add)
+  versionConcern(cluster, add)
+  for (const { name } of seen ?? [])
+    if (!members.some((member) => member.name === name))
+      add(
+        'warn',
+        name,
+        'the cluster has it, and the site does not',
+        `list it under machines:, or ./task node remove ${name}`,
+      )
+  const notes = [
+    ...machines.flatMap((machine) => machine.notes),
+    ...laptopNotes(join(config.env.FK_STATE_DIR, config.site.name)),
+  ]
+  if (begun) backupConcerns(notes, now, add)
+  const stateOf = (member: Member) => {
+    const state = seen?.find(({ name }) => name === member.name)
+    return state ? { state } : {}
+  }
+  return { pinned, members: members.map((member) => ({ ...member, ...stateOf(member) })), backup: notes }
+}
+
+function memberConcerns(name: string, { seen, machine }: Cluster, add: Add): void {
+  const { k3s, silent } = machine(name) ?? {}
+  const node = seen?.find((found) => found.name === name)
+  if (k3s) serviceConcern(name, k3s, add)
+  if (silent) {
+    const known =
+      { Unknown: '; the cluster does not see it either' }[node?.ready ?? ''] ?? '; the cluster still sees it'
+    const lost = node?.ready === 'Unknown' ? `; when it is lost for good: ./task node replace ${name}` : ''
+    add(
+      'bad',
+      name,
+      silent.why + (node === undefined ? '' : known),
+      `${silent.next ?? './task doctor'}${lost}`,
+    )
+    return
+  }
+  if (node) nodeConcern(name, node, add)
+  if (seen && !node) add('warn', name, 'the cluster does not have it', './task k3s-join apply')
+  if (k3s?.upgrading)
+    add('warn', name, `an upgrade to ${k3s.upgrading} has begun and not ended`, './task k3s-upgrade apply')
+  else if (node?.away)
+    add('warn', name, 'it is drained, and not uncordoned again', './task k3s-upgrade apply')
+  else if (node?.cordoned)
+    add('warn', name, 'somebody has cordoned it', `kubectl uncordon ${name}, when that is over`)
+}
+
+function serviceConcern(
+  name: string,
+  { unfinished, active, said }: NonNullable<Answers['k3s']>,
+  add: Add,
+): void {
+  if (unfinished === 'restore')
+    add(
+      'bad',
+      name,
+      'a restore has begun here, and has not ended',
+      'if nobody is at work: ./task restore FILE again. Until then the machine rolls it back by itself, in half an hour at most',
+    )
+  else if (unfinished === 'aside')
+    add(
+      'bad',
+      name,
+      'what it had of the cluster is put aside, and nothing has taken its place',
+      'after a restore that was cut off: ./task restore FILE again; where the cluster is well: ./task k3s-join apply',
+    )
+  else if (!active)
+    add(
+      'bad',
+      name,
+      `k3s does not run${said ? `: ${said}` : ''}`,
+      './task k3s-join verify; journalctl --unit k3s on the machine',
+    )
+}
+
+function nodeConcern(name: string, { voter, ready, reason }: NodeState, add: Add): void {
+  if (voter === 'False')
+    add('bad', name, 'it has no vote in etcd', 'journalctl --unit k3s on it. Touch no other server meanwhile')
+  if (ready === 'True') return
+  const lost = ready === 'Unknown'
+  add(
+    lost ? 'bad' : 'warn',
+    name,
+    lost ? 'the cluster does not see it' : `it is not Ready (${reason || 'no reason given'})`,
+    `kubectl describe node ${name}`,
+  )
+}
+
+function certificateConcern({ members, machine }: Cluster, add: Add): void {
+  const ending = members.flatMap(({ name }) => {
+    const certificate = machine(name)?.k3s?.certificate
+    return certificate && certificate.days < RENEW ? [{ name, ...certificate }] : []
+  })
+  const [first, ...others] = ending.toSorted((a, b) => a.days - b.days)
+  if (first === undefined) return
+  const { name, days, path } = first
+  const when = days < 0 ? 'has ended' : `ends in ${count(days, 'day')}`
+  const more = others.length > 0 ? `, and others on ${listed(others.map((other) => other.name))} soon` : ''
+  add(days < 7 ? 'bad' : 'warn', name, `${path} ${when}${more}`, './task k3s-renew apply')
+}
+
+/** Nodes that do not run the pinned version. */
+function versionConcern({ members, machine, seen, pinned }: Cluster, add: Add): void {
+  const byVersion = new Map<string, string[]>()
+  for (const { name } of members) {
+    const k3s = machine(name)?.k3s
+    const runs = seen?.find((node) => node.name === name)?.version ?? k3s?.version
+    if (runs === undefined || runs === pinned || k3s?.upgrading) continue
+    byVersion.set(runs, [...(byVersion.get(runs) ?? []), name])
+  }
+  if (byVersion.size === 0) return
+  const staged = members.every(
+    ({ name }) =>
+      machine(name)?.k3s?.staged.includes(pinned) ||
+      seen?.find((node) => node.name === name)?.staged === pinned,
+  )
+  const older = [...byVersion].map(
+    ([runs, names]) => `${listed(names)} ${names.length === 1 ? 'runs' : 'run'} ${runs}`,
+  )
+  add(
+    'warn',
+    'cluster',
+    `${pinned} is pinned, and ${older.join(', ')}`,
+    staged ? './task k3s-upgrade plan, then apply' : './task k3s-stage apply, then ./task k3s-upgrade plan',
+  )
+}
+
+const listed = (names: string[]) =>
+  names.length > 1 ? `${names.slice(0, -1).join(', ')} and ${names.at(-1)}` : (names[0] ?? '')
+
+function backupConcerns(notes: Note[], now: Date, add: Add): void {
+  const hours = (note: Note) => (now.getTime() - Date.parse(note.time)) / 3_600_000
+  const [backup, drill] = [newest(notes, isBackup), newest(notes, isDrill)]
+  if (backup === undefined)
+    add('warn', 'backup', 'the cluster has no backup that anybody knows of', './task k3s-backup apply')
+  else if (hours(backup) > BACKUP_HOURS)
+    add('warn', 'backup', `the last good one is ${age(backup.time, now)} old`, './task k3s-backup verify')
+  for (const { which, ok, why } of notes)
+    if (!ok && isBackup(which))
+      add('warn', 'backup', `${which} failed${why ? `: ${why}` : ''}`, './task backup')
+  if (backup === undefined) return
+  if (drill === undefined) add('warn', 'backup', 'nobody has ever tried to restore one', './task drill')
+  else if (hours(drill) > 24 * DRILL_DAYS)
+    add('warn', 'backup', `the last good drill was ${age(drill.time, now)} ago`, './task drill')
+}

@@ -1,0 +1,44 @@
+// What a page gets to write its steps: the site's settings, its secrets, and what is known of the machine.
+import { join } from 'node:path'
+import type { Facts } from '../engine/machine.ts'
+import type { Context, Page } from '../engine/page.ts'
+import type { Report } from '../engine/report.ts'
+import { type SecretStore, secretStore } from '../ground/secret.ts'
+import { type Placed, machinesFor } from '../site/machines.ts'
+import type { Config } from '../site/model.ts'
+
+/** The directory of a site on the laptop: secrets, public keys, notes. */
+export const stateOf = ({ env, site }: Config): string => join(env.FK_STATE_DIR, site.name)
+
+/** The secrets of a site. */
+export const storeOf = (config: Config, report: Pick<Report, 'note'>): SecretStore =>
+  secretStore({
+    dir: stateOf(config),
+    identity: config.env.FK_AGE_IDENTITY,
+    say: (sentence) => report.note(sentence),
+  })
+
+/** What a page gets for a machine. */
+export function contextOf(config: Config, machine: Facts, store: SecretStore): Context {
+  return {
+    ...config,
+    machine,
+    secrets: (name, make) => store.secret(name, make),
+    has: (name) => store.has(name),
+    state: stateOf(config),
+  }
+}
+
+/** The facts of a machine that is not connected: what the site document says. */
+export const declaredFacts = ({ name, os, arch, user = 'admin' }: Placed): Facts => ({
+  name,
+  os,
+  arch,
+  model: '',
+  user,
+  via: '198.51.100.7',
+})
+
+/** The machines of the site that a page runs on. */
+export const placesOf = (page: Page, config: Config): Placed[] =>
+  machinesFor(config, page.on).filter(({ name }) => page.at === undefined || page.at === name)

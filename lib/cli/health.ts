@@ -1,0 +1,109 @@
+// The words of ./task status: what machines report, what a page last came to, and what of it needs attention.
+import type { Note } from '../k3s/backup.ts'
+import type { Member } from '../k3s/members.ts'
+
+/** What a machine reports of itself. */
+export interface Answers {
+  name: string
+  /** Why it does not answer, and what to do. */
+  silent?: { why: string; next?: string }
+  /** Seconds since it started. */
+  up?: number
+  system?: string
+  kernel?: string
+  /** Why it has to reboot; empty when it need not. */
+  restart?: string
+  /** Units that failed, and file systems that are nearly full, as text. */
+  failed?: string
+  full?: string
+  /** Pages that changed something, with the files that somebody else has changed since. */
+  pages: { name: string; changed: string[] }[]
+  k3s?: {
+    active: boolean
+    version: string
+    staged: string[]
+    /** The version that an upgrade is on its way to. */
+    upgrading?: string
+    /** The certificate that ends first. */
+    certificate?: { days: number; path: string }
+    /** The last error line of k3s. */
+    said: string
+    /** What did not come to its end: a restore of this node, or what was to follow when its data was put aside. */
+    unfinished?: string
+  }
+  nodes?: NodeState[]
+  notes: Note[]
+}
+
+/** A node as the API reports it. */
+export interface NodeState {
+  name: string
+  version: string
+  ready: string
+  /** Why, in the kubelet's word. */
+  reason: string
+  voter: string
+  cordoned: boolean
+  /** Ours, when a page has cordoned it. */
+  away: string
+  staged: string
+}
+
+export interface Concern {
+  state: 'bad' | 'warn'
+  of: string
+  says: string
+  next: string
+}
+
+/** The last result of a page on a machine, run from this laptop. */
+export interface Verdict {
+  page: string
+  machine: string
+  layer: string
+  mode: string
+  time: string
+  failed: number
+  pending: number
+}
+
+export interface Status {
+  site: string
+  time: string
+  concerns: Concern[]
+  machines: Answers[]
+  verdicts: Verdict[]
+  cluster?: {
+    pinned: string
+    members: (Member & { state?: NodeState })[]
+    backup: Note[]
+  }
+}
+
+/** Days before its end at which a certificate is a concern. */
+export const RENEW = 90
+
+/** `40 min`, `5 h`, `12 d`. */
+export function age(time: string, now: Date): string {
+  const minutes = Math.max(0, (now.getTime() - Date.parse(time)) / 60_000)
+  if (Number.isNaN(minutes)) return 'of unknown age'
+  return minutes < 120
+    ? `${Math.floor(minutes)} min`
+    : minutes < 48 * 60
+      ? `${Math.floor(minutes / 60)} h`
+      : `${Math.floor(minutes / 1440)} d`
+}
+
+export const count = (n: number, noun: string) => `${n} ${noun}${n === 1 ? '' : 's'}`
+
+/** How a page was last run, as a participle. */
+export const done = (mode: string) => ({ apply: 'applied', verify: 'verified', undo: 'undone' })[mode] ?? mode
+
+/** The newest note of some kinds that went well. */
+export const newest = (notes: Note[], kinds: (which: string) => boolean): Note | undefined =>
+  notes
+    .filter(({ which, ok }) => ok && kinds(which.replace(/\.good$/, '')))
+    .sort((a, b) => (a.time < b.time ? 1 : -1))[0]
+
+export const isDrill = (which: string) => which === 'drill'
+export const isBackup = (which: string) => !['drill', 'restore'].includes(which)

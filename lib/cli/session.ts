@@ -1,0 +1,117 @@
+// A command opens a site, connects, works, closes, and fails, in one way: this one.
+import type { Machine } from '../engine/machine.ts'
+import { type Report, createReport } from '../engine/report.ts'
+import { Fault } from '../ground/fault.ts'
+import { nearest } from '../ground/nearest.ts'
+import type { SecretStore } from '../ground/secret.ts'
+import { loadConfig } from '../site/config.ts'
+import type { Placed } from '../site/machines.ts'
+import type { Config } from '../site/model.ts'
+import { connectTo, hostOf } from './access.ts'
+import type { Call } from './call.ts'
+import { stateOf, storeOf } from './context.ts'
+import { type Given, type Table, parse } from './flags.ts'
+import { runLog } from './log.ts'
+import { interactive } from './prompt.ts'
+
+/** An open site. */
+export interface Session {
+  config: Config
+  /** The directory of the site on the laptop. */
+  state: string
+  store: SecretStore
+  report: Report
+  /** Somebody can be asked. */
+  terminal: boolean
+  signal: AbortSignal
+  /** Throws a Fault where FK_HOST is not set. */
+  needsHost: () => void
+  /** Connects to a machine, once. Rejects with a Fault where it cannot be reached. */
+  connect: (spec: Placed) => Promise<Machine>
+  /** Closes what was connected, and the report. */
+  close: () => Promise<void>
+}
+
+interface Opening {
+  site?: string | undefined
+  json?: boolean | undefined
+  verbose?: boolean | undefined
+  signal: AbortSignal
+  /** Absent: whether standard output is a terminal decides. */
+  live?: boolean
+  /** Every event is also written to the log directory. */
+  logged?: boolean
+  /** Standard output belongs to the document that the command writes itself: notes go to standard error. */
+  document?: boolean
+}
+
+/** Opens a site. Throws ConfigError before anything else happens. */
+export function openSession({ site, json = false, verbose = false, signal, ...opening }: Opening): Session {
+  const config = loadConfig(site === undefined ? {} : { site })
+  const { live, logged = false, document = false } = opening
+  const aside = document && json
+  const report = createReport({
+    json: json && !document,
+    verbose,
+    ...(live === undefined ? {} : { tty: live && !aside }),
+    ...(aside ? { stdout: process.stderr } : {}),
+    ...(logged ? { log: runLog(config.env.FK_LOG_DIR) } : {}),
+  })
+  const terminal = interactive(json)
+  const machines = new Map<string, Promise<Machine>>()
+  return {
+    config,
+    state: stateOf(config),
+    store: storeOf(config, report),
+    report,
+    terminal,
+    signal,
+    needsHost: () => void hostOf(config),
+    connect: (spec) => {
+      const connected = machines.get(spec.name) ?? connectTo(config, spec, terminal, report)
+      machines.set(spec.name, connected)
+      return connected
+    },
+    close: async () => {
+      for (const machine of machines.values()) await machine.then((m) => m.close()).catch(() => {}) // reported where it was needed
+      report.close()
+    },
+  }
+}
+
+/** What is typed, then the site, then the work; whatever happens, everything is closed. Resolves to the exit code of the work. */
+export async function withSession<T extends Table>(
+  call: Call,
+  table: T,
+  work: (session: Session & { given: Given<T> }) => Promise<number>,
+  { document = false } = {},
+): Promise<number> {
+  const given = parse(call, table)
+  const { site, json, verbose } = given as { site?: string; json?: boolean; verbose?: boolean }
+  const session = openSession({ site, json, verbose, signal: call.signal, live: call.live, document })
+  try {
+    return await work({ ...session, given })
+  } finally {
+    await session.close()
+  }
+}
+
+/** The one of that name. Throws a Fault with the nearest name; `what` is `machine`, `node`, `virtual machine`. */
+export function named<T extends { name: string }>(
+  all: T[],
+  name: string,
+  site: string,
+  what: string,
+  none?: string,
+): T {
+  const found = all.find((one) => one.name === name)
+  if (found !== undefined) return found
+  const names = all.map((one) => one.name)
+  const near = nearest(name, names)
+  throw new Fault(
+    `the site ${site} has no ${what} ${name}${near === undefined ? '' : `; did you mean ${near}?`}`,
+    {
+      next: names.length === 0 && none !== undefined ? none : `it has ${names.join(', ')}`,
+    },
+  )
+}

@@ -1,0 +1,190 @@
+// What each command takes: one table a command. A new flag is one line here, and its value is in what the command is given.
+import type { Given, Table } from './flags.ts'
+
+const site = { takes: 'NAME', help: 'another document of config/sites' } as const
+const json = { help: 'for programs: one JSON document a line' } as const
+const verbose = { help: 'everything that was found' } as const
+const yes = { help: 'do not ask' } as const
+const confirm = {
+  takes: 'NAME',
+  help: 'confirm what destroys: the name that would have to be typed (a disk, a machine, a cluster)',
+} as const
+
+/** The flags of whatever opens a site. */
+const open = { site, json, verbose } as const
+/** The flags of a run over pages. */
+const run = { site, confirm, yes, json, verbose } as const
+const machine = { takes: 'NAME', help: 'print for this machine of the site' } as const
+
+const modes = {
+  plan: 'what would change; changes nothing',
+  apply: 'make it so, then check it',
+  verify: 'check it; fails when something does not hold',
+  undo: 'take back what it changed',
+  print: 'the page as plain bash',
+} as const
+
+/** Of one page. */
+export const page = {
+  words: [
+    {
+      name: 'mode',
+      optional: true,
+      help: 'plan, then ask before it applies; without a terminal only plan',
+      among: modes,
+    },
+  ],
+  flags: { ...run, machine },
+  notes: [
+    'FK_HOST chooses the machine: admin@192.0.2.10, local, or lab. Unset, it is a rehearsal: nothing is touched.',
+    'Exit code: 0 done or nothing to do, 1 failed, 2 changes pending.',
+  ],
+} as const satisfies Table
+
+export type AnyMode = keyof typeof modes
+
+/** What a run over pages goes by. */
+export type RunFlags = Given<{ words: []; flags: typeof run }> & { machine?: string | undefined }
+
+/** The layers that pages belong to, from the metal up. */
+const layers = ['L0', 'L1', 'L2', 'L3', 'L4', 'policy', 'L5', 'L6'] as const
+
+/** Of the whole runbook. */
+export const runbook = {
+  words: [],
+  flags: { layer: { takes: 'LAYER', among: layers, help: 'only the pages of this layer' }, ...run, machine },
+  notes: page.notes,
+} as const satisfies Table
+
+export const status = { words: [], flags: { site, json } } as const satisfies Table
+export const doctor = { words: [], flags: open } as const satisfies Table
+export const trust = { words: [], flags: open } as const satisfies Table
+export const backups = { words: [], flags: open } as const satisfies Table
+export const several = { words: [], flags: { json, verbose } } as const satisfies Table
+export const nothing = { words: [], flags: {} } as const satisfies Table
+
+export const unlock = {
+  words: [{ name: 'MACHINE', optional: true, help: 'a machine other than the metal' }],
+  flags: { site, yes: { help: 'end that run; without this only its owner is shown' }, json, verbose },
+} as const satisfies Table
+
+export const waivers = {
+  words: [
+    {
+      name: 'format',
+      optional: true,
+      among: { list: 'for people', openscap: 'tailoring for OpenSCAP', lynis: 'profile for Lynis' },
+    },
+  ],
+  flags: { site },
+} as const satisfies Table
+
+export const peer = {
+  words: [
+    {
+      name: 'action',
+      among: {
+        add: 'a new device: its keys, its configuration, its line in the site document',
+        show: 'its configuration again',
+        revoke: 'it may no longer enter',
+        list: 'all of them',
+      },
+    },
+    { name: 'NAME', optional: true, help: 'of the device' },
+  ],
+  flags: {
+    qr: { help: 'the configuration as a QR code for a phone' },
+    endpoint: { takes: 'HOST[:PORT]', help: 'where the tunnel is entered, when it is not FK_HOST' },
+    site,
+  },
+} as const satisfies Table
+
+export const node = {
+  words: [
+    {
+      name: 'action',
+      among: {
+        rebuild: 'a virtual machine is made anew from its image; its vault stays',
+        destroy: 'a virtual machine is removed for good; its vault stays',
+        replace: 'a node leaves its cluster, and a machine of that name joins anew',
+        remove: 'a node leaves its cluster',
+        kubeconfig: 'write the kubeconfig to the state directory',
+      },
+    },
+    { name: 'NAME', help: 'of the node' },
+  ],
+  flags: run,
+} as const satisfies Table
+
+export const vault = {
+  words: [
+    {
+      name: 'action',
+      among: {
+        keys: 'show the passphrase and the recovery key once, on this terminal',
+        'restore-header': 'write a lost LUKS header back from the copy on the laptop',
+      },
+    },
+  ],
+  flags: run,
+} as const satisfies Table
+
+export const lab = {
+  words: [
+    {
+      name: 'action',
+      among: {
+        setup: 'install the Debian packages that the lab and the tests need, as root',
+        up: 'a fresh Debian 13 VM, from a snapshot; FK_HOST=lab makes it the machine of every page',
+        ssh: 'a shell in it as an admin, or the command behind it',
+        list: 'what is up, containers of the tests included',
+        down: 'end it, or another machine of the list; nothing of it stays',
+      },
+    },
+    { name: 'NAME', optional: true, help: 'for down: another machine of the list' },
+  ],
+  flags: { with: { takes: 'PACKAGE,…', help: 'for up: with further Debian packages in it' } },
+  passed: true,
+} as const satisfies Table
+
+export const cis = {
+  words: [],
+  flags: {
+    site,
+    bench: { help: 'run kube-bench as well, and show where it differs' },
+    'config-dir': { takes: 'DIR', help: 'kube-bench with the controls in this directory' },
+    json,
+    verbose,
+  },
+} as const satisfies Table
+
+export const backup = {
+  words: [
+    {
+      name: 'action',
+      optional: true,
+      help: 'a backup now, and a copy of it on this laptop',
+      among: {
+        'ssh-key': "the public half of the node's key, for the account that stores backups",
+        's3-key': 'store the key of the object storage, which is asked for',
+      },
+    },
+  ],
+  flags: open,
+} as const satisfies Table
+
+const bundle = { name: 'FILE', help: 'a file, or the name of a bundle that ./task backups lists' } as const
+const onNode = { name: 'NODE', optional: true, help: 'a node other than the first server' } as const
+
+export const drill = {
+  words: [{ ...bundle, optional: true }, onNode],
+  flags: open,
+} as const satisfies Table
+
+export const restore = { words: [bundle, onNode], flags: run } as const satisfies Table
+
+export const test = {
+  words: [{ name: 'TIER|FILE…', optional: true, help: 'unit, checked, machine, cluster, lab, or a file' }],
+  flags: {},
+  passed: true,
+} as const satisfies Table
