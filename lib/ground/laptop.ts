@@ -61,7 +61,8 @@ const settings = ({ env, ...given }: Given): Partial<Options> => ({
   killSignal: 'SIGKILL',
   timeoutSignal: 'SIGKILL',
   kill,
-  stdio: [given.input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
+  // With an empty input zx would leave it open for ever.
+  stdio: [given.input ? 'pipe' : 'ignore', 'pipe', 'pipe'],
   ...given,
   env: variables(env),
 })
@@ -84,7 +85,7 @@ function word(value: unknown): unknown {
   throw new TypeError(`a word of a command cannot be ${value === null ? 'null' : typeof value}`)
 }
 
-/** zx's kill: a process with all that it has started; where this computer has no ps, the process alone. Never rejects. */
+/** zx's kill: a process with all that it has started; without ps on this computer the process alone. Never rejects. */
 async function kill(pid: number | string, signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
   try {
     await core().kill(pid as number, signal)

@@ -60,6 +60,7 @@ describe('what a program reads and says', () => {
   test('may be left unread, and is nothing when nothing is given', async () => {
     assert.equal((await $({ input: 'x'.repeat(5_000_000) })`true`).exitCode, 0)
     assert.equal((await $`cat`).stdout, '')
+    assert.equal((await $({ input: '' })`cat`).stdout, '')
   })
 
   test('is a socket, so that a program which opens /dev/stdin needs cat in front', async () => {
