@@ -10,7 +10,7 @@ import { Fault } from '../ground/fault.ts'
 import { Command, quote, sh } from '../ground/sh.ts'
 import { ask, backupShell, copies, noteHere, orNo, program } from '../k3s/backup.ts'
 import { type Bundle, madeAt, opened, readBundle } from '../k3s/bundle.ts'
-import { clusterOf, groundOf, kept, memberOf, runningOf } from '../k3s/members.ts'
+import { clusterOf, groundOf, k3sTransaction, kept, memberOf, runningOf } from '../k3s/members.ts'
 import { machinesFor } from '../site/machines.ts'
 import { type Here, age, copy, here, size } from './backup.ts'
 import type { Call } from './taskfile.ts'
@@ -325,7 +325,7 @@ async function become(at: Here, machine: Machine, { manifest }: Bundle, name: st
       apply: [sh`backup_restore ${when} ${name} ${member.name} ${canary.secret} ${canary.configmap} ${k3s}`],
       recover: [sh`backup_returns`],
       seconds: 1800,
-      door: 'api',
+      transaction: k3sTransaction(1800),
     },
   ]
   const page: Page = {
