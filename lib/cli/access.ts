@@ -6,10 +6,10 @@ import { type Machine, type SshTarget, connect, passwordFile } from '../engine/m
 import { type Report, createReport } from '../engine/report.ts'
 import { type HostAddress, parseHost } from '../ground/address.ts'
 import { Fault } from '../ground/fault.ts'
+import { question } from '../ground/laptop.ts'
 import type { Placed } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
 import { stateOf, storeOf } from './context.ts'
-import { askHidden } from './prompt.ts'
 
 const load = createRequire(import.meta.url)
 
@@ -37,6 +37,10 @@ export async function connectTo(
     target,
     interactive: terminal,
     doorFile,
+    advice: {
+      silent: 'After host-firewall it answers in the tunnel only: wg-quick up',
+      behind: './task doctor, then ./task vm-provision verify',
+    },
     password: async (label) => {
       if (password !== undefined) return password
       if (env.FK_SUDO_PASSWORD_FILE !== undefined) return passwordFile(env.FK_SUDO_PASSWORD_FILE)
@@ -45,7 +49,7 @@ export async function connectTo(
           next: 'FK_SUDO_PASSWORD_FILE=… (a file of mode 600), or run it on a terminal',
         })
       report.pause()
-      return askHidden(`Password for sudo on ${label}: `)
+      return question(`Password for sudo on ${label}: `, { hidden: true })
     },
   })
 }

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { collect } from '../engine/delivery.ts'
 import type { Machine } from '../engine/machine.ts'
 import { Fault } from '../ground/fault.ts'
+import { question } from '../ground/laptop.ts'
 import {
   type Note,
   ask as query,
@@ -22,7 +23,6 @@ import { machinesFor } from '../site/machines.ts'
 import { publicHalf } from '../vm/hostkey.ts'
 import type { Call } from './call.ts'
 import type { Given, Table } from './flags.ts'
-import { ask, askHidden } from './prompt.ts'
 import { type Session, named, withSession } from './session.ts'
 import { backup as backupTable, backups as backupsTable } from './tables.ts'
 
@@ -69,15 +69,15 @@ export const backup = (call: Call): Promise<number> =>
 
 const START_BACKUP = [
   `systemctl cat fortress-backup.service > /dev/null 2>&1 ||
-    { frame answer no "this node makes no backups yet: ./task k3s-backup apply"; exit 0; }`,
-  'systemctl start fortress-backup.service > /dev/null 2>&1; frame answer "$?"',
+    { answer refused why "this node makes no backups yet: ./task k3s-backup apply"; exit 0; }`,
+  'systemctl start fortress-backup.service > /dev/null 2>&1; answer backup code "$?"',
 ]
 
 async function backUp(session: ClusterSession): Promise<number> {
   const { report, node } = session
   const machine = await node()
   report.note(`${machine.label} makes a bundle. That takes as long as its destinations need.`)
-  const [code] = await query(machine, START_BACKUP, 'the backup', 6 * 3600)
+  const { code } = await query(machine, START_BACKUP, 'the backup', 6 * 3600)
   const notes = await nodeNotes(machine)
   const made = notes.find(({ which }) => which === 'node')
   for (const note of notes.filter(({ which }) => ['node', 'directory', 'ssh', 's3'].includes(which)))
@@ -115,7 +115,7 @@ async function showKey({ store, report }: Session): Promise<number> {
 
 async function storeKey({ store, terminal, report }: Session): Promise<number> {
   const text = terminal
-    ? `${await ask('Access key: ')}:${await askHidden('Secret key: ')}`
+    ? `${await question('Access key: ')}:${await question('Secret key: ', { hidden: true })}`
     : readFileSync(0, 'utf8').trim().replace(/\s+/, ':')
   if (!/^[\x21-\x39\x3b-\x7e]+:[\x21-\x7e]+$/.test(text))
     throw new Fault('not a key of object storage: an access key and a secret key are needed', {
@@ -178,8 +178,9 @@ async function bundlesOfNode(
 ): Promise<{ rows: Row[]; notes: Note[]; complete: boolean }> {
   try {
     const machine = await node()
-    const [text = '', said = ''] = await query(machine, [
-      `frame answer "$(${program} list 2> "$FK_TMP/said")" "$(cat "$FK_TMP/said")"`,
+    const { text = '', said = '' } = await query(machine, [
+      `text=$(${program} list 2> "$FK_TMP/said")`,
+      'answer bundles text "$text" said "$(cat "$FK_TMP/said")"',
     ])
     if (said !== '') report.note(said)
     const rows = text

@@ -8,9 +8,9 @@ import { type Report, heldBack } from '../engine/report.ts'
 import { type Look, type Mode, type Running, look, runPage } from '../engine/run.ts'
 import { type Demand, type Step, isChange } from '../engine/step.ts'
 import { Fault } from '../ground/fault.ts'
+import { question } from '../ground/laptop.ts'
 import { type Placed, everyMachine } from '../site/machines.ts'
 import { contextOf, declaredFacts, placesOf } from './context.ts'
-import { ask } from './prompt.ts'
 import type { Session } from './session.ts'
 import type { RunFlags } from './tables.ts'
 
@@ -109,7 +109,7 @@ export class PageRun {
     const { label } = (await this.#connect(spec)).running.machine
     const { config, terminal } = this.#session
     const yes = this.#given.yes || config.env.FK_YES
-    if (!yes && !(terminal && /^y/i.test(await ask(`Apply this to ${label}? [y/N] `)))) return
+    if (!yes && !(terminal && /^y/i.test(await question(`Apply this to ${label}? [y/N] `)))) return
     this.#worst = 0
     await this.#run(page, spec, 'apply', report)
   }
@@ -120,7 +120,7 @@ export class PageRun {
     const steps = connected.stepsOf(page)
     // A page of the cluster that has nothing to do with this node.
     if (steps.length === 0) return 0
-    if (steps.some(({ door }) => door === 'firewall')) await lab?.connectTunnel()
+    if (steps.some(({ transaction }) => transaction?.route?.apply === 'tunnel')) await lab?.connectTunnel()
     const { code } = await runPage(page, steps, mode, { ...connected.running, report }, connected.look(page))
     if (code === 1 || (code === 2 && this.#worst === 0)) this.#worst = code
     return code
@@ -178,7 +178,7 @@ export class PageRun {
         if (this.#kind === 'lab') return typed
         if (!terminal) return undefined
         report.pause()
-        return ask(`${name}.\nType ${typed}: `)
+        return question(`${name}.\nType ${typed}: `)
       },
       elsewhere: async (name: string) => {
         const other = everyMachine(config).find((spec) => spec.name === name)

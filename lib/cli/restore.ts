@@ -12,7 +12,7 @@ import { Fault } from '../ground/fault.ts'
 import { Command, quote, sh } from '../ground/sh.ts'
 import { ask as query, backupShell, copies, noteHere, program } from '../k3s/backup.ts'
 import { type Bundle, madeAt, opened, readBundle } from '../k3s/bundle.ts'
-import { clusterOf, groundOf, kept, runningOf } from '../k3s/members.ts'
+import { clusterOf, groundOf, k3sTransaction, kept, runningOf } from '../k3s/members.ts'
 import { besideRestore } from '../k3s/nodes.ts'
 import { machinesFor } from '../site/machines.ts'
 import { type ClusterSession, age, copy, size, withCluster } from './backup.ts'
@@ -41,13 +41,13 @@ async function found(session: ClusterSession, word: string | undefined): Promise
   if (madeAt(word) === undefined || basename(word) !== word)
     throw new Fault(`${word} is no file, and no name of a bundle`, { next: './task backups lists them' })
   const machine = await session.node()
-  const [said = ''] = await query(
+  const { said = '' } = await query(
     machine,
     [
       `place=$(${program} list 2> /dev/null | awk -F '\\t' -v name=${quote(word)} '$2 == name { print $1; exit }')`,
-      `[ -n "$place" ] || { frame answer no "no place has ${word}"; exit 0; }`,
+      `[ -n "$place" ] || { answer refused why "no place has ${word}"; exit 0; }`,
       failAsAnswer(sh`${new Command(program, undefined, '')} fetch "$place" ${word}`),
-      'frame answer "$said"',
+      'answer found said "$said"',
     ],
     'finding the bundle',
     3600,
@@ -95,7 +95,7 @@ async function sendTo(
   identity: string,
   mib: number,
 ): Promise<void> {
-  await query(machine, [failAsAnswer(sh`backup_open ${mib}`), 'frame answer yes'], 'making room in memory')
+  await query(machine, [failAsAnswer(sh`backup_open ${mib}`), 'answer done'], 'making room in memory')
   const outcome = await machine.feed(
     `umask 077; cd ${bundle} && exec tar --extract --file=- --no-same-owner --no-same-permissions`,
     Readable.from(opened(path, identity)),
@@ -107,13 +107,12 @@ async function sendTo(
   const sums = manifest.files.map(({ name, sha256 }) => `${sha256}  ${name}\n`).join('')
   await query(
     machine,
-    [failAsAnswer(sh`backup_whole <<< ${sums.trimEnd()}`), 'frame answer yes'],
+    [failAsAnswer(sh`backup_whole <<< ${sums.trimEnd()}`), 'answer done'],
     'checking what arrived',
   )
 }
 
-const clear = (machine: Machine) =>
-  query(machine, ['backup_close', 'frame answer yes'], 'clearing the memory')
+const clear = (machine: Machine) => query(machine, ['backup_close', 'answer done'], 'clearing the memory')
 
 const mib = (bytes: number) => Math.ceil(bytes / 2 ** 20)
 
@@ -164,7 +163,7 @@ async function drillBundle(session: ClusterSession, path: string): Promise<void>
     await sendTo(machine, found, config.env.FK_AGE_IDENTITY, mib(bytes + 4 * manifest.database) + 512)
     const { canary, address, k3s } = manifest
     const run = sh`backup_drill ${name} ${address || '192.0.2.1'} ${canary.secret} ${canary.configmap} ${k3s}`
-    await query(machine, [failAsAnswer(run), 'frame answer yes'], 'the drill', 1500)
+    await query(machine, [failAsAnswer(run), 'answer done'], 'the drill', 1500)
   } finally {
     await clear(machine)
   }
@@ -277,7 +276,7 @@ async function confirmReplace(session: RestoreSession, first: Machine, others: s
   const { config, member, report, given, terminal, connect } = session
   const living: string[] = []
   const inspect = async (machine: Machine) => {
-    const [found = ''] = await query(machine, ['frame answer "$(backup_nobody)"'])
+    const { said: found = '' } = await query(machine, ['answer living said "$(backup_nobody)"'])
     if (found !== '') living.push(`${machine.label}: ${found}`)
   }
   await inspect(first)
@@ -327,7 +326,7 @@ async function applyRestore(
       apply: [sh`backup_restore ${when} ${name} ${member.name} ${canary.secret} ${canary.configmap} ${k3s}`],
       recover: [sh`backup_returns`],
       seconds: 1800,
-      door: 'api',
+      transaction: k3sTransaction(1800),
     },
   ]
   const page: Page = {

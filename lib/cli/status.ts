@@ -2,13 +2,14 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { plain } from '../engine/program.ts'
+import { onAnswer } from '../engine/wire.ts'
 import type { Fault } from '../ground/fault.ts'
 import { noteOf } from '../k3s/backup.ts'
 import { type Placed, everyMachine } from '../site/machines.ts'
 import { connectTo, silentReport } from './access.ts'
 import type { Call } from './call.ts'
 import { statusOf } from './concerns.ts'
-import type { Answers, Verdict } from './health.ts'
+import type { Answers, NodeState, Verdict } from './health.ts'
 import { screen } from './screen.ts'
 import { type Session, withSession } from './session.ts'
 import { status as table } from './tables.ts'
@@ -45,7 +46,11 @@ async function answersOf({ config }: Session, spec: Placed, terminal: boolean): 
       ['status_machine', 'status_pages', 'status_k3s', 'status_backup'],
       ['put.sh', 'snapshot.sh', 'lib/k3s/members.sh', 'lib/k3s/nodes.sh', 'lib/cli/status.sh'],
     )
-    const outcome = await machine.run(program, ({ kind, fields }) => take(answers, kind, fields), 60)
+    const outcome = await machine.run(
+      program,
+      onAnswer((values, name) => take(answers, name, values)),
+      60,
+    )
     if (!outcome.finished)
       answers.silent = {
         why:
@@ -67,31 +72,37 @@ async function answersOf({ config }: Session, spec: Placed, terminal: boolean): 
 
 const lines = (text = '') => text.split('\n').filter(Boolean)
 
-/** One frame of lib/cli/status.sh. */
-export function take(answers: Answers, kind: string, fields: string[]): void {
-  if (kind === 'machine') {
-    const [up, system = '', kernel = '', restart = '', failed = '', full = ''] = fields
+/** One answer of lib/cli/status.sh. */
+export function take(answers: Answers, name: string, values: Record<string, string>): void {
+  if (name === 'machine') {
+    const { up, system = '', kernel = '', restart = '', failed = '', full = '' } = values
     Object.assign(answers, { up: Number(up), system, kernel, restart, failed, full })
-  } else if (kind === 'page') answers.pages.push({ name: fields[0] ?? '', changed: lines(fields[1]) })
-  else if (kind === 'k3s') {
-    const [active, version = '', staged, upgrading, certificate, said = '', unfinished] = fields
-    const [days, path] = certificate?.split(' ') ?? []
-    answers.k3s = {
-      active: active === 'active',
-      version,
-      staged: lines(staged),
-      ...(upgrading ? { upgrading } : {}),
-      ...(days && path ? { certificate: { days: Number(days), path } } : {}),
-      said,
-      ...(unfinished ? { unfinished } : {}),
-    }
-  } else if (kind === 'nodes')
-    answers.nodes = lines(fields[0]).map((line) => {
-      const [name = '', version = '', ready = '', reason = '', voter = '', cordoned, away = '', staged = ''] =
-        line.split('\t')
-      return { name, version, ready, reason, voter, cordoned: cordoned === 'true', away, staged }
-    })
-  else if (kind === 'note') answers.notes.push(noteOf(fields.join('\t')))
+  } else if (name === 'page')
+    answers.pages.push({ name: values['name'] ?? '', changed: lines(values['changed']) })
+  else if (name === 'k3s') answers.k3s = k3sOf(values)
+  else if (name === 'nodes') answers.nodes = lines(values['nodes']).map(nodeOf)
+  else if (name === 'note') answers.notes.push(noteOf(`${values['which']}\t${values['line']}`))
+}
+
+function k3sOf(values: Record<string, string>): NonNullable<Answers['k3s']> {
+  const { active, version = '', staged, upgrading, certificate, said = '', unfinished } = values
+  const [days, path] = certificate?.split(' ') ?? []
+  return {
+    active: active === 'active',
+    version,
+    staged: lines(staged),
+    ...(upgrading ? { upgrading } : {}),
+    ...(days && path ? { certificate: { days: Number(days), path } } : {}),
+    said,
+    ...(unfinished ? { unfinished } : {}),
+  }
+}
+
+/** A line of the columns of status_nodes. */
+function nodeOf(line: string): NodeState {
+  const [name = '', version = '', ready = '', reason = '', voter = '', cordoned, away = '', staged = ''] =
+    line.split('\t')
+  return { name, version, ready, reason, voter, cordoned: cordoned === 'true', away, staged }
 }
 
 /** The last result of each page and machine in the run logs of this laptop; of many logs the newest `most` are read. */

@@ -44,7 +44,7 @@ async function unlockMachine(
   report: Report,
   { words, yes }: { words: string[]; yes: boolean },
 ): Promise<void> {
-  const [owner, age] = await query(machine, [LOCK_OWNER], { what: 'reading the lock' })
+  const { owner, age } = await query(machine, [LOCK_OWNER], { what: 'reading the lock' })
   if (owner === undefined) {
     report.note(`Nobody holds ${machine.label}.`)
     return
@@ -54,7 +54,7 @@ async function unlockMachine(
     throw new Fault(`${held} Nothing was done.`, {
       next: `./task ${['unlock', ...words].join(' ')} --yes ends that run`,
     })
-  const [left] = await query(machine, END_OF_RUN, { libraries: ['guard.sh'], what: 'ending the run' })
+  const { left } = await query(machine, END_OF_RUN, { libraries: ['guard.sh'], what: 'ending the run' })
   if (left !== undefined)
     throw new Fault(`${held} Its processes do not end: ${left}`, { next: 'restart the machine' })
   report.note(`${held} That run is ended; the next one goes on where it was.`)
@@ -62,6 +62,7 @@ async function unlockMachine(
 
 const LOCK_OWNER = `
 if [ -e /run/fortress/lock ] && ! flock --nonblock /run/fortress/lock true; then
-  frame answer "$(cat /run/fortress/owner)" "$(($(date +%s) - $(stat --format=%Y /run/fortress/owner)))"
+  age=$(($(date +%s) - $(stat --format=%Y /run/fortress/owner)))
+  answer held owner "$(cat /run/fortress/owner)" age "$age"
 fi`
-const END_OF_RUN = ['left=$(fk_deadman_end)', '[ -z "$left" ] || frame answer "$left"']
+const END_OF_RUN = ['left=$(fk_deadman_end)', '[ -z "$left" ] || answer held left "$left"']

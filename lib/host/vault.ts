@@ -124,7 +124,7 @@ export function consent({ disk, uuid }: Vault): Demand {
     name: 'somebody typed the id of the disk, so that it may be formatted',
     why: 'a disk is formatted only when a person has said which one',
     check: sh`vault_is ${disk} ${uuid} || test -e "$VAULT_NOTES"/${tail(disk)}.begun || { lsblk --nodeps --noheadings --output SIZE,TRAN,VENDOR,MODEL,SERIAL ${disk}; false; }`,
-    help: `type it when you are asked, or --confirm ${tail(disk)}`,
+    help: `type it when you are asked, or say --format ${tail(disk)}`,
     typed: tail(disk),
   }
 }

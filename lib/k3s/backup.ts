@@ -166,7 +166,7 @@ export interface Note {
 
 /** Asks a node for its notes about backups and drills; none where no backup was ever begun. For `./task status`. */
 export async function nodeNotes(machine: Machine): Promise<Note[]> {
-  const [text = ''] = await ask(machine, ['frame answer "$(backup_said)"'])
+  const { text = '' } = await ask(machine, ['answer notes text "$(backup_said)"'])
   return text.split('\n').filter(Boolean).map(noteOf)
 }
 
@@ -204,11 +204,11 @@ export function copies(state: string): string[] {
 }
 export const byTime = (a: string, b: string) => Number(madeAt(a)) - Number(madeAt(b))
 
-/** Runs bash on the node with the functions of this file at hand; resolves to the values of its last `frame answer`. */
+/** Runs bash on the node with the functions of this file at hand; resolves to the values of its last answer. */
 export const ask = (
   machine: Machine,
   statements: string[],
-  what = 'the question',
+  what = 'the query',
   seconds = 300,
-): Promise<string[]> =>
+): Promise<Record<string, string>> =>
   query(machine, statements, { libraries: ['lib/k3s/members.sh', 'lib/k3s/backup.sh'], what, seconds })

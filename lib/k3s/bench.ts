@@ -144,6 +144,7 @@ export async function runBench(
   const { deliver, downloads } = load('../engine/delivery.ts') as typeof import('../engine/delivery.ts')
   const { artifactOf } = load('../engine/download.ts') as typeof import('../engine/download.ts')
   const { plain } = load('../engine/program.ts') as typeof import('../engine/program.ts')
+  const { onAnswer } = load('../engine/wire.ts') as typeof import('../engine/wire.ts')
   const { execFileSync } = load('node:child_process') as typeof import('node:child_process')
   const fetch = downloads(config, {
     signal,
@@ -160,14 +161,14 @@ export async function runBench(
       : execFileSync('tar', ['--create', '--gzip', '--directory', dir, '.'], {
           maxBuffer: 16 * 2 ** 20,
         }).toString('base64')
-  let said: string[] = []
+  let said: Record<string, string> = {}
   const outcome = await machine.run(
     await plain(
       'k3s-cis',
       [
         k3sShell.text,
         `FK_SENT=${quote(`${file.sha256} ${to}\n`)}`,
-        `arrived ${to} 2> "$FK_TMP/said" || { frame bench "$(cat "$FK_TMP/said")" ''; exit 1; }`,
+        `arrived ${to} 2> "$FK_TMP/said" || { answer bench complained "$(cat "$FK_TMP/said")"; exit 1; }`,
         'mkdir "$FK_TMP/bench" "$FK_TMP/bin" && tar --extract --gzip --file="$FK_PART" --directory="$FK_TMP/bench" --no-same-owner && rm --force "$FK_PART"',
         // Its controls call kubectl.
         `printf '#!/bin/sh\\nexec %s kubectl --kubeconfig %s "$@"\\n' "$K3S" "$K3S_ETC/k3s.yaml" > "$FK_TMP/bin/kubectl" && chmod 755 "$FK_TMP/bin/kubectl"`,
@@ -177,17 +178,15 @@ export async function runBench(
               `rm --recursive --force "$FK_TMP/bench/cfg" && mkdir "$FK_TMP/bench/cfg" && base64 --decode <<< ${quote(own)} | tar --extract --gzip --directory="$FK_TMP/bench/cfg" --no-same-owner`,
             ]),
         `PATH=$FK_TMP/bin:$PATH timeout 240 "$FK_TMP/bench/kube-bench" run --config-dir "$FK_TMP/bench/cfg" --config "$FK_TMP/bench/cfg/config.yaml" --benchmark ${bench().benchmark} --targets ${role === 'server' ? 'master,etcd,controlplane,node,policies' : 'node'} --json > "$FK_TMP/said" 2> "$FK_TMP/complained" || true # what fails is in what it says`,
-        'frame bench "$(tail --lines=3 "$FK_TMP/complained")" "$(gzip < "$FK_TMP/said" | base64 --wrap=0)"',
+        'answer bench complained "$(tail --lines=3 "$FK_TMP/complained")" body "$(gzip < "$FK_TMP/said" | base64 --wrap=0)"',
       ],
       ['put.sh'],
     ),
-    ({ kind, fields }) => {
-      if (kind === 'bench') said = fields
-    },
+    onAnswer((values) => (said = values)),
     300,
   )
   const { gunzipSync } = load('node:zlib') as typeof import('node:zlib')
-  const [complained = '', body = ''] = said
+  const { complained = '', body = '' } = said
   if (body === '')
     throw new Fault(`kube-bench did not run on ${machine.label}`, {
       said: complained || outcome.stderr.trim(),

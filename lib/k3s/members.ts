@@ -6,7 +6,7 @@ import { dirname } from 'node:path'
 import { type Artifact, artifactOf } from '../engine/download.ts'
 import { type FileOptions, file } from '../engine/file.ts'
 import type { Context } from '../engine/page.ts'
-import type { Change, Step, Wait } from '../engine/step.ts'
+import type { Change, Step, Transaction, Wait } from '../engine/step.ts'
 import { Fault } from '../ground/fault.ts'
 import { read } from '../ground/root.ts'
 import { Secret } from '../ground/secret.ts'
@@ -21,6 +21,18 @@ const load = createRequire(import.meta.url)
 export const k3sShell = library('lib/k3s/members.sh')
 
 const etc = '/etc/rancher/k3s'
+
+/**
+ * A server that does not come up with its files gets back those that it had. k3s.yaml is what it writes there itself.
+ * Kept only when it is up, which may take `seconds`.
+ */
+export const k3sTransaction = (seconds?: number): Transaction => ({
+  kind: 'k3s',
+  restart: [
+    { unit: 'k3s.service', path: `${etc}/`, except: `${etc}/k3s.yaml`, how: 'always', needs: `${etc}/token` },
+  ],
+  ...(seconds === undefined ? {} : { within: seconds + 60 }),
+})
 
 /** One machine that runs k3s. */
 export interface Member {
@@ -237,7 +249,7 @@ function secretsOf(context: Context, member: Member): Change[] {
   const { secrets } = context
   const line = (secret: Secret) => new Secret(secret.name, async () => `${(await secret.resolve()).trim()}\n`)
   const land = (name: string, secret: Secret, what: string) =>
-    file(`${etc}/${name}`, { secret: line(secret), mode: '600', name: what, door: 'api' })
+    file(`${etc}/${name}`, { secret: line(secret), mode: '600', name: what, transaction: k3sTransaction() })
   if (member.role === 'agent')
     return [
       land(
@@ -328,7 +340,7 @@ export function runningOf(context: Context, member: Member, onOtherNode?: Change
   mustBeGood(context)
   const { name, role } = member
   const land = ({ path, mode, text }: Omit<Written, 'file'>, more: Partial<FileOptions> = {}) =>
-    file(path, { text, mode, door: 'api', ...more })
+    file(path, { text, mode, transaction: k3sTransaction(), ...more })
   const seconds = 600
   return [
     land(unitOf(member), { then: [sh`systemctl daemon-reload`], name: 'k3s has a unit' }),
@@ -343,7 +355,7 @@ export function runningOf(context: Context, member: Member, onOtherNode?: Change
             apply: [
               sh`install --directory --mode=700 --owner=root --group=root /var/lib/rancher/k3s/server /var/lib/rancher/k3s/server/logs`,
             ],
-            door: 'api' as const,
+            transaction: k3sTransaction(),
           },
         ]
       : []),
@@ -355,7 +367,7 @@ export function runningOf(context: Context, member: Member, onOtherNode?: Change
       apply: [sh`k3s_start ${role} ${name} ${seconds - 60}`],
       undo: [sh`k3s_stop`],
       seconds,
-      door: 'api',
+      transaction: k3sTransaction(seconds),
       ...(onOtherNode ? { onOtherNode } : {}),
     },
   ]

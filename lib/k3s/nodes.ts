@@ -145,7 +145,7 @@ They count since they started: when it is mended, systemctl restart k3s on one s
             name: `somebody knows that the API of ${name} is silent for a minute, because there is no other node`,
             why: 'pods go on, and have nowhere to go to: what needs the API meanwhile fails',
             check: sh`k3s_at ${version}`,
-            help: `type ${name} when you are asked, or --confirm ${name}`,
+            help: `type ${name} when you are asked, or say --format ${name}`,
             typed: name,
           },
         ]
@@ -311,7 +311,7 @@ export function leaving(
         name: `somebody typed the name of the node that leaves`,
         why: 'what only this machine has is lost to the cluster: volumes on its disk, and pods that nothing starts anew',
         check: gone,
-        help: `type ${name} when you are asked, or --confirm ${name}`,
+        help: `type ${name} when you are asked, or say --format ${name}`,
         typed: name,
       },
       ...(reachable ? [{ ...drain, check: sh`k3s_absent ${name} > /dev/null || { ${drain.check}; }` }] : []),

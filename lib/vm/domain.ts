@@ -281,7 +281,7 @@ function typed(name: string, what: string, done: Command): Demand {
   return {
     name: `somebody typed the name of the machine that ${what}`,
     check: done,
-    help: `type ${name} when you are asked, or --confirm ${name}`,
+    help: `type ${name} at the prompt, or say --confirm ${name}`,
     typed: name,
   }
 }

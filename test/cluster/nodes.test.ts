@@ -154,17 +154,18 @@ printf '%s' "\${name#pod/}"`,
 
     test('status reads the nodes as the API has them', async () => {
       const lib = (name: string) => readFileSync(join(root, 'lib', name), 'utf8')
-      const frames = await good(
+      const said = await good(
         server,
-        `FK_STATE=/var/lib/fortress FK_TMP=$(mktemp --directory); frame() { printf '%s\\0' "$@"; printf '\\1'; }
-${lib('snapshot.sh')}
-${lib('status.sh')}
+        `FK_STATE=/var/lib/fortress FK_TMP=$(mktemp --directory); answer() { printf '%s\\0' "$@"; printf '\\1'; }
+${lib('engine/shell/snapshot.sh')}
+${lib('cli/status.sh')}
 status_machine; status_pages; status_k3s; status_backup`,
       )
       const answers: Answers = { name: 'nodes', pages: [], notes: [] }
-      for (const frame of frames.split('\u0001').filter(Boolean)) {
-        const [kind = '', ...fields] = frame.split('\0').slice(0, -1)
-        take(answers, kind, fields)
+      for (const answer of said.split('\u0001').filter(Boolean)) {
+        const [name = '', ...words] = answer.split('\0').slice(0, -1)
+        const values = words.flatMap((key, i) => (i % 2 === 0 ? [[key, words[i + 1] ?? '']] : []))
+        take(answers, name, Object.fromEntries(values) as Record<string, string>)
       }
       assert.equal(answers.k3s?.active, true)
       assert.ok((answers.k3s?.certificate?.days ?? 0) > 30)
