@@ -111,7 +111,7 @@ export async function end(command: ProcessPromise): Promise<void> {
 }
 
 /** What a command may not do without end, and how its failure is told. */
-interface Limits {
+export interface Limits {
   /** It is killed when it has not ended by then. Default: it may take as long as it likes. */
   seconds?: number
   /** Any exit code will do; otherwise one that is not 0 is a Fault. */
