@@ -21,15 +21,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, beforeEach, describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import {
-  type Artifact,
-  type DownloadOptions,
-  type Transfer,
-  artifactOf,
-  download,
-  judge,
-  signingKey,
-} from '../../lib/engine/download.ts'
+import { type Artifact, type DownloadOptions, artifactOf, download } from '../../lib/engine/download.ts'
+import { judge, signingKey } from '../../lib/engine/signature.ts'
+import type { Transfer } from '../../lib/engine/transfer.ts'
 import { Fault } from '../../lib/ground/fault.ts'
 import type { Pins } from '../../lib/site/model.ts'
 
@@ -348,7 +342,7 @@ name another server, or a mirror of yours in FK_MIRROR`,
     assert.equal(asked.length, 0)
   })
 
-  test('a server whose certificate nobody vouches for', async (t) => {
+  test('a server whose certificate is not trusted', async (t) => {
     const [key, cert] = [join(scratch, 'tls.key'), join(scratch, 'tls.crt')]
     const made = spawnSync('openssl', [
       'req',
@@ -375,7 +369,7 @@ name another server, or a mirror of yours in FK_MIRROR`,
     const text = await refusal(fetchIt(image({ url }), { mirror: undefined }))
     assert.match(
       text,
-      /^image-1\.img cannot be fetched: nobody vouches for the certificate of 127\.0\.0\.1:\d+\nself-signed certificate\n/,
+      /^image-1\.img cannot be fetched: the certificate of 127\.0\.0\.1:\d+ is not trusted\nself-signed certificate\n/,
     )
   })
 
