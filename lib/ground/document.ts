@@ -163,8 +163,8 @@ function parsed(
 }
 
 /**
- * Where each key and value of a document stands, by its path as JSON; `faults` are keys that stand twice, `refused` is the first thing
- * that no document may have.
+ * Where each key and value of a document stands, by its path as JSON; `faults` are keys that stand twice, `refused` is the first
+ * thing that no document may have.
  */
 function placesOf(
   root: Node,
@@ -200,6 +200,16 @@ function placesOf(
   }
   walk(root, [])
   return { keys, values, faults, ...(refused === undefined ? {} : { refused }) }
+}
+
+/** A value of another type as `type` would spell it; undefined where that is anybody's guess. `text` is how it was written. */
+function respelt(type: string, data: unknown, text: string): string | undefined {
+  if (type === 'string') return ['number', 'boolean'].includes(typeof data) ? `'${text}'` : undefined
+  if (typeof data !== 'string') return undefined
+  if (type === 'integer' && /^(0|[1-9][0-9]*)$/.test(data)) return data
+  if (type === 'boolean' && /^(yes|on|no|off|true|false)$/i.test(data))
+    return String(/^(yes|on|true)$/i.test(data))
+  return undefined
 }
 
 const octal: ScalarTag = {
@@ -259,8 +269,8 @@ export function checkSchema(
   if (ajv === undefined) {
     const { Ajv2020: Ajv } = require('ajv/dist/2020.js') as typeof import('ajv/dist/2020.js')
     ajv = new Ajv({ allErrors: true, verbose: true, useDefaults: true, strict: true })
-    // rule: the pattern in words, or why a key is refused; secret: its line is not to be shown; ignition: what a version of Butane
-    // becomes. The others are of FK_ variables.
+    // rule: the pattern in words, or why a key is refused; secret: its line is not to be shown; ignition: what a version of
+    // Butane becomes. The others are of FK_ variables.
     for (const keyword of ['rule', 'when', 'path', 'internal', 'secret', 'ignition']) ajv.addKeyword(keyword)
   }
   for (const [name, format] of Object.entries(formats))
@@ -350,11 +360,7 @@ function explain(
     case 'type': {
       const type = String(params['type'])
       const reason = `must be ${kinds[type]}, is ${typeof data === 'number' ? `the number ${raw(path)}` : show(data)}`
-      const suggestion =
-        type === 'string' && (typeof data === 'number' || typeof data === 'boolean') ? `'${raw(path)}'`
-        : type === 'integer' && typeof data === 'string' && /^(0|[1-9][0-9]*)$/.test(data) ? data
-        : type === 'boolean' && typeof data === 'string' && /^(yes|on|no|off|true|false)$/i.test(data) ? String(/^(yes|on|true)$/i.test(data))
-        : undefined // prettier-ignore
+      const suggestion = respelt(type, data, raw(path))
       return { path, reason, suggestion }
     }
     case 'enum': {

@@ -212,7 +212,7 @@ function orphaned(dir: string): string | undefined {
   return [dir, ...list(dirname(dir))].flatMap(list).find((path) => /^[a-z0-9].*\.age$/.test(basename(path)))
 }
 
-/** The keys of an identity file, as age-keygen writes it; `wanted` is what they are to open. Throws for a file that others can read. */
+/** The keys of an identity file, as age-keygen writes it; `wanted` is what they are to open. Throws when others can read it. */
 export function identities(path: string, wanted: string): string[] {
   if (!existsSync(path))
     throw new Error(

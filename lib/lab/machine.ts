@@ -149,8 +149,8 @@ export interface LabResult {
 export type Reach = Pick<LabMachine, 'name' | 'dir' | 'sshConfigFile' | 'password'>
 
 /**
- * Runs a bash command on a machine and returns what came of it, whatever the exit code. `root` goes through sudo and its password.
- * Connections are shared; `fresh` makes one of its own.
+ * Runs a bash command on a machine and returns what came of it, whatever the exit code. `root` goes through sudo and its
+ * password. Connections are shared; `fresh` makes one of its own.
  */
 export async function labRun(
   machine: Reach,

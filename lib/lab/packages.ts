@@ -114,7 +114,9 @@ function build(name: string): string {
   const version = `$(${go} list ${dir} -m -f '{{.Version}}' ${knows})`
   const flags = knows ? `-ldflags="-s -w -X k8s.io/component-base/version.gitVersion=${version}" ` : ''
   const line = `${go} build ${dir} -trimpath ${flags}-o /usr/local/bin/${name} ${source}`
-  return `{ ${line} && install -D --mode=644 /dev/stdin ${builtOf(name)} <<< ${sourceOf(name)}; } || echo '${name} could not be built: the tests that compare with it will be skipped' >&2`
+  const note = `install -D --mode=644 /dev/stdin ${builtOf(name)} <<< ${sourceOf(name)}`
+  const skipped = `${name} could not be built: the tests that compare with it will be skipped`
+  return `{ ${line} && ${note}; } || echo '${skipped}' >&2`
 }
 
 /** Installs what `labDeps` misses. Needs root; on Debian 12 QEMU comes from bookworm-backports. */
