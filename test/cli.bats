@@ -382,3 +382,79 @@ Nothing was run." ./task vault restore-haeder
   assert_line --regexp 'the LUKS header of the vault is the saved one$'
   rm config/sites/vaulted.yaml
 }
+
+# A page for the laptop. It writes into $HOME, which the tests choose.
+laptop_page() {
+  cat > scripts/60-laptop-note.ts <<'PAGE'
+// A laptop that has a note.
+import { script } from '../lib/script.ts'
+import { sh } from '../lib/ground/sh.ts'
+
+export default script(import.meta, { layer: 'L2', on: 'laptop' }, () => [
+  {
+    name: 'the note is written',
+    check: sh`grep --quiet hello "$HOME/note"`,
+    apply: [sh`echo hello > "$HOME/note"`],
+    undo: [sh`rm --force "$HOME/note"`],
+  },
+  { name: 'nobody is root here', check: sh`test "$(id --user)" -ne 0`, help: 'start it as yourself' },
+])
+PAGE
+}
+
+# as_user COMMAND…: as somebody who is not root, with a home and a state directory of their own, and a sudo that says that it was called.
+as_user() {
+  local home=$BATS_TEST_TMPDIR/home drop=()
+  mkdir --parents "$home/bin"
+  printf '#!/bin/sh\n[ "$1" = --reset-timestamp ] || echo called >> %s\nexit 1\n' "$home/sudo" > "$home/bin/sudo"
+  chmod 755 "$home/bin/sudo"
+  if [ "$(id --user)" -eq 0 ]; then
+    chmod a+x "$BATS_RUN_TMPDIR" "$BATS_FILE_TMPDIR" "$(dirname "$BATS_FILE_TMPDIR")" "$BATS_TEST_TMPDIR" "$(dirname "$BATS_TEST_TMPDIR")"
+    chown --recursive 65534:65534 "$home"
+    drop=(setpriv --reuid=65534 --regid=65534 --clear-groups)
+  fi
+  "${drop[@]}" env HOME="$home" PATH="$home/bin:$PATH" FK_HOST=local FK_STATE_DIR="$home/state" FK_LOG_DIR="$home/log" \
+    FK_DOWNLOAD_DIR="$home/downloads" FK_AGE_IDENTITY="$home/identity" "$@"
+}
+
+@test "a page for the laptop runs on this computer, as the person who started it" {
+  laptop_page
+  run -2 as_user ./task laptop-note plan
+  assert_line --regexp '^change +1/2 the note is written$'
+  assert_not_exists "$BATS_TEST_TMPDIR/home/note"
+  run as_user ./task laptop-note apply
+  assert_success
+  assert_line --regexp '^changed +1/2 the note is written$'
+  assert_equal "$(cat "$BATS_TEST_TMPDIR/home/note")" hello
+  run as_user ./task laptop-note verify
+  assert_success
+  run as_user ./task laptop-note apply
+  assert_line --regexp '^ok +1/2 the note is written$'
+  assert [ -d "$BATS_TEST_TMPDIR/home/state/fortress/laptop/pages/60-laptop-note" ]
+  run as_user ./task laptop-note undo
+  assert_success
+  assert_not_exists "$BATS_TEST_TMPDIR/home/note"
+  assert_not_exists "$BATS_TEST_TMPDIR/home/sudo"
+  rm scripts/60-laptop-note.ts
+}
+
+@test "a page for the laptop is rehearsed and printed like any other" {
+  laptop_page
+  run ./task laptop-note
+  assert_success
+  assert_line --regexp '^change +1/2 the note is written$'
+  assert [ -x out/fortress/60-laptop-note.sh ]
+  run ./task laptop-note print
+  assert_success
+  assert_line --partial 'echo hello > "$HOME/note"'
+  rm scripts/60-laptop-note.ts
+}
+
+@test "a page for the laptop has no transaction" {
+  laptop_page
+  sed "s/name: 'the note is written',/&\n    transaction: { kind: 'note' },/" scripts/60-laptop-note.ts > scripts/61-laptop-guard.ts
+  run -1 --separate-stderr as_user ./task laptop-guard apply
+  assert_regex "$stderr" "61-laptop-guard: 'the note is written' is a transaction"
+  assert_not_exists "$BATS_TEST_TMPDIR/home/note"
+  rm scripts/6*-laptop-*.ts
+}

@@ -7,7 +7,7 @@ import { type Report, createReport } from '../engine/report.ts'
 import { type HostAddress, parseHost } from '../ground/address.ts'
 import { Fault } from '../ground/fault.ts'
 import { question } from '../ground/laptop.ts'
-import type { Placed } from '../site/machines.ts'
+import { type Placed, isLaptop } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
 import { stateOf, storeOf } from './context.ts'
 
@@ -31,12 +31,13 @@ export async function connectTo(
   report: Report,
 ): Promise<Machine> {
   const { env } = config
-  const { target, doorFile, password } = await accessOf(config, spec, report)
+  const { target, doorFile, rootless, password } = await accessOf(config, spec, report)
   return connect({
     name: spec.name,
     target,
     interactive: terminal,
-    doorFile,
+    ...(doorFile === undefined ? {} : { doorFile }),
+    ...(rootless === undefined ? {} : { rootless }),
     advice: {
       silent: 'After host-firewall it answers in the tunnel only: wg-quick up',
       behind: './task doctor, then ./task vm-provision verify',
@@ -71,7 +72,9 @@ export const silentReport = (): Report =>
 
 interface Access {
   target: 'local' | SshTarget
-  doorFile: string
+  doorFile?: string
+  /** Where lock and records of the laptop lie. */
+  rootless?: string
   /** Of the lab's machine. */
   password?: string
 }
@@ -86,6 +89,7 @@ const common = ({ env, site }: Config, { name }: Placed) => ({
 
 async function accessOf(config: Config, spec: Placed, report: Report): Promise<Access> {
   const { site } = config
+  if (isLaptop(spec)) return { target: 'local', rootless: join(stateOf(config), 'laptop') }
   const host = hostOf(config)
   const doorFile = join(stateOf(config), `${spec.name}.door`)
   if (spec.behind !== undefined) return throughHost(config, spec, doorFile, report)
@@ -120,7 +124,9 @@ async function throughHost(config: Config, spec: Placed, doorFile: string, repor
       ...ssh,
       host: spec.address,
       ...(spec.user ? { user: spec.user } : {}),
-      ...(jump.target === 'local' ? {} : { through: { target: jump.target, doorFile: jump.doorFile } }),
+      ...(jump.target === 'local'
+        ? {}
+        : { through: { target: jump.target, ...(jump.doorFile ? { doorFile: jump.doorFile } : {}) } }),
     },
     doorFile,
   }

@@ -9,7 +9,7 @@ import { type Look, type Mode, type Running, look, runPage } from '../engine/run
 import { type Demand, type Step, isChange } from '../engine/step.ts'
 import { Fault } from '../ground/fault.ts'
 import { question } from '../ground/laptop.ts'
-import { type Placed, everyMachine } from '../site/machines.ts'
+import { type Placed, everyMachine, isLaptop } from '../site/machines.ts'
 import { contextOf, declaredFacts, placesOf } from './context.ts'
 import type { Session } from './session.ts'
 import type { RunFlags } from './tables.ts'
@@ -31,7 +31,7 @@ export class PageRun {
   readonly #given: RunFlags
   readonly #limit = new AbortController()
   readonly #fetch: Fetch
-  readonly #connected = new Map<string, Promise<Connected>>()
+  readonly #connected = new Map<string | Placed, Promise<Connected>>()
   #labLaptop: Promise<{ connectTunnel: () => Promise<void> }> | undefined
   #worst: 0 | 1 | 2 = 0
 
@@ -120,6 +120,15 @@ export class PageRun {
     const steps = connected.stepsOf(page)
     // A page of the cluster that has nothing to do with this node.
     if (steps.length === 0) return 0
+    const guarded = isLaptop(spec) ? steps.find(({ transaction }) => transaction !== undefined) : undefined
+    if (guarded !== undefined)
+      throw new Fault(
+        `${page.name}: '${guarded.name}' is a transaction, and this computer has nobody to roll it back`,
+        {
+          state: 'nothing was run',
+          next: "a page on: 'laptop' has steps without transaction",
+        },
+      )
     if (steps.some(({ transaction }) => transaction?.route?.apply === 'tunnel')) await lab?.connectTunnel()
     const { code } = await runPage(page, steps, mode, { ...connected.running, report }, connected.look(page))
     if (code === 1 || (code === 2 && this.#worst === 0)) this.#worst = code
@@ -132,8 +141,9 @@ export class PageRun {
   }
 
   #connect(spec: Placed): Promise<Connected> {
-    const connected = this.#connected.get(spec.name) ?? this.#open(spec)
-    this.#connected.set(spec.name, connected)
+    const key = isLaptop(spec) ? spec : spec.name
+    const connected = this.#connected.get(key) ?? this.#open(spec)
+    this.#connected.set(key, connected)
     return connected
   }
 
@@ -231,7 +241,7 @@ const uploads = (steps: Step[]): Artifact[] =>
 
 /** The files of one system are wrong on another: what the site document says of a machine must be true. */
 function assertDeclared({ os, arch }: Placed, { label, facts }: Machine, site: string): void {
-  if (facts.os === os && facts.arch === arch) return
+  if (os === 'laptop' || (facts.os === os && facts.arch === arch)) return
   throw new Fault(
     `${label} runs ${facts.os} on ${facts.arch}, and the site ${site} says ${os} on ${arch}. Nothing was run.`,
     {

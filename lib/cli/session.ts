@@ -5,7 +5,7 @@ import { Fault } from '../ground/fault.ts'
 import { nearest } from '../ground/nearest.ts'
 import type { SecretStore } from '../ground/secret.ts'
 import { loadConfig } from '../site/config.ts'
-import type { Placed } from '../site/machines.ts'
+import { type Placed, isLaptop } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
 import { connectTo, hostOf } from './access.ts'
 import type { Call } from './call.ts'
@@ -58,7 +58,7 @@ export function openSession({ site, json = false, verbose = false, signal, ...op
     ...(logged ? { log: runLog(config.env.FK_LOG_DIR) } : {}),
   })
   const terminal = interactive(json)
-  const machines = new Map<string, Promise<Machine>>()
+  const machines = new Map<string | Placed, Promise<Machine>>()
   return {
     config,
     state: stateOf(config),
@@ -68,8 +68,9 @@ export function openSession({ site, json = false, verbose = false, signal, ...op
     signal,
     needsHost: () => void hostOf(config),
     connect: (spec) => {
-      const connected = machines.get(spec.name) ?? connectTo(config, spec, terminal, report)
-      machines.set(spec.name, connected)
+      const key = isLaptop(spec) ? spec : spec.name // a machine of the site may bear the name, too
+      const connected = machines.get(key) ?? connectTo(config, spec, terminal, report)
+      machines.set(key, connected)
       return connected
     },
     close: async () => {

@@ -91,6 +91,8 @@ export interface Access {
   interactive: boolean
   /** What to do when nothing answers at the address, and when the machine in front of it does not let us through. */
   advice?: Advice
+  /** This computer without root: programs run as this user, and their lock and records lie in this directory. */
+  rootless?: string
   /** Remembers that only the tunnel is left; absent for machines that have none. */
   doorFile?: string
 }
@@ -108,7 +110,7 @@ const FEED_LIMIT = 6 * 3600
  * Throws a Fault when it cannot be reached, is not the machine it was, or gives us no root.
  */
 export async function connect(access: Access): Promise<Machine> {
-  const link = access.target === 'local' ? new Local() : new Ssh(access.target, access)
+  const link = access.target === 'local' ? new Local(access.rootless) : new Ssh(access.target, access)
   if (link instanceof Ssh) await link.trust()
   let found: Record<string, string> | undefined
   const program = await plain('facts', FACTS)
@@ -127,7 +129,7 @@ export async function connect(access: Access): Promise<Machine> {
   }
   if (found === undefined) throw unreachable(link.label(access.name), outcome, access.advice)
   const { uid, user = '', id = '', version = '', marks = '', arch = '', model = '', via = '', sudo } = found
-  if (uid !== '0') {
+  if (uid !== '0' && access.rootless === undefined) {
     if (sudo === 'none')
       throw new Fault(`${user} cannot become root on ${link.label(access.name)}: there is no sudo`, {
         next: `install sudo there and add ${user} to the group sudo, or log in as root`,
@@ -284,14 +286,27 @@ abstract class Link {
 }
 
 class Local extends Link {
+  readonly #rootless: string | undefined
+
+  constructor(rootless?: string) {
+    super()
+    this.#rootless = rootless
+  }
+
   label(name: string): string {
     return `${name} (this computer)`
   }
   launch(command: string): ChildProcess {
-    return spawn('bash', ['--noprofile', '--norc', '-c', command], { stdio: 'pipe' })
+    const { FK_STATE: _, FK_ROOTLESS: __, ...env } = process.env
+    const mine =
+      this.#rootless === undefined ? {} : { FK_STATE: this.#rootless, FK_ROOTLESS: process.env['PATH'] }
+    return spawn('bash', ['--noprofile', '--norc', '-c', command], {
+      stdio: 'pipe',
+      env: { ...env, ...mine },
+    })
   }
   fresh(_route: Route): Link {
-    const other = new Local()
+    const other = new Local(this.#rootless)
     other.become = this.become
     return other
   }

@@ -185,6 +185,7 @@ async function build(
     `FK_TX=${quote(options.transaction?.id ?? '')} FK_DEADMAN=${options.transaction?.seconds ?? 0} FK_KEEP=''; export FK_PAGE FK_KEEP`,
     ...wayBack(options.page ?? []),
     ...libraries.map(engineShell),
+    ...(libraries.includes('put.sh') ? [engineShell('rootless.sh')] : []),
     ...values,
     ...(library ? [library.text] : []),
     ...(prepare ? [prepare.text] : []),

@@ -48,7 +48,7 @@ function macOf(name: string): string {
 
 /** A machine that pages run on: of the site document, or a virtual one behind its host. */
 export interface Placed extends Omit<MachineSpec, 'os'> {
-  os: MachineSpec['os'] | 'flatcar'
+  os: MachineSpec['os'] | 'flatcar' | 'laptop'
   /** The host that it is reached through. */
   behind?: string
 }
@@ -59,6 +59,17 @@ export function everyMachine(config: { site: Site; env: Pick<Env, 'FK_NODE_OS'> 
   return found.filter(({ name }, i) => found.findIndex((other) => other.name === name) === i)
 }
 
+/** This computer: any system, and no machine of the site. Pages run on it as the person who started them. */
+const laptop: Placed = {
+  name: 'laptop',
+  roles: [],
+  os: 'laptop',
+  arch: process.arch === 'arm64' ? 'arm64' : 'amd64',
+}
+
+/** Whether it is this computer. */
+export const isLaptop = (spec: Placed): boolean => spec === laptop
+
 /**
  * The machines of a site that pages for `on` run on, in the order of the document; of nodes the servers come before the agents. A
  * host is the metal. A node runs k3s: the metal itself, or the virtual machines on it; where these run Talos there is none,
@@ -68,7 +79,7 @@ export function machinesFor(
   { site, env }: { site: Site; env: Pick<Env, 'FK_NODE_OS'> },
   on: 'laptop' | 'host' | 'node',
 ): Placed[] {
-  if (on === 'laptop') return []
+  if (on === 'laptop') return [laptop]
   const metal: Placed[] = site.machines.filter(({ roles }) => roles.includes(on))
   if (on === 'host') return metal
   const serversFirst = (nodes: Placed[]) => [

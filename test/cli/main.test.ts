@@ -146,7 +146,7 @@ for (const [argv, message] of [
   [['-n'], `build-all has no flag '-n': it knows ${known}`],
   [['--no-json'], "build-all has no flag '--no-json'; did you mean --json?"],
   [
-    ['--confirm', 'disk'],
+    ['--format', 'disk'],
     `build-all has no flag '--format': it knows ${known}\nbuild-all takes no words: 'disk' is too much`,
   ],
   [['--site'], '--site needs a value: --site NAME'],
