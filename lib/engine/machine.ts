@@ -297,13 +297,11 @@ class Local extends Link {
     return `${name} (this computer)`
   }
   launch(command: string): ChildProcess {
-    const { FK_STATE: _, FK_ROOTLESS: __, ...env } = process.env
-    const mine =
-      this.#rootless === undefined ? {} : { FK_STATE: this.#rootless, FK_ROOTLESS: process.env['PATH'] }
-    return spawn('bash', ['--noprofile', '--norc', '-c', command], {
-      stdio: 'pipe',
-      env: { ...env, ...mine },
-    })
+    const own =
+      this.#rootless === undefined
+        ? 'unset FK_STATE FK_ROOTLESS'
+        : `export FK_STATE=${quote(this.#rootless)} FK_ROOTLESS="$PATH"`
+    return spawn('bash', ['--noprofile', '--norc', '-c', `${own}; ${command}`], { stdio: 'pipe' })
   }
   fresh(_route: Route): Link {
     const other = new Local(this.#rootless)
