@@ -4,48 +4,6 @@
 BACKUP=/var/lib/fortress/backup BUNDLE=/run/fortress/bundle
 export BACKUP BUNDLE
 
-# backup_age VERSION SHA256: the program that encrypts is here, unpacked from what is pinned.
-backup_age() {
-  local dir=/opt/age/$1
-  [ "$(cat "$dir/of" 2> /dev/null)" = "$2" ] || k3s_no "age $1 is not there" || return
-  [ "$(stat --format='%a %U:%G' "$dir/age")" = '755 root:root' ] || k3s_no "$dir/age can be changed" || return
-  (cd "$dir" && sha256sum --check --status age.sha256) || k3s_no "$dir/age is not what it was when it was unpacked" || return
-  [ "$(readlink /opt/bin/age)" = "../age/$1/age" ] || k3s_no "/opt/bin/age is another one"
-}
-
-# backup_land VERSION: what was sent is unpacked.
-backup_land() {
-  local dir=/opt/age/$1
-  arrived "$dir/age.tar.gz" || return
-  keep "$dir/age" && keep "$dir/age.sha256" && keep "$dir/of" && keep /opt/bin/age
-  tar --extract --gzip --to-stdout --file="$FK_PART" age/age > "$dir/age.part"
-  chown root:root "$dir/age.part"
-  chmod 755 "$dir/age.part"
-  sync "$dir/age.part"
-  mv --force --no-target-directory "$dir/age.part" "$dir/age"
-  (cd "$dir" && sha256sum age > age.sha256)
-  install --directory --mode=755 /opt/bin
-  ln --symbolic --force --no-dereference "../age/$1/age" /opt/bin/age.new
-  mv --force --no-target-directory /opt/bin/age.new /opt/bin/age
-  printf '%s\n' "$FK_DIGEST" > "$dir/of"
-  sync "$dir/of"
-  rm --force "$FK_PART"
-}
-
-# backup_tools WORD...: the programs that the places need are here.
-backup_tools() {
-  local tool missing=''
-  for tool; do command -v "$tool" > /dev/null || missing+=" $tool"; done
-  [ -z "$missing" ] || k3s_no "not here:$missing"
-}
-
-# backup_timer: the timer runs, with what it is told now.
-backup_timer() {
-  systemctl --quiet is-enabled fortress-backup.timer && systemctl --quiet is-active fortress-backup.timer || k3s_no 'nothing starts it' || return
-  [ "$(systemctl show --property=NeedDaemonReload --value fortress-backup.timer fortress-backup.service | sort --unique | tail --lines=1)" = no ] ||
-    k3s_no 'systemd has not read what it is told now'
-}
-
 # backup_said: all notes of this node, one line each: which, then time, name, bytes, ok or failed, why.
 backup_said() {
   local note
@@ -225,5 +183,5 @@ backup_restore() {
   k3s_no "$said"
 }
 
-export -f backup_age backup_land backup_tools backup_timer backup_said backup_note backup_open backup_close backup_whole backup_newer \
+export -f backup_said backup_note backup_open backup_close backup_whole backup_newer \
   backup_reset backup_canary backup_inside backup_drill backup_nobody backup_returns backup_restored backup_restore

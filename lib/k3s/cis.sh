@@ -424,12 +424,6 @@ nobody_may() {
   echo "an account without rights may not ${1//,/ or } $2"
 }
 
-# default_accounts: the accounts called default, and whether pods get their token unasked.
-default_accounts() {
-  k3s_kubectl get serviceaccounts --all-namespaces --field-selector metadata.name=default \
-    --output jsonpath='{range .items[*]}{.metadata.namespace}{" "}{.automountServiceAccountToken}{"\n"}{end}'
-}
-
 # quiet_accounts: none of them does, and every namespace has its own.
 quiet_accounts() {
   local spaces space
@@ -531,48 +525,3 @@ proxy_is_local() {
   case $FK_FACT in *$'\nkube-proxy '*) ;; *) cis_listens 10249 || cis_listens 10256 || na 'there is no kube-proxy: Cilium does its work' ;; esac
   arg_is kube-proxy metrics-bind-address unset-or '127.0.0.1|127.0.0.1:10249|[::1]:10249'
 }
-
-# cis_slack: what k3s has written that others can read or change, or that is not root's: what its mode has to lose, and the path.
-cis_slack() {
-  cis_open u-x,go= 177 "$K3S_ETC/k3s.yaml" "$K3S_DATA"/{server/cred,agent}/*.kubeconfig "$K3S_DATA"/agent/*.key "$K3S_DATA"/agent/etc/kubelet.conf.d/*.conf
-  cis_open go= 077 "$K3S_DATA/server/db/etcd" "$K3S_DATA/agent/etc/kubelet.conf.d"
-  cis_open a-x,go-w 133 "$K3S_DATA/agent/client-ca.crt"
-  [ ! -d "$K3S_DATA/server/tls" ] || find "$K3S_DATA/server/tls" -xdev ! -type l | while IFS= read -r path; do
-    case $path in *.key) cis_open u-x,go= 177 "$path" ;; *.crt) cis_open a-x,go-w 133 "$path" ;; *) cis_open go-w 022 "$path" ;; esac
-  done
-}
-
-# cis_open LESS MASK PATH...: of these, those that have a bit of MASK, or are not root's.
-cis_open() {
-  local less=$1 mask=$2 path
-  shift 2
-  for path; do
-    [ ! -e "$path" ] || find "$path" -maxdepth 0 \( -perm "/$mask" -o ! -user root -o ! -group root \) -printf "$less %p\n"
-  done
-}
-
-# quiet_default: pods no longer get the token of an account called default unasked; what it was is noted on the account.
-# A server that has just begun makes them late: they are waited for.
-quiet_default() {
-  local space was deadline=$((SECONDS + 60))
-  while [ "$(k3s_kubectl get namespaces --field-selector status.phase=Active --output name | wc --lines)" -gt "$(default_accounts | wc --lines)" ]; do
-    [ "$SECONDS" -lt "$deadline" ] || break
-    sleep 1
-  done
-  default_accounts | awk '$2 != "false"' | while read -r space was; do
-    k3s_kubectl annotate serviceaccount default --namespace "$space" --overwrite "fortress-kit/token-was=${was:-unset}" > /dev/null
-    k3s_kubectl patch serviceaccount default --namespace "$space" --patch '{"automountServiceAccountToken":false}' > /dev/null
-  done
-}
-
-# unquiet_default: where that is noted, it is as it was.
-unquiet_default() {
-  local space was
-  k3s_kubectl get serviceaccounts --all-namespaces --field-selector metadata.name=default \
-    --output jsonpath='{range .items[*]}{.metadata.namespace}{" "}{.metadata.annotations.fortress-kit/token-was}{"\n"}{end}' | while read -r space was; do
-    [ -n "$was" ] || continue
-    k3s_kubectl patch serviceaccount default --namespace "$space" --patch "{\"automountServiceAccountToken\":${was/unset/null}}" > /dev/null
-    k3s_kubectl annotate serviceaccount default --namespace "$space" fortress-kit/token-was- > /dev/null
-  done
-}
-export -f cis_slack cis_open default_accounts quiet_default unquiet_default

@@ -74,7 +74,7 @@ printf '[Service]\\nEnvironment=FK_BED_NO_SYSCTL=yes\\n' > /etc/systemd/system/k
     assert.deepEqual(differences(untouched, await kit.digest()), [])
   })
 
-  test('apply brings the program, tells it what to do, and waits until the API answers', async () => {
+  test('apply installs the program and its configuration, and waits until the API answers', async () => {
     const { code, text } = await page('apply')
     assert.equal(code, 0, text)
     assert.equal(await ok('/opt/bin/k3s kubectl get --raw /readyz'), 'ok')
@@ -124,19 +124,22 @@ printf '[Service]\\nEnvironment=FK_BED_NO_SYSCTL=yes\\n' > /etc/systemd/system/k
     await ok(`printf 'anonymous-auth: true\\n' > ${etc}/config.yaml.d/50-mine.yaml`)
     const { code, text } = await page('verify')
     assert.equal(code, 1)
-    assert.match(text, /it was started before this was declared/)
+    assert.match(text, /k3s was started before the current configuration was written/)
     await ok(`rm ${etc}/config.yaml.d/50-mine.yaml && chmod 644 ${etc}/audit.yaml`)
     assert.equal((await page('apply')).code, 0)
     assert.equal(await ok(`stat --format=%a ${etc}/audit.yaml`), '600')
     assert.equal(await start(), begun, 'a mode is no reason for a restart')
   })
 
-  test('what k3s does not come up with is taken back, and the API answers as before', async () => {
+  test('a configuration with which k3s does not become ready is rolled back, and the API answers as before', async () => {
     const before = await ok(`sha256sum ${etc}/config.yaml`)
     gate('NoSuchGate')
     const { code, text } = await page('apply')
     assert.equal(code, 1)
-    assert.match(text, /it does not come up: k3s does not run\n[^]*unrecognized feature gate: NoSuchGate/)
+    assert.match(
+      text,
+      /k3s did not become ready: k3s does not run\n[^]*unrecognized feature gate: NoSuchGate/,
+    )
     assert.match(text, /this door and the doors before it are as they were: taken back at once/)
     assert.equal(await ok(`sha256sum ${etc}/config.yaml`), before)
     await ok(
@@ -177,11 +180,11 @@ until ls /var/lib/fortress/tx/*/rolled-back > /dev/null 2>&1; do sleep 0.2; done
     edit('k3s/config.yaml', 'secrets-encryption: false', 'secrets-encryption: true')
   })
 
-  test('on an empty disk no second cluster begins beside the one that the laptop knows', async () => {
+  test('on an empty disk no second cluster is initialised beside the one whose tokens the laptop has', async () => {
     await ok(`systemctl stop k3s.service && mv ${data}/server ${data}/server.kept`)
     const { code, text } = await page('apply')
     assert.equal(code, 1)
-    assert.match(text, /the cluster has begun, and there is nothing of it on this disk/)
+    assert.match(text, /the cluster is initialised, and etcd has no data on this disk/)
     assert.match(text, /\.\/task restore/)
     assert.equal((await kit.root(`ls ${data}/server`)).code, 2)
     await ok(`mv ${data}/server.kept ${data}/server && systemctl start k3s.service`)
