@@ -8,6 +8,7 @@
 //
 // config/host/controls.yaml has what becomes true, one requirement at a time; config/host/waivers.yaml what does not, and why.
 import { file } from '../lib/engine/file.ts'
+import type { Transaction } from '../lib/engine/step.ts'
 import { feed, sh } from '../lib/ground/sh.ts'
 import { asked, controlShell } from '../lib/host/controls.ts'
 import { hostOf } from '../lib/host/host.ts'
@@ -24,6 +25,13 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
   const pam = ['unix', 'faillock', 'faillock-ask', 'delay', 'pwhistory', 'umask'].map(
     (name) => `fortress-${name}`,
   )
+  // What is rolled back has to be read again by who serves log-ins.
+  const sshTransaction: Transaction = {
+    kind: 'ssh',
+    restart: [{ unit: 'ssh.service', path: '/etc/ssh/', how: 'reload' }],
+  }
+  const pamTransaction: Transaction = { kind: 'pam' }
+  const sudoTransaction: Transaction = { kind: 'sudo' }
 
   return [
     // What only you can do. Everything after this closes doors.
@@ -240,17 +248,17 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
       controls: controls('banners'),
     },
 
-    // Doors: one transaction from here to sudo, proved by a fresh log-in and its sudo, or taken back.
+    // One transaction from here to sudo, confirmed by a new log-in and its sudo, or rolled back.
     file('/etc/ssh/revoked_keys', {
       text: '# Public keys that are refused whatever authorized_keys says, one a line.\n',
-      door: 'ssh',
+      transaction: sshTransaction,
       name: 'keys can be revoked',
     }),
     file('/etc/ssh/sshd_config', {
       from: 'config/host/sshd_config',
       values: values.sshd,
       mode: '600',
-      door: 'ssh',
+      transaction: sshTransaction,
       name: 'keys of one group are the only way in',
       test: sh`sshd -t -f "$new"`,
       then: [sh`systemctl try-reload-or-restart ssh.service`],
@@ -262,20 +270,20 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
         'faillock.conf',
         'four wrong passwords close an account for a while',
       ),
-      door: 'pam',
+      transaction: pamTransaction,
     },
     {
       ...ours('/etc/security/pwquality.conf', 'pwquality.conf', 'passwords are long and mixed'),
-      door: 'pam',
+      transaction: pamTransaction,
     },
     ...pam.map((name) => ({
       ...ours(`/usr/share/pam-configs/${name}`, `pam/${name}`, `PAM knows ${name}`),
-      door: 'pam' as const,
+      transaction: pamTransaction,
     })),
     {
       name: 'PAM counts wrong passwords, refuses empty and old ones, and lets keys in',
       why: 'pam-auth-update builds common-* from profiles; a line written there by hand would be lost, or stop it for good',
-      door: 'pam',
+      transaction: pamTransaction,
       check: sh`grep pam_faillock.so /etc/pam.d/common-account > /dev/null && grep umask=027 /etc/pam.d/common-session > /dev/null && ! grep nullok /etc/pam.d/common-* > /dev/null`,
       apply: [
         sh`keep /var/lib/pam; DEBIAN_FRONTEND=noninteractive pam-auth-update --enable ${pam} pwquality`,
@@ -284,13 +292,13 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
     },
     {
       ...ours('/etc/pam.d/su', 'su.pam', 'su is for root alone'),
-      door: 'pam',
+      transaction: pamTransaction,
       controls: controls('passwords'),
     },
     file('/etc/sudoers.d/60-fortress', {
       from: 'config/host/sudoers',
       mode: '440',
-      door: 'sudo',
+      transaction: sudoTransaction,
       name: 'sudo asks, and writes down',
       test: sh`visudo --check --quiet --file="$new"`,
       controls: controls('sudo'),

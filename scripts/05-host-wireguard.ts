@@ -4,6 +4,7 @@
 // Leaves  the interface, its files in /etc/wireguard, and a timer that puts it back when it is gone. SSH stays open beside it.
 // Undo    takes the tunnel down. Not from within the tunnel: the machine would take that back.
 import { file } from '../lib/engine/file.ts'
+import type { Transaction } from '../lib/engine/step.ts'
 import { sh } from '../lib/ground/sh.ts'
 import { hostKey, peerKey, pskKey, publicHalf } from '../lib/host/wireguard.ts'
 import { script } from '../lib/script.ts'
@@ -17,7 +18,10 @@ export default script(import.meta, { layer: 'L0', on: 'host' }, ({ site, secrets
   // Named after the key of the peer: who is revoked and comes again has new ones of both.
   const shared = halves.map((half) => `${dir}/${wg}/${half.replaceAll('/', '_')}.psk`)
   const inside = `${address}/${network.split('/')[1]}`
-  const door = 'wireguard'
+  const transaction: Transaction = {
+    kind: 'wireguard',
+    restart: [{ unit, path: `${dir}/`, how: 'active' }],
+  }
 
   return [
     {
@@ -53,14 +57,14 @@ export default script(import.meta, { layer: 'L0', on: 'host' }, ({ site, secrets
       name: `${dir} is for root alone`,
       check: sh`test "$(stat --format='%a %U:%G' ${dir} ${`${dir}/${wg}`})" = $'700 root:root\n700 root:root'`,
       apply: [sh`install --directory --mode=700 --owner=root --group=root ${dir} ${`${dir}/${wg}`}`],
-      door,
+      transaction,
     },
 
     file(`${dir}/${wg}.key`, {
       secret: secrets(hostKey),
       mode: '600',
       name: 'the machine holds its own key',
-      door,
+      transaction,
     }),
 
     ...peers.map(({ name }, i) =>
@@ -69,7 +73,7 @@ export default script(import.meta, { layer: 'L0', on: 'host' }, ({ site, secrets
         mode: '600',
         name: `the machine shares a key with ${name}`,
         why: 'who records the traffic today and breaks Curve25519 some day still cannot read it',
-        door,
+        transaction,
       }),
     ),
 
@@ -78,14 +82,14 @@ export default script(import.meta, { layer: 'L0', on: 'host' }, ({ site, secrets
       mode: '755',
       test: sh`bash -n "$new"`,
       name: 'peers come and go without an interruption for the others',
-      door,
+      transaction,
     }),
 
     file(`/etc/systemd/system/${unit}.d/fortress.conf`, {
       from: 'config/host/wireguard-unit.conf',
       then: [sh`systemctl daemon-reload`],
       name: 'a tunnel that failed is started again',
-      door,
+      transaction,
     }),
 
     file(`${dir}/${wg}.conf`, {
@@ -104,7 +108,7 @@ export default script(import.meta, { layer: 'L0', on: 'host' }, ({ site, secrets
       then: [sh`! systemctl --quiet is-active ${unit} || systemctl reload ${unit}`],
       name: 'the peers of the site, and no others, are in the file',
       why: 'each may use one address and nothing else',
-      door,
+      transaction,
     }),
 
     {
@@ -124,7 +128,7 @@ export default script(import.meta, { layer: 'L0', on: 'host' }, ({ site, secrets
         sh`if ip -oneline -4 address show dev ${wg} | grep --fixed-strings ${` ${inside} `} > /dev/null; then systemctl reload ${unit}; else systemctl restart ${unit}; fi`,
       ],
       undo: [sh`systemctl disable --now ${unit}`],
-      door,
+      transaction,
       controls: [
         {
           id: 'G13',
@@ -145,7 +149,7 @@ export default script(import.meta, { layer: 'L0', on: 'host' }, ({ site, secrets
       name: 'the keys of peers that were revoked are gone',
       check: sh`! find ${`${dir}/${wg}`} -type f ${shared.flatMap((path) => ['!', '-path', path])} | grep .`,
       apply: [sh`find ${`${dir}/${wg}`} -type f ${shared.flatMap((path) => ['!', '-path', path])} -delete`],
-      door,
+      transaction,
     },
 
     file('/etc/systemd/system/fortress-tunnel.service', {
@@ -153,14 +157,14 @@ export default script(import.meta, { layer: 'L0', on: 'host' }, ({ site, secrets
       values: { interface: wg },
       then: [sh`systemctl daemon-reload`],
       name: 'somebody can put the tunnel back',
-      door,
+      transaction,
     }),
 
     file('/etc/systemd/system/fortress-tunnel.timer', {
       from: 'config/host/fortress-tunnel.timer',
       then: [sh`systemctl daemon-reload`, sh`systemctl try-restart fortress-tunnel.timer`],
       name: 'and looks for it every minute',
-      door,
+      transaction,
     }),
 
     {
@@ -169,7 +173,7 @@ export default script(import.meta, { layer: 'L0', on: 'host' }, ({ site, secrets
       check: sh`systemctl --quiet is-enabled fortress-tunnel.timer && systemctl --quiet is-active fortress-tunnel.timer`,
       apply: [sh`systemctl enable --now fortress-tunnel.timer`],
       undo: [sh`systemctl disable --now fortress-tunnel.timer`],
-      door,
+      transaction,
       controls: [
         {
           id: 'G15',

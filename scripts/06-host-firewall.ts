@@ -6,7 +6,7 @@
 // Undo    opens the machine as it was.
 import { isIP } from 'node:net'
 import { file } from '../lib/engine/file.ts'
-import type { Control } from '../lib/engine/step.ts'
+import type { Control, Transaction } from '../lib/engine/step.ts'
 import { sh } from '../lib/ground/sh.ts'
 import { script } from '../lib/script.ts'
 import type { Site } from '../lib/site/model.ts'
@@ -14,7 +14,12 @@ import type { Site } from '../lib/site/model.ts'
 export default script(import.meta, { layer: 'L0', on: 'host' }, ({ site, machine }) => {
   const { interface: tunnel, port, network: peers } = site.tunnel
   const metal = site.machines.some(({ name, roles }) => name === machine.name && roles.includes('node'))
-  const door = 'firewall'
+  // Only a connection through the tunnel proves that the machine can still be reached; after undo, one from outside.
+  const transaction: Transaction = {
+    kind: 'firewall',
+    route: { apply: 'tunnel', undo: 'direct' },
+    tables: ['inet fortress'],
+  }
   const test = sh`nft --check --file "$new"`
 
   return [
@@ -35,7 +40,7 @@ export default script(import.meta, { layer: 'L0', on: 'host' }, ({ site, machine
       help: `on the laptop, make the client file and bring the tunnel up; then run this again
 ./task peer show ${site.tunnel.peers[0]?.name ?? 'NAME'}
 sudo wg-quick up FILE && ping ${site.tunnel.address}`,
-      door,
+      transaction,
     },
 
     file('/etc/systemd/system/fortress-firewall.service', {
@@ -43,7 +48,7 @@ sudo wg-quick up FILE && ping ${site.tunnel.address}`,
       then: [sh`systemctl daemon-reload`],
       name: 'the packet filter has a unit of its own',
       why: "Debian's empties every table of the machine when it stops, those of libvirt and of a cluster included",
-      door,
+      transaction,
     }),
 
     ...(metal
@@ -53,7 +58,7 @@ sudo wg-quick up FILE && ping ${site.tunnel.address}`,
             values: { tunnel, peers, others: others(site, machine.name) },
             test,
             name: 'pods pass, but not to SSH',
-            door,
+            transaction,
           }),
         ]
       : []),
@@ -65,7 +70,7 @@ sudo wg-quick up FILE && ping ${site.tunnel.address}`,
             values: { bridge: site.nodes.bridge, nodes: site.nodes.network, tunnel, peers },
             test,
             name: 'virtual machines get names and addresses from the host, and nothing else',
-            door,
+            transaction,
           }),
         ]
       : []),
@@ -78,7 +83,7 @@ sudo wg-quick up FILE && ping ${site.tunnel.address}`,
         site.firewall.egress === 'listed'
           ? 'only what the site lists leaves'
           : 'what leaves is logged, now and then',
-      door,
+      transaction,
     }),
 
     file('/etc/nftables.conf', {
@@ -87,7 +92,7 @@ sudo wg-quick up FILE && ping ${site.tunnel.address}`,
       mode: '640',
       test,
       name: 'the rules: one UDP port, and SSH within the tunnel',
-      door,
+      transaction,
     }),
 
     {
@@ -102,7 +107,7 @@ sudo wg-quick up FILE && ping ${site.tunnel.address}`,
         sh`systemctl daemon-reload`,
         sh`systemctl reload-or-restart fortress-firewall.service`,
       ],
-      door,
+      transaction,
       controls: controls(port, tunnel),
     },
 
@@ -116,7 +121,7 @@ sudo wg-quick up FILE && ping ${site.tunnel.address}`,
           if systemctl cat "$unit" > /dev/null 2>&1; then systemctl disable --now "$unit"; fi
         done`,
       ],
-      door,
+      transaction,
       controls: [
         {
           id: 'G01',

@@ -224,7 +224,7 @@ export async function runPages(
     const steps = stepsOf(page)
     // A page of the cluster that has nothing to do with this node.
     if (steps.length === 0) return 0
-    if (how === 'apply' && steps.some((s) => s.door === 'firewall')) await laptop?.enter()
+    if (how === 'apply' && steps.some((s) => s.transaction?.route?.apply === 'tunnel')) await laptop?.enter()
     const { code } = await runPage(page, steps, how, { ...running, report: told }, look(page))
     if (code === 1 || (code === 2 && worst === 0)) worst = code
     return code
@@ -367,6 +367,10 @@ export async function connectTo(
     target,
     interactive: terminal,
     doorFile,
+    advice: {
+      silent: 'After host-firewall it answers in the tunnel only: wg-quick up',
+      behind: './task doctor, then ./task vm-provision verify',
+    },
     password: async (label) => {
       if (password !== undefined) return password
       if (env.FK_SUDO_PASSWORD_FILE !== undefined) return passwordFile(env.FK_SUDO_PASSWORD_FILE)

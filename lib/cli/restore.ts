@@ -12,7 +12,7 @@ import { ask, backupShell, copies, noteHere, orNo } from '../k3s/backup.ts'
 import { type Bundle, madeAt, opened, readBundle } from '../k3s/bundle.ts'
 import { configurationSteps } from '../k3s/configuration.ts'
 import { program } from '../k3s/destinations.ts'
-import { clusterOf, memberOf, secretNames } from '../k3s/members.ts'
+import { clusterOf, k3sTransaction, memberOf, secretNames } from '../k3s/members.ts'
 import { prerequisites } from '../k3s/service.ts'
 import { machinesFor } from '../site/machines.ts'
 import { type Here, age, copy, here, size } from './backup.ts'
@@ -328,7 +328,7 @@ async function become(at: Here, machine: Machine, { manifest }: Bundle, name: st
       apply: [sh`backup_restore ${when} ${name} ${member.name} ${canary.secret} ${canary.configmap} ${k3s}`],
       recover: [sh`backup_returns`],
       seconds: 1800,
-      door: 'api',
+      transaction: k3sTransaction(1800),
     },
   ]
   const page: Page = {

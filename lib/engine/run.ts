@@ -5,7 +5,7 @@ import { createTwoFilesPatch } from 'diff'
 import type { Fault } from '../ground/fault.ts'
 import type { SecretStore } from '../ground/secret.ts'
 import { type Fetch, deliver } from './delivery.ts'
-import { type Machine, type Outcome, type Path, lockOwner } from './machine.ts'
+import { type Machine, type Outcome, lockOwner } from './machine.ts'
 import type { Page } from './page.ts'
 import { besides } from './print.ts'
 import {
@@ -19,7 +19,17 @@ import {
   undoing,
 } from './program.ts'
 import type { FaultReport, Report } from './report.ts'
-import { type Change, type Control, type Demand, type Step, type Target, isChange, isWait } from './step.ts'
+import {
+  type Change,
+  type Control,
+  type Demand,
+  type Step,
+  type Route,
+  type Target,
+  isChange,
+  isWait,
+  transactionOf,
+} from './step.ts'
 
 export type Mode = 'plan' | 'apply' | 'verify' | 'undo'
 
@@ -172,7 +182,7 @@ export function chunks(steps: Numbered[]): Chunk[] {
   const parts: Chunk[] = []
   let closed = true
   for (const numbered of steps) {
-    const door = numbered.step.door !== undefined
+    const door = numbered.step.transaction !== undefined
     const last = parts.at(-1)
     const { upload, onOtherNode } = isChange(numbered.step) ? numbered.step : {}
     const begins = upload !== undefined || (onOtherNode !== undefined && !door)
@@ -202,7 +212,7 @@ async function apply(
       if (isChange(step) || isWait(step) || step.typed === undefined || holds(step, seen[index])) continue
       numbered.met = (await running.typed?.(step)) === step.typed
     }
-    const options: Applying = { owner: lockOwner() }
+    const options: Applying = { owner: lockOwner(), page: steps.map(({ step }) => step) }
     for (const numbered of chunk.steps) {
       const { step, index } = numbered
       if (!isChange(step) || step.upload === undefined || holds(step, seen[index])) continue
@@ -285,8 +295,8 @@ async function apply(
       return { changed, code: await leave(1) }
     }
     if (armed && options.transaction) {
-      const closes = chunk.steps.some(({ step }) => step.door === 'firewall')
-      const door = await prove(page, chunk, options.transaction, closes ? 'tunnel' : machine.path, running)
+      const route = transactionOf(chunk.steps.map(({ step }) => step))?.route?.apply ?? machine.route
+      const door = await prove(page, chunk, options.transaction, route, running)
       if (door) {
         const lost = chunk.steps.filter(({ index }) => seen[index]?.end?.state === 'changed')
         const begun = chunk.steps.find(({ index }) => seen[index]?.end === undefined)
@@ -334,10 +344,7 @@ async function apply(
 
 /** Until a door is taken back: what has to come up first gets the time that it may take. */
 function patience({ steps }: Chunk, { deadman }: Running): number {
-  const starts = steps.map(({ step }) =>
-    step.door === 'api' && isChange(step) && !step.target ? (step.seconds ?? 300) : 0,
-  )
-  return Math.max(deadman, ...starts.map((seconds) => (seconds > 0 ? seconds + 60 : 0)))
+  return Math.max(deadman, transactionOf(steps.map(({ step }) => step))?.within ?? 0)
 }
 
 /** Seconds to wait for another machine that several are waiting for. */
@@ -399,7 +406,7 @@ async function prove(
   page: Page,
   chunk: Chunk,
   { id, seconds }: { id: string; seconds: number },
-  path: Path,
+  route: Route,
   running: Running,
 ): Promise<FaultReport | undefined> {
   const { machine, report } = running
@@ -407,13 +414,13 @@ async function prove(
   const deadline = Date.now() + Math.max(5, seconds - 10) * 1000
   let last = ''
   let word = ''
-  const fresh = machine.fresh(path)
+  const fresh = machine.fresh(route)
   try {
     for (let wait = 250; Date.now() < deadline; wait = Math.min(wait * 2, 5000)) {
       report.running({
         index: 0,
         total: 0,
-        name: `coming in again to prove the door${path === 'tunnel' ? ' through the tunnel' : ''}`,
+        name: `coming in again to prove the door${route === 'tunnel' ? ' through the tunnel' : ''}`,
         limit: seconds,
         saw: last,
       })
@@ -436,7 +443,7 @@ async function prove(
         )
         .catch((error: unknown) => ({ code: 255, stderr: String(error), finished: false }))
       if (answer?.[0] === 'committed') {
-        if (path !== machine.path) machine.move(path)
+        if (route !== machine.route) machine.move(route)
         return undefined
       }
       word = answer?.[0] ?? ''
@@ -460,8 +467,8 @@ async function prove(
     next:
       word === 'died'
         ? 'run it again; journalctl on the machine may tell what ended it'
-        : path === 'tunnel'
-          ? 'bring the tunnel up (wg-quick up) and run it again'
+        : route === 'tunnel'
+          ? 'bring the tunnel up on this computer, and run it again'
           : 'find out why a new login fails, and run it again',
   }
 }
@@ -687,9 +694,10 @@ function difference(before: string, after: string, path: string): string {
 
 async function undo(page: Page, steps: Numbered[], running: Running): Promise<Result> {
   const { machine, report } = running
-  const door = steps.some(({ step }) => step.door)
-  const options: Applying = { owner: lockOwner() }
-  if (door) options.transaction = { id: `${page.name}-${Date.now().toString(36)}`, seconds: running.deadman }
+  const transaction = transactionOf(steps.map(({ step }) => step))
+  const options: Applying = { owner: lockOwner(), page: steps.map(({ step }) => step) }
+  if (transaction)
+    options.transaction = { id: `${page.name}-${Date.now().toString(36)}`, seconds: running.deadman }
   let answer: string[] = []
   let armed = false
   const outcome = await send(
@@ -720,10 +728,9 @@ async function undo(page: Page, steps: Numbered[], running: Running): Promise<Re
     return result(1)
   }
   if (armed && options.transaction) {
-    // What the firewall page closed is open again: that path is the one to prove.
-    const opens = steps.some(({ step }) => step.door === 'firewall')
-    const doors = { steps: steps.filter(({ step }) => step.door), door: true }
-    const fault = await prove(page, doors, options.transaction, opens ? 'here' : machine.path, running)
+    const doors = { steps: steps.filter(({ step }) => step.transaction), door: true }
+    const route = transaction?.route?.undo ?? machine.route
+    const fault = await prove(page, doors, options.transaction, route, running)
     if (fault) {
       report.error({ ...fault, step: `undo ${page.name}` })
       return result(1)

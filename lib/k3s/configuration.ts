@@ -9,7 +9,7 @@ import { read } from '../ground/root.ts'
 import { Secret } from '../ground/secret.ts'
 import { sh } from '../ground/sh.ts'
 import type { Source } from '../vm/butane.ts'
-import { type Member, clusterOf, memberOf, programOf, secretNames, urlOf } from './members.ts'
+import { type Member, clusterOf, k3sTransaction, memberOf, programOf, secretNames, urlOf } from './members.ts'
 
 const load = createRequire(import.meta.url)
 const etc = '/etc/rancher/k3s'
@@ -84,7 +84,7 @@ const unitOf = ({ role }: Member): Omit<ConfigFile, 'file'> => ({
  */
 export function configurationSteps(context: Context, member: Member): Step[] {
   checkConfiguration(context)
-  const door = 'api' as const
+  const transaction = k3sTransaction()
   const unit = unitOf(member)
   const logs = '/var/lib/rancher/k3s/server/logs'
   return [
@@ -93,10 +93,10 @@ export function configurationSteps(context: Context, member: Member): Step[] {
       mode: unit.mode,
       then: [sh`systemctl daemon-reload`],
       name: 'k3s.service unit is installed',
-      door,
+      transaction,
     }),
     ...filesOf(context, member).map(({ path, mode, text }) =>
-      file(path, { text, mode, name: `k3s configuration: ${path.slice(etc.length + 1)}`, door }),
+      file(path, { text, mode, name: `k3s configuration: ${path.slice(etc.length + 1)}`, transaction }),
     ),
     ...(member.role === 'server'
       ? [
@@ -108,7 +108,7 @@ export function configurationSteps(context: Context, member: Member): Step[] {
                 install --directory --mode=700 --owner=root --group=root \
                   /var/lib/rancher/k3s/server ${logs}`,
             ],
-            door,
+            transaction,
           },
         ]
       : []),
@@ -120,7 +120,13 @@ export function configurationSteps(context: Context, member: Member): Step[] {
 function tokenSteps({ secrets }: Context, member: Member): Change[] {
   const token = (name: string, secret: Secret, what: string, why: string) => {
     const line = new Secret(secret.name, async () => `${(await secret.resolve()).trim()}\n`)
-    return file(`${etc}/${name}`, { secret: line, mode: '600', name: what, why, door: 'api' })
+    return file(`${etc}/${name}`, {
+      secret: line,
+      mode: '600',
+      name: what,
+      why,
+      transaction: k3sTransaction(),
+    })
   }
   const fingerprint = 'it holds the fingerprint of the cluster CA: the node joins no other cluster'
   if (member.role === 'agent')

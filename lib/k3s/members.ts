@@ -2,7 +2,7 @@
 import { isIP } from 'node:net'
 import { type Artifact, artifactOf } from '../engine/artifact.ts'
 import type { Context } from '../engine/page.ts'
-import type { Wait } from '../engine/step.ts'
+import type { Transaction, Wait } from '../engine/step.ts'
 import { Fault } from '../ground/fault.ts'
 import { library, sh } from '../ground/sh.ts'
 import { type Placed, machinesFor } from '../site/machines.ts'
@@ -34,6 +34,24 @@ export const secretNames = {
   joinAgent: 'k3s-join-agent',
   kubeconfig: 'k3s-kubeconfig',
 }
+
+/**
+ * A node whose k3s does not become ready gets its previous configuration back: the rollback restarts k3s when a file of it changed,
+ * other than k3s.yaml, which k3s writes itself. `seconds`: how long a start may take.
+ */
+export const k3sTransaction = (seconds?: number): Transaction => ({
+  kind: 'k3s',
+  restart: [
+    {
+      unit: 'k3s.service',
+      path: '/etc/rancher/k3s/',
+      except: '/etc/rancher/k3s/k3s.yaml',
+      how: 'always',
+      needs: '/etc/rancher/k3s/token',
+    },
+  ],
+  ...(seconds === undefined ? {} : { within: seconds + 60 }),
+})
 
 /** The members of the site's cluster, in the order in which they start: servers first. Throws a Fault for agents without a server. */
 export function clusterOf({ site, env }: Pick<Context, 'site' | 'env'>): Member[] {

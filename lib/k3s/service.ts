@@ -4,7 +4,7 @@ import { file } from '../engine/file.ts'
 import type { Context } from '../engine/page.ts'
 import type { Change, Step } from '../engine/step.ts'
 import { library, sh } from '../ground/sh.ts'
-import { type Member, programOf } from './members.ts'
+import { type Member, k3sTransaction, programOf } from './members.ts'
 
 /** The functions that these steps use. */
 export const serviceShell = library('lib/engine/shell/receive.sh', 'lib/k3s/members.sh')
@@ -84,7 +84,7 @@ export function startStep({ name, role }: Member, onOtherNode?: Change['onOtherN
     apply: [sh`k3s_start ${role} ${name} ${seconds - 60}`],
     undo: [sh`k3s_stop`],
     seconds,
-    door: 'api',
+    transaction: k3sTransaction(seconds),
     ...(onOtherNode ? { onOtherNode } : {}),
   }
 }

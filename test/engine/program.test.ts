@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { frameOf } from '../../lib/engine/program.ts'
 import { chunks } from '../../lib/engine/run.ts'
-import type { Change, Door, Step } from '../../lib/engine/step.ts'
+import type { Change, Step } from '../../lib/engine/step.ts'
 import { sh } from '../../lib/ground/sh.ts'
 
 const change = (name: string, more: Partial<Change> = {}): Change => ({
@@ -18,7 +18,7 @@ const shape = (steps: Step[]) =>
   ])
 
 describe('steps travel together as far as safety allows', () => {
-  const door = (name: string, at: Door) => change(name, { door: at })
+  const door = (name: string, kind: string) => change(name, { transaction: { kind } })
   const cases: [string, Step[], unknown][] = [
     ['no door: one part', [change('a'), change('b')], [[false, 'ab']]],
     [

@@ -217,7 +217,7 @@ export function deadly(
   return {
     ...machine,
     label: machine.label,
-    path: machine.path,
+    route: machine.route,
     run: (program, onFrame, seconds) =>
       machine.run(
         stab(program),

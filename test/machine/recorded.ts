@@ -400,7 +400,7 @@ export function deadlyOnce(machine: Machine): Machine {
   return {
     ...machine,
     label: machine.label,
-    path: machine.path,
+    route: machine.route,
     run: (program, onFrame, seconds) =>
       machine.run({ ...program, text: stabbed(program.text) }, onFrame, seconds),
   }
