@@ -42,7 +42,7 @@ ${[joinServer, joinAgent, kubeconfig].map((secret) => `${secret}.age`).join(', '
   }
 }
 
-/** A restart of the first server needs the quorum of the others, once they have joined. One whose own API is down may always start. */
+/** Once others have joined, a restart of the first server needs their quorum. With its own API down it may always start. */
 function otherServersHealthy(context: Context, member: Member): Change['onOtherNode'] {
   const members = clusterOf(context)
   const second = members.find(({ role, first }) => role === 'server' && !first)

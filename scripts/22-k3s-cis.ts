@@ -3,8 +3,8 @@
 // Needs   a node of k3s-server or k3s-join that answers.
 // Leaves  owners and modes of what k3s has written, and default service accounts whose token no pod mounts unasked. All else is
 //         checked only: config/k3s/config.yaml and the layers above decide it.
-// Then    ./task cis prints the score, and writes it to out/ for programs. config/k3s/cis.yaml has the list, one control at a time;
-//         config/k3s/waivers.yaml what does not hold, and why.
+// Then    ./task cis prints the score, and writes it to out/ for programs. config/k3s/cis.yaml has the list, one control at a
+//         time; config/k3s/waivers.yaml what does not hold, and why.
 import type { Step } from '../lib/engine/step.ts'
 import { sh } from '../lib/ground/sh.ts'
 import { cisOf, cisShell } from '../lib/k3s/cis.ts'

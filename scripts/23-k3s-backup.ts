@@ -1,8 +1,8 @@
 // The cluster is backed up on a schedule, encrypted on the node, and uploaded to other places.
 //
 // Needs   k3s-server. The destinations stand under backup: of the site document; the laptop gets copies by ./task backup.
-// Leaves  /opt/bin/fortress-backup and its timer, /etc/fortress/backup, and the last bundles in /var/lib/fortress/backup. The node
-//         has public keys only: it cannot open the bundles that it has made.
+// Leaves  /opt/bin/fortress-backup and its timer, /etc/fortress/backup, and the last bundles in /var/lib/fortress/backup. The
+//         node has public keys only: it cannot open the bundles that it has made.
 // Then    ./task backup, ./task backups, and every now and then ./task drill, which proves that a bundle can be restored.
 // Undo    stops the timer. The bundles stay, everywhere.
 import { artifactOf } from '../lib/engine/artifact.ts'

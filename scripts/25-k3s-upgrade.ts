@@ -11,7 +11,11 @@ import { type Member, clusterOf, memberOf, programOf, urlOf } from '../lib/k3s/m
 import { START, clusterShell, drained, helperOf, othersHealthy, uncordoned } from '../lib/k3s/nodes.ts'
 import { type Context, script } from '../lib/script.ts'
 
-const about = { layer: 'L2', on: 'node', library: clusterShell, prepare: upgradeShell() } as const
+const prepare = sh`${versionOrder()}
+${upgradeState()}
+${readiness()}
+${versionSwap()}`
+const about = { layer: 'L2', on: 'node', library: clusterShell, prepare } as const
 
 export default script(import.meta, about, (context) => {
   const member = memberOf(context)
@@ -55,6 +59,48 @@ An older version needs the data of that time: ./task restore`,
   ]
 })
 
+/** Which version may follow which. */
+function versionOrder() {
+  return sh`
+# version_numbers VERSION: vMAJOR.MINOR.PATCH[-rcN]+k3sN as five numbers; a release comes after all its candidates.
+version_numbers() {
+  [[ $1 =~ ^v([0-9]+)\.([0-9]+)\.([0-9]+)(-rc([0-9]+))?\+k3s([0-9]+)$ ]] || k3s_no "'$1' is no version of k3s" || return
+  set -- "\${BASH_REMATCH[@]}"
+  printf '%s %s %s %s %s\n' "$2" "$3" "$4" "\${6:-999999}" "$7"
+}
+
+# next_version FROM TO: TO is FROM or a later one, and no minor version between them is left out.
+next_version() {
+  local said i old new
+  [ "$1" != "$2" ] || return 0
+  said=$(version_numbers "$1" && version_numbers "$2") || k3s_no "$said" || return
+  read -r -a old <<< "\${said%$'\n'*}"
+  read -r -a new <<< "\${said#*$'\n'}"
+  for i in 0 1 2 3 4; do
+    [ "\${new[i]}" -ge "\${old[i]}" ] || k3s_no "$1 runs, and $2 is older" || return
+    [ "\${new[i]}" -eq "\${old[i]}" ] || break
+  done
+  [ "\${new[0]}" -eq "\${old[0]}" ] && [ "\${new[1]}" -le $((old[1] + 1)) ] ||
+    k3s_no "$1 runs, and $2 leaves out v\${old[0]}.$((old[1] + 1))"
+}
+export -f version_numbers next_version`
+}
+
+/** Where an upgrade stands: /var/lib/fortress/k3s/upgrading has a line while a node is between two versions. */
+function upgradeState() {
+  return sh`
+# upgrade_from: the version that was last healthy here.
+upgrade_from() {
+  local from
+  from=$(k3s_noted from)
+  printf '%s\n' "\${from:-$(k3s_version)}"
+}
+
+# upgrade_begun VERSION: this version starts here, or the swap to it or away from it has begun: what had to hold before, held.
+upgrade_begun() { [ "$(k3s_version)" = "$1" ] || [ "$(k3s_noted from)" = "$1" ] || [ "$(k3s_noted to)" = "$1" ]; }
+export -f upgrade_from upgrade_begun`
+}
+
 /** What must hold before anything stops, checked on every server. Once its own upgrade has begun, the run continues. */
 function clusterReady(member: Member, members: Member[], version: string): Step[] {
   const servers = members.filter(({ role }) => role === 'server')
@@ -84,6 +130,50 @@ function clusterReady(member: Member, members: Member[], version: string): Step[
 The count starts anew with k3s: when the client is mended, systemctl restart k3s on one server after the other`,
     },
   ]
+}
+
+/** What the API servers report before an upgrade. */
+function readiness() {
+  return sh`
+# all_staged VERSION NAME…: the Nodes have the annotation of k3s-stage.
+all_staged() {
+  local version=$1 said name has missing=''
+  shift
+  said=$(k3s_kubectl get nodes --output \
+    jsonpath='{range .items[*]}{.metadata.name}{" "}{.metadata.annotations.fortress-kit/staged}{"\n"}{end}' 2>&1) ||
+    k3s_no "$said" || return
+  for name; do
+    has=$(awk -v name="$name" '$1 == name { print $2 }' <<< "$said")
+    [ "$has" = "$version" ] || missing+=" $name"
+  done
+  [ -z "$missing" ] || k3s_no "not staged on$missing"
+}
+
+# no_removed_apis VERSION URL…: no client has used an API that VERSION does not have. Each server counts since it was started.
+no_removed_apis() {
+  local to said found='' server
+  to=$(version_numbers "$1") || k3s_no "$to" || return
+  shift
+  for server; do
+    said=$(K3S_SECONDS=60 k3s_kubectl --server="$server" get --raw /metrics 2>&1) ||
+      k3s_no "$server does not answer: $(tail --lines=1 <<< "$said")" || return
+    found+=$(awk -v to="$to" '
+      function label(name) {
+        return match($0, name "=\"[^\"]*\"") ? substr($0, RSTART + length(name) + 2, RLENGTH - length(name) - 3) : ""
+      }
+      BEGIN { split(to, new, " ") }
+      /^apiserver_requested_deprecated_apis\{/ && $NF > 0 {
+        if (split(label("removed_release"), gone, ".") < 2) next
+        if (gone[1] + 0 != new[1] + 0 || gone[2] + 0 > new[2] + 0) next
+        group = label("group"); part = label("subresource")
+        print label("resource") (part == "" ? "" : "/" part) " of " (group == "" ? "" : group "/") label("version") \
+          ", removed in " gone[1] "." gone[2]
+      }' <<< "$said")$'\n'
+  done
+  found=$(grep . <<< "$found" | LC_ALL=C sort --unique) || return 0
+  k3s_no "$found"
+}
+export -f all_staged no_removed_apis`
 }
 
 /** On the first server, before any node changes. */
@@ -140,82 +230,11 @@ function serversFirst(version: string): Step {
   }
 }
 
-/** The functions of the steps above. /var/lib/fortress/k3s/upgrading has a line while a node is between two versions. */
-function upgradeShell() {
+/** The swap of the two versions on one node, and the way back. */
+function versionSwap() {
   return sh`
-# upgrade_from: the version that was last healthy here.
-upgrade_from() {
-  local from
-  from=$(k3s_noted from)
-  printf '%s\n' "\${from:-$(k3s_version)}"
-}
-
-# upgrade_begun VERSION: this version starts here, or the swap to it or away from it has begun: what had to hold before, held.
-upgrade_begun() { [ "$(k3s_version)" = "$1" ] || [ "$(k3s_noted from)" = "$1" ] || [ "$(k3s_noted to)" = "$1" ]; }
-
-# version_numbers VERSION: vMAJOR.MINOR.PATCH[-rcN]+k3sN as five numbers; a release comes after all its candidates.
-version_numbers() {
-  [[ $1 =~ ^v([0-9]+)\.([0-9]+)\.([0-9]+)(-rc([0-9]+))?\+k3s([0-9]+)$ ]] || k3s_no "'$1' is no version of k3s" || return
-  set -- "\${BASH_REMATCH[@]}"
-  printf '%s %s %s %s %s\n' "$2" "$3" "$4" "\${6:-999999}" "$7"
-}
-
-# next_version FROM TO: TO is FROM or a later one, and no minor version between them is left out.
-next_version() {
-  local said i old new
-  [ "$1" != "$2" ] || return 0
-  said=$(version_numbers "$1" && version_numbers "$2") || k3s_no "$said" || return
-  read -r -a old <<< "\${said%$'\n'*}"
-  read -r -a new <<< "\${said#*$'\n'}"
-  for i in 0 1 2 3 4; do
-    [ "\${new[i]}" -ge "\${old[i]}" ] || k3s_no "$1 runs, and $2 is older" || return
-    [ "\${new[i]}" -eq "\${old[i]}" ] || break
-  done
-  [ "\${new[0]}" -eq "\${old[0]}" ] && [ "\${new[1]}" -le $((old[1] + 1)) ] ||
-    k3s_no "$1 runs, and $2 leaves out v\${old[0]}.$((old[1] + 1))"
-}
-
-# all_staged VERSION NAME…: the Nodes have the annotation of k3s-stage.
-all_staged() {
-  local version=$1 said name has missing=''
-  shift
-  said=$(k3s_kubectl get nodes --output \
-    jsonpath='{range .items[*]}{.metadata.name}{" "}{.metadata.annotations.fortress-kit/staged}{"\n"}{end}' 2>&1) ||
-    k3s_no "$said" || return
-  for name; do
-    has=$(awk -v name="$name" '$1 == name { print $2 }' <<< "$said")
-    [ "$has" = "$version" ] || missing+=" $name"
-  done
-  [ -z "$missing" ] || k3s_no "not staged on$missing"
-}
-
-# no_removed_apis VERSION URL…: no client has used an API that VERSION does not have. Each server counts since it was started.
-no_removed_apis() {
-  local to said found='' server
-  to=$(version_numbers "$1") || k3s_no "$to" || return
-  shift
-  for server; do
-    said=$(K3S_SECONDS=60 k3s_kubectl --server="$server" get --raw /metrics 2>&1) ||
-      k3s_no "$server does not answer: $(tail --lines=1 <<< "$said")" || return
-    found+=$(awk -v to="$to" '
-      function label(name) {
-        return match($0, name "=\"[^\"]*\"") ? substr($0, RSTART + length(name) + 2, RLENGTH - length(name) - 3) : ""
-      }
-      BEGIN { split(to, new, " ") }
-      /^apiserver_requested_deprecated_apis\{/ && $NF > 0 {
-        if (split(label("removed_release"), gone, ".") < 2) next
-        if (gone[1] + 0 != new[1] + 0 || gone[2] + 0 > new[2] + 0) next
-        group = label("group"); part = label("subresource")
-        print label("resource") (part == "" ? "" : "/" part) " of " (group == "" ? "" : group "/") label("version") \
-          ", removed in " gone[1] "." gone[2]
-      }' <<< "$said")$'\n'
-  done
-  found=$(grep . <<< "$found" | LC_ALL=C sort --unique) || return 0
-  k3s_no "$found"
-}
-
-# swap_version ROLE NAME VERSION SECONDS: the other version runs and is healthy. What ran before is noted first, so that a run that
-# was killed can go back.
+# swap_version ROLE NAME VERSION SECONDS: the other version runs and is healthy. What ran before is noted first, so that a run
+# that was killed can go back.
 swap_version() {
   local from ready said deadline=$((SECONDS + $4)) K3S_SWAPS=yes
   from=$(upgrade_from)
@@ -249,5 +268,5 @@ swap_back() {
     k3s_no "$from does not start either: ./task restore restores the snapshot that was saved before" || return
   rm --force "$K3S_NOTES/upgrading"
 }
-export -f upgrade_from upgrade_begun version_numbers next_version all_staged no_removed_apis swap_version swap_back`
+export -f swap_version swap_back`
 }

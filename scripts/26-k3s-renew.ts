@@ -17,7 +17,7 @@ export default script(import.meta, about, (context) => {
   return [
     {
       name: `certificates of ${name} are valid for 90 days or more`,
-      why: 'k3s renews those that end within 120 days, and only when it starts: a node that just runs locks itself out after a year',
+      why: 'k3s renews those that end within 120 days, and only when it starts: otherwise they expire after a year',
       check: sh`certificates_last leaf 90`,
       apply: [sh`restart_to_renew ${role} ${name} ${START}`],
       seconds: START + 60,
@@ -32,7 +32,7 @@ export default script(import.meta, about, (context) => {
   ]
 })
 
-/** Where there are other servers, they must be healthy. With expired certificates nobody is, and only the restart makes them so. */
+/** Other servers must be healthy first. With expired certificates none is, and only the restart makes them so. */
 function othersFirst(member: Member, members: Member[]): Pick<Change, 'onOtherNode'> {
   if (members.length === 1) return {}
   const healthy = othersHealthy(members, member)
@@ -53,7 +53,7 @@ certificates_last() {
   [ "$days" -ge "$2" ]
 }
 
-# restart_to_renew ROLE NAME SECONDS: k3s restarts, which renews every certificate that ends within 120 days, and is healthy again.
+# restart_to_renew ROLE NAME SECONDS: restarts k3s, which renews what ends within 120 days, and waits until it is healthy.
 restart_to_renew() {
   local said deadline=$((SECONDS + $3)) ready version
   read -r version ready <<< "$(k3s_node "$1" "$2" \

@@ -1,4 +1,5 @@
-// Bundles of the cluster as commands see them: the notes about backups and drills, the copies on the laptop, and what a node answers.
+// Bundles of the cluster as commands see them: the notes about backups and drills, the copies on the laptop, and what a node
+// answers.
 import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Machine } from '../engine/machine.ts'
@@ -62,7 +63,9 @@ export function copies(state: string): string[] {
 }
 export const byTime = (a: string, b: string) => Number(madeAt(a)) - Number(madeAt(b))
 
-/** Runs bash on the node, where backupShell is defined; resolves to the fields of the last `frame answer`. Rejects with a Fault. */
+/**
+ * Runs bash on the node, where backupShell is defined; resolves to the fields of the last `frame answer`. Rejects with a Fault.
+ */
 export async function ask(
   machine: Machine,
   statements: string[],

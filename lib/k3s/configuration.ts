@@ -79,8 +79,8 @@ const unitOf = ({ role }: Member): Omit<ConfigFile, 'file'> => ({
 })
 
 /**
- * The unit, the configuration files and the tokens, and not that k3s starts with them. One transaction with the step that starts it:
- * a server that does not become ready gets its previous configuration back.
+ * The unit, the configuration files and the tokens, and not that k3s starts with them. One transaction with the step that
+ * starts it: a server that does not become ready gets its previous configuration back.
  */
 export function configurationSteps(context: Context, member: Member): Step[] {
   checkConfiguration(context)

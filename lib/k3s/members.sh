@@ -47,7 +47,8 @@ k3s_config_digest() {
   {
     readlink "$K3S"
     {
-      find "$K3S_ETC" "$unit" "$unit.d" -type f ! -name k3s.yaml ! -name '.*' -print0 2> /dev/null || true # there need be no drop-in
+      find "$K3S_ETC" "$unit" "$unit.d" -type f ! -name k3s.yaml ! -name '.*' -print0 2> /dev/null ||
+        true # there need be no drop-in
     } | LC_ALL=C sort --zero-terminated | xargs --null --no-run-if-empty sha256sum
   } | sha256sum | cut --delimiter=' ' --fields=1
 }
@@ -126,8 +127,8 @@ k3s_votes() {
     jsonpath='{range .items[*]}{.metadata.name}{" "}{.status.conditions[?(@.type=="EtcdIsVoter")].status}{"\n"}{end}'
 }
 
-# k3s_well COUNT NAME 'NODE URL'…: COUNT servers are members of etcd, and all of them but NAME have a vote and answer at their URL: etcd
-# keeps its quorum when NAME stops or joins. What a member reports of another is up to 15 s old; an answer is not.
+# k3s_well COUNT NAME 'NODE URL'…: COUNT servers are members of etcd, and all of them but NAME have a vote and answer at their
+# URL: etcd keeps its quorum when NAME stops or joins. What a member reports of another is up to 15 s old; an answer is not.
 k3s_well() {
   local count=$1 but=$2 said name vote server members=''
   shift 2

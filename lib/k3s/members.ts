@@ -36,8 +36,8 @@ export const secretNames = {
 }
 
 /**
- * A node whose k3s does not become ready gets its previous configuration back: the rollback restarts k3s when a file of it changed,
- * other than k3s.yaml, which k3s writes itself. `seconds`: how long a start may take.
+ * A node whose k3s does not become ready gets its previous configuration back: the rollback restarts k3s when a file of it
+ * changed, other than k3s.yaml, which k3s writes itself. `seconds`: how long a start may take.
  */
 export const k3sTransaction = (seconds?: number): Transaction => ({
   kind: 'k3s',
@@ -53,7 +53,10 @@ export const k3sTransaction = (seconds?: number): Transaction => ({
   ...(seconds === undefined ? {} : { within: seconds + 60 }),
 })
 
-/** The members of the site's cluster, in the order in which they start: servers first. Throws a Fault for agents without a server. */
+/**
+ * The members of the site's cluster, in the order in which they start: servers first. Throws a Fault for agents without a
+ * server.
+ */
 export function clusterOf({ site, env }: Pick<Context, 'site' | 'env'>): Member[] {
   const found = machinesFor({ site, env }, 'node')
   const role = ({ roles }: Placed) => (roles.includes('agent') ? 'agent' : 'server')
@@ -104,8 +107,8 @@ export const urlOf = ({ address }: Member): string | undefined =>
   address === undefined ? undefined : `https://${isIP(address) === 6 ? `[${address}]` : address}:6443`
 
 /**
- * At least `count` servers but `member` are healthy voting members of etcd: `member` may stop or join without costing the cluster its
- * quorum. What one server reports of another is some seconds old, so the step waits.
+ * At least `count` servers but `member` are healthy voting members of etcd: `member` may stop or join without costing the
+ * cluster its quorum. What one server reports of another is some seconds old, so the step waits.
  */
 export function wellWithout({ name }: Member, members: Member[], count: number): Wait {
   const others = members.filter((other) => other.role === 'server' && other.name !== name)

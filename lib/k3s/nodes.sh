@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# A node that others look after: it is drained and uncordoned, it is healthy or not, it is taken out of the cluster. Every function
-# that fails prints why. An annotation of the Node says who cordoned it: what an operator has cordoned stays cordoned.
+# A node that others look after: it is drained and uncordoned, it is healthy or not, it is taken out of the cluster. Every
+# function that fails prints why. An annotation of the Node says who cordoned it: what an operator has cordoned stays cordoned.
 AWAY=fortress-kit/away STAGED=fortress-kit/staged
 export AWAY STAGED
 
@@ -20,7 +20,7 @@ k3s_node() {
   fi
 }
 
-# k3s_mark ROLE NAME: ours (cordoned by a drain of this kit) or theirs (it was cordoned before), with -drained when its pods have left.
+# k3s_mark ROLE NAME: ours (cordoned by k3s_drain) or theirs (it was cordoned before), with -drained when its pods have left.
 k3s_mark() { k3s_node "$1" "$2" "{.metadata.annotations.$AWAY}"; }
 
 # k3s_drain NODE HOW SECONDS: cordons it and evicts its pods. HOW: evict respects each PodDisruptionBudget, force ignores them.
@@ -67,7 +67,7 @@ k3s_return() {
   k3s_kubectl annotate node "$1" "$AWAY-" > /dev/null
 }
 
-# k3s_is ROLE NAME VERSION READY: it runs this version and is healthy, and Ready if it was (without a network for pods no node is).
+# k3s_is ROLE NAME VERSION READY: it runs this version and is healthy; READY=True: it is Ready (without a pod network no node is).
 k3s_is() {
   local said version ready vote
   k3s_answers "$1" "$2" || return
@@ -81,7 +81,7 @@ k3s_is() {
   [ "$vote" = True ] || k3s_no "$2 has no vote in etcd"
 }
 
-# k3s_certificates KIND: a line for each certificate of a kind (leaf, authority) on this node: days left, path; the first to end first.
+# k3s_certificates KIND: for each certificate of a kind (leaf, authority) the days left and its path; the first to end first.
 k3s_certificates() {
   local path kind end
   for path in "$K3S_DATA"/agent/*.crt "$K3S_DATA"/server/tls/*.crt "$K3S_DATA"/server/tls/etcd/*.crt; do
@@ -113,7 +113,8 @@ node_unreachable() {
   local said
   said=$(k3s_kubectl get node "$1" --ignore-not-found --output \
     jsonpath='{.status.conditions[?(@.type=="Ready")].reason}' 2>&1) || k3s_no "$said" || return
-  [ -z "$said" ] || [ "$said" = NodeStatusUnknown ] || k3s_no "$1 cannot be reached from here, and its kubelet reports to the cluster"
+  [ -z "$said" ] || [ "$said" = NodeStatusUnknown ] ||
+    k3s_no "$1 cannot be reached from here, and its kubelet reports to the cluster"
 }
 
 # node_absent NAME: the cluster has no such Node.
@@ -132,8 +133,8 @@ node_deleted() {
   [ -z "$said" ] || k3s_no "the cluster has $said, and no other machine could take the name"
 }
 
-# remove_node NAME SECONDS: removes its member of etcd, its Node and its node password. k3s takes the member out when an annotation of
-# the Node says so, and notes there that it has: the Node is deleted last.
+# remove_node NAME SECONDS: removes its member of etcd, its Node and its node password. k3s takes the member out when an
+# annotation of the Node says so, and notes there that it has: the Node is deleted last.
 remove_node() {
   local said member deadline=$((SECONDS + $2))
   said=$(k3s_kubectl get node "$1" --ignore-not-found --output \

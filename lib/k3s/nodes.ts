@@ -71,9 +71,9 @@ const archived = (name: string) =>
   ])
 
 /**
- * The pages for the other servers while the first one is restored; `reachable` are those that answer, `join` is the page by which a
- * node joins. `before`: none of them runs, or could start with its data: two of three have the quorum, and would go on as the old
- * cluster. `failed`: they have their data back. `after`: they join what was restored.
+ * The pages for the other servers while the first one is restored; `reachable` are those that answer, `join` is the page by
+ * which a node joins. `before`: none of them runs, or could start with its data: two of three have the quorum, and would go on
+ * as the old cluster. `failed`: they have their data back. `after`: they join what was restored.
  */
 export function besideRestore(
   first: string,
@@ -107,8 +107,8 @@ export function besideRestore(
 }
 
 /**
- * The pages that take a node out of the cluster. `reachable`: the machine answers, so it is drained, and stopped before its Node is
- * deleted, because a server that runs would join again by itself. Throws a Fault for the first server of the site.
+ * The pages that take a node out of the cluster. `reachable`: the machine answers, so it is drained, and stopped before its
+ * Node is deleted, because a server that runs would join again by itself. Throws a Fault for the first server of the site.
  */
 export function leaving(
   config: Pick<Config, 'site' | 'env'>,

@@ -23,8 +23,8 @@ export function recipientOf(identity: string): string {
 }
 
 /**
- * The recipients of an identity file; none while the file is missing. The recipient of a post-quantum key stands in the comment that
- * age-keygen writes above it. Throws a Fault where that is missing.
+ * The recipients of an identity file; none while the file is missing. The recipient of a post-quantum key stands in the comment
+ * that age-keygen writes above it. Throws a Fault where that is missing.
  */
 export function recipientsIn(path: string): string[] {
   if (!existsSync(path)) return []

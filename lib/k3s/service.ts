@@ -1,4 +1,5 @@
-// k3s as a service of a node: what must be there first, the program of the pinned version, and the start that is undone when it fails.
+// k3s as a service of a node: what must be there first, the program of the pinned version, and the start that is undone when it
+// fails.
 import { dirname } from 'node:path'
 import { file } from '../engine/file.ts'
 import type { Context } from '../engine/page.ts'
@@ -72,8 +73,8 @@ export function prerequisites(context: Context, member: Member): Step[] {
 }
 
 /**
- * k3s runs with the configuration that is on the node: the end of the transaction that configurationSteps begins. `onOtherNode` is
- * what another member does before the restart, and after it.
+ * k3s runs with the configuration that is on the node: the end of the transaction that configurationSteps begins. `onOtherNode`
+ * is what another member does before the restart, and after it.
  */
 export function startStep({ name, role }: Member, onOtherNode?: Change['onOtherNode']): Change {
   const seconds = 600

@@ -1,4 +1,5 @@
-// What is asked of a cluster about its nodes, and done to them, by the real kubectl of a real API: the words, the answers, the rights.
+// What the checks about nodes find, and what commands do to nodes, by the real kubectl of a real API: the words, the answers, the
+// rights.
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -124,8 +125,10 @@ spec: {minAvailable: 1, selector: {matchLabels: {app: web}}}
       assert.equal(applied.code, 0, applied.stderr)
       const pod = await server.ok(
         `until name=$(/opt/bin/k3s kubectl get pods --namespace shop --output name | grep web); do sleep 1; done
-/opt/bin/k3s kubectl patch "$name" --namespace shop --subresource=status --patch '{"status":{"phase":"Running","conditions":[{"type":"Ready","status":"True"}]}}' > /dev/null
-until [ "$(/opt/bin/k3s kubectl get poddisruptionbudget never-none --namespace shop --output jsonpath='{.status.currentHealthy}')" = 1 ]; do sleep 1; done
+/opt/bin/k3s kubectl patch "$name" --namespace shop --subresource=status \\
+  --patch '{"status":{"phase":"Running","conditions":[{"type":"Ready","status":"True"}]}}' > /dev/null
+until [ "$(/opt/bin/k3s kubectl get poddisruptionbudget never-none --namespace shop --output \\
+  jsonpath='{.status.currentHealthy}')" = 1 ]; do sleep 1; done
 printf '%s' "\${name#pod/}"`,
       )
       const { code, text } = await ask(server, 'k3s_drain nodes-agent evict 8')

@@ -207,9 +207,8 @@ const shells: Record<string, string> = {
 for (const [name, text] of Object.entries(shells))
   test(`the functions of ${name} are exported, so that commands in a shell of their own find them`, () => {
     const defined = [...text.matchAll(/^(\w+)\(\)/gm)].map(([, name]) => name)
-    const exported = /^export -f ([\s\S]*)$/m
-      .exec(text)?.[1]
-      ?.split(/[\s\\]+/)
-      .filter(Boolean)
-    assert.deepEqual(exported?.toSorted(), defined.toSorted())
+    const exported = [...text.matchAll(/^export -f ((?:.*\\\n)*.*)$/gm)].flatMap(([, names = '']) =>
+      names.split(/[\s\\]+/).filter(Boolean),
+    )
+    assert.deepEqual(exported.toSorted(), defined.toSorted())
   })

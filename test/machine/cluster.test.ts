@@ -1,5 +1,6 @@
-// The pages of the cluster on several machines, where a stand-in is k3s and writes down what happens: who joins after whom, what an
-// upgrade does in which order, what it refuses, how it goes back, and that a run that was killed anywhere is ended by the next one.
+// The pages of the cluster on several machines, where a stand-in is k3s and writes down what happens: who joins after whom,
+// what an upgrade does in which order, what it refuses, how it goes back, and that a run that was killed anywhere is ended by
+// the next one.
 import assert from 'node:assert/strict'
 import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -304,7 +305,9 @@ describe('a cluster', () => {
     )
     await cluster.on(
       'begin-3',
-      `head --lines=-1 /etc/sysctl.d/99-zz-fortress-k3s.conf > /root/x && cat /root/x > /etc/sysctl.d/99-zz-fortress-k3s.conf; systemctl start k3s`,
+      `head --lines=-1 /etc/sysctl.d/99-zz-fortress-k3s.conf > /root/x
+cat /root/x > /etc/sysctl.d/99-zz-fortress-k3s.conf
+systemctl start k3s`,
     )
     await settled(() => cluster.api.up.has('begin-3'))
   })

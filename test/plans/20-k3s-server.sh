@@ -401,8 +401,8 @@ doors_prove() {
 # What several checks below look at.
 # A file that the laptop has uploaded gets its name. A page that uploads lists this file before the shell files of its layer.
 
-# receive PATH MODE: what was uploaded for PATH becomes PATH, root's own, whole or not at all. It fails when it is not what the laptop
-# has proven: then it is deleted, and uploaded again by the next run.
+# receive PATH MODE: what was uploaded for PATH becomes PATH, root's own, whole or not at all. It fails when it is not what the
+# laptop has proven: then it is deleted, and uploaded again by the next run.
 receive() {
   arrived "$1" || return
   keep "$1"
@@ -461,7 +461,8 @@ k3s_config_digest() {
   {
     readlink "$K3S"
     {
-      find "$K3S_ETC" "$unit" "$unit.d" -type f ! -name k3s.yaml ! -name '.*' -print0 2> /dev/null || true # there need be no drop-in
+      find "$K3S_ETC" "$unit" "$unit.d" -type f ! -name k3s.yaml ! -name '.*' -print0 2> /dev/null ||
+        true # there need be no drop-in
     } | LC_ALL=C sort --zero-terminated | xargs --null --no-run-if-empty sha256sum
   } | sha256sum | cut --delimiter=' ' --fields=1
 }
@@ -540,8 +541,8 @@ k3s_votes() {
     jsonpath='{range .items[*]}{.metadata.name}{" "}{.status.conditions[?(@.type=="EtcdIsVoter")].status}{"\n"}{end}'
 }
 
-# k3s_well COUNT NAME 'NODE URL'…: COUNT servers are members of etcd, and all of them but NAME have a vote and answer at their URL: etcd
-# keeps its quorum when NAME stops or joins. What a member reports of another is up to 15 s old; an answer is not.
+# k3s_well COUNT NAME 'NODE URL'…: COUNT servers are members of etcd, and all of them but NAME have a vote and answer at their
+# URL: etcd keeps its quorum when NAME stops or joins. What a member reports of another is up to 15 s old; an answer is not.
 k3s_well() {
   local count=$1 but=$2 said name vote server members=''
   shift 2

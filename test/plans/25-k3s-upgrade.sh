@@ -128,7 +128,8 @@ k3s_config_digest() {
   {
     readlink "$K3S"
     {
-      find "$K3S_ETC" "$unit" "$unit.d" -type f ! -name k3s.yaml ! -name '.*' -print0 2> /dev/null || true # there need be no drop-in
+      find "$K3S_ETC" "$unit" "$unit.d" -type f ! -name k3s.yaml ! -name '.*' -print0 2> /dev/null ||
+        true # there need be no drop-in
     } | LC_ALL=C sort --zero-terminated | xargs --null --no-run-if-empty sha256sum
   } | sha256sum | cut --delimiter=' ' --fields=1
 }
@@ -207,8 +208,8 @@ k3s_votes() {
     jsonpath='{range .items[*]}{.metadata.name}{" "}{.status.conditions[?(@.type=="EtcdIsVoter")].status}{"\n"}{end}'
 }
 
-# k3s_well COUNT NAME 'NODE URL'…: COUNT servers are members of etcd, and all of them but NAME have a vote and answer at their URL: etcd
-# keeps its quorum when NAME stops or joins. What a member reports of another is up to 15 s old; an answer is not.
+# k3s_well COUNT NAME 'NODE URL'…: COUNT servers are members of etcd, and all of them but NAME have a vote and answer at their
+# URL: etcd keeps its quorum when NAME stops or joins. What a member reports of another is up to 15 s old; an answer is not.
 k3s_well() {
   local count=$1 but=$2 said name vote server members=''
   shift 2
@@ -234,8 +235,8 @@ k3s_stop() {
 
 export -f k3s_no k3s_program k3s_use k3s_version k3s_kubectl k3s_self k3s_config_digest k3s_answers k3s_said k3s_runs \
   k3s_restarted k3s_start k3s_votes k3s_well k3s_stop
-# A node that others look after: it is drained and uncordoned, it is healthy or not, it is taken out of the cluster. Every function
-# that fails prints why. An annotation of the Node says who cordoned it: what an operator has cordoned stays cordoned.
+# A node that others look after: it is drained and uncordoned, it is healthy or not, it is taken out of the cluster. Every
+# function that fails prints why. An annotation of the Node says who cordoned it: what an operator has cordoned stays cordoned.
 AWAY=fortress-kit/away STAGED=fortress-kit/staged
 export AWAY STAGED
 
@@ -255,7 +256,7 @@ k3s_node() {
   fi
 }
 
-# k3s_mark ROLE NAME: ours (cordoned by a drain of this kit) or theirs (it was cordoned before), with -drained when its pods have left.
+# k3s_mark ROLE NAME: ours (cordoned by k3s_drain) or theirs (it was cordoned before), with -drained when its pods have left.
 k3s_mark() { k3s_node "$1" "$2" "{.metadata.annotations.$AWAY}"; }
 
 # k3s_drain NODE HOW SECONDS: cordons it and evicts its pods. HOW: evict respects each PodDisruptionBudget, force ignores them.
@@ -302,7 +303,7 @@ k3s_return() {
   k3s_kubectl annotate node "$1" "$AWAY-" > /dev/null
 }
 
-# k3s_is ROLE NAME VERSION READY: it runs this version and is healthy, and Ready if it was (without a network for pods no node is).
+# k3s_is ROLE NAME VERSION READY: it runs this version and is healthy; READY=True: it is Ready (without a pod network no node is).
 k3s_is() {
   local said version ready vote
   k3s_answers "$1" "$2" || return
@@ -316,7 +317,7 @@ k3s_is() {
   [ "$vote" = True ] || k3s_no "$2 has no vote in etcd"
 }
 
-# k3s_certificates KIND: a line for each certificate of a kind (leaf, authority) on this node: days left, path; the first to end first.
+# k3s_certificates KIND: for each certificate of a kind (leaf, authority) the days left and its path; the first to end first.
 k3s_certificates() {
   local path kind end
   for path in "$K3S_DATA"/agent/*.crt "$K3S_DATA"/server/tls/*.crt "$K3S_DATA"/server/tls/etcd/*.crt; do
@@ -348,7 +349,8 @@ node_unreachable() {
   local said
   said=$(k3s_kubectl get node "$1" --ignore-not-found --output \
     jsonpath='{.status.conditions[?(@.type=="Ready")].reason}' 2>&1) || k3s_no "$said" || return
-  [ -z "$said" ] || [ "$said" = NodeStatusUnknown ] || k3s_no "$1 cannot be reached from here, and its kubelet reports to the cluster"
+  [ -z "$said" ] || [ "$said" = NodeStatusUnknown ] ||
+    k3s_no "$1 cannot be reached from here, and its kubelet reports to the cluster"
 }
 
 # node_absent NAME: the cluster has no such Node.
@@ -367,8 +369,8 @@ node_deleted() {
   [ -z "$said" ] || k3s_no "the cluster has $said, and no other machine could take the name"
 }
 
-# remove_node NAME SECONDS: removes its member of etcd, its Node and its node password. k3s takes the member out when an annotation of
-# the Node says so, and notes there that it has: the Node is deleted last.
+# remove_node NAME SECONDS: removes its member of etcd, its Node and its node password. k3s takes the member out when an
+# annotation of the Node says so, and notes there that it has: the Node is deleted last.
 remove_node() {
   local said member deadline=$((SECONDS + $2))
   said=$(k3s_kubectl get node "$1" --ignore-not-found --output \
@@ -436,16 +438,6 @@ return_data() {
 
 export -f k3s_noted k3s_node k3s_mark k3s_drain k3s_blocked k3s_return k3s_is k3s_certificates quorum_without node_unreachable \
   node_absent node_deleted remove_node delete_node k3s_empty archive_data return_data
-# upgrade_from: the version that was last healthy here.
-upgrade_from() {
-  local from
-  from=$(k3s_noted from)
-  printf '%s\n' "${from:-$(k3s_version)}"
-}
-
-# upgrade_begun VERSION: this version starts here, or the swap to it or away from it has begun: what had to hold before, held.
-upgrade_begun() { [ "$(k3s_version)" = "$1" ] || [ "$(k3s_noted from)" = "$1" ] || [ "$(k3s_noted to)" = "$1" ]; }
-
 # version_numbers VERSION: vMAJOR.MINOR.PATCH[-rcN]+k3sN as five numbers; a release comes after all its candidates.
 version_numbers() {
   [[ $1 =~ ^v([0-9]+)\.([0-9]+)\.([0-9]+)(-rc([0-9]+))?\+k3s([0-9]+)$ ]] || k3s_no "'$1' is no version of k3s" || return
@@ -467,7 +459,17 @@ next_version() {
   [ "${new[0]}" -eq "${old[0]}" ] && [ "${new[1]}" -le $((old[1] + 1)) ] ||
     k3s_no "$1 runs, and $2 leaves out v${old[0]}.$((old[1] + 1))"
 }
+export -f version_numbers next_version
+# upgrade_from: the version that was last healthy here.
+upgrade_from() {
+  local from
+  from=$(k3s_noted from)
+  printf '%s\n' "${from:-$(k3s_version)}"
+}
 
+# upgrade_begun VERSION: this version starts here, or the swap to it or away from it has begun: what had to hold before, held.
+upgrade_begun() { [ "$(k3s_version)" = "$1" ] || [ "$(k3s_noted from)" = "$1" ] || [ "$(k3s_noted to)" = "$1" ]; }
+export -f upgrade_from upgrade_begun
 # all_staged VERSION NAME…: the Nodes have the annotation of k3s-stage.
 all_staged() {
   local version=$1 said name has missing=''
@@ -506,9 +508,9 @@ no_removed_apis() {
   found=$(grep . <<< "$found" | LC_ALL=C sort --unique) || return 0
   k3s_no "$found"
 }
-
-# swap_version ROLE NAME VERSION SECONDS: the other version runs and is healthy. What ran before is noted first, so that a run that
-# was killed can go back.
+export -f all_staged no_removed_apis
+# swap_version ROLE NAME VERSION SECONDS: the other version runs and is healthy. What ran before is noted first, so that a run
+# that was killed can go back.
 swap_version() {
   local from ready said deadline=$((SECONDS + $4)) K3S_SWAPS=yes
   from=$(upgrade_from)
@@ -542,7 +544,7 @@ swap_back() {
     k3s_no "$from does not start either: ./task restore restores the snapshot that was saved before" || return
   rm --force "$K3S_NOTES/upgrading"
 }
-export -f upgrade_from upgrade_begun version_numbers next_version all_staged no_removed_apis swap_version swap_back
+export -f swap_version swap_back
 
 # 1/7 k3s v1.36.4+k3s1 is the same or the next minor version
 #   why: nobody tests an upgrade that leaves out a minor version, or a downgrade

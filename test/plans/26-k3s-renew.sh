@@ -128,7 +128,8 @@ k3s_config_digest() {
   {
     readlink "$K3S"
     {
-      find "$K3S_ETC" "$unit" "$unit.d" -type f ! -name k3s.yaml ! -name '.*' -print0 2> /dev/null || true # there need be no drop-in
+      find "$K3S_ETC" "$unit" "$unit.d" -type f ! -name k3s.yaml ! -name '.*' -print0 2> /dev/null ||
+        true # there need be no drop-in
     } | LC_ALL=C sort --zero-terminated | xargs --null --no-run-if-empty sha256sum
   } | sha256sum | cut --delimiter=' ' --fields=1
 }
@@ -207,8 +208,8 @@ k3s_votes() {
     jsonpath='{range .items[*]}{.metadata.name}{" "}{.status.conditions[?(@.type=="EtcdIsVoter")].status}{"\n"}{end}'
 }
 
-# k3s_well COUNT NAME 'NODE URL'…: COUNT servers are members of etcd, and all of them but NAME have a vote and answer at their URL: etcd
-# keeps its quorum when NAME stops or joins. What a member reports of another is up to 15 s old; an answer is not.
+# k3s_well COUNT NAME 'NODE URL'…: COUNT servers are members of etcd, and all of them but NAME have a vote and answer at their
+# URL: etcd keeps its quorum when NAME stops or joins. What a member reports of another is up to 15 s old; an answer is not.
 k3s_well() {
   local count=$1 but=$2 said name vote server members=''
   shift 2
@@ -234,8 +235,8 @@ k3s_stop() {
 
 export -f k3s_no k3s_program k3s_use k3s_version k3s_kubectl k3s_self k3s_config_digest k3s_answers k3s_said k3s_runs \
   k3s_restarted k3s_start k3s_votes k3s_well k3s_stop
-# A node that others look after: it is drained and uncordoned, it is healthy or not, it is taken out of the cluster. Every function
-# that fails prints why. An annotation of the Node says who cordoned it: what an operator has cordoned stays cordoned.
+# A node that others look after: it is drained and uncordoned, it is healthy or not, it is taken out of the cluster. Every
+# function that fails prints why. An annotation of the Node says who cordoned it: what an operator has cordoned stays cordoned.
 AWAY=fortress-kit/away STAGED=fortress-kit/staged
 export AWAY STAGED
 
@@ -255,7 +256,7 @@ k3s_node() {
   fi
 }
 
-# k3s_mark ROLE NAME: ours (cordoned by a drain of this kit) or theirs (it was cordoned before), with -drained when its pods have left.
+# k3s_mark ROLE NAME: ours (cordoned by k3s_drain) or theirs (it was cordoned before), with -drained when its pods have left.
 k3s_mark() { k3s_node "$1" "$2" "{.metadata.annotations.$AWAY}"; }
 
 # k3s_drain NODE HOW SECONDS: cordons it and evicts its pods. HOW: evict respects each PodDisruptionBudget, force ignores them.
@@ -302,7 +303,7 @@ k3s_return() {
   k3s_kubectl annotate node "$1" "$AWAY-" > /dev/null
 }
 
-# k3s_is ROLE NAME VERSION READY: it runs this version and is healthy, and Ready if it was (without a network for pods no node is).
+# k3s_is ROLE NAME VERSION READY: it runs this version and is healthy; READY=True: it is Ready (without a pod network no node is).
 k3s_is() {
   local said version ready vote
   k3s_answers "$1" "$2" || return
@@ -316,7 +317,7 @@ k3s_is() {
   [ "$vote" = True ] || k3s_no "$2 has no vote in etcd"
 }
 
-# k3s_certificates KIND: a line for each certificate of a kind (leaf, authority) on this node: days left, path; the first to end first.
+# k3s_certificates KIND: for each certificate of a kind (leaf, authority) the days left and its path; the first to end first.
 k3s_certificates() {
   local path kind end
   for path in "$K3S_DATA"/agent/*.crt "$K3S_DATA"/server/tls/*.crt "$K3S_DATA"/server/tls/etcd/*.crt; do
@@ -348,7 +349,8 @@ node_unreachable() {
   local said
   said=$(k3s_kubectl get node "$1" --ignore-not-found --output \
     jsonpath='{.status.conditions[?(@.type=="Ready")].reason}' 2>&1) || k3s_no "$said" || return
-  [ -z "$said" ] || [ "$said" = NodeStatusUnknown ] || k3s_no "$1 cannot be reached from here, and its kubelet reports to the cluster"
+  [ -z "$said" ] || [ "$said" = NodeStatusUnknown ] ||
+    k3s_no "$1 cannot be reached from here, and its kubelet reports to the cluster"
 }
 
 # node_absent NAME: the cluster has no such Node.
@@ -367,8 +369,8 @@ node_deleted() {
   [ -z "$said" ] || k3s_no "the cluster has $said, and no other machine could take the name"
 }
 
-# remove_node NAME SECONDS: removes its member of etcd, its Node and its node password. k3s takes the member out when an annotation of
-# the Node says so, and notes there that it has: the Node is deleted last.
+# remove_node NAME SECONDS: removes its member of etcd, its Node and its node password. k3s takes the member out when an
+# annotation of the Node says so, and notes there that it has: the Node is deleted last.
 remove_node() {
   local said member deadline=$((SECONDS + $2))
   said=$(k3s_kubectl get node "$1" --ignore-not-found --output \
@@ -446,7 +448,7 @@ certificates_last() {
   [ "$days" -ge "$2" ]
 }
 
-# restart_to_renew ROLE NAME SECONDS: k3s restarts, which renews every certificate that ends within 120 days, and is healthy again.
+# restart_to_renew ROLE NAME SECONDS: restarts k3s, which renews what ends within 120 days, and waits until it is healthy.
 restart_to_renew() {
   local said deadline=$((SECONDS + $3)) ready version
   read -r version ready <<< "$(k3s_node "$1" "$2" \
@@ -461,7 +463,7 @@ restart_to_renew() {
 export -f certificates_last restart_to_renew
 
 # 1/2 certificates of fortress-node are valid for 90 days or more
-#   why: k3s renews those that end within 120 days, and only when it starts: a node that just runs locks itself out after a year
+#   why: k3s renews those that end within 120 days, and only when it starts: otherwise they expire after a year
 if ! { certificates_last leaf 90; } > /dev/null 2>&1; then
   restart_to_renew server fortress-node 540
 fi
