@@ -5,19 +5,9 @@ import { collect } from '../engine/delivery.ts'
 import type { Machine } from '../engine/machine.ts'
 import { Fault } from '../ground/fault.ts'
 import { question } from '../ground/laptop.ts'
-import {
-  type Note,
-  ask as query,
-  byTime,
-  copies,
-  laptopNotes,
-  nodeNotes,
-  noteHere,
-  program,
-  secretOf,
-  sshKey,
-} from '../k3s/backup.ts'
+import { type Note, ask as query, byTime, copies, laptopNotes, nodeNotes, noteHere } from '../k3s/backup.ts'
 import { madeAt } from '../k3s/bundle.ts'
+import { backupSecrets, program, sshKey } from '../k3s/destinations.ts'
 import { type Member, clusterOf } from '../k3s/members.ts'
 import { machinesFor } from '../site/machines.ts'
 import { publicHalf } from '../vm/hostkey.ts'
@@ -121,7 +111,7 @@ async function storeKey({ store, terminal, report }: Session): Promise<number> {
     throw new Fault('not a key of object storage: an access key and a secret key are needed', {
       next: 'type both when ./task backup s3-key asks on a terminal; or give them on standard input, on one line or two',
     })
-  await store.put(secretOf.s3, text)
+  await store.put(backupSecrets.s3, text)
   report.note('Stored, encrypted. The node gets it with the next ./task k3s-backup apply')
   return 0
 }

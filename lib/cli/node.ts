@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { parse, stringify } from 'yaml'
 import { Fault } from '../ground/fault.ts'
 import { land } from '../ground/secret.ts'
-import { type Member, clusterOf, kept } from '../k3s/members.ts'
+import { type Member, clusterOf, secretNames } from '../k3s/members.ts'
 import { leaving } from '../k3s/nodes.ts'
 import { machinesFor, nodesOf } from '../site/machines.ts'
 import { destroy, rebuild } from '../vm/domain.ts'
@@ -65,7 +65,7 @@ async function leave(session: NodeSession, action: 'replace' | 'remove', name: s
 /** For kubectl, and as private as a key: the state directory has it encrypted, and here in clear. */
 async function kubeconfig({ config, store, state }: NodeSession, name: string): Promise<number> {
   const server = clusterOf(config).find((member) => member.name === name)
-  const secret = server ? kept.kubeconfig : `${name}-kubeconfig`
+  const secret = server ? secretNames.kubeconfig : `${name}-kubeconfig`
   if (!store.has(secret))
     throw new Fault(`the cluster of ${name} has no kubeconfig on this laptop`, {
       next: `./task ${server ? 'k3s-server' : 'vm-talos'} apply fetches it`,

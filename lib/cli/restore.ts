@@ -10,9 +10,12 @@ import { runPage } from '../engine/run.ts'
 import type { Step } from '../engine/step.ts'
 import { Fault } from '../ground/fault.ts'
 import { Command, quote, sh } from '../ground/sh.ts'
-import { ask as query, backupShell, copies, noteHere, program } from '../k3s/backup.ts'
+import { ask as query, backupShell, copies, noteHere } from '../k3s/backup.ts'
 import { type Bundle, madeAt, opened, readBundle } from '../k3s/bundle.ts'
-import { clusterOf, groundOf, k3sTransaction, kept, runningOf } from '../k3s/members.ts'
+import { configurationSteps } from '../k3s/configuration.ts'
+import { program } from '../k3s/destinations.ts'
+import { clusterOf, k3sTransaction, secretNames } from '../k3s/members.ts'
+import { prerequisites } from '../k3s/service.ts'
 import { besideRestore } from '../k3s/nodes.ts'
 import { machinesFor } from '../site/machines.ts'
 import { type ClusterSession, age, copy, size, withCluster } from './backup.ts'
@@ -20,6 +23,7 @@ import type { Call } from './call.ts'
 import { contextOf } from './context.ts'
 import { runPages } from './pages.ts'
 import { confirmed } from './prompt.ts'
+import { pageNamed } from './scripts.ts'
 import { type Session, named } from './session.ts'
 import { type RunFlags, drill as drillTable, restore as restoreTable } from './tables.ts'
 
@@ -64,13 +68,13 @@ async function assertSameCluster(
   const other = (reason: string): Fault =>
     new Fault(`${path} is refused: it is of another cluster: ${reason}`, {
       state: 'nothing of it was sent anywhere',
-      next: `if the cluster that the laptop knows is gone for good: put ${[kept.server, kept.agent, kept.joinServer, kept.joinAgent].map((n) => `${n}.age`).join(', ')} in ${state} aside, and try again`,
+      next: `if the cluster that the laptop knows is gone for good: put ${[secretNames.server, secretNames.agent, secretNames.joinServer, secretNames.joinAgent].map((n) => `${n}.age`).join(', ')} in ${state} aside, and try again`,
     })
   if (manifest.site !== config.site.name) throw other(`of the site ${manifest.site}`)
   let known = false
-  if (store.has(kept.joinServer)) {
+  if (store.has(secretNames.joinServer)) {
     known = true
-    const join = Buffer.from((await store.get(kept.joinServer)).reveal(), 'base64')
+    const join = Buffer.from((await store.get(secretNames.joinServer)).reveal(), 'base64')
       .toString('utf8')
       .trim()
     const authority = /^K10([0-9a-f]{64})::/.exec(join)?.[1]
@@ -79,10 +83,10 @@ async function assertSameCluster(
         `its authority is ${manifest.authority.slice(0, 16)}…, and the laptop knows ${authority.slice(0, 16)}…`,
       )
   }
-  if (store.has(kept.server)) {
+  if (store.has(secretNames.server)) {
     known = true
     // Who could write a bundle knows the token only when it is the cluster's own node.
-    if ((await store.get(kept.server)).reveal().trim() !== text('rancher/k3s/token').trim())
+    if ((await store.get(secretNames.server)).reveal().trim() !== text('rancher/k3s/token').trim())
       throw other('its token is not the one that the laptop made')
   }
   return known
@@ -191,7 +195,7 @@ export const restore = (call: Call): Promise<number> =>
       const machine = await node()
       const others = clusterOf(config).flatMap((m) => (m.role === 'server' && !m.first ? m.name : []))
       const living = await confirmReplace(session, machine, others)
-      const beside = besideRestore(member.name, others, living)
+      const beside = besideRestore(member.name, others, living, pageNamed('k3s-join'))
       if ((await replaceFirst(session, machine, bundle, basename(path), beside)) === 1) return 1
       await keepJoinTokens(session, bundle)
       report.note(
@@ -249,8 +253,8 @@ async function replaceFirst(
 async function borrowTokens({ store }: Session, { text }: Bundle): Promise<string[]> {
   const borrowed: string[] = []
   for (const [secret, from] of [
-    [kept.server, 'rancher/k3s/token'],
-    [kept.agent, 'rancher/k3s/agent-token'],
+    [secretNames.server, 'rancher/k3s/token'],
+    [secretNames.agent, 'rancher/k3s/agent-token'],
   ] as const)
     if (!store.has(secret) && text(from) !== '') {
       await store.put(secret, text(from).trim())
@@ -261,8 +265,8 @@ async function borrowTokens({ store }: Session, { text }: Bundle): Promise<strin
 
 async function keepJoinTokens({ store }: Session, { text }: Bundle): Promise<void> {
   for (const [secret, from] of [
-    [kept.joinServer, 'server/token'],
-    [kept.joinAgent, 'server/agent-token'],
+    [secretNames.joinServer, 'server/token'],
+    [secretNames.joinAgent, 'server/agent-token'],
   ] as const)
     if (!store.has(secret) && text(from) !== '')
       await store.put(secret, Buffer.from(text(from)).toString('base64'))
@@ -314,11 +318,10 @@ async function applyRestore(
   const context = contextOf(config, machine.facts, store)
   const when = new Date().toISOString()
   const { canary, k3s } = manifest
-  // All configuration of k3s, and not its start, which the last step does. One transaction: what fails is rolled back whole.
-  const configuration = runningOf(context, member).slice(0, -1)
+  // The last step starts k3s. One transaction: what fails is rolled back whole.
   const steps: Step[] = [
-    ...groundOf(context, member),
-    ...configuration,
+    ...prerequisites(context, member),
+    ...configurationSteps(context, member),
     {
       name: `the cluster is restored from ${name}`,
       why: 'k3s makes a cluster of one out of the snapshot; with the token of that time it finds its authorities and keys in it',
