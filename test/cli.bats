@@ -295,7 +295,10 @@ import { command, type Taskfile } from './lib/cli/taskfile.ts'
 
 export default {
   'A night': {
-    nap: { does: 'sleep', run: command('sh', '-c', 'trap "sleep 0.3; echo awake; exit 1" INT; touch begun; sleep 20 > /dev/null 2>&1 & wait') },
+    nap: {
+      does: 'sleep',
+      run: command('sh', '-c', 'trap "sleep 0.3; echo awake; exit 1" INT; touch begun; sleep 20 > /dev/null 2>&1 & wait'),
+    },
     rise: { does: 'get up', needs: ['nap'], run: command('touch', 'risen') },
   },
 } satisfies Taskfile
@@ -402,14 +405,15 @@ export default script(import.meta, { layer: 'L2', on: 'laptop' }, () => [
 PAGE
 }
 
-# as_user COMMAND…: as somebody who is not root, with a home and a state directory of their own, and a sudo that says that it was called.
+# as_user COMMAND…: as somebody who is not root, with a home and a state directory of their own, and a sudo that notes its calls.
 as_user() {
   local home=$BATS_TEST_TMPDIR/home drop=()
   mkdir --parents "$home/bin"
   printf '#!/bin/sh\n[ "$1" = --reset-timestamp ] || echo called >> %s\nexit 1\n' "$home/sudo" > "$home/bin/sudo"
   chmod 755 "$home/bin/sudo"
   if [ "$(id --user)" -eq 0 ]; then
-    chmod a+x "$BATS_RUN_TMPDIR" "$BATS_FILE_TMPDIR" "$(dirname "$BATS_FILE_TMPDIR")" "$BATS_TEST_TMPDIR" "$(dirname "$BATS_TEST_TMPDIR")"
+    chmod a+x "$BATS_RUN_TMPDIR" "$BATS_FILE_TMPDIR" "$(dirname "$BATS_FILE_TMPDIR")" \
+      "$BATS_TEST_TMPDIR" "$(dirname "$BATS_TEST_TMPDIR")"
     chown --recursive 65534:65534 "$home"
     drop=(setpriv --reuid=65534 --regid=65534 --clear-groups)
   fi
@@ -452,7 +456,8 @@ as_user() {
 
 @test "a page for the laptop has no transaction" {
   laptop_page
-  sed "s/name: 'the note is written',/&\n    transaction: { kind: 'note' },/" scripts/60-laptop-note.ts > scripts/61-laptop-guard.ts
+  sed "s/name: 'the note is written',/&\n    transaction: { kind: 'note' },/" scripts/60-laptop-note.ts \
+    > scripts/61-laptop-guard.ts
   run -1 --separate-stderr as_user ./task laptop-guard apply
   assert_regex "$stderr" "61-laptop-guard: 'the note is written' is a transaction"
   assert_not_exists "$BATS_TEST_TMPDIR/home/note"

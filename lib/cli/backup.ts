@@ -48,8 +48,8 @@ export const withCluster = <T extends Table>(
   })
 
 /**
- * `./task backup` makes a bundle now and copies it to the laptop. `./task backup ssh-key` shows the public half of the node's key, and
- * `./task backup s3-key` stores the key that is typed. Resolves to the exit code.
+ * `./task backup` makes a bundle now and copies it to the laptop. `./task backup ssh-key` shows the public half of the node's
+ * key, and `./task backup s3-key` stores the key that is typed. Resolves to the exit code.
  */
 export const backup = (call: Call): Promise<number> =>
   withCluster(call, backupTable, (session) => {
@@ -161,7 +161,7 @@ export const backups = (call: Call): Promise<number> =>
     return there.complete ? 0 : 1
   })
 
-/** What the node and its destinations have. Where the node cannot be reached, that is a Fault, or a note when the `laptop` has bundles. */
+/** What the node and its destinations have. A node that cannot be reached is a Fault, or a note when the `laptop` has bundles. */
 async function bundlesOfNode(
   { node, report }: ClusterSession,
   laptop: boolean,

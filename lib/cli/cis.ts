@@ -19,7 +19,10 @@ import { pageNamed } from './scripts.ts'
 import { withSession } from './session.ts'
 import { cis as table } from './tables.ts'
 
-/** Checks every control of its role on one node. Throws a Fault when none could be checked. `report` gets notes of what is made on the way. */
+/**
+ * Checks every control of its role on one node. Throws a Fault when none could be checked. `report` gets notes of what is made
+ * on the way.
+ */
 export async function scoreNode(
   machine: Machine,
   config: Config,

@@ -21,24 +21,29 @@ doctor_cpu() {
       finding cpu ok "$vendor, /dev/kvm, $threads threads"
     fi
   elif [ -n "$flag" ]; then
-    finding cpu bad "$vendor, but there is no /dev/kvm" "modprobe kvm_$([ "$flag" = vmx ] && echo intel || echo amd); if that fails, the firmware has switched $vendor off"
+    finding cpu bad "$vendor, but there is no /dev/kvm" \
+      "modprobe kvm_$([ "$flag" = vmx ] && echo intel || echo amd); if that fails, the firmware has switched $vendor off"
   else
-    finding cpu bad 'the processor offers no virtualisation' 'switch on VT-x (Intel) or SVM (AMD) in the firmware setup; inside a virtual machine, allow it nesting'
+    finding cpu bad 'the processor offers no virtualisation' \
+      'switch on VT-x (Intel) or SVM (AMD) in the firmware setup; inside a virtual machine, allow it nesting'
   fi
 }
 
 doctor_firmware() {
-  local file=$FK_ROOT/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c
+  local model file=$FK_ROOT/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c
   if [ -e "$FK_ROOT/proc/device-tree/model" ] && [ ! -d "$FK_ROOT/sys/firmware/efi" ]; then
-    finding firmware n/a "$(tr --delete '\0' < "$FK_ROOT/proc/device-tree/model") starts by its own firmware: nothing checks what it boots"
+    model=$(tr --delete '\0' < "$FK_ROOT/proc/device-tree/model")
+    finding firmware n/a "$model starts by its own firmware: nothing checks what it boots"
   elif [ ! -d "$FK_ROOT/sys/firmware/efi" ]; then
-    finding firmware warn 'started by BIOS, so there is no Secure Boot' 'choose UEFI in the firmware setup, before the system is installed'
+    finding firmware warn 'started by BIOS, so there is no Secure Boot' \
+      'choose UEFI in the firmware setup, before the system is installed'
   elif [ ! -e "$file" ]; then
     finding firmware warn 'UEFI without Secure Boot' 'see whether the firmware setup offers it'
   elif [ "$(od --address-radix=n --format=u1 --skip-bytes=4 --read-bytes=1 "$file" | tr --delete ' ')" = 1 ]; then
     finding firmware ok 'UEFI, Secure Boot is on'
   else
-    finding firmware warn 'UEFI, Secure Boot is off: whoever has the machine for a minute chooses what it boots' 'switch it on in the firmware setup'
+    finding firmware warn 'UEFI, Secure Boot is off: whoever has the machine for a minute chooses what it boots' \
+      'switch it on in the firmware setup'
   fi
 }
 
@@ -50,9 +55,11 @@ doctor_tpm() {
   elif [ "$FK_TPM" = no ]; then
     finding tpm n/a 'none, and the site asks for none: somebody types the passphrase of the vault after each boot'
   elif [ -n "$version" ]; then
-    finding tpm warn "TPM $version.x cannot seal the key of the vault" 'vault.tpm2_pcrs: [] in the site document, and type the passphrase after each boot'
+    finding tpm warn "TPM $version.x cannot seal the key of the vault" \
+      'vault.tpm2_pcrs: [] in the site document, and type the passphrase after each boot'
   else
-    finding tpm warn 'none is seen' 'switch on PTT (Intel) or fTPM (AMD) in the firmware setup; or vault.tpm2_pcrs: [] in the site document'
+    finding tpm warn 'none is seen' \
+      'switch on PTT (Intel) or fTPM (AMD) in the firmware setup; or vault.tpm2_pcrs: [] in the site document'
   fi
 }
 
@@ -60,7 +67,8 @@ doctor_memory() {
   local mib need vm
   mib=$(($(awk '$1 == "MemTotal:" { print $2 }' "$FK_ROOT/proc/meminfo") / 1024))
   if [[ $FK_ROLE = metal ]]; then
-    if [ "$mib" -ge 3500 ]; then finding memory ok "$mib MiB"; else finding memory warn "$mib MiB are little for a node" 'leave monitoring and storage off, or take a machine with 4 GiB'; fi
+    if [ "$mib" -ge 3500 ]; then finding memory ok "$mib MiB"; else finding memory warn "$mib MiB are little for a node" \
+      'leave monitoring and storage off, or take a machine with 4 GiB'; fi
     return
   fi
   read -r _ vm _ _ <<< "$FK_ROLE"
@@ -70,7 +78,8 @@ doctor_memory() {
   elif [ $((mib - 1024)) -ge 2048 ]; then
     finding memory bad "$mib MiB, and the virtual machine with the host needs $need" "FK_VM_RAM_MB=$((mib - 1024))"
   else
-    finding memory bad "$mib MiB are too little for a virtual machine of 2048 MiB" 'take a machine with more memory, or build on the metal (FK_SITE=fortress-pi shows how)'
+    finding memory bad "$mib MiB are too little for a virtual machine of 2048 MiB" \
+      'take a machine with more memory, or build on the metal (FK_SITE=fortress-pi shows how)'
   fi
 }
 
@@ -81,7 +90,8 @@ doctor_room() {
   if [ "$free" -ge "$need" ]; then
     finding room ok "$free GiB are free in /var/lib"
   else
-    finding room warn "$free GiB are free in /var/lib, and $need are good to have" "$([[ $FK_ROLE = metal ]] && echo 'make room there' || echo 'make room there, or choose a smaller FK_VM_DISK_GB')"
+    finding room warn "$free GiB are free in /var/lib, and $need are good to have" \
+      "$([[ $FK_ROLE = metal ]] && echo 'make room there' || echo 'make room there, or choose a smaller FK_VM_DISK_GB')"
   fi
 }
 
@@ -92,7 +102,7 @@ doctor_disks() {
     disk=$(basename "$(readlink "$link")")
     [ -e "$FK_ROOT/sys/block/$disk/size" ] || continue
     size=$(($(< "$FK_ROOT/sys/block/$disk/size") / 2097152))
-    seen=yes
+    seen='write one of the ids above'
     if [ "/dev/disk/by-id/${link##*/}" = "$FK_DISK" ]; then
       chosen=yes
       finding disk ok "$FK_DISK, $size GiB, the vault of this site"
@@ -101,9 +111,11 @@ doctor_disks() {
     fi
   done
   if [ -n "$FK_DISK" ] && [ -z "$chosen" ]; then
-    finding disk bad "$FK_DISK, the disk of the vault, is not there" 'plug it in, or write another id into vault.disk of the site document'
+    finding disk bad "$FK_DISK, the disk of the vault, is not there" \
+      'plug it in, or write another id into vault.disk of the site document'
   elif [ -z "$FK_DISK" ]; then
-    finding disk warn 'the site chooses no disk for the vault' "$([ -n "$seen" ] && echo 'write one of the ids above' || echo 'plug one in and write its id') into vault.disk of the site document"
+    finding disk warn 'the site chooses no disk for the vault' \
+      "${seen:-plug one in and write its id} into vault.disk of the site document"
   fi
 }
 
@@ -122,7 +134,8 @@ doctor_nics() {
       finding nic ok "$name is $state"
     fi
   done
-  [ -n "$seen" ] || finding nic warn 'no network card of its own is seen' 'in a virtual machine or container that is as it should be; else look for its driver in dmesg'
+  [ -n "$seen" ] || finding nic warn 'no network card of its own is seen' \
+    'in a virtual machine or container that is as it should be; else look for its driver in dmesg'
 }
 
 doctor_apparmor() {
@@ -135,7 +148,8 @@ doctor_apparmor() {
     enforced=$(grep --count '(enforce)$' "$FK_ROOT/sys/kernel/security/apparmor/profiles")
     finding apparmor ok "on, $enforced profiles are enforced"
   else
-    finding apparmor bad 'off, and what confines programs and virtual machines here is AppArmor' 'start the kernel with lsm=landlock,lockdown,yama,integrity,apparmor,bpf; host-harden does it where there is GRUB'
+    finding apparmor bad 'off, and what confines programs and virtual machines here is AppArmor' \
+      'start the kernel with lsm=landlock,lockdown,yama,integrity,apparmor,bpf; host-harden does it where there is GRUB'
   fi
 }
 
@@ -143,11 +157,13 @@ doctor_node() {
   [[ $FK_ROLE = metal ]] || return 0
   case $(getconf PAGE_SIZE) in
     4096) ;;
-    *) finding kernel warn "it has pages of $(getconf PAGE_SIZE) bytes, and some images of containers abort on them" 'kernel=kernel8.img in /boot/firmware/config.txt, and restart' ;;
+    *) finding kernel warn "it has pages of $(getconf PAGE_SIZE) bytes, and some images of containers abort on them" \
+      'kernel=kernel8.img in /boot/firmware/config.txt, and restart' ;;
   esac
   case " $(cat "$FK_ROOT/sys/fs/cgroup/cgroup.controllers" 2> /dev/null) " in
     *' memory '*) ;;
-    *) finding cgroup bad 'the kernel counts no memory of groups, and k3s needs that' 'add cgroup_enable=memory to /boot/firmware/cmdline.txt, and restart' ;;
+    *) finding cgroup bad 'the kernel counts no memory of groups, and k3s needs that' \
+      'add cgroup_enable=memory to /boot/firmware/cmdline.txt, and restart' ;;
   esac
 }
 

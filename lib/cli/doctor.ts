@@ -123,7 +123,7 @@ function talosctl(pins: Config['pins'], there: boolean, path: string | undefined
     timeout: 10_000,
     env: { ...process.env, ...(path === undefined ? {} : { PATH: path }) },
   })
-  const found = /v\d+\.\d+\.\d+\S*/.exec(said.stdout ?? '')?.[0] ?? 'of a version that it does not tell'
+  const found = /v\d+\.\d+\.\d+\S*/.exec(said.stdout ?? '')?.[0] ?? 'of an unknown version'
   const minor = (version: string) => version.split('.', 2).join('.')
   return minor(found) === minor(wanted)
     ? { subject, state: 'ok', found: `${found}; it makes the secrets of Talos` }
@@ -284,7 +284,7 @@ function reached({ label, facts: { os, arch, model } }: Machine, spec: Placed): 
   ]
 }
 
-/** The words that lib/cli/doctor.sh is told about a machine: what the site needs of it. */
+/** The variables of lib/cli/doctor.sh: what the site needs of a machine. */
 export function needs({ env, site }: Pick<Config, 'env' | 'site'>, spec: Placed): string {
   const role = spec.roles.includes('node')
     ? 'metal'
@@ -292,7 +292,7 @@ export function needs({ env, site }: Pick<Config, 'env' | 'site'>, spec: Placed)
   return `FK_ROLE=${quote(role)} FK_DISK=${quote(site.vault.disk)} FK_TPM=${site.vault.tpm2_pcrs.length > 0 ? 'yes' : 'no'}`
 }
 
-/** Everything that a machine says of itself, in one round trip. */
+/** Everything that a machine reports of itself, in one round trip. */
 async function examine(there: Machine, config: Config, spec: Placed): Promise<Finding[]> {
   const findings: Finding[] = []
   const shell = read('lib/cli/doctor.sh')
@@ -325,7 +325,9 @@ async function examine(there: Machine, config: Config, spec: Placed): Promise<Fi
 export function clock(read: number, sent: number, received: number, synchronised: string): Finding {
   const off = read < sent ? read - sent : read > received ? read - received : 0
   const seconds = Math.abs(off) / 1000
-  const found = `${seconds < 1 ? 'as here' : `${duration(seconds)} ${off < 0 ? 'behind' : 'ahead of'} this laptop`}${synchronised === 'no' ? ', not synchronised' : ''}`
+  const direction = off < 0 ? 'behind' : 'ahead of'
+  const difference = seconds < 1 ? 'as here' : `${duration(seconds)} ${direction} this laptop`
+  const found = difference + (synchronised === 'no' ? ', not synchronised' : '')
   if (seconds >= 300)
     return {
       subject: 'clock',

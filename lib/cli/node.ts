@@ -18,10 +18,10 @@ import { node as table } from './tables.ts'
 type NodeSession = Session & { given: Given<typeof table> }
 
 /**
- * `./task node rebuild NAME` makes a virtual machine anew from the base image and its first configuration; `./task node destroy NAME`
- * removes it for good. Both keep the vault, and are confirmed by the name. `./task node replace NAME` takes a node out of its cluster
- * and joins a machine of that name anew, `./task node remove NAME` only takes it out. `./task node kubeconfig NAME` writes what
- * vm-talos or k3s-server has fetched. Resolves to the exit code.
+ * `./task node rebuild NAME` makes a virtual machine anew from the base image and its first configuration, `./task node
+ * destroy NAME` removes it for good; both keep the vault, and are confirmed by the name. `./task node replace NAME` takes a
+ * node out of its cluster and joins a machine of that name anew, `./task node remove NAME` only takes it out. `./task node
+ * kubeconfig NAME` writes what vm-talos or k3s-server has fetched. Resolves to the exit code.
  */
 export const node = (call: Call): Promise<number> =>
   withSession(call, table, (session) => {
@@ -77,7 +77,7 @@ async function kubeconfig({ config, store, state }: NodeSession, name: string): 
   return 0
 }
 
-/** The kubeconfig of k3s as a member is reached from the laptop, and named after the site. `text` is what k3s wrote for itself. */
+/** The kubeconfig of k3s as a member is reached from the laptop, named after the site. `text` is what k3s wrote for itself. */
 export function kubeconfigFor(text: string, { endpoint }: Pick<Member, 'endpoint'>, site: string): string {
   const config = parse(text) as {
     clusters: { name: string; cluster: { server: string } }[]

@@ -245,7 +245,7 @@ function assertDeclared({ os, arch }: Placed, { label, facts }: Machine, site: s
   throw new Fault(
     `${label} runs ${facts.os} on ${facts.arch}, and the site ${site} says ${os} on ${arch}. Nothing was run.`,
     {
-      next: `correct its entry under machines: in config/sites/${site}.yaml; a system that cannot be named there is not supported`,
+      next: `correct it under machines: in config/sites/${site}.yaml; a system that has no name there is not supported`,
     },
   )
 }

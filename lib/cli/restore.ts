@@ -30,7 +30,10 @@ import { type RunFlags, drill as drillTable, restore as restoreTable } from './t
 /** Where a bundle is in clear on the node, in memory. */
 const bundle = '/run/fortress/bundle'
 
-/** The file that is meant: a path, a bundle of the laptop, or one of a place, which the node brings. Without a word the newest that the laptop has. */
+/**
+ * The file that is meant: a path, a bundle of the laptop, or one of a backup destination, which the node fetches. Without a word
+ * the newest that the laptop has.
+ */
 async function found(session: ClusterSession, word: string | undefined): Promise<string> {
   const { state } = session
   const newest = copies(state).at(-1)
@@ -65,10 +68,12 @@ async function assertSameCluster(
   { store, state, config }: Session,
   { path, manifest, text }: Bundle,
 ): Promise<boolean> {
+  const { server, agent, joinServer, joinAgent } = secretNames
+  const tokens = [server, agent, joinServer, joinAgent].map((name) => `${name}.age`).join(', ')
   const other = (reason: string): Fault =>
     new Fault(`${path} is refused: it is of another cluster: ${reason}`, {
       state: 'nothing of it was sent anywhere',
-      next: `if the cluster that the laptop knows is gone for good: put ${[secretNames.server, secretNames.agent, secretNames.joinServer, secretNames.joinAgent].map((n) => `${n}.age`).join(', ')} in ${state} aside, and try again`,
+      next: `if that cluster is gone for good: put ${tokens} in ${state} aside, and try again`,
     })
   if (manifest.site !== config.site.name) throw other(`of the site ${manifest.site}`)
   let known = false
@@ -80,7 +85,7 @@ async function assertSameCluster(
     const authority = /^K10([0-9a-f]{64})::/.exec(join)?.[1]
     if (authority !== undefined && authority !== manifest.authority)
       throw other(
-        `its authority is ${manifest.authority.slice(0, 16)}…, and the laptop knows ${authority.slice(0, 16)}…`,
+        `its authority is ${manifest.authority.slice(0, 16)}…, and that of the laptop's cluster ${authority.slice(0, 16)}…`,
       )
   }
   if (store.has(secretNames.server)) {
@@ -121,8 +126,8 @@ const clear = (machine: Machine) => query(machine, ['backup_close', 'answer done
 const mib = (bytes: number) => Math.ceil(bytes / 2 ** 20)
 
 /**
- * `./task drill [FILE] [NODE]` proves that a bundle can be restored: it becomes a cluster beside the living one, in a network and a
- * file system of its own, and its canary is read. Resolves to the exit code.
+ * `./task drill [FILE] [NODE]` proves that a bundle can be restored: it becomes a cluster beside the running one, in a
+ * network and a file system of its own, and its canary is read. Resolves to the exit code.
  */
 export const drill = (call: Call): Promise<number> =>
   withCluster(
@@ -174,8 +179,8 @@ async function drillBundle(session: ClusterSession, path: string): Promise<void>
 }
 
 /**
- * `./task restore FILE [NODE]` makes the bundle the cluster of its first server again, and the other servers join it anew. Where a
- * cluster has its data already, the name of the node confirms. What was there is kept aside, and comes back when it fails.
+ * `./task restore FILE [NODE]` makes the bundle the cluster of its first server again, and the other servers join it anew. Where
+ * a cluster has its data already, the name of the node confirms. What was there is kept aside, and comes back when it fails.
  * Resolves to the exit code.
  */
 export const restore = (call: Call): Promise<number> =>
@@ -199,7 +204,7 @@ export const restore = (call: Call): Promise<number> =>
       if ((await replaceFirst(session, machine, bundle, basename(path), beside)) === 1) return 1
       await keepJoinTokens(session, bundle)
       report.note(
-        `${machine.label} is the cluster as it was at ${bundle.manifest.time}: its canary is there, and it is the only etcd member.`,
+        `${machine.label} is the cluster as of ${bundle.manifest.time}: its canary is there, and it is the only etcd member.`,
       )
       if (others.length > 0 && (await run(session, beside.after)) === 1)
         throw new Fault(
@@ -292,7 +297,8 @@ async function confirmReplace(session: RestoreSession, first: Machine, others: s
     } catch (error) {
       if (!(error instanceof Fault)) throw error
       report.note(
-        `${name} does not answer: ${error.message}. When it is back, ./task node replace ${name} at once: together with another it could go on as the cluster that was`,
+        `${name} does not answer: ${error.message}. When it is back, ./task node replace ${name} at once: ` +
+          'together with another it could go on as the cluster that was',
       )
     }
   }

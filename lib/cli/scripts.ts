@@ -17,7 +17,7 @@ export interface PageFile {
 
 /** The numbered scripts, in running order, each with its first comment line. Read as text: nothing of them runs. */
 export function pages(dir = root): PageFile[] {
-  return filesIn('scripts', { base: dir }).flatMap((file) => {
+  return filesIn(join(dir, 'scripts')).flatMap((file) => {
     const [, number, name] = /^(\d\d)-(.+)\.ts$/.exec(file) ?? []
     if (number === undefined || name === undefined) return []
     const text = readFileSync(join(dir, 'scripts', file), 'utf8')
@@ -25,9 +25,9 @@ export function pages(dir = root): PageFile[] {
   })
 }
 
-export function filesIn(dir: string, { base = root, below = false } = {}): string[] {
+function filesIn(dir: string): string[] {
   try {
-    return (readdirSync(join(base, dir), { recursive: below }) as string[]).sort()
+    return readdirSync(dir).sort()
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return []
     throw error

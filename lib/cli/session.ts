@@ -74,7 +74,8 @@ export function openSession({ site, json = false, verbose = false, signal, ...op
       return connected
     },
     close: async () => {
-      for (const machine of machines.values()) await machine.then((m) => m.close()).catch(() => {}) // reported where it was needed
+      // What could not be connected was reported where it was needed.
+      for (const machine of machines.values()) await machine.then((m) => m.close()).catch(() => {})
       report.close()
     },
   }

@@ -56,14 +56,16 @@ status_k3s() {
   [ -L "$K3S" ] || return 0
   said=$(k3s_certificates leaf 2> /dev/null | head --lines=1) || said=''
   answer k3s active "$(systemctl is-active k3s.service 2> /dev/null)" version "$(k3s_version)" \
-    staged "$(ls /opt/k3s 2> /dev/null)" upgrading "$(k3s_noted to)" certificate "$said" said "$(k3s_said | tail --lines=1)" unfinished "$(status_unfinished)"
+    staged "$(ls /opt/k3s 2> /dev/null)" upgrading "$(k3s_noted to)" certificate "$said" \
+    said "$(k3s_said | tail --lines=1)" unfinished "$(status_unfinished)"
   [ -s "$K3S_ETC/k3s.yaml" ] || return 0
   # A server that hangs is no reason to wait long: others are read as well.
   said=$(K3S_SECONDS=10 status_nodes 2> /dev/null) || return 0
   answer nodes nodes "$said"
 }
 
-# status_nodes: the nodes as the API reports them, one a line: name, version, Ready, its reason, vote in etcd, cordoned, drained, staged.
+# status_nodes: the nodes as the API reports them, one a line: name, version, Ready, its reason, vote in etcd, cordoned, drained,
+# staged.
 status_nodes() {
   local column columns='' condition='.status.conditions[?(@.type=="Ready")]' vote='.status.conditions[?(@.type=="EtcdIsVoter")]'
   for column in .metadata.name .status.nodeInfo.kubeletVersion "$condition.status" "$condition.reason" "$vote.status" \

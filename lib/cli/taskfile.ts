@@ -7,7 +7,7 @@ import { Fault } from '../ground/fault.ts'
 import { root } from '../ground/root.ts'
 import { type Run, type Task, NotHere } from './call.ts'
 import { parse } from './flags.ts'
-import { filesIn, open, pages } from './scripts.ts'
+import { open, pages } from './scripts.ts'
 import * as tables from './tables.ts'
 
 export type { Taskfile } from './call.ts'
@@ -18,42 +18,28 @@ const load = createRequire(import.meta.url)
 export const command =
   (program: string, ...args: string[]): Run =>
   async ({ argv, together }) => {
-    const { spawn } = load('node:child_process') as typeof import('node:child_process')
-    const ran = [program, ...args, ...argv].join(' ')
-    const child = spawn(program, [...args, ...argv], {
+    const { $, which } = load('../ground/laptop.ts') as typeof import('../ground/laptop.ts')
+    if (which(program) === undefined) throw new NotHere(`${program} is not installed`)
+    const words = [program, ...args, ...argv]
+    // With exec no shell stands between: a signal reaches the program itself.
+    const { exitCode, stdall } = await $({
       cwd: root,
+      nothrow: true,
+      prefix: 'exec ',
       stdio: together ? ['ignore', 'pipe', 'pipe'] : 'inherit',
-    })
-    let said = ''
-    child.stdout?.on('data', (d) => (said += d))
-    child.stderr?.on('data', (d) => (said += d))
-    const code = await new Promise<number>((resolve, reject) => {
-      child.on('close', (status) => resolve(status === 0 ? 0 : 1))
-      child.on('error', (error: NodeJS.ErrnoException) =>
-        reject(
-          error.code === 'ENOENT'
-            ? new NotHere(`${program} is not installed`)
-            : new Fault(error.message, { ran }),
-        ),
-      )
-    })
-    if (code !== 0 && together) throw new Fault(`${program} failed`, { ran, said })
-    return code
+    })`${words}`
+    if (exitCode !== 0 && together)
+      throw new Fault(`${program} failed`, { ran: words.join(' '), said: stdall })
+    return exitCode === 0 ? 0 : 1
   }
 
-// `*` is any name in a folder, `**` also the folders below.
 /** A command with the files behind it that patterns name: `onFiles(['config/k3s/*.sh'], 'shellcheck')`. */
 export const onFiles =
   (patterns: string[], program: string, ...args: string[]): Run =>
-  (call) => {
-    const files = patterns.flatMap((pattern) => {
-      const [dir, end] = pattern.split(/\/(?:\*\*\/)?\*/)
-      if (dir === undefined || end === undefined) return [pattern]
-      return filesIn(dir, { below: pattern.includes('/**/') }).flatMap((name) =>
-        name.endsWith(end) ? [join(dir, name)] : [],
-      )
-    })
-    return command(program, ...args, ...files)(call)
+  async (call) => {
+    const { zx } = load('../ground/laptop.ts') as typeof import('../ground/laptop.ts')
+    const files = await zx().glob(patterns, { cwd: root, dot: true })
+    return command(program, ...args, ...files.sort())(call)
   }
 
 /** What a module exports, loaded now; its path is from the root. */
@@ -89,7 +75,7 @@ export const generate =
     return 0
   }
 
-/** A task that goes through all pages, or those of one layer, in one mode: `undo` from the newest back, the others in running order. */
+/** A task that runs all pages, or those of one layer, in one mode: `undo` from the newest back, the others in running order. */
 export const each = (mode: tables.AnyMode): Pick<Task, 'takes' | 'run'> => ({
   takes: tables.runbook,
   run: (call) => {

@@ -24,8 +24,9 @@ export const trust = (call: Call): Promise<number> =>
   })
 
 /**
- * Ends the run that holds a machine's lock: on the metal, or on the machine that is named. Without --yes only the owner is shown: a
- * run that is alive loses its work in the middle of a step, and its open transaction is rolled back by the machine itself.
+ * Ends the run that holds a machine's lock: on the metal, or on the machine that is named. Without --yes only the owner is
+ * shown: a run that is alive loses its work in the middle of a step, and its open transaction is rolled back by the machine
+ * itself.
  */
 export const unlock = (call: Call): Promise<number> =>
   withSession(call, unlockTable, async ({ config, report, connect, needsHost, given }) => {

@@ -12,8 +12,8 @@ import { withSession } from './session.ts'
 import { vault as table } from './tables.ts'
 
 /**
- * `./task vault keys` shows what opens the vaults of a site without their machine, on a terminal only; `./task vault restore-header`
- * writes a lost header back. Resolves to the exit code; throws a Fault for anything it does not know or have.
+ * `./task vault keys` shows what opens the vaults of a site without their machine, on a terminal only; `./task vault
+ * restore-header` writes a lost header back. Resolves to the exit code; throws a Fault for anything it does not know or have.
  */
 export async function vault(call: Call): Promise<number> {
   const given = parse(call, table)

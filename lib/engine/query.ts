@@ -15,8 +15,8 @@ export interface Query {
 }
 
 /**
- * Runs bash on a machine; resolves to the values of its last `answer NAME KEY VALUE…`, none where there was none. Throws a Fault when
- * it did not come to its end, and for `answer refused why REASON`.
+ * Runs bash on a machine; resolves to the values of its last `answer NAME KEY VALUE…`, none where there was none. Throws a
+ * Fault when it did not come to its end, and for `answer refused why REASON`.
  */
 export async function query(
   machine: Machine,
