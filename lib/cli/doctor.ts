@@ -1,5 +1,4 @@
 // Is everything here and there that the pages will need? One line for each thing, with the remedy; nothing is changed.
-import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, statfsSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { signingKey } from '../engine/signature.ts'
@@ -8,6 +7,7 @@ import { plain } from '../engine/program.ts'
 import { count, duration } from '../engine/report.ts'
 import { onAnswer } from '../engine/wire.ts'
 import { Fault } from '../ground/fault.ts'
+import { $ } from '../ground/laptop.ts'
 import { read } from '../ground/root.ts'
 import { quote } from '../ground/sh.ts'
 import { type Placed, machinesFor } from '../site/machines.ts'
@@ -65,6 +65,17 @@ const tools: Tool[] = [
   { name: 'wg-quick', for: 'brings the tunnel up', from: 'wireguard-tools', must: false },
 ]
 
+type Programs = ReturnType<typeof programs>
+
+/** Runs programs that are found in `path`; any exit code is an answer. */
+const programs = (path: string | undefined) =>
+  $({
+    nothrow: true,
+    timeout: '10s',
+    shell: '/bin/bash',
+    ...(path === undefined ? {} : { env: { PATH: path } }),
+  })
+
 const DAY = 86_400_000
 /** From here on it is said that something expires. */
 const SOON = 60 * DAY
@@ -78,14 +89,12 @@ export async function laptop(
     version = process.versions.node,
   }: { path?: string; now?: number; version?: string } = {},
 ): Promise<Finding[]> {
-  const has = (name: string) =>
-    spawnSync('/bin/sh', ['-c', 'command -v "$1"', 'sh', name], {
-      env: { ...process.env, ...(path === undefined ? {} : { PATH: path }) },
-    }).status === 0
+  const run = programs(path)
+  const has = async (name: string) => (await run`command -v ${name}`).exitCode === 0
   const findings: Finding[] = [node(version)]
   for (const tool of tools)
     findings.push(
-      has(tool.name)
+      (await has(tool.name))
         ? { subject: tool.name, state: 'ok', found: tool.for }
         : {
             subject: tool.name,
@@ -94,12 +103,13 @@ export async function laptop(
             remedy: `apt install ${tool.from}, or what your system calls it`,
           },
     )
-  if (env.FK_NODE_OS === 'talos') findings.push(talosctl(pins, has('talosctl'), path))
-  findings.push(sshKey(env), identity(env), room(env.FK_DOWNLOAD_DIR))
-  if (env.FK_SSH_KEY !== undefined && existsSync(`${env.FK_SSH_KEY}-cert.pub`) && has('ssh-keygen'))
-    findings.push(certificate(`${env.FK_SSH_KEY}-cert.pub`, now))
+  if (env.FK_NODE_OS === 'talos') findings.push(await talosctl(pins, await has('talosctl'), run))
+  findings.push(await sshKey(env), identity(env), room(env.FK_DOWNLOAD_DIR))
+  if (env.FK_SSH_KEY !== undefined && existsSync(`${env.FK_SSH_KEY}-cert.pub`) && (await has('ssh-keygen')))
+    findings.push(await certificate(`${env.FK_SSH_KEY}-cert.pub`, now))
   for (const [name, { signature, unproven }] of Object.entries(pins)) {
-    if (signature?.kind === 'gpg' && has('gpg')) findings.push(await signer(name, signature.key, env, now))
+    if (signature?.kind === 'gpg' && (await has('gpg')))
+      findings.push(await signer(name, signature.key, env, now))
     if (unproven !== undefined && name === env.FK_NODE_OS)
       findings.push({
         subject: name,
@@ -112,18 +122,14 @@ export async function laptop(
 }
 
 /** It makes the secrets of a cluster, which any version of the same minor does alike. */
-function talosctl(pins: Config['pins'], there: boolean, path: string | undefined): Finding {
+async function talosctl(pins: Config['pins'], there: boolean, run: Programs): Promise<Finding> {
   const subject = 'talosctl'
   const remedy = talosctlHelp(pins).replaceAll('\n', ' ')
   if (!there)
     return { subject, state: 'bad', found: 'is not installed; it makes the secrets of Talos', remedy }
   const wanted = pins['talosctl']?.version ?? ''
-  const said = spawnSync('talosctl', ['version', '--client', '--short'], {
-    encoding: 'utf8',
-    timeout: 10_000,
-    env: { ...process.env, ...(path === undefined ? {} : { PATH: path }) },
-  })
-  const found = /v\d+\.\d+\.\d+\S*/.exec(said.stdout ?? '')?.[0] ?? 'of an unknown version'
+  const { stdout } = await run`talosctl version --client --short`
+  const found = /v\d+\.\d+\.\d+\S*/.exec(stdout)?.[0] ?? 'of an unknown version'
   const minor = (version: string) => version.split('.', 2).join('.')
   return minor(found) === minor(wanted)
     ? { subject, state: 'ok', found: `${found}; it makes the secrets of Talos` }
@@ -137,22 +143,20 @@ function node(version: string): Finding {
     : { subject: 'node', state: 'bad', found: `${version} is too old`, remedy: 'install Node 20.19 or newer' }
 }
 
-function sshKey({ FK_SSH_KEY, FK_HOST }: Config['env']): Finding {
+async function sshKey({ FK_SSH_KEY, FK_HOST }: Config['env']): Promise<Finding> {
   const subject = 'ssh key'
   if (FK_HOST === 'local' || FK_HOST === 'lab')
     return { subject, state: 'n/a', found: `FK_HOST=${FK_HOST} needs none of yours` }
   if (FK_SSH_KEY !== undefined) return { subject, state: 'ok', found: FK_SSH_KEY }
-  try {
-    const keys = execFileSync('ssh-add', ['-l'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] })
-    return { subject, state: 'ok', found: `the agent holds ${keys.trim().split('\n').length}` }
-  } catch {
-    return {
-      subject,
-      state: 'warn',
-      found: 'FK_SSH_KEY is not set and no agent holds a key: ~/.ssh/config decides',
-      remedy: 'FK_SSH_KEY=~/.ssh/id_ed25519, or ssh-add',
-    }
-  }
+  const { exitCode, stdout } = await $({ nothrow: true })`ssh-add -l`
+  return exitCode === 0
+    ? { subject, state: 'ok', found: `the agent holds ${stdout.trim().split('\n').length}` }
+    : {
+        subject,
+        state: 'warn',
+        found: 'FK_SSH_KEY is not set and no agent holds a key: ~/.ssh/config decides',
+        remedy: 'FK_SSH_KEY=~/.ssh/id_ed25519, or ssh-add',
+      }
 }
 
 function identity({ FK_AGE_IDENTITY, FK_STATE_DIR }: Config['env']): Finding {
@@ -241,12 +245,9 @@ async function signer(
       )
 }
 
-function certificate(file: string, now: number): Finding {
-  const said = spawnSync('ssh-keygen', ['-L', '-f', file], {
-    encoding: 'utf8',
-    env: { ...process.env, TZ: 'UTC' },
-  }).stdout
-  const to = / to (\S+)$/m.exec(said.match(/^\s*Valid: .*$/m)?.[0] ?? '')?.[1]
+async function certificate(file: string, now: number): Promise<Finding> {
+  const { stdout } = await $({ nothrow: true, env: { TZ: 'UTC' } })`ssh-keygen -L -f ${file}`
+  const to = / to (\S+)$/m.exec(stdout.match(/^\s*Valid: .*$/m)?.[0] ?? '')?.[1]
   const until = to === undefined ? Infinity : Date.parse(`${to}Z`)
   return expiry('ssh key', `its certificate ${file}`, until, now, 'have it signed again')
 }
