@@ -145,7 +145,7 @@ refused() { # MESSAGE; then a command that says it on standard error and nothing
 
 @test "a misspelt flag is refused, and all of them at once" {
   refused "build-all has no flag '--vrebose'; did you mean --verbose?
-build-all has no flag '--dry-run': it knows --layer, --site, --confirm, --yes, --json, --verbose, --machine
+build-all has no flag '--dry-run': it has --layer, --site, --confirm, --yes, --json, --verbose, --machine
 Nothing was run." ./task build-all --vrebose --dry-run
   refused "scripts/00-host-greet.ts has no flag '--jsno'; did you mean --json?
 Nothing was run." ./task 00 plan --jsno
@@ -166,7 +166,7 @@ Nothing was run." ./task plan-all --layer polcy
 @test "an unknown mode is refused with the nearest" {
   refused "scripts/00-host-greet.ts has no mode 'aply'; did you mean apply?
 Nothing was run." ./task 00 aply
-  refused "scripts/00-host-greet.ts has no mode 'explode': it knows plan, apply, verify, undo, print
+  refused "scripts/00-host-greet.ts has no mode 'explode': it has plan, apply, verify, undo, print
 Nothing was run." ./task host-greet explode
 }
 

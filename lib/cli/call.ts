@@ -1,4 +1,4 @@
-// What a task and its caller know of each other. Nothing here loads anything: whatever has a task may import it.
+// What a task and its caller have in common. Nothing here loads anything: whatever has a task may import it.
 import { Fault } from '../ground/fault.ts'
 import type { Table } from './flags.ts'
 

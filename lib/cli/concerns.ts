@@ -103,7 +103,7 @@ function clusterState(config: Config, machines: Answers[], now: Date, add: Add):
       'bad',
       'cluster',
       'the API answers on no server',
-      'journalctl --unit k3s on a server; ./task restore brings a backup back',
+      'journalctl --unit k3s on a server; ./task restore restores a backup',
     )
   for (const { name } of members) memberConcerns(name, cluster, add)
   certificateConcern(cluster, add)
@@ -241,14 +241,14 @@ function backupConcerns(notes: Note[], now: Date, add: Add): void {
   const hours = (note: Note) => (now.getTime() - Date.parse(note.time)) / 3_600_000
   const [backup, drill] = [newest(notes, isBackup), newest(notes, isDrill)]
   if (backup === undefined)
-    add('warn', 'backup', 'the cluster has no backup that anybody knows of', './task k3s-backup apply')
+    add('warn', 'backup', 'no backup of the cluster is known', './task k3s-backup apply')
   else if (hours(backup) > BACKUP_HOURS)
     add('warn', 'backup', `the last good one is ${age(backup.time, now)} old`, './task k3s-backup verify')
   for (const { which, ok, why } of notes)
     if (!ok && isBackup(which))
       add('warn', 'backup', `${which} failed${why ? `: ${why}` : ''}`, './task backup')
   if (backup === undefined) return
-  if (drill === undefined) add('warn', 'backup', 'nobody has ever tried to restore one', './task drill')
+  if (drill === undefined) add('warn', 'backup', 'no restore drill was made yet', './task drill')
   else if (hours(drill) > 24 * DRILL_DAYS)
     add('warn', 'backup', `the last good drill was ${age(drill.time, now)} ago`, './task drill')
 }

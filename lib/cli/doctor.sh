@@ -53,7 +53,7 @@ doctor_tpm() {
   if [ "$version" = 2 ]; then
     finding tpm ok 'TPM 2.0'
   elif [ "$FK_TPM" = no ]; then
-    finding tpm n/a 'none, and the site asks for none: somebody types the passphrase of the vault after each boot'
+    finding tpm n/a 'none, and the site wants none: the passphrase of the vault is typed after each boot'
   elif [ -n "$version" ]; then
     finding tpm warn "TPM $version.x cannot seal the key of the vault" \
       'vault.tpm2_pcrs: [] in the site document, and type the passphrase after each boot'

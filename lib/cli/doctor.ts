@@ -17,7 +17,7 @@ import type { Call } from './call.ts'
 import { type Session, withSession } from './session.ts'
 import { doctor as table } from './tables.ts'
 
-/** One thing that was looked at. `bad`: pages will fail; `warn`: they will work, and somebody should know. */
+/** One thing that was checked. `bad`: pages will fail; `warn`: they will work, and it is worth knowing. */
 export interface Finding {
   subject: string
   state: 'ok' | 'warn' | 'bad' | 'n/a'
@@ -62,7 +62,7 @@ const tools: Tool[] = [
   { name: 'ssh', for: 'reaches the machines', from: 'openssh-client', must: true },
   { name: 'gpg', for: 'reads the keys that sign downloads', from: 'gnupg', must: true },
   { name: 'gpgv', for: 'checks the signatures of downloads', from: 'gpgv', must: true },
-  { name: 'wg-quick', for: 'brings the tunnel up', from: 'wireguard-tools', must: false },
+  { name: 'wg-quick', for: 'connects the tunnel', from: 'wireguard-tools', must: false },
 ]
 
 type Programs = ReturnType<typeof programs>

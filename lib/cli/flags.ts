@@ -75,7 +75,7 @@ function unknownFlag(name: string, flag: string, { flags }: Table): string {
   return `${name} has no flag '${flag}'${hint(flag, known)}`
 }
 
-/** The value as the table spells it; one that the table does not know is a fault. */
+/** The value as the table spells it; one that is not in the table is a fault. */
 function chosen(
   value: string | undefined,
   { among }: Flag,
@@ -104,7 +104,7 @@ function wordFaults(name: string, given: string[], { words }: Table): string[] {
 /** What was probably meant, or else everything that there is. */
 const hint = (typed: string, known: readonly string[]): string => {
   const near = nearest(typed, known)
-  return near ? `; did you mean ${near}?` : known.length > 0 ? `: it knows ${known.join(', ')}` : ''
+  return near ? `; did you mean ${near}?` : known.length > 0 ? `: it has ${known.join(', ')}` : ''
 }
 
 const shape = ({ name, among, optional }: Word): string => {

@@ -254,7 +254,7 @@ async function replaceFirst(
   return code
 }
 
-/** The tokens of the bundle become the laptop's where it has none, so that none of them is made anew. Resolves to their names. */
+/** The tokens of the bundle become the laptop's where it has none, so that none of them is made again. Resolves to their names. */
 async function borrowTokens({ store }: Session, { text }: Bundle): Promise<string[]> {
   const borrowed: string[] = []
   for (const [secret, from] of [
@@ -314,7 +314,7 @@ async function confirmReplace(session: RestoreSession, first: Machine, others: s
   return answering
 }
 
-/** The steps of a restore, as a run of the page whose files they are: what is restored is then what that page knows. */
+/** The steps of a restore, as a run of the page whose files they are: what is restored then belongs to that page. */
 async function applyRestore(
   { config, member, store, report, signal }: ClusterSession,
   machine: Machine,

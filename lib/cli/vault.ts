@@ -13,7 +13,7 @@ import { vault as table } from './tables.ts'
 
 /**
  * `./task vault keys` shows what opens the vaults of a site without their machine, on a terminal only; `./task vault
- * restore-header` writes a lost header back. Resolves to the exit code; throws a Fault for anything it does not know or have.
+ * restore-header` writes a lost header back. Resolves to the exit code; throws a Fault for what is missing.
  */
 export async function vault(call: Call): Promise<number> {
   const given = parse(call, table)
@@ -62,7 +62,7 @@ const restorePage: Page = {
 }
 
 /**
- * The steps that bring a lost header back from the laptop's copy. They refuse another disk, a disk in use, a disk with data of
+ * The steps that restore a lost header from the laptop's copy. They refuse another disk, a disk in use, a disk with data of
  * somebody else, a copy of another vault, and a header that is whole (its keys may be newer than the copy's).
  * `header` is the base64 text of the saved bytes.
  */

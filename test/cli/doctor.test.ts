@@ -179,7 +179,7 @@ describe('what is missing is said, with what to do', () => {
     [
       'nor a TPM',
       { 'sys/class/tpm/tpm0/tpm_version_major': undefined },
-      'tpm | n/a | none, and the site asks for none: somebody types the passphrase of the vault after each boot',
+      'tpm | n/a | none, and the site wants none: the passphrase of the vault is typed after each boot',
       pi,
     ],
   ]

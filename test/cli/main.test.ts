@@ -142,12 +142,12 @@ for (const [title, tasks, start, message] of [
 const known = '--layer, --site, --confirm, --yes, --json, --verbose, --machine'
 for (const [argv, message] of [
   [['--vrebose'], "build-all has no flag '--vrebose'; did you mean --verbose?"],
-  [['--qqq'], `build-all has no flag '--qqq': it knows ${known}`],
-  [['-n'], `build-all has no flag '-n': it knows ${known}`],
+  [['--qqq'], `build-all has no flag '--qqq': it has ${known}`],
+  [['-n'], `build-all has no flag '-n': it has ${known}`],
   [['--no-json'], "build-all has no flag '--no-json'; did you mean --json?"],
   [
     ['--format', 'disk'],
-    `build-all has no flag '--format': it knows ${known}\nbuild-all takes no words: 'disk' is too much`,
+    `build-all has no flag '--format': it has ${known}\nbuild-all takes no words: 'disk' is too much`,
   ],
   [['--site'], '--site needs a value: --site NAME'],
   [['--site='], '--site needs a value: --site NAME'],
@@ -167,7 +167,7 @@ for (const [argv, message] of [
 const modes = { words: [{ name: 'mode', among: { plan: '', apply: '' } }, { name: 'NAME' }], flags: {} }
 for (const [argv, message] of [
   [['aply', 'a'], "build-all has no mode 'aply'; did you mean apply?"],
-  [['explode', 'a'], "build-all has no mode 'explode': it knows plan, apply"],
+  [['explode', 'a'], "build-all has no mode 'explode': it has plan, apply"],
   [['plan'], 'build-all needs NAME: ./task build-all plan|apply NAME'],
   [['plan', 'a', 'b'], "build-all takes plan|apply NAME: 'b' is too much"],
 ] as const)
@@ -176,7 +176,7 @@ for (const [argv, message] of [
 
 test('a task knows only its own flags', () => {
   assert.throws(() => parse(call(['--site', 'x']), { ...several, words: [{ name: 'X', optional: true }] }), {
-    message: "build-all has no flag '--site': it knows --json, --verbose\nNothing was run.",
+    message: "build-all has no flag '--site': it has --json, --verbose\nNothing was run.",
   })
 })
 

@@ -345,7 +345,7 @@ test('peer list says who has keys here', async () => {
 })
 
 for (const [words, message] of [
-  ['', "peer has no action '': it knows add, show, revoke, list"],
+  ['', "peer has no action '': it has add, show, revoke, list"],
   ['add', 'peer add needs a NAME'],
   ['list laptop', 'peer list takes no name'],
   ['show a b', "peer takes add|show|revoke|list [NAME]: 'b' is too much"],

@@ -285,7 +285,7 @@ describe('a cluster', () => {
     assert.match(well.text, /begin-1 +agent +v1\.36\.5\+k3s1 +yes +yes +3\d\d days/)
     assert.match(
       well.text,
-      /warn +backup +the cluster has no backup that anybody knows of\n +→ \.\/task k3s-backup apply/,
+      /warn +backup +no backup of the cluster is known\n +→ \.\/task k3s-backup apply/,
     )
     assert.equal(well.code, 2)
     await cluster.on('begin-3', 'systemctl stop k3s; echo changed >> /etc/sysctl.d/99-zz-fortress-k3s.conf')
