@@ -4,8 +4,8 @@
 //   npx tsx scripts/13-vm-provision.ts plan     2.5 times npx tsx -e 0 at most
 //   a rehearsal of everything                   2 s of CPU at most, user and system, its children included
 //
-// Every round runs each command once, so that a busy moment falls on all of them; the median of the rounds counts. Peers are measured
-// where they are installed. Nothing of the person who measures gets in: no variable of ours is set, and FK_HOST is not.
+// Every round runs each command once, so that a busy moment falls on all of them; the median of the rounds counts. Peers are
+// measured where they are installed. No FK_ variable of the person who measures gets in.
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
