@@ -8,7 +8,7 @@
 import type { Change, Step, Wait } from '../lib/engine/step.ts'
 import { sh } from '../lib/ground/sh.ts'
 import { type Member, clusterOf, memberOf, programOf, urlOf } from '../lib/k3s/members.ts'
-import { START, clusterShell, drained, helperOf, othersHealthy, uncordoned } from '../lib/k3s/nodes.ts'
+import { clusterShell, drained, helperOf, othersHealthy, START, uncordoned } from '../lib/k3s/nodes.ts'
 import { type Context, script } from '../lib/script.ts'
 
 const prepare = sh`${versionOrder()}

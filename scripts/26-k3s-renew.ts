@@ -6,7 +6,7 @@
 import type { Change } from '../lib/engine/step.ts'
 import { sh } from '../lib/ground/sh.ts'
 import { type Member, clusterOf, memberOf } from '../lib/k3s/members.ts'
-import { START, clusterShell, helperOf, othersHealthy } from '../lib/k3s/nodes.ts'
+import { clusterShell, helperOf, othersHealthy, START } from '../lib/k3s/nodes.ts'
 import { script } from '../lib/script.ts'
 
 const about = { layer: 'L2', on: 'node', library: clusterShell, prepare: certificateShell() } as const

@@ -93,11 +93,11 @@ export async function backup(call: Call): Promise<number> {
       const machine = await at.reach()
       const { report } = at
       report.note(`${machine.label} makes a bundle. That takes as long as its places need.`)
-      const [code] = await ask(
+      const { code } = await ask(
         machine,
         [
-          'systemctl cat fortress-backup.service > /dev/null 2>&1 || { frame answer no "this node makes no backups yet: ./task k3s-backup apply"; exit 0; }',
-          'systemctl start fortress-backup.service > /dev/null 2>&1; frame answer "$?"',
+          'systemctl cat fortress-backup.service > /dev/null 2>&1 || { answer refused why "this node makes no backups yet: ./task k3s-backup apply"; exit 0; }',
+          'systemctl start fortress-backup.service > /dev/null 2>&1; answer backup code "$?"',
         ],
         'the backup',
         6 * 3600,
@@ -182,8 +182,9 @@ export async function backups(call: Call): Promise<number> {
       let missing = 0
       try {
         machine = await reach()
-        const [text = '', said = ''] = await ask(machine, [
-          `frame answer "$(${program} list 2> "$FK_TMP/said")" "$(cat "$FK_TMP/said")"`,
+        const { text = '', said = '' } = await ask(machine, [
+          `text=$(${program} list 2> "$FK_TMP/said")`,
+          'answer bundles text "$text" said "$(cat "$FK_TMP/said")"',
         ])
         for (const line of text.split('\n').filter(Boolean)) {
           const [place = '', name = '', bytes = ''] = line.split('\t')

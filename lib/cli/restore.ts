@@ -39,13 +39,13 @@ async function found(at: Here, word: string | undefined): Promise<string> {
   if (madeAt(word) === undefined || basename(word) !== word)
     throw new Fault(`${word} is no file, and no name of a bundle`, { next: './task backups lists them' })
   const machine = await at.reach()
-  const [said = ''] = await ask(
+  const { said = '' } = await ask(
     machine,
     [
       `place=$(${program} list 2> /dev/null | awk -F '\\t' -v name=${quote(word)} '$2 == name { print $1; exit }')`,
-      `[ -n "$place" ] || { frame answer no "no place has ${word}"; exit 0; }`,
+      `[ -n "$place" ] || { answer refused why "no place has ${word}"; exit 0; }`,
       orNo(sh`${new Command(program, undefined, '')} fetch "$place" ${word}`),
-      'frame answer "$said"',
+      'answer found said "$said"',
     ],
     'finding the bundle',
     3600,
@@ -90,7 +90,7 @@ async function sendTo(
   identity: string,
   mib: number,
 ): Promise<void> {
-  await ask(machine, [orNo(sh`backup_open ${mib}`), 'frame answer yes'], 'making room in memory')
+  await ask(machine, [orNo(sh`backup_open ${mib}`), 'answer done'], 'making room in memory')
   const outcome = await machine.feed(
     `umask 077; cd ${bundle} && exec tar --extract --file=- --no-same-owner --no-same-permissions`,
     Readable.from(opened(path, identity)),
@@ -100,14 +100,10 @@ async function sendTo(
       said: outcome.stderr.trim(),
     })
   const sums = manifest.files.map(({ name, sha256 }) => `${sha256}  ${name}\n`).join('')
-  await ask(
-    machine,
-    [orNo(sh`backup_whole <<< ${sums.trimEnd()}`), 'frame answer yes'],
-    'looking at what arrived',
-  )
+  await ask(machine, [orNo(sh`backup_whole <<< ${sums.trimEnd()}`), 'answer done'], 'looking at what arrived')
 }
 
-const clear = (machine: Machine) => ask(machine, ['backup_close', 'frame answer yes'], 'clearing the memory')
+const clear = (machine: Machine) => ask(machine, ['backup_close', 'answer done'], 'clearing the memory')
 
 const mib = (bytes: number) => Math.ceil(bytes / 2 ** 20)
 
@@ -146,7 +142,7 @@ export async function drill(call: Call): Promise<number> {
               orNo(
                 sh`backup_drill ${name} ${address || '192.0.2.1'} ${canary.secret} ${canary.configmap} ${k3s}`,
               ),
-              'frame answer yes',
+              'answer done',
             ],
             'the drill',
             1500,
@@ -264,7 +260,7 @@ async function mayEnd(at: Here, first: Machine, others: string[]): Promise<strin
   const { ask: question, connectTo } = load('./pages.ts') as typeof import('./pages.ts')
   const living: string[] = []
   const look = async (machine: Machine) => {
-    const [said = ''] = await ask(machine, ['frame answer "$(backup_nobody)"'])
+    const { said = '' } = await ask(machine, ['answer living said "$(backup_nobody)"'])
     if (said !== '') living.push(`${machine.label}: ${said}`)
   }
   await look(first)

@@ -99,8 +99,8 @@ async function kill(pid: number | string, signal: NodeJS.Signals = 'SIGKILL'): P
 }
 
 /**
- * Kills a command with all that it has started, and waits for no one who still holds its pipes. What has ended is left alone. With
- * `detached` the command has a process group of its own, and also those of it die whose parent is gone.
+ * Kills a command with all that it has started, and waits for no one who still holds its pipes. What has ended is left alone.
+ * With `detached` the command has a process group of its own, and also those of it die whose parent is gone.
  */
 export async function end(command: ProcessPromise): Promise<void> {
   const { child } = command
@@ -111,7 +111,7 @@ export async function end(command: ProcessPromise): Promise<void> {
 }
 
 /** What a command may not do without end, and how its failure is told. */
-interface Limits {
+export interface Limits {
   /** It is killed when it has not ended by then. Default: it may take as long as it likes. */
   seconds?: number
   /** Any exit code will do; otherwise one that is not 0 is a Fault. */

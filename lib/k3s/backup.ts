@@ -4,6 +4,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Machine } from '../engine/machine.ts'
 import { plain } from '../engine/program.ts'
+import { onAnswer } from '../engine/wire.ts'
 import { Fault } from '../ground/fault.ts'
 import { land } from '../ground/secret.ts'
 import { type Command, library } from '../ground/sh.ts'
@@ -25,7 +26,7 @@ export interface Note {
 
 /** The notes of a node about backups and drills; none where no backup was ever begun. */
 export async function nodeNotes(machine: Machine): Promise<Note[]> {
-  const [text = ''] = await ask(machine, ['frame answer "$(backup_said)"'])
+  const { text = '' } = await ask(machine, ['answer notes text "$(backup_said)"'])
   return text
     .split('\n')
     .filter(Boolean)
@@ -64,29 +65,32 @@ export function copies(state: string): string[] {
 export const byTime = (a: string, b: string) => Number(madeAt(a)) - Number(madeAt(b))
 
 /**
- * Runs bash on the node, where backupShell is defined; resolves to the fields of the last `frame answer`. Rejects with a Fault.
+ * Runs bash on the node, where backupShell is defined; resolves to the values of the last answer. `answer refused why WHY` rejects
+ * with a Fault.
  */
 export async function ask(
   machine: Machine,
   statements: string[],
   what = 'the question',
   seconds = 300,
-): Promise<string[]> {
-  let answer: string[] = []
+): Promise<Record<string, string>> {
+  let answer: Record<string, string> = {}
+  let refused: string | undefined
   const outcome = await machine.run(
     await plain('backup', statements, ['lib/k3s/members.sh', 'lib/k3s/backup.sh']),
-    ({ kind, fields }) => {
-      if (kind === 'answer') answer = fields
-    },
+    onAnswer((values, name) => {
+      if (name === 'refused') refused = values['why'] ?? ''
+      else answer = values
+    }),
     seconds,
   )
-  if (!outcome.finished || answer[0] === 'no')
+  if (!outcome.finished || refused !== undefined)
     throw new Fault(`${machine.label}: ${what} failed`, {
-      said: [answer[0] === 'no' ? answer[1] : '', outcome.stderr.trim()].filter(Boolean).join('\n'),
+      said: [refused, outcome.stderr.trim()].filter(Boolean).join('\n'),
     })
   return answer
 }
 
-/** `answer no WHY` when the command fails. */
+/** `answer refused why WHY` when the command fails. */
 export const orNo = (command: Command) =>
-  `said=$({ ${command.text}; } 2>&1) || { frame answer no "$said"; exit 0; }`
+  `said=$({ ${command.text}; } 2>&1) || { answer refused why "$said"; exit 0; }`

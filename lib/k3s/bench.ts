@@ -148,6 +148,7 @@ export async function runBench(
   const { deliver, downloads } = load('../engine/delivery.ts') as typeof import('../engine/delivery.ts')
   const { artifactOf } = load('../engine/artifact.ts') as typeof import('../engine/artifact.ts')
   const { plain } = load('../engine/program.ts') as typeof import('../engine/program.ts')
+  const { onAnswer } = load('../engine/wire.ts') as typeof import('../engine/wire.ts')
   const { execFileSync } = load('node:child_process') as typeof import('node:child_process')
   const fetch = downloads(config, {
     signal,
@@ -165,14 +166,14 @@ export async function runBench(
       : execFileSync('tar', ['--create', '--gzip', '--directory', dir, '.'], {
           maxBuffer: 16 * 2 ** 20,
         }).toString('base64')
-  let said: string[] = []
+  let said: Record<string, string> = {}
   const outcome = await machine.run(
     await plain(
       'k3s-cis',
       [
         k3sShell.text,
         `FK_SENT=${quote(`${file.sha256} ${to}\n`)}`,
-        `arrived ${to} 2> "$FK_TMP/said" || { frame bench "$(cat "$FK_TMP/said")" ''; exit 1; }`,
+        `arrived ${to} 2> "$FK_TMP/said" || { answer bench complained "$(cat "$FK_TMP/said")"; exit 1; }`,
         'mkdir "$FK_TMP/bench" "$FK_TMP/bench.bin"',
         'tar --extract --gzip --file="$FK_PART" --directory="$FK_TMP/bench" --no-same-owner && rm --force "$FK_PART"',
         // Its controls call kubectl.
@@ -189,17 +190,15 @@ export async function runBench(
         '  --config-dir "$FK_TMP/bench/cfg" --config "$FK_TMP/bench/cfg/config.yaml" \\',
         `  --benchmark ${bench().benchmark} --targets ${targets} \\`,
         '  > "$FK_TMP/said" 2> "$FK_TMP/complained" || true # its output has what failed',
-        'frame bench "$(tail --lines=3 "$FK_TMP/complained")" "$(gzip < "$FK_TMP/said" | base64 --wrap=0)"',
+        'answer bench complained "$(tail --lines=3 "$FK_TMP/complained")" body "$(gzip < "$FK_TMP/said" | base64 --wrap=0)"',
       ],
       ['put.sh'],
     ),
-    ({ kind, fields }) => {
-      if (kind === 'bench') said = fields
-    },
+    onAnswer((values) => (said = values)),
     300,
   )
   const { gunzipSync } = load('node:zlib') as typeof import('node:zlib')
-  const [complained = '', body = ''] = said
+  const { complained = '', body = '' } = said
   if (body === '')
     throw new Fault(`kube-bench did not run on ${machine.label}`, {
       said: complained || outcome.stderr.trim(),

@@ -1,10 +1,11 @@
 // The CIS benchmark for k3s: config/k3s/cis.yaml as the controls that a node is checked for.
 import { createRequire } from 'node:module'
 import type { Context } from '../engine/page.ts'
+import { type Entry, type Kinds, type Section, Requirements } from '../engine/requirements.ts'
 import type { Control } from '../engine/step.ts'
 import { read } from '../ground/root.ts'
 import { Command, quote, shellText } from '../ground/sh.ts'
-import { type Entry, type Kinds, type Section, hostKinds, questions, Requirements } from '../host/controls.ts'
+import { hostKinds, questions } from '../host/controls.ts'
 import { waiversFor } from '../site/waivers.ts'
 import { k3sShell } from './members.ts'
 

@@ -6,10 +6,10 @@ import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { type Answers, take } from '../../lib/cli/status.ts'
 import { clusterShell } from '../../lib/k3s/nodes.ts'
-import { root } from '../machine/kit.ts'
 import join_ from '../../scripts/21-k3s-join.ts'
 import upgrade from '../../scripts/25-k3s-upgrade.ts'
 import renew from '../../scripts/26-k3s-renew.ts'
+import { root } from '../machine/kit.ts'
 import { type Bed, bed, etc, program, told } from './kit.ts'
 
 describe(
@@ -163,17 +163,18 @@ printf '%s' "\${name#pod/}"`,
 
     test('status reads the nodes as the API has them', async () => {
       const lib = (name: string) => readFileSync(join(root, 'lib', name), 'utf8')
-      const frames = await good(
+      const said = await good(
         server,
-        `FK_STATE=/var/lib/fortress FK_TMP=$(mktemp --directory); frame() { printf '%s\\0' "$@"; printf '\\1'; }
-${lib('snapshot.sh')}
-${lib('status.sh')}
+        `FK_STATE=/var/lib/fortress FK_TMP=$(mktemp --directory); answer() { printf '%s\\0' "$@"; printf '\\1'; }
+${lib('engine/shell/snapshot.sh')}
+${lib('cli/status.sh')}
 status_machine; status_pages; status_k3s; status_backup`,
       )
       const answers: Answers = { name: 'nodes', pages: [], notes: [] }
-      for (const frame of frames.split('\u0001').filter(Boolean)) {
-        const [kind = '', ...fields] = frame.split('\0').slice(0, -1)
-        take(answers, kind, fields)
+      for (const answer of said.split('\u0001').filter(Boolean)) {
+        const [name = '', ...words] = answer.split('\0').slice(0, -1)
+        const values = words.flatMap((key, i) => (i % 2 === 0 ? [[key, words[i + 1] ?? '']] : []))
+        take(answers, name, Object.fromEntries(values) as Record<string, string>)
       }
       assert.equal(answers.k3s?.active, true)
       assert.ok((answers.k3s?.certificate?.days ?? 0) > 30)
