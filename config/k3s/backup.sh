@@ -29,7 +29,7 @@ no() {
 # kubectl WORD...: as the admin of the cluster.
 kubectl() { timeout 60 /opt/bin/k3s kubectl --kubeconfig "$etc/k3s/k3s.yaml" "$@"; }
 
-# note PLACE NAME BYTES ok|failed [WHY]: the last of each place, and the last good one, for whoever asks how old the backup is.
+# note PLACE NAME BYTES ok|failed [WHY]: the last of each place, and the last good one, for ./task status.
 note() {
   local line why=${5-}
   why=${why//[$'\t\n\r']/ }
@@ -162,7 +162,7 @@ collect() {
     canary ConfigMap "$config"
   } | kubectl apply --server-side --force-conflicts --field-manager=fortress-backup --filename=- > /dev/null ||
     no 'the canary cannot be written: does the API answer?' || return
-  # The name tells it from the snapshots that k3s takes on its own schedule.
+  # The name distinguishes it from the snapshots that k3s takes on its own schedule.
   /opt/bin/k3s etcd-snapshot save --name fortress-backup > "$work/said" 2>&1 ||
     no "k3s takes no snapshot: $(tail --lines=1 "$work/said")" || return
   snapshot=$(find "$data/db/snapshots" -maxdepth 1 -type f -name 'fortress-backup-*' -printf '%T@ %p\n' |

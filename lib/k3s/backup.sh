@@ -191,7 +191,7 @@ backup_restore() {
   fi
   if [ -e /etc/rancher/node/password ]; then cp --preserve=mode /etc/rancher/node/password "$aside/password"; fi
   install --directory --mode=700 "$K3S_DATA/server" "$K3S_DATA/server/logs"
-  # The restored cluster knows this node by it, and would refuse another one.
+  # The restored cluster has the hash of this password, and would refuse a node with another one.
   if [ -e "$BUNDLE/rancher/node/password" ]; then
     install --directory --mode=755 /etc/rancher/node
     install --mode=600 "$BUNDLE/rancher/node/password" /etc/rancher/node/password

@@ -94,7 +94,7 @@ export function differences(theirs: BenchResult[], ours: CisResult[], known = be
     const to = id in known.moved ? known.moved[id] : id
     const result = to === null || to === undefined ? undefined : mine.get(to)
     if (result === undefined) {
-      out.push({ id, ours: undefined, says: status, we: 'not asked', why: 'the newer list has it no more' })
+      out.push({ id, ours: undefined, says: status, we: 'not checked', why: 'the newer list has it no more' })
       continue
     }
     met.add(result.id)
@@ -107,12 +107,12 @@ export function differences(theirs: BenchResult[], ours: CisResult[], known = be
       we: result.state,
       why:
         explain(id, status, result.state) ??
-        (left ? 'it leaves this to a person, and a machine can ask it' : undefined),
+        (left ? 'it leaves this to a person, and the machine can check it' : undefined),
     })
   }
   for (const { id, state } of ours)
     if (!met.has(id))
-      out.push({ id: '-', ours: id, says: 'not asked', we: state, why: `it is not in ${known.benchmark}` })
+      out.push({ id: '-', ours: id, says: 'not checked', we: state, why: `it is not in ${known.benchmark}` })
   return out
 }
 

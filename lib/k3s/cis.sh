@@ -2,11 +2,11 @@
 # The checks of config/k3s/cis.yaml, beside lib/host/controls.sh and lib/k3s/members.sh: how the components of k3s run, what its
 # API holds, and what it refuses. Everything is read-only; a pod that should be refused is sent as a dry run.
 
-# cis_up PORT…: what k3s starts has started, by the ports that it listens at: that a Node is there says nothing of this start.
+# cis_up PORT…: the components of k3s listen on these ports: that a Node exists says nothing of this start.
 cis_up() {
   local port
   for port; do
-    cis_listens "$port" || k3s_no "nobody listens at port $port" || return
+    cis_listens "$port" || k3s_no "no process listens on port $port" || return
   done
 }
 
@@ -45,14 +45,14 @@ cis_flags() {
   cis_begun "$1"
 }
 
-# cis_name: as whom the cluster knows this node.
+# cis_name: the name of this node in the cluster.
 cis_name() {
   local said
   said=$(k3s_self auth whoami --output jsonpath='{.status.userInfo.username}' --request-timeout=10s 2> /dev/null) || return
   printf '%s\n' "${said#system:node:}"
 }
 
-# cis_words: what k3s was told when it started, in files and on its command line, as name=value; it writes that to its Node.
+# cis_words: the configuration that k3s was started with, of files and command line, as name=value; it writes that to its Node.
 cis_words() {
   local name
   name=$(cis_name) || return
@@ -150,8 +150,8 @@ cis_kubelet_names() {
     END { for (name in said) print name "=" said[name] }'
 }
 
-# cis_kubelet_told: what the kubelet was told: by files that k3s writes for it, and by arguments, which go before them.
-cis_kubelet_told() {
+# cis_kubelet_started: the settings that the kubelet was started with: files that k3s writes for it, and arguments, which win.
+cis_kubelet_started() {
   local path flags
   flags=$(cis_begun kubelet)
   [ -n "$flags" ] || return
@@ -162,17 +162,17 @@ cis_kubelet_told() {
   tail --lines=+2 <<< "$flags"
 }
 
-# cis_kubelet: what the kubelet has made of it; a server may ask it, an agent knows what it was told.
+# cis_kubelet: its live settings; a server may read them, an agent has those that it was started with.
 cis_kubelet() {
   local node live=''
   node=$(cis_name) || node=''
   [ -z "$node" ] ||
     live=$(k3s_kubectl get --raw "/api/v1/nodes/$node/proxy/configz" --request-timeout=10s 2> /dev/null |
       cis_json | cis_kubelet_names) || live=''
-  if [ -n "$live" ]; then printf '@its /configz\n%s\n' "$live"; else cis_kubelet_told; fi
+  if [ -n "$live" ]; then printf '@its /configz\n%s\n' "$live"; else cis_kubelet_started; fi
 }
 
-# cis_etcd: what k3s has told its etcd.
+# cis_etcd: the configuration that k3s has written for its etcd.
 cis_etcd() {
   [ -r "$K3S_DATA/server/db/etcd/config" ] || return
   printf '@%s\n' "$K3S_DATA/server/db/etcd/config"
@@ -226,12 +226,12 @@ cis_fits() {
   esac
 }
 
-# cis_are WHAT NAME OPERATOR WANTED [NAME OPERATOR WANTED…]: FK_FACT says so. What nobody can tell does not hold.
+# cis_are WHAT NAME OPERATOR WANTED [NAME OPERATOR WANTED…]: FK_FACT says so. What is unknown does not hold.
 cis_are() {
   local what=$1 bad='' said='' source
   shift
   [[ $FK_FACT =~ $'\n@'([^$'\n']*) ]] || {
-    echo "nothing tells how $what runs: neither itself, nor the journal of this start, nor its Node"
+    echo "the arguments of $what are unknown: neither its API, nor the journal of this start, nor its Node has them"
     return 1
   }
   source=${BASH_REMATCH[1]}
@@ -255,9 +255,9 @@ kubelet_is() {
   cis_are kubelet "$@"
 }
 
-# told_is PART …: by what it was told when it was started, where its own answer leaves that out.
-told_is() {
-  if [ "$1" = kubelet ]; then fact told.kubelet cis_kubelet_told; else fact "told.$1" cis_begun "$1"; fi
+# started_is PART …: by the arguments that it was started with, where its own answer leaves them out.
+started_is() {
+  if [ "$1" = kubelet ]; then fact started.kubelet cis_kubelet_started; else fact "started.$1" cis_begun "$1"; fi
   cis_are "$@"
 }
 
@@ -267,7 +267,7 @@ etcd_is() {
   cis_are etcd "$@"
 }
 
-# cis_known PART...: the parts can be asked at all: the API as a whole, etcd by its configuration, others by their flags.
+# cis_known PART...: these can answer: the API as a whole, etcd by its configuration, others by their flags.
 cis_known() {
   local part
   for part; do
@@ -277,8 +277,9 @@ cis_known() {
       continue
     fi
     case $part in etcd) fact etcd cis_etcd ;; kubelet) fact kubelet cis_kubelet ;; *) fact "flags.$part" cis_flags "$part" ;; esac
-    [[ $FK_FACT =~ $'\n@'([^$'\n']*) ]] || k3s_no "nothing tells how $part runs: is k3s up, and does the API answer?" || return
-    printf '%s tells of %s\n' "${BASH_REMATCH[1]}" "$part"
+    [[ $FK_FACT =~ $'\n@'([^$'\n']*) ]] ||
+      k3s_no "the arguments of $part are unknown: is k3s up, and does the API answer?" || return
+    printf '%s has the arguments of %s\n' "${BASH_REMATCH[1]}" "$part"
   done
 }
 
@@ -565,13 +566,13 @@ cis_offered() {
   echo @the API
 }
 
-# refuses POD: the API refuses it for its security, and takes the pod that asks for nothing.
+# refuses POD: the API refuses it for its security, and takes the pod that needs no rights.
 refuses() {
   local said
   fact offered cis_offered
   case $FK_FACT in *$'\n'"pod/tame created"*) ;; *)
     said=$(grep tame <<< "$FK_FACT" || grep . <<< "$FK_FACT" | tail --lines=2) || true # it may have said nothing
-    echo "the API does not even take a pod that asks for nothing: $said"
+    echo "the API does not even take a pod that needs no rights: $said"
     return 1
     ;;
   esac

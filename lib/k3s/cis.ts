@@ -34,7 +34,7 @@ type Settings = Record<string, Wanted>
 export interface CisEntry extends Entry {
   /** How the list itself wants it assessed. */
   assessed: 'automated' | 'manual'
-  /** What somebody has to look at. */
+  /** What a person has to look at. */
   person?: string
   /** Why it has no meaning for k3s. */
   na?: string
@@ -76,7 +76,7 @@ const each = (word: string, parts: Parts) =>
 const kinds = {
   arg: (parts: Parts) => each('arg_is', parts),
   kubelet: (wanted: Settings) => `kubelet_is ${settings(wanted)}`,
-  told: (parts: Parts) => each('told_is', parts),
+  started: (parts: Parts) => each('started_is', parts),
   etcd: (wanted: Settings) => `etcd_is ${settings(wanted)}`,
   mode: hostKinds.mode,
   tree: (words: string) => `tree_is ${words.split(' ').map(quote).join(' ')}`,

@@ -20,7 +20,7 @@ export interface CisResult {
 
 export type Tally = Record<CisState, number>
 
-/** One node, asked. */
+/** The results of one node. */
 export interface CisReport {
   benchmark: string
   site: string
@@ -42,10 +42,10 @@ export type Answers = Map<string, { state: string; found?: string; waived?: stri
 
 /** The results of a node, in the order of the list. What was not answered fails, and says so. */
 export function resultsOf(
-  asked: { section: CisSection; controls: Control[] }[],
+  sections: { section: CisSection; controls: Control[] }[],
   answers: Answers,
 ): CisResult[] {
-  return asked.flatMap(({ section, controls }) =>
+  return sections.flatMap(({ section, controls }) =>
     controls.map(({ id, title }) => {
       const entry = section.controls.find((c) => c.id === id)
       const answer = answers.get(id)
@@ -65,7 +65,7 @@ export function resultsOf(
         title,
         assessed: entry?.assessed ?? 'manual',
         state,
-        found: answer === undefined ? 'it was not asked' : (answer.found ?? '').trim(),
+        found: answer === undefined ? 'it was not checked' : (answer.found ?? '').trim(),
         ...(answer?.waived === undefined ? {} : { waived: answer.waived }),
       }
     }),

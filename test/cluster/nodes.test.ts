@@ -61,7 +61,7 @@ describe(
       await server?.end()
     })
 
-    test('a server finds itself well by its own address, and nobody whom it does not know', async () => {
+    test('a server is healthy by its own address, and not by another port or count', async () => {
       const url = `https://${server.machine.host}:6443`
       await good(server, `until etcd_votes 1 > /dev/null; do sleep 1; done; k3s_well 1 other 'nodes ${url}'`)
       await good(server, `k3s_is server nodes ${await version()} Unknown`)
@@ -145,14 +145,14 @@ printf '%s' "\${name#pod/}"`,
       assert.equal((await server.kubectl('delete namespace shop --wait=false')).code, 0)
     })
 
-    test('what was asked of APIs that go away is read from the real metrics', async () => {
+    test('requests to deprecated APIs are read from the real metrics', async () => {
       await server.kubectl('get componentstatuses')
       await good(server, `no_removed_apis v1.99.0+k3s1 https://${server.machine.host}:6443`)
       const { stdout } = await server.kubectl('get --raw /metrics')
       assert.match(stdout, /^apiserver_requested_deprecated_apis\{.*resource="componentstatuses"/m)
     })
 
-    test('certificates are told apart, and each kind has days left', async () => {
+    test('leaf and CA certificates are listed apart, and each kind has days left', async () => {
       assert.match(await good(server, 'certificates_last leaf 30'), /^\d+ days are left of (server|agent)\//)
       assert.match(
         await good(server, 'certificates_last authority 365'),

@@ -1,4 +1,5 @@
-// 20-k3s-server as an admin runs it: the program is fetched and proven, k3s is told, starts, and is taken back when it does not.
+// 20-k3s-server as an admin runs it: the program is downloaded and verified, k3s is configured and starts, and is rolled back
+// when it does not.
 import assert from 'node:assert/strict'
 import { createReadStream, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { type Server, createServer } from 'node:http'
@@ -178,7 +179,7 @@ until ls /var/lib/fortress/tx/*/rolled-back > /dev/null 2>&1; do sleep 0.2; done
     assert.equal(code, 0, text)
   })
 
-  test('a configuration that is wrong is refused before the machine hears of it', async () => {
+  test('a configuration that is wrong is refused before it is written to the machine', async () => {
     edit('k3s/config.yaml', 'secrets-encryption: true', 'secrets-encryption: false')
     const { code, text } = await page('apply')
     assert.equal(code, 1)

@@ -147,7 +147,7 @@ describe('a bundle', () => {
     )
     await refused(
       lie((f) => (f.name = 'snapshot/other')),
-      /its manifest does not know snapshot\/fortress-backup-1\.zip/,
+      /its manifest does not list snapshot\/fortress-backup-1\.zip/,
     )
     await refused(tar(Object.entries(content).slice(0, 2)), /snapshot\/fortress-backup-1\.zip is missing/)
     await refused(
@@ -197,7 +197,7 @@ describe('a bundle', () => {
   })
 
   test('of another format, or whose manifest would end up in a shell as something else, is refused', async () => {
-    await refused(tar(undefined, { ...manifest(), format: 2 }), /its format is 2, and this program knows 1/)
+    await refused(tar(undefined, { ...manifest(), format: 2 }), /its format is 2, and this program reads 1/)
     await refused(tar(undefined, { ...manifest(), node: 'a; reboot' }), /no node that could be one/)
     await refused(tar(undefined, { ...manifest(), k3s: 'newest' }), /no k3s that could be one/)
     await refused(tar(undefined, { ...manifest(), canary: {} }), /says nothing of the canary/)

@@ -71,7 +71,7 @@ describe('an upgrade', () => {
     )
   })
 
-  test('pods leave before the swap and return after it, and nothing of that begins before the questions are answered', () => {
+  test('the node is drained before the swap and uncordoned after it, and neither begins before the checks have passed', () => {
     const config = site(['server', 'server', 'agent'])
     for (const name of ['pi-1', 'pi-2', 'pi-3']) {
       const { onOtherNode } = swapOf(config, name)
@@ -83,7 +83,7 @@ describe('an upgrade', () => {
     }
   })
 
-  test('one node alone sends nobody away, and asks for its name', () => {
+  test('a single node is not drained, and its name must be typed', () => {
     const steps = stepsOf(site(['server']), 'pi-1')
     assert.equal(swapOf(site(['server']), 'pi-1').onOtherNode, undefined)
     assert.ok(steps.some((step) => 'typed' in step && step.typed === 'pi-1'))

@@ -32,13 +32,13 @@ describe('a cluster', () => {
   // What one test breaks, the next one finds whole.
   afterEach(() => cluster.api.mend())
 
-  test('the first server begins it, and nobody else', async () => {
+  test('the first server initialises it, and no other', async () => {
     const { code, text } = await cluster.page('20-k3s-server', 'apply')
     assert.equal(code, 0, text)
     assert.deepEqual(cluster.api.told('join', 'member'), ['member begin-2', 'join begin-2'])
   })
 
-  test('nobody joins a cluster that is not well', async () => {
+  test('no node joins a cluster that is not healthy', async () => {
     cluster.api.faults.sick.add('begin-2')
     const { code, text } = await cluster.page('21-k3s-join', 'apply')
     assert.equal(code, 1)
@@ -120,7 +120,7 @@ describe('a cluster', () => {
     assert.deepEqual(cluster.api.told('cordon', 'stop', 'snapshot'), [])
   })
 
-  test('it begins nowhere before all nodes have the program', async () => {
+  test('an upgrade begins nowhere before all nodes are staged', async () => {
     cluster.pin(next)
     const { code, text } = await cluster.page('25-k3s-upgrade', 'apply')
     assert.equal(code, 1)
@@ -130,7 +130,7 @@ describe('a cluster', () => {
     assert.deepEqual(cluster.api.told('cordon', 'stop', 'snapshot'), [])
   })
 
-  test('nor while somebody uses an API that the new version does not have: the plan names it', async () => {
+  test('no upgrade begins while a client uses an API that the new version does not have: the plan names it', async () => {
     cluster.api.faults.deprecated = [
       { group: 'flowcontrol.apiserver.k8s.io', version: 'v1beta3', resource: 'flowschemas', removed: '1.36' },
       { group: 'example.org', version: 'v1beta1', resource: 'lasting', removed: '1.37' },
@@ -144,7 +144,7 @@ describe('a cluster', () => {
     cluster.api.faults.deprecated = []
   })
 
-  test('nor without a snapshot, nor in a cluster that is not well', async () => {
+  test('no upgrade begins without a snapshot, nor in a cluster that is not healthy', async () => {
     cluster.api.faults.snapshot = true
     const full = await cluster.page('25-k3s-upgrade', 'apply')
     assert.equal(full.code, 1)
@@ -158,7 +158,7 @@ describe('a cluster', () => {
     assert.deepEqual(cluster.api.told('cordon', 'stop', 'snapshot'), [])
   })
 
-  test('a pod that may not leave stops it: the node takes pods again, and the budget is named', async () => {
+  test('a pod that cannot be evicted stops the upgrade: the node is uncordoned, and the budget is named', async () => {
     cluster.api.pods = [{ space: 'shop', name: 'web-0', node: 'begin-2', budget: 'web' }]
     const { code, text } = await cluster.page('25-k3s-upgrade', 'apply')
     assert.equal(code, 1)
@@ -173,7 +173,7 @@ describe('a cluster', () => {
     assert.deepEqual(cluster.api.nodes.get('begin-2')?.metadata.annotations['fortress-kit/away'], undefined)
   })
 
-  test('a version that does not start is swapped back, its pods return, and nobody else is touched', async () => {
+  test('a version that does not start is swapped back, the node is uncordoned, and no other is touched', async () => {
     cluster.api.pods = []
     cluster.api.log.length = 0
     cluster.api.faults.crashes.add(next)
@@ -189,7 +189,7 @@ describe('a cluster', () => {
     )
   })
 
-  test('so is one that starts and is not well', async () => {
+  test('a version that starts and is not healthy is swapped back', async () => {
     cluster.api.log.length = 0
     cluster.api.faults.ill.add(next)
     const { code, text } = await cluster.page('25-k3s-upgrade', 'apply')
@@ -200,7 +200,7 @@ describe('a cluster', () => {
     assert.deepEqual([...new Set(cluster.api.told('stop'))], ['stop begin-2'])
   })
 
-  test('killed at every place, it is ended by the next runs: servers one at a time, then the agent', async (t) => {
+  test('an upgrade that is killed at every place is finished by the next runs, one server at a time, then the agent', async (t) => {
     cluster.api.log.length = 0
     // Somebody has cordoned one of them, and wants it so.
     cluster.api.nodes.get('begin-4')!.spec.unschedulable = true
@@ -234,7 +234,7 @@ describe('a cluster', () => {
     for (const name of cluster.names) assert.equal(await cluster.on(name, 'ls /opt/k3s'), `${old}\n${next}\n`)
   })
 
-  test('then there is nothing to do, nothing starts anew, and all pages agree', async () => {
+  test('after the upgrade there is nothing to do, nothing restarts, and all pages agree', async () => {
     cluster.api.log.length = 0
     for (const page of ['20-k3s-server', '21-k3s-join', '24-k3s-stage', '25-k3s-upgrade', '26-k3s-renew']) {
       const { code, text } = await cluster.page(page, 'apply')
@@ -425,7 +425,7 @@ describe('a cluster of one node', () => {
   })
   after(() => cluster?.end())
 
-  test('an upgrade makes its API silent, and nobody is there to answer for it: somebody says so by its name', async () => {
+  test('an upgrade takes its API down, and there is no other server: its name must be typed', async () => {
     const { code, text } = await cluster.page('25-k3s-upgrade', 'apply', '--yes')
     assert.equal(code, 1)
     assert.match(text, /operator accepts API downtime: alone-1[\s\S]*say --confirm alone-1/)

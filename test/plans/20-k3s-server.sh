@@ -508,7 +508,7 @@ k3s_start() {
   local digest deadline=$((SECONDS + $3)) fails=0 said=''
   digest=$(k3s_config_digest)
   install --directory --mode=700 "$K3S_NOTES"
-  # When this run is killed, nothing tells with which configuration k3s was started.
+  # When this run is killed, the configuration that k3s was started with is unknown.
   [ ! -e "$K3S_NOTES/started" ] || mv --force "$K3S_NOTES/started" "$K3S_NOTES/started.before"
   systemctl daemon-reload
   systemctl --quiet enable k3s.service
@@ -649,10 +649,10 @@ FORTRESS
 fi
 
 # 7/17 k3s configuration: config.yaml
-if ! { landed /etc/rancher/k3s/config.yaml e0524fb11e6a1de056048a53b3dacbda376e94fbd435cefc3e7e68f0ee4a90da 600 root:root; } > /dev/null 2>&1; then
+if ! { landed /etc/rancher/k3s/config.yaml d06603553e44b3ab525f362b114e61a79bd2fc5c66bb8dacff0679259b5f054a 600 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/rancher/k3s/config.yaml 600 root:root << 'FORTRESS'
-# What k3s is told on every server of the cluster: the same on all, or they disagree about what is encrypted and who may join.
+# The configuration of k3s on every server of the cluster: the same on all, or they disagree about what is encrypted and who may join.
 # What differs from node to node stands beside it, in config.yaml.d. Here each key stands once: k3s would take the last one.
 
 # Secrets come from files that only root can read. Agents have a token of their own, with which nobody can become a server.
@@ -688,7 +688,7 @@ kube-apiserver-arg:
   - request-timeout=300s
   - service-account-extend-token-expiration=false
   - profiling=false
-  # What was asked is written down
+  # Requests are written to the audit log
   - audit-policy-file=/etc/rancher/k3s/audit.yaml
   - audit-log-path=/var/lib/rancher/k3s/server/logs/audit.log
   - audit-log-maxage=30
@@ -736,7 +736,7 @@ FORTRESS
 fi
 
 # 9/17 k3s configuration: admission.yaml
-if ! { landed /etc/rancher/k3s/admission.yaml 6a0d757b000af77175fd4d3a63a41a8c6be959853dfea1eaf0a7ec71f8b97ce2 600 root:root; } > /dev/null 2>&1; then
+if ! { landed /etc/rancher/k3s/admission.yaml 9f224e56105989bceafc297e9779592295eb847b2c46fdb0b1782fddb6c36761 600 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/rancher/k3s/admission.yaml 600 root:root << 'FORTRESS'
 # What the API server asks before it lets anything in.
@@ -758,7 +758,7 @@ plugins:
       exemptions:
         usernames: []
         runtimeClasses: []
-        # The network of the nodes and what k3s brings itself.
+        # The network of the nodes and what k3s comes with.
         namespaces: [kube-system]
   # Without limits here the API server would not start: the plug-in demands one.
   - name: EventRateLimit

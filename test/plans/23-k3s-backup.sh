@@ -149,7 +149,7 @@ FORTRESS
 fi
 
 # 5/8 fortress-backup program is installed
-if ! { landed /opt/bin/fortress-backup 65b9b8f90f2335e0041a0bf2fd5701363e4fc05fd2c4ffe58490029a393d2db0 755 root:root; } > /dev/null 2>&1; then
+if ! { landed /opt/bin/fortress-backup 00d143487e5eea93460c7fd38bc9d27e3e4b1e2ffba077319b264c0b5bce396f 755 root:root; } > /dev/null 2>&1; then
   put /opt/bin/fortress-backup 755 root:root << 'FORTRESS'
 #!/bin/bash
 # fortress-backup: bundles of the cluster that this node serves, each one file that only the owner's age identities open.
@@ -182,7 +182,7 @@ no() {
 # kubectl WORD...: as the admin of the cluster.
 kubectl() { timeout 60 /opt/bin/k3s kubectl --kubeconfig "$etc/k3s/k3s.yaml" "$@"; }
 
-# note PLACE NAME BYTES ok|failed [WHY]: the last of each place, and the last good one, for whoever asks how old the backup is.
+# note PLACE NAME BYTES ok|failed [WHY]: the last of each place, and the last good one, for ./task status.
 note() {
   local line why=${5-}
   why=${why//[$'\t\n\r']/ }
@@ -315,7 +315,7 @@ collect() {
     canary ConfigMap "$config"
   } | kubectl apply --server-side --force-conflicts --field-manager=fortress-backup --filename=- > /dev/null ||
     no 'the canary cannot be written: does the API answer?' || return
-  # The name tells it from the snapshots that k3s takes on its own schedule.
+  # The name distinguishes it from the snapshots that k3s takes on its own schedule.
   /opt/bin/k3s etcd-snapshot save --name fortress-backup > "$work/said" 2>&1 ||
     no "k3s takes no snapshot: $(tail --lines=1 "$work/said")" || return
   snapshot=$(find "$data/db/snapshots" -maxdepth 1 -type f -name 'fortress-backup-*' -printf '%T@ %p\n' |

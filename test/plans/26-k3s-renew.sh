@@ -175,7 +175,7 @@ k3s_start() {
   local digest deadline=$((SECONDS + $3)) fails=0 said=''
   digest=$(k3s_config_digest)
   install --directory --mode=700 "$K3S_NOTES"
-  # When this run is killed, nothing tells with which configuration k3s was started.
+  # When this run is killed, the configuration that k3s was started with is unknown.
   [ ! -e "$K3S_NOTES/started" ] || mv --force "$K3S_NOTES/started" "$K3S_NOTES/started.before"
   systemctl daemon-reload
   systemctl --quiet enable k3s.service

@@ -71,7 +71,7 @@ class Source {
       this.raw = raw
       this.legible = true
     })
-    // An empty file is one too, and has no rules asked.
+    // An empty file is one too, and no rules are checked.
     if (this.#alone.length === 0) this.legible = true
   }
 
@@ -497,7 +497,7 @@ class Reading {
       if (file === undefined) {
         const paths = this.node.files.map(({ path }) => path).filter((path) => !used.has(path))
         say(argument, {
-          reason: `${flag} names ${argument.value}, which is not brought to the node`,
+          reason: `${flag} names ${argument.value}, which is not among the files of the node`,
           suggestion: nearest(argument.value, paths),
         })
         return undefined
@@ -547,8 +547,8 @@ const ownLabels = new Set(
 // ─── all nodes ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /**
- * Everything that is wrong with what the k3s of a node is told; none when it can be brought there. `files` are config.yaml, its
- * drop-ins and what they name, in any order: k3s' own order is kept. `version` is that of k3s, as it is pinned.
+ * Everything that is wrong with the configuration of k3s on a node; none when it can be written there. `files` are config.yaml,
+ * its drop-ins and what they name, in any order: k3s' own order is kept. `version` is that of k3s, as it is pinned.
  */
 export function checkK3s(files: K3sFile[], { role, version }: { role: Role; version: string }): Diagnostic[] {
   return checkCluster([{ name: role, role, files }], version)
@@ -581,7 +581,7 @@ function compare(servers: Reading[], flags: Flags): void {
   const [first, ...others] = servers
   if (first === undefined) return
   const founder = servers.find(({ config }) => !config.has('server'))
-  const told = (config: Config, key: string): string =>
+  const valueOf = (config: Config, key: string): string =>
     JSON.stringify(
       flags.server.flags.get(key) === 'list'
         ? config
@@ -599,7 +599,7 @@ function compare(servers: Reading[], flags: Flags): void {
         reason: `is missing: ${node.name} would found a cluster beside that of ${founder.node.name}`,
       })
     for (const key of flags.alike) {
-      if (told(config, key) === told(first.config, key)) continue
+      if (valueOf(config, key) === valueOf(first.config, key)) continue
       const item = config.value(key)
       const reason = `of ${node.name} is not as on ${first.node.name}: it must be the same on all servers`
       if (item) say(item, { atKey: true, reason })
