@@ -117,7 +117,7 @@ function guardsOfRestore({ disk, name, uuid }: Vault): Demand[] {
     {
       name: 'replacing the LUKS header of the disk is confirmed by its id',
       check: sh`vault_token ${disk} recovery 2> /dev/null`,
-      help: `type it at a terminal, or --confirm ${id}`,
+      help: `type it at the prompt, or say --confirm ${id}`,
       typed: id,
     },
   ]
