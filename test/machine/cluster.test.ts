@@ -283,10 +283,7 @@ describe('a cluster', () => {
     const well = await cluster.task('status')
     assert.match(well.text, /begin-2 +server +v1\.36\.5\+k3s1 +yes +yes +votes +3\d\d days/)
     assert.match(well.text, /begin-1 +agent +v1\.36\.5\+k3s1 +yes +yes +3\d\d days/)
-    assert.match(
-      well.text,
-      /warn +backup +no backup of the cluster is known\n +→ \.\/task k3s-backup apply/,
-    )
+    assert.match(well.text, /warn +backup +no backup of the cluster is known\n +→ \.\/task k3s-backup apply/)
     assert.equal(well.code, 2)
     await cluster.on('begin-3', 'systemctl stop k3s; echo changed >> /etc/sysctl.d/99-zz-fortress-k3s.conf')
     const ill = await cluster.task('status', '--json')
