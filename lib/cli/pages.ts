@@ -10,7 +10,7 @@ import { type Facts, type Machine, type SshTarget, connect, passwordFile } from 
 import type { Context, Page } from '../engine/page.ts'
 import { printed } from '../engine/print.ts'
 import { type Event, type Report, createReport, heldBack } from '../engine/report.ts'
-import type { Look, Mode, Running } from '../engine/run.ts'
+import type { Inspection, Mode, Running } from '../engine/run.ts'
 import { type Demand, type Step, isChange } from '../engine/step.ts'
 import { parseHost } from '../ground/address.ts'
 import { Fault } from '../ground/fault.ts'
@@ -168,7 +168,7 @@ export async function runPages(
     )
 
   let worst = 0 as 0 | 1 | 2
-  const { look, runPage } = load('../engine/run.ts') as typeof import('../engine/run.ts')
+  const { inspect, runPage } = load('../engine/run.ts') as typeof import('../engine/run.ts')
   // What changes nothing need not wait for the page before it, and stays what it is.
   const changes = mode !== 'verify' && mode !== 'plan'
   let laptop: Awaited<ReturnType<typeof labLaptop>> | undefined
@@ -183,8 +183,8 @@ export async function runPages(
         machine,
         report,
         store,
-        deadman: env.FK_DEADMAN_SECONDS,
-        patience: env.FK_LOCK_WAIT_SECONDS,
+        rollbackAfter: env.FK_DEADMAN_SECONDS,
+        lockWait: env.FK_LOCK_WAIT_SECONDS,
         signal,
         fetch,
         typed: async ({ name, typed }: Demand) =>
@@ -194,7 +194,7 @@ export async function runPages(
             : terminal
               ? (report.pause(), ask(`${name}.\nType ${typed}: `))
               : undefined),
-        elsewhere: async (name: string) => {
+        otherNode: async (name: string) => {
           const other = everywhere.find((s) => s.name === name)
           if (other === undefined) throw new Error(`the site has no machine ${name}`)
           return (await reach(other)).running.machine
@@ -210,7 +210,7 @@ export async function runPages(
       const looks = changes
         ? []
         : ahead(
-            mine.map((page) => () => look(page, stepsOf(page), mode, running)),
+            mine.map((page) => () => inspect(page, stepsOf(page), mode, running)),
             sessions,
           )
       return { running, stepsOf, look: (page: Page) => looks[mine.indexOf(page)] }
@@ -268,7 +268,7 @@ export async function runPages(
 interface Reached {
   running: Running
   stepsOf: (page: Page) => Step[]
-  look: (page: Page) => Promise<Look> | undefined
+  look: (page: Page) => Promise<Inspection> | undefined
 }
 
 /** Machines in the order in which a page comes to them, those of a group at once: no two servers of a cluster, and few agents. */

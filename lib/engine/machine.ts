@@ -52,9 +52,9 @@ export interface Machine {
   /** Runs one line of bash as root that reads `input` to its end: the way of what is too large, or no text. */
   feed(command: string, input: Readable): Promise<Outcome>
   /** The same machine by a connection of its own that shares nothing with this one: what a lock-out would refuse. */
-  fresh(route: Route): Machine
+  reconnect(route: Route): Machine
   /** From now on by this route. */
-  move(route: Route): void
+  switchTo(route: Route): void
   close(): Promise<void>
 }
 
@@ -165,22 +165,22 @@ export async function connect(access: Access): Promise<Machine> {
     },
     run: (p, onFrame, seconds = LIMIT) => link.run(p, onFrame, seconds),
     feed: (command, input) => link.feed(command, input),
-    fresh: (route) => {
-      const other = link.fresh(route)
+    reconnect: (route) => {
+      const other = link.reconnect(route)
       return {
         facts,
         route,
         label: other.label(access.name),
         run: (p, onFrame, seconds = LIMIT) => other.run(p, onFrame, seconds),
         feed: (command, input) => other.feed(command, input),
-        fresh: () => {
-          throw new Error('a fresh connection is fresh already')
+        reconnect: () => {
+          throw new Error('a connection of its own has no further ones')
         },
-        move: () => {},
+        switchTo: () => {},
         close: () => other.close(),
       }
     },
-    move: (route) => link.move(route),
+    switchTo: (route) => link.switchTo(route),
     close: () => link.close(),
   }
 }
@@ -203,9 +203,9 @@ abstract class Link {
 
   abstract label(name: string): string
   abstract launch(command: string): ChildProcess
-  abstract fresh(route: Route): Link
+  abstract reconnect(route: Route): Link
   abstract close(): Promise<void>
-  move(_route: Route): void {}
+  switchTo(_route: Route): void {}
 
   /** The whole program arrives before any of it runs, and the deadline is kept by the machine itself. */
   async run(
@@ -290,7 +290,7 @@ class Local extends Link {
   launch(command: string): ChildProcess {
     return spawn('bash', ['--noprofile', '--norc', '-c', command], { stdio: 'pipe' })
   }
-  fresh(_route: Route): Link {
+  reconnect(_route: Route): Link {
     const other = new Local()
     other.become = this.become
     return other
@@ -428,14 +428,14 @@ class Ssh extends Link {
       throw new Fault(`The host key of ${this.target.host} was not confirmed; nothing was run.`)
   }
 
-  fresh(route: Route): Link {
+  reconnect(route: Route): Link {
     const other = new Ssh(this.target, this.access, route)
     other.become = this.become
     other.#sockets = 'none'
     return other
   }
 
-  override move(route: Route): void {
+  override switchTo(route: Route): void {
     if (!this.target.tunnel) return
     this.route = route
     const { doorFile } = this.access

@@ -2,7 +2,7 @@
 import { basename, dirname } from 'node:path'
 import { Command, quote, sh } from '../ground/sh.ts'
 import { landed } from './file.ts'
-import { engineShell, wayBack } from './program.ts'
+import { engineShell, rollbackData } from './program.ts'
 import { type Change, type Step, checkOf, isChange, isWait } from './step.ts'
 
 export interface Printable {
@@ -48,7 +48,7 @@ export function printed({ name, summary, steps, library, prepare }: Printable): 
       .trimEnd(),
     ...(guarded
       ? [
-          ...wayBack(steps),
+          ...rollbackData(steps),
           engineShell('snapshot.sh')
             .replace(/^# shellcheck.*\n/, '')
             .replace(/\nkeep\(\) \{\n[\s\S]*?\n\}\nexport -f keep\n/, '\n')

@@ -33,8 +33,8 @@ export interface Restart {
 }
 
 /**
- * A change that can lock out who makes it, or leave a service down. Neighbouring steps with one are applied together: the machine
- * rolls them back by itself unless a new connection confirms them.
+ * A change that can lock out who makes it, or leave a service down. Neighbouring steps with one are applied together: the
+ * machine rolls them back by itself unless a new connection confirms them.
  */
 export interface Transaction {
   /** What it changes, in a word for the reader: `ssh`. */
@@ -113,7 +113,7 @@ export type Step = Change | Demand | Wait
 export const isChange = (step: Step): step is Change => 'apply' in step
 export const isWait = (step: Step): step is Wait => 'until' in step
 
-/** The transactions of all these steps as one, or undefined when none of them has any. Where two name a route, the last one counts. */
+/** The transactions of all these steps as one; undefined when none has any. Where two name a route, the last one counts. */
 export function transactionOf(steps: Step[]): Transaction | undefined {
   const all = steps.flatMap(({ transaction }) => transaction ?? [])
   if (all.length === 0) return undefined

@@ -137,7 +137,7 @@ printf '[Service]\\nEnvironment=FK_BED_NO_SYSCTL=yes\\n' > /etc/systemd/system/k
     const { code, text } = await page('apply')
     assert.equal(code, 1)
     assert.match(text, /it does not come up: k3s does not run\n[^]*unrecognized feature gate: NoSuchGate/)
-    assert.match(text, /this door and the doors before it are as they were: taken back at once/)
+    assert.match(text, /this change was rolled back at once, with those that belong to it/)
     assert.equal(await ok(`sha256sum ${etc}/config.yaml`), before)
     await ok(
       'for second in $(seq 90); do [ "$(/opt/bin/k3s kubectl get --raw /readyz 2> /dev/null)" != ok ] || exit 0; sleep 1; done; exit 1',

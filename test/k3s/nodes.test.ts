@@ -8,7 +8,7 @@ import { parse } from 'yaml'
 import { kubeconfigFor } from '../../lib/cli/node.ts'
 import type { Context } from '../../lib/engine/page.ts'
 import { printed } from '../../lib/engine/print.ts'
-import { chunks } from '../../lib/engine/run.ts'
+import { batches } from '../../lib/engine/run.ts'
 import { type Change, isChange } from '../../lib/engine/step.ts'
 import { clusterOf, filesOf, urlOf, wellWithout } from '../../lib/k3s/members.ts'
 import { clusterShell, helperOf, leaving, upgradeOf } from '../../lib/k3s/nodes.ts'
@@ -73,8 +73,8 @@ describe('an upgrade', () => {
       assert.match(onOtherNode?.before.at(-1)?.name ?? '', new RegExp(`the pods of ${name} have left`))
       assert.match(onOtherNode?.after[0]?.name ?? '', new RegExp(`pods may come to ${name} again`))
       const steps = stepsOf(config, name).map((step, index) => ({ step, index }))
-      for (const chunk of chunks(steps))
-        assert.ok(chunk.steps.slice(1).every(({ step }) => !isChange(step) || step.onOtherNode === undefined))
+      for (const batch of batches(steps))
+        assert.ok(batch.steps.slice(1).every(({ step }) => !isChange(step) || step.onOtherNode === undefined))
     }
   })
 

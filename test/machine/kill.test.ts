@@ -73,7 +73,7 @@ for (const file of files) {
     })
 
     if (!net)
-      test('behind a door and before its proof: the next run alone reaches the same end', async (t) => {
+      test('behind a transaction and before it is confirmed: the next run alone reaches the same end', async (t) => {
         const kit = await node(t, 'kill-door', { net })
         const { running, context, machine, lines } = await open(kit)
         const steps = page.steps(context)
@@ -90,7 +90,7 @@ for (const file of files) {
         await assert.rejects(runPage(page, steps, 'apply', { ...running, machine: dying }), /the laptop died/)
         lines.length = 0
         await runPage(page, steps, 'verify', running)
-        assert.match(lines.join(''), /changed a door and has not proven it; it is taken back in \d+ s/)
+        assert.match(lines.join(''), /made a change that is not confirmed yet; it is rolled back in \d+ s/)
         const next = await runPage(page, steps, 'apply', running)
         assert.ok(next.code !== 1)
         assert.deepEqual(differences(await reference(), same(await kit.digest())), [])

@@ -172,7 +172,7 @@ export async function open(kit: Kit): Promise<Opened> {
     machine,
     lines,
     context: contextOf(config, machine.facts, store),
-    running: { machine, report, store, deadman: 60, patience: 20 },
+    running: { machine, report, store, rollbackAfter: 60, lockWait: 20 },
   }
 }
 

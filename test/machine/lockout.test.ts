@@ -48,7 +48,7 @@ async function attempt(kit: Kit, steps: (opened: Opened) => Step[]) {
   const opened = await open(kit)
   try {
     const made = steps(opened)
-    const result = await runPage(page(made), made, 'apply', { ...opened.running, deadman: DEADMAN })
+    const result = await runPage(page(made), made, 'apply', { ...opened.running, rollbackAfter: DEADMAN })
     return { code: result.code, text: opened.lines.join('') }
   } finally {
     await opened.machine.close()
@@ -56,14 +56,14 @@ async function attempt(kit: Kit, steps: (opened: Opened) => Step[]) {
 }
 
 /** Begins to apply a step, as a laptop does that dies before it can prove the door; by now the door is closed. */
-async function left({ machine, running }: Opened, step: Step, deadman: number): Promise<void> {
+async function left({ machine, running }: Opened, step: Step, rollbackAfter: number): Promise<void> {
   const dead = {
     ...machine,
     label: 'x',
     route: machine.route,
-    fresh: () => new Proxy({} as never, { get: () => () => new Promise(() => {}) }),
+    reconnect: () => new Proxy({} as never, { get: () => () => new Promise(() => {}) }),
   }
-  void runPage(page([step]), [step], 'apply', { ...running, machine: dead, deadman })
+  void runPage(page([step]), [step], 'apply', { ...running, machine: dead, rollbackAfter })
   await new Promise((resolve) => setTimeout(resolve, 8000))
 }
 
@@ -353,7 +353,7 @@ describe('accepted by every checker, and taken back by the machine', { concurren
     const holders =
       'fk_holders() { find /proc/[0-9]*/fd -name 8 -lname /run/fortress/lock | cut --delimiter=/ --fields=3; }; export -f fk_holders'
     const made = { ...page(steps), prepare: new Command(holders, undefined, '') }
-    const { code } = await runPage(made, steps, 'apply', { ...opened.running, deadman: 600 })
+    const { code } = await runPage(made, steps, 'apply', { ...opened.running, rollbackAfter: 600 })
     const text = opened.lines.join('')
     assert.equal(code, 1, text)
     assert.match(text, /the run on the machine died before its end/)
@@ -372,7 +372,7 @@ describe('accepted by every checker, and taken back by the machine', { concurren
       sh`false`,
       sh`trap '' TERM; while :; do echo late > /etc/ssh/late; sleep 0.1; done`,
     )
-    void runPage(page([step]), [step], 'apply', { ...opened.running, deadman: 5 }).catch(() => {}) // its connection ends
+    void runPage(page([step]), [step], 'apply', { ...opened.running, rollbackAfter: 5 }).catch(() => {}) // its connection ends
     const there = 'for try in {1..100}; do [ ! -e /etc/ssh/late ] || exit 0; sleep 0.1; done; exit 1'
     assert.equal((await kit.root(there)).code, 0)
     const back =

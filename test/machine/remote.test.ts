@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { asking } from '../../lib/engine/program.ts'
+import { checkProgram } from '../../lib/engine/program.ts'
 import { sh } from '../../lib/ground/sh.ts'
 import { around, differences, node, open, root } from './kit.ts'
 
@@ -53,7 +53,7 @@ test('a question that hangs is the one that is named, and the answers to the oth
   const ask = async () => {
     const answered: string[] = []
     const { code, finished } = await machine.run(
-      await asking('hanging', steps),
+      await checkProgram({ page: 'hanging', steps }),
       (frame) => void (frame.kind === 'check' && answered.push(`${frame.step}: ${frame.rc}`)),
       5,
     )
