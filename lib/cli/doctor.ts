@@ -2,7 +2,7 @@
 import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, statfsSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { signingKey } from '../engine/download.ts'
+import { signingKey } from '../engine/signature.ts'
 import type { Machine } from '../engine/machine.ts'
 import { plain } from '../engine/program.ts'
 import { type Report, count, createReport, duration } from '../engine/report.ts'

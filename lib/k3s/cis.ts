@@ -1,10 +1,11 @@
 // The benchmark of CIS for k3s: its list as data, how a node is asked, and what came of it: ./task cis.
 import { createRequire } from 'node:module'
 import type { Context } from '../engine/page.ts'
+import { type Entry, type Kinds, Requirements, type Section } from '../engine/requirements.ts'
 import type { Control } from '../engine/step.ts'
 import { read } from '../ground/root.ts'
 import { Command, quote, shellText } from '../ground/sh.ts'
-import { type Entry, type Kinds, type Section, hostKinds, questions, Requirements } from '../host/controls.ts'
+import { hostKinds, questions } from '../host/controls.ts'
 import { waiversFor } from '../site/waivers.ts'
 import { k3sShell } from './members.ts'
 

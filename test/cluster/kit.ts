@@ -18,13 +18,13 @@ import { dirname, join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { stringify } from 'yaml'
 import { quote } from '../../lib/ground/sh.ts'
-import { find } from '../../lib/lab/command.ts'
+import { which } from '../../lib/ground/laptop.ts'
 import { type Kit, node, root } from '../machine/kit.ts'
 import type { Checkout } from '../machine/laptop.ts'
 
 /** What the lab has installed, or what somebody without root has built into .cache/tools. */
 const built = join(root, '.cache/tools/kube-bed')
-export const program = existsSync(built) ? built : find('kube-bed')
+export const program = existsSync(built) ? built : which('kube-bed')
 
 export const etc = '/etc/rancher/k3s'
 export const data = '/var/lib/rancher/k3s'
@@ -116,7 +116,7 @@ export function pinAge(copy: Checkout, downloads: string): void {
   const tarball = join(downloads, 'age-v1.3.2-amd64.tar.gz')
   mkdirSync(join(dir, 'age'))
   mkdirSync(downloads, { recursive: true })
-  cpSync(find('age')!, join(dir, 'age/age'), { dereference: true })
+  cpSync(which('age')!, join(dir, 'age/age'), { dereference: true })
   execFileSync('tar', ['--create', '--gzip', '--file', tarball, '--directory', dir, 'age'])
   rmSync(dir, { recursive: true })
   copy.pin('age', readFileSync(tarball))
