@@ -361,12 +361,12 @@ export async function connectTo(
   report: Report,
 ): Promise<Machine> {
   const { env } = config
-  const { target, doorFile, password } = await way(config, spec, report)
+  const { target, routeFile, password } = await way(config, spec, report)
   return connect({
     name: spec.name,
     target,
     interactive: terminal,
-    doorFile,
+    routeFile,
     advice: {
       silent: 'After host-firewall it answers in the tunnel only: wg-quick up',
       behind: './task doctor, then ./task vm-provision verify',
@@ -398,7 +398,7 @@ export async function reaches(config: Config, spec: Placed): Promise<boolean> {
 
 interface Way {
   target: 'local' | SshTarget
-  doorFile: string
+  routeFile: string
   /** Of the lab's machine. */
   password?: string
 }
@@ -408,7 +408,7 @@ async function way(config: Config, spec: Placed, report: Report): Promise<Way> {
   const { env, site } = config
   const host = parseHost(env.FK_HOST ?? '')
   if ('reason' in host) throw new Fault('There is no machine: FK_HOST is not set')
-  const doorFile = join(env.FK_STATE_DIR, site.name, `${spec.name}.door`)
+  const routeFile = join(env.FK_STATE_DIR, site.name, `${spec.name}.door`)
   const tunnel = spec.tunnel_address ?? (spec.roles.includes('host') ? site.tunnel.address : undefined)
   const alias = `${site.name}.${spec.name}`
   const common = {
@@ -420,7 +420,7 @@ async function way(config: Config, spec: Placed, report: Report): Promise<Way> {
   if (spec.behind !== undefined) {
     const front = site.machines.find(({ name }) => name === spec.behind)
     if (front === undefined || spec.address === undefined) throw new Error(`${spec.name} is behind nothing`)
-    const { target, doorFile: door } = await way(config, front, report)
+    const { target, routeFile: ofFront } = await way(config, front, report)
     // Its key was made on the laptop before there was a machine: nobody has to compare it.
     const { hostKeyOf, publicHalf } = load('../vm/hostkey.ts') as typeof import('../vm/hostkey.ts')
     const key = await hostKeyOf(spec, storeOf(config, report).secret).resolve()
@@ -430,9 +430,9 @@ async function way(config: Config, spec: Placed, report: Report): Promise<Way> {
         ...common,
         host: spec.address,
         ...(spec.user ? { user: spec.user } : {}),
-        ...(target === 'local' ? {} : { through: { target, doorFile: door } }),
+        ...(target === 'local' ? {} : { jumpHost: { target, routeFile: ofFront } }),
       },
-      doorFile,
+      routeFile,
     }
   }
   if (host.kind === 'ssh')
@@ -444,9 +444,9 @@ async function way(config: Config, spec: Placed, report: Report): Promise<Way> {
         ...((spec.port ?? host.port) ? { port: spec.port ?? host.port } : {}),
         ...(tunnel ? { tunnel } : {}),
       } as SshTarget,
-      doorFile,
+      routeFile,
     }
-  if (host.kind !== 'lab') return { target: 'local', doorFile }
+  if (host.kind !== 'lab') return { target: 'local', routeFile }
   const { labMachine } = load('../lab/lab.ts') as typeof import('../lab/lab.ts')
   const lab = await labMachine({
     dir: env.FK_LAB_DIR,
@@ -471,7 +471,7 @@ async function way(config: Config, spec: Placed, report: Report): Promise<Way> {
       ...(tunnel && lab.outsideNamespace ? { tunnel, tunnelNamespace: lab.outsideNamespace } : {}),
     },
     // The machine is thrown away, and what was true of it with it.
-    doorFile: join(lab.dir, 'door'),
+    routeFile: join(lab.dir, 'door'),
     password: lab.password,
   }
 }

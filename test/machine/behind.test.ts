@@ -78,7 +78,7 @@ mount --bind /usr /usr && mount --options remount,bind,ro /usr`,
     const wrong = { ...host.env, FK_HOST: `admin@${host.machine.host}:23` }
     const { code, text } = await around(host.machine, wrong).page(page, 'verify')
     assert.equal(code, 1)
-    assert.match(text, /inside \(core@\S+\) is behind another machine, and that does not let us through/)
+    assert.match(text, /inside \(core@\S+\) cannot be reached through the machine in front of it/)
   })
 
   test('where /usr cannot be written the guard of a door stands elsewhere, and is gone when it is proven', async () => {
