@@ -25,7 +25,7 @@ export default script(import.meta, { layer: 'L2', on: 'node', library: cisShell(
       why: 'keys and kubeconfigs are the cluster: who reads one of them needs no other door',
       check: sh`[ -z "$(cis_slack)" ]`,
       apply: [
-        sh`cis_slack | while read -r less path; do keep --meta "$path"; chown root:root "$path"; chmod "$less" "$path"; done`,
+        sh`cis_slack | while read -r less path; do record_before --meta "$path"; chown root:root "$path"; chmod "$less" "$path"; done`,
       ],
     },
     ...(role === 'server' ? [quiet()] : []),

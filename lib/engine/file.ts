@@ -51,7 +51,7 @@ export function file(path: string, options: FileOptions): Change {
     ...(options.seconds === undefined ? {} : { seconds: options.seconds }),
     target: { path, text, digest, mode, owner, test, ...(shown === undefined ? {} : { shown }) },
     recover: [
-      sh`putback ${path}`,
+      sh`put_restore ${path}`,
       ...then.map((c) => sh`{ ${c}; } || true # the old file was good for it once`),
     ],
   }
@@ -66,12 +66,12 @@ export function file(path: string, options: FileOptions): Change {
     const same = sh`[ ${stat} = ${bare(`"${mode} ${owner}"`)} ] && sha256sum --check --status ${seen}${kept}`
     return {
       ...common,
-      check: sh`settled ${path} && ${same}`,
+      check: sh`put_finished ${path} && ${same}`,
       apply: [
         feed(options.secret)`${bare(put)}`,
         sh`install --directory --mode=700 "$(dirname ${bare(seen)})" && sha256sum ${path} > ${seen}${note}`,
         ...then,
-        sh`settle ${path}`,
+        sh`put_finish ${path}`,
       ],
     }
   }
@@ -79,14 +79,18 @@ export function file(path: string, options: FileOptions): Change {
   const end = delimiter(body)
   return {
     ...common,
-    check: sh`${landed(common.target)} || { rc=$?; [ "$rc" -eq 2 ] || [ ! -f ${path} ] || cat ${path}; (exit "$rc"); }`,
-    apply: [new Command(`${put} << '${end}'\n${body}${end}`, undefined, path), ...then, sh`settle ${path}`],
+    check: sh`${matches(common.target)} || { rc=$?; [ "$rc" -eq 2 ] || [ ! -f ${path} ] || cat ${path}; (exit "$rc"); }`,
+    apply: [
+      new Command(`${put} << '${end}'\n${body}${end}`, undefined, path),
+      ...then,
+      sh`put_finish ${path}`,
+    ],
   }
 }
 
 /** Whether a file is on the machine as declared, and the commands that follow it have run. */
-export const landed = ({ path, digest, mode, owner }: Target): Command =>
-  sh`landed ${path} ${digest ?? ''} ${mode} ${owner}`
+export const matches = ({ path, digest, mode, owner }: Target): Command =>
+  sh`put_matches ${path} ${digest ?? ''} ${mode} ${owner}`
 
 const bare = (text: string) => new Command(text, undefined, '')
 

@@ -1,5 +1,5 @@
-// The places where programs run: this computer, or a machine over OpenSSH. Nothing is needed there but sshd, sudo and bash. This file
-// hides how a connection is made, shared and checked, how root is reached, and how a program ends in time.
+// The places where programs run: this computer, or a machine over OpenSSH. Nothing is needed there but sshd, sudo and bash. This
+// file hides how a connection is made, shared and checked, how root is reached, and how a program ends in time.
 import {
   chmodSync,
   existsSync,

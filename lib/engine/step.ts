@@ -57,7 +57,7 @@ interface Named {
   transaction?: Transaction
 }
 
-/** A file that a change step lands, so that a plan can show the difference and a rehearsal can write it out. */
+/** A file that a change step writes, so that a plan can show the difference and a rehearsal can write it out. */
 export interface Target {
   path: string
   text: string | undefined
@@ -90,7 +90,7 @@ export interface Change extends Named {
   target?: Target
   /** What another machine of the site makes true before `apply`, and after it, also when `apply` failed. */
   onOtherNode?: { on: string; before: Step[]; after: Step[] }
-  /** Before `apply` the laptop fetches and proves this file and sends it; `apply` gives it that name. */
+  /** Before `apply` the laptop downloads, verifies and uploads this file; `apply` gives it its name. */
   upload?: { artifact: Artifact; to: string }
 }
 
@@ -129,5 +129,5 @@ export function transactionOf(steps: Step[]): Transaction | undefined {
   }
 }
 
-/** The check of a step: what it asks the machine. */
+/** The check of a step: what it runs on the machine. */
 export const checkOf = (step: Step): Command => (isWait(step) ? step.until : step.check)

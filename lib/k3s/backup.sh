@@ -16,8 +16,8 @@ backup_age() {
 # backup_land VERSION: what was sent is unpacked.
 backup_land() {
   local dir=/opt/age/$1
-  arrived "$dir/age.tar.gz" || return
-  keep "$dir/age" && keep "$dir/age.sha256" && keep "$dir/of" && keep /opt/bin/age
+  received "$dir/age.tar.gz" || return
+  record_before "$dir/age" && record_before "$dir/age.sha256" && record_before "$dir/of" && record_before /opt/bin/age
   tar --extract --gzip --to-stdout --file="$FK_PART" age/age > "$dir/age.part"
   chown root:root "$dir/age.part"
   chmod 755 "$dir/age.part"
@@ -205,7 +205,7 @@ backup_restore() {
   install --directory --mode=700 "$aside"
   if [ -d "$K3S_DATA/server/db" ]; then echo something; else echo nothing; fi > "$aside/begun"
   sync "$aside/begun" "$aside"
-  if [ -d "$K3S_DATA/server/db" ]; then aside "$K3S_DATA/server" "$aside/server" k3s.service; else rm --recursive --force "$K3S_DATA/server"; fi
+  if [ -d "$K3S_DATA/server/db" ]; then move_aside "$K3S_DATA/server" "$aside/server" k3s.service; else rm --recursive --force "$K3S_DATA/server"; fi
   if [ -e /etc/rancher/node/password ]; then cp --preserve=mode /etc/rancher/node/password "$aside/password"; fi
   install --directory --mode=700 "$K3S_DATA/server" "$K3S_DATA/server/logs"
   # The restored cluster knows this node by it, and would refuse another one.

@@ -43,7 +43,7 @@ export function backupSteps(context: Context, member: Member): Step[] {
       name: `there is a place for age ${version}`,
       check: sh`test "$(stat --format='%F %a %U:%G' ${place})" = 'directory 755 root:root'`,
       apply: [
-        sh`keep /opt/age && keep ${place}`,
+        sh`record_before /opt/age && record_before ${place}`,
         sh`install --directory --mode=755 --owner=root --group=root /opt/age ${place}`,
       ],
       undo: [sh`find ${place} -maxdepth 1 -name '.*.part' -delete`],

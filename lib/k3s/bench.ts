@@ -168,7 +168,7 @@ export async function runBench(
       [
         k3sShell.text,
         `FK_SENT=${quote(`${file.sha256} ${to}\n`)}`,
-        `arrived ${to} 2> "$FK_TMP/said" || { answer bench complained "$(cat "$FK_TMP/said")"; exit 1; }`,
+        `received ${to} 2> "$FK_TMP/said" || { answer bench complained "$(cat "$FK_TMP/said")"; exit 1; }`,
         'mkdir "$FK_TMP/bench" "$FK_TMP/bin" && tar --extract --gzip --file="$FK_PART" --directory="$FK_TMP/bench" --no-same-owner && rm --force "$FK_PART"',
         // Its controls call kubectl.
         `printf '#!/bin/sh\\nexec %s kubectl --kubeconfig %s "$@"\\n' "$K3S" "$K3S_ETC/k3s.yaml" > "$FK_TMP/bin/kubectl" && chmod 755 "$FK_TMP/bin/kubectl"`,

@@ -19,8 +19,8 @@ k3s_program() {
 # k3s_land VERSION: what was sent becomes the program of this version.
 k3s_land() {
   local path=/opt/k3s/$1/k3s
-  arrived "$path" || return
-  keep "$path"
+  received "$path" || return
+  record_before "$path"
   chown root:root "$FK_PART"
   chmod 755 "$FK_PART"
   sync "$FK_PART"
@@ -30,7 +30,7 @@ k3s_land() {
 # k3s_use VERSION: from the next start on. The link changes in one go.
 k3s_use() {
   [ -x "/opt/k3s/$1/k3s" ] || k3s_no "/opt/k3s/$1/k3s is not there" || return
-  keep "$K3S"
+  record_before "$K3S"
   install --directory --mode=755 "$(dirname "$K3S")"
   ln --symbolic --force --no-dereference "../k3s/$1/k3s" "$K3S.new"
   mv --force --no-target-directory "$K3S.new" "$K3S"

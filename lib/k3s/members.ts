@@ -283,7 +283,7 @@ export function stagedOf(context: Context, member: Member, { stays = false } = {
       name: `there is a place for k3s ${version}`,
       check: sh`test "$(stat --format='%F %a %U:%G' ${dirname(path)})" = 'directory 755 root:root'`,
       apply: [
-        ...(stays ? [] : [sh`keep /opt/k3s && keep ${dirname(path)}`]),
+        ...(stays ? [] : [sh`record_before /opt/k3s && record_before ${dirname(path)}`]),
         sh`install --directory --mode=755 --owner=root --group=root /opt/k3s ${dirname(path)}`,
       ],
       undo: [sh`find ${dirname(path)} -maxdepth 1 -name '.*.part' -delete`],

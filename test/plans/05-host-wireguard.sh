@@ -9,22 +9,22 @@ set -euo pipefail
 [ "$(id --user)" -eq 0 ] || { echo "this script needs root" >&2; exit 1; }
 : "${FK_SECRETS:?a directory that holds the secrets of this page, one file each}"
 
-# keep PATH: only the task runner records what was there before; a printed page does not take back.
-keep() { :; }
-export -f keep
+# record_before PATH: only the task runner records what was there before; a printed page does not take back.
+record_before() { :; }
+export -f record_before
 saved() { [ -e "$FK_STATE/saved-$1-$2" ]; }
 FK_TMP=$(mktemp --directory)
 export FK_TMP
-# Files land whole or not at all. These functions travel with every program and stand at the top of every printed script.
+# Files are written whole or not at all. These functions are part of every program that applies, and of printed pages.
 : "${FK_STATE:=/var/lib/fortress}"
 
 # put PATH MODE OWNER [TEST]: standard input becomes PATH. TEST is bash and sees the candidate as $new.
-# The old file waits in pending/ until `settle PATH`, so that a run killed before its reload does not look finished.
+# The old file waits in pending/ until `put_finish PATH`, so that a run killed before its reload does not look finished.
 put() {
   local path=$1 mode=$2 owner=$3 test=${4-} new pending
   new=$(dirname "$path")/.$(basename "$path").fortress
   pending=$FK_STATE/pending/${path//\//%}
-  keep "$path"
+  record_before "$path"
   [ -d "$(dirname "$path")" ] || install --directory --mode=755 "$(dirname "$path")"
   if ! { (umask 077 && cat > "$new") && chown "$owner" "$new" && chmod "$mode" "$new" &&
     { [ -z "$test" ] || new=$new bash -euo pipefail -c "$test"; } && sync "$new"; }; then
@@ -41,14 +41,14 @@ put() {
   sync "$(dirname "$path")"
 }
 
-# settle PATH: what had to follow the file has followed.
-settle() { rm --recursive --force "$FK_STATE/pending/${1//\//%}" "$FK_STATE/pending/${1//\//%}.part"; }
+# put_finish PATH: the commands that follow the file have run.
+put_finish() { rm --recursive --force "$FK_STATE/pending/${1//\//%}" "$FK_STATE/pending/${1//\//%}.part"; }
 
-# settled PATH: no change of PATH waits for what has to follow it.
-settled() { [ ! -e "$FK_STATE/pending/${1//\//%}" ]; }
+# put_finished PATH: no change of PATH waits for the commands that follow it.
+put_finished() { [ ! -e "$FK_STATE/pending/${1//\//%}" ]; }
 
-# putback PATH: the file that `put` replaced returns.
-putback() {
+# put_restore PATH: the file that `put` replaced returns.
+put_restore() {
   local pending=$FK_STATE/pending/${1//\//%}
   [ -d "$pending" ] || return 0
   if [ -e "$pending/old" ] || [ -L "$pending/old" ]; then
@@ -56,12 +56,12 @@ putback() {
   else
     rm --force "$1"
   fi
-  settle "$1"
+  put_finish "$1"
 }
 
-# arrived PATH: FK_PART is the file beside PATH that was sent for it, and FK_DIGEST what the sender has proven of it; a file that
-# is another is deleted. FK_SENT has a line for everything that was sent: digest, path.
-arrived() {
+# received PATH: FK_PART is the file beside PATH that was uploaded for it, and FK_DIGEST its digest, which the sender verified;
+# another file is deleted. FK_SENT has a line for everything that was sent: digest, path.
+received() {
   FK_DIGEST=$(awk -v path="$1" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
   [ -n "$FK_DIGEST" ] || { echo "nothing was sent for $1" >&2; return 1; }
   FK_PART=$(dirname "$1")/.$(basename "$1").${FK_DIGEST:0:16}.part
@@ -72,15 +72,16 @@ arrived() {
   }
 }
 
-# landed PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner are others.
-landed() {
+# put_matches PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner
+# differ.
+put_matches() {
   local is
-  [[ ${FK_LANDED-} != *$'\n'"$*"$'\n'* ]] || return 0 # asked for all files at once, and nothing has changed since
-  settled "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
+  [[ ${FK_MATCHES-} != *$'\n'"$*"$'\n'* ]] || return 0 # checked for all files at once, and nothing has changed since
+  put_finished "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
   is=$(stat --format='%a %U:%G' "$1")
   [ "$is" = "$3 $4" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
 }
-export -f put settle settled putback arrived landed
+export -f put put_finish put_finished put_restore received put_matches
 export FK_STATE
 FK_RESTART='active	wg-quick@wg0.service	/etc/wireguard/	-	-' FK_TABLES=''
 # What a machine looked like, and the rollback to it. Serves undo (from the record of a page) and the dead man's switch (from a
@@ -178,9 +179,9 @@ fk_snapshot() {
   mv --no-target-directory "$dir.part" "$dir"
 }
 
-# keep PATH: a path outside /etc is about to change; every open snapshot gets a copy first.
-# keep --meta PATH: only its mode and owner are about to change.
-keep() {
+# record_before PATH: a path outside /etc is about to change; every open snapshot gets a copy first.
+# record_before --meta PATH: only its mode and owner are about to change.
+record_before() {
   local dir meta=
   [ "$1" != --meta ] || { meta=yes && shift; }
   case $1 in /etc/*) return 0 ;; esac
@@ -203,16 +204,16 @@ keep() {
   done
 }
 
-# aside PATH TO UNIT: PATH is moved to TO, from where a rollback of the transaction moves it back: it is too much to be copied.
+# move_aside PATH TO UNIT: PATH is moved to TO, from where a rollback moves it back: it is too much to be copied.
 # The rollback stops UNIT, which writes there.
-aside() {
+move_aside() {
   local dir
   for dir in ${FK_KEEP-}; do
     case $dir in "$FK_STATE"/tx/*) printf '%s\t%s\t%s\n' "$@" >> "$dir/aside" && sync "$dir/aside" || return ;; esac
   done
   mv --no-target-directory "$1" "$2"
 }
-export -f keep aside
+export -f record_before move_aside
 
 # fk_changed OLD NEW: the paths whose line differs between two lists of fk_etc.
 fk_changed() {
@@ -458,28 +459,28 @@ if ! { test "$(stat --format='%a %U:%G' /etc/wireguard /etc/wireguard/wg0)" = $'
 fi
 
 # 6/15 the machine holds its own key
-if ! { settled /etc/wireguard/wg0.key && [ "$(stat --format='%a %U:%G' /etc/wireguard/wg0.key)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/wireguard/wg0.key.sha256; } > /dev/null 2>&1; then
+if ! { put_finished /etc/wireguard/wg0.key && [ "$(stat --format='%a %U:%G' /etc/wireguard/wg0.key)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/wireguard/wg0.key.sha256; } > /dev/null 2>&1; then
   doors_arm
   {
     put /etc/wireguard/wg0.key 600 root:root
   } < "$FK_SECRETS/wg-host"
   install --directory --mode=700 "$(dirname /var/lib/fortress/secret/etc/wireguard/wg0.key.sha256)" && sha256sum /etc/wireguard/wg0.key > /var/lib/fortress/secret/etc/wireguard/wg0.key.sha256
-  settle /etc/wireguard/wg0.key
+  put_finish /etc/wireguard/wg0.key
 fi
 
 # 7/15 the machine shares a key with laptop
 #   why: who records the traffic today and breaks Curve25519 some day still cannot read it
-if ! { settled /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk && [ "$(stat --format='%a %U:%G' /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk.sha256; } > /dev/null 2>&1; then
+if ! { put_finished /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk && [ "$(stat --format='%a %U:%G' /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk.sha256; } > /dev/null 2>&1; then
   doors_arm
   {
     put /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk 600 root:root
   } < "$FK_SECRETS/wg-psk-laptop"
   install --directory --mode=700 "$(dirname /var/lib/fortress/secret/etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk.sha256)" && sha256sum /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk > /var/lib/fortress/secret/etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk.sha256
-  settle /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk
+  put_finish /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk
 fi
 
 # 8/15 peers come and go without an interruption for the others
-if ! { landed /usr/local/sbin/fortress-wireguard f17e2fd531dedef5918b6ea57278023567e45de76486d4c3b2467b0b9c855c02 755 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /usr/local/sbin/fortress-wireguard f17e2fd531dedef5918b6ea57278023567e45de76486d4c3b2467b0b9c855c02 755 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /usr/local/sbin/fortress-wireguard 755 root:root 'bash -n "$new"' << 'FORTRESS'
 #!/bin/bash
@@ -497,11 +498,11 @@ wg-quick strip "$interface" | awk -v dir=/etc/wireguard -v interface="$interface
   /^PublicKey = / { name = $3; gsub("/", "_", name); print "PresharedKey = " key(dir "/" interface "/" name ".psk") }' > "$whole"
 wg syncconf "$interface" "$whole"
 FORTRESS
-  settle /usr/local/sbin/fortress-wireguard
+  put_finish /usr/local/sbin/fortress-wireguard
 fi
 
 # 9/15 a tunnel that failed is started again
-if ! { landed /etc/systemd/system/wg-quick@wg0.service.d/fortress.conf 52005c6cd72acdb37ec35a2268ab4ef785806f4fe12e23cb25d474e929ef2e8a 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/systemd/system/wg-quick@wg0.service.d/fortress.conf 52005c6cd72acdb37ec35a2268ab4ef785806f4fe12e23cb25d474e929ef2e8a 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/systemd/system/wg-quick@wg0.service.d/fortress.conf 644 root:root << 'FORTRESS'
 [Unit]
@@ -515,12 +516,12 @@ ExecReload=
 ExecReload=/usr/local/sbin/fortress-wireguard %i
 FORTRESS
   systemctl daemon-reload
-  settle /etc/systemd/system/wg-quick@wg0.service.d/fortress.conf
+  put_finish /etc/systemd/system/wg-quick@wg0.service.d/fortress.conf
 fi
 
 # 10/15 the peers of the site, and no others, are in the file
 #   why: each may use one address and nothing else
-if ! { landed /etc/wireguard/wg0.conf 916bd1b480e0e28d62dd4e515c4b489ea08e0bc0e26d91c91812a3c2f450017d 600 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/wireguard/wg0.conf 916bd1b480e0e28d62dd4e515c4b489ea08e0bc0e26d91c91812a3c2f450017d 600 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/wireguard/wg0.conf 600 root:root << 'FORTRESS'
 # The door of this machine. Keys lie beside this file: wg0.key and wg0/*.psk.
@@ -534,7 +535,7 @@ PublicKey = placeholder/wg+peer+laptop////////////////A=
 AllowedIPs = 10.66.0.2/32
 FORTRESS
   ! systemctl --quiet is-active wg-quick@wg0.service || systemctl reload wg-quick@wg0.service
-  settle /etc/wireguard/wg0.conf
+  put_finish /etc/wireguard/wg0.conf
 fi
 
 # 11/15 the tunnel is up, and starts with the machine
@@ -562,7 +563,7 @@ if ! { ! find /etc/wireguard/wg0 -type f '!' -path /etc/wireguard/wg0/placeholde
 fi
 
 # 13/15 somebody can put the tunnel back
-if ! { landed /etc/systemd/system/fortress-tunnel.service 68da94599dda6f95eb4dd79be8cd9c245be92635a064e08eb8ebfb074bcb423a 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/systemd/system/fortress-tunnel.service 68da94599dda6f95eb4dd79be8cd9c245be92635a064e08eb8ebfb074bcb423a 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/systemd/system/fortress-tunnel.service 644 root:root << 'FORTRESS'
 [Unit]
@@ -574,11 +575,11 @@ Type=oneshot
 ExecStart=/bin/bash -c '[ "$(wg show wg0 public-key)" = "$(wg pubkey < /etc/wireguard/wg0.key)" ] || systemctl restart wg-quick@wg0.service'
 FORTRESS
   systemctl daemon-reload
-  settle /etc/systemd/system/fortress-tunnel.service
+  put_finish /etc/systemd/system/fortress-tunnel.service
 fi
 
 # 14/15 and looks for it every minute
-if ! { landed /etc/systemd/system/fortress-tunnel.timer 18941128461609d2d6cb2a47c6dc741066240272c8ade5693b606bde469fe050 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/systemd/system/fortress-tunnel.timer 18941128461609d2d6cb2a47c6dc741066240272c8ade5693b606bde469fe050 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/systemd/system/fortress-tunnel.timer 644 root:root << 'FORTRESS'
 [Unit]
@@ -594,7 +595,7 @@ WantedBy=timers.target
 FORTRESS
   systemctl daemon-reload
   systemctl try-restart fortress-tunnel.timer
-  settle /etc/systemd/system/fortress-tunnel.timer
+  put_finish /etc/systemd/system/fortress-tunnel.timer
 fi
 
 # 15/15 the look-out is on, and starts with the machine

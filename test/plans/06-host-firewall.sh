@@ -8,22 +8,22 @@
 set -euo pipefail
 [ "$(id --user)" -eq 0 ] || { echo "this script needs root" >&2; exit 1; }
 
-# keep PATH: only the task runner records what was there before; a printed page does not take back.
-keep() { :; }
-export -f keep
+# record_before PATH: only the task runner records what was there before; a printed page does not take back.
+record_before() { :; }
+export -f record_before
 saved() { [ -e "$FK_STATE/saved-$1-$2" ]; }
 FK_TMP=$(mktemp --directory)
 export FK_TMP
-# Files land whole or not at all. These functions travel with every program and stand at the top of every printed script.
+# Files are written whole or not at all. These functions are part of every program that applies, and of printed pages.
 : "${FK_STATE:=/var/lib/fortress}"
 
 # put PATH MODE OWNER [TEST]: standard input becomes PATH. TEST is bash and sees the candidate as $new.
-# The old file waits in pending/ until `settle PATH`, so that a run killed before its reload does not look finished.
+# The old file waits in pending/ until `put_finish PATH`, so that a run killed before its reload does not look finished.
 put() {
   local path=$1 mode=$2 owner=$3 test=${4-} new pending
   new=$(dirname "$path")/.$(basename "$path").fortress
   pending=$FK_STATE/pending/${path//\//%}
-  keep "$path"
+  record_before "$path"
   [ -d "$(dirname "$path")" ] || install --directory --mode=755 "$(dirname "$path")"
   if ! { (umask 077 && cat > "$new") && chown "$owner" "$new" && chmod "$mode" "$new" &&
     { [ -z "$test" ] || new=$new bash -euo pipefail -c "$test"; } && sync "$new"; }; then
@@ -40,14 +40,14 @@ put() {
   sync "$(dirname "$path")"
 }
 
-# settle PATH: what had to follow the file has followed.
-settle() { rm --recursive --force "$FK_STATE/pending/${1//\//%}" "$FK_STATE/pending/${1//\//%}.part"; }
+# put_finish PATH: the commands that follow the file have run.
+put_finish() { rm --recursive --force "$FK_STATE/pending/${1//\//%}" "$FK_STATE/pending/${1//\//%}.part"; }
 
-# settled PATH: no change of PATH waits for what has to follow it.
-settled() { [ ! -e "$FK_STATE/pending/${1//\//%}" ]; }
+# put_finished PATH: no change of PATH waits for the commands that follow it.
+put_finished() { [ ! -e "$FK_STATE/pending/${1//\//%}" ]; }
 
-# putback PATH: the file that `put` replaced returns.
-putback() {
+# put_restore PATH: the file that `put` replaced returns.
+put_restore() {
   local pending=$FK_STATE/pending/${1//\//%}
   [ -d "$pending" ] || return 0
   if [ -e "$pending/old" ] || [ -L "$pending/old" ]; then
@@ -55,12 +55,12 @@ putback() {
   else
     rm --force "$1"
   fi
-  settle "$1"
+  put_finish "$1"
 }
 
-# arrived PATH: FK_PART is the file beside PATH that was sent for it, and FK_DIGEST what the sender has proven of it; a file that
-# is another is deleted. FK_SENT has a line for everything that was sent: digest, path.
-arrived() {
+# received PATH: FK_PART is the file beside PATH that was uploaded for it, and FK_DIGEST its digest, which the sender verified;
+# another file is deleted. FK_SENT has a line for everything that was sent: digest, path.
+received() {
   FK_DIGEST=$(awk -v path="$1" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
   [ -n "$FK_DIGEST" ] || { echo "nothing was sent for $1" >&2; return 1; }
   FK_PART=$(dirname "$1")/.$(basename "$1").${FK_DIGEST:0:16}.part
@@ -71,15 +71,16 @@ arrived() {
   }
 }
 
-# landed PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner are others.
-landed() {
+# put_matches PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner
+# differ.
+put_matches() {
   local is
-  [[ ${FK_LANDED-} != *$'\n'"$*"$'\n'* ]] || return 0 # asked for all files at once, and nothing has changed since
-  settled "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
+  [[ ${FK_MATCHES-} != *$'\n'"$*"$'\n'* ]] || return 0 # checked for all files at once, and nothing has changed since
+  put_finished "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
   is=$(stat --format='%a %U:%G' "$1")
   [ "$is" = "$3 $4" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
 }
-export -f put settle settled putback arrived landed
+export -f put put_finish put_finished put_restore received put_matches
 export FK_STATE
 FK_RESTART='' FK_TABLES='inet fortress'
 # What a machine looked like, and the rollback to it. Serves undo (from the record of a page) and the dead man's switch (from a
@@ -177,9 +178,9 @@ fk_snapshot() {
   mv --no-target-directory "$dir.part" "$dir"
 }
 
-# keep PATH: a path outside /etc is about to change; every open snapshot gets a copy first.
-# keep --meta PATH: only its mode and owner are about to change.
-keep() {
+# record_before PATH: a path outside /etc is about to change; every open snapshot gets a copy first.
+# record_before --meta PATH: only its mode and owner are about to change.
+record_before() {
   local dir meta=
   [ "$1" != --meta ] || { meta=yes && shift; }
   case $1 in /etc/*) return 0 ;; esac
@@ -202,16 +203,16 @@ keep() {
   done
 }
 
-# aside PATH TO UNIT: PATH is moved to TO, from where a rollback of the transaction moves it back: it is too much to be copied.
+# move_aside PATH TO UNIT: PATH is moved to TO, from where a rollback moves it back: it is too much to be copied.
 # The rollback stops UNIT, which writes there.
-aside() {
+move_aside() {
   local dir
   for dir in ${FK_KEEP-}; do
     case $dir in "$FK_STATE"/tx/*) printf '%s\t%s\t%s\n' "$@" >> "$dir/aside" && sync "$dir/aside" || return ;; esac
   done
   mv --no-target-directory "$1" "$2"
 }
-export -f keep aside
+export -f record_before move_aside
 
 # fk_changed OLD NEW: the paths whose line differs between two lists of fk_etc.
 fk_changed() {
@@ -440,7 +441,7 @@ fi
 
 # 3/8 the packet filter has a unit of its own
 #   why: Debian's empties every table of the machine when it stops, those of libvirt and of a cluster included
-if ! { landed /etc/systemd/system/fortress-firewall.service 79a24c75f28bc308c2de5765f78ccfad0c1577d16f5789b5d1e1bb834b862aaa 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/systemd/system/fortress-firewall.service 79a24c75f28bc308c2de5765f78ccfad0c1577d16f5789b5d1e1bb834b862aaa 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/systemd/system/fortress-firewall.service 644 root:root << 'FORTRESS'
 [Unit]
@@ -468,11 +469,11 @@ WantedBy=sysinit.target
 Alias=nftables.service
 FORTRESS
   systemctl daemon-reload
-  settle /etc/systemd/system/fortress-firewall.service
+  put_finish /etc/systemd/system/fortress-firewall.service
 fi
 
 # 4/8 virtual machines get names and addresses from the host, and nothing else
-if ! { landed /etc/nftables.d/10-cluster.nft b9dc33a9f1cd95ef5202b51ab664e2b182009533a8010206144407dae656b969 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/nftables.d/10-cluster.nft b9dc33a9f1cd95ef5202b51ab664e2b182009533a8010206144407dae656b969 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/nftables.d/10-cluster.nft 644 root:root 'nft --check --file "$new"' << 'FORTRESS'
 # The virtual machines behind virbr-fort: what they may ask of the host, of each other and of the world.
@@ -511,11 +512,11 @@ table inet fortress {
   }
 }
 FORTRESS
-  settle /etc/nftables.d/10-cluster.nft
+  put_finish /etc/nftables.d/10-cluster.nft
 fi
 
 # 5/8 what leaves is logged, now and then
-if ! { landed /etc/nftables.d/20-egress.nft 32f32f6d45a775e27c00d5efab3d36fae2f2d2a3aa6cbd764a23835ee240f419 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/nftables.d/20-egress.nft 32f32f6d45a775e27c00d5efab3d36fae2f2d2a3aa6cbd764a23835ee240f419 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/nftables.d/20-egress.nft 644 root:root 'nft --check --file "$new"' << 'FORTRESS'
 # What may leave this machine, and the machines behind it, beyond what they cannot live without.
@@ -526,11 +527,11 @@ table inet fortress {
   }
 }
 FORTRESS
-  settle /etc/nftables.d/20-egress.nft
+  put_finish /etc/nftables.d/20-egress.nft
 fi
 
 # 6/8 the rules: one UDP port, and SSH within the tunnel
-if ! { landed /etc/nftables.conf c1fc21621388c9e6e1c9404e61fce322ddd2ac6122e86c7e6511e37b0af7a8d4 640 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/nftables.conf c1fc21621388c9e6e1c9404e61fce322ddd2ac6122e86c7e6511e37b0af7a8d4 640 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/nftables.conf 640 root:root 'nft --check --file "$new"' << 'FORTRESS'
 #!/usr/sbin/nft --file
@@ -643,7 +644,7 @@ table inet fortress {
 
 include "/etc/nftables.d/*.nft"
 FORTRESS
-  settle /etc/nftables.conf
+  put_finish /etc/nftables.conf
 fi
 
 # 7/8 the packet filter is on, and starts before the network

@@ -10,22 +10,22 @@ set -euo pipefail
 : "${FK_SECRETS:?a directory that holds the secrets of this page, one file each}"
 : "${FK_FILES:?a directory that holds the downloads of this page; each step says from where}"
 
-# keep PATH: only the task runner records what was there before; a printed page does not take back.
-keep() { :; }
-export -f keep
+# record_before PATH: only the task runner records what was there before; a printed page does not take back.
+record_before() { :; }
+export -f record_before
 saved() { [ -e "$FK_STATE/saved-$1-$2" ]; }
 FK_TMP=$(mktemp --directory)
 export FK_TMP
-# Files land whole or not at all. These functions travel with every program and stand at the top of every printed script.
+# Files are written whole or not at all. These functions are part of every program that applies, and of printed pages.
 : "${FK_STATE:=/var/lib/fortress}"
 
 # put PATH MODE OWNER [TEST]: standard input becomes PATH. TEST is bash and sees the candidate as $new.
-# The old file waits in pending/ until `settle PATH`, so that a run killed before its reload does not look finished.
+# The old file waits in pending/ until `put_finish PATH`, so that a run killed before its reload does not look finished.
 put() {
   local path=$1 mode=$2 owner=$3 test=${4-} new pending
   new=$(dirname "$path")/.$(basename "$path").fortress
   pending=$FK_STATE/pending/${path//\//%}
-  keep "$path"
+  record_before "$path"
   [ -d "$(dirname "$path")" ] || install --directory --mode=755 "$(dirname "$path")"
   if ! { (umask 077 && cat > "$new") && chown "$owner" "$new" && chmod "$mode" "$new" &&
     { [ -z "$test" ] || new=$new bash -euo pipefail -c "$test"; } && sync "$new"; }; then
@@ -42,14 +42,14 @@ put() {
   sync "$(dirname "$path")"
 }
 
-# settle PATH: what had to follow the file has followed.
-settle() { rm --recursive --force "$FK_STATE/pending/${1//\//%}" "$FK_STATE/pending/${1//\//%}.part"; }
+# put_finish PATH: the commands that follow the file have run.
+put_finish() { rm --recursive --force "$FK_STATE/pending/${1//\//%}" "$FK_STATE/pending/${1//\//%}.part"; }
 
-# settled PATH: no change of PATH waits for what has to follow it.
-settled() { [ ! -e "$FK_STATE/pending/${1//\//%}" ]; }
+# put_finished PATH: no change of PATH waits for the commands that follow it.
+put_finished() { [ ! -e "$FK_STATE/pending/${1//\//%}" ]; }
 
-# putback PATH: the file that `put` replaced returns.
-putback() {
+# put_restore PATH: the file that `put` replaced returns.
+put_restore() {
   local pending=$FK_STATE/pending/${1//\//%}
   [ -d "$pending" ] || return 0
   if [ -e "$pending/old" ] || [ -L "$pending/old" ]; then
@@ -57,12 +57,12 @@ putback() {
   else
     rm --force "$1"
   fi
-  settle "$1"
+  put_finish "$1"
 }
 
-# arrived PATH: FK_PART is the file beside PATH that was sent for it, and FK_DIGEST what the sender has proven of it; a file that
-# is another is deleted. FK_SENT has a line for everything that was sent: digest, path.
-arrived() {
+# received PATH: FK_PART is the file beside PATH that was uploaded for it, and FK_DIGEST its digest, which the sender verified;
+# another file is deleted. FK_SENT has a line for everything that was sent: digest, path.
+received() {
   FK_DIGEST=$(awk -v path="$1" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
   [ -n "$FK_DIGEST" ] || { echo "nothing was sent for $1" >&2; return 1; }
   FK_PART=$(dirname "$1")/.$(basename "$1").${FK_DIGEST:0:16}.part
@@ -73,15 +73,16 @@ arrived() {
   }
 }
 
-# landed PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner are others.
-landed() {
+# put_matches PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner
+# differ.
+put_matches() {
   local is
-  [[ ${FK_LANDED-} != *$'\n'"$*"$'\n'* ]] || return 0 # asked for all files at once, and nothing has changed since
-  settled "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
+  [[ ${FK_MATCHES-} != *$'\n'"$*"$'\n'* ]] || return 0 # checked for all files at once, and nothing has changed since
+  put_finished "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
   is=$(stat --format='%a %U:%G' "$1")
   [ "$is" = "$3 $4" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
 }
-export -f put settle settled putback arrived landed
+export -f put put_finish put_finished put_restore received put_matches
 export FK_STATE
 FK_RESTART='always	k3s.service	/etc/rancher/k3s/	/etc/rancher/k3s/k3s.yaml	/etc/rancher/k3s/token' FK_TABLES=''
 # What a machine looked like, and the rollback to it. Serves undo (from the record of a page) and the dead man's switch (from a
@@ -179,9 +180,9 @@ fk_snapshot() {
   mv --no-target-directory "$dir.part" "$dir"
 }
 
-# keep PATH: a path outside /etc is about to change; every open snapshot gets a copy first.
-# keep --meta PATH: only its mode and owner are about to change.
-keep() {
+# record_before PATH: a path outside /etc is about to change; every open snapshot gets a copy first.
+# record_before --meta PATH: only its mode and owner are about to change.
+record_before() {
   local dir meta=
   [ "$1" != --meta ] || { meta=yes && shift; }
   case $1 in /etc/*) return 0 ;; esac
@@ -204,16 +205,16 @@ keep() {
   done
 }
 
-# aside PATH TO UNIT: PATH is moved to TO, from where a rollback of the transaction moves it back: it is too much to be copied.
+# move_aside PATH TO UNIT: PATH is moved to TO, from where a rollback moves it back: it is too much to be copied.
 # The rollback stops UNIT, which writes there.
-aside() {
+move_aside() {
   local dir
   for dir in ${FK_KEEP-}; do
     case $dir in "$FK_STATE"/tx/*) printf '%s\t%s\t%s\n' "$@" >> "$dir/aside" && sync "$dir/aside" || return ;; esac
   done
   mv --no-target-directory "$1" "$2"
 }
-export -f keep aside
+export -f record_before move_aside
 
 # fk_changed OLD NEW: the paths whose line differs between two lists of fk_etc.
 fk_changed() {
@@ -445,8 +446,8 @@ k3s_program() {
 # k3s_land VERSION: what was sent becomes the program of this version.
 k3s_land() {
   local path=/opt/k3s/$1/k3s
-  arrived "$path" || return
-  keep "$path"
+  received "$path" || return
+  record_before "$path"
   chown root:root "$FK_PART"
   chmod 755 "$FK_PART"
   sync "$FK_PART"
@@ -456,7 +457,7 @@ k3s_land() {
 # k3s_use VERSION: from the next start on. The link changes in one go.
 k3s_use() {
   [ -x "/opt/k3s/$1/k3s" ] || k3s_no "/opt/k3s/$1/k3s is not there" || return
-  keep "$K3S"
+  record_before "$K3S"
   install --directory --mode=755 "$(dirname "$K3S")"
   ln --symbolic --force --no-dereference "../k3s/$1/k3s" "$K3S.new"
   mv --force --no-target-directory "$K3S.new" "$K3S"
@@ -616,7 +617,7 @@ fi
 
 # 2/17 there is a place for k3s v1.36.4+k3s1
 if ! { test "$(stat --format='%F %a %U:%G' /opt/k3s/v1.36.4+k3s1)" = 'directory 755 root:root'; } > /dev/null 2>&1; then
-  keep /opt/k3s && keep /opt/k3s/v1.36.4+k3s1
+  record_before /opt/k3s && record_before /opt/k3s/v1.36.4+k3s1
   install --directory --mode=755 --owner=root --group=root /opt/k3s /opt/k3s/v1.36.4+k3s1
 fi
 
@@ -647,7 +648,7 @@ if ! { k3s_fresh no; } > /dev/null 2>&1; then
 fi
 
 # 6/17 k3s has a unit
-if ! { landed /etc/systemd/system/k3s.service 8d3f5bc4c878f81a7c70c8630117857be6c380029c8ee01eb18294ea0724c047 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/systemd/system/k3s.service 8d3f5bc4c878f81a7c70c8630117857be6c380029c8ee01eb18294ea0724c047 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/systemd/system/k3s.service 644 root:root << 'FORTRESS'
 # k3s as server. It waits for the secrets of the cluster: until they are there systemd passes over this unit, which is no failure.
@@ -676,11 +677,11 @@ RestartSec=5s
 WantedBy=multi-user.target
 FORTRESS
   systemctl daemon-reload
-  settle /etc/systemd/system/k3s.service
+  put_finish /etc/systemd/system/k3s.service
 fi
 
 # 7/17 k3s is told what to do: config.yaml
-if ! { landed /etc/rancher/k3s/config.yaml e0524fb11e6a1de056048a53b3dacbda376e94fbd435cefc3e7e68f0ee4a90da 600 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/rancher/k3s/config.yaml e0524fb11e6a1de056048a53b3dacbda376e94fbd435cefc3e7e68f0ee4a90da 600 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/rancher/k3s/config.yaml 600 root:root << 'FORTRESS'
 # What k3s is told on every server of the cluster: the same on all, or they disagree about what is encrypted and who may join.
@@ -748,11 +749,11 @@ kubelet-arg:
   - tls-min-version=VersionTLS12
   - tls-cipher-suites=TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
 FORTRESS
-  settle /etc/rancher/k3s/config.yaml
+  put_finish /etc/rancher/k3s/config.yaml
 fi
 
 # 8/17 k3s is told what to do: config.yaml.d/10-node.yaml
-if ! { landed /etc/rancher/k3s/config.yaml.d/10-node.yaml 8e01147e1fbe289db3ce2fb0eb0e75b0165ea542742107e27adeee881bc4cf86 600 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/rancher/k3s/config.yaml.d/10-node.yaml 8e01147e1fbe289db3ce2fb0eb0e75b0165ea542742107e27adeee881bc4cf86 600 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/rancher/k3s/config.yaml.d/10-node.yaml 600 root:root << 'FORTRESS'
 # What only this node is told; the rest is the same on all.
@@ -763,11 +764,11 @@ tls-san:
   - fortress-node
   - 10.77.0.2
 FORTRESS
-  settle /etc/rancher/k3s/config.yaml.d/10-node.yaml
+  put_finish /etc/rancher/k3s/config.yaml.d/10-node.yaml
 fi
 
 # 9/17 k3s is told what to do: admission.yaml
-if ! { landed /etc/rancher/k3s/admission.yaml 6a0d757b000af77175fd4d3a63a41a8c6be959853dfea1eaf0a7ec71f8b97ce2 600 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/rancher/k3s/admission.yaml 6a0d757b000af77175fd4d3a63a41a8c6be959853dfea1eaf0a7ec71f8b97ce2 600 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/rancher/k3s/admission.yaml 600 root:root << 'FORTRESS'
 # What the API server asks before it lets anything in.
@@ -805,11 +806,11 @@ plugins:
           burst: 200
           cacheSize: 1000
 FORTRESS
-  settle /etc/rancher/k3s/admission.yaml
+  put_finish /etc/rancher/k3s/admission.yaml
 fi
 
 # 10/17 k3s is told what to do: audit.yaml
-if ! { landed /etc/rancher/k3s/audit.yaml 0a2c83ea15eb40c8f53d751dfa9754ed7c192f687459dba5978f76c7f42cb0a4 600 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/rancher/k3s/audit.yaml 0a2c83ea15eb40c8f53d751dfa9754ed7c192f687459dba5978f76c7f42cb0a4 600 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/rancher/k3s/audit.yaml 600 root:root << 'FORTRESS'
 # Who asked the API for what. The first rule that matches decides; of Secrets nothing is ever written down but that they were asked for.
@@ -881,7 +882,7 @@ rules:
 
   - level: Metadata
 FORTRESS
-  settle /etc/rancher/k3s/audit.yaml
+  put_finish /etc/rancher/k3s/audit.yaml
 fi
 
 # 11/17 the audit log has a directory that only root can read
@@ -891,23 +892,23 @@ if ! { test "$(stat --format='%a %U:%G' /var/lib/rancher/k3s/server/logs)" = '70
 fi
 
 # 12/17 agents come with a token of their own, with which nobody becomes a server
-if ! { settled /etc/rancher/k3s/agent-token && [ "$(stat --format='%a %U:%G' /etc/rancher/k3s/agent-token)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/rancher/k3s/agent-token.sha256; } > /dev/null 2>&1; then
+if ! { put_finished /etc/rancher/k3s/agent-token && [ "$(stat --format='%a %U:%G' /etc/rancher/k3s/agent-token)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/rancher/k3s/agent-token.sha256; } > /dev/null 2>&1; then
   doors_arm
   {
     put /etc/rancher/k3s/agent-token 600 root:root
   } < "$FK_SECRETS/k3s-agent-token"
   install --directory --mode=700 "$(dirname /var/lib/fortress/secret/etc/rancher/k3s/agent-token.sha256)" && sha256sum /etc/rancher/k3s/agent-token > /var/lib/fortress/secret/etc/rancher/k3s/agent-token.sha256
-  settle /etc/rancher/k3s/agent-token
+  put_finish /etc/rancher/k3s/agent-token
 fi
 
 # 13/17 the cluster has its token
-if ! { settled /etc/rancher/k3s/token && [ "$(stat --format='%a %U:%G' /etc/rancher/k3s/token)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/rancher/k3s/token.sha256; } > /dev/null 2>&1; then
+if ! { put_finished /etc/rancher/k3s/token && [ "$(stat --format='%a %U:%G' /etc/rancher/k3s/token)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/rancher/k3s/token.sha256; } > /dev/null 2>&1; then
   doors_arm
   {
     put /etc/rancher/k3s/token 600 root:root
   } < "$FK_SECRETS/k3s-server-token"
   install --directory --mode=700 "$(dirname /var/lib/fortress/secret/etc/rancher/k3s/token.sha256)" && sha256sum /etc/rancher/k3s/token > /var/lib/fortress/secret/etc/rancher/k3s/token.sha256
-  settle /etc/rancher/k3s/token
+  put_finish /etc/rancher/k3s/token
 fi
 
 # 14/17 k3s runs as server fortress-node, with all that it is told

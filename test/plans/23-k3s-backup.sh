@@ -6,22 +6,22 @@ set -euo pipefail
 [ "$(id --user)" -eq 0 ] || { echo "this script needs root" >&2; exit 1; }
 : "${FK_FILES:?a directory that holds the downloads of this page; each step says from where}"
 
-# keep PATH: only the task runner records what was there before; a printed page does not take back.
-keep() { :; }
-export -f keep
+# record_before PATH: only the task runner records what was there before; a printed page does not take back.
+record_before() { :; }
+export -f record_before
 saved() { [ -e "$FK_STATE/saved-$1-$2" ]; }
 FK_TMP=$(mktemp --directory)
 export FK_TMP
-# Files land whole or not at all. These functions travel with every program and stand at the top of every printed script.
+# Files are written whole or not at all. These functions are part of every program that applies, and of printed pages.
 : "${FK_STATE:=/var/lib/fortress}"
 
 # put PATH MODE OWNER [TEST]: standard input becomes PATH. TEST is bash and sees the candidate as $new.
-# The old file waits in pending/ until `settle PATH`, so that a run killed before its reload does not look finished.
+# The old file waits in pending/ until `put_finish PATH`, so that a run killed before its reload does not look finished.
 put() {
   local path=$1 mode=$2 owner=$3 test=${4-} new pending
   new=$(dirname "$path")/.$(basename "$path").fortress
   pending=$FK_STATE/pending/${path//\//%}
-  keep "$path"
+  record_before "$path"
   [ -d "$(dirname "$path")" ] || install --directory --mode=755 "$(dirname "$path")"
   if ! { (umask 077 && cat > "$new") && chown "$owner" "$new" && chmod "$mode" "$new" &&
     { [ -z "$test" ] || new=$new bash -euo pipefail -c "$test"; } && sync "$new"; }; then
@@ -38,14 +38,14 @@ put() {
   sync "$(dirname "$path")"
 }
 
-# settle PATH: what had to follow the file has followed.
-settle() { rm --recursive --force "$FK_STATE/pending/${1//\//%}" "$FK_STATE/pending/${1//\//%}.part"; }
+# put_finish PATH: the commands that follow the file have run.
+put_finish() { rm --recursive --force "$FK_STATE/pending/${1//\//%}" "$FK_STATE/pending/${1//\//%}.part"; }
 
-# settled PATH: no change of PATH waits for what has to follow it.
-settled() { [ ! -e "$FK_STATE/pending/${1//\//%}" ]; }
+# put_finished PATH: no change of PATH waits for the commands that follow it.
+put_finished() { [ ! -e "$FK_STATE/pending/${1//\//%}" ]; }
 
-# putback PATH: the file that `put` replaced returns.
-putback() {
+# put_restore PATH: the file that `put` replaced returns.
+put_restore() {
   local pending=$FK_STATE/pending/${1//\//%}
   [ -d "$pending" ] || return 0
   if [ -e "$pending/old" ] || [ -L "$pending/old" ]; then
@@ -53,12 +53,12 @@ putback() {
   else
     rm --force "$1"
   fi
-  settle "$1"
+  put_finish "$1"
 }
 
-# arrived PATH: FK_PART is the file beside PATH that was sent for it, and FK_DIGEST what the sender has proven of it; a file that
-# is another is deleted. FK_SENT has a line for everything that was sent: digest, path.
-arrived() {
+# received PATH: FK_PART is the file beside PATH that was uploaded for it, and FK_DIGEST its digest, which the sender verified;
+# another file is deleted. FK_SENT has a line for everything that was sent: digest, path.
+received() {
   FK_DIGEST=$(awk -v path="$1" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
   [ -n "$FK_DIGEST" ] || { echo "nothing was sent for $1" >&2; return 1; }
   FK_PART=$(dirname "$1")/.$(basename "$1").${FK_DIGEST:0:16}.part
@@ -69,15 +69,16 @@ arrived() {
   }
 }
 
-# landed PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner are others.
-landed() {
+# put_matches PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner
+# differ.
+put_matches() {
   local is
-  [[ ${FK_LANDED-} != *$'\n'"$*"$'\n'* ]] || return 0 # asked for all files at once, and nothing has changed since
-  settled "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
+  [[ ${FK_MATCHES-} != *$'\n'"$*"$'\n'* ]] || return 0 # checked for all files at once, and nothing has changed since
+  put_finished "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
   is=$(stat --format='%a %U:%G' "$1")
   [ "$is" = "$3 $4" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
 }
-export -f put settle settled putback arrived landed
+export -f put put_finish put_finished put_restore received put_matches
 export FK_STATE
 
 # What several checks below look at.
@@ -101,8 +102,8 @@ k3s_program() {
 # k3s_land VERSION: what was sent becomes the program of this version.
 k3s_land() {
   local path=/opt/k3s/$1/k3s
-  arrived "$path" || return
-  keep "$path"
+  received "$path" || return
+  record_before "$path"
   chown root:root "$FK_PART"
   chmod 755 "$FK_PART"
   sync "$FK_PART"
@@ -112,7 +113,7 @@ k3s_land() {
 # k3s_use VERSION: from the next start on. The link changes in one go.
 k3s_use() {
   [ -x "/opt/k3s/$1/k3s" ] || k3s_no "/opt/k3s/$1/k3s is not there" || return
-  keep "$K3S"
+  record_before "$K3S"
   install --directory --mode=755 "$(dirname "$K3S")"
   ln --symbolic --force --no-dereference "../k3s/$1/k3s" "$K3S.new"
   mv --force --no-target-directory "$K3S.new" "$K3S"
@@ -277,8 +278,8 @@ backup_age() {
 # backup_land VERSION: what was sent is unpacked.
 backup_land() {
   local dir=/opt/age/$1
-  arrived "$dir/age.tar.gz" || return
-  keep "$dir/age" && keep "$dir/age.sha256" && keep "$dir/of" && keep /opt/bin/age
+  received "$dir/age.tar.gz" || return
+  record_before "$dir/age" && record_before "$dir/age.sha256" && record_before "$dir/of" && record_before /opt/bin/age
   tar --extract --gzip --to-stdout --file="$FK_PART" age/age > "$dir/age.part"
   chown root:root "$dir/age.part"
   chmod 755 "$dir/age.part"
@@ -466,7 +467,7 @@ backup_restore() {
   install --directory --mode=700 "$aside"
   if [ -d "$K3S_DATA/server/db" ]; then echo something; else echo nothing; fi > "$aside/begun"
   sync "$aside/begun" "$aside"
-  if [ -d "$K3S_DATA/server/db" ]; then aside "$K3S_DATA/server" "$aside/server" k3s.service; else rm --recursive --force "$K3S_DATA/server"; fi
+  if [ -d "$K3S_DATA/server/db" ]; then move_aside "$K3S_DATA/server" "$aside/server" k3s.service; else rm --recursive --force "$K3S_DATA/server"; fi
   if [ -e /etc/rancher/node/password ]; then cp --preserve=mode /etc/rancher/node/password "$aside/password"; fi
   install --directory --mode=700 "$K3S_DATA/server" "$K3S_DATA/server/logs"
   # The restored cluster knows this node by it, and would refuse another one.
@@ -492,7 +493,7 @@ export -f backup_age backup_land backup_tools backup_timer backup_said backup_no
 
 # 1/8 there is a place for age v1.3.2
 if ! { test "$(stat --format='%F %a %U:%G' /opt/age/v1.3.2)" = 'directory 755 root:root'; } > /dev/null 2>&1; then
-  keep /opt/age && keep /opt/age/v1.3.2
+  record_before /opt/age && record_before /opt/age/v1.3.2
   install --directory --mode=755 --owner=root --group=root /opt/age /opt/age/v1.3.2
 fi
 
@@ -508,26 +509,26 @@ if ! { backup_age v1.3.2 cbe24006683f8eb669266162894b9a522a1af52f2665fbc63a4bb03
 fi
 
 # 3/8 bundles are encrypted for the laptop, and for the second identity of the site where it has one
-if ! { landed /etc/fortress/backup/recipients da8d8faec48bd1457e92d1ccdce746f9209180909de0b42ee463cf3e71980443 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/fortress/backup/recipients da8d8faec48bd1457e92d1ccdce746f9209180909de0b42ee463cf3e71980443 644 root:root; } > /dev/null 2>&1; then
   put /etc/fortress/backup/recipients 644 root:root 'grep --quiet '\''^age1'\'' "$new" || { echo '\''the laptop had no age identity when this began: run it again'\''; false; }' << 'FORTRESS'
 # Whose identities open the bundles: the laptop’s, and the one for the day when it is lost.
 FORTRESS
-  settle /etc/fortress/backup/recipients
+  put_finish /etc/fortress/backup/recipients
 fi
 
 # 4/8 the node knows where its bundles are brought
-if ! { landed /etc/fortress/backup/settings dc4ecb63037b474d5ab226dbe25222b51641a05f2d67bf43bcb79e410a778144 600 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/fortress/backup/settings dc4ecb63037b474d5ab226dbe25222b51641a05f2d67bf43bcb79e410a778144 600 root:root; } > /dev/null 2>&1; then
   put /etc/fortress/backup/settings 600 root:root << 'FORTRESS'
 # What /opt/bin/fortress-backup is told; config/schema/site.json says what each means.
 SITE=fortress
 NODE=fortress-node
 KEEP=14
 FORTRESS
-  settle /etc/fortress/backup/settings
+  put_finish /etc/fortress/backup/settings
 fi
 
 # 5/8 the node can make bundles by itself
-if ! { landed /opt/bin/fortress-backup f8e16070d459c10e528827a0e7556027d654b5021119225fc38cb3414759fc1e 755 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /opt/bin/fortress-backup f8e16070d459c10e528827a0e7556027d654b5021119225fc38cb3414759fc1e 755 root:root; } > /dev/null 2>&1; then
   put /opt/bin/fortress-backup 755 root:root << 'FORTRESS'
 #!/bin/bash
 # fortress-backup: bundles of the cluster that this node serves, each one file that only the owner's age identities open.
@@ -805,11 +806,11 @@ case "${1-} $#" in
   *) no 'usage: fortress-backup make | list | fetch PLACE NAME' ;;
 esac
 FORTRESS
-  settle /opt/bin/fortress-backup
+  put_finish /opt/bin/fortress-backup
 fi
 
 # 6/8 a backup runs as a unit of its own
-if ! { landed /etc/systemd/system/fortress-backup.service 9d95abd36c8f95b84d1828712b4c4b98c9f3c32b1c8ce9d65e32de68d42d6173 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/systemd/system/fortress-backup.service 9d95abd36c8f95b84d1828712b4c4b98c9f3c32b1c8ce9d65e32de68d42d6173 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/fortress-backup.service 644 root:root << 'FORTRESS'
 # One backup of the cluster, and what follows from it.
 [Unit]
@@ -836,11 +837,11 @@ IOSchedulingClass=idle
 TimeoutStartSec=6h
 FORTRESS
   systemctl daemon-reload
-  settle /etc/systemd/system/fortress-backup.service
+  put_finish /etc/systemd/system/fortress-backup.service
 fi
 
 # 7/8 it is said when: *-*-* 03:17
-if ! { landed /etc/systemd/system/fortress-backup.timer 0f8824e060b388311269b2ccf90d70f91f5e24d8da619a4134279533a094ef6b 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/systemd/system/fortress-backup.timer 0f8824e060b388311269b2ccf90d70f91f5e24d8da619a4134279533a094ef6b 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/fortress-backup.timer 644 root:root 'systemd-analyze calendar -- "$(sed --quiet '\''s/^OnCalendar=//p'\'' "$new")" > /dev/null' << 'FORTRESS'
 # A backup that was missed, because the machine was off, is made when it is on again.
 [Unit]
@@ -855,7 +856,7 @@ RandomizedDelaySec=15min
 WantedBy=timers.target
 FORTRESS
   systemctl daemon-reload
-  settle /etc/systemd/system/fortress-backup.timer
+  put_finish /etc/systemd/system/fortress-backup.timer
 fi
 
 # 8/8 backups are made by the clock

@@ -44,8 +44,8 @@ fk_holds() {
   done
 }
 
-# fk_landed 'PATH SHA256 MODE OWNER'…: FK_LANDED names those files of a page that are as they should be, by one look at all.
-fk_landed() {
+# fk_match_all 'PATH SHA256 MODE OWNER'…: FK_MATCHES names those files of a page that are as they should be, by one look at all.
+fk_match_all() {
   local file path right is
   right=$(
     for file; do
@@ -53,12 +53,12 @@ fk_landed() {
     done | sha256sum --check 2> /dev/null
   )
   is=$(stat --format='%n %a %U:%G' -- "${@% * * *}" 2> /dev/null)
-  FK_LANDED=$'\n'
+  FK_MATCHES=$'\n'
   for file; do
     path=${file% * * *}
-    if settled "$path" && [[ $'\n'$right$'\n' == *$'\n'"$path: OK"$'\n'* ]] &&
+    if put_finished "$path" && [[ $'\n'$right$'\n' == *$'\n'"$path: OK"$'\n'* ]] &&
       [[ $'\n'$is$'\n' == *$'\n'"$path ${file#"$path "* }"$'\n'* ]]; then
-      FK_LANDED+=$file$'\n'
+      FK_MATCHES+=$file$'\n'
     fi
   done
 }

@@ -94,9 +94,9 @@ fk_snapshot() {
   mv --no-target-directory "$dir.part" "$dir"
 }
 
-# keep PATH: a path outside /etc is about to change; every open snapshot gets a copy first.
-# keep --meta PATH: only its mode and owner are about to change.
-keep() {
+# record_before PATH: a path outside /etc is about to change; every open snapshot gets a copy first.
+# record_before --meta PATH: only its mode and owner are about to change.
+record_before() {
   local dir meta=
   [ "$1" != --meta ] || { meta=yes && shift; }
   case $1 in /etc/*) return 0 ;; esac
@@ -119,16 +119,16 @@ keep() {
   done
 }
 
-# aside PATH TO UNIT: PATH is moved to TO, from where a rollback of the transaction moves it back: it is too much to be copied.
+# move_aside PATH TO UNIT: PATH is moved to TO, from where a rollback moves it back: it is too much to be copied.
 # The rollback stops UNIT, which writes there.
-aside() {
+move_aside() {
   local dir
   for dir in ${FK_KEEP-}; do
     case $dir in "$FK_STATE"/tx/*) printf '%s\t%s\t%s\n' "$@" >> "$dir/aside" && sync "$dir/aside" || return ;; esac
   done
   mv --no-target-directory "$1" "$2"
 }
-export -f keep aside
+export -f record_before move_aside
 
 # fk_changed OLD NEW: the paths whose line differs between two lists of fk_etc.
 fk_changed() {
