@@ -7,18 +7,9 @@ import type { Machine } from '../engine/machine.ts'
 import type { Report } from '../engine/report.ts'
 import { Fault } from '../ground/fault.ts'
 import type { SecretStore } from '../ground/secret.ts'
-import {
-  ask,
-  byTime,
-  copies,
-  laptopNotes,
-  nodeNotes,
-  noteHere,
-  program,
-  secretOf,
-  sshKey,
-} from '../k3s/backup.ts'
+import { ask, byTime, copies, laptopNotes, nodeNotes, noteHere } from '../k3s/backup.ts'
 import { madeAt } from '../k3s/bundle.ts'
+import { backupSecrets, program, sshKey } from '../k3s/destinations.ts'
 import { type Member, clusterOf } from '../k3s/members.ts'
 import { machinesFor } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
@@ -156,7 +147,7 @@ async function takeKey({ store, terminal, report }: Here): Promise<number> {
     throw new Fault('this is no key of object storage: an access key and a secret key are asked for', {
       next: 'on a terminal ./task backup s3-key asks for them; or give both on standard input, on one line or two',
     })
-  await store.put(secretOf.s3, text)
+  await store.put(backupSecrets.s3, text)
   report.note('Stored, encrypted. The node has it with the next ./task k3s-backup apply')
   return 0
 }

@@ -10,10 +10,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '../ground/fault.ts'
 import { quote } from '../ground/sh.ts'
 import type { Config } from '../site/model.ts'
-import { type Artifact, type Verified, download } from './download.ts'
-import { type Transfer, meter } from './transfer.ts'
+import type { Artifact } from './artifact.ts'
+import { type Verified, download } from './download.ts'
 import type { Machine } from './machine.ts'
 import { plain } from './program.ts'
+import { type Transfer, meter } from './transfer.ts'
 import { onAnswer } from './wire.ts'
 
 /** Fetches an artifact, or gives it at once when it was fetched before in this run. */

@@ -3,24 +3,12 @@
 import { createHash } from 'node:crypto'
 import { createReadStream, existsSync, mkdirSync } from 'node:fs'
 import { chmod, open, rename, rm } from 'node:fs/promises'
-import { basename, join } from 'node:path'
+import { join } from 'node:path'
 import { Fault } from '../ground/fault.ts'
-import type { Pins } from '../site/model.ts'
+import type { Artifact } from './artifact.ts'
 import { type FetchOptions, fetchPart } from './fetch.ts'
 import { lock } from './lock.ts'
-import { Refused, type Signature, checkSignature, fetchProof } from './signature.ts'
-
-/** One file that a pin stands for. */
-export interface Artifact {
-  /** What it is called here: `flatcar-VERSION-amd64.img`. */
-  name: string
-  url: string
-  sha256?: string
-  sha512?: string
-  signature?: Signature
-  /** Why there is no proof: it is not fetched. */
-  unproven?: string
-}
+import { checkSignature, fetchProof, Refused } from './signature.ts'
 
 /** A file that is what its pin says. */
 export interface Verified {
@@ -34,30 +22,6 @@ export interface DownloadOptions extends FetchOptions {
   dir: string
   /** Given one sentence when it has to wait or to begin anew. */
   say?: (sentence: string) => void
-}
-
-/** The file of one architecture that the pin `name` stands for. Throws a Fault when there is none. */
-export function artifactOf(pins: Pins, name: string, arch: string): Artifact {
-  const pin = pins[name]
-  const which = pin?.url.any === undefined ? (arch as 'amd64') : 'any'
-  const url = pin?.url[which]
-  if (pin === undefined || url === undefined)
-    throw new Fault(`config/versions.yaml has no ${name}${pin === undefined ? '' : ` for ${arch}`}`, {
-      next: `add it, with its ${pin === undefined ? 'version, ' : ''}URL and proof`,
-    })
-  const { signature } = pin
-  const ending = /(\.[a-z][a-z0-9]*){0,2}$/.exec(basename(url))?.[0] ?? ''
-  const signed = signature?.kind === 'gpg' ? signature.url[which] : undefined
-  return {
-    name: `${name}-${pin.version}${which === 'any' ? '' : `-${which}`}${ending}`,
-    url,
-    ...(pin.sha256?.[which] === undefined ? {} : { sha256: pin.sha256[which] }),
-    ...(pin.sha512?.[which] === undefined ? {} : { sha512: pin.sha512[which] }),
-    ...(signed === undefined
-      ? {}
-      : { signature: { url: signed, key: signature?.key ?? '', keyUrl: signature?.key_url ?? '' } }),
-    ...(pin.unproven === undefined ? {} : { unproven: pin.unproven }),
-  }
 }
 
 /**

@@ -4,7 +4,7 @@ import { rename, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Fault } from '../ground/fault.ts'
-import { $, type ProcessOutput, orFault } from '../ground/laptop.ts'
+import { type ProcessOutput, $, orFault } from '../ground/laptop.ts'
 import { type FetchOptions, fetchSmall } from './fetch.ts'
 
 /** A detached OpenPGP signature, and the fingerprint of the primary key that it must come from. */

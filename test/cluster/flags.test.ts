@@ -5,8 +5,8 @@ import { existsSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import { type Kind, allFlags } from '../../lib/k3s/check/flags.ts'
 import { which } from '../../lib/ground/laptop.ts'
+import { type Kind, allFlags } from '../../lib/k3s/check/flags.ts'
 
 const built = join(import.meta.dirname, '../../.cache/tools/kube-bed')
 const program = existsSync(built) ? built : which('kube-bed')

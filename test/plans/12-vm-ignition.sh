@@ -90,10 +90,10 @@ fi
 
 # 2/2 what fortress-node becomes on its first boot is written down
 #   why: users, keys, address, settings and the pinned k3s come with the first start: nothing is set up by hand afterwards
-if ! { put_finished /var/lib/libvirt/fortress/fortress-node.ign && [ "$(stat --format='%a %U:%G' /var/lib/libvirt/fortress/fortress-node.ign)" = "400 libvirt-qemu:libvirt-qemu" ] && sha256sum --check --status /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& [ "$(cat /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around)" = 1cfc1780ff02eea2673dda6d33b8c6b8697a22d3c6fd5be4f795e0959f343916 ]; } > /dev/null 2>&1; then
+if ! { put_finished /var/lib/libvirt/fortress/fortress-node.ign && [ "$(stat --format='%a %U:%G' /var/lib/libvirt/fortress/fortress-node.ign)" = "400 libvirt-qemu:libvirt-qemu" ] && sha256sum --check --status /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& [ "$(cat /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around)" = 245e5db0d1104cb7c2d032ed9f509e3353c1b8df6a3a8ff31c588f40f8d6cbf7 ]; } > /dev/null 2>&1; then
   {
     put /var/lib/libvirt/fortress/fortress-node.ign 400 libvirt-qemu:libvirt-qemu
   } < "$FK_SECRETS/fortress-node-ignition"
-  install --directory --mode=700 "$(dirname /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256)" && sha256sum /var/lib/libvirt/fortress/fortress-node.ign > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& echo 1cfc1780ff02eea2673dda6d33b8c6b8697a22d3c6fd5be4f795e0959f343916 > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around
+  install --directory --mode=700 "$(dirname /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256)" && sha256sum /var/lib/libvirt/fortress/fortress-node.ign > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& echo 245e5db0d1104cb7c2d032ed9f509e3353c1b8df6a3a8ff31c588f40f8d6cbf7 > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around
   put_finish /var/lib/libvirt/fortress/fortress-node.ign
 fi
