@@ -20,7 +20,7 @@ import { onAnswer } from './wire.ts'
 /** Fetches an artifact, or gives it at once when it was fetched before in this run. */
 export type Fetch = (artifact: Artifact) => Promise<Verified>
 
-/** One run's downloads: each is begun once, whoever asks first, and may go on beside other work until `signal` ends it. */
+/** One run's downloads: each begins once, for the first that needs it, and may go on beside other work until `signal` ends it. */
 export function downloads(
   { env }: Pick<Config, 'env'>,
   {
@@ -41,7 +41,7 @@ export function downloads(
         ...(say ? { say } : {}),
       })
       begun.set(artifact.name, running)
-      // Who asks again tries again; whoever waits for it hears of the failure, and nobody else has to.
+      // The next that needs it tries again; whoever waits for it gets the failure, and nobody else has to.
       running.catch(() => begun.delete(artifact.name))
     }
     return running

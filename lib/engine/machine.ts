@@ -25,7 +25,7 @@ import { type Frame, frameOf, onAnswer } from './wire.ts'
 /** What a page knows of its machine before any check. */
 export interface Facts {
   name: string
-  /** debian-13, ubuntu-24.04, raspios-13, or what os-release says of another. */
+  /** As a site document names it: `debian-13`, or what os-release says of an unknown one. */
   os: string
   arch: string
   model: string
@@ -76,7 +76,7 @@ export interface SshTarget {
   jumpHost?: { target: SshTarget; routeFile?: string }
 }
 
-/** What a person may do about a machine that cannot be reached: known to who knows the site. */
+/** What a person may do about a machine that cannot be reached; it depends on the site. */
 export interface Advice {
   silent?: string
   behind?: string
@@ -86,7 +86,7 @@ export interface Access {
   /** The machine's name in the site document. */
   name: string
   target: 'local' | SshTarget
-  /** Asked for the sudo password when sudo wants one. Rejects when nobody can be asked. */
+  /** Resolves to the sudo password when sudo wants one. Rejects when there is nobody to type it. */
   password: (label: string) => Promise<string>
   /** The terminal may be used to confirm a host key that nobody has seen before. */
   interactive: boolean
@@ -113,18 +113,18 @@ export async function connect(access: Access): Promise<Machine> {
   if (link instanceof Ssh) await link.trust()
   let found: Record<string, string> | undefined
   const program = await plain('facts', FACTS)
-  const ask = () =>
+  const inquire = () =>
     link.run(
       program,
       onAnswer((values) => (found = values)),
       LIMIT,
       'user',
     )
-  let outcome = await ask()
+  let outcome = await inquire()
   if (found === undefined && link instanceof Ssh && link.route === 'tunnel') {
     // The tunnel may be down while the machine still listens where it did.
     link.route = 'direct'
-    outcome = await ask()
+    outcome = await inquire()
   }
   if (found === undefined) throw unreachable(link.label(access.name), outcome, access.advice)
   const { uid, user = '', id = '', version = '', marks = '', arch = '', model = '', via = '', sudo } = found
@@ -253,7 +253,7 @@ esac`
     return { code, stderr, finished: code === 0 }
   }
 
-  /** Bash over there, as root or as who we log in as. */
+  /** Bash over there, as root or as the user of the login. */
   #bash(body: string, seconds: number, as: 'root' | 'user'): string {
     const sudo =
       as === 'user' || this.become === 'nobody'

@@ -70,11 +70,11 @@ export interface Target {
   test: Command | undefined
 }
 
-/** The machine can be made to agree: when `check` does not hold, the commands of `apply` run, then `check` is asked again. */
+/** The machine can be made to agree: when `check` does not hold, the commands of `apply` run, then `check` runs again. */
 export interface Change extends Named {
   check: Command
   apply: Command[]
-  /** Only for what the record on the machine cannot take back by itself. */
+  /** Only for what the record on the machine cannot undo by itself. */
   undo?: Command[]
   /** Runs when `apply` failed half way. */
   recover?: Command[]
@@ -102,7 +102,7 @@ export interface Demand extends Named {
   typed?: string
 }
 
-/** It becomes true by itself; asked again until `seconds` have passed. */
+/** It becomes true by itself; checked again until `seconds` have passed. */
 export interface Wait extends Named {
   until: Command
   seconds: number

@@ -280,7 +280,7 @@ fk_restore_kept() {
 }
 
 # fk_restore_aside DIR [boot]: what was moved aside is where it was, and what took its place is gone. At boot nothing has begun to
-# write, and whoever stops a unit then also takes away that it is to be started.
+# write, and stopping a unit then would also cancel its start.
 fk_restore_aside() {
   local path to unit
   [ -e "$1/aside" ] || return 0
