@@ -37,8 +37,8 @@ export async function askNode(
     machine,
     report: told,
     store,
-    deadman: env.FK_DEADMAN_SECONDS,
-    patience: env.FK_LOCK_WAIT_SECONDS,
+    rollbackAfter: env.FK_DEADMAN_SECONDS,
+    lockWait: env.FK_LOCK_WAIT_SECONDS,
     ...(signal ? { signal } : {}),
   })
   const answers: Answers = new Map()

@@ -10,7 +10,7 @@ import { type Facts, type Machine, type SshTarget, connect, passwordFile } from 
 import type { Context, Page } from '../engine/page.ts'
 import { printed } from '../engine/print.ts'
 import { type Event, type Report, createReport, heldBack } from '../engine/report.ts'
-import type { Look, Mode, Running } from '../engine/run.ts'
+import type { Inspection, Mode, Running } from '../engine/run.ts'
 import { type Demand, type Step, isChange } from '../engine/step.ts'
 import { parseHost } from '../ground/address.ts'
 import { Fault } from '../ground/fault.ts'
@@ -168,7 +168,7 @@ export async function runPages(
     )
 
   let worst = 0 as 0 | 1 | 2
-  const { look, runPage } = load('../engine/run.ts') as typeof import('../engine/run.ts')
+  const { inspect, runPage } = load('../engine/run.ts') as typeof import('../engine/run.ts')
   // What changes nothing need not wait for the page before it, and stays what it is.
   const changes = mode !== 'verify' && mode !== 'plan'
   let laptop: Awaited<ReturnType<typeof labLaptop>> | undefined
@@ -183,8 +183,8 @@ export async function runPages(
         machine,
         report,
         store,
-        deadman: env.FK_DEADMAN_SECONDS,
-        patience: env.FK_LOCK_WAIT_SECONDS,
+        rollbackAfter: env.FK_DEADMAN_SECONDS,
+        lockWait: env.FK_LOCK_WAIT_SECONDS,
         signal,
         fetch,
         typed: async ({ name, typed }: Demand) =>
@@ -194,7 +194,7 @@ export async function runPages(
             : terminal
               ? (report.pause(), ask(`${name}.\nType ${typed}: `))
               : undefined),
-        elsewhere: async (name: string) => {
+        otherNode: async (name: string) => {
           const other = everywhere.find((s) => s.name === name)
           if (other === undefined) throw new Error(`the site has no machine ${name}`)
           return (await reach(other)).running.machine
@@ -210,7 +210,7 @@ export async function runPages(
       const looks = changes
         ? []
         : ahead(
-            mine.map((page) => () => look(page, stepsOf(page), mode, running)),
+            mine.map((page) => () => inspect(page, stepsOf(page), mode, running)),
             sessions,
           )
       return { running, stepsOf, look: (page: Page) => looks[mine.indexOf(page)] }
@@ -268,7 +268,7 @@ export async function runPages(
 interface Reached {
   running: Running
   stepsOf: (page: Page) => Step[]
-  look: (page: Page) => Promise<Look> | undefined
+  look: (page: Page) => Promise<Inspection> | undefined
 }
 
 /** Machines in the order in which a page comes to them, those of a group at once: no two servers of a cluster, and few agents. */
@@ -361,12 +361,12 @@ export async function connectTo(
   report: Report,
 ): Promise<Machine> {
   const { env } = config
-  const { target, doorFile, password } = await way(config, spec, report)
+  const { target, routeFile, password } = await way(config, spec, report)
   return connect({
     name: spec.name,
     target,
     interactive: terminal,
-    doorFile,
+    routeFile,
     advice: {
       silent: 'After host-firewall it answers in the tunnel only: wg-quick up',
       behind: './task doctor, then ./task vm-provision verify',
@@ -398,7 +398,7 @@ export async function reaches(config: Config, spec: Placed): Promise<boolean> {
 
 interface Way {
   target: 'local' | SshTarget
-  doorFile: string
+  routeFile: string
   /** Of the lab's machine. */
   password?: string
 }
@@ -408,7 +408,7 @@ async function way(config: Config, spec: Placed, report: Report): Promise<Way> {
   const { env, site } = config
   const host = parseHost(env.FK_HOST ?? '')
   if ('reason' in host) throw new Fault('There is no machine: FK_HOST is not set')
-  const doorFile = join(env.FK_STATE_DIR, site.name, `${spec.name}.door`)
+  const routeFile = join(env.FK_STATE_DIR, site.name, `${spec.name}.door`)
   const tunnel = spec.tunnel_address ?? (spec.roles.includes('host') ? site.tunnel.address : undefined)
   const alias = `${site.name}.${spec.name}`
   const common = {
@@ -420,7 +420,7 @@ async function way(config: Config, spec: Placed, report: Report): Promise<Way> {
   if (spec.behind !== undefined) {
     const front = site.machines.find(({ name }) => name === spec.behind)
     if (front === undefined || spec.address === undefined) throw new Error(`${spec.name} is behind nothing`)
-    const { target, doorFile: door } = await way(config, front, report)
+    const { target, routeFile: ofFront } = await way(config, front, report)
     // Its key was made on the laptop before there was a machine: nobody has to compare it.
     const { hostKeyOf, publicHalf } = load('../vm/hostkey.ts') as typeof import('../vm/hostkey.ts')
     const key = await hostKeyOf(spec, storeOf(config, report).secret).resolve()
@@ -430,9 +430,9 @@ async function way(config: Config, spec: Placed, report: Report): Promise<Way> {
         ...common,
         host: spec.address,
         ...(spec.user ? { user: spec.user } : {}),
-        ...(target === 'local' ? {} : { through: { target, doorFile: door } }),
+        ...(target === 'local' ? {} : { jumpHost: { target, routeFile: ofFront } }),
       },
-      doorFile,
+      routeFile,
     }
   }
   if (host.kind === 'ssh')
@@ -444,9 +444,9 @@ async function way(config: Config, spec: Placed, report: Report): Promise<Way> {
         ...((spec.port ?? host.port) ? { port: spec.port ?? host.port } : {}),
         ...(tunnel ? { tunnel } : {}),
       } as SshTarget,
-      doorFile,
+      routeFile,
     }
-  if (host.kind !== 'lab') return { target: 'local', doorFile }
+  if (host.kind !== 'lab') return { target: 'local', routeFile }
   const { labMachine } = load('../lab/lab.ts') as typeof import('../lab/lab.ts')
   const lab = await labMachine({
     dir: env.FK_LAB_DIR,
@@ -471,7 +471,7 @@ async function way(config: Config, spec: Placed, report: Report): Promise<Way> {
       ...(tunnel && lab.outsideNamespace ? { tunnel, tunnelNamespace: lab.outsideNamespace } : {}),
     },
     // The machine is thrown away, and what was true of it with it.
-    doorFile: join(lab.dir, 'door'),
+    routeFile: join(lab.dir, 'door'),
     password: lab.password,
   }
 }

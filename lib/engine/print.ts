@@ -1,8 +1,8 @@
 // A page as plain bash, for readers who want no TypeScript.
 import { basename, dirname } from 'node:path'
 import { Command, quote, sh } from '../ground/sh.ts'
-import { landed } from './file.ts'
-import { engineShell, wayBack } from './program.ts'
+import { matches } from './file.ts'
+import { engineShell, rollbackData } from './program.ts'
 import { type Change, type Step, checkOf, isChange, isWait } from './step.ts'
 
 export interface Printable {
@@ -37,9 +37,9 @@ export function printed({ name, summary, steps, library, prepare }: Printable): 
       ? [': "${FK_FILES:?a directory that holds the downloads of this page; each step says from where}"']
       : []),
     '',
-    '# keep PATH: only the task runner records what was there before; a printed page does not take back.',
-    'keep() { :; }',
-    'export -f keep',
+    '# record_before PATH: only the task runner records what was there before; a printed page does not take back.',
+    'record_before() { :; }',
+    'export -f record_before',
     'saved() { [ -e "$FK_STATE/saved-$1-$2" ]; }',
     'FK_TMP=$(mktemp --directory)',
     'export FK_TMP',
@@ -48,10 +48,10 @@ export function printed({ name, summary, steps, library, prepare }: Printable): 
       .trimEnd(),
     ...(guarded
       ? [
-          ...wayBack(steps),
+          ...rollbackData(steps),
           engineShell('snapshot.sh')
             .replace(/^# shellcheck.*\n/, '')
-            .replace(/\nkeep\(\) \{\n[\s\S]*?\n\}\nexport -f keep\n/, '\n')
+            .replace(/\nrecord_before\(\) \{\n[\s\S]*?\n\}\nexport -f record_before\n/, '\n')
             .trimEnd(),
           engineShell('door.sh')
             .replace(/^# shellcheck.*\n/, '')
@@ -81,7 +81,7 @@ function paragraph(step: Step, i: number, total: number): string[] {
       lines.push(...besides(step, when).map((line) => line.replace('# ', '#   ')))
   for (const c of step.controls ?? []) lines.push(`#   ${c.id} ${c.title} [${c.from.join(', ')}]`)
   // The difference between two contents is for a plan; here the answer is enough.
-  const text = isChange(step) && step.target?.digest ? landed(step.target).text : checkOf(step).text
+  const text = isChange(step) && step.target?.digest ? matches(step.target).text : checkOf(step).text
   const condition = text.includes('\n') ? `{\n${indent(text)}\n}` : `{ ${text}; }`
   if (isWait(step)) {
     return [

@@ -35,14 +35,14 @@ image_room() {
 # image_land PATH: what was sent becomes PATH.
 image_land() {
   local path=$1 new
-  arrived "$path" || return
+  received "$path" || return
   new=$FK_PART
   if [[ $path = *.raw && $(od --address-radix=n --format=x1 --read-bytes=6 "$FK_PART") = ' fd 37 7a 58 5a 00' ]]; then
     new=${FK_PART%.part}.unpacked.part
     xz --decompress --stdout "$FK_PART" > "$new"
   fi
-  keep "$path"
-  keep "$path.sha256"
+  record_before "$path"
+  record_before "$path.sha256"
   chown root:root "$new"
   chmod 444 "$new"
   # The record first: killed in between, the next run finds the part and goes on.
@@ -51,7 +51,7 @@ image_land() {
   sync "$new"
   mv --force --no-target-directory "$new" "$path"
   sync "$(dirname "$path")"
-  settle "$path.sha256"
+  put_finish "$path.sha256"
   rm --force "$FK_PART"
 }
 

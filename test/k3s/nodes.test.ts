@@ -8,7 +8,7 @@ import { parse } from 'yaml'
 import { kubeconfigFor } from '../../lib/cli/node.ts'
 import type { Context } from '../../lib/engine/page.ts'
 import { printed } from '../../lib/engine/print.ts'
-import { chunks } from '../../lib/engine/run.ts'
+import { batches } from '../../lib/engine/run.ts'
 import { type Change, isChange } from '../../lib/engine/step.ts'
 import { root } from '../../lib/ground/root.ts'
 import { filesOf } from '../../lib/k3s/configuration.ts'
@@ -78,8 +78,8 @@ describe('an upgrade', () => {
       assert.match(onOtherNode?.before.at(-1)?.name ?? '', new RegExp(`${name} is cordoned and drained`))
       assert.match(onOtherNode?.after[0]?.name ?? '', new RegExp(`${name} is uncordoned`))
       const steps = stepsOf(config, name).map((step, index) => ({ step, index }))
-      for (const chunk of chunks(steps))
-        assert.ok(chunk.steps.slice(1).every(({ step }) => !isChange(step) || step.onOtherNode === undefined))
+      for (const batch of batches(steps))
+        assert.ok(batch.steps.slice(1).every(({ step }) => !isChange(step) || step.onOtherNode === undefined))
     }
   })
 

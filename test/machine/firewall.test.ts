@@ -125,7 +125,7 @@ describe('the firewall', { skip: noLaptop }, () => {
     writeFileSync(file, good)
     writeFileSync(page, pageText)
     assert.equal(code, 1, text)
-    assert.match(text, /the machine takes these steps back by itself, 30 s after they began/)
+    assert.match(text, /the machine rolls these steps back by itself, 30 s after they began/)
     assert.equal(await until(() => inside('ls /var/lib/fortress/tx/*/rolled-back') !== ''), true)
     assert.equal(inside('nft list tables'), 'table ip theirs\n')
     assert.equal(await greeting(stranger, kit.machine.host), 'SSH-2.0-')

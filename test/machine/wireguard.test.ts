@@ -217,7 +217,7 @@ ${psk()} 600 root
       FK_DEADMAN_SECONDS: '30',
     })
     assert.equal(applied.code, 1, applied.text)
-    assert.match(applied.text, /the machine (has taken these steps back|takes these steps back by itself)/)
+    assert.match(applied.text, /the machine (has rolled these steps back|rolls these steps back by itself)/)
     for (let i = 0; i < 60 && (await wg('allowed-ips')).includes('10.66.0.3'); i++)
       await new Promise((resolve) => setTimeout(resolve, 1000))
     assert.equal(await admin.meets(kit, '10.66.0.2', 60), true)

@@ -9,22 +9,22 @@ set -euo pipefail
 [ "$(id --user)" -eq 0 ] || { echo "this script needs root" >&2; exit 1; }
 : "${FK_SECRETS:?a directory that holds the secrets of this page, one file each}"
 
-# keep PATH: only the task runner records what was there before; a printed page does not take back.
-keep() { :; }
-export -f keep
+# record_before PATH: only the task runner records what was there before; a printed page does not take back.
+record_before() { :; }
+export -f record_before
 saved() { [ -e "$FK_STATE/saved-$1-$2" ]; }
 FK_TMP=$(mktemp --directory)
 export FK_TMP
-# Files land whole or not at all. These functions travel with every program and stand at the top of every printed script.
+# Files are written whole or not at all. These functions are part of every program that applies, and of printed pages.
 : "${FK_STATE:=/var/lib/fortress}"
 
 # put PATH MODE OWNER [TEST]: standard input becomes PATH. TEST is bash and sees the candidate as $new.
-# The old file waits in pending/ until `settle PATH`, so that a run killed before its reload does not look finished.
+# The old file waits in pending/ until `put_finish PATH`, so that a run killed before its reload does not look finished.
 put() {
   local path=$1 mode=$2 owner=$3 test=${4-} new pending
   new=$(dirname "$path")/.$(basename "$path").fortress
   pending=$FK_STATE/pending/${path//\//%}
-  keep "$path"
+  record_before "$path"
   [ -d "$(dirname "$path")" ] || install --directory --mode=755 "$(dirname "$path")"
   if ! { (umask 077 && cat > "$new") && chown "$owner" "$new" && chmod "$mode" "$new" &&
     { [ -z "$test" ] || new=$new bash -euo pipefail -c "$test"; } && sync "$new"; }; then
@@ -41,14 +41,14 @@ put() {
   sync "$(dirname "$path")"
 }
 
-# settle PATH: what had to follow the file has followed.
-settle() { rm --recursive --force "$FK_STATE/pending/${1//\//%}" "$FK_STATE/pending/${1//\//%}.part"; }
+# put_finish PATH: the commands that follow the file have run.
+put_finish() { rm --recursive --force "$FK_STATE/pending/${1//\//%}" "$FK_STATE/pending/${1//\//%}.part"; }
 
-# settled PATH: no change of PATH waits for what has to follow it.
-settled() { [ ! -e "$FK_STATE/pending/${1//\//%}" ]; }
+# put_finished PATH: no change of PATH waits for the commands that follow it.
+put_finished() { [ ! -e "$FK_STATE/pending/${1//\//%}" ]; }
 
-# putback PATH: the file that `put` replaced returns.
-putback() {
+# put_restore PATH: the file that `put` replaced returns.
+put_restore() {
   local pending=$FK_STATE/pending/${1//\//%}
   [ -d "$pending" ] || return 0
   if [ -e "$pending/old" ] || [ -L "$pending/old" ]; then
@@ -56,12 +56,12 @@ putback() {
   else
     rm --force "$1"
   fi
-  settle "$1"
+  put_finish "$1"
 }
 
-# arrived PATH: FK_PART is the file beside PATH that was sent for it, and FK_DIGEST what the sender has proven of it; a file that
-# is another is deleted. FK_SENT has a line for everything that was sent: digest, path.
-arrived() {
+# received PATH: FK_PART is the file beside PATH that was uploaded for it, and FK_DIGEST its digest, which the sender verified;
+# another file is deleted. FK_SENT has a line for everything that was sent: digest, path.
+received() {
   FK_DIGEST=$(awk -v path="$1" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
   [ -n "$FK_DIGEST" ] || { echo "nothing was sent for $1" >&2; return 1; }
   FK_PART=$(dirname "$1")/.$(basename "$1").${FK_DIGEST:0:16}.part
@@ -72,18 +72,19 @@ arrived() {
   }
 }
 
-# landed PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner are others.
-landed() {
+# put_matches PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner
+# differ.
+put_matches() {
   local is
-  [[ ${FK_LANDED-} != *$'\n'"$*"$'\n'* ]] || return 0 # asked for all files at once, and nothing has changed since
-  settled "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
+  [[ ${FK_MATCHES-} != *$'\n'"$*"$'\n'* ]] || return 0 # checked for all files at once, and nothing has changed since
+  put_finished "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
   is=$(stat --format='%a %U:%G' "$1")
   [ "$is" = "$3 $4" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
 }
-export -f put settle settled putback arrived landed
+export -f put put_finish put_finished put_restore received put_matches
 export FK_STATE
 FK_RESTART='reload	ssh.service	/etc/ssh/	-	-' FK_TABLES=''
-# What a machine looked like, and the way back to it. Serves undo (from the record of a page) and the dead man (from a
+# What a machine looked like, and the rollback to it. Serves undo (from the record of a page) and the dead man's switch (from a
 # transaction). Needs nothing but coreutils, tar, awk and systemd: no network, no name service, nothing that a page changes.
 
 # fk_etc: one line for every entry of /etc: path, kind, mode, owner, and content (hash, link target or nothing).
@@ -102,21 +103,30 @@ fk_units() {
     awk '$1 !~ /^(run-|session-|user|fortress-(deadman|doors)|systemd-tmpfiles|apt-)/ { print $1 "\t" $3 }' | LC_ALL=C sort
 }
 
-fk_packages() { dpkg-query --show --showformat='${Package}:${Architecture}\t${db:Status-Abbrev}\n' 2> /dev/null | awk '$2 ~ /^i/ { print $1 }' | LC_ALL=C sort; }
+fk_packages() {
+  dpkg-query --show --showformat='${Package}:${Architecture}\t${db:Status-Abbrev}\n' 2> /dev/null |
+    awk '$2 ~ /^i/ { print $1 }' | LC_ALL=C sort
+}
 fk_sysctls() { sysctl --all 2> /dev/null | LC_ALL=C sort; }
 fk_tables() { if command -v nft > /dev/null; then nft list tables 2> /dev/null | LC_ALL=C sort; fi; }
 
-# fk_functions NAME…: the text of the functions that know the way back, and of the named ones.
+# fk_functions NAME…: the text of the functions that a rollback needs, and of the named ones.
 fk_functions() {
-  declare -f fk_etc fk_units fk_packages fk_sysctls fk_tables fk_changed fk_restore_etc fk_restore_kept fk_restore_aside fk_restore_units \
-    fk_restore_sysctls fk_restore_tables fk_sysctl_keys fk_rollback fk_restart "$@"
+  declare -f fk_etc fk_units fk_packages fk_sysctls fk_tables fk_changed \
+    fk_restore_etc fk_restore_kept fk_restore_aside fk_restore_units fk_restore_sysctls \
+    fk_restore_tables fk_sysctl_keys fk_rollback fk_restart "$@"
 }
 
 # fk_sure FUNCTION WORD…: in a bash of its own that ends at its first fault. Behind `if` and `||` bash ignores set -e, in
-# subshells too, and a snapshot that was cut short would be a way back into nothing.
+# subshells too, and a snapshot that was cut short would be a rollback to nothing.
 fk_sure() {
-  # shellcheck disable=SC2016,SC2046 # expands in there; names have no spaces
-  FK_STATE=$FK_STATE FK_RESTART=${FK_RESTART-} FK_TABLES=${FK_TABLES-} bash -eu -c "$(fk_functions $(compgen -A function fk_record) fk_add fk_describe fk_functions fk_room fk_snapshot $(compgen -A function fk_deadman) "$1")"$'\n''"$@"' fortress "$@"
+  local functions
+  # shellcheck disable=SC2046 # names have no spaces
+  functions=$(fk_functions fk_add fk_describe fk_functions fk_room fk_snapshot "$1" \
+    $(compgen -A function fk_record) $(compgen -A function fk_deadman)) || true # a printed page has not all of them
+  # shellcheck disable=SC2016 # expands in there
+  FK_STATE=$FK_STATE FK_RESTART=${FK_RESTART-} FK_TABLES=${FK_TABLES-} \
+    bash -eu -c "$functions"$'\n''"$@"' fortress "$@"
 }
 
 # fk_room: there is room for a snapshot and for what comes after it.
@@ -129,7 +139,7 @@ fk_room() {
   fi
 }
 
-# fk_describe DIR: what the program knows of the way back joins the snapshot: `restart` has the units that start anew when files
+# fk_describe DIR: what the program knows of a rollback joins the snapshot: `restart` has the units that start anew when files
 # change (HOW, UNIT, PATH, EXCEPT and NEEDS, a dash for none), `own-tables` the tables of nftables that are ours.
 fk_describe() {
   local name lines
@@ -146,19 +156,22 @@ fk_describe() {
 fk_snapshot() {
   local dir=$1
   [ ! -d "$dir" ] || return 0
-  # Seen from a boot that is not over, the way back would stop what that boot starts a moment later.
+  # Taken while a boot is not over, a snapshot would make the rollback stop what that boot starts a moment later.
   timeout 120 systemctl is-system-running --wait > /dev/null 2>&1 || true # degraded is over too; what hangs is as it is
   fk_room
   rm --recursive --force "$dir.part"
   install --directory --mode=700 "$(dirname "$dir")" "$dir.part" "$dir.part/kept"
   fk_etc "$dir.part/etc"
   # 1 says that a file changed while it was read: what it was a moment ago is as good.
-  tar --create --file="$dir.part/etc.tar" --directory=/ --one-file-system --xattrs --acls --numeric-owner etc 2> /dev/null || [ $? -eq 1 ]
+  tar --create --file="$dir.part/etc.tar" --directory=/ --one-file-system --xattrs --acls --numeric-owner \
+    etc 2> /dev/null || [ $? -eq 1 ]
   fk_units > "$dir.part/units"
   fk_packages > "$dir.part/packages"
   fk_sysctls > "$dir.part/sysctls"
   fk_tables > "$dir.part/tables"
-  if command -v nft > /dev/null; then nft --stateless list ruleset > "$dir.part/ruleset" 2> /dev/null || true; fi # no nf_tables, no ruleset
+  if command -v nft > /dev/null; then
+    nft --stateless list ruleset > "$dir.part/ruleset" 2> /dev/null || true # no nf_tables, no ruleset
+  fi
   fk_describe "$dir.part"
   : > "$dir.part/absent"
   : > "$dir.part/modes"
@@ -166,9 +179,9 @@ fk_snapshot() {
   mv --no-target-directory "$dir.part" "$dir"
 }
 
-# keep PATH: a path outside /etc is about to change; every open snapshot gets a copy first.
-# keep --meta PATH: only its mode and owner are about to change.
-keep() {
+# record_before PATH: a path outside /etc is about to change; every open snapshot gets a copy first.
+# record_before --meta PATH: only its mode and owner are about to change.
+record_before() {
   local dir meta=
   [ "$1" != --meta ] || { meta=yes && shift; }
   case $1 in /etc/*) return 0 ;; esac
@@ -176,7 +189,8 @@ keep() {
     if [ -n "$meta" ]; then
       [ ! -e "$1" ] || awk -F '\t' -v p="$1" '$3 == p { f = 1 } END { exit !f }' "$dir/modes" ||
         stat --printf='%a\t%u:%g\t%n\n' "$1" >> "$dir/modes"
-    elif [ ! -e "$dir/kept$1" ] && [ ! -L "$dir/kept$1" ] && ! grep --line-regexp --fixed-strings "$1" "$dir/absent" > /dev/null; then
+    elif [ ! -e "$dir/kept$1" ] && [ ! -L "$dir/kept$1" ] &&
+      ! grep --line-regexp --fixed-strings "$1" "$dir/absent" > /dev/null; then
       if [ -e "$1" ] || [ -L "$1" ]; then
         rm --recursive --force "$dir/kept.part"
         cp --archive "$1" "$dir/kept.part"
@@ -190,19 +204,21 @@ keep() {
   done
 }
 
-# aside PATH TO UNIT: PATH is moved to TO, for the case that a transaction is taken back: too much to be copied. The way back stops
-# UNIT, which writes there.
-aside() {
+# move_aside PATH TO UNIT: PATH is moved to TO, from where a rollback moves it back: it is too much to be copied.
+# The rollback stops UNIT, which writes there.
+move_aside() {
   local dir
   for dir in ${FK_KEEP-}; do
     case $dir in "$FK_STATE"/tx/*) printf '%s\t%s\t%s\n' "$@" >> "$dir/aside" && sync "$dir/aside" || return ;; esac
   done
   mv --no-target-directory "$1" "$2"
 }
-export -f keep aside
+export -f record_before move_aside
 
 # fk_changed OLD NEW: the paths whose line differs between two lists of fk_etc.
-fk_changed() { LC_ALL=C comm -3 <(LC_ALL=C sort "$1") <(LC_ALL=C sort "$2") | sed 's/^\t//' | cut --fields=1 | LC_ALL=C sort --unique; }
+fk_changed() {
+  LC_ALL=C comm -3 <(LC_ALL=C sort "$1") <(LC_ALL=C sort "$2") | sed 's/^\t//' | cut --fields=1 | LC_ALL=C sort --unique
+}
 
 # fk_restore_etc DIR PATHS: the listed paths of /etc become what DIR holds: absent ones go, the others come back by rename.
 fk_restore_etc() {
@@ -216,12 +232,16 @@ fk_restore_etc() {
   # Nothing moves before all of it is there: a disk may be full.
   if ! sed 's|^/||' "$dir/coming" | tar --extract --file="$dir/etc.tar" --directory="$work" --xattrs --acls --numeric-owner \
     --same-permissions --same-owner --no-recursion --verbatim-files-from --files-from=- 2> "$dir/tar"; then
-    printf 'the old files could not be brought back: %s\n' "$(tail --lines=1 "$dir/tar")"
+    printf 'the old files could not be restored: %s\n' "$(tail --lines=1 "$dir/tar")"
     rm --recursive --force "$work"
     return 1
   fi
   LC_ALL=C sort --reverse "$dir/going" | while IFS= read -r path; do
-    if [ -d "$path" ] && [ ! -L "$path" ]; then rmdir "$path" 2> /dev/null || true; else rm --force "$path"; fi # a directory that others use stays
+    if [ -d "$path" ] && [ ! -L "$path" ]; then
+      rmdir "$path" 2> /dev/null || true # a directory that others use stays
+    else
+      rm --force "$path"
+    fi
   done
   while IFS= read -r path; do
     if [ -d "$work$path" ] && [ ! -L "$work$path" ]; then
@@ -233,7 +253,9 @@ fk_restore_etc() {
   done < "$dir/coming"
   # Directories last: their own times and modes change with what happens inside them.
   LC_ALL=C sort --reverse "$dir/coming" | while IFS= read -r path; do
-    [ ! -d "$work$path" ] || [ -L "$work$path" ] || { chown --reference="$work$path" "$path" && chmod --reference="$work$path" "$path" && touch --reference="$work$path" "$path"; }
+    if [ ! -d "$work$path" ] || [ -L "$work$path" ]; then continue; fi
+    chown --reference="$work$path" "$path" && chmod --reference="$work$path" "$path" &&
+      touch --reference="$work$path" "$path"
   done
   rm --recursive --force "$work"
   sync --file-system /etc
@@ -258,7 +280,7 @@ fk_restore_kept() {
 }
 
 # fk_restore_aside DIR [boot]: what was moved aside is where it was, and what took its place is gone. At boot nothing has begun to
-# write, and whoever stops a unit then also takes away that it is to be started.
+# write, and stopping a unit then would also cancel its start.
 fk_restore_aside() {
   local path to unit
   [ -e "$1/aside" ] || return 0
@@ -298,11 +320,13 @@ fk_restore_sysctls() {
   [ -s "$2" ] || return 0
   last=$(awk -F '[./]' '{ print $NF }' "$2" | LC_ALL=C sort --unique | paste --serial --delimiters=' ')
   for turn in 1 2; do
-    LC_ALL=C comm -23 "$1/sysctls" <(fk_sysctls) | awk -v last=" $last " '{ n = split($1, part, "."); if (index(last, " " part[n] " ")) print }' |
+    LC_ALL=C comm -23 "$1/sysctls" <(fk_sysctls) |
+      awk -v last=" $last " '{ n = split($1, part, "."); if (index(last, " " part[n] " ")) print }' |
       while IFS= read -r key; do
         value=${key#* = }
         key=${key%% = *}
-        sysctl --quiet --write "$key=$value" 2> /dev/null || [ "$turn" = 1 ] || printf 'needs a reboot: %s = %s\n' "$key" "$value"
+        sysctl --quiet --write "$key=$value" 2> /dev/null || [ "$turn" = 1 ] ||
+          printf 'needs a reboot: %s = %s\n' "$key" "$value"
       done
   done
 }
@@ -324,7 +348,10 @@ fk_restore_tables() {
 }
 
 # fk_sysctl_keys FILES…: the keys that sysctl.d files set.
-fk_sysctl_keys() { cat /dev/null "$@" 2> /dev/null | awk -F '=' '/^[^#;[]/ && NF > 1 { gsub(/[ \t]/, "", $1); sub(/^-/, "", $1); print $1 }' | LC_ALL=C sort --unique; }
+fk_sysctl_keys() {
+  cat /dev/null "$@" 2> /dev/null |
+    awk -F '=' '/^[^#;[]/ && NF > 1 { gsub(/[ \t]/, "", $1); sub(/^-/, "", $1); print $1 }' | LC_ALL=C sort --unique
+}
 
 # fk_rollback DIR [boot]: everything as DIR holds it. At boot nothing runs yet, so only files matter.
 fk_rollback() {
@@ -860,7 +887,7 @@ fi
 #   L01a updates are looked for and installed every day [LYNIS PKGS-7420, unattended-upgrade(8)]
 #   L13 old kernels and leftovers go [LYNIS PKGS-7346]
 #   L02 every source of packages names its key [sources.list(5)]
-if ! { landed /etc/apt/apt.conf.d/99-fortress cf3d465552d21d94154416fb244fef12ab3423a04771140df73fa37a90f8fd7b 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/apt/apt.conf.d/99-fortress cf3d465552d21d94154416fb244fef12ab3423a04771140df73fa37a90f8fd7b 644 root:root; } > /dev/null 2>&1; then
   put /etc/apt/apt.conf.d/99-fortress 644 root:root 'APT_CONFIG="$new" apt-config dump > /dev/null' << 'FORTRESS'
 // Packages are signed and wanted, or they do not come.
 APT::Get::AllowUnauthenticated "false";
@@ -883,30 +910,30 @@ Unattended-Upgrade::Remove-Unused-Dependencies "true";
 Unattended-Upgrade::Remove-Unused-Kernel-Packages "true";
 Unattended-Upgrade::SyslogEnable "true";
 FORTRESS
-  settle /etc/apt/apt.conf.d/99-fortress
+  put_finish /etc/apt/apt.conf.d/99-fortress
 fi
 
 # 11/75 an update lists what to restart, and restarts nothing
-if ! { landed /etc/needrestart/conf.d/60-fortress.conf c45bf3bac4da510567e7173a0a5c9e474362432d9d349ce9e4eead5e38cf592c 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/needrestart/conf.d/60-fortress.conf c45bf3bac4da510567e7173a0a5c9e474362432d9d349ce9e4eead5e38cf592c 644 root:root; } > /dev/null 2>&1; then
   put /etc/needrestart/conf.d/60-fortress.conf 644 root:root << 'FORTRESS'
 # Only list what runs old code: a restart here could take guests with it.
 $nrconf{restart} = 'l';
 $nrconf{kernelhints} = -1;
 FORTRESS
-  settle /etc/needrestart/conf.d/60-fortress.conf
+  put_finish /etc/needrestart/conf.d/60-fortress.conf
 fi
 
 # 12/75 files of packages are compared every week
-if ! { landed /etc/default/debsums cbb146dcfba08733613eabc8734493f233fe16384f3f6c936521fe59b923447b 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/default/debsums cbb146dcfba08733613eabc8734493f233fe16384f3f6c936521fe59b923447b 644 root:root; } > /dev/null 2>&1; then
   put /etc/default/debsums 644 root:root << 'FORTRESS'
 # Once a week the files of all packages are compared with what the packages say of them.
 CRON_CHECK=weekly
 FORTRESS
-  settle /etc/default/debsums
+  put_finish /etc/default/debsums
 fi
 
 # 13/75 network settings come back when interfaces come up
-if ! { landed /etc/systemd/system/sysctl-reapply-network.service 371c339dcbe923c7c2b7230020fad373de3f1f8ceede2515c7a0b49e9fd44d7f 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/systemd/system/sysctl-reapply-network.service 371c339dcbe923c7c2b7230020fad373de3f1f8ceede2515c7a0b49e9fd44d7f 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/sysctl-reapply-network.service 644 root:root << 'FORTRESS'
 # Debian sets some net.* keys again when interfaces appear, and an interface that appears takes its values from there.
 [Unit]
@@ -924,7 +951,7 @@ WantedBy=multi-user.target
 FORTRESS
   systemctl daemon-reload
   systemctl --quiet enable sysctl-reapply-network.service
-  settle /etc/systemd/system/sysctl-reapply-network.service
+  put_finish /etc/systemd/system/sysctl-reapply-network.service
 fi
 
 # 14/75 the kernel hides itself, offers little, and believes nobody about the network
@@ -980,7 +1007,7 @@ fi
 #   C27 outgoing ports come from a wide range [RFC 6056, ANSSI BP-028 R12]
 #   C28 what guests send over a bridge is filtered once [https://libvirt.org/formatnwfilter.html]
 #   B35 these settings come back when interfaces come up [CIS 3.3.1.16, CIS 3.3.1.17, xccdf:sysctl_reapply_after_network]
-if ! { landed /etc/sysctl.d/99-zz-fortress.conf 2741ba4b591c85b6ded7472a9eba33d3fe185f7157360a819b2be11713a1bbe7 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/sysctl.d/99-zz-fortress.conf 2741ba4b591c85b6ded7472a9eba33d3fe185f7157360a819b2be11713a1bbe7 644 root:root; } > /dev/null 2>&1; then
   put /etc/sysctl.d/99-zz-fortress.conf 644 root:root << 'FORTRESS'
 # Kernel settings of the host. The name 99-zz sorts after the distribution's 99-protect-links.conf, and the last file wins.
 # A leading - : some kernels do not know the key, and that is no fault.
@@ -1098,13 +1125,13 @@ net.ipv6.conf.default.use_tempaddr = 0
 -net.bridge.bridge-nf-call-arptables = 0
 FORTRESS
   /usr/lib/systemd/systemd-sysctl /etc/sysctl.d/99-zz-fortress.conf || systemd-detect-virt --quiet --container
-  settle /etc/sysctl.d/99-zz-fortress.conf
+  put_finish /etc/sysctl.d/99-zz-fortress.conf
 fi
 
 # 15/75 nothing is forwarded but for the host's own guests
 #   C02 the host forwards for its own guests only [CIS 3.3.1.1, xccdf:sysctl_net_ipv4_ip_forward, LYNIS KRNL-6000]
 #   C04 nor does it in IPv6 [CIS 3.3.2.1, xccdf:sysctl_net_ipv6_conf_all_forwarding]
-if ! { landed /etc/sysctl.d/99-zz-fortress-forwarding.conf 242b4b4c39e6ef14cb47e7e3b3b9d30e327ddbaf9a5cf0b06f478124184c50ac 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/sysctl.d/99-zz-fortress-forwarding.conf 242b4b4c39e6ef14cb47e7e3b3b9d30e327ddbaf9a5cf0b06f478124184c50ac 644 root:root; } > /dev/null 2>&1; then
   put /etc/sysctl.d/99-zz-fortress-forwarding.conf 644 root:root << 'FORTRESS'
 # The host forwards nothing for anybody. libvirt turns forwarding on for its own networks when it starts them,
 # and the firewall drops everything else; a file of its own, so that loading the other settings never turns it off under them.
@@ -1116,7 +1143,7 @@ net.ipv6.conf.default.forwarding = 0
 FORTRESS
   /usr/lib/systemd/systemd-sysctl /etc/sysctl.d/99-zz-fortress-forwarding.conf
   /usr/lib/systemd/systemd-sysctl /etc/sysctl.d/99-zz-fortress.conf || systemd-detect-virt --quiet --container # forwarding resets other keys
-  settle /etc/sysctl.d/99-zz-fortress-forwarding.conf
+  put_finish /etc/sysctl.d/99-zz-fortress-forwarding.conf
 fi
 
 # 16/75 the kernel loads nothing that a server has no use for
@@ -1138,7 +1165,7 @@ fi
 #   D17 old serial and network protocols do not load [CVE-2017-2636, KSPP]
 #   D18 cameras, speakers and floppies do not load [CVE-2024-53104]
 #   D19 the test driver that exploits love does not load [CVE-2019-18683]
-if ! { landed /etc/modprobe.d/60-fortress.conf b080bd4d63c56c6cdb359a0c55b9ce20a59435c5d05ce2fa570d6042b4bb0696 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/modprobe.d/60-fortress.conf b080bd4d63c56c6cdb359a0c55b9ce20a59435c5d05ce2fa570d6042b4bb0696 644 root:root; } > /dev/null 2>&1; then
   put /etc/modprobe.d/60-fortress.conf 644 root:root << 'FORTRESS'
 # Modules that this host never loads: `install` answers modprobe, `blacklist` answers udev.
 # Not here, on purpose: vfat (the EFI system partition), overlay (containers and guests' images).
@@ -1253,11 +1280,11 @@ blacklist squashfs
 # USB disks.
 # Not blocked: the vault is a USB disk.
 FORTRESS
-  settle /etc/modprobe.d/60-fortress.conf
+  put_finish /etc/modprobe.d/60-fortress.conf
 fi
 
 # 17/75 /tmp is in memory from the next start on
-if ! { landed /etc/systemd/system/tmp.mount 3fff809f9ad3fd164b7f388320734153b77319c5727481dafa611790d195f43b 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/systemd/system/tmp.mount 3fff809f9ad3fd164b7f388320734153b77319c5727481dafa611790d195f43b 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/tmp.mount 644 root:root << 'FORTRESS'
 # In memory, gone at each start, and nothing in it runs. What unpacks and runs programs there sets TMPDIR.
 [Unit]
@@ -1279,11 +1306,11 @@ WantedBy=local-fs.target
 FORTRESS
   systemctl daemon-reload
   systemctl --quiet enable tmp.mount
-  settle /etc/systemd/system/tmp.mount
+  put_finish /etc/systemd/system/tmp.mount
 fi
 
 # 18/75 directories know what they are for
-if ! { landed /usr/local/libexec/fortress-mounts 018e0741e39ac3496b29ad8a03b1e6a9fc1036b177dfe82a84fa2b583a5fcc9b 755 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /usr/local/libexec/fortress-mounts 018e0741e39ac3496b29ad8a03b1e6a9fc1036b177dfe82a84fa2b583a5fcc9b 755 root:root; } > /dev/null 2>&1; then
   put /usr/local/libexec/fortress-mounts 755 root:root 'sh -n "$new"' << 'FORTRESS'
 #!/bin/sh
 # Gives directories the mount options a server needs. Where a directory is no mount of its own, it becomes one, bound onto itself:
@@ -1326,20 +1353,20 @@ present /boot nodev,nosuid,noexec
 present /boot/efi nodev,nosuid,noexec
 present /boot/firmware nodev,nosuid,noexec
 FORTRESS
-  settle /usr/local/libexec/fortress-mounts
+  put_finish /usr/local/libexec/fortress-mounts
 fi
 
 # 19/75 shared memory stands in /etc/fstab with its options
 #   why: systemd mounts it before any unit of ours; here it reads with which options, and so do people and scanners
-if ! { settled /etc/fstab && test "$(shm_lines /etc/fstab)" = 'tmpfs /dev/shm tmpfs rw,nodev,nosuid,noexec 0 0'; } > /dev/null 2>&1; then
+if ! { put_finished /etc/fstab && test "$(shm_lines /etc/fstab)" = 'tmpfs /dev/shm tmpfs rw,nodev,nosuid,noexec 0 0'; } > /dev/null 2>&1; then
   { [ ! -e /etc/fstab ] || awk '$2 != "/dev/shm"' /etc/fstab; echo 'tmpfs /dev/shm tmpfs rw,nodev,nosuid,noexec 0 0'; } | put /etc/fstab 644 root:root 'findmnt --verify --tab-file "$new" > /dev/null'
   systemctl daemon-reload
-  settle /etc/fstab
+  put_finish /etc/fstab
 fi
 
 # 20/75 programs run from where programs are, and nowhere else
 #   why: what somebody writes to /tmp, to a log or to shared memory must not be started from there
-if ! { landed /etc/systemd/system/fortress-mounts.service 6721d040c7e7b7c567bd6fbdb8c9a315d28a2a680110d38fd12c1ebfdf031947 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/systemd/system/fortress-mounts.service 6721d040c7e7b7c567bd6fbdb8c9a315d28a2a680110d38fd12c1ebfdf031947 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/fortress-mounts.service 644 root:root << 'FORTRESS'
 [Unit]
 Description=Mount options of the host
@@ -1361,7 +1388,7 @@ WantedBy=sysinit.target
 FORTRESS
   systemctl daemon-reload
   systemctl --quiet enable fortress-mounts.service
-  settle /etc/systemd/system/fortress-mounts.service
+  put_finish /etc/systemd/system/fortress-mounts.service
 fi
 
 # 21/75 the directories are mounted so now
@@ -1392,7 +1419,7 @@ if ! { [ -z "$(clear_swaps)" ]; } > /dev/null 2>&1; then
 fi
 
 # 23/75 no log-in dumps its memory, root's neither
-if ! { landed /etc/security/limits.d/10-coredump-debian.conf aabf8df00e08e5cf92f1619ee0869976f37640a32afd2fc012edb9e8f45045a5 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/security/limits.d/10-coredump-debian.conf aabf8df00e08e5cf92f1619ee0869976f37640a32afd2fc012edb9e8f45045a5 644 root:root; } > /dev/null 2>&1; then
   put /etc/security/limits.d/10-coredump-debian.conf 644 root:root << 'FORTRESS'
 # Core dumps hold keys and passwords. Debian's file of this name raises the limit, for root by name, and a line for * in another
 # file would not reach root: so the whole file is ours.
@@ -1403,17 +1430,17 @@ root hard core 0
 # No limit on open files: libvirt and containers need many.
 * hard maxlogins 10
 FORTRESS
-  settle /etc/security/limits.d/10-coredump-debian.conf
+  put_finish /etc/security/limits.d/10-coredump-debian.conf
 fi
 
 # 24/75 no dump is stored
-if ! { landed /etc/systemd/coredump.conf.d/60-fortress.conf 6868e6143a5f267d1917b20f970db2219d8be52ede292e97a0e8410da0061a7f 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/systemd/coredump.conf.d/60-fortress.conf 6868e6143a5f267d1917b20f970db2219d8be52ede292e97a0e8410da0061a7f 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/coredump.conf.d/60-fortress.conf 644 root:root << 'FORTRESS'
 [Coredump]
 Storage=none
 ProcessSizeMax=0
 FORTRESS
-  settle /etc/systemd/coredump.conf.d/60-fortress.conf
+  put_finish /etc/systemd/coredump.conf.d/60-fortress.conf
 fi
 
 # 25/75 no program leaves a copy of its memory
@@ -1421,7 +1448,7 @@ fi
 #   E12 programs leave no core dumps [CIS 1.5.11, xccdf:disable_users_coredumps, LYNIS KRNL-5820]
 #   E12a systemd stores no core dumps [CIS 1.5.13, CIS 1.5.12, xccdf:coredump_disable_storage, xccdf:coredump_disable_backtraces]
 #   K05 a fault of systemd opens no shell [systemd-system.conf(5)]
-if ! { landed /etc/systemd/system.conf.d/60-fortress.conf 98ff8702bdcf9013d65ac6381ec77d442c994cfc896276a5cfe660919c414695 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/systemd/system.conf.d/60-fortress.conf 98ff8702bdcf9013d65ac6381ec77d442c994cfc896276a5cfe660919c414695 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system.conf.d/60-fortress.conf 644 root:root << 'FORTRESS'
 [Manager]
 DumpCore=no
@@ -1430,7 +1457,7 @@ CtrlAltDelBurstAction=none
 DefaultLimitCORE=0
 FORTRESS
   systemctl daemon-reexec
-  settle /etc/systemd/system.conf.d/60-fortress.conf
+  put_finish /etc/systemd/system.conf.d/60-fortress.conf
 fi
 
 # 26/75 there is a group of those who may log in, and you are in it
@@ -1453,22 +1480,22 @@ fi
 #   I08a logging in needs somebody of ssh-admins [sshd_config(5)]
 if ! { [ -z "$(system_shells)" ] && [ -z "$(open_homes)" ] && passwd --status root | grep '^root L' > /dev/null; } > /dev/null 2>&1; then
   system_shells | xargs --no-run-if-empty --max-args=1 usermod --shell /usr/sbin/nologin
-  open_homes | while IFS= read -r path; do keep --meta "$path"; chmod g-w,o-rwx "$path"; done
+  open_homes | while IFS= read -r path; do record_before --meta "$path"; chmod g-w,o-rwx "$path"; done
   passwd --quiet --lock root
 fi
 
 # 28/75 accounts that nobody uses fall asleep
-if ! { landed /etc/default/useradd 8f2b064af188223e0b965062e7cd28d293e67dd5b84c323bdb3288b8f5dd1ce9 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/default/useradd 8f2b064af188223e0b965062e7cd28d293e67dd5b84c323bdb3288b8f5dd1ce9 644 root:root; } > /dev/null 2>&1; then
   put /etc/default/useradd 644 root:root << 'FORTRESS'
 # Defaults of useradd. An account whose password ran out 45 days ago sleeps.
 SHELL=/bin/bash
 INACTIVE=45
 FORTRESS
-  settle /etc/default/useradd
+  put_finish /etc/default/useradd
 fi
 
 # 29/75 new accounts are private, and their passwords last a year
-if ! { landed /etc/login.defs cb52ef0e3f1cd1df2703a0ea4eb2edeae7dad9a2a3fc452aa1b5ba4573bf2c9a 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/login.defs cb52ef0e3f1cd1df2703a0ea4eb2edeae7dad9a2a3fc452aa1b5ba4573bf2c9a 644 root:root; } > /dev/null 2>&1; then
   put /etc/login.defs 644 root:root << 'FORTRESS'
 # Defaults of the tools that make users (shadow). They read this one file and no drop-ins, so the whole file is ours.
 MAIL_DIR /var/mail
@@ -1522,7 +1549,7 @@ YESCRYPT_COST_FACTOR 7
 SHA_CRYPT_MIN_ROUNDS 640000
 SHA_CRYPT_MAX_ROUNDS 640000
 FORTRESS
-  settle /etc/login.defs
+  put_finish /etc/login.defs
 fi
 
 # 30/75 passwords age, and administrators do not fall asleep
@@ -1540,7 +1567,7 @@ if ! { [ -z "$(endless_passwords)" ]; } > /dev/null 2>&1; then
 fi
 
 # 31/75 sessions end when nobody is there
-if ! { landed /etc/systemd/logind.conf.d/60-fortress.conf 68276b32a876453f87d1874d4046f5bacf583bb32489720029a6090b1da6c8f2 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/systemd/logind.conf.d/60-fortress.conf 68276b32a876453f87d1874d4046f5bacf583bb32489720029a6090b1da6c8f2 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/logind.conf.d/60-fortress.conf 644 root:root << 'FORTRESS'
 # KillUserProcesses stays off: a run over SSH must outlive a laptop that sleeps.
 [Login]
@@ -1548,11 +1575,11 @@ RemoveIPC=yes
 StopIdleSessionSec=3600
 FORTRESS
   systemctl reload systemd-logind.service
-  settle /etc/systemd/logind.conf.d/60-fortress.conf
+  put_finish /etc/systemd/logind.conf.d/60-fortress.conf
 fi
 
 # 32/75 shells that are no log-in are private too
-if ! { landed /etc/bash.bashrc 161db1ed28152ac54316f49085da0056885ef3f89fa6759ad4831aa352d99b6e 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/bash.bashrc 161db1ed28152ac54316f49085da0056885ef3f89fa6759ad4831aa352d99b6e 644 root:root; } > /dev/null 2>&1; then
   put /etc/bash.bashrc 644 root:root << 'FORTRESS'
 # Interactive bash. The file has no drop-ins, so the whole of it is ours.
 [ -z "${PS1-}" ] && return
@@ -1563,11 +1590,11 @@ PS1='\u@\h:\w\$ '
 # New files are private, in shells that do not read /etc/profile too.
 umask 027
 FORTRESS
-  settle /etc/bash.bashrc
+  put_finish /etc/bash.bashrc
 fi
 
 # 33/75 what people make is private, and idle shells end
-if ! { landed /etc/profile.d/60-fortress.sh a84c46aeea74205ea1742dde276cbe855ed78ef67e39d0eea69a64813c491825 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/profile.d/60-fortress.sh a84c46aeea74205ea1742dde276cbe855ed78ef67e39d0eea69a64813c491825 644 root:root; } > /dev/null 2>&1; then
   put /etc/profile.d/60-fortress.sh 644 root:root << 'FORTRESS'
 # Shells of people: new files are private, and an idle shell ends after a quarter of an hour.
 umask 027
@@ -1575,44 +1602,44 @@ if [ -n "${BASH_VERSION-}" ] && [ -z "${TMOUT-}" ]; then
   declare -xr TMOUT=900
 fi
 FORTRESS
-  settle /etc/profile.d/60-fortress.sh
+  put_finish /etc/profile.d/60-fortress.sh
 fi
 
 # 34/75 the console warns
-if ! { landed /etc/issue b86a02f5515bc406a7bb93224a6b654b489f1c7d7b404d09a8bcaddbb4bb3c41 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/issue b86a02f5515bc406a7bb93224a6b654b489f1c7d7b404d09a8bcaddbb4bb3c41 644 root:root; } > /dev/null 2>&1; then
   put /etc/issue 644 root:root << 'FORTRESS'
 This is a private system. Access is for authorized users only, under the policy of its owner.
 All activity may be monitored, recorded and reported as evidence.
 FORTRESS
-  settle /etc/issue
+  put_finish /etc/issue
 fi
 
 # 35/75 a session begins with the warning
-if ! { landed /etc/motd b86a02f5515bc406a7bb93224a6b654b489f1c7d7b404d09a8bcaddbb4bb3c41 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/motd b86a02f5515bc406a7bb93224a6b654b489f1c7d7b404d09a8bcaddbb4bb3c41 644 root:root; } > /dev/null 2>&1; then
   put /etc/motd 644 root:root << 'FORTRESS'
 This is a private system. Access is for authorized users only, under the policy of its owner.
 All activity may be monitored, recorded and reported as evidence.
 FORTRESS
-  settle /etc/motd
+  put_finish /etc/motd
 fi
 
 # 36/75 who comes is warned, and not told what runs here
 #   M09 banners warn, and do not say what runs here [CIS 1.6.2, xccdf:banner_etc_issue_cis, LYNIS BANN-7126]
-if ! { landed /etc/issue.net b86a02f5515bc406a7bb93224a6b654b489f1c7d7b404d09a8bcaddbb4bb3c41 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/issue.net b86a02f5515bc406a7bb93224a6b654b489f1c7d7b404d09a8bcaddbb4bb3c41 644 root:root; } > /dev/null 2>&1; then
   put /etc/issue.net 644 root:root << 'FORTRESS'
 This is a private system. Access is for authorized users only, under the policy of its owner.
 All activity may be monitored, recorded and reported as evidence.
 FORTRESS
-  settle /etc/issue.net
+  put_finish /etc/issue.net
 fi
 
 # 37/75 keys can be revoked
-if ! { landed /etc/ssh/revoked_keys a5b0836d2ae3e3b9277b699f6a0907efa8064d92d3f4fcfed86a92db5a148b52 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/ssh/revoked_keys a5b0836d2ae3e3b9277b699f6a0907efa8064d92d3f4fcfed86a92db5a148b52 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/ssh/revoked_keys 644 root:root << 'FORTRESS'
 # Public keys that are refused whatever authorized_keys says, one a line.
 FORTRESS
-  settle /etc/ssh/revoked_keys
+  put_finish /etc/ssh/revoked_keys
 fi
 
 # 38/75 keys of one group are the only way in
@@ -1651,7 +1678,7 @@ fi
 #   H33 keys can be revoked [sshd_config(5)]
 #   H35 the sshd that runs has read these settings [sshd(8)]
 #   H38 no address and no user has weaker rules [sshd_config(5)]
-if ! { landed /etc/ssh/sshd_config 231fa67b633bd5c51bde983faaf07162419d2a446eba656b9e2d429ba13a15e3 600 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/ssh/sshd_config 231fa67b633bd5c51bde983faaf07162419d2a446eba656b9e2d429ba13a15e3 600 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/ssh/sshd_config 600 root:root 'sshd -t -f "$new"' << 'FORTRESS'
 # The whole of sshd. This is the main file and not a drop-in: the first value wins, so here nothing that lands in
@@ -1721,11 +1748,11 @@ Subsystem sftp internal-sftp
 Include /etc/ssh/sshd_config.d/*.conf
 FORTRESS
   systemctl try-reload-or-restart ssh.service
-  settle /etc/ssh/sshd_config
+  put_finish /etc/ssh/sshd_config
 fi
 
 # 39/75 four wrong passwords close an account for a while
-if ! { landed /etc/security/faillock.conf e73924034d27fd204fadae5babbb1f46ffb9580375fc85d833b7bbdfaef1f1d7 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/security/faillock.conf e73924034d27fd204fadae5babbb1f46ffb9580375fc85d833b7bbdfaef1f1d7 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/security/faillock.conf 644 root:root << 'FORTRESS'
 # Four wrong passwords within a quarter of an hour close an account for a quarter of an hour, root's included.
@@ -1736,11 +1763,11 @@ unlock_time = 900
 root_unlock_time = 900
 audit
 FORTRESS
-  settle /etc/security/faillock.conf
+  put_finish /etc/security/faillock.conf
 fi
 
 # 40/75 passwords are long and mixed
-if ! { landed /etc/security/pwquality.conf 6eee4f5556c5df9cdb1ca889470fe3ae8d517bf43511e2c5d006dac40efbe0f0 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/security/pwquality.conf 6eee4f5556c5df9cdb1ca889470fe3ae8d517bf43511e2c5d006dac40efbe0f0 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/security/pwquality.conf 644 root:root << 'FORTRESS'
 # Passwords: fifteen characters of four kinds, no runs, no words of a dictionary, for root too.
@@ -1760,11 +1787,11 @@ enforcing = 1
 retry = 3
 enforce_for_root
 FORTRESS
-  settle /etc/security/pwquality.conf
+  put_finish /etc/security/pwquality.conf
 fi
 
 # 41/75 PAM knows fortress-unix
-if ! { landed /usr/share/pam-configs/fortress-unix 34b84b72c449d1c9b934dc42c7177bba1604d06926a75d3accea27e789958aaa 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /usr/share/pam-configs/fortress-unix 34b84b72c449d1c9b934dc42c7177bba1604d06926a75d3accea27e789958aaa 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /usr/share/pam-configs/fortress-unix 644 root:root << 'FORTRESS'
 Name: Unix authentication: no empty passwords; an old password does not refuse a key
@@ -1792,11 +1819,11 @@ Password:
 Password-Initial:
 	[success=end default=ignore]	pam_unix.so obscure yescrypt
 FORTRESS
-  settle /usr/share/pam-configs/fortress-unix
+  put_finish /usr/share/pam-configs/fortress-unix
 fi
 
 # 42/75 PAM knows fortress-faillock
-if ! { landed /usr/share/pam-configs/fortress-faillock bf401a19eccc1c05d9609dbe39f2698000173550d710c8ceb5138401b39306a0 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /usr/share/pam-configs/fortress-faillock bf401a19eccc1c05d9609dbe39f2698000173550d710c8ceb5138401b39306a0 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /usr/share/pam-configs/fortress-faillock 644 root:root << 'FORTRESS'
 Name: Wrong passwords are counted
@@ -1807,11 +1834,11 @@ Auth:
 	[default=die]	pam_faillock.so authfail
 	sufficient	pam_faillock.so authsucc
 FORTRESS
-  settle /usr/share/pam-configs/fortress-faillock
+  put_finish /usr/share/pam-configs/fortress-faillock
 fi
 
 # 43/75 PAM knows fortress-faillock-ask
-if ! { landed /usr/share/pam-configs/fortress-faillock-ask 83bd0d7826f5da71ded6820618ab559fbd9d65f946a54967491d06d08ee7b19e 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /usr/share/pam-configs/fortress-faillock-ask 83bd0d7826f5da71ded6820618ab559fbd9d65f946a54967491d06d08ee7b19e 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /usr/share/pam-configs/fortress-faillock-ask 644 root:root << 'FORTRESS'
 Name: An account with too many wrong passwords is closed for a while
@@ -1824,11 +1851,11 @@ Account-Type: Primary
 Account:
 	required	pam_faillock.so
 FORTRESS
-  settle /usr/share/pam-configs/fortress-faillock-ask
+  put_finish /usr/share/pam-configs/fortress-faillock-ask
 fi
 
 # 44/75 PAM knows fortress-delay
-if ! { landed /usr/share/pam-configs/fortress-delay d2e5b9be97afe2219ac71a8b1f1a426605ca98c9cbb0fd45ab63b297850d4beb 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /usr/share/pam-configs/fortress-delay d2e5b9be97afe2219ac71a8b1f1a426605ca98c9cbb0fd45ab63b297850d4beb 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /usr/share/pam-configs/fortress-delay 644 root:root << 'FORTRESS'
 Name: A wrong password costs four seconds
@@ -1838,11 +1865,11 @@ Auth-Type: Primary
 Auth:
 	optional	pam_faildelay.so delay=4000000
 FORTRESS
-  settle /usr/share/pam-configs/fortress-delay
+  put_finish /usr/share/pam-configs/fortress-delay
 fi
 
 # 45/75 PAM knows fortress-pwhistory
-if ! { landed /usr/share/pam-configs/fortress-pwhistory 2ad4b01ddc702ea7130cea504e582dda05b3349daa9c0be65e3db2ec858ac548 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /usr/share/pam-configs/fortress-pwhistory 2ad4b01ddc702ea7130cea504e582dda05b3349daa9c0be65e3db2ec858ac548 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /usr/share/pam-configs/fortress-pwhistory 644 root:root << 'FORTRESS'
 Name: The last 24 passwords do not come back
@@ -1854,11 +1881,11 @@ Password:
 Password-Initial:
 	requisite	pam_pwhistory.so remember=24 enforce_for_root
 FORTRESS
-  settle /usr/share/pam-configs/fortress-pwhistory
+  put_finish /usr/share/pam-configs/fortress-pwhistory
 fi
 
 # 46/75 PAM knows fortress-umask
-if ! { landed /usr/share/pam-configs/fortress-umask 91f655bd7112f8c5a3e478917f611dc8f09b595e484847af67524096b7d5144e 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /usr/share/pam-configs/fortress-umask 91f655bd7112f8c5a3e478917f611dc8f09b595e484847af67524096b7d5144e 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /usr/share/pam-configs/fortress-umask 644 root:root << 'FORTRESS'
 Name: New files are private
@@ -1868,7 +1895,7 @@ Session-Type: Additional
 Session:
 	optional	pam_umask.so umask=027
 FORTRESS
-  settle /usr/share/pam-configs/fortress-umask
+  put_finish /usr/share/pam-configs/fortress-umask
 fi
 
 # 47/75 PAM counts wrong passwords, refuses empty and old ones, and lets keys in
@@ -1881,7 +1908,7 @@ fi
 #   I25 what a session leaves behind is cleared, its work is not [logind.conf(5)]
 if ! { grep pam_faillock.so /etc/pam.d/common-account > /dev/null && grep umask=027 /etc/pam.d/common-session > /dev/null && ! grep nullok /etc/pam.d/common-* > /dev/null; } > /dev/null 2>&1; then
   doors_arm
-  keep /var/lib/pam; DEBIAN_FRONTEND=noninteractive pam-auth-update --enable fortress-unix fortress-faillock fortress-faillock-ask fortress-delay fortress-pwhistory fortress-umask pwquality
+  record_before /var/lib/pam; DEBIAN_FRONTEND=noninteractive pam-auth-update --enable fortress-unix fortress-faillock fortress-faillock-ask fortress-delay fortress-pwhistory fortress-umask pwquality
 fi
 
 # 48/75 su is for root alone
@@ -1897,7 +1924,7 @@ fi
 #   I12d a password that ran out does not refuse a key [pam_unix(8)]
 #   I08c pwquality is asked [CIS 5.3.2.3, xccdf:accounts_password_pam_pwquality_enabled]
 #   I21 su is for root alone [CIS 5.2.7, xccdf:use_pam_wheel_group_for_su, xccdf:ensure_pam_wheel_group_empty]
-if ! { landed /etc/pam.d/su 6e48aad1c25cd806559514400ae5c7772079ee4800d687d6b4d5d6ca1267af7f 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/pam.d/su 6e48aad1c25cd806559514400ae5c7772079ee4800d687d6b4d5d6ca1267af7f 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/pam.d/su 644 root:root << 'FORTRESS'
 # su is for root, and for members of an empty group: sudo is the way, and it writes down who.
@@ -1912,7 +1939,7 @@ session    required   pam_limits.so
 @include common-account
 @include common-session
 FORTRESS
-  settle /etc/pam.d/su
+  put_finish /etc/pam.d/su
 fi
 
 # 49/75 sudo asks, and writes down
@@ -1921,7 +1948,7 @@ fi
 #   I19 sudo takes no environment and shows no password [sudoers(5)]
 #   I20 sudo always asks for a password [CIS 5.2.4, CIS 5.2.5, xccdf:sudo_require_authentication, xccdf:sudo_remove_no_authenticate]
 #   I20a sudo's settings are sound and root's [visudo(8)]
-if ! { landed /etc/sudoers.d/60-fortress 18f4b2a2b9431b78780b94915e7793c0f2416157bb9e2b2e22c4732844c62e3b 440 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/sudoers.d/60-fortress 18f4b2a2b9431b78780b94915e7793c0f2416157bb9e2b2e22c4732844c62e3b 440 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/sudoers.d/60-fortress 440 root:root 'visudo --check --quiet --file="$new"' << 'FORTRESS'
 # sudo asks for a password, on a terminal of its own, and writes down what was done.
@@ -1938,14 +1965,14 @@ Defaults timestamp_type=tty
 Defaults passwd_timeout=1
 Defaults passwd_tries=3
 FORTRESS
-  settle /etc/sudoers.d/60-fortress
+  put_finish /etc/sudoers.d/60-fortress
 fi
 
 # 50/75 the audit keeps what it wrote
 #   J05 audit logs are kept [CIS 6.2.2.2, xccdf:auditd_data_retention_max_log_file_action]
 #   J06 a full disk is said, and does not stop the host [auditd.conf(5)]
 #   J07 little room is said early [CIS 6.2.2.4, auditd.conf(5), xccdf:auditd_data_retention_space_left_action]
-if ! { landed /etc/audit/auditd.conf 7e97fb51f831edfa90f6f25b1e59f0213d2913ea6f54605418a0bda67fc44406 640 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/audit/auditd.conf 7e97fb51f831edfa90f6f25b1e59f0213d2913ea6f54605418a0bda67fc44406 640 root:root; } > /dev/null 2>&1; then
   put /etc/audit/auditd.conf 640 root:root << 'FORTRESS'
 # auditd has no drop-ins: the whole file. Names as in auditd.conf(5).
 local_events = yes
@@ -1983,11 +2010,11 @@ plugin_dir = /etc/audit/plugins.d
 end_of_event_timeout = 2
 FORTRESS
   systemctl kill --signal=HUP auditd.service || systemd-detect-virt --quiet --container
-  settle /etc/audit/auditd.conf
+  put_finish /etc/audit/auditd.conf
 fi
 
 # 51/75 one bad audit rule does not hide the others
-if ! { landed /etc/audit/rules.d/10-start.rules c7c2f4412e350dbe36096989f7e8c6b8b9e94df1020f3b20fdd65648361c3c61 600 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/audit/rules.d/10-start.rules c7c2f4412e350dbe36096989f7e8c6b8b9e94df1020f3b20fdd65648361c3c61 600 root:root; } > /dev/null 2>&1; then
   put /etc/audit/rules.d/10-start.rules 600 root:root << 'FORTRESS'
 # How the kernel loads these rules. -c: a rule it does not know must not hide the ones after it.
 -D
@@ -1996,7 +2023,7 @@ if ! { landed /etc/audit/rules.d/10-start.rules c7c2f4412e350dbe36096989f7e8c6b8
 -f 1
 -c
 FORTRESS
-  settle /etc/audit/rules.d/10-start.rules
+  put_finish /etc/audit/rules.d/10-start.rules
 fi
 
 # 52/75 what matters on the host is written down
@@ -2019,7 +2046,7 @@ fi
 #   J20 changes to guests, to tunnels and to keys [audit.rules(7)]
 #   J20a system calls that exploits are made of [bpf(2), ptrace(2), userfaultfd(2)]
 #   J22 the rules that run are the rules on disk [augenrules(8)]
-if ! { landed /etc/audit/rules.d/30-fortress.rules cf49412a8dc2bf2989abf63b67673f9dbdb6ef5aba72bb6596b15d6920cd72b4 600 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/audit/rules.d/30-fortress.rules cf49412a8dc2bf2989abf63b67673f9dbdb6ef5aba72bb6596b15d6920cd72b4 600 root:root; } > /dev/null 2>&1; then
   put /etc/audit/rules.d/30-fortress.rules 600 root:root << 'FORTRESS'
 # What the host writes down. Keys (-k) are what ausearch --key finds. Failures and changes by people: auid>=1000.
 
@@ -2125,20 +2152,20 @@ if ! { landed /etc/audit/rules.d/30-fortress.rules cf49412a8dc2bf2989abf63b67673
 -a always,exit -F path=/usr/sbin/usermod -F perm=x -F auid>=1000 -F auid!=unset -k tools
 FORTRESS
   chmod 600 /etc/audit/rules.d/*.rules && { augenrules --load > /dev/null || systemd-detect-virt --quiet --container; }
-  settle /etc/audit/rules.d/30-fortress.rules
+  put_finish /etc/audit/rules.d/30-fortress.rules
 fi
 
 # 53/75 every program with somebody else's rights is written down
 #   why: which there are differs between machines: the list is made there, and made again when it changes
 #   J17 every program with somebody else's rights is written down [CIS 6.2.3.10, xccdf:audit_rules_privileged_commands]
-if ! { settled /etc/audit/rules.d/40-privileged.rules && fact walk walk && diff <(privileged_rules <<< "$FK_FACT") /etc/audit/rules.d/40-privileged.rules > /dev/null; } > /dev/null 2>&1; then
+if ! { put_finished /etc/audit/rules.d/40-privileged.rules && fact walk walk && diff <(privileged_rules <<< "$FK_FACT") /etc/audit/rules.d/40-privileged.rules > /dev/null; } > /dev/null 2>&1; then
   walk | privileged_rules | put /etc/audit/rules.d/40-privileged.rules 600 root:root
   augenrules --load > /dev/null || systemd-detect-virt --quiet --container
-  settle /etc/audit/rules.d/40-privileged.rules
+  put_finish /etc/audit/rules.d/40-privileged.rules
 fi
 
 # 54/75 what the host did is not for everybody either
-if ! { landed /etc/sysstat/sysstat 635ed3d803751c720d20fe9bbf1fc2628f0c6a3f9c24a30faf09c047b612b79b 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/sysstat/sysstat 635ed3d803751c720d20fe9bbf1fc2628f0c6a3f9c24a30faf09c047b612b79b 644 root:root; } > /dev/null 2>&1; then
   put /etc/sysstat/sysstat 644 root:root << 'FORTRESS'
 # How much of the host was used, day by day, for a week; not for everybody to read.
 HISTORY=7
@@ -2149,7 +2176,7 @@ ZIP=xz
 UMASK=0027
 DELAY_RANGE=0
 FORTRESS
-  settle /etc/sysstat/sysstat
+  put_finish /etc/sysstat/sysstat
 fi
 
 # 55/75 logs survive a restart, never fill the disk, and are not for everybody
@@ -2158,7 +2185,7 @@ fi
 #   J25 the host collects no logs of others [CIS 6.1.1.2.4, xccdf:socket_systemd-journal-remote_disabled]
 #   J26 logs are not for everybody [CIS 6.1.3.1, xccdf:permissions_local_var_log]
 #   J28 what processes use is written down [LYNIS ACCT-9626]
-if ! { landed /etc/systemd/journald.conf 97121643cebc608bfc32451b7e5dd9100b2362ba78bfdca6ec56b254ead419f1 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/systemd/journald.conf 97121643cebc608bfc32451b7e5dd9100b2362ba78bfdca6ec56b254ead419f1 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/journald.conf 644 root:root << 'FORTRESS'
 # Logs stay over a restart, are compressed and sealed, and never fill the disk. The whole file and not a drop-in, because the
 # checkers read only this one; the distribution's drop-in that copies everything to a syslog daemon is masked beside it.
@@ -2173,18 +2200,18 @@ ForwardToSyslog=no
 ForwardToWall=no
 FORTRESS
   install --directory /etc/systemd/journald.conf.d && ln --symbolic --force /dev/null /etc/systemd/journald.conf.d/syslog.conf
-  keep --meta /var/log/journal; install --directory --mode=2755 --group=systemd-journal /var/log/journal
+  record_before --meta /var/log/journal; install --directory --mode=2755 --group=systemd-journal /var/log/journal
   systemctl restart systemd-journald.service
-  open_logs | while IFS= read -r path; do keep --meta "$path"; chmod u-x,g-wx,o-rwx "$path"; done
+  open_logs | while IFS= read -r path; do record_before --meta "$path"; chmod u-x,g-wx,o-rwx "$path"; done
   systemctl --quiet enable sysstat.service acct.service
-  settle /etc/systemd/journald.conf
+  put_finish /etc/systemd/journald.conf
 fi
 
 # 56/75 the clock follows servers that prove who they are
 #   J27 one service sets the clock [CIS 2.3.1.1, xccdf:ntp_single_service_active, LYNIS TIME-3104]
 #   J27a time servers prove who they are, and two must agree [RFC 8915, chrony.conf(5)]
 #   J27b the host sets nobody else's clock [chrony.conf(5)]
-if ! { landed /etc/chrony/chrony.conf 7619d71ac8eb5963ec87c9ce454dae0d60dfe2e9b64f32c351cea5477c477586 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/chrony/chrony.conf 7619d71ac8eb5963ec87c9ce454dae0d60dfe2e9b64f32c351cea5477c477586 644 root:root; } > /dev/null 2>&1; then
   put /etc/chrony/chrony.conf 644 root:root 'chronyd -p -f "$new" > /dev/null' << 'FORTRESS'
 # Time from servers that prove who they are (NTS, RFC 8915), at least two of which agree. The whole file: the distribution's
 # names a pool without proof, and one such source would do for a lie.
@@ -2212,7 +2239,7 @@ logdir /var/log/chrony
 confdir /etc/chrony/conf.d
 FORTRESS
   systemctl restart chrony.service || systemd-detect-virt --quiet --container
-  settle /etc/chrony/chrony.conf
+  put_finish /etc/chrony/chrony.conf
 fi
 
 # 57/75 every AppArmor profile that is loaded is enforced
@@ -2245,17 +2272,17 @@ if ! { [ "$(systemctl is-enabled ctrl-alt-del.target debug-shell.service | sort 
 fi
 
 # 59/75 a machine without USB needs no guard
-if ! { landed /etc/systemd/system/usbguard.service.d/60-fortress.conf d02be33b9b568e531925f429ded406a922d58093bc581e842f279a2e1d7d87a3 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/systemd/system/usbguard.service.d/60-fortress.conf d02be33b9b568e531925f429ded406a922d58093bc581e842f279a2e1d7d87a3 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/usbguard.service.d/60-fortress.conf 644 root:root << 'FORTRESS'
 # A machine without USB needs no guard, and is not broken for it.
 [Unit]
 ConditionPathExists=/sys/bus/usb/devices
 FORTRESS
-  settle /etc/systemd/system/usbguard.service.d/60-fortress.conf
+  put_finish /etc/systemd/system/usbguard.service.d/60-fortress.conf
 fi
 
 # 60/75 what no USB rule names is blocked
-if ! { landed /etc/usbguard/usbguard-daemon.conf fd95285d9a410a266bc226069cd74db623663c20fcbc5a3499d6af826e92c627 600 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/usbguard/usbguard-daemon.conf fd95285d9a410a266bc226069cd74db623663c20fcbc5a3499d6af826e92c627 600 root:root; } > /dev/null 2>&1; then
   put /etc/usbguard/usbguard-daemon.conf 600 root:root << 'FORTRESS'
 # Which USB devices the kernel may talk to. The rules say it; what no rule names is blocked, whether it was there before or comes later.
 RuleFile=/etc/usbguard/rules.conf
@@ -2273,13 +2300,13 @@ DeviceRulesWithPort=false
 AuditBackend=LinuxAudit
 HidePII=false
 FORTRESS
-  settle /etc/usbguard/usbguard-daemon.conf
+  put_finish /etc/usbguard/usbguard-daemon.conf
 fi
 
 # 61/75 USB devices that nobody chose are not talked to
 #   why: a stick can be a keyboard that types; what is plugged in now stays allowed, and disks and one keyboard may come
 #   K06 USB devices that nobody chose are not talked to [usbguard-daemon.conf(5), LYNIS USB-3000]
-if ! { settled /etc/usbguard/rules.conf && grep --fixed-strings '!allowed-matches' /etc/usbguard/rules.conf > /dev/null && [ "$(systemctl is-enabled usbguard.service)" = enabled ]; } > /dev/null 2>&1; then
+if ! { put_finished /etc/usbguard/rules.conf && grep --fixed-strings '!allowed-matches' /etc/usbguard/rules.conf > /dev/null && [ "$(systemctl is-enabled usbguard.service)" = enabled ]; } > /dev/null 2>&1; then
   { [ ! -d /sys/bus/usb/devices ] || usbguard generate-policy; printf '%s\n' '# Hubs, the ones inside the computer too
   allow with-interface equals { 09:00:00 }
   allow with-interface equals { 09:00:01 }
@@ -2292,30 +2319,30 @@ if ! { settled /etc/usbguard/rules.conf && grep --fixed-strings '!allowed-matche
   allow with-interface one-of { 03:00:01 03:01:01 } if !allowed-matches(with-interface one-of { 03:00:01 03:01:01 })'; } | put /etc/usbguard/rules.conf 600 root:root
   systemctl --quiet unmask usbguard.service && systemctl daemon-reload && systemctl --quiet enable usbguard.service
   systemctl restart usbguard.service || systemd-detect-virt --quiet --container
-  settle /etc/usbguard/rules.conf
+  put_finish /etc/usbguard/rules.conf
 fi
 
 # 62/75 at serves only root
-if ! { landed /etc/at.allow 53175bcc0524f37b47062fafdda28e3f8eb91d519ca0a184ca71bbebe72f969a 600 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/at.allow 53175bcc0524f37b47062fafdda28e3f8eb91d519ca0a184ca71bbebe72f969a 600 root:root; } > /dev/null 2>&1; then
   put /etc/at.allow 600 root:root << 'FORTRESS'
 root
 FORTRESS
   rm --force /etc/at.deny
-  settle /etc/at.allow
+  put_finish /etc/at.allow
 fi
 
 # 63/75 only root plans work
 #   I24 only root plans work [CIS 2.4.1.9, CIS 2.4.2.1, xccdf:file_cron_allow_exists, xccdf:file_at_allow_exists]
-if ! { landed /etc/cron.allow 53175bcc0524f37b47062fafdda28e3f8eb91d519ca0a184ca71bbebe72f969a 600 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/cron.allow 53175bcc0524f37b47062fafdda28e3f8eb91d519ca0a184ca71bbebe72f969a 600 root:root; } > /dev/null 2>&1; then
   put /etc/cron.allow 600 root:root << 'FORTRESS'
 root
 FORTRESS
   rm --force /etc/cron.deny
-  settle /etc/cron.allow
+  put_finish /etc/cron.allow
 fi
 
 # 64/75 modes can be set again
-if ! { landed /etc/systemd/system/fortress-modes.service 31034e59c454baa26dc91711db322cb065461d9bb8c12a81c8d62520395b3328 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/systemd/system/fortress-modes.service 31034e59c454baa26dc91711db322cb065461d9bb8c12a81c8d62520395b3328 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/fortress-modes.service 644 root:root << 'FORTRESS'
 [Unit]
 Description=Set the modes of sensitive files
@@ -2324,12 +2351,12 @@ Description=Set the modes of sensitive files
 Type=oneshot
 ExecStart=/usr/bin/systemd-tmpfiles --create /etc/tmpfiles.d/fortress.conf
 FORTRESS
-  settle /etc/systemd/system/fortress-modes.service
+  put_finish /etc/systemd/system/fortress-modes.service
 fi
 
 # 65/75 modes that other tools reset come back
 #   N12 modes that other tools reset come back [tmpfiles.d(5)]
-if ! { landed /etc/systemd/system/fortress-modes.path fec2e82c41c2bf55a4a0b706995041bfaf7486d98674775a8a82c77ff200582e 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/systemd/system/fortress-modes.path fec2e82c41c2bf55a4a0b706995041bfaf7486d98674775a8a82c77ff200582e 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/fortress-modes.path 644 root:root << 'FORTRESS'
 # The tools that change users, packages and logs write these files anew, with the mode they had in mind.
 [Unit]
@@ -2349,7 +2376,7 @@ FORTRESS
   systemctl daemon-reload
   systemctl --quiet enable fortress-modes.path
   systemctl restart fortress-modes.path
-  settle /etc/systemd/system/fortress-modes.path
+  put_finish /etc/systemd/system/fortress-modes.path
 fi
 
 # 66/75 keys, hashes and rules are root's alone
@@ -2362,7 +2389,7 @@ fi
 #   N08 keys and rules are root's [ANSSI BP-028 R50]
 #   N09 netplan's files are root's [netplan(5)]
 #   N11 root's home is root's [LYNIS HOME-9304]
-if ! { landed /etc/tmpfiles.d/fortress.conf 4d8c1b0843298708085c5b479215aa496620ec23ccabde464c95758f03d3a3a1 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/tmpfiles.d/fortress.conf 4d8c1b0843298708085c5b479215aa496620ec23ccabde464c95758f03d3a3a1 644 root:root; } > /dev/null 2>&1; then
   put /etc/tmpfiles.d/fortress.conf 644 root:root << 'FORTRESS'
 # Modes and owners, as data: z sets them where the path exists, at each start and whenever fortress-modes.path sees a change.
 z /etc/passwd                    0644 root root
@@ -2407,13 +2434,13 @@ z /root                          0700 root root
 z /boot/grub                     0700 root root
 z /boot/grub/grub.cfg            0600 root root
 FORTRESS
-  for path in /boot/grub /boot/grub/grub.cfg /root /var/log/audit; do keep --meta "$path"; done
+  for path in /boot/grub /boot/grub/grub.cfg /root /var/log/audit; do record_before --meta "$path"; done
   systemd-tmpfiles --create /etc/tmpfiles.d/fortress.conf
-  settle /etc/tmpfiles.d/fortress.conf
+  put_finish /etc/tmpfiles.d/fortress.conf
 fi
 
 # 67/75 the boot loader has our arguments
-if ! { landed /etc/default/grub.d/60-fortress.cfg b22b78eeb4490794cf318cf15d3c1cf9c483362057d91a0fef289b4da65873e4 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/default/grub.d/60-fortress.cfg b22b78eeb4490794cf318cf15d3c1cf9c483362057d91a0fef289b4da65873e4 644 root:root; } > /dev/null 2>&1; then
   put /etc/default/grub.d/60-fortress.cfg 644 root:root << 'FORTRESS'
 # Kernel arguments of the host. They hold from the next start on.
 # GRUB_CMDLINE_LINUX and not ..._DEFAULT: the recovery entry must be no way round them.
@@ -2436,11 +2463,11 @@ GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX intel_iommu=on iommu.passthrough=0 iommu
 # No debugfs in the tree, no writing through /proc/PID/mem.
 GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX debugfs=no-mount proc_mem.force_override=never"
 FORTRESS
-  settle /etc/default/grub.d/60-fortress.cfg
+  put_finish /etc/default/grub.d/60-fortress.cfg
 fi
 
 # 68/75 starting the host asks for nothing
-if ! { landed /etc/grub.d/09_fortress_linux aaf86f8440f229c16840baef03a5441495dc5300745926d42e6b5cbc96e9bd6b 755 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/grub.d/09_fortress_linux aaf86f8440f229c16840baef03a5441495dc5300745926d42e6b5cbc96e9bd6b 755 root:root; } > /dev/null 2>&1; then
   put /etc/grub.d/09_fortress_linux 755 root:root << 'FORTRESS'
 #!/bin/sh
 # The distribution's own entries, made by its own 10_linux (which is switched off beside this file), with one difference: starting
@@ -2452,7 +2479,7 @@ sh "${TMPDIR:-/run}/fortress-10-linux"
 rm -f "${TMPDIR:-/run}/fortress-10-linux"
 FORTRESS
   [ ! -e /etc/grub.d/10_linux ] || chmod a-x /etc/grub.d/10_linux
-  settle /etc/grub.d/09_fortress_linux
+  put_finish /etc/grub.d/09_fortress_linux
 fi
 
 # 69/75 changing what is started asks for a password
@@ -2462,7 +2489,7 @@ if ! { ! command -v grub-mkpasswd-pbkdf2 > /dev/null || grep password_pbkdf2 /et
     password=$(cat)
     hash=$(printf '%s\n%s\n' "$password" "$password" | grub-mkpasswd-pbkdf2 --iteration-count=100000 | awk '/grub\.pbkdf2\.sha512/ { print $NF }')
     printf '%s\n' '#!/bin/sh' 'echo "set superusers=root"' "echo password_pbkdf2 root $hash" | put /etc/grub.d/01_fortress 700 root:root
-    settle /etc/grub.d/01_fortress
+    put_finish /etc/grub.d/01_fortress
   } < "$FK_SECRETS/fortress-boot-password"
 fi
 
@@ -2485,7 +2512,7 @@ fi
 #   A02 changing what the boot loader starts needs a password; starting does not [CIS 1.4.1, xccdf:grub2_password, LYNIS BOOT-5122]
 #   A03 the boot loader's files are root's [CIS 1.4.2, xccdf:file_permissions_grub2_cfg]
 if ! { [ ! -e /boot/grub/grub.cfg ] || { [ /boot/grub/grub.cfg -nt /etc/default/grub.d/60-fortress.cfg ] && [ /boot/grub/grub.cfg -nt /etc/grub.d/01_fortress ]; }; } > /dev/null 2>&1; then
-  keep /boot/grub/grub.cfg
+  record_before /boot/grub/grub.cfg
   grub-mkconfig --output=/boot/grub/fortress.new 2> /dev/null
   # An entry that asks for a password at a plain start would leave a host without a keyboard at its menu.
   [ "$(grep --count '^menuentry .*--unrestricted' /boot/grub/fortress.new)" -ge 1 ]
@@ -2495,7 +2522,7 @@ if ! { [ ! -e /boot/grub/grub.cfg ] || { [ /boot/grub/grub.cfg -nt /etc/default/
 fi
 
 # 71/75 files can be compared
-if ! { landed /etc/systemd/system/aidecheck.service 9420847c3ebd69bfcefd769824c0118ca5639f437e8e7ca62d5aecb1c1eb985b 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/systemd/system/aidecheck.service 9420847c3ebd69bfcefd769824c0118ca5639f437e8e7ca62d5aecb1c1eb985b 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/aidecheck.service 644 root:root << 'FORTRESS'
 [Unit]
 Description=Compare the files of this host with what AIDE remembers
@@ -2518,11 +2545,11 @@ NoNewPrivileges=yes
 [Install]
 WantedBy=multi-user.target
 FORTRESS
-  settle /etc/systemd/system/aidecheck.service
+  put_finish /etc/systemd/system/aidecheck.service
 fi
 
 # 72/75 AIDE knows what matters
-if ! { landed /etc/aide/aide.conf 61114ec966ebf5c52a6ace17de3caf9ccb7bc09ecdd4cede509ad9889b57f56f 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/aide/aide.conf 61114ec966ebf5c52a6ace17de3caf9ccb7bc09ecdd4cede509ad9889b57f56f 644 root:root; } > /dev/null 2>&1; then
   put /etc/aide/aide.conf 644 root:root 'aide --config "$new" --config-check' << 'FORTRESS'
 # What AIDE remembers and compares. The whole file: the distribution's thousand lines watch logs and guests' disks too,
 # and nobody reads what it then reports.
@@ -2563,12 +2590,12 @@ Place = p+n+u+g+acl+xattrs
 /var/lib/dpkg$ Place
 FORTRESS
   systemctl daemon-reload && systemctl --quiet enable aidecheck.service
-  settle /etc/aide/aide.conf
+  put_finish /etc/aide/aide.conf
 fi
 
 # 73/75 every file is known
 if ! { [ -s /var/lib/aide/aide.db ]; } > /dev/null 2>&1; then
-  install --directory --mode=700 /var/lib/aide /var/log/aide; keep /var/lib/aide/aide.db
+  install --directory --mode=700 /var/lib/aide /var/log/aide; record_before /var/lib/aide/aide.db
   aide --config /etc/aide/aide.conf --init > /dev/null && mv /var/lib/aide/aide.db.new /var/lib/aide/aide.db
 fi
 
@@ -2577,7 +2604,7 @@ fi
 #   L08a it is compared every night [CIS 6.3.2, xccdf:aide_periodic_checking_systemd_timer]
 #   L09a files of packages are compared every week [LYNIS PKGS-7370, debsums(1)]
 #   L08c the tools of the audit are among what is compared [CIS 6.3.3, xccdf:aide_check_audit_tools]
-if ! { landed /etc/systemd/system/aidecheck.timer 5cf5871288817ccbd3edad92b4dd88ee0e4a2d534e5e03960748f0b3dcf6664a 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/systemd/system/aidecheck.timer 5cf5871288817ccbd3edad92b4dd88ee0e4a2d534e5e03960748f0b3dcf6664a 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/aidecheck.timer 644 root:root << 'FORTRESS'
 [Unit]
 Description=Compare the files of this host every night
@@ -2593,7 +2620,7 @@ FORTRESS
   systemctl daemon-reload
   systemctl --quiet enable aidecheck.timer
   systemctl restart aidecheck.timer
-  settle /etc/systemd/system/aidecheck.timer
+  put_finish /etc/systemd/system/aidecheck.timer
 fi
 
 # 75/75 no file belongs to nobody, and none to everybody

@@ -8,22 +8,22 @@
 set -euo pipefail
 [ "$(id --user)" -eq 0 ] || { echo "this script needs root" >&2; exit 1; }
 
-# keep PATH: only the task runner records what was there before; a printed page does not take back.
-keep() { :; }
-export -f keep
+# record_before PATH: only the task runner records what was there before; a printed page does not take back.
+record_before() { :; }
+export -f record_before
 saved() { [ -e "$FK_STATE/saved-$1-$2" ]; }
 FK_TMP=$(mktemp --directory)
 export FK_TMP
-# Files land whole or not at all. These functions travel with every program and stand at the top of every printed script.
+# Files are written whole or not at all. These functions are part of every program that applies, and of printed pages.
 : "${FK_STATE:=/var/lib/fortress}"
 
 # put PATH MODE OWNER [TEST]: standard input becomes PATH. TEST is bash and sees the candidate as $new.
-# The old file waits in pending/ until `settle PATH`, so that a run killed before its reload does not look finished.
+# The old file waits in pending/ until `put_finish PATH`, so that a run killed before its reload does not look finished.
 put() {
   local path=$1 mode=$2 owner=$3 test=${4-} new pending
   new=$(dirname "$path")/.$(basename "$path").fortress
   pending=$FK_STATE/pending/${path//\//%}
-  keep "$path"
+  record_before "$path"
   [ -d "$(dirname "$path")" ] || install --directory --mode=755 "$(dirname "$path")"
   if ! { (umask 077 && cat > "$new") && chown "$owner" "$new" && chmod "$mode" "$new" &&
     { [ -z "$test" ] || new=$new bash -euo pipefail -c "$test"; } && sync "$new"; }; then
@@ -40,14 +40,14 @@ put() {
   sync "$(dirname "$path")"
 }
 
-# settle PATH: what had to follow the file has followed.
-settle() { rm --recursive --force "$FK_STATE/pending/${1//\//%}" "$FK_STATE/pending/${1//\//%}.part"; }
+# put_finish PATH: the commands that follow the file have run.
+put_finish() { rm --recursive --force "$FK_STATE/pending/${1//\//%}" "$FK_STATE/pending/${1//\//%}.part"; }
 
-# settled PATH: no change of PATH waits for what has to follow it.
-settled() { [ ! -e "$FK_STATE/pending/${1//\//%}" ]; }
+# put_finished PATH: no change of PATH waits for the commands that follow it.
+put_finished() { [ ! -e "$FK_STATE/pending/${1//\//%}" ]; }
 
-# putback PATH: the file that `put` replaced returns.
-putback() {
+# put_restore PATH: the file that `put` replaced returns.
+put_restore() {
   local pending=$FK_STATE/pending/${1//\//%}
   [ -d "$pending" ] || return 0
   if [ -e "$pending/old" ] || [ -L "$pending/old" ]; then
@@ -55,12 +55,12 @@ putback() {
   else
     rm --force "$1"
   fi
-  settle "$1"
+  put_finish "$1"
 }
 
-# arrived PATH: FK_PART is the file beside PATH that was sent for it, and FK_DIGEST what the sender has proven of it; a file that
-# is another is deleted. FK_SENT has a line for everything that was sent: digest, path.
-arrived() {
+# received PATH: FK_PART is the file beside PATH that was uploaded for it, and FK_DIGEST its digest, which the sender verified;
+# another file is deleted. FK_SENT has a line for everything that was sent: digest, path.
+received() {
   FK_DIGEST=$(awk -v path="$1" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
   [ -n "$FK_DIGEST" ] || { echo "nothing was sent for $1" >&2; return 1; }
   FK_PART=$(dirname "$1")/.$(basename "$1").${FK_DIGEST:0:16}.part
@@ -71,18 +71,19 @@ arrived() {
   }
 }
 
-# landed PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner are others.
-landed() {
+# put_matches PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner
+# differ.
+put_matches() {
   local is
-  [[ ${FK_LANDED-} != *$'\n'"$*"$'\n'* ]] || return 0 # asked for all files at once, and nothing has changed since
-  settled "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
+  [[ ${FK_MATCHES-} != *$'\n'"$*"$'\n'* ]] || return 0 # checked for all files at once, and nothing has changed since
+  put_finished "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
   is=$(stat --format='%a %U:%G' "$1")
   [ "$is" = "$3 $4" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
 }
-export -f put settle settled putback arrived landed
+export -f put put_finish put_finished put_restore received put_matches
 export FK_STATE
 FK_RESTART='' FK_TABLES='inet fortress'
-# What a machine looked like, and the way back to it. Serves undo (from the record of a page) and the dead man (from a
+# What a machine looked like, and the rollback to it. Serves undo (from the record of a page) and the dead man's switch (from a
 # transaction). Needs nothing but coreutils, tar, awk and systemd: no network, no name service, nothing that a page changes.
 
 # fk_etc: one line for every entry of /etc: path, kind, mode, owner, and content (hash, link target or nothing).
@@ -101,21 +102,30 @@ fk_units() {
     awk '$1 !~ /^(run-|session-|user|fortress-(deadman|doors)|systemd-tmpfiles|apt-)/ { print $1 "\t" $3 }' | LC_ALL=C sort
 }
 
-fk_packages() { dpkg-query --show --showformat='${Package}:${Architecture}\t${db:Status-Abbrev}\n' 2> /dev/null | awk '$2 ~ /^i/ { print $1 }' | LC_ALL=C sort; }
+fk_packages() {
+  dpkg-query --show --showformat='${Package}:${Architecture}\t${db:Status-Abbrev}\n' 2> /dev/null |
+    awk '$2 ~ /^i/ { print $1 }' | LC_ALL=C sort
+}
 fk_sysctls() { sysctl --all 2> /dev/null | LC_ALL=C sort; }
 fk_tables() { if command -v nft > /dev/null; then nft list tables 2> /dev/null | LC_ALL=C sort; fi; }
 
-# fk_functions NAME…: the text of the functions that know the way back, and of the named ones.
+# fk_functions NAME…: the text of the functions that a rollback needs, and of the named ones.
 fk_functions() {
-  declare -f fk_etc fk_units fk_packages fk_sysctls fk_tables fk_changed fk_restore_etc fk_restore_kept fk_restore_aside fk_restore_units \
-    fk_restore_sysctls fk_restore_tables fk_sysctl_keys fk_rollback fk_restart "$@"
+  declare -f fk_etc fk_units fk_packages fk_sysctls fk_tables fk_changed \
+    fk_restore_etc fk_restore_kept fk_restore_aside fk_restore_units fk_restore_sysctls \
+    fk_restore_tables fk_sysctl_keys fk_rollback fk_restart "$@"
 }
 
 # fk_sure FUNCTION WORD…: in a bash of its own that ends at its first fault. Behind `if` and `||` bash ignores set -e, in
-# subshells too, and a snapshot that was cut short would be a way back into nothing.
+# subshells too, and a snapshot that was cut short would be a rollback to nothing.
 fk_sure() {
-  # shellcheck disable=SC2016,SC2046 # expands in there; names have no spaces
-  FK_STATE=$FK_STATE FK_RESTART=${FK_RESTART-} FK_TABLES=${FK_TABLES-} bash -eu -c "$(fk_functions $(compgen -A function fk_record) fk_add fk_describe fk_functions fk_room fk_snapshot $(compgen -A function fk_deadman) "$1")"$'\n''"$@"' fortress "$@"
+  local functions
+  # shellcheck disable=SC2046 # names have no spaces
+  functions=$(fk_functions fk_add fk_describe fk_functions fk_room fk_snapshot "$1" \
+    $(compgen -A function fk_record) $(compgen -A function fk_deadman)) || true # a printed page has not all of them
+  # shellcheck disable=SC2016 # expands in there
+  FK_STATE=$FK_STATE FK_RESTART=${FK_RESTART-} FK_TABLES=${FK_TABLES-} \
+    bash -eu -c "$functions"$'\n''"$@"' fortress "$@"
 }
 
 # fk_room: there is room for a snapshot and for what comes after it.
@@ -128,7 +138,7 @@ fk_room() {
   fi
 }
 
-# fk_describe DIR: what the program knows of the way back joins the snapshot: `restart` has the units that start anew when files
+# fk_describe DIR: what the program knows of a rollback joins the snapshot: `restart` has the units that start anew when files
 # change (HOW, UNIT, PATH, EXCEPT and NEEDS, a dash for none), `own-tables` the tables of nftables that are ours.
 fk_describe() {
   local name lines
@@ -145,19 +155,22 @@ fk_describe() {
 fk_snapshot() {
   local dir=$1
   [ ! -d "$dir" ] || return 0
-  # Seen from a boot that is not over, the way back would stop what that boot starts a moment later.
+  # Taken while a boot is not over, a snapshot would make the rollback stop what that boot starts a moment later.
   timeout 120 systemctl is-system-running --wait > /dev/null 2>&1 || true # degraded is over too; what hangs is as it is
   fk_room
   rm --recursive --force "$dir.part"
   install --directory --mode=700 "$(dirname "$dir")" "$dir.part" "$dir.part/kept"
   fk_etc "$dir.part/etc"
   # 1 says that a file changed while it was read: what it was a moment ago is as good.
-  tar --create --file="$dir.part/etc.tar" --directory=/ --one-file-system --xattrs --acls --numeric-owner etc 2> /dev/null || [ $? -eq 1 ]
+  tar --create --file="$dir.part/etc.tar" --directory=/ --one-file-system --xattrs --acls --numeric-owner \
+    etc 2> /dev/null || [ $? -eq 1 ]
   fk_units > "$dir.part/units"
   fk_packages > "$dir.part/packages"
   fk_sysctls > "$dir.part/sysctls"
   fk_tables > "$dir.part/tables"
-  if command -v nft > /dev/null; then nft --stateless list ruleset > "$dir.part/ruleset" 2> /dev/null || true; fi # no nf_tables, no ruleset
+  if command -v nft > /dev/null; then
+    nft --stateless list ruleset > "$dir.part/ruleset" 2> /dev/null || true # no nf_tables, no ruleset
+  fi
   fk_describe "$dir.part"
   : > "$dir.part/absent"
   : > "$dir.part/modes"
@@ -165,9 +178,9 @@ fk_snapshot() {
   mv --no-target-directory "$dir.part" "$dir"
 }
 
-# keep PATH: a path outside /etc is about to change; every open snapshot gets a copy first.
-# keep --meta PATH: only its mode and owner are about to change.
-keep() {
+# record_before PATH: a path outside /etc is about to change; every open snapshot gets a copy first.
+# record_before --meta PATH: only its mode and owner are about to change.
+record_before() {
   local dir meta=
   [ "$1" != --meta ] || { meta=yes && shift; }
   case $1 in /etc/*) return 0 ;; esac
@@ -175,7 +188,8 @@ keep() {
     if [ -n "$meta" ]; then
       [ ! -e "$1" ] || awk -F '\t' -v p="$1" '$3 == p { f = 1 } END { exit !f }' "$dir/modes" ||
         stat --printf='%a\t%u:%g\t%n\n' "$1" >> "$dir/modes"
-    elif [ ! -e "$dir/kept$1" ] && [ ! -L "$dir/kept$1" ] && ! grep --line-regexp --fixed-strings "$1" "$dir/absent" > /dev/null; then
+    elif [ ! -e "$dir/kept$1" ] && [ ! -L "$dir/kept$1" ] &&
+      ! grep --line-regexp --fixed-strings "$1" "$dir/absent" > /dev/null; then
       if [ -e "$1" ] || [ -L "$1" ]; then
         rm --recursive --force "$dir/kept.part"
         cp --archive "$1" "$dir/kept.part"
@@ -189,19 +203,21 @@ keep() {
   done
 }
 
-# aside PATH TO UNIT: PATH is moved to TO, for the case that a transaction is taken back: too much to be copied. The way back stops
-# UNIT, which writes there.
-aside() {
+# move_aside PATH TO UNIT: PATH is moved to TO, from where a rollback moves it back: it is too much to be copied.
+# The rollback stops UNIT, which writes there.
+move_aside() {
   local dir
   for dir in ${FK_KEEP-}; do
     case $dir in "$FK_STATE"/tx/*) printf '%s\t%s\t%s\n' "$@" >> "$dir/aside" && sync "$dir/aside" || return ;; esac
   done
   mv --no-target-directory "$1" "$2"
 }
-export -f keep aside
+export -f record_before move_aside
 
 # fk_changed OLD NEW: the paths whose line differs between two lists of fk_etc.
-fk_changed() { LC_ALL=C comm -3 <(LC_ALL=C sort "$1") <(LC_ALL=C sort "$2") | sed 's/^\t//' | cut --fields=1 | LC_ALL=C sort --unique; }
+fk_changed() {
+  LC_ALL=C comm -3 <(LC_ALL=C sort "$1") <(LC_ALL=C sort "$2") | sed 's/^\t//' | cut --fields=1 | LC_ALL=C sort --unique
+}
 
 # fk_restore_etc DIR PATHS: the listed paths of /etc become what DIR holds: absent ones go, the others come back by rename.
 fk_restore_etc() {
@@ -215,12 +231,16 @@ fk_restore_etc() {
   # Nothing moves before all of it is there: a disk may be full.
   if ! sed 's|^/||' "$dir/coming" | tar --extract --file="$dir/etc.tar" --directory="$work" --xattrs --acls --numeric-owner \
     --same-permissions --same-owner --no-recursion --verbatim-files-from --files-from=- 2> "$dir/tar"; then
-    printf 'the old files could not be brought back: %s\n' "$(tail --lines=1 "$dir/tar")"
+    printf 'the old files could not be restored: %s\n' "$(tail --lines=1 "$dir/tar")"
     rm --recursive --force "$work"
     return 1
   fi
   LC_ALL=C sort --reverse "$dir/going" | while IFS= read -r path; do
-    if [ -d "$path" ] && [ ! -L "$path" ]; then rmdir "$path" 2> /dev/null || true; else rm --force "$path"; fi # a directory that others use stays
+    if [ -d "$path" ] && [ ! -L "$path" ]; then
+      rmdir "$path" 2> /dev/null || true # a directory that others use stays
+    else
+      rm --force "$path"
+    fi
   done
   while IFS= read -r path; do
     if [ -d "$work$path" ] && [ ! -L "$work$path" ]; then
@@ -232,7 +252,9 @@ fk_restore_etc() {
   done < "$dir/coming"
   # Directories last: their own times and modes change with what happens inside them.
   LC_ALL=C sort --reverse "$dir/coming" | while IFS= read -r path; do
-    [ ! -d "$work$path" ] || [ -L "$work$path" ] || { chown --reference="$work$path" "$path" && chmod --reference="$work$path" "$path" && touch --reference="$work$path" "$path"; }
+    if [ ! -d "$work$path" ] || [ -L "$work$path" ]; then continue; fi
+    chown --reference="$work$path" "$path" && chmod --reference="$work$path" "$path" &&
+      touch --reference="$work$path" "$path"
   done
   rm --recursive --force "$work"
   sync --file-system /etc
@@ -257,7 +279,7 @@ fk_restore_kept() {
 }
 
 # fk_restore_aside DIR [boot]: what was moved aside is where it was, and what took its place is gone. At boot nothing has begun to
-# write, and whoever stops a unit then also takes away that it is to be started.
+# write, and stopping a unit then would also cancel its start.
 fk_restore_aside() {
   local path to unit
   [ -e "$1/aside" ] || return 0
@@ -297,11 +319,13 @@ fk_restore_sysctls() {
   [ -s "$2" ] || return 0
   last=$(awk -F '[./]' '{ print $NF }' "$2" | LC_ALL=C sort --unique | paste --serial --delimiters=' ')
   for turn in 1 2; do
-    LC_ALL=C comm -23 "$1/sysctls" <(fk_sysctls) | awk -v last=" $last " '{ n = split($1, part, "."); if (index(last, " " part[n] " ")) print }' |
+    LC_ALL=C comm -23 "$1/sysctls" <(fk_sysctls) |
+      awk -v last=" $last " '{ n = split($1, part, "."); if (index(last, " " part[n] " ")) print }' |
       while IFS= read -r key; do
         value=${key#* = }
         key=${key%% = *}
-        sysctl --quiet --write "$key=$value" 2> /dev/null || [ "$turn" = 1 ] || printf 'needs a reboot: %s = %s\n' "$key" "$value"
+        sysctl --quiet --write "$key=$value" 2> /dev/null || [ "$turn" = 1 ] ||
+          printf 'needs a reboot: %s = %s\n' "$key" "$value"
       done
   done
 }
@@ -323,7 +347,10 @@ fk_restore_tables() {
 }
 
 # fk_sysctl_keys FILES…: the keys that sysctl.d files set.
-fk_sysctl_keys() { cat /dev/null "$@" 2> /dev/null | awk -F '=' '/^[^#;[]/ && NF > 1 { gsub(/[ \t]/, "", $1); sub(/^-/, "", $1); print $1 }' | LC_ALL=C sort --unique; }
+fk_sysctl_keys() {
+  cat /dev/null "$@" 2> /dev/null |
+    awk -F '=' '/^[^#;[]/ && NF > 1 { gsub(/[ \t]/, "", $1); sub(/^-/, "", $1); print $1 }' | LC_ALL=C sort --unique
+}
 
 # fk_rollback DIR [boot]: everything as DIR holds it. At boot nothing runs yet, so only files matter.
 fk_rollback() {
@@ -414,7 +441,7 @@ fi
 
 # 3/8 the packet filter has a unit of its own
 #   why: Debian's empties every table of the machine when it stops, those of libvirt and of a cluster included
-if ! { landed /etc/systemd/system/fortress-firewall.service 79a24c75f28bc308c2de5765f78ccfad0c1577d16f5789b5d1e1bb834b862aaa 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/systemd/system/fortress-firewall.service 79a24c75f28bc308c2de5765f78ccfad0c1577d16f5789b5d1e1bb834b862aaa 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/systemd/system/fortress-firewall.service 644 root:root << 'FORTRESS'
 [Unit]
@@ -442,11 +469,11 @@ WantedBy=sysinit.target
 Alias=nftables.service
 FORTRESS
   systemctl daemon-reload
-  settle /etc/systemd/system/fortress-firewall.service
+  put_finish /etc/systemd/system/fortress-firewall.service
 fi
 
 # 4/8 virtual machines get names and addresses from the host, and nothing else
-if ! { landed /etc/nftables.d/10-cluster.nft b9dc33a9f1cd95ef5202b51ab664e2b182009533a8010206144407dae656b969 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/nftables.d/10-cluster.nft b9dc33a9f1cd95ef5202b51ab664e2b182009533a8010206144407dae656b969 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/nftables.d/10-cluster.nft 644 root:root 'nft --check --file "$new"' << 'FORTRESS'
 # The virtual machines behind virbr-fort: what they may ask of the host, of each other and of the world.
@@ -485,11 +512,11 @@ table inet fortress {
   }
 }
 FORTRESS
-  settle /etc/nftables.d/10-cluster.nft
+  put_finish /etc/nftables.d/10-cluster.nft
 fi
 
 # 5/8 what leaves is logged, now and then
-if ! { landed /etc/nftables.d/20-egress.nft 32f32f6d45a775e27c00d5efab3d36fae2f2d2a3aa6cbd764a23835ee240f419 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/nftables.d/20-egress.nft 32f32f6d45a775e27c00d5efab3d36fae2f2d2a3aa6cbd764a23835ee240f419 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/nftables.d/20-egress.nft 644 root:root 'nft --check --file "$new"' << 'FORTRESS'
 # What may leave this machine, and the machines behind it, beyond what they cannot live without.
@@ -500,11 +527,11 @@ table inet fortress {
   }
 }
 FORTRESS
-  settle /etc/nftables.d/20-egress.nft
+  put_finish /etc/nftables.d/20-egress.nft
 fi
 
 # 6/8 the rules: one UDP port, and SSH within the tunnel
-if ! { landed /etc/nftables.conf c1fc21621388c9e6e1c9404e61fce322ddd2ac6122e86c7e6511e37b0af7a8d4 640 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/nftables.conf c1fc21621388c9e6e1c9404e61fce322ddd2ac6122e86c7e6511e37b0af7a8d4 640 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/nftables.conf 640 root:root 'nft --check --file "$new"' << 'FORTRESS'
 #!/usr/sbin/nft --file
@@ -617,7 +644,7 @@ table inet fortress {
 
 include "/etc/nftables.d/*.nft"
 FORTRESS
-  settle /etc/nftables.conf
+  put_finish /etc/nftables.conf
 fi
 
 # 7/8 the packet filter is on, and starts before the network

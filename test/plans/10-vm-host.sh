@@ -5,22 +5,22 @@
 set -euo pipefail
 [ "$(id --user)" -eq 0 ] || { echo "this script needs root" >&2; exit 1; }
 
-# keep PATH: only the task runner records what was there before; a printed page does not take back.
-keep() { :; }
-export -f keep
+# record_before PATH: only the task runner records what was there before; a printed page does not take back.
+record_before() { :; }
+export -f record_before
 saved() { [ -e "$FK_STATE/saved-$1-$2" ]; }
 FK_TMP=$(mktemp --directory)
 export FK_TMP
-# Files land whole or not at all. These functions travel with every program and stand at the top of every printed script.
+# Files are written whole or not at all. These functions are part of every program that applies, and of printed pages.
 : "${FK_STATE:=/var/lib/fortress}"
 
 # put PATH MODE OWNER [TEST]: standard input becomes PATH. TEST is bash and sees the candidate as $new.
-# The old file waits in pending/ until `settle PATH`, so that a run killed before its reload does not look finished.
+# The old file waits in pending/ until `put_finish PATH`, so that a run killed before its reload does not look finished.
 put() {
   local path=$1 mode=$2 owner=$3 test=${4-} new pending
   new=$(dirname "$path")/.$(basename "$path").fortress
   pending=$FK_STATE/pending/${path//\//%}
-  keep "$path"
+  record_before "$path"
   [ -d "$(dirname "$path")" ] || install --directory --mode=755 "$(dirname "$path")"
   if ! { (umask 077 && cat > "$new") && chown "$owner" "$new" && chmod "$mode" "$new" &&
     { [ -z "$test" ] || new=$new bash -euo pipefail -c "$test"; } && sync "$new"; }; then
@@ -37,14 +37,14 @@ put() {
   sync "$(dirname "$path")"
 }
 
-# settle PATH: what had to follow the file has followed.
-settle() { rm --recursive --force "$FK_STATE/pending/${1//\//%}" "$FK_STATE/pending/${1//\//%}.part"; }
+# put_finish PATH: the commands that follow the file have run.
+put_finish() { rm --recursive --force "$FK_STATE/pending/${1//\//%}" "$FK_STATE/pending/${1//\//%}.part"; }
 
-# settled PATH: no change of PATH waits for what has to follow it.
-settled() { [ ! -e "$FK_STATE/pending/${1//\//%}" ]; }
+# put_finished PATH: no change of PATH waits for the commands that follow it.
+put_finished() { [ ! -e "$FK_STATE/pending/${1//\//%}" ]; }
 
-# putback PATH: the file that `put` replaced returns.
-putback() {
+# put_restore PATH: the file that `put` replaced returns.
+put_restore() {
   local pending=$FK_STATE/pending/${1//\//%}
   [ -d "$pending" ] || return 0
   if [ -e "$pending/old" ] || [ -L "$pending/old" ]; then
@@ -52,12 +52,12 @@ putback() {
   else
     rm --force "$1"
   fi
-  settle "$1"
+  put_finish "$1"
 }
 
-# arrived PATH: FK_PART is the file beside PATH that was sent for it, and FK_DIGEST what the sender has proven of it; a file that
-# is another is deleted. FK_SENT has a line for everything that was sent: digest, path.
-arrived() {
+# received PATH: FK_PART is the file beside PATH that was uploaded for it, and FK_DIGEST its digest, which the sender verified;
+# another file is deleted. FK_SENT has a line for everything that was sent: digest, path.
+received() {
   FK_DIGEST=$(awk -v path="$1" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
   [ -n "$FK_DIGEST" ] || { echo "nothing was sent for $1" >&2; return 1; }
   FK_PART=$(dirname "$1")/.$(basename "$1").${FK_DIGEST:0:16}.part
@@ -68,15 +68,16 @@ arrived() {
   }
 }
 
-# landed PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner are others.
-landed() {
+# put_matches PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner
+# differ.
+put_matches() {
   local is
-  [[ ${FK_LANDED-} != *$'\n'"$*"$'\n'* ]] || return 0 # asked for all files at once, and nothing has changed since
-  settled "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
+  [[ ${FK_MATCHES-} != *$'\n'"$*"$'\n'* ]] || return 0 # checked for all files at once, and nothing has changed since
+  put_finished "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
   is=$(stat --format='%a %U:%G' "$1")
   [ "$is" = "$3 $4" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
 }
-export -f put settle settled putback arrived landed
+export -f put put_finish put_finished put_restore received put_matches
 export FK_STATE
 
 # What several checks below look at.
@@ -538,7 +539,7 @@ fi
 
 # 6/13 no machine has machines inside
 #   O10 Nested virtualisation is off [KVM documentation]
-if ! { landed /etc/modprobe.d/fortress-kvm.conf 8b0b6de127edc2c62f1638b80f187d1326ae7446f0e1fb0435d2d9d67f507293 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/modprobe.d/fortress-kvm.conf 8b0b6de127edc2c62f1638b80f187d1326ae7446f0e1fb0435d2d9d67f507293 644 root:root; } > /dev/null 2>&1; then
   put /etc/modprobe.d/fortress-kvm.conf 644 root:root << 'FORTRESS'
 # Whether virtual machines may have machines inside. Each level is more code between a guest and the host.
 options kvm_intel nested=0
@@ -547,23 +548,23 @@ FORTRESS
   for module in kvm_intel kvm_amd; do
     if grep "^$module " /proc/modules > /dev/null && modprobe --remove "$module" 2> /dev/null; then modprobe "$module"; fi
   done
-  settle /etc/modprobe.d/fortress-kvm.conf
+  put_finish /etc/modprobe.d/fortress-kvm.conf
 fi
 
 # 7/13 libvirt may look at a machine's files when it writes its AppArmor profile
-if ! { landed /etc/apparmor.d/local/usr.lib.libvirt.virt-aa-helper 25283970a0901f03ac6c9d1f7e73203d8e295432064705f1f963f0697f793749 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/apparmor.d/local/usr.lib.libvirt.virt-aa-helper 25283970a0901f03ac6c9d1f7e73203d8e295432064705f1f963f0697f793749 644 root:root; } > /dev/null 2>&1; then
   put /etc/apparmor.d/local/usr.lib.libvirt.virt-aa-helper 644 root:root << 'FORTRESS'
 # The helper that writes each machine's AppArmor profile has one itself, and may look at what it allows the machine to read.
 /var/lib/libvirt/fortress/ r,
 /var/lib/libvirt/fortress/** r,
 FORTRESS
   apparmor_parser --replace /etc/apparmor.d/usr.lib.libvirt.virt-aa-helper
-  settle /etc/apparmor.d/local/usr.lib.libvirt.virt-aa-helper
+  put_finish /etc/apparmor.d/local/usr.lib.libvirt.virt-aa-helper
 fi
 
 # 8/13 no machine runs unconfined, as root, or with capabilities
 #   O18 libvirt confines by AppArmor, and starts nothing that it cannot confine [NIST SP 800-125A, libvirt sVirt]
-if ! { landed /etc/libvirt/qemu.conf d0f71c88281aa9b149de86afe25786f11faf1eb43e4b5c3e8d1cc5e41bfe9cac 600 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/libvirt/qemu.conf d0f71c88281aa9b149de86afe25786f11faf1eb43e4b5c3e8d1cc5e41bfe9cac 600 root:root; } > /dev/null 2>&1; then
   put /etc/libvirt/qemu.conf 600 root:root << 'FORTRESS'
 # How libvirt runs every machine of this host. Each line is written down although some are the default today.
 
@@ -592,7 +593,7 @@ stdio_handler = "logd"
 vnc_auto_unix_socket = 1
 FORTRESS
   systemctl restart libvirtd.service
-  settle /etc/libvirt/qemu.conf
+  put_finish /etc/libvirt/qemu.conf
 fi
 
 # 9/13 libvirt runs, and listens to nobody but root and its own group
@@ -621,7 +622,7 @@ if ! { ! virsh net-list --name | grep --line-regexp default > /dev/null || virsh
 fi
 
 # 12/13 the network of the nodes is written down
-if ! { landed /etc/fortress/vm/network.xml b63bc78cdc17a69b3ff496f11cf8e7cc614c33019953b4f4774df6347a5ece4a 600 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/fortress/vm/network.xml b63bc78cdc17a69b3ff496f11cf8e7cc614c33019953b4f4774df6347a5ece4a 600 root:root; } > /dev/null 2>&1; then
   put /etc/fortress/vm/network.xml 600 root:root 'virt-xml-validate "$new" network' << 'FORTRESS'
 <network>
   <name>fortress</name>
@@ -639,7 +640,7 @@ if ! { landed /etc/fortress/vm/network.xml b63bc78cdc17a69b3ff496f11cf8e7cc614c3
   </ip>
 </network>
 FORTRESS
-  settle /etc/fortress/vm/network.xml
+  put_finish /etc/fortress/vm/network.xml
 fi
 
 # 13/13 the network of the nodes is up: 10.77.0.0/24 behind virbr-fort

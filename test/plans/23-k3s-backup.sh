@@ -6,22 +6,22 @@ set -euo pipefail
 [ "$(id --user)" -eq 0 ] || { echo "this script needs root" >&2; exit 1; }
 : "${FK_FILES:?a directory that holds the downloads of this page; each step says from where}"
 
-# keep PATH: only the task runner records what was there before; a printed page does not take back.
-keep() { :; }
-export -f keep
+# record_before PATH: only the task runner records what was there before; a printed page does not take back.
+record_before() { :; }
+export -f record_before
 saved() { [ -e "$FK_STATE/saved-$1-$2" ]; }
 FK_TMP=$(mktemp --directory)
 export FK_TMP
-# Files land whole or not at all. These functions travel with every program and stand at the top of every printed script.
+# Files are written whole or not at all. These functions are part of every program that applies, and of printed pages.
 : "${FK_STATE:=/var/lib/fortress}"
 
 # put PATH MODE OWNER [TEST]: standard input becomes PATH. TEST is bash and sees the candidate as $new.
-# The old file waits in pending/ until `settle PATH`, so that a run killed before its reload does not look finished.
+# The old file waits in pending/ until `put_finish PATH`, so that a run killed before its reload does not look finished.
 put() {
   local path=$1 mode=$2 owner=$3 test=${4-} new pending
   new=$(dirname "$path")/.$(basename "$path").fortress
   pending=$FK_STATE/pending/${path//\//%}
-  keep "$path"
+  record_before "$path"
   [ -d "$(dirname "$path")" ] || install --directory --mode=755 "$(dirname "$path")"
   if ! { (umask 077 && cat > "$new") && chown "$owner" "$new" && chmod "$mode" "$new" &&
     { [ -z "$test" ] || new=$new bash -euo pipefail -c "$test"; } && sync "$new"; }; then
@@ -38,14 +38,14 @@ put() {
   sync "$(dirname "$path")"
 }
 
-# settle PATH: what had to follow the file has followed.
-settle() { rm --recursive --force "$FK_STATE/pending/${1//\//%}" "$FK_STATE/pending/${1//\//%}.part"; }
+# put_finish PATH: the commands that follow the file have run.
+put_finish() { rm --recursive --force "$FK_STATE/pending/${1//\//%}" "$FK_STATE/pending/${1//\//%}.part"; }
 
-# settled PATH: no change of PATH waits for what has to follow it.
-settled() { [ ! -e "$FK_STATE/pending/${1//\//%}" ]; }
+# put_finished PATH: no change of PATH waits for the commands that follow it.
+put_finished() { [ ! -e "$FK_STATE/pending/${1//\//%}" ]; }
 
-# putback PATH: the file that `put` replaced returns.
-putback() {
+# put_restore PATH: the file that `put` replaced returns.
+put_restore() {
   local pending=$FK_STATE/pending/${1//\//%}
   [ -d "$pending" ] || return 0
   if [ -e "$pending/old" ] || [ -L "$pending/old" ]; then
@@ -53,12 +53,12 @@ putback() {
   else
     rm --force "$1"
   fi
-  settle "$1"
+  put_finish "$1"
 }
 
-# arrived PATH: FK_PART is the file beside PATH that was sent for it, and FK_DIGEST what the sender has proven of it; a file that
-# is another is deleted. FK_SENT has a line for everything that was sent: digest, path.
-arrived() {
+# received PATH: FK_PART is the file beside PATH that was uploaded for it, and FK_DIGEST its digest, which the sender verified;
+# another file is deleted. FK_SENT has a line for everything that was sent: digest, path.
+received() {
   FK_DIGEST=$(awk -v path="$1" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
   [ -n "$FK_DIGEST" ] || { echo "nothing was sent for $1" >&2; return 1; }
   FK_PART=$(dirname "$1")/.$(basename "$1").${FK_DIGEST:0:16}.part
@@ -69,15 +69,16 @@ arrived() {
   }
 }
 
-# landed PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner are others.
-landed() {
+# put_matches PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner
+# differ.
+put_matches() {
   local is
-  [[ ${FK_LANDED-} != *$'\n'"$*"$'\n'* ]] || return 0 # asked for all files at once, and nothing has changed since
-  settled "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
+  [[ ${FK_MATCHES-} != *$'\n'"$*"$'\n'* ]] || return 0 # checked for all files at once, and nothing has changed since
+  put_finished "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
   is=$(stat --format='%a %U:%G' "$1")
   [ "$is" = "$3 $4" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
 }
-export -f put settle settled putback arrived landed
+export -f put put_finish put_finished put_restore received put_matches
 export FK_STATE
 
 # What several checks below look at.
@@ -86,8 +87,8 @@ export FK_STATE
 # receive PATH MODE: what was uploaded for PATH becomes PATH, root's own, whole or not at all. It fails when it is not what the
 # laptop has proven: then it is deleted, and uploaded again by the next run.
 receive() {
-  arrived "$1" || return
-  keep "$1"
+  received "$1" || return
+  record_before "$1"
   chown root:root "$FK_PART"
   chmod "$2" "$FK_PART"
   sync "$FK_PART"
@@ -99,7 +100,7 @@ export -f receive
 
 # 1/8 directory /opt/age/v1.3.2 exists
 if ! { test "$(stat --format='%F %a %U:%G' /opt/age/v1.3.2)" = 'directory 755 root:root'; } > /dev/null 2>&1; then
-  keep /opt/age && keep /opt/age/v1.3.2
+  record_before /opt/age && record_before /opt/age/v1.3.2
   install --directory --mode=755 --owner=root --group=root /opt/age /opt/age/v1.3.2
 fi
 
@@ -115,7 +116,7 @@ if ! {
   digest=$(sha256sum "$FK_FILES"/age-v1.3.2-linux-amd64.tar.gz | cut --delimiter=' ' --fields=1)
   cp "$FK_FILES"/age-v1.3.2-linux-amd64.tar.gz /opt/age/v1.3.2/.age.tar.gz."${digest:0:16}".part
   export FK_SENT="$digest"' /opt/age/v1.3.2/age.tar.gz'
-  keep /opt/age/v1.3.2/age && keep /opt/age/v1.3.2/age.sha256 && keep /opt/age/v1.3.2/of && keep /opt/bin/age
+  record_before /opt/age/v1.3.2/age && record_before /opt/age/v1.3.2/age.sha256 && record_before /opt/age/v1.3.2/of && record_before /opt/bin/age
   receive /opt/age/v1.3.2/age.tar.gz 600
   tar --extract --gzip --to-stdout --file=/opt/age/v1.3.2/age.tar.gz age/age > /opt/age/v1.3.2/age.part
   install --mode=755 --owner=root --group=root /opt/age/v1.3.2/age.part /opt/age/v1.3.2/age.new
@@ -129,27 +130,27 @@ if ! {
 fi
 
 # 3/8 age recipients of the backups are configured
-if ! { landed /etc/fortress/backup/recipients 0684149b7bb1009615a5fbcb74d56a8954d489df469ec6079b3b957ecc16dc51 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/fortress/backup/recipients 0684149b7bb1009615a5fbcb74d56a8954d489df469ec6079b3b957ecc16dc51 644 root:root; } > /dev/null 2>&1; then
   put /etc/fortress/backup/recipients 644 root:root 'grep --quiet '\''^age1'\'' "$new" ||
     { echo '\''the laptop had no age identity when this run began: run it again'\''; false; }' << 'FORTRESS'
 # The age recipients of every bundle: the identity of the laptop, and the one for the day when it is lost.
 FORTRESS
-  settle /etc/fortress/backup/recipients
+  put_finish /etc/fortress/backup/recipients
 fi
 
 # 4/8 backup destinations are configured
-if ! { landed /etc/fortress/backup/settings aa9648e4c310df585f92dbad9e3d3e91cf4079eeb9b41109c315f093b5b10c03 600 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/fortress/backup/settings aa9648e4c310df585f92dbad9e3d3e91cf4079eeb9b41109c315f093b5b10c03 600 root:root; } > /dev/null 2>&1; then
   put /etc/fortress/backup/settings 600 root:root << 'FORTRESS'
 # Settings of /opt/bin/fortress-backup; config/schema/site.json says what each means.
 SITE=fortress
 NODE=fortress-node
 KEEP=14
 FORTRESS
-  settle /etc/fortress/backup/settings
+  put_finish /etc/fortress/backup/settings
 fi
 
 # 5/8 fortress-backup program is installed
-if ! { landed /opt/bin/fortress-backup 00d143487e5eea93460c7fd38bc9d27e3e4b1e2ffba077319b264c0b5bce396f 755 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /opt/bin/fortress-backup 00d143487e5eea93460c7fd38bc9d27e3e4b1e2ffba077319b264c0b5bce396f 755 root:root; } > /dev/null 2>&1; then
   put /opt/bin/fortress-backup 755 root:root << 'FORTRESS'
 #!/bin/bash
 # fortress-backup: bundles of the cluster that this node serves, each one file that only the owner's age identities open.
@@ -443,11 +444,11 @@ case "${1-} $#" in
   *) no 'usage: fortress-backup make | list | fetch PLACE NAME' ;;
 esac
 FORTRESS
-  settle /opt/bin/fortress-backup
+  put_finish /opt/bin/fortress-backup
 fi
 
 # 6/8 fortress-backup.service unit is installed
-if ! { landed /etc/systemd/system/fortress-backup.service 9d95abd36c8f95b84d1828712b4c4b98c9f3c32b1c8ce9d65e32de68d42d6173 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/systemd/system/fortress-backup.service 9d95abd36c8f95b84d1828712b4c4b98c9f3c32b1c8ce9d65e32de68d42d6173 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/fortress-backup.service 644 root:root << 'FORTRESS'
 # One backup of the cluster, and what follows from it.
 [Unit]
@@ -474,11 +475,11 @@ IOSchedulingClass=idle
 TimeoutStartSec=6h
 FORTRESS
   systemctl daemon-reload
-  settle /etc/systemd/system/fortress-backup.service
+  put_finish /etc/systemd/system/fortress-backup.service
 fi
 
 # 7/8 backup schedule: *-*-* 03:17
-if ! { landed /etc/systemd/system/fortress-backup.timer 0f8824e060b388311269b2ccf90d70f91f5e24d8da619a4134279533a094ef6b 644 root:root; } > /dev/null 2>&1; then
+if ! { put_matches /etc/systemd/system/fortress-backup.timer 0f8824e060b388311269b2ccf90d70f91f5e24d8da619a4134279533a094ef6b 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/fortress-backup.timer 644 root:root 'systemd-analyze calendar -- "$(sed --quiet '\''s/^OnCalendar=//p'\'' "$new")" > /dev/null' << 'FORTRESS'
 # A backup that was missed, because the machine was off, is made when it is on again.
 [Unit]
@@ -493,7 +494,7 @@ RandomizedDelaySec=15min
 WantedBy=timers.target
 FORTRESS
   systemctl daemon-reload
-  settle /etc/systemd/system/fortress-backup.timer
+  put_finish /etc/systemd/system/fortress-backup.timer
 fi
 
 # 8/8 backup timer is enabled
