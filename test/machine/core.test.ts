@@ -157,7 +157,7 @@ describe('a page on a machine', () => {
       assert.equal((await kit.page(page, 'apply')).code, 0)
       const { text } = await twin.page(page, 'print')
       const run = await twin.root(
-        'mkdir /root/s && printf hunter2 > /root/s/try && FK_SECRETS=/root/s FK_KEEP_DOORS=yes bash -s',
+        'mkdir /root/s && printf hunter2 > /root/s/try && FK_SECRETS=/root/s FK_KEEP_CHANGES=yes bash -s',
         text,
       )
       assert.equal(run.code, 0, run.stderr)

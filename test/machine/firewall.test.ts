@@ -250,7 +250,7 @@ describe('the firewall', { skip: noLaptop }, () => {
     assert.equal((await run(['undo'])).code, 0)
     assert.equal(await admin.meets(kit, '10.66.0.2', 40), true)
     const printed = await run(['print'])
-    const { code, stdout, stderr } = await kit.root('FK_KEEP_DOORS=yes bash -s', printed.text)
+    const { code, stdout, stderr } = await kit.root('FK_KEEP_CHANGES=yes bash -s', printed.text)
     assert.equal(code, 0, stdout + stderr)
     assert.equal(inside(facts), applied)
   })

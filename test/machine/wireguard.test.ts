@@ -246,7 +246,7 @@ ${psk()} 600 root
       writeFileSync(join(secrets, name), (await store.get(name)).reveal(), { mode: 0o600 })
     const printed = await run('print')
     const { code, stderr, stdout } = await kit.root(
-      'FK_SECRETS=/root/secrets FK_KEEP_DOORS=yes bash -s',
+      'FK_SECRETS=/root/secrets FK_KEEP_CHANGES=yes bash -s',
       printed.text,
     )
     assert.equal(code, 0, stdout + stderr)
