@@ -4,8 +4,8 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { whole } from '../lib/engine/print.ts'
 import { folder, plans, printedPlans } from '../lib/cli/review.ts'
+import { whole } from '../lib/engine/print.ts'
 
 const printed = printedPlans()
 
