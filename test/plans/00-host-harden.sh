@@ -2303,9 +2303,9 @@ FORTRESS
 # from lib/engine/shell/snapshot.sh: fk_restore_aside fk_restore_units fk_restore_sysctls fk_restore_tables
 # from lib/engine/shell/snapshot.sh: fk_sysctl_keys fk_rollback fk_restart
 # from lib/engine/shell/guard.sh: fk_guard fk_arm fk_deadman_holders fk_deadman_end fk_whole fk_commit fk_deadman_units
-# from lib/engine/shell/guard.sh: fk_disarm
+# from lib/engine/shell/guard.sh: fk_disarm fk_take_back
 # from lib/engine/shell/record.sh: fk_add
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_TMP begin lock recover holds change demand
-# from lib/engine/shell/printed.sh: fail transaction arm_rollback confirm
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
+# from lib/engine/shell/printed.sh: demand fail transaction arm_rollback confirm
 
 main "$@"

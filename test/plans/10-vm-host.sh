@@ -208,8 +208,8 @@ FORTRESS
 # from lib/vm/domain.sh: vm_virtualises vm_bridge_free vm_net_free vm_net vm_net_make
 # from lib/engine/shell/put.sh: FK_STATE put settle settled putback landed
 # from lib/engine/shell/snapshot.sh: keep
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_TMP begin lock recover holds change demand
-# from lib/engine/shell/printed.sh: fail
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
+# from lib/engine/shell/printed.sh: demand fail
 cat > "$FK_TMP/facts.xsl" << 'XSL'
 <!--
   What an XML of libvirt says, one fact a line, in no order: path/@attribute=value or path=text. Two machines are the same when

@@ -50,7 +50,7 @@ main() {
 # from lib/vm/image.sh: image_no image_is image_room image_land
 # from lib/engine/shell/put.sh: FK_STATE put settle arrived
 # from lib/engine/shell/snapshot.sh: keep
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_TMP begin lock recover holds change demand
-# from lib/engine/shell/printed.sh: fail signed_by
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
+# from lib/engine/shell/printed.sh: demand fail signed_by
 
 main "$@"

@@ -41,7 +41,7 @@ main() {
 # What main uses.
 # from lib/engine/shell/put.sh: FK_STATE put settle settled putback
 # from lib/engine/shell/snapshot.sh: keep
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_TMP begin lock recover holds change demand
-# from lib/engine/shell/printed.sh: fail
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
+# from lib/engine/shell/printed.sh: demand fail
 
 main "$@"

@@ -19,7 +19,6 @@ main() {
 }
 
 # What main uses.
-# from lib/engine/shell/put.sh: FK_STATE
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_TMP begin lock holds demand fail
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock holds demand fail
 
 main "$@"

@@ -424,9 +424,9 @@ FORTRESS
 # from lib/engine/shell/snapshot.sh: fk_restore_aside fk_restore_units fk_restore_sysctls fk_restore_tables
 # from lib/engine/shell/snapshot.sh: fk_sysctl_keys fk_rollback fk_restart
 # from lib/engine/shell/guard.sh: fk_guard fk_arm fk_deadman_holders fk_deadman_end fk_whole fk_commit fk_deadman_units
-# from lib/engine/shell/guard.sh: fk_disarm
+# from lib/engine/shell/guard.sh: fk_disarm fk_take_back
 # from lib/engine/shell/record.sh: fk_add
-# from lib/engine/shell/printed.sh: FK_SAVED FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_TMP begin lock recover holds change
-# from lib/engine/shell/printed.sh: demand fail transaction arm_rollback confirm save saved
+# from lib/engine/shell/printed.sh: FK_SAVED FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds
+# from lib/engine/shell/printed.sh: change demand fail transaction arm_rollback confirm save saved
 
 main "$@"

@@ -20,7 +20,6 @@ main() {
 
 # What main uses.
 # from lib/k3s/members.sh: K3S K3S_ETC K3S_DATA K3S_NOTES k3s_kubectl
-# from lib/engine/shell/put.sh: FK_STATE
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_TMP begin lock holds demand fail
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock holds demand fail
 
 main "$@"

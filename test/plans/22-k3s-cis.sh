@@ -237,9 +237,8 @@ main() {
 # from lib/k3s/cis.sh: cis_up cis_listens cis_started cis_flagz cis_flags cis_name cis_words cis_begun cis_json cis_yaml
 # from lib/k3s/cis.sh: CIS_KUBELET cis_kubelet_names cis_kubelet_told cis_kubelet cis_etcd cis_known cis_objects cis_api
 # from lib/k3s/cis.sh: cis_none default_accounts quiet_accounts cis_slack cis_open quiet_default
-# from lib/engine/shell/put.sh: FK_STATE
 # from lib/engine/shell/snapshot.sh: keep
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_TMP begin lock recover holds change demand
-# from lib/engine/shell/printed.sh: wait_for fail
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
+# from lib/engine/shell/printed.sh: demand wait_for fail
 
 main "$@"

@@ -439,6 +439,7 @@ FORTRESS
 # from lib/k3s/backup.sh: backup_age backup_land backup_timer
 # from lib/engine/shell/put.sh: FK_STATE put settle settled putback arrived landed
 # from lib/engine/shell/snapshot.sh: keep
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_TMP begin lock recover holds change fail
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
+# from lib/engine/shell/printed.sh: fail
 
 main "$@"

@@ -45,8 +45,9 @@ main() {
 # What main uses.
 # from lib/k3s/members.sh: K3S K3S_ETC K3S_DATA K3S_NOTES k3s_no k3s_program k3s_land k3s_self
 # from lib/k3s/nodes.sh: AWAY STAGED
-# from lib/engine/shell/put.sh: FK_STATE arrived
+# from lib/engine/shell/put.sh: arrived
 # from lib/engine/shell/snapshot.sh: keep
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_TMP begin lock recover holds change fail
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
+# from lib/engine/shell/printed.sh: fail
 
 main "$@"

@@ -64,9 +64,8 @@ They count since they started: when it is mended, systemctl restart k3s on one s
 # from lib/k3s/members.sh: k3s_answers k3s_said k3s_runs k3s_restarted k3s_start k3s_votes k3s_well
 # from lib/k3s/nodes.sh: AWAY STAGED k3s_numbers k3s_follows k3s_noted k3s_from k3s_at k3s_node k3s_staged k3s_removed
 # from lib/k3s/nodes.sh: k3s_snapshot k3s_has_snapshot k3s_is k3s_swap k3s_back
-# from lib/engine/shell/put.sh: FK_STATE
 # from lib/engine/shell/snapshot.sh: keep
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_TMP begin lock recover holds change demand
-# from lib/engine/shell/printed.sh: fail
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
+# from lib/engine/shell/printed.sh: demand fail
 
 main "$@"

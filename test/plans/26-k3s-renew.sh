@@ -29,8 +29,7 @@ main() {
 # from lib/k3s/members.sh: K3S K3S_ETC K3S_DATA K3S_NOTES k3s_no k3s_version k3s_kubectl k3s_self k3s_told k3s_answers
 # from lib/k3s/members.sh: k3s_said k3s_start
 # from lib/k3s/nodes.sh: k3s_node k3s_is k3s_renewed k3s_certificates k3s_lasts
-# from lib/engine/shell/put.sh: FK_STATE
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_TMP begin lock recover holds change demand
-# from lib/engine/shell/printed.sh: fail
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
+# from lib/engine/shell/printed.sh: demand fail
 
 main "$@"

@@ -3,7 +3,7 @@
 # that person out, and takes along what is to be kept elsewhere. Of a step the page defines check, and apply and recover before it
 # calls `change`.
 FK_SAVED=${FK_SAVED:-/root/fortress-saved}
-FK_OUT='' FK_RC=0 FK_TX='' FK_VISIT='' FK_ARM=''
+FK_OUT='' FK_RC=0 FK_TX='' FK_VISIT='' FK_ARM='' FK_BACK=''
 FK_TMP=$(mktemp --directory)
 trap 'rm --recursive --force "$FK_TMP"' EXIT
 export FK_TMP
@@ -88,7 +88,7 @@ fail() {
   shift
   printf '  %s\n' "${@//$'\n'/$'\n  '}" >&2
   if [ -n "$FK_TX" ]; then
-    FK_OURS=yes /bin/bash "$FK_STATE/tx/$FK_TX/rollback" 2> /dev/null
+    "$FK_BACK" "$FK_TX"
     echo '  the steps of this transaction are rolled back' >&2
   fi
   exit 1
@@ -129,7 +129,7 @@ arm_rollback() {
   tx=$FK_PAGE-$(date +%s)
   fk_guard "$tx" "${FK_DEADMAN_SECONDS:-$FK_WITHIN}" "the printed page $FK_PAGE" ||
     fail 'a snapshot is taken, for a rollback' "$FK_OUT"
-  FK_TX=$tx FK_ARM=''
+  FK_TX=$tx FK_ARM='' FK_BACK=fk_take_back
   export FK_KEEP=$FK_STATE/tx/$FK_TX
 }
 
