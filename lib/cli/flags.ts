@@ -14,6 +14,8 @@ export interface Flags {
   site: string | undefined
   /** The id of the disk that may be formatted. */
   format: string | undefined
+  /** The machine that a page is printed for. */
+  machine: string | undefined
   /** The one layer whose pages are meant: L0. */
   layer: string | undefined
   /** Ask kube-bench too, with the controls in this directory. */
@@ -31,7 +33,7 @@ export function flags(call: Call, words: string[], known: readonly string[] = pa
   const faults: string[] = []
   const parsed = minimist(call.argv, {
     boolean: ['yes', 'json', 'verbose', 'bench'].filter((f) => known.includes(f)),
-    string: [...['site', 'format', 'layer', 'config-dir'].filter((f) => known.includes(f)), '_'],
+    string: [...['site', 'format', 'machine', 'layer', 'config-dir'].filter((f) => known.includes(f)), '_'],
     unknown(word) {
       if (!word.startsWith('-')) return true
       const flag = word.replace(/=.*/s, '')
@@ -46,9 +48,10 @@ export function flags(call: Call, words: string[], known: readonly string[] = pa
     faults.push(
       `${call.name} takes ${words.length === 0 ? 'no words' : words.join(' ')}: '${extra.join(' ')}' is too much`,
     )
-  for (const flag of ['site', 'format', 'layer', 'config-dir'])
+  for (const flag of ['site', 'format', 'machine', 'layer', 'config-dir'])
     if (Array.isArray(parsed[flag])) faults.push(`--${flag} is given twice`)
   if (parsed['site'] === '') faults.push('--site needs a name')
+  if (parsed['machine'] === '') faults.push('--machine needs a name')
   if (parsed['format'] === '') faults.push('--format needs the id of a disk')
   if (parsed['config-dir'] === '') faults.push('--config-dir needs a directory')
   if (faults.length > 0) throw new Fault(`${faults.join('\n')}\nNothing was run.`)
@@ -59,6 +62,7 @@ export function flags(call: Call, words: string[], known: readonly string[] = pa
     verbose: parsed['verbose'] === true,
     site: parsed['site'] as string | undefined,
     format: parsed['format'] as string | undefined,
+    machine: parsed['machine'] as string | undefined,
     layer: parsed['layer'] as string | undefined,
     bench: parsed['bench'] === true,
     configDir: parsed['config-dir'] as string | undefined,

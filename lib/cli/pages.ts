@@ -8,8 +8,7 @@ import type { Artifact } from '../engine/artifact.ts'
 import type { Fetch } from '../engine/delivery.ts'
 import { type Facts, type Machine, type SshTarget, connect, passwordFile } from '../engine/machine.ts'
 import type { Context, Page } from '../engine/page.ts'
-import { printed } from '../engine/print.ts'
-import { type Event, type Report, createReport, heldBack } from '../engine/report.ts'
+import { type Event, type Report, buffered, createReport } from '../engine/report.ts'
 import type { Inspection, Mode, Running } from '../engine/run.ts'
 import { type Demand, type Step, isChange } from '../engine/step.ts'
 import { parseHost } from '../ground/address.ts'
@@ -20,7 +19,8 @@ import type { LabVm } from '../lab/lab.ts'
 import { debug, loadConfig } from '../site/config.ts'
 import { type Placed, everyMachine, machinesFor } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
-import { type Flags, flags } from './flags.ts'
+import { type Flags, flags, pageFlags } from './flags.ts'
+import { printPage, printRunbook } from './print.ts'
 import { refuse } from './refusal.ts'
 
 export const modes = ['plan', 'apply', 'verify', 'undo', 'print'] as const
@@ -40,9 +40,8 @@ export async function pageMain(
       process.stdout.write(help(page))
       return 0
     }
-    const given = flags({ name, argv, signal, together: false, live: process.stdout.isTTY }, [
-      '[plan|apply|verify|undo|print]',
-    ])
+    const call = { name, argv, signal, together: false, live: process.stdout.isTTY }
+    const given = flags(call, ['[plan|apply|verify|undo|print]'], [...pageFlags, 'machine'])
     return await runPages([page], modeOf(given.words[0], name), given, signal)
   } catch (error) {
     return refuse(error, debug())
@@ -59,6 +58,7 @@ function help(page: Page): string {
   tsx scripts/${page.name}.ts undo     take back what it changed
   tsx scripts/${page.name}.ts print    the page as plain bash
 
+  --machine NAME  with print: for which machine, where they differ
   --site NAME   another document of config/sites      --yes      do not ask
   --format ID   the disk that host-vault may format, instead of typing its id
   --json        one event a line, for programs        --verbose  everything that was found
@@ -78,7 +78,7 @@ export function modeOf(word: string | undefined, name: string): AnyMode | undefi
 }
 
 /** What a page is told when there is no machine to ask: the site document's own word. */
-function declared(spec: Placed): Facts {
+export function declared(spec: Placed): Facts {
   return {
     name: spec.name,
     os: spec.os,
@@ -133,12 +133,12 @@ export async function runPages(
     machinesFor(config, page.on).filter(({ name }) => page.at === undefined || page.at === name)
   const everywhere = everyMachine(config)
 
+  const unasked = (spec: Placed) => contextOf(config, declared(spec), store)
   if (mode === 'print') {
-    for (const page of pages)
-      for (const spec of specs(page).slice(0, 1))
-        process.stdout.write(
-          printed({ ...page, steps: page.steps(contextOf(config, declared(spec), store)) }),
-        )
+    const [only, ...more] = pages
+    if (only === undefined || more.length > 0 || given.layer !== undefined)
+      return printRunbook(pages, unasked, config, report)
+    process.stdout.write(printPage(only, unasked, config, given.machine))
     return 0
   }
   if (!host || 'reason' in host) {
@@ -147,7 +147,7 @@ export async function runPages(
         next: 'FK_HOST=admin@192.0.2.10 (or local, or lab), in the environment or in .env',
       })
     const { rehearse } = load('../engine/rehearsal.ts') as typeof import('../engine/rehearsal.ts')
-    return rehearse(pages, (spec) => contextOf(config, declared(spec), store), config, report)
+    return rehearse(pages, unasked, config, report)
   }
   if (mode === 'undo' && pages.length > 1)
     await typed(given.words[0], everywhere[0]?.name ?? site.name, terminal)
@@ -247,10 +247,10 @@ export async function runPages(
         if (enoughSeen()) break
         if (group.length === 1) for (const spec of group) await turn(page, spec)
         else {
-          const told = group.map(() => heldBack(report))
+          const told = group.map(() => buffered(report))
           const turns = group.map((spec, i) => turn(page, spec, told[i]?.report))
           for (const [i, turned] of turns.entries()) {
-            await turned.finally(() => told[i]?.tell())
+            await turned.finally(() => told[i]?.flush())
           }
         }
       }

@@ -52,7 +52,11 @@ export function file(path: string, options: FileOptions): Change {
     target: { path, text, digest, mode, owner, test, ...(shown === undefined ? {} : { shown }) },
     recover: [
       sh`put_restore ${path}`,
-      ...then.map((c) => sh`{ ${c}; } || true # the old file was good for it once`),
+      // On a line of its own: a comment behind the command ends there.
+      ...then.map(
+        (c) => sh`{ ${c}
+} || true # the old file was good for it once`,
+      ),
     ],
   }
   if (options.secret) {

@@ -55,18 +55,4 @@ image_land() {
   rm --force "$FK_PART"
 }
 
-# For printed pages, where no laptop has proven anything.
-# image_signed FILE SIGNATURE KEY FINGERPRINT: by the key of this fingerprint, or a subkey that it vouches for.
-image_signed() {
-  local home status
-  home=$(mktemp --directory "$FK_TMP/gpg.XXXXXX")
-  gpg --homedir "$home" --batch --quiet --no-autostart --import "$3"
-  gpg --homedir "$home" --batch --no-autostart --output "$home/pinned.gpg" --export "$4"
-  # gpgv is content with a key that has expired: its status lines are asked, not its exit code.
-  status=$(gpgv --status-fd=1 --weak-digest=SHA1 --keyring="$home/pinned.gpg" "$2" "$1" 2> /dev/null) || true # its words decide
-  grep '^\[GNUPG:\] GOODSIG ' <<< "$status" > /dev/null && grep "^\\[GNUPG:\\] VALIDSIG .* $4\$" <<< "$status" > /dev/null &&
-    ! grep --extended-regexp '^\[GNUPG:\] (BADSIG|EXPSIG|EXPKEYSIG|REVKEYSIG|ERRSIG) ' <<< "$status" > /dev/null ||
-    image_no "$1 is not signed by $4"
-}
-
 export -f image_no image_is image_room image_land

@@ -170,6 +170,7 @@ test('flags and words are told apart', () => {
     verbose: false,
     site: '012',
     format: undefined,
+    machine: undefined,
     layer: undefined,
     bench: false,
     configDir: undefined,

@@ -90,10 +90,19 @@ describe('an upgrade', () => {
     assert.ok(!stepsOf(site(['server', 'agent']), 'pi-1').some((step) => 'typed' in step))
   })
 
-  test('the printed page says what another machine does', () => {
-    const text = printed({ name: 'x', summary: 'y', steps: stepsOf(site(['server', 'server']), 'pi-2') })
-    assert.match(text, /# {3}first, on pi-1: pi-2 is cordoned and drained/)
-    assert.match(text, /# {3}then, on pi-1: pi-2 is uncordoned/)
+  test('the printed page runs on the other machine what it has to do there, and waits for it here', () => {
+    const steps = stepsOf(site(['server', 'server']), 'pi-2')
+    const text = printed({ name: 'x', summary: 'y', steps, library: clusterShell, called: 'x.pi-2.sh' })
+    assert.match(
+      text,
+      /^#\s+1\. on pi-1: {2}bash x\.pi-2\.sh before\n#\s+2\. here: {2}FK_OTHER_NODE=done bash x\.pi-2\.sh\n#\s+3\. on pi-1: {2}bash x\.pi-2\.sh after/m,
+    )
+    assert.match(
+      text,
+      /^before_here\(\) \{[\s\S]*# 2\/2 pi-2 is cordoned and drained[\s\S]*k3s_drain pi-2 [\s\S]*?^\}/m,
+    )
+    assert.match(text, /^after_here\(\) \{[\s\S]*pi-2 is uncordoned[\s\S]*?^\}/m)
+    assert.match(text, /needs_other_node pi-1 'bash x\.pi-2\.sh before' 'done' after\n {2}# .*pi-2 runs k3s/)
   })
 
   const follows = (from: string, to: string) =>

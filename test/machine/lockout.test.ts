@@ -98,8 +98,9 @@ describe('a printed page, which has no laptop behind it', { concurrency: 2 }, ()
   const change = sshd('AllowGroups admin sudo\n')
   const killed = command(ssh, 'a command that is killed', sh`false`, sh`kill -KILL $$`)
   const steps = (all: Step[]) => printed({ name: '50-mistake', summary: 'A mistake.', steps: all })
-  const keep = 'until [ -e /run/fortress-doors ]; do sleep 0.1; done; touch /run/fortress-keep'
-  const quiet = 'for try in {1..300}; do [ -e /run/fortress-doors ] || exit 0; sleep 0.1; done; exit 1'
+  const armed = 'compgen -G "/var/lib/fortress/tx/*/armed" > /dev/null'
+  const keep = `until ${armed}; do sleep 0.1; done; touch /run/fortress-confirm`
+  const quiet = `for try in {1..300}; do ${armed} || exit 0; sleep 0.1; done; exit 1`
   const cases: [string, Step[], string, number | null, boolean][] = [
     ['stays when the admin has connected again', [change], keep, 0, true],
     ['is rolled back when nobody can connect', [sshd('AllowGroups nobody-here\n')], 'true', 1, false],
