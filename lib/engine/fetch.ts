@@ -14,7 +14,7 @@ export interface FetchOptions {
   onTransfer?: (transfer: Transfer) => void
   /** Milliseconds without a byte after which a connection is given up. Default 30000. */
   stall?: number
-  /** Connections in a row that may bring nothing. Default 5. */
+  /** Connections in a row that may transfer nothing. Default 5. */
   attempts?: number
 }
 
@@ -77,7 +77,7 @@ async function retried(
   { attempts = 5, signal, stall = 30_000 }: FetchOptions,
   once: () => Promise<void>,
 ): Promise<void> {
-  // A server that begins anew each time brings bytes each time: only what was never reached before counts.
+  // A server that begins anew each time sends bytes each time: only what was never reached before counts.
   let most = size(part)
   for (let idle = 0; ;) {
     try {
@@ -200,7 +200,7 @@ async function placeOf(
   }
   if (response.status === 206 && Number(range?.[1]) !== had) {
     await response.body?.cancel()
-    throw await useless('the server goes on at another place than it was asked to')
+    throw await useless('the server goes on at another place than was requested')
   }
   if ((response.headers.get('content-encoding') ?? 'identity') !== 'identity') {
     await response.body?.cancel()

@@ -35,7 +35,7 @@ export interface Place {
   waivers: Waiver[]
 }
 
-/** A document of requirements, read once: parsing takes a tenth of a second, and each run asks for it several times. */
+/** A document of requirements, read once: parsing takes a tenth of a second, and each run needs it several times. */
 export class Requirements<E extends Entry = Entry, S extends Section<E> = Section<E>> {
   readonly path: string
   readonly kinds: Kinds

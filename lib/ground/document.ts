@@ -43,7 +43,7 @@ export interface JsonSchema {
   properties?: Record<string, JsonSchema>
 }
 
-/** What a format asks of a text: undefined when it holds, else what is wrong. */
+/** What a format requires of a text: undefined when it holds, else what is wrong. */
 export type Format = (text: string) => Omit<Problem, 'path'> | undefined
 
 /** In what a document differs from plain YAML 1.2. */
@@ -376,7 +376,7 @@ function explain(
     case 'not':
       return { path, atKey: true, reason: String(parent['rule']), secret: Boolean(parent['secret']) }
     case 'pattern':
-      // The pattern of a key is told by propertyNames, which knows the key.
+      // The pattern of a key is reported by propertyNames, which has the key.
       if (error.propertyName !== undefined) return undefined
       return { path, reason: `must be ${parent['rule']}, is ${show(data)}` }
     case 'propertyNames': {

@@ -9,7 +9,7 @@ import { inspect } from 'node:util'
 /** Loaded when a secret is read or made: that takes longer than all else that a look at a machine loads. */
 const age = () => createRequire(import.meta.url)('age-encryption') as typeof import('age-encryption')
 
-/** A value that shows only its name. It is fetched when somebody asks for it, and at most once. */
+/** A value that shows only its name. It is fetched when it is resolved, and at most once. */
 export class Secret {
   readonly name: string
   readonly #fetch: () => string | Promise<string>
@@ -53,7 +53,7 @@ export class Secret {
   }
 }
 
-/** Makes a value the first time it is asked for. */
+/** Makes a value the first time it is resolved. */
 /** A secret of a site by its name; `make` runs on the laptop the first time it is needed. */
 export type Secrets = (name: string, make?: Make) => Secret
 

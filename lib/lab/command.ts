@@ -2,7 +2,7 @@
 import { Fault } from '../ground/fault.ts'
 import { type Limits, type ProcessOutput, type ProcessPromise, orFault } from '../ground/laptop.ts'
 
-/** Waits for a command, as `orFault` does. A full disk and a program that is missing are told with what to do. */
+/** Waits for a command, as `orFault` does. The Fault of a full disk, or of a program that is missing, says what to do. */
 export async function done(command: ProcessPromise, limits: Limits = {}): Promise<ProcessOutput> {
   try {
     return await orFault(command, { seconds: 120, install: 'sudo npx task lab setup', ...limits })

@@ -1,4 +1,4 @@
-// How the lab gets into its machines: one ssh key and one password of the user admin, made once.
+// The credentials of the lab's machines: one ssh key and one password of the user admin, made once.
 import { randomBytes } from 'node:crypto'
 import fs from 'node:fs'
 import path from 'node:path'

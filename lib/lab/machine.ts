@@ -53,7 +53,7 @@ function startOf(pid: number): string {
 
 /** Who owns the machine of a directory: a living process, somebody who keeps it, or nobody any more. */
 export function ownerOf(dir: string): Owner | 'keep' | 'gone' {
-  // A claim tells its owner by its name: between making a directory and writing a file into it somebody may look.
+  // A claim has its owner in its name: between making a directory and writing a file into it somebody may look.
   const [, pid, started] = /\.claim-(\d+)-(\d+)-\w+$/.exec(dir) ?? []
   const claimed = pid && started ? JSON.stringify({ pid: Number(pid), started }) : ''
   const text = claimed || readIf(path.join(dir, 'owner'))

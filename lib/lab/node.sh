@@ -116,7 +116,7 @@ END
   while [ -e "/sys/class/net/fk-$number" ]; do number=$((number + 1)); done
   [ $number -lt 255 ] || { echo "254 nodes are up: end some first" >&2; return 1; }
   echo $number > "$dir/number"
-  # A fixed hardware address per number: whoever knew the last node of this number need not ask again.
+  # A fixed hardware address per number: who has the last node of this number in a cache need not resolve it again.
   ip -batch - <<END
 link add fk-$number type veth peer name host0 address 02:00:0a:4e:00:$(printf %02x $number) netns fk-$name
 link set fk-$number master $bridge up

@@ -83,11 +83,11 @@ export async function labDeps(kind?: 'node' | 'vm'): Promise<LabDeps> {
 }
 
 // What tests compare our own with, and Debian has not. The version and every digest of a program stand in its directory.
-const oracles: Record<string, { at: string; source: string; knows?: string }> = {
+const oracles: Record<string, { at: string; source: string; versionOf?: string }> = {
   butane: { at: 'test/oracle', source: 'github.com/coreos/butane/internal' },
   'talos-oracle': { at: 'test/oracle/talos', source: '.' },
-  // Kubernetes does not know its own version unless its build says so.
-  'kube-bed': { at: 'test/cluster/bed', source: '.', knows: 'k8s.io/kubernetes' },
+  // Kubernetes has no version of its own unless its build sets it.
+  'kube-bed': { at: 'test/cluster/bed', source: '.', versionOf: 'k8s.io/kubernetes' },
 }
 
 /** Where stands of which source a program was built. */
@@ -106,13 +106,13 @@ function sourceOf(name: string): string {
 
 const isBuilt = (name: string) => which(name) !== undefined && readIf(builtOf(name)).trim() === sourceOf(name)
 
-/** Debian's Go fetches a newer one where a program asks for it, proven as every module is. */
+/** Debian's Go fetches a newer one where a program requires it, verified as every module is. */
 function build(name: string): string {
-  const { at, source, knows } = oracles[name]!
+  const { at, source, versionOf } = oracles[name]!
   const go = 'GOTOOLCHAIN=auto go'
   const dir = `-C '${path.join(kit, at)}'`
-  const version = `$(${go} list ${dir} -m -f '{{.Version}}' ${knows})`
-  const flags = knows ? `-ldflags="-s -w -X k8s.io/component-base/version.gitVersion=${version}" ` : ''
+  const version = `$(${go} list ${dir} -m -f '{{.Version}}' ${versionOf})`
+  const flags = versionOf ? `-ldflags="-s -w -X k8s.io/component-base/version.gitVersion=${version}" ` : ''
   const line = `${go} build ${dir} -trimpath ${flags}-o /usr/local/bin/${name} ${source}`
   const note = `install -D --mode=644 /dev/stdin ${builtOf(name)} <<< ${sourceOf(name)}`
   const skipped = `${name} could not be built: the tests that compare with it will be skipped`

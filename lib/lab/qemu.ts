@@ -137,7 +137,7 @@ export async function endVm(dir: string): Promise<void> {
 }
 
 interface Monitor {
-  ask(command: object): Promise<unknown>
+  send(command: object): Promise<unknown>
   close(): void
 }
 
@@ -159,42 +159,42 @@ async function connect(dir: string): Promise<Monitor> {
     }
   })
   const monitor: Monitor = {
-    ask: (command) =>
+    send: (command) =>
       new Promise((resolve, reject) => {
         answer = { resolve, reject }
         connection.write(`${JSON.stringify(command)}\n`)
       }),
     close: () => void connection.destroy(),
   }
-  await monitor.ask({ execute: 'qmp_capabilities' })
+  await monitor.send({ execute: 'qmp_capabilities' })
   return monitor
 }
 
-/** Gives QEMU's monitor of the machine in `dir` one command. */
-export async function ask(dir: string, execute: string): Promise<void> {
+/** Sends one command to QEMU's monitor of the machine in `dir`. */
+export async function monitorCommand(dir: string, execute: string): Promise<void> {
   const monitor = await connect(dir)
-  await monitor.ask({ execute })
+  await monitor.send({ execute })
   monitor.close()
 }
 
 /** Stops a machine, keeps the state of its devices in a file, and ends its QEMU. Its memory is in a file already. */
 export async function keepState(dir: string, file: string): Promise<void> {
   const monitor = await connect(dir)
-  await monitor.ask({ execute: 'stop' })
-  await monitor.ask(snapshotFlags)
-  await monitor.ask({ execute: 'migrate', arguments: { uri: `file:${file}` } })
+  await monitor.send({ execute: 'stop' })
+  await monitor.send(snapshotFlags)
+  await monitor.send({ execute: 'migrate', arguments: { uri: `file:${file}` } })
   await migrated(monitor)
-  await monitor.ask({ execute: 'quit' })
+  await monitor.send({ execute: 'quit' })
   monitor.close()
 }
 
 /** Lets a machine that was started with `incoming` go on from the state in a file. */
 export async function restoreState(dir: string, file: string): Promise<void> {
   const monitor = await connect(dir)
-  await monitor.ask(snapshotFlags)
-  await monitor.ask({ execute: 'migrate-incoming', arguments: { uri: `file:${file}` } })
+  await monitor.send(snapshotFlags)
+  await monitor.send({ execute: 'migrate-incoming', arguments: { uri: `file:${file}` } })
   await migrated(monitor)
-  await monitor.ask({ execute: 'cont' })
+  await monitor.send({ execute: 'cont' })
   monitor.close()
 }
 
@@ -205,7 +205,7 @@ const snapshotFlags = {
 
 async function migrated(monitor: Monitor): Promise<void> {
   for (;;) {
-    const info = (await monitor.ask({ execute: 'query-migrate' })) as {
+    const info = (await monitor.send({ execute: 'query-migrate' })) as {
       status?: string
       'error-desc'?: string
     }

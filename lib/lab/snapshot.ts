@@ -94,8 +94,8 @@ async function snapshot(dir: string, options: LabOptions): Promise<void> {
   const config = sshConfig({ name: 'lab', host: '127.0.0.1', port, identityFile, dir })
   const machine = { name: 'lab', dir, sshConfigFile: config, password }
   await untilLogin(machine, { root: false, command: () => 'true' }, 900)
-  options.progress?.(`it answered after ${seconds(began)} s; letting it settle`)
-  // The second login brings what a login needs back into memory.
+  options.progress?.(`it answered after ${seconds(began)} s; waiting until it has settled`)
+  // The second login loads what a login needs into memory again.
   for (const command of [settle, 'udevadm settle']) {
     const { code, stderr } = await labRun(machine, command, { root: true, fresh: true })
     if (code !== 0) throw new Fault('the lab’s VM did not settle', { said: stderr })

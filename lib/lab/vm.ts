@@ -1,4 +1,4 @@
-// One VM of the lab: from its first instruction, cold or restored, until it lets us in; and without a trace when it goes.
+// One VM of the lab: from its first instruction, cold or restored, until it accepts a login; and without a trace when it goes.
 import { createHash } from 'node:crypto'
 import fs from 'node:fs'
 import path from 'node:path'
@@ -29,7 +29,7 @@ export interface LabVm extends LabMachine {
   outsideAddress: '192.0.2.2'
   /** With `outside: true`: the network namespace whose address on that network is 192.0.2.1. */
   outsideNamespace?: string
-  /** Socket of the serial console: a way in that needs no network. What it said is in `console.log` beside it. */
+  /** Socket of the serial console, which needs no network. What it printed is in `console.log` beside it. */
   console: string
 }
 
@@ -101,7 +101,7 @@ async function start(
       await ready?.()
     } catch (error) {
       const said = [(error as Error).message, tail(path.join(dir, 'qemu.log'))].filter(Boolean).join('\n')
-      throw new Fault(`the VM ${name} did not wake up from its snapshot`, {
+      throw new Fault(`the VM ${name} was not restored from its snapshot`, {
         said,
         next: `remove ${path.join(labDir(options.dir), 'vm')}: it is built again`,
       })
@@ -169,18 +169,15 @@ export async function untilLogin(
     if (code === 0) return
     const qemu = running(machine.dir)
     if (!qemu || Date.now() > deadline)
-      throw new Fault(
-        `the VM ${machine.name} ${qemu ? `does not let us in after ${limit} s` : 'has ended'}`,
-        {
-          said: [
-            stderr.trim(),
-            tail(path.join(machine.dir, 'qemu.log')),
-            tail(path.join(machine.dir, 'console.log')),
-          ]
-            .filter(Boolean)
-            .join('\n'),
-        },
-      )
+      throw new Fault(`the VM ${machine.name} ${qemu ? `accepts no login after ${limit} s` : 'has ended'}`, {
+        said: [
+          stderr.trim(),
+          tail(path.join(machine.dir, 'qemu.log')),
+          tail(path.join(machine.dir, 'console.log')),
+        ]
+          .filter(Boolean)
+          .join('\n'),
+      })
     await sleep(200)
   }
 }

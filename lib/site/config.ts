@@ -1,4 +1,5 @@
-// The settings of a run: FK_ variables, the site document and the pins, read once and checked whole.
+// The settings of a run: FK_ variables, the site document and the pins, read once and checked whole. It hides files, defaults,
+// and the cache of what was found valid.
 import { createHash } from 'node:crypto'
 import fs from 'node:fs'
 import { createRequire } from 'node:module'

@@ -125,7 +125,7 @@ export const formats: Record<string, Format> = {
   },
 }
 
-// Days of the week, a date and a time of day, each with lists, ranges and repetitions; a machine asks systemd itself once more.
+// Days of the week, a date and a time of day, each with lists, ranges and repetitions; on a machine systemd checks it again.
 const day = '(Mon|Tue|Wed|Thu|Fri|Sat|Sun)'
 const part = String.raw`[0-9*,./~]+`
 const calendar = new RegExp(

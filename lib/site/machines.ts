@@ -13,7 +13,7 @@ export interface Node {
   prefix: number
   /** The host, as its nodes see it: their way out, and their name server. */
   gateway: string
-  /** Follows from the names of site and node, so that the host and the node know it without asking each other. */
+  /** Follows from the names of site and node, so that host and node compute the same one. */
   mac: string
 }
 

@@ -153,7 +153,10 @@ export function* pinProblems(pins: Partially<Pins>): Generator<Problem> {
       if (rule !== undefined && signature.key !== undefined && !rule.pattern.test(signature.key))
         yield { path: [name, 'signature', 'key'], reason: `must be ${rule.is}, is ${show(signature.key)}` }
       if (signature.kind === 'gpg' && !('key_url' in signature))
-        yield { path: [name, 'signature'], reason: 'has no key_url, so nobody knows where the key file is' }
+        yield {
+          path: [name, 'signature'],
+          reason: 'has no key_url: there is no place to fetch the key file from',
+        }
     }
     if (unproven !== undefined && [sha256, sha512, signature].some((proof) => proof !== undefined))
       yield { path: [name, 'unproven'], reason: 'is not so any more: there is a proof, so delete this line' }
