@@ -34,8 +34,8 @@ describe('k3s-server', { skip: program === undefined ? 'kube-bed is not installe
   const gate = (name: string) =>
     edit(
       'k3s/config.yaml',
-      '  - profiling=false\n  # What',
-      `  - profiling=false\n  - feature-gates=${name}=true\n  # What`,
+      '  - profiling=false\n  # Requests',
+      `  - profiling=false\n  - feature-gates=${name}=true\n  # Requests`,
     )
 
   before(async () => {
