@@ -152,11 +152,11 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
     {
       name: 'shared memory stands in /etc/fstab with its options',
       why: 'systemd mounts it before any unit of ours; here it reads with which options, and so do people and scanners',
-      check: sh`settled /etc/fstab && test "$(shm_lines /etc/fstab)" = ${shm}`,
+      check: sh`put_finished /etc/fstab && test "$(shm_lines /etc/fstab)" = ${shm}`,
       apply: [
         sh`{ [ ! -e /etc/fstab ] || awk '$2 != "/dev/shm"' /etc/fstab; echo ${shm}; } | put /etc/fstab 644 root:root 'findmnt --verify --tab-file "$new" > /dev/null'`,
         sh`systemctl daemon-reload`,
-        sh`settle /etc/fstab`,
+        sh`put_finish /etc/fstab`,
       ],
     },
     {
@@ -217,7 +217,7 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
       check: sh`[ -z "$(system_shells)" ] && [ -z "$(open_homes)" ] && passwd --status root | grep '^root L' > /dev/null`,
       apply: [
         sh`system_shells | xargs --no-run-if-empty --max-args=1 usermod --shell /usr/sbin/nologin`,
-        sh`open_homes | while IFS= read -r path; do keep --meta "$path"; chmod g-w,o-rwx "$path"; done`,
+        sh`open_homes | while IFS= read -r path; do record_before --meta "$path"; chmod g-w,o-rwx "$path"; done`,
         sh`passwd --quiet --lock root`,
       ],
       controls: controls('accounts'),
@@ -286,7 +286,7 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
       transaction: pamTransaction,
       check: sh`grep pam_faillock.so /etc/pam.d/common-account > /dev/null && grep umask=027 /etc/pam.d/common-session > /dev/null && ! grep nullok /etc/pam.d/common-* > /dev/null`,
       apply: [
-        sh`keep /var/lib/pam; DEBIAN_FRONTEND=noninteractive pam-auth-update --enable ${pam} pwquality`,
+        sh`record_before /var/lib/pam; DEBIAN_FRONTEND=noninteractive pam-auth-update --enable ${pam} pwquality`,
       ],
       controls: controls('shells'),
     },
@@ -329,11 +329,11 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
     {
       name: "every program with somebody else's rights is written down",
       why: 'which there are differs between machines: the list is made there, and made again when it changes',
-      check: sh`settled /etc/audit/rules.d/40-privileged.rules && fact walk walk && diff <(privileged_rules <<< "$FK_FACT") /etc/audit/rules.d/40-privileged.rules > /dev/null`,
+      check: sh`put_finished /etc/audit/rules.d/40-privileged.rules && fact walk walk && diff <(privileged_rules <<< "$FK_FACT") /etc/audit/rules.d/40-privileged.rules > /dev/null`,
       apply: [
         sh`walk | privileged_rules | put /etc/audit/rules.d/40-privileged.rules 600 root:root`,
         sh`augenrules --load > /dev/null || ${inContainer}`,
-        sh`settle /etc/audit/rules.d/40-privileged.rules`,
+        sh`put_finish /etc/audit/rules.d/40-privileged.rules`,
       ],
       controls: controls('audit-privileged'),
     },
@@ -343,9 +343,9 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
       name: 'logs survive a restart, never fill the disk, and are not for everybody',
       then: [
         sh`install --directory /etc/systemd/journald.conf.d && ln --symbolic --force /dev/null /etc/systemd/journald.conf.d/syslog.conf`,
-        sh`keep --meta /var/log/journal; install --directory --mode=2755 --group=systemd-journal /var/log/journal`,
+        sh`record_before --meta /var/log/journal; install --directory --mode=2755 --group=systemd-journal /var/log/journal`,
         sh`systemctl restart systemd-journald.service`,
-        sh`open_logs | while IFS= read -r path; do keep --meta "$path"; chmod u-x,g-wx,o-rwx "$path"; done`,
+        sh`open_logs | while IFS= read -r path; do record_before --meta "$path"; chmod u-x,g-wx,o-rwx "$path"; done`,
         sh`systemctl --quiet enable sysstat.service acct.service`,
       ],
       controls: controls('logs'),
@@ -396,12 +396,12 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
     {
       name: 'USB devices that nobody chose are not talked to',
       why: 'a stick can be a keyboard that types; what is plugged in now stays allowed, and disks and one keyboard may come',
-      check: sh`settled /etc/usbguard/rules.conf && grep --fixed-strings '!allowed-matches' /etc/usbguard/rules.conf > /dev/null && [ "$(systemctl is-enabled usbguard.service)" = enabled ]`,
+      check: sh`put_finished /etc/usbguard/rules.conf && grep --fixed-strings '!allowed-matches' /etc/usbguard/rules.conf > /dev/null && [ "$(systemctl is-enabled usbguard.service)" = enabled ]`,
       apply: [
         sh`{ [ ! -d /sys/bus/usb/devices ] || usbguard generate-policy; printf '%s\n' ${usbRules}; } | put /etc/usbguard/rules.conf 600 root:root`,
         sh`systemctl --quiet unmask usbguard.service && systemctl daemon-reload && systemctl --quiet enable usbguard.service`,
         sh`systemctl restart usbguard.service || ${inContainer}`,
-        sh`settle /etc/usbguard/rules.conf`,
+        sh`put_finish /etc/usbguard/rules.conf`,
       ],
       controls: controls('usb'),
     },
@@ -428,7 +428,7 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
       from: 'config/host/tmpfiles.conf',
       name: "keys, hashes and rules are root's alone",
       then: [
-        sh`for path in /boot/grub /boot/grub/grub.cfg /root /var/log/audit; do keep --meta "$path"; done`,
+        sh`for path in /boot/grub /boot/grub/grub.cfg /root /var/log/audit; do record_before --meta "$path"; done`,
         sh`systemd-tmpfiles --create /etc/tmpfiles.d/fortress.conf`,
       ],
       controls: controls('modes'),
@@ -443,7 +443,7 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
             // One line is the whole file, and the firmware reads no drop-ins: what is missing joins it.
             apply: [
               sh`
-                keep /boot/firmware/cmdline.txt
+                record_before /boot/firmware/cmdline.txt
                 line=$(head --lines=1 /boot/firmware/cmdline.txt)
                 for word in ${piArguments}; do case " $line " in *" $word "*) ;; *) line+=" $word" ;; esac; done
                 printf '%s\n' "$line" > /boot/firmware/cmdline.new
@@ -469,7 +469,7 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
                 password=$(cat)
                 hash=$(printf '%s\n%s\n' "$password" "$password" | grub-mkpasswd-pbkdf2 --iteration-count=100000 | awk '/grub\.pbkdf2\.sha512/ { print $NF }')
                 printf '%s\n' '#!/bin/sh' 'echo "set superusers=root"' "echo password_pbkdf2 root $hash" | put /etc/grub.d/01_fortress 700 root:root
-                settle /etc/grub.d/01_fortress`,
+                put_finish /etc/grub.d/01_fortress`,
             ],
           },
           {
@@ -477,7 +477,7 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
             check: sh`[ ! -e /boot/grub/grub.cfg ] || { [ /boot/grub/grub.cfg -nt /etc/default/grub.d/60-fortress.cfg ] && [ /boot/grub/grub.cfg -nt /etc/grub.d/01_fortress ]; }`,
             apply: [
               sh`
-                keep /boot/grub/grub.cfg
+                record_before /boot/grub/grub.cfg
                 grub-mkconfig --output=/boot/grub/fortress.new 2> /dev/null
                 # An entry that asks for a password at a plain start would leave a host without a keyboard at its menu.
                 [ "$(grep --count '^menuentry .*--unrestricted' /boot/grub/fortress.new)" -ge 1 ]
@@ -501,7 +501,7 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
       name: 'every file is known',
       check: sh`[ -s /var/lib/aide/aide.db ]`,
       apply: [
-        sh`install --directory --mode=700 /var/lib/aide /var/log/aide; keep /var/lib/aide/aide.db`,
+        sh`install --directory --mode=700 /var/lib/aide /var/log/aide; record_before /var/lib/aide/aide.db`,
         sh`aide --config /etc/aide/aide.conf --init > /dev/null && mv /var/lib/aide/aide.db.new /var/lib/aide/aide.db`,
       ],
       seconds: 3600,

@@ -184,11 +184,11 @@ export default script(
 
       {
         name: 'the vault opens at boot, and a missing disk holds nothing up',
-        check: sh`settled /etc/crypttab && ${crypttab} | grep --line-regexp --fixed-strings --file=- /etc/crypttab > /dev/null`,
+        check: sh`put_finished /etc/crypttab && ${crypttab} | grep --line-regexp --fixed-strings --file=- /etc/crypttab > /dev/null`,
         apply: [
           sh`{ awk -v name=${name} '$1 != name' <(cat /etc/crypttab 2> /dev/null) && ${crypttab}; } | put /etc/crypttab 600 root:root`,
           sh`systemctl daemon-reload`,
-          sh`settle /etc/crypttab`,
+          sh`put_finish /etc/crypttab`,
         ],
         controls: [
           {

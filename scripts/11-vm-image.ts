@@ -45,7 +45,7 @@ export default script(
         name: `${imageDir} belongs to root, and only root may write there`,
         check: sh`test "$(stat --format='%F %a %U:%G' ${imageDir})" = 'directory 755 root:root'`,
         apply: [
-          sh`keep ${imageDir}`,
+          sh`record_before ${imageDir}`,
           sh`install --directory --mode=755 --owner=root --group=root ${imageDir}`,
         ],
         // What was sent and never got a name.
@@ -104,7 +104,7 @@ export default script(
               name: `${tool.path} is that program`,
               check: sh`cmp ${tool.kept} ${tool.path} && test "$(stat --format='%a %U:%G' ${tool.path})" = '755 root:root'`,
               apply: [
-                sh`keep ${tool.path}`,
+                sh`record_before ${tool.path}`,
                 sh`install --mode=755 --owner=root --group=root ${tool.kept} ${tool.path}`,
               ],
             },

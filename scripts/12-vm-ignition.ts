@@ -75,7 +75,7 @@ function talos(context: Context): Step[] {
             xorriso -osirrox on -indev ${disk} -extract /user-data "$FK_TMP"/told > /dev/null 2>&1 && cmp ${told} "$FK_TMP"/told || { rm --force "$FK_TMP"/told && false; }
           rm "$FK_TMP"/told`,
           apply: [
-            sh`keep ${disk}`,
+            sh`record_before ${disk}`,
             sh`umask 077 && rm --recursive --force "$FK_TMP"/cidata && mkdir "$FK_TMP"/cidata && cp ${told} "$FK_TMP"/cidata/user-data
             xorriso -as mkisofs -quiet -volid cidata -joliet -rational-rock -output "$FK_TMP"/cidata.iso "$FK_TMP"/cidata
             install --mode=400 --owner=libvirt-qemu --group=libvirt-qemu "$FK_TMP"/cidata.iso ${`${disk}.part`}

@@ -152,7 +152,7 @@ function papers(node: Node): Step[] {
       check: sh`talos_good ${path} client-certificate-data 30`,
       apply: [
         // Not through a file of talosctl's own: this one lands whole.
-        sh`timeout 60 talosctl --talosconfig ${clientConfigPath(node)} kubeconfig - | put ${path} 600 root:root && settle ${path}`,
+        sh`timeout 60 talosctl --talosconfig ${clientConfigPath(node)} kubeconfig - | put ${path} 600 root:root && put_finish ${path}`,
       ],
       controls: [
         {

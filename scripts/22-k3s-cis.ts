@@ -29,7 +29,7 @@ export default script(import.meta, about, (context) => {
       apply: [
         sh`
           too_open | while read -r mode path; do
-            keep --meta "$path"
+            record_before --meta "$path"
             chown root:root "$path"
             chmod "$mode" "$path"
           done`,

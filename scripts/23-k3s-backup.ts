@@ -72,7 +72,7 @@ function ageInstalled({ pins, env, site: { backup } }: Context, { arch }: Member
       name: `directory ${place} exists`,
       check: sh`test "$(stat --format='%F %a %U:%G' ${place})" = 'directory 755 root:root'`,
       apply: [
-        sh`keep /opt/age && keep ${place}`,
+        sh`record_before /opt/age && record_before ${place}`,
         sh`install --directory --mode=755 --owner=root --group=root /opt/age ${place}`,
       ],
       undo: [sh`find ${place} -maxdepth 1 -name '.*.part' -delete`],
@@ -87,7 +87,7 @@ function ageInstalled({ pins, env, site: { backup } }: Context, { arch }: Member
           test "$(readlink /opt/bin/age)" = ${`../age/${version}/age`}`,
       upload: { artifact, to: tarball },
       apply: [
-        sh`keep ${place}/age && keep ${place}/age.sha256 && keep ${place}/of && keep /opt/bin/age`,
+        sh`record_before ${place}/age && record_before ${place}/age.sha256 && record_before ${place}/of && record_before /opt/bin/age`,
         sh`
           receive ${tarball} 600
           tar --extract --gzip --to-stdout --file=${tarball} age/age > ${place}/age.part

@@ -145,7 +145,7 @@ refused() { # MESSAGE; then a command that says it on standard error and nothing
 
 @test "a misspelt flag is refused, and all of them at once" {
   refused "build-all has no flag '--vrebose'; did you mean --verbose?
-build-all has no flag '--dry-run': it has --layer, --site, --confirm, --yes, --json, --verbose, --machine
+build-all has no flag '--dry-run': it has --layer, --site, --confirm, --yes, --json, --verbose
 Nothing was run." ./task build-all --vrebose --dry-run
   refused "scripts/00-host-greet.ts has no flag '--jsno'; did you mean --json?
 Nothing was run." ./task 00 plan --jsno
@@ -194,9 +194,9 @@ Nothing was run." ./task host-greet explode
   assert_success
   assert_line --index 0 'Rehearsal for the site fortress: FK_HOST is not set, so nothing is touched.'
   assert_line '00-host-greet  A host that greets its owner.'
-  assert_line 'change   1/2 the clock is set'
+  assert_line 'demand   1/2 the clock is set'
   assert_line '10-host-part  A host that says goodbye.'
-  assert [ -x out/fortress/00-host-greet.sh ]
+  assert [ -x out/fortress/print/00-host-greet.sh ]
   assert_equal "$(cat out/fortress/fortress/etc/greeting)" 'Good morning.'
 }
 
@@ -225,9 +225,16 @@ Nothing was run." ./task host-greet explode
 }
 
 @test "print gives bash that bash understands" {
-  run --separate-stderr bash -c './task print | bash -n'
+  run --separate-stderr bash -c './task 00 print | bash -n'
   assert_success
   assert_equal "$stderr" ''
+}
+
+@test "print of the whole runbook writes a file for each page, and one that they share" {
+  run -0 ./task print
+  assert_line --index 0 'Written to out/fortress/print/: 2 files, one for each page.'
+  assert_equal "$(ls out/fortress/print | xargs)" '00-host-greet.sh 10-host-part.sh functions.sh'
+  for file in out/fortress/print/*; do bash -n "$file"; done
 }
 
 @test "a misspelt setting stops everything before it begins" {
@@ -238,7 +245,7 @@ Nothing was run." ./task host-greet explode
 }
 
 @test "a reader who leaves early gets no stack trace" {
-  for task in '' build-all print; do
+  for task in '' build-all '00 print'; do
     # shellcheck disable=SC2086 # an empty word is no word
     run --separate-stderr bash -c './task "$@" | head --lines=1' - $task
     assert_success
@@ -329,7 +336,7 @@ not started: rise"
   typescript() { env --unset=CI script --quiet --return --command "$1" /dev/null < /dev/null | tr --delete '\r'; }
   colour=$(TERM=xterm-256color typescript './task plan-all')
   plain=$(TERM=xterm-256color NO_COLOR=1 typescript './task plan-all')
-  assert_regex "$colour" $'\e\\[33mchange\e\\[0m   1/2 the clock is set'
+  assert_regex "$colour" $'\e\\[33mdemand\e\\[0m   1/2 the clock is set'
   [[ $plain != *$'\e['* ]] || fail "$plain"
   assert_equal "$(sed 's/\x1b\[[0-9]*m//g' <<< "$colour")" "$plain"
 }
@@ -447,10 +454,14 @@ as_user() {
   run ./task laptop-note
   assert_success
   assert_line --regexp '^change +1/2 the note is written$'
-  assert [ -x out/fortress/60-laptop-note.sh ]
+  assert [ -x out/fortress/print/60-laptop-note.sh ]
   run ./task laptop-note print
   assert_success
   assert_line --partial 'echo hello > "$HOME/note"'
+  ./task laptop-note print > "$BATS_TEST_TMPDIR/note.sh"
+  run as_user bash "$BATS_TEST_TMPDIR/note.sh"
+  assert_success
+  assert_equal "$(cat "$BATS_TEST_TMPDIR/home/note")" hello
   rm scripts/60-laptop-note.ts
 }
 

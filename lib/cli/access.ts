@@ -31,12 +31,12 @@ export async function connectTo(
   report: Report,
 ): Promise<Machine> {
   const { env } = config
-  const { target, doorFile, rootless, password } = await accessOf(config, spec, report)
+  const { target, routeFile, rootless, password } = await accessOf(config, spec, report)
   return connect({
     name: spec.name,
     target,
     interactive: terminal,
-    ...(doorFile === undefined ? {} : { doorFile }),
+    ...(routeFile === undefined ? {} : { routeFile }),
     ...(rootless === undefined ? {} : { rootless }),
     advice: {
       silent: 'After host-firewall it answers in the tunnel only: wg-quick up',
@@ -72,7 +72,7 @@ export const silentReport = (): Report =>
 
 interface Access {
   target: 'local' | SshTarget
-  doorFile?: string
+  routeFile?: string
   /** Where lock and records of the laptop lie. */
   rootless?: string
   /** Of the lab's machine. */
@@ -91,11 +91,11 @@ async function accessOf(config: Config, spec: Placed, report: Report): Promise<A
   const { site } = config
   if (isLaptop(spec)) return { target: 'local', rootless: join(stateOf(config), 'laptop') }
   const host = hostOf(config)
-  const doorFile = join(stateOf(config), `${spec.name}.door`)
-  if (spec.behind !== undefined) return throughHost(config, spec, doorFile, report)
+  const routeFile = join(stateOf(config), `${spec.name}.door`)
+  if (spec.behind !== undefined) return throughHost(config, spec, routeFile, report)
   const tunnel = spec.tunnel_address ?? (spec.roles.includes('host') ? site.tunnel.address : undefined)
   if (host.kind === 'lab') return toLab(config, tunnel, report)
-  if (host.kind !== 'ssh') return { target: 'local', doorFile }
+  if (host.kind !== 'ssh') return { target: 'local', routeFile }
   const [user, port] = [spec.user ?? host.user, spec.port ?? host.port]
   return {
     target: {
@@ -105,11 +105,11 @@ async function accessOf(config: Config, spec: Placed, report: Report): Promise<A
       ...(port ? { port } : {}),
       ...(tunnel ? { tunnel } : {}),
     },
-    doorFile,
+    routeFile,
   }
 }
 
-async function throughHost(config: Config, spec: Placed, doorFile: string, report: Report): Promise<Access> {
+async function throughHost(config: Config, spec: Placed, routeFile: string, report: Report): Promise<Access> {
   const jumpHost = config.site.machines.find(({ name }) => name === spec.behind)
   if (jumpHost === undefined || spec.address === undefined)
     throw new Error(`${spec.name} has no host that it is behind`)
@@ -126,9 +126,9 @@ async function throughHost(config: Config, spec: Placed, doorFile: string, repor
       ...(spec.user ? { user: spec.user } : {}),
       ...(jump.target === 'local'
         ? {}
-        : { through: { target: jump.target, ...(jump.doorFile ? { doorFile: jump.doorFile } : {}) } }),
+        : { jumpHost: { target: jump.target, ...(jump.routeFile ? { routeFile: jump.routeFile } : {}) } }),
     },
-    doorFile,
+    routeFile,
   }
 }
 
@@ -159,7 +159,7 @@ async function toLab({ env }: Config, tunnel: string | undefined, report: Report
       ...(tunnel && outsideNamespace ? { tunnel, tunnelNamespace: outsideNamespace } : {}),
     },
     // The machine is thrown away, and what was true of it with it.
-    doorFile: join(lab.dir, 'door'),
+    routeFile: join(lab.dir, 'door'),
     password,
   }
 }

@@ -40,8 +40,8 @@ export async function scoreNode(
     machine,
     report: silent,
     store,
-    deadman: env.FK_DEADMAN_SECONDS,
-    patience: env.FK_LOCK_WAIT_SECONDS,
+    rollbackAfter: env.FK_DEADMAN_SECONDS,
+    lockWait: env.FK_LOCK_WAIT_SECONDS,
     ...(signal ? { signal } : {}),
   })
   const answers: Answers = new Map()

@@ -4,8 +4,8 @@ import { type Fetch, downloads } from '../engine/delivery.ts'
 import type { Artifact } from '../engine/artifact.ts'
 import type { Machine } from '../engine/machine.ts'
 import type { Page } from '../engine/page.ts'
-import { type Report, heldBack } from '../engine/report.ts'
-import { type Look, type Mode, type Running, look, runPage } from '../engine/run.ts'
+import { type Report, buffered } from '../engine/report.ts'
+import { type Inspection, type Mode, type Running, inspect, runPage } from '../engine/run.ts'
 import { type Demand, type Step, isChange } from '../engine/step.ts'
 import { Fault } from '../ground/fault.ts'
 import { question } from '../ground/laptop.ts'
@@ -20,7 +20,7 @@ const load = createRequire(import.meta.url)
 interface Connected {
   running: Running
   stepsOf: (page: Page) => Step[]
-  look: (page: Page) => Promise<Look> | undefined
+  look: (page: Page) => Promise<Inspection> | undefined
 }
 
 export class PageRun {
@@ -97,9 +97,9 @@ export class PageRun {
     const [first, ...more] = group
     if (first === undefined) return
     if (more.length === 0) return this.#runOn(page, first)
-    const buffers = group.map(() => heldBack(this.#session.report))
+    const buffers = group.map(() => buffered(this.#session.report))
     const runs = group.map((spec, i) => this.#runOn(page, spec, buffers[i]?.report))
-    for (const [i, run] of runs.entries()) await run.finally(() => buffers[i]?.tell())
+    for (const [i, run] of runs.entries()) await run.finally(() => buffers[i]?.flush())
   }
 
   /** One page on one machine. Without a mode it is planned, and applied when a person says so. */
@@ -165,7 +165,7 @@ export class PageRun {
     const looks =
       mode === 'plan' || mode === 'verify'
         ? limited(
-            mine.map((page) => () => look(page, stepsOf(page), mode, running)),
+            mine.map((page) => () => inspect(page, stepsOf(page), mode, running)),
             sessionsAtOnce,
           )
         : []
@@ -179,8 +179,8 @@ export class PageRun {
       machine,
       report,
       store,
-      deadman: config.env.FK_DEADMAN_SECONDS,
-      patience: config.env.FK_LOCK_WAIT_SECONDS,
+      rollbackAfter: config.env.FK_DEADMAN_SECONDS,
+      lockWait: config.env.FK_LOCK_WAIT_SECONDS,
       signal,
       fetch: this.#fetch,
       typed: async ({ name, typed }: Demand) => {
@@ -190,7 +190,7 @@ export class PageRun {
         report.pause()
         return question(`${name}.\nType ${typed}: `)
       },
-      elsewhere: async (name: string) => {
+      otherNode: async (name: string) => {
         const other = everyMachine(config).find((spec) => spec.name === name)
         if (other === undefined) throw new Error(`the site has no machine ${name}`)
         return (await this.#connect(other)).running.machine

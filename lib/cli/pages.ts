@@ -2,16 +2,16 @@
 // runbook are the same thing.
 import { createRequire } from 'node:module'
 import type { Page } from '../engine/page.ts'
-import { printed } from '../engine/print.ts'
 import { Fault } from '../ground/fault.ts'
 import { debug } from '../site/config.ts'
-import { everyMachine } from '../site/machines.ts'
+import { type Placed, everyMachine } from '../site/machines.ts'
 import { hostOf } from './access.ts'
-import { contextOf, declaredFacts, placesOf } from './context.ts'
+import { contextOf, declaredFacts } from './context.ts'
 import { helpLines, parse } from './flags.ts'
+import { printPage, printRunbook } from './print.ts'
 import { confirmed } from './prompt.ts'
 import { refuse } from './refusal.ts'
-import { type Session, named, openSession } from './session.ts'
+import { type Session, openSession } from './session.ts'
 import { type AnyMode, type RunFlags, page as pageTable } from './tables.ts'
 
 const load = createRequire(import.meta.url)
@@ -66,12 +66,19 @@ export async function runPages(
   })
   const { config, report, store } = session
   try {
-    if (mode === 'print') return print(pages, session, given.machine)
+    const declared = (spec: Placed) => contextOf(config, declaredFacts(spec), store)
+    if (mode === 'print') {
+      const [only, ...more] = pages
+      if (only === undefined || more.length > 0 || given.layer !== undefined)
+        return printRunbook(pages, declared, config, report)
+      process.stdout.write(printPage(only, declared, config, given.machine))
+      return 0
+    }
     const rehearsal =
       config.env.FK_HOST === undefined && (mode === undefined || mode === 'plan' || mode === 'apply')
     if (rehearsal) {
       const { rehearse } = load('../engine/rehearsal.ts') as typeof import('../engine/rehearsal.ts')
-      return await rehearse(pages, (spec) => contextOf(config, declaredFacts(spec), store), config, report)
+      return await rehearse(pages, declared, config, report)
     }
     const host = hostOf(config)
     if (mode === 'undo' && pages.length > 1) await confirmUndo(session, given.confirm)
@@ -80,19 +87,6 @@ export async function runPages(
   } finally {
     await session.close()
   }
-}
-
-function print(pages: Page[], session: Session, machine: string | undefined): number {
-  const { config, store } = session
-  if (machine !== undefined) named(everyMachine(config), machine, config.site.name, 'machine')
-  for (const page of pages) {
-    const places = placesOf(page, config)
-    for (const spec of places.filter(({ name }, i) => (machine === undefined ? i === 0 : name === machine)))
-      process.stdout.write(
-        printed({ ...page, steps: page.steps(contextOf(config, declaredFacts(spec), store)) }),
-      )
-  }
-  return 0
 }
 
 function confirmUndo({ config, terminal }: Session, confirm: string | undefined): Promise<void> {

@@ -351,8 +351,8 @@ async function applyRestore(
     machine,
     report,
     store,
-    deadman: config.env.FK_DEADMAN_SECONDS,
-    patience: config.env.FK_LOCK_WAIT_SECONDS,
+    rollbackAfter: config.env.FK_DEADMAN_SECONDS,
+    lockWait: config.env.FK_LOCK_WAIT_SECONDS,
     signal,
     fetch: downloads(config, { signal, onTransfer: (t) => report.transfer(t), say: (s) => report.note(s) }),
   })

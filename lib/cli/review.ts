@@ -1,27 +1,42 @@
 // The printed bash of every page, as it is kept in test/plans for people to review.
-import { spawnSync } from 'node:child_process'
-import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { Fault } from '../ground/fault.ts'
+import type { Context } from '../engine/page.ts'
+import { type PrintedPage, printedPages } from '../engine/runbook.ts'
 import { root } from '../ground/root.ts'
+import { secretStore } from '../ground/secret.ts'
+import { loadConfig } from '../site/config.ts'
+import type { Placed } from '../site/machines.ts'
+import type { Config } from '../site/model.ts'
+import { contextOf, declaredFacts as declared } from './context.ts'
+import { printPage } from './print.ts'
+import { open, pages } from './scripts.ts'
 
 export const folder = join(root, 'test/plans')
 
-/** Page → what it prints for the site that is shipped; nothing of the person who asks gets into it. */
-export function plans(): Map<string, string> {
-  const schema = JSON.parse(readFileSync(join(root, 'config/schema/env.json'), 'utf8')) as {
-    properties: object
-  }
-  const unset = Object.fromEntries(Object.keys(schema.properties).map((name) => [name, '']))
-  const { status, stdout, stderr } = spawnSync(process.execPath, [join(root, 'bin/task.cjs'), 'print'], {
-    encoding: 'utf8',
-    maxBuffer: 64 * 1024 * 1024,
-    env: { ...process.env, ...unset, FK_STATE_DIR: '/nonexistent' },
-  })
-  if (status !== 0) throw new Fault('The pages cannot be printed', { ran: './task print', said: stderr })
-  const first = '#!/bin/bash\n'
-  const texts = stdout.split(new RegExp(`^${first}(?=# \\d\\d-)`, 'm')).slice(1)
-  return new Map(texts.map((text) => [/^# (\S+):/.exec(text)?.[1] ?? '', first + text]))
+/** What pages print for a site, by default the one that is shipped. Nothing of the person who asks gets into it. */
+function all(site?: string): { pages: PrintedPage[]; context: (machine: Placed) => Context; config: Config } {
+  const none = '/nonexistent'
+  const env = { FK_STATE_DIR: none, FK_AGE_IDENTITY: none }
+  const config = loadConfig(site === undefined ? { env } : { env, site })
+  const store = secretStore({ dir: none, identity: none })
+  const context = (machine: Placed) => contextOf(config, declared(machine), store)
+  return { pages: printedPages(pages().map(open), context, config), context, config }
+}
+
+/** File name → the page's own part. The functions that it uses are named there, and reviewed where they stand. */
+export const plans = (site?: string): Map<string, string> =>
+  new Map(all(site).pages.map(({ called, part }) => [called, part]))
+
+/** File name → what somebody gets who prints that page alone. */
+export function printedPlans(site?: string): Map<string, string> {
+  const { pages, context, config } = all(site)
+  return new Map(
+    pages.map(({ page, on, called }) => [
+      called,
+      printPage(page, context, config, called === `${page.name}.sh` ? undefined : on.name),
+    ]),
+  )
 }
 
 /** Writes test/plans anew; `git diff` then shows what a change does to machines. */
@@ -29,7 +44,7 @@ export function review(): number {
   const printed = plans()
   mkdirSync(folder, { recursive: true })
   for (const name of readdirSync(folder)) rmSync(join(folder, name))
-  for (const [name, text] of printed) writeFileSync(join(folder, `${name}.sh`), text)
+  for (const [name, text] of printed) writeFileSync(join(folder, name), text)
   process.stdout.write('test/plans is written. What changed: git diff test/plans\n')
   return 0
 }

@@ -44,7 +44,10 @@ export const page = {
 export type AnyMode = keyof typeof modes
 
 /** What a run over pages goes by. */
-export type RunFlags = Given<{ words: []; flags: typeof run }> & { machine?: string | undefined }
+export type RunFlags = Given<{ words: []; flags: typeof run }> & {
+  machine?: string | undefined
+  layer?: string | undefined
+}
 
 /** The layers that pages belong to, from the metal up. */
 const layers = ['L0', 'L1', 'L2', 'L3', 'L4', 'policy', 'L5', 'L6'] as const
@@ -52,7 +55,7 @@ const layers = ['L0', 'L1', 'L2', 'L3', 'L4', 'policy', 'L5', 'L6'] as const
 /** Of the whole runbook. */
 export const runbook = {
   words: [],
-  flags: { layer: { takes: 'LAYER', among: layers, help: 'only the pages of this layer' }, ...run, machine },
+  flags: { layer: { takes: 'LAYER', among: layers, help: 'only the pages of this layer' }, ...run },
   notes: page.notes,
 } as const satisfies Table
 

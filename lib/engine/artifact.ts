@@ -5,7 +5,7 @@ import type { Pins } from '../site/model.ts'
 
 /** One file that a pin stands for. */
 export interface Artifact {
-  /** What it is called here: `flatcar-VERSION-amd64.img`. */
+  /** What it is called here: `NAME-VERSION-amd64.img`. */
   name: string
   url: string
   sha256?: string

@@ -1,8 +1,8 @@
-// Large files on their way from the laptop to a machine, and back.
+// Large files on their way from a laptop to a machine, and back. This hides how an upload continues where the last one ended.
 //
-// The laptop fetches and proves them, not the machine: it has the tools for it (a machine has sshd, sudo and bash), it reaches the
-// network when the machine's firewall lets nothing out, several machines need one download, and it can begin while the machine
-// is still being hardened. The machine asks once more for the digest before the file gets its name.
+// The laptop downloads and verifies them, not the machine: it has the tools (a machine has sshd, sudo and bash), it reaches
+// the network when the machine lets nothing out, several machines need one download, and it can begin while the machine is still
+// being hardened. The machine checks the digest once more before the file gets its name.
 import { createHash } from 'node:crypto'
 import { closeSync, createReadStream, fsyncSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
@@ -20,7 +20,7 @@ import { onAnswer } from './wire.ts'
 /** Fetches an artifact, or gives it at once when it was fetched before in this run. */
 export type Fetch = (artifact: Artifact) => Promise<Verified>
 
-/** One run's downloads: each is begun once, whoever asks first, and may go on beside other work until `signal` ends it. */
+/** One run's downloads: each begins once, for the first that needs it, and may go on beside other work until `signal` ends it. */
 export function downloads(
   { env }: Pick<Config, 'env'>,
   {
@@ -41,30 +41,30 @@ export function downloads(
         ...(say ? { say } : {}),
       })
       begun.set(artifact.name, running)
-      // Who asks again tries again; whoever waits for it hears of the failure, and nobody else has to.
+      // The next that needs it tries again; whoever waits for it gets the failure, and nobody else has to.
       running.catch(() => begun.delete(artifact.name))
     }
     return running
   }
 }
 
-/** Where a file waits on the machine until its digest is asked: beside its place, named after its content. */
+/** Where a file waits on the machine until its digest is checked: beside its place, named after its content. */
 export const waitingPlace = (to: string, sha256: string): string =>
   join(dirname(to), `.${basename(to)}.${sha256.slice(0, 16)}.part`)
 
 export interface Delivering {
   onTransfer?: (transfer: Transfer) => void
   signal?: AbortSignal
-  /** Milliseconds before the second try of a connection that brought nothing; each further one waits twice as long. Default 500. */
+  /** Milliseconds before the second try of a connection that sent nothing; each further one waits twice as long. Default 500. */
   pause?: number
 }
 
-/** Connections in a row that may bring nothing. */
+/** Connections in a row that may send nothing. */
 const ATTEMPTS = 4
 
 /**
- * Brings a file to `waitingPlace(to)` on the machine, going on with what an earlier run has sent. Whether it arrived as it was
- * sent is for the machine to ask, before it names it. Throws a Fault when it does not fit or the connection is no good.
+ * Uploads a file to `waitingPlace(to)` on the machine, continuing what an earlier run has sent. Whether it arrived as it was sent
+ * is for the machine to check, before it names it. Throws a Fault when it does not fit or the connection is no good.
  */
 export async function deliver(
   machine: Machine,
@@ -141,7 +141,7 @@ async function there(machine: Machine, part: string): Promise<{ bytes: number; r
   return { bytes, room }
 }
 
-/** Brings a file of the machine to the laptop, where it appears whole or not at all, for its owner alone. Throws a Fault otherwise. */
+/** Copies a file of the machine to the laptop, where it appears whole or not at all, for its owner alone; else throws a Fault. */
 export async function collect(machine: Machine, path: string, to: string): Promise<void> {
   const beside = `${to}.part`
   const file = openSync(beside, 'w', 0o600)
@@ -166,7 +166,7 @@ export async function collect(machine: Machine, path: string, to: string): Promi
       FETCH_LIMIT,
     )
     if (!outcome.finished || is !== hash.digest('hex'))
-      throw new Fault(`${basename(path)} could not be brought from ${machine.label}`, {
+      throw new Fault(`${basename(path)} could not be copied from ${machine.label}`, {
         said: outcome.stderr.trim() || 'what arrived is not what is there',
         next: 'run it again',
       })

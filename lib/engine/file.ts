@@ -1,4 +1,5 @@
-// A file that lands on a machine: from config/, compared, tested by its own checker, renamed into place, taken back on failure.
+// A step for one whole file on a machine. This file hides how it is compared, tested by its own checker, renamed into place, and
+// restored when a command after it fails.
 import { createHash } from 'node:crypto'
 import { read } from '../ground/root.ts'
 import type { Secret } from '../ground/secret.ts'
@@ -19,9 +20,9 @@ export interface FileOptions {
   /** Octal, as in stat --format=%a. */
   mode?: string
   owner?: string
-  /** Runs before the file lands, with $new as the candidate. */
+  /** Runs before the file is written, with $new as the candidate. */
   test?: Command
-  /** Run after it landed, each time it lands. When one fails the old file comes back. */
+  /** Run after it is written, each time. When one fails the old file is restored. */
   then?: Command[]
   name?: string
   why?: string
@@ -50,25 +51,31 @@ export function file(path: string, options: FileOptions): Change {
     ...(options.seconds === undefined ? {} : { seconds: options.seconds }),
     target: { path, text, digest, mode, owner, test, ...(shown === undefined ? {} : { shown }) },
     recover: [
-      sh`putback ${path}`,
-      ...then.map((c) => sh`{ ${c}; } || true # the old file was good for it once`),
+      sh`put_restore ${path}`,
+      // On a line of its own: a comment behind the command ends there.
+      ...then.map(
+        (c) => sh`{ ${c}
+} || true # the old file was good for it once`,
+      ),
     ],
   }
   if (options.secret) {
-    // The laptop tells nothing about a secret, not even its hash: the machine keeps the hash of what it was given. What stands
-    // around it is no secret; by the hash of that a change of what is declared is known.
+    // Nothing about a secret leaves the laptop but itself, not even its hash: the machine keeps the hash of what it got. The text
+    // around a secret is none: by its hash a change of what is declared is noticed.
     const seen = `/var/lib/fortress/secret${path}.sha256`
     const around = shown === undefined ? undefined : createHash('sha256').update(shown).digest('hex')
-    const same = around === undefined ? sh`` : sh` && [ "$(cat ${`${seen}.around`})" = ${around} ]`
+    const kept = around === undefined ? sh`` : sh` && [ "$(cat ${`${seen}.around`})" = ${around} ]`
     const note = around === undefined ? sh`` : sh` && echo ${around} > ${`${seen}.around`}`
+    const stat = sh`"$(stat --format='%a %U:%G' ${bare(path)})"`
+    const same = sh`[ ${stat} = ${bare(`"${mode} ${owner}"`)} ] && sha256sum --check --status ${seen}${kept}`
     return {
       ...common,
-      check: sh`settled ${path} && [ "$(stat --format='%a %U:%G' ${bare(path)})" = ${bare(`"${mode} ${owner}"`)} ] && sha256sum --check --status ${seen}${same}`,
+      check: sh`put_finished ${path} && ${same}`,
       apply: [
         feed(options.secret)`${bare(put)}`,
         sh`install --directory --mode=700 "$(dirname ${bare(seen)})" && sha256sum ${path} > ${seen}${note}`,
         ...then,
-        sh`settle ${path}`,
+        sh`put_finish ${path}`,
       ],
     }
   }
@@ -76,14 +83,18 @@ export function file(path: string, options: FileOptions): Change {
   const end = delimiter(body)
   return {
     ...common,
-    check: sh`${landed(common.target)} || { rc=$?; [ "$rc" -eq 2 ] || [ ! -f ${path} ] || cat ${path}; (exit "$rc"); }`,
-    apply: [new Command(`${put} << '${end}'\n${body}${end}`, undefined, path), ...then, sh`settle ${path}`],
+    check: sh`${matches(common.target)} || { rc=$?; [ "$rc" -eq 2 ] || [ ! -f ${path} ] || cat ${path}; (exit "$rc"); }`,
+    apply: [
+      new Command(`${put} << '${end}'\n${body}${end}`, undefined, path),
+      ...then,
+      sh`put_finish ${path}`,
+    ],
   }
 }
 
-/** The question whether a file is on the machine as it should be, with nothing left to follow. */
-export const landed = ({ path, digest, mode, owner }: Target): Command =>
-  sh`landed ${path} ${digest ?? ''} ${mode} ${owner}`
+/** Whether a file is on the machine as declared, and the commands that follow it have run. */
+export const matches = ({ path, digest, mode, owner }: Target): Command =>
+  sh`put_matches ${path} ${digest ?? ''} ${mode} ${owner}`
 
 const bare = (text: string) => new Command(text, undefined, '')
 

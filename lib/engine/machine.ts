@@ -1,5 +1,5 @@
-// The places where programs run: this computer, or a machine over OpenSSH. Nothing is needed there but sshd, sudo and bash.
-import { type ChildProcess, spawn } from 'node:child_process'
+// The places where programs run: this computer, or a machine over OpenSSH. Nothing is needed there but sshd, sudo and bash. This
+// file hides how a connection is made, shared and checked, how root is reached, and how a program ends in time.
 import {
   chmodSync,
   existsSync,
@@ -15,22 +15,23 @@ import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
 import { Fault } from '../ground/fault.ts'
+import { type ProcessPromise, $, end } from '../ground/laptop.ts'
 import { quote } from '../ground/sh.ts'
 import { systemMarks, systemOf } from '../site/systems.ts'
 import { type Program, plain } from './program.ts'
 import type { Route } from './step.ts'
 import { type Frame, frameOf, onAnswer } from './wire.ts'
 
-/** What a page may know of its machine before it asks. */
+/** What a page knows of its machine before any check. */
 export interface Facts {
   name: string
-  /** debian-13, ubuntu-24.04, raspios-13, or what os-release says of another. */
+  /** As a site document names it: `debian-13`, or what os-release says of an unknown one. */
   os: string
   arch: string
   model: string
-  /** Who we log in as. */
+  /** The user of the login. */
   user: string
-  /** Our own address as the machine sees it; empty on this computer. */
+  /** The laptop's own address as the machine sees it; empty on this computer. */
   via: string
 }
 
@@ -49,12 +50,12 @@ export interface Machine {
   route: Route
   /** Runs a program as root. `onFrame` sees each event as it comes. Dies after `seconds`, on the far side as well. */
   run(program: Program, onFrame: (frame: Frame) => void, seconds?: number): Promise<Outcome>
-  /** Runs one line of bash as root that reads `input` to its end: the way of what is too large, or no text. */
+  /** Runs one line of bash as root that reads `input` to its end: for what is too large, or no text. */
   feed(command: string, input: Readable): Promise<Outcome>
   /** The same machine by a connection of its own that shares nothing with this one: what a lock-out would refuse. */
-  fresh(route: Route): Machine
+  reconnect(route: Route): Machine
   /** From now on by this route. */
-  move(route: Route): void
+  switchTo(route: Route): void
   close(): Promise<void>
 }
 
@@ -71,11 +72,11 @@ export interface SshTarget {
   tunnel?: string
   /** The network namespace in which the tunnel ends; absent where it ends in our own. */
   tunnelNamespace?: string
-  /** The machine that this one is behind. */
-  through?: { target: SshTarget; doorFile?: string }
+  /** The machine that this one is behind, and is reached through. */
+  jumpHost?: { target: SshTarget; routeFile?: string }
 }
 
-/** What a person may do about a machine that cannot be reached: known to who knows the site. */
+/** What a person may do about a machine that cannot be reached; it depends on the site. */
 export interface Advice {
   silent?: string
   behind?: string
@@ -85,7 +86,7 @@ export interface Access {
   /** The machine's name in the site document. */
   name: string
   target: 'local' | SshTarget
-  /** Asked for the sudo password when sudo wants one. Rejects when nobody can be asked. */
+  /** Resolves to the sudo password when sudo wants one. Rejects when there is nobody to type it. */
   password: (label: string) => Promise<string>
   /** The terminal may be used to confirm a host key that nobody has seen before. */
   interactive: boolean
@@ -93,8 +94,8 @@ export interface Access {
   advice?: Advice
   /** This computer without root: programs run as this user, and their lock and records lie in this directory. */
   rootless?: string
-  /** Remembers that only the tunnel is left; absent for machines that have none. */
-  doorFile?: string
+  /** A file that says that only the tunnel is left; absent for machines that have none. */
+  routeFile?: string
 }
 
 /** `ada@laptop`: who holds a lock. */
@@ -107,25 +108,25 @@ const FEED_LIMIT = 6 * 3600
 
 /**
  * Connects, and finds out what the machine is. One round trip.
- * Throws a Fault when it cannot be reached, is not the machine it was, or gives us no root.
+ * Throws a Fault when it cannot be reached, is not the machine it was, or gives no root.
  */
 export async function connect(access: Access): Promise<Machine> {
   const link = access.target === 'local' ? new Local(access.rootless) : new Ssh(access.target, access)
   if (link instanceof Ssh) await link.trust()
   let found: Record<string, string> | undefined
   const program = await plain('facts', FACTS)
-  const ask = () =>
+  const inquire = () =>
     link.run(
       program,
       onAnswer((values) => (found = values)),
       LIMIT,
       'user',
     )
-  let outcome = await ask()
+  let outcome = await inquire()
   if (found === undefined && link instanceof Ssh && link.route === 'tunnel') {
     // The tunnel may be down while the machine still listens where it did.
     link.route = 'direct'
-    outcome = await ask()
+    outcome = await inquire()
   }
   if (found === undefined) throw unreachable(link.label(access.name), outcome, access.advice)
   const { uid, user = '', id = '', version = '', marks = '', arch = '', model = '', via = '', sudo } = found
@@ -167,22 +168,22 @@ export async function connect(access: Access): Promise<Machine> {
     },
     run: (p, onFrame, seconds = LIMIT) => link.run(p, onFrame, seconds),
     feed: (command, input) => link.feed(command, input),
-    fresh: (route) => {
-      const other = link.fresh(route)
+    reconnect: (route) => {
+      const other = link.reconnect(route)
       return {
         facts,
         route,
         label: other.label(access.name),
         run: (p, onFrame, seconds = LIMIT) => other.run(p, onFrame, seconds),
         feed: (command, input) => other.feed(command, input),
-        fresh: () => {
-          throw new Error('a fresh connection is fresh already')
+        reconnect: () => {
+          throw new Error('a connection of its own has no further ones')
         },
-        move: () => {},
+        switchTo: () => {},
         close: () => other.close(),
       }
     },
-    move: (route) => link.move(route),
+    switchTo: (route) => link.switchTo(route),
     close: () => link.close(),
   }
 }
@@ -192,8 +193,11 @@ const FACTS = [
   'marks=',
   `for file in ${systemMarks.join(' ')}; do if [ -e "$file" ]; then marks+=" $file"; fi; done`,
   'arch=$(uname --machine); case $arch in x86_64) arch=amd64 ;; aarch64) arch=arm64 ;; esac',
-  "model=$({ tr --delete '\\0' < /proc/device-tree/model || cat /sys/class/dmi/id/product_name; } 2> /dev/null || printf unknown)",
-  'if ! command -v sudo > /dev/null; then sudo=none; elif sudo --reset-timestamp --non-interactive true 2> /dev/null; then sudo=free; else sudo=password; fi',
+  "model=$({ tr --delete '\\0' < /proc/device-tree/model || cat /sys/class/dmi/id/product_name; } 2> /dev/null ||",
+  '  printf unknown)',
+  'sudo=password',
+  'if ! command -v sudo > /dev/null; then sudo=none',
+  'elif sudo --reset-timestamp --non-interactive true 2> /dev/null; then sudo=free; fi',
   'set -- ${SSH_CONNECTION-}',
   'answer facts uid "$(id --user)" user "$(id --user --name)" id "$ID" version "${VERSION_ID-}" marks "$marks" \\',
   '  arch "$arch" model "$model" via "${1-}" sudo "$sudo"',
@@ -204,10 +208,11 @@ abstract class Link {
   route: Route = 'direct'
 
   abstract label(name: string): string
-  abstract launch(command: string): ChildProcess
-  abstract fresh(route: Route): Link
+  /** Starts a line of bash there. With `input` that is its standard input; otherwise standard input is left open. */
+  abstract launch(command: string, input?: string): ProcessPromise
+  abstract reconnect(route: Route): Link
   abstract close(): Promise<void>
-  move(_route: Route): void {}
+  switchTo(_route: Route): void {}
 
   /** The whole program arrives before any of it runs, and the deadline is kept by the machine itself. */
   async run(
@@ -216,73 +221,82 @@ abstract class Link {
     seconds: number,
     as: 'root' | 'user' = 'root',
   ): Promise<Outcome> {
-    const body =
-      'program=$(cat); case $program in *"exit 0 # FK"*) eval "$program" ;; *) echo "the program arrived incomplete" >&2; exit 70 ;; esac'
-    const { child, first } = this.#start(body, seconds, as)
-    child.stdin?.end(first + program.text)
-    let stderr = ''
+    const body = `program=$(cat); case $program in
+  *"exit 0 # FK"*) eval "$program" ;;
+  *) echo "the program arrived incomplete" >&2; exit 70 ;;
+esac`
+    const command = this.launch(this.#bash(body, seconds, as), this.#first(as) + program.text)
     let finished = false
-    child.stderr?.setEncoding('utf8').on('data', (text: string) => {
-      stderr = (stderr + text).slice(-20_000)
-    })
-    const lines = createInterface({
-      input: child.stdout as NodeJS.ReadableStream,
-      crlfDelay: Number.POSITIVE_INFINITY,
-    })
-    lines.on('line', (line) => {
+    createInterface({ input: command.stdout, crlfDelay: Number.POSITIVE_INFINITY }).on('line', (line) => {
       const frame = frameOf(line, program.nonce)
       if (frame?.kind === 'finished') finished = true
       else if (frame) onFrame(frame)
     })
     // The machine should have ended it by then; if not even that comes through, the line is dead.
-    const guard = setTimeout(() => child.kill('SIGKILL'), (seconds + 20) * 1000)
-    const code = await new Promise<number>((resolve, reject) => {
-      child.on('error', reject)
-      child.on('close', (status) => resolve(status ?? 255))
-    }).finally(() => clearTimeout(guard))
+    const late = setTimeout(() => void end(command), (seconds + 20) * 1000)
+    const { code, stderr } = await ended(command).finally(() => clearTimeout(late))
     return { code, stderr, finished }
   }
 
   /** A line that is dead is noticed by ssh itself (ServerAliveInterval); a slow one may take its time. */
   async feed(command: string, input: Readable): Promise<Outcome> {
-    const { child, first } = this.#start(command, FEED_LIMIT, 'root')
-    let stderr = ''
-    child.stderr?.setEncoding('utf8').on('data', (text: string) => {
-      stderr = (stderr + text).slice(-20_000)
-    })
-    child.stdout?.resume()
+    const child = this.launch(this.#bash(command, FEED_LIMIT, 'root'))
+    child.stdout.resume()
     // sudo reads its line byte by byte, so what follows it is for the command.
-    child.stdin?.write(first)
-    if (child.stdin) input.pipe(child.stdin)
+    child.stdin.write(this.#first('root'))
+    input.pipe(child.stdin)
     let broken: Error | undefined
     input.on('error', (error) => {
       broken = error
-      child.kill('SIGKILL')
+      void end(child)
     })
-    const code = await new Promise<number>((resolve, reject) => {
-      child.on('error', reject)
-      child.on('close', (status) => resolve(status ?? 255))
-    }).finally(() => input.destroy())
+    const { code, stderr } = await ended(child).finally(() => input.destroy())
     if (broken) throw broken
     return { code, stderr, finished: code === 0 }
   }
 
-  /** Starts bash over there, as root or as who we log in as; `first` must come first on its standard input. */
-  #start(body: string, seconds: number, as: 'root' | 'user'): { child: ChildProcess; first: string } {
-    const bash = `timeout --kill-after=5 ${seconds} bash --noprofile --norc -c ${quote(body)}`
+  /** Bash over there, as root or as the user of the login. */
+  #bash(body: string, seconds: number, as: 'root' | 'user'): string {
     const sudo =
       as === 'user' || this.become === 'nobody'
         ? ''
         : this.become === 'sudo'
           ? 'sudo -n -- '
           : "sudo -k -S -p '' -- "
-    const child = this.launch(sudo + bash)
-    child.stdin?.on('error', () => {}) // it ended before it had read everything; the exit code says why
-    return {
-      child,
-      first: as === 'root' && typeof this.become === 'object' ? `${this.become.password}\n` : '',
-    }
+    return `${sudo}timeout --kill-after=5 ${seconds} bash --noprofile --norc -c ${quote(body)}`
   }
+
+  /** What must come first on its standard input. */
+  #first(as: 'root' | 'user'): string {
+    return as === 'root' && typeof this.become === 'object' ? `${this.become.password}\n` : ''
+  }
+}
+
+/** A list that stays empty: what a machine says is read as it comes, and may be gigabytes. */
+class Nothing extends Array<string> {
+  override push(): number {
+    return 0
+  }
+}
+
+/**
+ * Options of every command that talks with a machine. Its commands `exec` the one program that they are, so that no shell stands
+ * between it and what ends it. With `stdio` standard input is a pipe that the caller ends.
+ */
+const talk = (input: string | undefined) => ({
+  nothrow: true,
+  store: { stdout: new Nothing(), stderr: new Nothing(), stdall: new Nothing() },
+  ...(input === undefined ? { stdio: 'pipe' as const } : { input }),
+})
+
+/** The exit code of a command, 255 for one that was killed or did not start, and the end of what it complained of. */
+async function ended(command: ProcessPromise): Promise<{ code: number; stderr: string }> {
+  let stderr = ''
+  command.stderr.on('data', (text: string) => {
+    stderr = (stderr + text).slice(-20_000)
+  })
+  const { exitCode, cause } = await command
+  return { code: exitCode ?? 255, stderr: stderr || (cause?.message ?? '') }
 }
 
 class Local extends Link {
@@ -296,14 +310,14 @@ class Local extends Link {
   label(name: string): string {
     return `${name} (this computer)`
   }
-  launch(command: string): ChildProcess {
+  launch(command: string, input?: string): ProcessPromise {
     const own =
       this.#rootless === undefined
         ? 'unset FK_STATE FK_ROOTLESS'
         : `export FK_STATE=${quote(this.#rootless)} FK_ROOTLESS="$PATH"`
-    return spawn('bash', ['--noprofile', '--norc', '-c', `${own}; ${command}`], { stdio: 'pipe' })
+    return $(talk(input))`exec bash --noprofile --norc -c ${`${own}; ${command}`}`
   }
-  fresh(_route: Route): Link {
+  reconnect(_route: Route): Link {
     const other = new Local(this.#rootless)
     other.become = this.become
     return other
@@ -311,20 +325,20 @@ class Local extends Link {
   async close(): Promise<void> {}
 }
 
-/** Nobody is asked anything. */
+/** ssh never prompts. */
 const QUIET = ['-o', 'BatchMode=yes', '-o', 'StrictHostKeyChecking=yes']
 
 class Ssh extends Link {
   readonly target: SshTarget
-  readonly access: Pick<Access, 'interactive' | 'doorFile'>
+  readonly access: Pick<Access, 'interactive' | 'routeFile'>
   #sockets: string | undefined
 
-  constructor(target: SshTarget, access: Pick<Access, 'interactive' | 'doorFile'>, route?: Route) {
+  constructor(target: SshTarget, access: Pick<Access, 'interactive' | 'routeFile'>, route?: Route) {
     super()
     this.target = target
     this.access = access
     this.route =
-      route ?? (target.tunnel && access.doorFile && existsSync(access.doorFile) ? 'tunnel' : 'direct')
+      route ?? (target.tunnel && access.routeFile && existsSync(access.routeFile) ? 'tunnel' : 'direct')
   }
 
   label(name: string): string {
@@ -349,24 +363,24 @@ class Ssh extends Link {
         'ServerAliveCountMax=3',
         'ClearAllForwardings=yes',
         'EscapeChar=none',
-        ...this.#through(),
+        ...this.#jump(),
       ].flatMap((option) => ['-o', option]),
     ]
   }
 
-  /** The way to a machine behind another: a connection of the other's own, by the path that is left to it. */
-  #through(): string[] {
-    const { through } = this.target
-    if (!through) return []
-    const front = new Ssh(through.target, {
+  /** How to reach a machine behind another: by a connection of the other's own, on the route that is left to it. */
+  #jump(): string[] {
+    const { jumpHost } = this.target
+    if (!jumpHost) return []
+    const front = new Ssh(jumpHost.target, {
       interactive: false,
-      ...(through.doorFile ? { doorFile: through.doorFile } : {}),
+      ...(jumpHost.routeFile ? { routeFile: jumpHost.routeFile } : {}),
     })
     const words = [...front.#program(), ...front.#options(), ...QUIET, '-W', '[%h]:%p', front.#host()]
     return [`ProxyCommand=${words.map(quote).join(' ')}`]
   }
 
-  /** ssh, in the network in which the path begins. */
+  /** ssh, in the network in which the route begins. */
   #program(): string[] {
     const { tunnelNamespace } = this.target
     return this.route === 'tunnel' && tunnelNamespace
@@ -378,15 +392,11 @@ class Ssh extends Link {
     return this.route === 'tunnel' ? (this.target.tunnel ?? this.target.host) : this.target.host
   }
 
-  launch(command: string): ChildProcess {
+  launch(command: string, input?: string): ProcessPromise {
     const share =
       this.#sockets === 'none' ? ['-o', 'ControlMaster=no', '-o', 'ControlPath=none'] : this.#share()
-    const [program, ...first] = this.#program()
-    return spawn(
-      program as string,
-      [...first, ...this.#options(), ...share, '-T', ...QUIET, this.#host(), '--', `exec ${command}`],
-      { stdio: 'pipe' },
-    )
+    const words = [...this.#program(), ...this.#options(), ...share, '-T', ...QUIET, this.#host()]
+    return $(talk(input))`exec ${words} -- ${`exec ${command}`}`
   }
 
   /**
@@ -413,50 +423,36 @@ class Ssh extends Link {
     if (!this.access.interactive)
       throw new Fault(`The host key of ${this.target.host} is not known yet`, {
         next:
-          'run ./task trust on a terminal and compare the fingerprint with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the machine,\n' +
+          'run ./task trust on a terminal and compare the fingerprint with ' +
+          '`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the machine,\n' +
           `or add its key to ${knownHostsFile} as: ${alias} ssh-ed25519 AAAA…`,
       })
     mkdirSync(dirname(knownHostsFile), { recursive: true, mode: 0o700 })
-    const child = spawn(
-      'ssh',
-      [
-        ...this.#options(),
-        '-T',
-        '-o',
-        'StrictHostKeyChecking=ask',
-        '-o',
-        'HashKnownHosts=no',
-        this.#host(),
-        '--',
-        'true',
-      ],
-      {
-        stdio: ['inherit', 'inherit', 'inherit'],
-      },
-    )
-    const code = await new Promise<number>((resolve) =>
-      child.on('close', (c) => resolve(c ?? 255)).on('error', () => resolve(255)),
-    )
-    if (code !== 0 && !known(knownHostsFile, alias))
+    const ask = ['-o', 'StrictHostKeyChecking=ask', '-o', 'HashKnownHosts=no']
+    const { exitCode } = await $({
+      nothrow: true,
+      stdio: 'inherit',
+    })`exec ssh ${this.#options()} -T ${ask} ${this.#host()} -- true`
+    if (exitCode !== 0 && !known(knownHostsFile, alias))
       throw new Fault(`The host key of ${this.target.host} was not confirmed; nothing was run.`)
   }
 
-  fresh(route: Route): Link {
+  reconnect(route: Route): Link {
     const other = new Ssh(this.target, this.access, route)
     other.become = this.become
     other.#sockets = 'none'
     return other
   }
 
-  override move(route: Route): void {
+  override switchTo(route: Route): void {
     if (!this.target.tunnel) return
     this.route = route
-    const { doorFile } = this.access
-    if (!doorFile) return
+    const { routeFile } = this.access
+    if (!routeFile) return
     if (route === 'tunnel') {
-      mkdirSync(dirname(doorFile), { recursive: true, mode: 0o700 })
-      writeFileSync(doorFile, 'This machine answers in its tunnel only.\n', { mode: 0o600 })
-    } else rmSync(doorFile, { force: true })
+      mkdirSync(dirname(routeFile), { recursive: true, mode: 0o700 })
+      writeFileSync(routeFile, 'This machine answers in its tunnel only.\n', { mode: 0o600 })
+    } else rmSync(routeFile, { force: true })
   }
 
   async close(): Promise<void> {
@@ -464,10 +460,7 @@ class Ssh extends Link {
     for (const route of ['direct', 'tunnel']) {
       const socket = `${this.#sockets}/${route}`
       if (!existsSync(socket)) continue
-      const child = spawn('ssh', ['-O', 'exit', '-o', `ControlPath=${socket}`, 'master'], { stdio: 'ignore' })
-      const late = setTimeout(() => child.kill('SIGKILL'), 3000)
-      await new Promise((resolve) => child.on('close', resolve).on('error', resolve))
-      clearTimeout(late)
+      await $({ nothrow: true, timeout: 3000 })`exec ssh -O exit -o ${`ControlPath=${socket}`} master`
     }
     rmSync(this.#sockets, { recursive: true, force: true })
   }
@@ -493,22 +486,23 @@ export function unreachable(
     [
       /REMOTE HOST IDENTIFICATION HAS CHANGED|Host key verification failed/,
       `${label} is not the machine it was: its host key has changed`,
-      'find out why before anything else. If you reinstalled it yourself, take its line out of the known_hosts file (FK_KNOWN_HOSTS) and run again',
+      'find out why before anything else. If you reinstalled it yourself, ' +
+        'take its line out of the known_hosts file (FK_KNOWN_HOSTS) and run again',
     ],
     [
       /Permission denied/,
-      `${label} does not let us in`,
+      `${label} refuses the login`,
       'name the right key in FK_SSH_KEY (or ssh-add it), and the right user in FK_HOST',
     ],
     [
       // ssh keeps what the other ssh says to itself where a connection is shared.
       /closed by UNKNOWN port/,
-      `${label} is behind another machine, and that does not let us through`,
+      `${label} cannot be reached through the machine in front of it`,
       `is that one up, and does this one run? ${behind}`.trim(),
     ],
     [
       /Could not resolve hostname/,
-      `${label} has a name that nobody knows`,
+      `${label} has a name that cannot be resolved`,
       'check the spelling in FK_HOST, or use the address',
     ],
     [
@@ -533,8 +527,8 @@ export function unreachable(
     ],
     [
       /ended with 254$/, // so does sshd when PAM opens no session, and tells the client nothing else
-      `${label} knows us, but opens no session`,
-      'it is starting, or too many of our log-ins are still open (maxlogins): wait a minute and run again',
+      `${label} accepts the login, but opens no session`,
+      'it is starting, or too many logins are still open (maxlogins): wait a minute and run again',
     ],
   ]
   const ended = `ssh ended with ${code}`

@@ -1,10 +1,11 @@
-// Steps become bash: a program that a machine runs in one round trip, or a page for readers who want no TypeScript.
+// Steps become one bash program, which a machine runs in one round trip. This file hides which shell functions it is made of.
+// What the program says while it runs is read by wire.ts.
 import { randomBytes } from 'node:crypto'
 import { read } from '../ground/root.ts'
 import type { Secret } from '../ground/secret.ts'
 import { Command, quote } from '../ground/sh.ts'
 import type { About } from './page.ts'
-import { type Restart, type Step, checkOf, isChange, isWait, transactionOf } from './step.ts'
+import { type Change, type Restart, type Step, checkOf, isChange, isWait, transactionOf } from './step.ts'
 
 /** A step and its place in its page, counted from 0. */
 export interface Numbered {
@@ -24,187 +25,208 @@ export const engineShell = (name: string) => read(name.includes('/') ? name : `l
 /** What the checks and commands of a page have at hand: functions of lib/, and the page's own. */
 export type Shell = Pick<About, 'library' | 'prepare'>
 
-/**
- * Asks every step and control. Without an owner it only reads and needs no lock. With one it is the beginning of a run that may
- * apply: a door that an earlier run of that owner left unproven is taken back first, so that nothing rests on it.
- */
-export async function asking(
-  page: string,
-  steps: Numbered[],
-  shell: Shell = {},
-  owner?: string,
-): Promise<Program> {
-  const files = steps.flatMap(({ step }) =>
-    isChange(step) && step.target?.digest
-      ? [quote([step.target.path, step.target.digest, step.target.mode, step.target.owner].join(' '))]
-      : [],
-  )
-  return build(
-    page,
-    steps,
-    shell,
-    ['put.sh', 'snapshot.sh', ...(owner === undefined ? [] : ['guard.sh']), 'frame.sh'],
-    {},
-    () => '',
-    [
-      owner === undefined ? 'fk_unconfirmed' : `fk_lock ${quote(owner)}`,
-      ...(files.length > 0 ? [`fk_landed ${files.join(' ')}`] : []),
-    ],
-    [`fk_ask_all ${steps.map(({ step, index }) => `'${index} ${step.controls?.length ?? 0}'`).join(' ')}`],
-  )
+interface Common {
+  /** The name of the page, under which the machine keeps its record. */
+  page: string
+  shell?: Shell
 }
 
-export interface Applying {
+export interface CheckOptions extends Common {
+  steps: Numbered[]
+  /**
+   * Without an owner it only reads, and needs no lock. With one it is the beginning of a run that may apply: a transaction that
+   * an earlier run of that owner left unconfirmed is rolled back first, so that nothing rests on it.
+   */
+  owner?: string
+}
+
+interface Applied extends Common {
   owner: string
-  /** The transaction that these steps are, and the seconds until the machine rolls it back. */
+  /** All steps of the page: what a rollback needs to know is that of the whole page. */
+  all: Step[]
+  /** The transaction that is applied or undone, and the seconds until the machine rolls it back. */
   transaction?: { id: string; seconds: number }
-  /** All steps of the page, of which some may be in other programs: the way back is that of the page. */
-  page?: Step[]
+}
+
+export interface ApplyOptions extends Applied {
+  steps: Numbered[]
   /** What the laptop has stored since the last program of this page: name → sha256. */
   saved?: Record<string, string>
   /** What the laptop has sent for these steps: where it goes → its sha256. */
   sent?: Record<string, string>
 }
 
-/** Applies what does not hold, in order, and stops at the first failure. */
-export async function applying(
-  page: string,
-  steps: Numbered[],
-  options: Applying,
-  shell: Shell = {},
-): Promise<Program> {
-  const confirm = Object.entries(options.saved ?? {}).map(
-    ([name, digest]) =>
-      `install --directory --mode=700 "$FK_STATE/pages/$FK_PAGE/saved" && printf '%s\\n' ${quote(digest)} > "$FK_STATE/pages/$FK_PAGE/saved/"${quote(name)}`,
+const applyShell = ['put.sh', 'snapshot.sh', 'record.sh', 'guard.sh', 'frame.sh']
+
+/** Checks every step and control. */
+export function checkProgram({ page, shell = {}, steps, owner }: CheckOptions): Promise<Program> {
+  const files = steps.flatMap(({ step }) =>
+    isChange(step) && step.target?.digest
+      ? [quote([step.target.path, step.target.digest, step.target.mode, step.target.owner].join(' '))]
+      : [],
   )
-  const sent = Object.entries(options.sent ?? {}).map(([path, digest]) => `${digest} ${path}\n`)
-  return build(
+  const all = steps.map(({ step, index }) => `'${index} ${step.controls?.length ?? 0}'`)
+  return build({
     page,
+    shell,
     steps,
-    shell,
-    ['put.sh', 'snapshot.sh', 'record.sh', 'guard.sh', 'frame.sh'],
-    options,
-    (n, count, step, met) => {
-      if (met) return `frame check ${n} before 0 typed; frame end ${n} ok`
-      if (isWait(step)) return `fk_wait ${n} ${count} ${step.seconds}`
-      return isChange(step)
-        ? `fk_change ${n} ${count} ${quote(step.name)}${step.save ? ' later' : ''}`
-        : `fk_demand ${n} ${count}`
-    },
-    [`fk_lock ${quote(options.owner)}`, ...confirm, `export FK_SENT=${quote(sent.join(''))}`],
-    ['[ -z "$FK_OPENED" ] || fk_record_close "$FK_PAGE"', '[ -z "$FK_ARMED" ] || fk_whole "$FK_TX"'],
-  )
+    files: ['put.sh', 'snapshot.sh', ...(owner === undefined ? [] : ['guard.sh']), 'frame.sh'],
+    body: [
+      owner === undefined ? 'fk_unconfirmed' : `fk_lock ${quote(owner)}`,
+      ...(files.length > 0 ? [`fk_match_all ${files.join(' ')}`] : []),
+      `fk_check_all ${all.join(' ')}`,
+    ],
+  })
 }
 
-/** Takes back what the record on the machine says this page did. */
-export async function undoing(
-  page: string,
-  steps: Numbered[],
-  options: Applying,
-  shell: Shell = {},
-): Promise<Program> {
-  const undo = steps
-    .toReversed()
-    .flatMap(({ step, index }) =>
-      isChange(step) && step.undo
+/** Applies what does not hold, in order, and stops at the first failure. */
+export function applyProgram(options: ApplyOptions): Promise<Program> {
+  const { steps, owner, saved = {}, sent = {} } = options
+  const dir = '"$FK_STATE/pages/$FK_PAGE/saved'
+  const stored = Object.entries(saved).map(
+    ([name, digest]) =>
+      `install --directory --mode=700 ${dir}" && printf '%s\\n' ${quote(digest)} > ${dir}/"${quote(name)}`,
+  )
+  const lines = Object.entries(sent).map(([path, digest]) => `${digest} ${path}\n`)
+  return build({
+    ...options,
+    files: applyShell,
+    body: [
+      `fk_lock ${quote(owner)}`,
+      ...stored,
+      `export FK_SENT=${quote(lines.join(''))}`,
+      ...steps.map(applyCall),
+      '[ -z "$FK_OPENED" ] || fk_record_close "$FK_PAGE"',
+      '[ -z "$FK_ARMED" ] || fk_complete "$FK_TX"',
+    ],
+  })
+}
+
+function applyCall({ step, index, met }: Numbered): string {
+  const count = step.controls?.length ?? 0
+  if (met) return `frame check ${index} before 0 typed; frame end ${index} ok`
+  if (isWait(step)) return `fk_wait ${index} ${count} ${step.seconds}`
+  return isChange(step)
+    ? `fk_change ${index} ${count} ${quote(step.name)}${step.save ? ' later' : ''}`
+    : `fk_demand ${index} ${count}`
+}
+
+/** Undoes what the record on the machine says this page did. */
+export function undoProgram(options: Applied): Promise<Program> {
+  const { all, owner, transaction } = options
+  const armed = transaction !== undefined
+  return build({
+    ...options,
+    steps: [],
+    files: applyShell,
+    body: [
+      `fk_lock ${quote(owner)}`,
+      'dir=$FK_STATE/pages/$FK_PAGE',
+      '[ -d "$dir" ] || { frame undone nothing; exit 0; }',
+      'fk_record_close "$FK_PAGE"; touch "$dir/touched" "$dir/left" "$dir/packages" "$dir/units"',
+      'refused=$(fk_undo_refused "$FK_PAGE")',
+      `[ -z "$refused" ] || { frame undone refused "$refused" 'undo the later page first'; exit 0; }`,
+      `full=$(fk_room 2>&1) || { frame undone refused "$full" 'make room, and undo again'; exit 0; }`,
+      // A record of an older version of the page knows less, or something else.
+      '[ ! -d "$dir/origin" ] || fk_describe "$dir/origin"',
+      'FK_RESTART=$(cat "$dir/origin/restart") FK_TABLES=$(cat "$dir/origin/own-tables")',
+      ...(armed
         ? [
-            `if grep --line-regexp --fixed-strings -e ${quote(step.name)} "$dir/steps" > /dev/null 2>&1; then`,
-            ...step.undo.map(
-              (c, j) =>
-                `  fk_do ${index} ${j} ${step.seconds ?? 300} ${quote(c.text)} || frame note "${step.name.replaceAll(/["\\$`]/g, '')}: $FK_OUT"`,
-            ),
-            'fi',
+            'fk_guard "$FK_TX" "$FK_DEADMAN" "$FK_OWNER" || { echo "$FK_OUT" >&2; exit 1; }',
+            'install --directory "$FK_STATE/tx/$FK_TX/record" &&',
+            '  cp --archive "$dir" "$FK_STATE/tx/$FK_TX/record/" || { fk_disarm "$FK_TX"; exit 1; }',
+            'frame armed "$FK_TX" "$FK_DEADMAN"',
           ]
-        : [],
-    )
-  const body = [
-    `fk_lock ${quote(options.owner)}`,
-    'dir=$FK_STATE/pages/$FK_PAGE',
-    '[ -d "$dir" ] || { frame undone nothing; exit 0; }',
-    'fk_record_close "$FK_PAGE"; touch "$dir/touched" "$dir/left" "$dir/packages" "$dir/units"',
-    'refused=$(fk_undo_refused "$FK_PAGE")',
-    `[ -z "$refused" ] || { frame undone refused "$refused" 'undo the later page first'; exit 0; }`,
-    `full=$(fk_room 2>&1) || { frame undone refused "$full" 'make room, and undo again'; exit 0; }`,
-    // A record of an older version of the page knows less, or something else.
-    '[ ! -d "$dir/origin" ] || fk_describe "$dir/origin"',
-    'FK_RESTART=$(cat "$dir/origin/restart") FK_TABLES=$(cat "$dir/origin/own-tables")',
-    ...(options.transaction
-      ? [
-          'fk_guard "$FK_TX" "$FK_DEADMAN" "$FK_OWNER" || { echo "$FK_OUT" >&2; exit 1; }',
-          'install --directory "$FK_STATE/tx/$FK_TX/record" && cp --archive "$dir" "$FK_STATE/tx/$FK_TX/record/" || { fk_disarm "$FK_TX"; exit 1; }',
-          'frame armed "$FK_TX" "$FK_DEADMAN"',
-        ]
-      : []),
-    'fk_etc "$dir/before"',
-    ...undo,
-    `said=$(fk_undo "$FK_PAGE" 2>&1${options.transaction ? ' && fk_whole "$FK_TX"' : ''}) && frame undone done "$said" || {`,
-    ...(options.transaction ? ['  fk_take_back "$FK_TX"'] : []),
-    '  frame undone failed "$said"',
-    '}',
+        : []),
+      'fk_etc "$dir/before"',
+      ...all.flatMap(undoCalls).toReversed().flat(),
+      `said=$(fk_undo "$FK_PAGE" 2>&1${armed ? ' && fk_complete "$FK_TX"' : ''}) && frame undone done "$said" || {`,
+      ...(armed ? ['  fk_rollback_now "$FK_TX"'] : []),
+      '  frame undone failed "$said"',
+      '}',
+    ],
+  })
+}
+
+/** The commands of a step's own undo, where the record says that the step was applied. */
+function undoCalls(step: Step, index: number): string[][] {
+  if (!isChange(step) || !step.undo) return []
+  const name = step.name.replaceAll(/["\\$`]/g, '')
+  return [
+    [
+      `if grep --line-regexp --fixed-strings -e ${quote(step.name)} "$dir/steps" > /dev/null 2>&1; then`,
+      ...step.undo.map(
+        (command, j) =>
+          `  fk_do ${index} ${j} ${step.seconds ?? 300} ${quote(command.text)} || frame note "${name}: $FK_OUT"`,
+      ),
+      'fi',
+    ],
   ]
-  return build(
-    page,
-    [],
-    shell,
-    ['put.sh', 'snapshot.sh', 'record.sh', 'guard.sh', 'frame.sh'],
-    options,
-    () => '',
-    body,
-  )
 }
 
-/** One shell statement, without steps: commits, unlocks, lists. `libraries` are the shell files it needs. */
-export async function plain(page: string, statements: string[], libraries: string[] = []): Promise<Program> {
-  return build(page, [], {}, [...libraries, 'frame.sh'], {}, () => '', statements)
+/** Shell statements without steps: confirms, unlocks, lists. `files` are the shell files that they need. */
+export const plain = (page: string, statements: string[], files: string[] = []): Promise<Program> =>
+  build({ page, steps: [], files: [...files, 'frame.sh'], body: statements })
+
+interface Build extends Common {
+  steps: Numbered[]
+  /** Files of shell functions: of lib/engine/shell, or paths from the root of this repository. */
+  files: string[]
+  body: string[]
+  owner?: string
+  all?: Step[]
+  transaction?: { id: string; seconds: number }
 }
 
-async function build(
-  page: string,
-  steps: Numbered[],
-  { library, prepare }: Shell,
-  libraries: string[],
-  options: Partial<Applying>,
-  call: (n: number, controls: number, step: Step, met: boolean) => string,
-  before: string[] = [],
-  after: string[] = [],
-): Promise<Program> {
+async function build({
+  page,
+  shell = {},
+  steps,
+  files,
+  body,
+  owner,
+  all,
+  transaction,
+}: Build): Promise<Program> {
   const nonce = `FK${randomBytes(9).toString('hex')}`
   const waived = steps.flatMap(({ step, index }) =>
     (step.controls ?? []).flatMap((c, i) => (c.waived ? [`${index}.${i}`] : [])),
   )
   const secrets = new Map<Secret, string>()
-  const functions = steps.flatMap(({ step, index }) =>
-    define(step, index, options.owner !== undefined, secrets),
-  )
+  const functions = steps.flatMap(({ step, index }) => [
+    ...checkFunctions(step, index),
+    ...(owner !== undefined && isChange(step) ? changeFunctions(step, index, secrets) : []),
+  ])
   const values = await Promise.all(
     [...secrets].map(async ([secret, name]) => `${name}=${quote(await secret.resolve())}`),
   )
   const text = [
-    'set -u; umask 022; LC_ALL=C.UTF-8; PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; export LC_ALL PATH',
-    `FK_NONCE=${nonce} FK_PAGE=${quote(page)} FK_OWNER=${quote(options.owner ?? 'nobody')} FK_WAIVED=${quote(` ${waived.join(' ')} `)}`,
-    `FK_TX=${quote(options.transaction?.id ?? '')} FK_DEADMAN=${options.transaction?.seconds ?? 0} FK_KEEP=''; export FK_PAGE FK_KEEP`,
-    ...wayBack(options.page ?? []),
-    ...libraries.map(engineShell),
-    ...(libraries.includes('put.sh') ? [engineShell('rootless.sh')] : []),
+    'set -u; umask 022; LC_ALL=C.UTF-8; export LC_ALL',
+    'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; export PATH',
+    `FK_NONCE=${nonce} FK_PAGE=${quote(page)} FK_OWNER=${quote(owner ?? 'nobody')}`,
+    `FK_WAIVED=${quote(` ${waived.join(' ')} `)}`,
+    `FK_TX=${quote(transaction?.id ?? '')} FK_DEADMAN=${transaction?.seconds ?? 0} FK_KEEP=''; export FK_PAGE FK_KEEP`,
+    ...rollbackData(all ?? []),
+    ...files.map(engineShell),
+    ...(files.includes('put.sh') ? [engineShell('rootless.sh')] : []),
     ...values,
-    ...(library ? [library.text] : []),
-    ...(prepare ? [prepare.text] : []),
+    ...(shell.library ? [shell.library.text] : []),
+    ...(shell.prepare ? [shell.prepare.text] : []),
     ...functions,
-    ...before,
-    ...steps.map(({ step, index, met }) => call(index, step.controls?.length ?? 0, step, met === true)),
-    ...after,
+    ...body,
     'frame finished',
     `exit 0 # ${nonce}`,
   ].join('\n')
   return { text: `${text}\n`, nonce }
 }
 
-function define(step: Step, n: number, apply: boolean, secrets: Map<Secret, string>): string[] {
-  const lines = [
-    fn(`fk_check_${n}`, checkOf(step).text),
-    ...(step.controls ?? []).map((c, i) => fn(`fk_control_${n}_${i}`, c.check.text)),
-  ]
-  if (!apply || !isChange(step)) return lines
+const checkFunctions = (step: Step, n: number): string[] => [
+  fn(`fk_check_${n}`, checkOf(step).text),
+  ...(step.controls ?? []).map((c, i) => fn(`fk_control_${n}_${i}`, c.check.text)),
+]
+
+/** `secrets` collects what has to stand in a variable of the program. */
+function changeFunctions(step: Change, n: number, secrets: Map<Secret, string>): string[] {
   const run = (command: Command, j: number) => {
     const words = ['fk_do', String(n), String(j), String(step.seconds ?? 300), quote(command.text)]
     if (command.feed) {
@@ -214,22 +236,22 @@ function define(step: Step, n: number, apply: boolean, secrets: Map<Secret, stri
     }
     return words.join(' ')
   }
-  const apply_ = step.apply.map((c, j) => `${run(c, j)} || return`)
+  const lines = step.apply.map((command, j) => `${run(command, j)} || return`)
   if (step.save) {
     const { name, command } = step.save
-    apply_.push(
-      `{ printf '%s\\tsave\\t%s\\t%s\\t' "$FK_NONCE" ${n} ${quote(name)} && { ${command.text}\n} < /dev/null 3>&- | gzip | base64 --wrap=0 && echo; } >&3 || return`,
+    lines.push(
+      `{ printf '%s\\tsave\\t%s\\t%s\\t' "$FK_NONCE" ${n} ${quote(name)} &&`,
+      `  { ${command.text}\n} < /dev/null 3>&- | gzip | base64 --wrap=0 && echo; } >&3 || return`,
     )
   }
   return [
-    ...lines,
-    fn(`fk_apply_${n}`, apply_.join('\n')),
+    fn(`fk_apply_${n}`, lines.join('\n')),
     fn(`fk_recover_${n}`, (step.recover ?? []).map(run).join('\n')),
   ]
 }
 
-/** What the machine keeps beside a snapshot, for the way back: see fk_describe. */
-export function wayBack(steps: Step[]): string[] {
+/** What the machine keeps beside a snapshot, for a rollback: see fk_describe. */
+export function rollbackData(steps: Step[]): string[] {
   const { restart = [], tables = [] } = transactionOf(steps) ?? {}
   const line = ({ how, unit, path, except = '-', needs = '-' }: Restart) =>
     [how, unit, path, except, needs].join('\t')

@@ -1,19 +1,22 @@
-// A run without a machine: every page is rendered for the site, every artifact written to out/, and checked with the real
-// checker where this computer has it. Nothing is touched, nothing needs root or a network.
-import { execFile } from 'node:child_process'
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
+// A run without a machine: every page is printed for the site, every file for a machine written to out/, and checked with the
+// real checker where this computer has it. Nothing is touched, nothing needs root or a network. What a checker found good is not
+// given to it again while both are the same.
+import { createHash } from 'node:crypto'
+import { mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { availableParallelism } from 'node:os'
 import { dirname, join, relative } from 'node:path'
-import { promisify } from 'node:util'
+import { $, which } from '../ground/laptop.ts'
 import { root } from '../ground/root.ts'
 import type { Command } from '../ground/sh.ts'
-import { type Placed, machinesFor } from '../site/machines.ts'
+import type { Placed } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
 import type { Context, Page } from './page.ts'
-import { printed } from './print.ts'
-import type { Report } from './report.ts'
-import { isChange } from './step.ts'
+import type { Report, State } from './report.ts'
+import { type PrintedPage, printedPages, writePages } from './runbook.ts'
+import { type Step, isChange, isWait } from './step.ts'
 
-const run = promisify(execFile)
+const load = createRequire(import.meta.url)
 
 interface Check {
   artifact: string
@@ -22,95 +25,68 @@ interface Check {
   said: string
 }
 
-/** Writes out/<site>/ anew and resolves to 0, or 1 when a checker found a fault. */
+/** One question to a checker. `seen`: all that its answer depends on, beside the checker itself. */
+interface Question {
+  artifact: string
+  tool: string
+  seen: string
+  command: string
+  env?: Record<string, string>
+}
+
+/**
+ * Writes out/<site>/ anew and resolves to 0, or 1 when a checker found a fault. `context` gives what a page may know of a machine
+ * without asking it.
+ */
 export async function rehearse(
   pages: Page[],
-  context: (spec: Placed) => Context,
-  { site, env }: Config,
+  context: (machine: Placed) => Context,
+  config: Config,
   report: Report,
 ): Promise<0 | 1> {
+  const { site } = config
   const out = join(root, 'out', site.name)
-  for (const page of pages) rmSync(join(out, `${page.name}.sh`), { force: true })
   report.note(`Rehearsal for the site ${site.name}: FK_HOST is not set, so nothing is touched.`)
-  const checks: Check[] = []
-  const index: object[] = []
+  const all = printedPages(pages, context, config)
+  const questions = aboutPages(join(out, 'print'), all)
   let files = 0
-  for (const page of pages) {
-    for (const spec of machinesFor({ site, env }, page.on)) {
-      const steps = page.steps(context(spec))
-      if (steps.length === 0) continue
-      report.page({ name: page.name, summary: page.summary, file: page.file, layer: page.layer, on: page.on })
-      const script = join(out, `${page.name}.sh`)
-      write(script, printed({ ...page, steps }), 0o755)
-      checks.push(await check(script, 'bash', ['-n', script]))
-      checks.push(await check(script, 'shellcheck', ['--severity=warning', script]))
-      for (const [i, step] of steps.entries()) {
-        report.step({
-          index: i + 1,
-          total: steps.length,
-          name: step.name,
-          state: 'change',
-        })
-        for (const c of step.controls ?? [])
-          report.control({
-            id: c.id,
-            title: c.title,
-            state: c.waived ? 'waived' : 'change',
-            from: c.from,
-            ...(c.waived ? { waived: c.waived } : {}),
-          })
-        if (!isChange(step) || step.target === undefined) continue
-        const { path, text = step.target.shown, mode, test } = step.target
-        if (text === undefined) continue
-        const copy = join(out, spec.name, path)
-        write(copy, text, Number.parseInt(mode, 8) | 0o200)
-        files += 1
-        if (test) checks.push(await tested(copy, test))
-      }
-      index.push({
-        page: page.name,
-        machine: spec.name,
-        layer: page.layer,
-        steps: steps.map((s) => ({
-          name: s.name,
-          why: s.why,
-          controls: (s.controls ?? []).map((c) => ({
-            id: c.id,
-            title: c.title,
-            from: c.from,
-            waived: c.waived,
-          })),
-        })),
-      })
-    }
+  for (const { page, on, steps } of all) {
+    report.page({ name: page.name, summary: page.summary, file: page.file, layer: page.layer, on: page.on })
+    steps.forEach((step, i) => tell(report, step, i + 1, steps.length))
+    const written = writeFiles(join(out, on.name), steps)
+    files += written.files
+    questions.push(...written.questions)
   }
-  write(
-    join(out, 'report.json'),
-    `${JSON.stringify({ site: site.name, pages: index, checks }, null, 2)}\n`,
-    0o644,
+  const checks = await answered(questions, site.name)
+  const index = all.map(({ page, on, steps }) => ({
+    page: page.name,
+    machine: on.name,
+    layer: page.layer,
+    steps: steps.map(({ name, why, controls = [] }) => ({
+      name,
+      why,
+      controls: controls.map(({ id, title, from, waived }) => ({ id, title, from, waived })),
+    })),
+  }))
+  const text = JSON.stringify({ site: site.name, pages: index, checks }, null, 2)
+  write(join(out, 'report.json'), `${text}\n`, 0o644)
+  summarise(
+    report,
+    checks,
+    `${relative(process.cwd(), out) || '.'}/`,
+    new Set(all.map(({ page }) => page)).size,
+    files,
   )
-  const failed = checks.filter((c) => c.result === 'failed')
-  const passed = checks.filter((c) => c.result === 'passed').length
-  for (const c of failed)
-    report.error({
-      step: `${c.artifact} is accepted by ${c.by}`,
-      ran: c.by,
-      said: c.said,
-      state: 'nothing was touched',
-      next: 'mend the file in config/ or the page',
-    })
-  const missing = new Map<string, number>()
-  for (const c of checks.filter((c) => c.result === 'not checked'))
-    missing.set(`${c.by}: ${c.said}`, (missing.get(`${c.by}: ${c.said}`) ?? 0) + 1)
-  report.note(
-    `\nWritten to ${relative(process.cwd(), out) || '.'}/: ${pages.length === 1 ? '1 page' : `${pages.length} pages`} as bash, ${files} files for machines, report.json.`,
-  )
-  report.note(
-    `Checked: ${passed} artifacts pass their own checker${failed.length > 0 ? `, ${failed.length} do not` : ''}.`,
-  )
-  for (const [why, n] of missing) report.note(`Not checked: ${n} with ${why}.`)
-  report.note('Next: set FK_HOST (admin@192.0.2.10, or lab for a throw-away machine) and run the same again.')
-  return failed.length > 0 ? 1 : 0
+  return checks.some(({ result }) => result === 'failed') ? 1 : 0
+}
+
+/** What a step is, where nobody can say whether it holds. */
+const kindOf = (step: Step): State => (isChange(step) ? 'change' : isWait(step) ? 'wait' : 'demand')
+
+function tell(report: Report, step: Step, index: number, total: number): void {
+  report.step({ index, total, name: step.name, state: kindOf(step) })
+  for (const { id, title, from, waived } of step.controls ?? [])
+    report.control({ id, title, state: waived ? 'waived' : 'change', from, ...(waived ? { waived } : {}) })
 }
 
 function write(path: string, text: string, mode: number): void {
@@ -118,20 +94,60 @@ function write(path: string, text: string, mode: number): void {
   writeFileSync(path, text, { mode })
 }
 
-async function check(path: string, tool: string, args: string[], env?: NodeJS.ProcessEnv): Promise<Check> {
-  const artifact = relative(root, path)
+/** Writes the printed pages. Their functions stand in one file, which is checked once; of a page only its own part. */
+function aboutPages(dir: string, all: PrintedPage[]): Question[] {
+  const files = writePages(dir, all)
+  const known = shellcheckKnows()
+  return [...files].flatMap(([name, text]) => {
+    const path = join(dir, name)
+    const ask = (tool: string, words: string): Question => ({
+      artifact: relative(root, path),
+      tool,
+      seen: `${words}\n${known}\n${text}`,
+      command: `${tool} ${words} "$new"`,
+      env: { new: path },
+    })
+    return [ask('bash', '-n'), ask('shellcheck', '--severity=warning')]
+  })
+}
+
+/** What shellcheck goes by beside a file, as far as it stands in this kit. */
+function shellcheckKnows(): string {
   try {
-    await run(tool, args, { timeout: 60_000, ...(env ? { env } : {}) })
-    return { artifact, by: tool, result: 'passed', said: '' }
+    return readFileSync(join(root, '.shellcheckrc'), 'utf8')
   } catch (error) {
-    const { code, stderr, stdout } = error as { code?: unknown; stderr?: string; stdout?: string }
-    if (code === 'ENOENT' || code === ABSENT)
-      return { artifact, by: tool, result: 'not checked', said: 'it is not installed here' }
-    return { artifact, by: tool, result: 'failed', said: `${stdout ?? ''}${stderr ?? ''}`.trim() }
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+    return ''
   }
 }
 
-const ABSENT = 99
+/** Writes the files that steps put on a machine, with the questions of their own tests. */
+function writeFiles(dir: string, steps: Step[]): { files: number; questions: Question[] } {
+  const questions: Question[] = []
+  let files = 0
+  for (const step of steps) {
+    if (!isChange(step) || step.target === undefined) continue
+    const { path, text = step.target.shown, mode, test } = step.target
+    if (text === undefined) continue
+    const copy = join(dir, path)
+    write(copy, text, Number.parseInt(mode, 8) | 0o200)
+    files += 1
+    if (test) questions.push(tested(copy, text, test))
+  }
+  return { files, questions }
+}
+
+/** The page's own test of a file, by the tool that it names first. */
+function tested(copy: string, text: string, test: Command): Question {
+  const tool = /^\s*(?:\w+=\S+ )*([\w./-]+)/.exec(test.text)?.[1] ?? 'bash'
+  return {
+    artifact: relative(root, copy),
+    tool,
+    seen: `${test.text}\n${text}`,
+    command: test.text,
+    env: { new: copy, PATH: '/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin' },
+  }
+}
 
 /** Why a checker of this computer cannot judge a file of another: it lacks rights or keys, or is older than the machine's. */
 const unfit: [RegExp, string][] = [
@@ -143,16 +159,106 @@ const unfit: [RegExp, string][] = [
   [/the laptop had no age identity/, 'the laptop has no age identity yet'],
 ]
 
-/** The page's own test of a file, by the tool that it names first. */
-async function tested(copy: string, test: Command): Promise<Check> {
-  const tool = /^\s*(?:\w+=\S+ )*([\w./-]+)/.exec(test.text)?.[1] ?? 'bash'
-  const script = `command -v ${tool} > /dev/null || exit ${ABSENT}; ${test.text}`
-  const env = { PATH: '/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin', new: copy }
-  // Without --norc bash takes Node's pipe for a login over the network and reads the startup files of this computer.
-  const result = {
-    ...(await check(copy, 'bash', ['--norc', '-euo', 'pipefail', '-c', script], env)),
+/** Seconds for one checker. */
+const LIMIT = 60
+
+async function ask({ artifact, tool, command, env = {} }: Question): Promise<Check> {
+  const { exitCode, stdout, stderr } = await $({
+    env,
+    nothrow: true,
+    timeout: LIMIT * 1000,
+  })`bash --norc -euo pipefail -c ${command}`
+  const said = `${stdout}${stderr}`.trim()
+  if (exitCode === 0) return { artifact, by: tool, result: 'passed', said: '' }
+  const why = unfit.find(([pattern]) => pattern.test(said))?.[1]
+  if (why !== undefined) return { artifact, by: tool, result: 'not checked', said: why }
+  return {
+    artifact,
     by: tool,
+    result: 'failed',
+    said: exitCode === null ? `it had not ended after ${LIMIT} s` : said,
   }
-  const why = unfit.find(([said]) => result.result === 'failed' && said.test(result.said))?.[1]
-  return why === undefined ? result : { ...result, result: 'not checked', said: why }
+}
+
+/** All questions answered, those that are known from an earlier run without the checker. What failed is asked again each time. */
+async function answered(questions: Question[], site: string): Promise<Check[]> {
+  const known = verdicts(site)
+  const checks: Check[] = []
+  const left = [...questions.entries()]
+  const work = async () => {
+    for (let next = left.shift(); next !== undefined; next = left.shift()) {
+      const [i, question] = next
+      const { artifact, tool } = question
+      const program = which(tool)
+      if (program === undefined) {
+        checks[i] = { artifact, by: tool, result: 'not checked', said: 'it is not installed here' }
+        continue
+      }
+      const key = keyOf(question, program)
+      const before = known.get(key)
+      const check = before === undefined ? await ask(question) : { artifact, by: tool, ...before }
+      if (check.result !== 'failed') known.keep(key, { result: check.result, said: check.said })
+      checks[i] = check
+    }
+  }
+  await Promise.all(Array.from({ length: availableParallelism() }, work))
+  known.close()
+  return checks
+}
+
+/** A checker is known by its file: another version is another file. Who asks counts, because root may see more. */
+function keyOf({ tool, seen }: Question, program: string): string {
+  const { size, mtimeMs, ino } = statSync(program)
+  const all = JSON.stringify([tool, program, size, mtimeMs, ino, process.getuid?.(), seen])
+  return createHash('sha256').update(all).digest('hex')
+}
+
+type Verdict = Pick<Check, 'result' | 'said'>
+
+/** What checkers found in earlier runs for a site, in .cache of the checkout. What this run did not come to is forgotten. */
+function verdicts(site: string): {
+  get: (key: string) => Verdict | undefined
+  keep: (key: string, verdict: Verdict) => void
+  close: () => void
+} {
+  const dir = (load(join(root, 'bin/cache.cjs')) as { cache: () => string | undefined }).cache()
+  const file = dir === undefined ? undefined : join(dir, `checked-${site}.json`)
+  let before: Record<string, Verdict> = {}
+  try {
+    if (file !== undefined) before = JSON.parse(readFileSync(file, 'utf8')) as typeof before
+  } catch {
+    // There is none, or it cannot be read: all is asked again.
+  }
+  const now: Record<string, Verdict> = {}
+  return {
+    get: (key) => before[key],
+    keep: (key, verdict) => void (now[key] = verdict),
+    close() {
+      if (file === undefined) return
+      writeFileSync(`${file}.${process.pid}`, JSON.stringify(now), { mode: 0o600 })
+      renameSync(`${file}.${process.pid}`, file)
+    },
+  }
+}
+
+function summarise(report: Report, checks: Check[], path: string, pages: number, files: number): void {
+  const failed = checks.filter((c) => c.result === 'failed')
+  const passed = checks.filter((c) => c.result === 'passed').length
+  for (const { artifact, by, said } of failed)
+    report.error({
+      step: `${artifact} is accepted by ${by}`,
+      ran: by,
+      said,
+      state: 'nothing was touched',
+      next: 'mend the file in config/ or the page',
+    })
+  const missing = new Map<string, number>()
+  for (const { by, said } of checks.filter((c) => c.result === 'not checked'))
+    missing.set(`${by}: ${said}`, (missing.get(`${by}: ${said}`) ?? 0) + 1)
+  const many = pages === 1 ? '1 page' : `${pages} pages`
+  report.note(`\nWritten to ${path}: ${many} as bash in print/, ${files} files for machines, report.json.`)
+  const bad = failed.length > 0 ? `, ${failed.length} do not` : ''
+  report.note(`Checked: ${passed} artifacts pass their own checker${bad}.`)
+  for (const [why, n] of missing) report.note(`Not checked: ${n} with ${why}.`)
+  report.note('Next: set FK_HOST (admin@192.0.2.10, or lab for a throw-away machine) and run the same again.')
 }

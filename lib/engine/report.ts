@@ -2,7 +2,8 @@
 import { stripVTControlCharacters } from 'node:util'
 import type { Transfer } from './transfer.ts'
 
-export type State = 'ok' | 'change' | 'changed' | 'ready' | 'failed' | 'n/a' | 'waived' | 'pending'
+export type State =
+  'ok' | 'change' | 'changed' | 'ready' | 'failed' | 'n/a' | 'waived' | 'pending' | 'demand' | 'wait'
 
 export interface PageStart {
   name: string
@@ -125,17 +126,19 @@ export interface Report {
   close(): void
 }
 
-/** A report that waits, for one of several that run at once: `tell` says it all, in its place. What is at work now is shown at once. */
-export function heldBack(report: Report): { report: Report; tell: () => void } {
-  const said: (() => void)[] = []
+/**
+ * A report that waits, for one of several that run at once: `flush` writes it all, in its place. What runs now is shown at once.
+ */
+export function buffered(report: Report): { report: Report; flush: () => void } {
+  const events: (() => void)[] = []
   const now = ['running', 'transfer', 'pause']
-  const held = new Proxy(report, {
+  const waiting = new Proxy(report, {
     get: (target, name: keyof Report) => {
-      const say = target[name].bind(target) as (...args: unknown[]) => void
-      return now.includes(name) ? say : (...args: unknown[]) => void said.push(() => say(...args))
+      const write = target[name].bind(target) as (...args: unknown[]) => void
+      return now.includes(name) ? write : (...args: unknown[]) => void events.push(() => write(...args))
     },
   })
-  return { report: held, tell: () => said.splice(0).forEach((say) => say()) }
+  return { report: waiting, flush: () => events.splice(0).forEach((write) => write()) }
 }
 
 /** One line of the run log, and of --json. */
@@ -170,6 +173,8 @@ const colours = {
   change: 33,
   changed: 36,
   pending: 33,
+  demand: 33,
+  wait: 33,
   waived: 35,
   'n/a': 2,
   failed: 31,
@@ -185,162 +190,16 @@ const SAID_LINES = 12
  */
 export function createReport(options: ReportOptions = {}): Report {
   const stdout: Out = options.stdout ?? process.stdout
-  const tty = options.tty ?? stdout.isTTY === true
-  const color = options.color ?? (stdout.isTTY === true && stdout.hasColors?.() === true)
-  const verbose = options.verbose ?? false
   const now = options.now ?? Date.now
-  const live = new Live(stdout, tty && !options.json, now)
-  const quarters = new Map<string, number>()
-  let failed: string | undefined
-  let heading: string | undefined
-  let empty = true
-
-  const paint = (code: number, text: string) =>
-    color && text !== '' ? `\u001b[${code}m${text}\u001b[0m` : text
-  const dim = (text: string) => paint(2, text)
-  const cut = (text: string) => (tty ? shorten(text, (stdout.columns ?? 80) - 1) : text)
-  const print = (text: string) => {
-    empty = false
-    live.above(`${text}\n`)
-  }
-  const fact = ({ index, total, name }: Numbered) =>
-    total === 0 ? clean(name) : `${String(index).padStart(String(total).length)}/${total} ${clean(name)}`
-  const stated = (state: State, rest: string) =>
-    `${paint(colours[state], state)}${' '.repeat(9 - state.length)}${rest}`
-  const details = (label: string, text: string) => {
-    const lines = clean(text).trimEnd().split('\n')
-    const hidden = verbose ? 0 : lines.splice(DETAIL_LINES).length
-    if (hidden > 0)
-      lines.push(`(${count(hidden, 'line')} more; --verbose shows ${hidden === 1 ? 'it' : 'them'})`)
-    lines.forEach((line, i) => print(dim(cut(DETAIL + (i === 0 ? label : ' '.repeat(label.length)) + line))))
-  }
-
-  const text = {
-    page(page: PageStart) {
-      if (!empty) print('')
-      print(`${paint(1, page.name)}  ${page.summary}`)
-      if (page.machine) print(dim(`  ${page.mode ? `${page.mode} on ` : ''}${page.machine}`))
-    },
-    plan({ steps, controls }: Plan) {
-      if (verbose) print(dim(`  ${count(steps, 'step')}${controls ? `, ${count(controls, 'control')}` : ''}`))
-    },
-    running({ limit, saw, ...step }: Running) {
-      const tail = [limit && `of ${duration(limit)}`, saw && `last seen: ${oneLine(saw)}`]
-        .filter(Boolean)
-        .join(', ')
-      live.show('step', `running  ${fact(step)}`, tail)
-    },
-    step(step: StepResult) {
-      live.hide('step')
-      const slow = step.seconds !== undefined && step.seconds >= 10 ? dim(` (${duration(step.seconds)})`) : ''
-      print(stated(step.state, fact(step)) + slow)
-      failed = step.state === 'failed' ? step.name : undefined
-      const open = step.state !== 'ok' && step.state !== 'ready' && step.state !== 'changed'
-      if (step.why && (open || verbose)) details('', step.why)
-      if (step.found && (open || verbose)) details('found: ', step.found.trim())
-    },
-    control(control: ControlResult) {
-      if (control.state !== 'failed' && control.state !== 'pending' && !verbose) return
-      const found = control.found?.trim()
-      print(
-        cut(
-          `${DETAIL}${stated(control.state, `${control.id}  ${clean(control.title)}`)}${found ? `: ${oneLine(found)}` : ''}`,
-        ),
-      )
-      if (control.waived) details('  waived: ', control.waived)
-      if (verbose && control.from && control.from.length > 0) details('  from: ', control.from.join(', '))
-    },
-    diff(diff: FileDiff) {
-      print(DETAIL + paint(1, clean(diff.path)))
-      for (const line of clean(diff.text).trimEnd().split('\n')) {
-        const code = line.startsWith('+') ? 32 : line.startsWith('-') ? 31 : line.startsWith('@') ? 36 : 0
-        print(DETAIL + (code ? paint(code, line) : line))
-      }
-    },
-    command(command: { text: string }) {
-      for (const line of clean(command.text).split('\n')) print(DETAIL + line)
-    },
-    error(fault: FaultReport) {
-      live.clear()
-      if (fault.step !== undefined && fault.step !== failed) {
-        const place =
-          fault.index && fault.total
-            ? fact({ index: fault.index, total: fault.total, name: fault.step })
-            : clean(fault.step)
-        print(stated('failed', place))
-      }
-      failed = undefined
-      for (const label of ['ran', 'said', 'state', 'next'] as const) {
-        const value = fault[label]
-        if (!value) continue
-        const lines = clean(value).trimEnd().split('\n')
-        const hidden =
-          label === 'said' && !verbose ? lines.splice(0, Math.max(0, lines.length - SAID_LINES)).length : 0
-        if (hidden > 0)
-          lines.unshift(
-            `(${count(hidden, 'line')} before this; --verbose shows ${hidden === 1 ? 'it' : 'them'})`,
-          )
-        lines.forEach((line, i) => print(`  ${(i === 0 ? `${label}:` : '').padEnd(7)}${line}`))
-      }
-    },
-    summary(sum: Summary) {
-      live.clear()
-      const parts = [
-        count(sum.hold, 'step', 'holds', 'hold'),
-        sum.changed ? `${sum.changed} changed` : '',
-        sum.pending ? `${sum.pending} would change` : '',
-        sum.failed ? `${sum.failed} failed` : '',
-        sum.controls?.total ? `${sum.controls.hold} of ${sum.controls.total} controls hold` : '',
-        sum.waived ? `${sum.waived} waived` : '',
-        sum.rebooting ? `${sum.rebooting} wait for the next start of the machine` : '',
-        sum.notApplicable ? `${sum.notApplicable} not applicable` : '',
-      ]
-      print(`${paint(1, sum.name)}: ${parts.filter(Boolean).join(', ')}`)
-    },
-    note({ text }: { text: string }) {
-      for (const line of clean(text).split('\n')) print(line)
-    },
-    finding({ of, subject, state, found, remedy }: Looked) {
-      if (of !== heading) {
-        if (!empty) print('')
-        print(paint(1, of))
-        heading = of
-      }
-      const code = { ok: 32, warn: 33, bad: 31, 'n/a': 2 }[state]
-      const line = [found, remedy].filter((text) => text !== undefined).map((text) => oneLine(text))
-      print(`${paint(code, state)}${' '.repeat(6 - state.length)}${subject.padEnd(10)} ${line.join('; ')}`)
-    },
-    transfer({ name, does, bytes, total, rate, done }: Transfer) {
-      const way = far(bytes, total, rate)
-      if (done) live.hide(`transfer ${name}`)
-      else if (tty) live.show(`transfer ${name}`, `${does} ${clean(name)}`, way)
-      const quarter = total ? Math.floor((4 * bytes) / total) : 0
-      const before = quarters.get(name) ?? 0
-      quarters.set(name, Math.max(quarter, before))
-      if (done ? bytes === total : !tty && quarter > before && quarter < 4)
-        print(dim(`  ${does} ${clean(name)}: ${way}`))
-      if (done) quarters.delete(name)
-    },
-    began({ name }: { name: string }) {
-      live.show(`task ${name}`, `running  ${name}`, '')
-    },
-    ended(task: TaskResult) {
-      live.hide(`task ${task.task}`)
-      failed = task.state === 'failed' ? task.name : undefined
-      print(stated(task.state, fact(task)))
-      if (task.found) details('', task.found)
-    },
-  }
-
+  const text = new Text(stdout, options, now)
   const event =
-    <K extends keyof typeof text>(name: K) =>
-    (data: Parameters<(typeof text)[K]>[0]) => {
+    <K extends Events>(name: K) =>
+    (data: Parameters<Text[K]>[0]) => {
       const record = { time: new Date(now()).toISOString(), event: name, ...data }
       options.log?.(record)
       if (options.json) stdout.write(`${JSON.stringify(record)}\n`)
       else text[name](data as never)
     }
-
   return {
     page: event('page'),
     plan: event('plan'),
@@ -356,8 +215,231 @@ export function createReport(options: ReportOptions = {}): Report {
     transfer: event('transfer'),
     began: event('began'),
     ended: event('ended'),
-    pause: () => live.clear(),
-    close: () => live.clear(),
+    pause: () => text.clear(),
+    close: () => text.clear(),
+  }
+}
+
+type Events = Exclude<keyof Report, 'pause' | 'close'>
+
+/** Each event as lines for people. */
+class Text {
+  readonly #paper: Paper
+  readonly #live: Live
+  readonly #tty: boolean
+  readonly #verbose: boolean
+  readonly #quarters = new Map<string, number>()
+  /** The step that was just reported as failed, so that its fault does not name it again. */
+  #failed: string | undefined
+  #heading: string | undefined
+
+  constructor(stdout: Out, options: ReportOptions, now: () => number) {
+    this.#tty = options.tty ?? stdout.isTTY === true
+    this.#verbose = options.verbose ?? false
+    this.#live = new Live(stdout, this.#tty && !options.json, now)
+    const color = options.color ?? (stdout.isTTY === true && stdout.hasColors?.() === true)
+    this.#paper = new Paper(
+      this.#live,
+      color,
+      this.#verbose,
+      this.#tty ? () => stdout.columns ?? 80 : undefined,
+    )
+  }
+
+  clear(): void {
+    this.#live.clear()
+  }
+
+  page(page: PageStart): void {
+    const paper = this.#paper
+    paper.apart()
+    paper.print(`${paper.paint(1, page.name)}  ${page.summary}`)
+    if (page.machine) paper.print(paper.dim(`  ${page.mode ? `${page.mode} on ` : ''}${page.machine}`))
+  }
+
+  plan({ steps, controls }: Plan): void {
+    if (!this.#verbose) return
+    const line = `  ${count(steps, 'step')}${controls ? `, ${count(controls, 'control')}` : ''}`
+    this.#paper.print(this.#paper.dim(line))
+  }
+
+  running({ limit, saw, ...step }: Running): void {
+    const tail = [limit && `of ${duration(limit)}`, saw && `last seen: ${oneLine(saw)}`]
+      .filter(Boolean)
+      .join(', ')
+    this.#live.show('step', `running  ${fact(step)}`, tail)
+  }
+
+  step(step: StepResult): void {
+    const paper = this.#paper
+    this.#live.hide('step')
+    const slow =
+      step.seconds !== undefined && step.seconds >= 10 ? paper.dim(` (${duration(step.seconds)})`) : ''
+    paper.print(paper.stated(step.state, fact(step)) + slow)
+    this.#failed = step.state === 'failed' ? step.name : undefined
+    const open = step.state !== 'ok' && step.state !== 'ready' && step.state !== 'changed'
+    if (step.why && (open || this.#verbose)) paper.details('', step.why)
+    if (step.found && (open || this.#verbose)) paper.details('found: ', step.found.trim())
+  }
+
+  control({ id, title, state, found, from, waived }: ControlResult): void {
+    if (state !== 'failed' && state !== 'pending' && !this.#verbose) return
+    const paper = this.#paper
+    const answer = found?.trim()
+    const line = paper.stated(state, `${id}  ${clean(title)}`) + (answer ? `: ${oneLine(answer)}` : '')
+    paper.print(paper.cut(DETAIL + line))
+    if (waived) paper.details('  waived: ', waived)
+    if (this.#verbose && from && from.length > 0) paper.details('  from: ', from.join(', '))
+  }
+
+  diff(diff: FileDiff): void {
+    const paper = this.#paper
+    paper.print(DETAIL + paper.paint(1, clean(diff.path)))
+    for (const line of clean(diff.text).trimEnd().split('\n')) {
+      const code = line.startsWith('+') ? 32 : line.startsWith('-') ? 31 : line.startsWith('@') ? 36 : 0
+      paper.print(DETAIL + (code ? paper.paint(code, line) : line))
+    }
+  }
+
+  command(command: { text: string }): void {
+    for (const line of clean(command.text).split('\n')) this.#paper.print(DETAIL + line)
+  }
+
+  error(fault: FaultReport): void {
+    const paper = this.#paper
+    this.#live.clear()
+    if (fault.step !== undefined && fault.step !== this.#failed)
+      paper.print(
+        paper.stated('failed', fact({ index: fault.index ?? 0, total: fault.total ?? 0, name: fault.step })),
+      )
+    this.#failed = undefined
+    for (const label of ['ran', 'said', 'state', 'next'] as const) paper.labelled(label, fault[label])
+  }
+
+  summary(sum: Summary): void {
+    this.#live.clear()
+    const parts = [
+      count(sum.hold, 'step', 'holds', 'hold'),
+      sum.changed ? `${sum.changed} changed` : '',
+      sum.pending ? `${sum.pending} would change` : '',
+      sum.failed ? `${sum.failed} failed` : '',
+      sum.controls?.total ? `${sum.controls.hold} of ${sum.controls.total} controls hold` : '',
+      sum.waived ? `${sum.waived} waived` : '',
+      sum.rebooting ? `${sum.rebooting} wait for the next start of the machine` : '',
+      sum.notApplicable ? `${sum.notApplicable} not applicable` : '',
+    ]
+    this.#paper.print(`${this.#paper.paint(1, sum.name)}: ${parts.filter(Boolean).join(', ')}`)
+  }
+
+  note({ text }: { text: string }): void {
+    for (const line of clean(text).split('\n')) this.#paper.print(line)
+  }
+
+  finding({ of, subject, state, found, remedy }: Looked): void {
+    const paper = this.#paper
+    if (of !== this.#heading) {
+      paper.apart()
+      paper.print(paper.paint(1, of))
+      this.#heading = of
+    }
+    const code = { ok: 32, warn: 33, bad: 31, 'n/a': 2 }[state]
+    const line = [found, remedy].filter((text) => text !== undefined).map((text) => oneLine(text))
+    const head = `${paper.paint(code, state)}${' '.repeat(6 - state.length)}${subject.padEnd(10)}`
+    paper.print(`${head} ${line.join('; ')}`)
+  }
+
+  transfer({ name, does, bytes, total, rate, done }: Transfer): void {
+    const way = far(bytes, total, rate)
+    if (done) this.#live.hide(`transfer ${name}`)
+    else if (this.#tty) this.#live.show(`transfer ${name}`, `${does} ${clean(name)}`, way)
+    const quarter = total ? Math.floor((4 * bytes) / total) : 0
+    const before = this.#quarters.get(name) ?? 0
+    this.#quarters.set(name, Math.max(quarter, before))
+    if (done ? bytes === total : !this.#tty && quarter > before && quarter < 4)
+      this.#paper.print(this.#paper.dim(`  ${does} ${clean(name)}: ${way}`))
+    if (done) this.#quarters.delete(name)
+  }
+
+  began({ name }: { name: string }): void {
+    this.#live.show(`task ${name}`, `running  ${name}`, '')
+  }
+
+  ended(task: TaskResult): void {
+    this.#live.hide(`task ${task.task}`)
+    this.#failed = task.state === 'failed' ? task.name : undefined
+    this.#paper.print(this.#paper.stated(task.state, fact(task)))
+    if (task.found) this.#paper.details('', task.found)
+  }
+}
+
+/** `3/40 the clock is in step`, or the name alone. */
+const fact = ({ index, total, name }: Numbered): string =>
+  index === 0 || total === 0
+    ? clean(name)
+    : `${String(index).padStart(String(total).length)}/${total} ${clean(name)}`
+
+/** Lines above the live ones, with colour where there is any. */
+class Paper {
+  readonly #live: Live
+  readonly #color: boolean
+  readonly #verbose: boolean
+  readonly #columns: (() => number) | undefined
+  #empty = true
+
+  constructor(live: Live, color: boolean, verbose: boolean, columns: (() => number) | undefined) {
+    this.#live = live
+    this.#color = color
+    this.#verbose = verbose
+    this.#columns = columns
+  }
+
+  print(text: string): void {
+    this.#empty = false
+    this.#live.above(`${text}\n`)
+  }
+
+  /** An empty line, unless this is the beginning. */
+  apart(): void {
+    if (!this.#empty) this.print('')
+  }
+
+  paint(code: number, text: string): string {
+    return this.#color && text !== '' ? `\u001b[${code}m${text}\u001b[0m` : text
+  }
+
+  dim(text: string): string {
+    return this.paint(2, text)
+  }
+
+  /** No longer than the terminal is wide. */
+  cut(text: string): string {
+    return this.#columns ? shorten(text, this.#columns() - 1) : text
+  }
+
+  stated(state: State, rest: string): string {
+    return `${this.paint(colours[state], state)}${' '.repeat(9 - state.length)}${rest}`
+  }
+
+  /** The first lines of a long text, below what they belong to. */
+  details(label: string, text: string): void {
+    const lines = clean(text).trimEnd().split('\n')
+    const hidden = this.#verbose ? 0 : lines.splice(DETAIL_LINES).length
+    if (hidden > 0)
+      lines.push(`(${count(hidden, 'line')} more; --verbose shows ${hidden === 1 ? 'it' : 'them'})`)
+    lines.forEach((line, i) =>
+      this.print(this.dim(this.cut(DETAIL + (i === 0 ? label : ' '.repeat(label.length)) + line))),
+    )
+  }
+
+  /** A line of a fault, when there is any; of a long output the end. */
+  labelled(label: string, text: string | undefined): void {
+    if (!text) return
+    const lines = clean(text).trimEnd().split('\n')
+    const hidden =
+      label === 'said' && !this.#verbose ? lines.splice(0, Math.max(0, lines.length - SAID_LINES)).length : 0
+    if (hidden > 0)
+      lines.unshift(`(${count(hidden, 'line')} before this; --verbose shows ${hidden === 1 ? 'it' : 'them'})`)
+    lines.forEach((line, i) => this.print(`  ${(i === 0 ? `${label}:` : '').padEnd(7)}${line}`))
   }
 }
 

@@ -33,8 +33,8 @@ export interface Restart {
 }
 
 /**
- * A change that can lock out who makes it, or leave a service down. Neighbouring steps with one are applied together: the machine
- * rolls them back by itself unless a new connection confirms them.
+ * A change that can lock out who makes it, or leave a service down. Neighbouring steps with one are applied together: the
+ * machine rolls them back by itself unless a new connection confirms them.
  */
 export interface Transaction {
   /** What it changes, in a word for the reader: `ssh`. */
@@ -57,7 +57,7 @@ interface Named {
   transaction?: Transaction
 }
 
-/** A file that a change step lands, so that a plan can show the difference and a rehearsal can write it out. */
+/** A file that a change step writes, so that a plan can show the difference and a rehearsal can write it out. */
 export interface Target {
   path: string
   text: string | undefined
@@ -70,11 +70,11 @@ export interface Target {
   test: Command | undefined
 }
 
-/** The machine can be made to agree: when `check` does not hold, the commands of `apply` run, then `check` is asked again. */
+/** The machine can be made to agree: when `check` does not hold, the commands of `apply` run, then `check` runs again. */
 export interface Change extends Named {
   check: Command
   apply: Command[]
-  /** Only for what the record on the machine cannot take back by itself. */
+  /** Only for what the record on the machine cannot undo by itself. */
   undo?: Command[]
   /** Runs when `apply` failed half way. */
   recover?: Command[]
@@ -90,7 +90,7 @@ export interface Change extends Named {
   target?: Target
   /** What another machine of the site makes true before `apply`, and after it, also when `apply` failed. */
   onOtherNode?: { on: string; before: Step[]; after: Step[] }
-  /** Before `apply` the laptop fetches and proves this file and sends it; `apply` gives it that name. */
+  /** Before `apply` the laptop downloads, verifies and uploads this file; `apply` gives it its name. */
   upload?: { artifact: Artifact; to: string }
 }
 
@@ -102,7 +102,7 @@ export interface Demand extends Named {
   typed?: string
 }
 
-/** It becomes true by itself; asked again until `seconds` have passed. */
+/** It becomes true by itself; checked again until `seconds` have passed. */
 export interface Wait extends Named {
   until: Command
   seconds: number
@@ -113,7 +113,7 @@ export type Step = Change | Demand | Wait
 export const isChange = (step: Step): step is Change => 'apply' in step
 export const isWait = (step: Step): step is Wait => 'until' in step
 
-/** The transactions of all these steps as one, or undefined when none of them has any. Where two name a route, the last one counts. */
+/** The transactions of all these steps as one; undefined when none has any. Where two name a route, the last one counts. */
 export function transactionOf(steps: Step[]): Transaction | undefined {
   const all = steps.flatMap(({ transaction }) => transaction ?? [])
   if (all.length === 0) return undefined
@@ -129,5 +129,5 @@ export function transactionOf(steps: Step[]): Transaction | undefined {
   }
 }
 
-/** The check of a step: what it asks the machine. */
+/** The check of a step: what it runs on the machine. */
 export const checkOf = (step: Step): Command => (isWait(step) ? step.until : step.check)

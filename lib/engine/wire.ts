@@ -1,5 +1,5 @@
-// The machine's side of the conversation, as types. A program on a machine writes one line for each event: a word that nobody else
-// prints (the nonce of the program), the kind of the event, and fields in a fixed order, escaped and parted by tabs. This file
+// The machine's side of the protocol, as types. A program on a machine writes one line for each event: a word that nobody else
+// prints (the nonce of the program), the kind of the event, and fields in a fixed order, escaped and separated by tabs. This file
 // hides that order: everybody else reads names.
 
 /** When a step was checked: before its commands ran, or after. */
@@ -105,7 +105,7 @@ function valuesOf(words: string[]): Record<string, string> | undefined {
 const unescaped = (field: string): string =>
   field.replaceAll(/\\([\\nt])/g, (_, c: string) => ({ n: '\n', t: '\t' })[c] ?? '\\')
 
-/** The event on a line of a program with this nonce; undefined for what somebody else printed, and for a line that is not whole. */
+/** The event on a line of the program with this nonce; undefined for other output, and for a line that is not whole. */
 export function frameOf(line: string, nonce: string): Frame | undefined {
   const [word, kind = '', ...fields] = line.split('\t')
   if (word !== nonce || !Object.hasOwn(readers, kind)) return undefined

@@ -185,7 +185,7 @@ backup_restore() {
   if [ -d "$K3S_DATA/server/db" ]; then echo something; else echo nothing; fi > "$aside/begun"
   sync "$aside/begun" "$aside"
   if [ -d "$K3S_DATA/server/db" ]; then
-    aside "$K3S_DATA/server" "$aside/server" k3s.service
+    move_aside "$K3S_DATA/server" "$aside/server" k3s.service
   else
     rm --recursive --force "$K3S_DATA/server"
   fi

@@ -173,7 +173,7 @@ export async function runBench(
       [
         k3sShell.text,
         `FK_SENT=${quote(`${file.sha256} ${to}\n`)}`,
-        `arrived ${to} 2> "$FK_TMP/said" || { answer bench complained "$(cat "$FK_TMP/said")"; exit 1; }`,
+        `received ${to} 2> "$FK_TMP/said" || { answer bench complained "$(cat "$FK_TMP/said")"; exit 1; }`,
         'mkdir "$FK_TMP/bench" "$FK_TMP/bench.bin"',
         'tar --extract --gzip --file="$FK_PART" --directory="$FK_TMP/bench" --no-same-owner && rm --force "$FK_PART"',
         // Its controls call kubectl.

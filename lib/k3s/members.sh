@@ -21,7 +21,7 @@ k3s_program() {
 # k3s_use VERSION: /opt/bin/k3s becomes this version, for the next start. The link changes atomically.
 k3s_use() {
   [ -x "/opt/k3s/$1/k3s" ] || k3s_no "/opt/k3s/$1/k3s is missing" || return
-  keep "$K3S"
+  record_before "$K3S"
   install --directory --mode=755 "$(dirname "$K3S")"
   ln --symbolic --force --no-dereference "../k3s/$1/k3s" "$K3S.new"
   mv --force --no-target-directory "$K3S.new" "$K3S"

@@ -22,7 +22,7 @@ export function programSteps(context: Context, member: Member, { stays = false }
       name: `directory ${directory} exists`,
       check: sh`test "$(stat --format='%F %a %U:%G' ${directory})" = 'directory 755 root:root'`,
       apply: [
-        ...(stays ? [] : [sh`keep /opt/k3s && keep ${directory}`]),
+        ...(stays ? [] : [sh`record_before /opt/k3s && record_before ${directory}`]),
         sh`install --directory --mode=755 --owner=root --group=root /opt/k3s ${directory}`,
       ],
       undo: [sh`find ${directory} -maxdepth 1 -name '.*.part' -delete`],

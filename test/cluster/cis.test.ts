@@ -53,7 +53,7 @@ describe('CIS Kubernetes 2.1 on a control plane with the configuration of config
     const store = storeOf(config, silent())
     const found = pageNamed('k3s-cis')
     const steps = found.steps(contextOf(config, machine.facts, store))
-    return runPage(found, steps, mode, { machine, report: silent(), store, deadman: 60, patience: 20 })
+    return runPage(found, steps, mode, { machine, report: silent(), store, rollbackAfter: 60, lockWait: 20 })
   }
 
   before(async () => {

@@ -34,8 +34,8 @@ describe('k3s-server', { skip: program === undefined ? 'kube-bed is not installe
   const gate = (name: string) =>
     edit(
       'k3s/config.yaml',
-      '  - profiling=false\n  # What',
-      `  - profiling=false\n  - feature-gates=${name}=true\n  # What`,
+      '  - profiling=false\n  # Requests',
+      `  - profiling=false\n  - feature-gates=${name}=true\n  # Requests`,
     )
 
   before(async () => {
@@ -147,7 +147,7 @@ printf '[Service]\\nEnvironment=FK_BED_NO_SYSCTL=yes\\n' > /etc/systemd/system/k
       text,
       /k3s did not become ready: k3s does not run\n[^]*unrecognized feature gate: NoSuchGate/,
     )
-    assert.match(text, /this door and the doors before it are as they were: taken back at once/)
+    assert.match(text, /this change was rolled back at once, with those that belong to it/)
     assert.equal(await ok(`sha256sum ${etc}/config.yaml`), before)
     await ok(untilReady(90))
   })

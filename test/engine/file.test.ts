@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
 import { describe, test } from 'node:test'
 import { file } from '../../lib/engine/file.ts'
 import { Secret } from '../../lib/ground/secret.ts'
+import { sh } from '../../lib/ground/sh.ts'
 
 describe('a file that could not land whole is refused when the page is written', () => {
   const cases: [string, () => unknown, string][] = [
@@ -97,4 +99,13 @@ test('a secret file says nothing about its content, not even a hash', () => {
   assert.equal(step.target?.digest, undefined)
   assert.equal(JSON.stringify(step).includes('hunter2'), false)
   assert.equal(step.apply[0]?.feed?.name, 'key')
+})
+
+test('what runs when the old file has come back is bash, also where a comment stands behind it', () => {
+  const step = file('/etc/x', { text: 'a\n', then: [sh`echo done # for whom`] })
+  const commands = (step.recover ?? [])
+    .slice(1)
+    .map(({ text }) => text)
+    .join('\n')
+  assert.equal(execFileSync('bash', ['--norc', '-c', commands], { encoding: 'utf8' }), 'done\n')
 })

@@ -1,42 +1,76 @@
 import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
 import { describe, test } from 'node:test'
-import { chunks } from '../../lib/engine/run.ts'
+import { type Numbered, applyProgram, checkProgram, plain, undoProgram } from '../../lib/engine/program.ts'
 import type { Change, Step } from '../../lib/engine/step.ts'
-import { sh } from '../../lib/ground/sh.ts'
+import { Secret } from '../../lib/ground/secret.ts'
+import { feed, sh } from '../../lib/ground/sh.ts'
 
-const change = (name: string, more: Partial<Change> = {}): Change => ({
-  name,
-  check: sh`false`,
-  apply: [sh`true`],
-  ...more,
+const steps: Step[] = [
+  {
+    name: 'it\'s "quoted" $(here)',
+    check: sh`false`,
+    apply: [sh`true`],
+    undo: [sh`echo back`, sh`echo again`],
+  },
+  { name: 'fed', check: sh`false`, apply: [feed(new Secret('key', () => "hun'ter2"))`cat > /dev/null`] },
+  {
+    name: 'saved',
+    check: sh`true`,
+    apply: [],
+    save: { name: 'x', command: sh`echo 1` },
+    undo: [sh`echo third`],
+  } as Change,
+  { name: 'asked', check: sh`true`, help: 'do it', typed: 'yes' },
+  { name: 'waited for', until: sh`true`, seconds: 7 },
+]
+const numbered: Numbered[] = steps.map((step, index) => ({ step, index }))
+const transaction = { id: '50-page-x', seconds: 60 }
+const apply = { page: '50-page', steps: numbered, all: steps, owner: 'ada@laptop' }
+
+describe('every program is whole bash, and says so at its end', () => {
+  const cases = {
+    checks: () => checkProgram({ page: '50-page', steps: numbered }),
+    'checks of a run': () => checkProgram({ page: '50-page', steps: numbered, owner: 'ada@laptop' }),
+    applies: () => applyProgram({ ...apply, saved: { x: 'abc' }, sent: { '/opt/a b': 'def' } }),
+    'applies as a transaction': () => applyProgram({ ...apply, transaction }),
+    undoes: () => undoProgram(apply),
+    'undoes as a transaction': () => undoProgram({ ...apply, transaction }),
+    states: () => plain('it', ['answer done']),
+  }
+  for (const [what, make] of Object.entries(cases))
+    test(what, async () => {
+      const { text, nonce } = await make()
+      execFileSync('bash', ['-n'], { input: text })
+      assert.ok(text.endsWith(`frame finished\nexit 0 # ${nonce}\n`))
+    })
 })
-const shape = (steps: Step[]) =>
-  chunks(steps.map((step, index) => ({ step, index }))).map((c) => [
-    c.door,
-    c.steps.map((s) => s.step.name).join(''),
-  ])
 
-describe('steps travel together as far as safety allows', () => {
-  const door = (name: string, kind: string) => change(name, { transaction: { kind } })
-  const cases: [string, Step[], unknown][] = [
-    ['no door: one part', [change('a'), change('b')], [[false, 'ab']]],
-    [
-      'doors in a row are one transaction',
-      [change('a'), door('b', 'ssh'), door('c', 'pam'), change('d')],
-      [
-        [false, 'a'],
-        [true, 'bc'],
-        [false, 'd'],
-      ],
-    ],
-    [
-      'what the laptop has to store ends its part',
-      [change('a', { save: { name: 'x', command: sh`cat` } }), change('b')],
-      [
-        [false, 'a'],
-        [false, 'b'],
-      ],
-    ],
-  ]
-  for (const [name, steps, want] of cases) test(name, () => assert.deepEqual(shape(steps), want))
+test('checks need no secret, and no function that changes anything', async () => {
+  const { text } = await checkProgram({ page: '50-page', steps: numbered })
+  assert.doesNotMatch(text, /hun|fk_apply_\d/)
+})
+
+test('a secret is a variable of the program and never a word of a command', async () => {
+  const { text } = await applyProgram(apply)
+  assert.equal(text.match(/hun.*ter2/g)?.length, 1)
+  assert.match(text, /^fk_secret_0=.*ter2/m)
+  assert.match(text, /^fk_do 1 0 300 .* "\$fk_secret_0" \|\| return$/m)
+})
+
+test('a demand that a person has met is not checked again', async () => {
+  const { text } = await applyProgram({ ...apply, steps: [{ ...numbered[3]!, met: true }] })
+  assert.match(text, /^frame check 3 before 0 typed; frame end 3 ok$/m)
+})
+
+test('undo goes from the last step to the first, each in its own order', async () => {
+  const { text } = await undoProgram(apply)
+  const order = [...text.matchAll(/^ {2}fk_do (\d+) (\d+) /gm)].map(([, n, j]) => `${n}.${j}`)
+  assert.deepEqual(order, ['2.0', '0.0', '0.1'])
+})
+
+test('what was sent and stored is written down for the machine', async () => {
+  const { text } = await applyProgram({ ...apply, saved: { x: 'abc' }, sent: { '/opt/a b': 'def' } })
+  assert.match(text, /export FK_SENT=.*def \/opt\/a b/)
+  assert.match(text, /printf '%s\\n' abc > "\$FK_STATE\/pages\/\$FK_PAGE\/saved\/"x$/m)
 })

@@ -21,7 +21,7 @@ function receive(path: string, text: string) {
   const script = `set -euo pipefail
 ${shell.text}
 chown() { :; }
-keep() { echo "kept $1"; }
+record_before() { echo "kept $1"; }
 FK_SENT=${quote(`${digest} ${join(dir, path)}\n`)}
 receive ${quote(join(dir, path))} 755`
   const { status, stdout, stderr } = spawnSync('bash', ['-c', script], { encoding: 'utf8' })

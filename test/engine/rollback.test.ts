@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { contextOf } from '../../lib/cli/context.ts'
-import { engineShell, undoing, wayBack } from '../../lib/engine/program.ts'
+import { engineShell, rollbackData, undoProgram } from '../../lib/engine/program.ts'
 import { type Restart, type Step, type Transaction, transactionOf } from '../../lib/engine/step.ts'
 import { secretStore } from '../../lib/ground/secret.ts'
 import { sh } from '../../lib/ground/sh.ts'
@@ -42,7 +42,7 @@ function rolledBack({ steps = [], paths = [], active = [], snapshot = {}, tables
     const text = [
       'set -u',
       'FK_STATE=/nonexistent',
-      ...wayBack(steps),
+      ...rollbackData(steps),
       engineShell('snapshot.sh'),
       `systemctl() {
         case $1 in
@@ -180,8 +180,7 @@ describe('transactions of neighbouring steps', () => {
 
 test('an undo brings along what the present page says, for a record that an older version wrote', async () => {
   const steps = [step({ kind: 'a', restart: [{ unit: 'a.service', path: '/etc/a/', how: 'reload' }] })]
-  const numbered = steps.map((each, index) => ({ step: each, index }))
-  const { text } = await undoing('50-a', numbered, { owner: 'ada@laptop', page: steps })
+  const { text } = await undoProgram({ page: '50-a', owner: 'ada@laptop', all: steps })
   assert.match(text, /^FK_RESTART=.*a\.service/m)
   assert.ok(text.indexOf('fk_describe "$dir/origin"') < text.indexOf('said=$(fk_undo'))
 })

@@ -8,7 +8,7 @@ import { parse } from 'yaml'
 import { kubeconfigFor } from '../../lib/cli/node.ts'
 import type { Context } from '../../lib/engine/page.ts'
 import { printed } from '../../lib/engine/print.ts'
-import { chunks } from '../../lib/engine/run.ts'
+import { batches } from '../../lib/engine/run.ts'
 import { type Change, isChange } from '../../lib/engine/step.ts'
 import { root } from '../../lib/ground/root.ts'
 import { filesOf } from '../../lib/k3s/configuration.ts'
@@ -78,8 +78,8 @@ describe('an upgrade', () => {
       assert.match(onOtherNode?.before.at(-1)?.name ?? '', new RegExp(`${name} is cordoned and drained`))
       assert.match(onOtherNode?.after[0]?.name ?? '', new RegExp(`${name} is uncordoned`))
       const steps = stepsOf(config, name).map((step, index) => ({ step, index }))
-      for (const chunk of chunks(steps))
-        assert.ok(chunk.steps.slice(1).every(({ step }) => !isChange(step) || step.onOtherNode === undefined))
+      for (const batch of batches(steps))
+        assert.ok(batch.steps.slice(1).every(({ step }) => !isChange(step) || step.onOtherNode === undefined))
     }
   })
 
@@ -90,10 +90,19 @@ describe('an upgrade', () => {
     assert.ok(!stepsOf(site(['server', 'agent']), 'pi-1').some((step) => 'typed' in step))
   })
 
-  test('the printed page says what another machine does', () => {
-    const text = printed({ name: 'x', summary: 'y', steps: stepsOf(site(['server', 'server']), 'pi-2') })
-    assert.match(text, /# {3}first, on pi-1: pi-2 is cordoned and drained/)
-    assert.match(text, /# {3}then, on pi-1: pi-2 is uncordoned/)
+  test('the printed page runs on the other machine what it has to do there, and waits for it here', () => {
+    const steps = stepsOf(site(['server', 'server']), 'pi-2')
+    const text = printed({ name: 'x', summary: 'y', steps, library: clusterShell, called: 'x.pi-2.sh' })
+    assert.match(
+      text,
+      /^#\s+1\. on pi-1: {2}bash x\.pi-2\.sh before\n#\s+2\. here: {2}FK_OTHER_NODE=done bash x\.pi-2\.sh\n#\s+3\. on pi-1: {2}bash x\.pi-2\.sh after/m,
+    )
+    assert.match(
+      text,
+      /^before_here\(\) \{[\s\S]*# 2\/2 pi-2 is cordoned and drained[\s\S]*k3s_drain pi-2 [\s\S]*?^\}/m,
+    )
+    assert.match(text, /^after_here\(\) \{[\s\S]*pi-2 is uncordoned[\s\S]*?^\}/m)
+    assert.match(text, /needs_other_node pi-1 'bash x\.pi-2\.sh before' 'done' after\n {2}# .*pi-2 runs k3s/)
   })
 
   const follows = (from: string, to: string) =>

@@ -45,7 +45,8 @@ describe('a machine behind another', () => {
     // What the first boot of a virtual machine leaves; and nobody but the host finds its way to it.
     const { code, stderr } = await inside.root(
       `cat > /etc/ssh/ssh_host_ed25519_key
-useradd --create-home --shell /bin/bash core && cp --archive /home/admin/.ssh /home/core/ && chown --recursive core: /home/core/.ssh
+useradd --create-home --shell /bin/bash core && cp --archive /home/admin/.ssh /home/core/ &&
+  chown --recursive core: /home/core/.ssh
 echo 'core ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/core
 printf 'ID=flatcar\nVERSION_ID=0\n' > /usr/lib/os-release
 systemctl restart ssh
@@ -78,10 +79,10 @@ mount --bind /usr /usr && mount --options remount,bind,ro /usr`,
     const wrong = { ...host.env, FK_HOST: `admin@${host.machine.host}:23` }
     const { code, text } = await around(host.machine, wrong).page(page, 'verify')
     assert.equal(code, 1)
-    assert.match(text, /inside \(core@\S+\) is behind another machine, and that does not let us through/)
+    assert.match(text, /inside \(core@\S+\) cannot be reached through the machine in front of it/)
   })
 
-  test('where /usr cannot be written the guard of a door stands elsewhere, and is gone when it is proven', async () => {
+  test('where /usr cannot be written the rollback unit stands elsewhere, and is gone when the change is confirmed', async () => {
     assert.equal((await inside.root('touch /usr/mine')).code, 1)
     const { code, text } = await host.page(page, 'undo')
     assert.equal(code, 0, text)

@@ -446,7 +446,7 @@ describe('a cluster of one node', () => {
     const { code, text } = await cluster.task('status')
     Object.assign(cluster.env, env)
     assert.equal(code, 1)
-    assert.match(text, /bad +alone-1 +alone-1 .*does not let us in/)
+    assert.match(text, /bad +alone-1 +alone-1 .*refuses the login/)
     assert.match(text, /alone-1 +silent/)
   })
 })

@@ -10,6 +10,7 @@ import { after, before, describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Kit, node, root, said } from './kit.ts'
 import { type Checkout, checkout, differences } from './laptop.ts'
+import { left, printOf, runPrinted, sameLeft } from './printed.ts'
 
 const noGpg = ['gpg', 'gpgv'].some((name) => spawnSync(name, ['--version']).error !== undefined)
   ? 'gpg and gpgv are not installed'
@@ -34,6 +35,7 @@ describe('the image of the node', { skip: noGpg }, () => {
   let copy: Checkout
   let maker = ''
   let untouched = ''
+  let applied = ''
 
   const gpg = (...words: string[]) =>
     execFileSync('gpg', ['--homedir', home, '--batch', '--quiet', '--yes', '--passphrase', '', ...words], {
@@ -212,6 +214,7 @@ describe('the image of the node', { skip: noGpg }, () => {
   })
 
   test('undo takes it all back', async () => {
+    applied = await left(kit)
     const { code, text } = await page('undo')
     assert.equal(code, 0, text)
     assert.deepEqual(differences(untouched, await kit.digest()), [])
@@ -219,6 +222,20 @@ describe('the image of the node', { skip: noGpg }, () => {
       (await kit.root(`ls -A ${at} 2> /dev/null; ls -A /var/lib/fortress 2> /dev/null`)).stdout,
       '',
     )
+  })
+
+  test('the printed page leaves the same as apply, and believes the pinned key alone', async () => {
+    const name = (path: string) => files.get(`/files.example/${path}`)!
+    const given = {
+      'image.img': name('1.1/image.img'),
+      'image.img.sig': name('1.1/image.img.sig'),
+      'key.asc': name('key.asc'),
+    }
+    const printed = await printOf(kit, copy.page('11-vm-image'))
+    const other = { ...given, 'image.img': Buffer.from('another image') }
+    await assert.rejects(runPrinted(kit, printed, { files: other }), /is not signed by/)
+    await runPrinted(kit, printed, { files: given })
+    sameLeft(applied, await left(kit))
   })
 
   test('Talos comes packed, has its name once it is unpacked, and brings talosctl', async (t) => {

@@ -95,9 +95,10 @@ export function around(machine: LabMachine, more: Record<string, string> = {}): 
   }
 }
 
-/** Bash that tells each running service by the number of this start of it: a restart shows. What starts by itself is left out. */
-export const services =
-  'systemctl show --property=Id,InvocationID $(systemctl list-units --type=service --state=active --plain --no-legend | cut -d" " -f1 | grep -v -E "session|user|fortress-tunnel|systemd-hostnamed|apt|man-db|dpkg|logrotate|sysstat")'
+/** Bash that prints each running service with the number of this start of it. What starts by itself is left out. */
+export const services = `systemctl show --property=Id,InvocationID $(
+    systemctl list-units --type=service --state=active --plain --no-legend | cut -d" " -f1 |
+      grep -v -E "session|user|fortress-tunnel|systemd-hostnamed|apt|man-db|dpkg|logrotate|sysstat")`
 
 /** What a process says until it ends. */
 export async function said(child: ChildProcess): Promise<Said> {
@@ -116,7 +117,10 @@ function clean(): Record<string, string | undefined> {
   )
 }
 
-/** /etc to the byte (without times), enablement and activity of units, sysctls, nft tables, packages. What moves by itself is left out. */
+/**
+ * /etc to the byte (without times), enablement and activity of units, sysctls, nft tables, packages. What moves by itself is left
+ * out.
+ */
 const digest = `
 export LC_ALL=C
 find /etc -xdev -type f -printf '%p %m %U:%G\\n' | sort
@@ -125,7 +129,9 @@ find /etc -xdev ! -type f -printf '%p %y %m %U:%G %l\\n' | sort
 systemctl list-unit-files --no-legend --no-pager | awk '$2 != "transient" { print "unit file", $1, $2 }'
 systemctl list-units --all --plain --no-legend --no-pager --type=service,socket,timer | awk '{ print "unit", $1, $3 }' |
   grep -v -E ' (session-|user|systemd-(tmpfiles|timedated|hostnamed|localed)|apt-|dpkg-|fortress-deadman|run-)' | sort
-sysctl --all 2> /dev/null | grep -v -E 'random|quota|dentry|inode|file-nr|ns_last_pid|conntrack_count|kernel.pty.nr|max_newidle|aio-nr|sched_domain|cad_pid|perf_event_max_sample_rate' | sort
+sysctl --all 2> /dev/null |
+  grep -v -E 'random|quota|dentry|inode|file-nr|ns_last_pid|conntrack_count|kernel.pty.nr|max_newidle' |
+  grep -v -E 'aio-nr|sched_domain|cad_pid|perf_event_max_sample_rate' | sort
 nft list ruleset 2> /dev/null || true
 dpkg-query --show --showformat='package \${Package} \${db:Status-Abbrev}\\n' | grep -v ' rc' | sort
 `
@@ -172,7 +178,7 @@ export async function open(kit: Kit): Promise<Opened> {
     machine,
     lines,
     context: contextOf(config, machine.facts, store),
-    running: { machine, report, store, deadman: 60, patience: 20 },
+    running: { machine, report, store, rollbackAfter: 60, lockWait: 20 },
   }
 }
 

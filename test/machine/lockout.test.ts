@@ -1,4 +1,4 @@
-// Deliberate lock-outs: each is refused before anything changes, or the machine takes it back by itself. It stays reachable.
+// Deliberate lock-outs: each is refused before anything changes, or the machine rolls it back by itself. It stays reachable.
 import assert from 'node:assert/strict'
 import { writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -48,22 +48,22 @@ async function attempt(kit: Kit, steps: (opened: Opened) => Step[]) {
   const opened = await open(kit)
   try {
     const made = steps(opened)
-    const result = await runPage(page(made), made, 'apply', { ...opened.running, deadman: DEADMAN })
+    const result = await runPage(page(made), made, 'apply', { ...opened.running, rollbackAfter: DEADMAN })
     return { code: result.code, text: opened.lines.join('') }
   } finally {
     await opened.machine.close()
   }
 }
 
-/** Begins to apply a step, as a laptop does that dies before it can prove the door; by now the door is closed. */
-async function left({ machine, running }: Opened, step: Step, deadman: number): Promise<void> {
+/** Begins to apply a step, as a laptop does that dies before it can confirm; by now new connections are refused. */
+async function left({ machine, running }: Opened, step: Step, rollbackAfter: number): Promise<void> {
   const dead = {
     ...machine,
     label: 'x',
     route: machine.route,
-    fresh: () => new Proxy({} as never, { get: () => () => new Promise(() => {}) }),
+    reconnect: () => new Proxy({} as never, { get: () => () => new Promise(() => {}) }),
   }
-  void runPage(page([step]), [step], 'apply', { ...running, machine: dead, deadman })
+  void runPage(page([step]), [step], 'apply', { ...running, machine: dead, rollbackAfter })
   await new Promise((resolve) => setTimeout(resolve, 8000))
 }
 
@@ -95,15 +95,22 @@ const untilQuiet = async (kit: Kit) => {
 const state = async (kit: Kit) => (await kit.digest()).replaceAll(/^unit (file )?(fortress|ssh@).*\n/gm, '')
 
 describe('a printed page, which has no laptop behind it', { concurrency: 2 }, () => {
-  const door = sshd('AllowGroups admin sudo\n')
+  const change = sshd('AllowGroups admin sudo\n')
   const killed = command(ssh, 'a command that is killed', sh`false`, sh`kill -KILL $$`)
   const steps = (all: Step[]) => printed({ name: '50-mistake', summary: 'A mistake.', steps: all })
-  const keep = 'until [ -e /run/fortress-doors ]; do sleep 0.1; done; touch /run/fortress-keep'
-  const quiet = 'for try in {1..300}; do [ -e /run/fortress-doors ] || exit 0; sleep 0.1; done; exit 1'
+  const armed = 'compgen -G "/var/lib/fortress/tx/*/armed" > /dev/null'
+  const keep = `until ${armed}; do sleep 0.1; done; touch /run/fortress-confirm`
+  const quiet = `for try in {1..300}; do ${armed} || exit 0; sleep 0.1; done; exit 1`
   const cases: [string, Step[], string, number | null, boolean][] = [
-    ['stays when the admin has come in again', [door], keep, 0, true],
-    ['is taken back when nobody can come in', [sshd('AllowGroups nobody-here\n')], 'true', 1, false],
-    ['is taken back when it died in the middle, whatever the admin says', [door, killed], keep, null, false],
+    ['stays when the admin has connected again', [change], keep, 0, true],
+    ['is rolled back when nobody can connect', [sshd('AllowGroups nobody-here\n')], 'true', 1, false],
+    [
+      'is rolled back when it died in the middle, whatever the admin says',
+      [change, killed],
+      keep,
+      null,
+      false,
+    ],
   ]
   for (const [what, all, meanwhile, code, stays] of cases)
     test(what, async (t) => {
@@ -177,7 +184,7 @@ describe('refused before anything changes', { concurrency: 2 }, () => {
   const doors: [string, string, RegExp][] = [
     [
       'the admin has no key that stays accepted',
-      'cp /home/admin/.ssh/authorized_keys /root/k && ssh-keygen -q -t ecdsa -N "" -f /root/e && cat /root/e.pub > /home/admin/.ssh/authorized_keys',
+      'ssh-keygen -q -t ecdsa -N "" -f /root/e && cat /root/e.pub > /home/admin/.ssh/authorized_keys',
       /you have a key that stays accepted/,
     ],
     ['the admin has no password for sudo', 'passwd --delete admin', /you can use sudo, with a password/],
@@ -202,7 +209,7 @@ describe('refused before anything changes', { concurrency: 2 }, () => {
     })
 })
 
-describe('accepted by every checker, and taken back by the machine', { concurrency: 4 }, () => {
+describe('accepted by every checker, and rolled back by the machine', { concurrency: 4 }, () => {
   const cases: [string, Step][] = [
     ['AllowGroups without the admin', sshd('AllowGroups nobody-here\n')],
     ['no public keys', sshd('PubkeyAuthentication no\n')],
@@ -297,7 +304,9 @@ describe('accepted by every checker, and taken back by the machine', { concurren
   test('a unit that read its files at its start reads the old ones again, whatever it is called', async (t) => {
     const kit = await node(t, 'heal-restart')
     await kit.root(`mkdir /etc/reader && echo old > /etc/reader/wg7.conf
-      printf '[Service]\\nExecStart=/bin/bash -c "cp /etc/reader/%%i.conf /run/reader; exec sleep infinity"\\n' > /etc/systemd/system/reader@.service
+      unit=/etc/systemd/system/reader@.service
+      echo '[Service]' > "$unit"
+      echo 'ExecStart=/bin/bash -c "cp /etc/reader/%i.conf /run/reader; exec sleep infinity"' >> "$unit"
       systemctl daemon-reload && systemctl start reader@wg7 && until [ -e /run/reader ]; do sleep 0.1; done`)
     const before = await state(kit)
     const reader: Transaction = {
@@ -320,7 +329,7 @@ describe('accepted by every checker, and taken back by the machine', { concurren
     assert.deepEqual(differences(before, await state(kit)), [])
   })
 
-  test('the laptop dies before it can prove the door: the timer takes it back', async (t) => {
+  test('the laptop dies before it can confirm: the timer rolls it back', async (t) => {
     const kit = await node(t, 'heal-laptop')
     const before = await state(kit)
     const opened = await open(kit)
@@ -329,7 +338,7 @@ describe('accepted by every checker, and taken back by the machine', { concurren
     assert.equal(
       (await labRun(kit.machine, 'true', { fresh: true }).catch(() => ({ code: 255 }))).code,
       255,
-      'the door is closed',
+      'a new connection is refused',
     )
     assert.ok(await reachable(kit, DEADMAN + 20))
     await untilQuiet(kit)
@@ -337,7 +346,7 @@ describe('accepted by every checker, and taken back by the machine', { concurren
     await opened.machine.close()
   })
 
-  test('a run that dies in the middle is never confirmed, although the door is open: it is taken back at once', async (t) => {
+  test('a run that dies in the middle is never confirmed, although one can connect: it is rolled back at once', async (t) => {
     const kit = await node(t, 'heal-dead')
     const before = await state(kit)
     const opened = await open(kit)
@@ -350,10 +359,12 @@ describe('accepted by every checker, and taken back by the machine', { concurren
         sh`echo half > /etc/ssh/half; sleep 1; kill -KILL $(fk_holders)`,
       ),
     ]
-    const holders =
-      'fk_holders() { find /proc/[0-9]*/fd -name 8 -lname /run/fortress/lock | cut --delimiter=/ --fields=3; }; export -f fk_holders'
+    const holders = `fk_holders() {
+  find /proc/[0-9]*/fd -name 8 -lname /run/fortress/lock | cut --delimiter=/ --fields=3
+}
+export -f fk_holders`
     const made = { ...page(steps), prepare: new Command(holders, undefined, '') }
-    const { code } = await runPage(made, steps, 'apply', { ...opened.running, deadman: 600 })
+    const { code } = await runPage(made, steps, 'apply', { ...opened.running, rollbackAfter: 600 })
     const text = opened.lines.join('')
     assert.equal(code, 1, text)
     assert.match(text, /the run on the machine died before its end/)
@@ -362,7 +373,7 @@ describe('accepted by every checker, and taken back by the machine', { concurren
     assert.deepEqual(differences(before, await state(kit)), [])
   })
 
-  test('what still runs when the timer comes has ended before its work is taken back', async (t) => {
+  test('what still runs when the timer comes has ended before its work is rolled back', async (t) => {
     const kit = await node(t, 'heal-running')
     const before = await state(kit)
     const opened = await open(kit)
@@ -372,7 +383,7 @@ describe('accepted by every checker, and taken back by the machine', { concurren
       sh`false`,
       sh`trap '' TERM; while :; do echo late > /etc/ssh/late; sleep 0.1; done`,
     )
-    void runPage(page([step]), [step], 'apply', { ...opened.running, deadman: 5 }).catch(() => {}) // its connection ends
+    void runPage(page([step]), [step], 'apply', { ...opened.running, rollbackAfter: 5 }).catch(() => {}) // its connection ends
     const there = 'for try in {1..100}; do [ ! -e /etc/ssh/late ] || exit 0; sleep 0.1; done; exit 1'
     assert.equal((await kit.root(there)).code, 0)
     const back =
@@ -384,7 +395,7 @@ describe('accepted by every checker, and taken back by the machine', { concurren
     assert.deepEqual(differences(before, await state(kit)), [])
   })
 
-  test('a machine that still boots is not taken back to before its boot was over', async (t) => {
+  test('a machine that still boots is not rolled back to before its boot was over', async (t) => {
     const kit = await node(t, 'heal-boot')
     for (const [name, seconds, after] of [
       ['slow', 8, 'basic.target'],
@@ -392,7 +403,15 @@ describe('accepted by every checker, and taken back by the machine', { concurren
     ])
       writeFileSync(
         join(kit.machine.dir, `root/etc/systemd/system/${name}.service`),
-        `[Unit]\nAfter=${after}\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sleep ${seconds}\n[Install]\nWantedBy=multi-user.target\n`,
+        `[Unit]
+After=${after}
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sleep ${seconds}
+[Install]
+WantedBy=multi-user.target
+`,
       )
     await kit.root('systemctl daemon-reload; systemctl --quiet enable slow late; systemctl reboot')
     const until = Date.now() + 60_000
@@ -407,7 +426,7 @@ describe('accepted by every checker, and taken back by the machine', { concurren
     assert.equal((await kit.root('systemctl is-active late')).stdout, 'active\n')
   })
 
-  test('the power fails before the proof: the next boot takes it back', async (t) => {
+  test('the power fails before it is confirmed: the next boot rolls it back', async (t) => {
     const kit = await node(t, 'heal-power')
     const before = await state(kit)
     const opened = await open(kit)

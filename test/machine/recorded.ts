@@ -503,9 +503,9 @@ export async function recorded(prefix: string, roles: ('server' | 'agent')[]): P
             machine,
             report,
             store,
-            deadman: 60,
-            patience: 20,
-            elsewhere: async (other) => wrap(open.get(other)!),
+            rollbackAfter: 60,
+            lockWait: 20,
+            otherNode: async (other) => wrap(open.get(other)!),
             typed: async ({ typed }) => typed,
             fetch: downloads(config, { signal: new AbortController().signal }),
           }

@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { asking } from '../../lib/engine/program.ts'
+import { checkProgram } from '../../lib/engine/program.ts'
 import { sh } from '../../lib/ground/sh.ts'
 import { around, differences, node, open, root } from './kit.ts'
 
@@ -53,7 +53,7 @@ test('a question that hangs is the one that is named, and the answers to the oth
   const ask = async () => {
     const answered: string[] = []
     const { code, finished } = await machine.run(
-      await asking('hanging', steps),
+      await checkProgram({ page: 'hanging', steps }),
       (frame) => void (frame.kind === 'check' && answered.push(`${frame.step}: ${frame.rc}`)),
       5,
     )
@@ -86,15 +86,15 @@ test('a machine that cannot be used says why, and what to do', async (t) => {
   })
   await t.test('the key is not known there', async () => {
     const said = await verify({ FK_SSH_KEY: key('stranger') })
-    assert.match(said, /does not let us in\n[^]*next: {2}name the right key in FK_SSH_KEY/)
+    assert.match(said, /refuses the login\n[^]*next: {2}name the right key in FK_SSH_KEY/)
   })
   await t.test('the user is not known there', async () => {
     const said = await verify({ FK_HOST: `nobody-here@${kit.machine.host}` })
-    assert.match(said, /does not let us in/)
+    assert.match(said, /refuses the login/)
   })
   await t.test('the name is in no name server', async () => {
     const said = await verify({ FK_HOST: 'admin@no-such-host.invalid' })
-    assert.match(said, /has a name that nobody knows\n[^]*next: {2}check the spelling in FK_HOST/)
+    assert.match(said, /has a name that cannot be resolved\n[^]*next: {2}check the spelling in FK_HOST/)
   })
   await t.test('the sudo password is wrong', async () => {
     const file = join(spare, 'sudo')
@@ -161,7 +161,7 @@ test('a machine that has no room for another log-in says so', async (t) => {
   assert.equal(code, 1, text)
   assert.match(
     text,
-    /knows us, but opens no session\n[^]*next: {2}it is starting, or too many of our log-ins/,
+    /accepts the login, but opens no session\n[^]*next: {2}it is starting, or too many logins/,
   )
 })
 

@@ -1,554 +1,68 @@
 #!/bin/bash
 # 13-vm-provision: The node: an immutable system in a virtual machine of its own, confined, and proven before it is kept.
 #
-# Run it as root on the machine. Each step asks first and changes only what does not hold.
+# Run it as root on fortress:
+#   FK_SECRETS=DIR bash 13-vm-provision.sh
+# It has 12 steps. Each checks first, and changes only what does not hold.
+# No record is kept, and no control is checked: undo knows nothing of it, and verify says what holds.
+# FK_SECRETS is a directory with one file for each of these secrets, as the machine gets it:
+#   fortress-node-known-hosts
+# shellcheck disable=SC2034 # functions read what is set here
 set -euo pipefail
-[ "$(id --user)" -eq 0 ] || { echo "this script needs root" >&2; exit 1; }
-: "${FK_SECRETS:?a directory that holds the secrets of this page, one file each}"
+FK_PAGE=13-vm-provision FK_FILE=13-vm-provision.sh
+export FK_PAGE FK_FILE
 
-# keep PATH: only the task runner records what was there before; a printed page does not take back.
-keep() { :; }
-export -f keep
-saved() { [ -e "$FK_STATE/saved-$1-$2" ]; }
-FK_TMP=$(mktemp --directory)
-export FK_TMP
-# Files land whole or not at all. These functions travel with every program and stand at the top of every printed script.
-: "${FK_STATE:=/var/lib/fortress}"
+main() {
+  begin
+  : "${FK_SECRETS:?a directory with the secrets of this page}"
 
-# put PATH MODE OWNER [TEST]: standard input becomes PATH. TEST is bash and sees the candidate as $new.
-# The old file waits in pending/ until `settle PATH`, so that a run killed before its reload does not look finished.
-put() {
-  local path=$1 mode=$2 owner=$3 test=${4-} new pending
-  new=$(dirname "$path")/.$(basename "$path").fortress
-  pending=$FK_STATE/pending/${path//\//%}
-  keep "$path"
-  [ -d "$(dirname "$path")" ] || install --directory --mode=755 "$(dirname "$path")"
-  if ! { (umask 077 && cat > "$new") && chown "$owner" "$new" && chmod "$mode" "$new" &&
-    { [ -z "$test" ] || new=$new bash -euo pipefail -c "$test"; } && sync "$new"; }; then
-    rm --force "$new"
-    return 1
-  fi
-  if [ ! -e "$pending" ]; then
-    install --directory --mode=700 "$pending.part"
-    if [ -e "$path" ] || [ -L "$path" ]; then cp --archive "$path" "$pending.part/old"; fi
-    sync "$pending.part"
-    mv --no-target-directory "$pending.part" "$pending"
-  fi
-  mv --force --no-target-directory "$new" "$path"
-  sync "$(dirname "$path")"
-}
-
-# settle PATH: what had to follow the file has followed.
-settle() { rm --recursive --force "$FK_STATE/pending/${1//\//%}" "$FK_STATE/pending/${1//\//%}.part"; }
-
-# settled PATH: no change of PATH waits for what has to follow it.
-settled() { [ ! -e "$FK_STATE/pending/${1//\//%}" ]; }
-
-# putback PATH: the file that `put` replaced returns.
-putback() {
-  local pending=$FK_STATE/pending/${1//\//%}
-  [ -d "$pending" ] || return 0
-  if [ -e "$pending/old" ] || [ -L "$pending/old" ]; then
-    mv --force --no-target-directory "$pending/old" "$1"
-  else
-    rm --force "$1"
-  fi
-  settle "$1"
-}
-
-# arrived PATH: FK_PART is the file beside PATH that was sent for it, and FK_DIGEST what the sender has proven of it; a file that
-# is another is deleted. FK_SENT has a line for everything that was sent: digest, path.
-arrived() {
-  FK_DIGEST=$(awk -v path="$1" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
-  [ -n "$FK_DIGEST" ] || { echo "nothing was sent for $1" >&2; return 1; }
-  FK_PART=$(dirname "$1")/.$(basename "$1").${FK_DIGEST:0:16}.part
-  printf '%s  %s\n' "$FK_DIGEST" "$FK_PART" | sha256sum --check --status || {
-    rm --force "$FK_PART"
-    echo "what arrived for $1 is not what was sent; it is deleted, and sent again by the next run" >&2
-    return 1
+  # 1/12 libvirt answers, and the network of the nodes is up
+  check() {
+    virsh version --daemon > /dev/null && virsh net-info fortress | grep --extended-regexp '^Active: +yes' > /dev/null
   }
-}
+  demand 'libvirt answers, and the network of the nodes is up' './task vm-host apply'
 
-# landed PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner are others.
-landed() {
-  local is
-  [[ ${FK_LANDED-} != *$'\n'"$*"$'\n'* ]] || return 0 # asked for all files at once, and nothing has changed since
-  settled "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
-  is=$(stat --format='%a %U:%G' "$1")
-  [ "$is" = "$3 $4" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
-}
-export -f put settle settled putback arrived landed
-export FK_STATE
+  # 2/12 no machine of somebody else is called fortress-node
+  #   why: what does not bear the mark of this site is never stopped, changed or deleted
+  check() { vm_free fortress-node 789ca34b-84e9-537b-800f-8122270e3506 fortress; }
+  demand 'no machine of somebody else is called fortress-node' 'rename yours on the host (virsh domrename fortress-node OTHER), or give the node another name under machines: of the site document'
 
-# What several checks below look at.
-# The virtual machines of a host: what is asked of libvirt about them, and the few things that are done to them. Everything
-# that says no prints why.
-#
-#   /var/lib/libvirt/fortress   what QEMU reads and writes: NAME.qcow2, NAME.vars.fd, NAME.ign or NAME.cidata
-#   /etc/fortress/vm            what was declared: NAME.xml, network.xml, the key that each node answers with, or ours for Talos
-#   /var/lib/fortress/vm        notes: NAME.trial while a machine is on trial, NAME.back that takes the trial back
-VM_DIR=/var/lib/libvirt/fortress VM_DECLARED=/etc/fortress/vm VM_NOTES=/var/lib/fortress/vm VM_MARK=urn:fortress-kit:domain
-LIBVIRT_DEFAULT_URI=qemu:///system
-export VM_DIR VM_DECLARED VM_NOTES VM_MARK LIBVIRT_DEFAULT_URI
+  # 3/12 there is memory for 8192 MiB, and room for a disk of 40 GiB
+  check() { vm_cores 4 && vm_memory 8192 && vm_disk_room fortress-node 40; }
+  demand 'there is memory for 8192 MiB, and room for a disk of 40 GiB' 'ask for less: FK_VM_RAM_MB, FK_VM_VCPUS, FK_VM_DISK_GB; or make room on the disk of /var/lib'
 
-vm_no() {
-  printf '%s\n' "$*"
-  return 1
-}
+  # 4/12 the base image is here: Flatcar 4757.2.1
+  check() { test -f /var/lib/fortress/images/flatcar-4757.2.1-amd64.img; }
+  demand 'the base image is here: Flatcar 4757.2.1' './task vm-image apply'
 
-# vm_facts: an XML of libvirt on standard input, as sorted lines.
-vm_facts() { xsltproc --nonet "$FK_TMP/facts.xsl" - | LC_ALL=C sort; }
+  # 5/12 what fortress-node becomes on its first boot is written down
+  check() { test -s /var/lib/libvirt/fortress/fortress-node.ign; }
+  demand 'what fortress-node becomes on its first boot is written down' './task vm-ignition apply'
 
-# vm_sift: without what libvirt adds to a machine or a network by itself: where things are plugged in, how they are called, and
-# the few devices that its kind of board always has.
-vm_sift() {
-  grep --invert-match --extended-regexp \
-    -e '^(domain|network)/@(id|connections|ipv6)=' -e '/alias/@name=' -e '/devices/[^/]*/address/@' -e '/backingStore$' \
-    -e '^domain/devices/controller\[(pci|sata|virtio-serial) [0-9]+\]/' -e '^domain/devices/(input\[(mouse|keyboard) ps2\]|audio\[none \])' \
-    -e '^domain/devices/watchdog/@(model=itco|action=reset)$' \
-    -e '^domain/devices/disk\[vd[abc]\]/source/@index=' -e '^domain/devices/interface\[[^]]*\]/(target/@dev=vnet|source/@(portid|bridge)=)' \
-    -e '^domain/devices/console/(@tty=|source/@path=/dev/pts/)' -e '^domain/os/(loader|nvram)/@(format|templateFormat|secure|stateless|type)=(raw|no|file)$' \
-    -e '^domain/os/(@firmware=efi|firmware/feature\[(enrolled-keys|secure-boot)\]/@(enabled=no|name=.*))$' \
-    -e '^domain/cpu/@(check=none|migratable=on)$' -e '^domain/features/gic/@version=' -e '^domain/resource/partition=/machine$' \
-    -e '^domain/seclabel\[(apparmor|dac) dynamic\]/' -e '^network/(forward|bridge)/@(dev|macTableManager)='
-}
+  # 6/12 the host knows the key that fortress-node will answer with
+  #   why: it was made on the laptop before there was a node: nobody can stand in between, not even the first time
+  check() {
+    put_finished /etc/fortress/vm/fortress-node.known_hosts && [ "$(stat --format='%a %U:%G' /etc/fortress/vm/fortress-node.known_hosts)" = "644 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/fortress/vm/fortress-node.known_hosts.sha256
+  }
+  apply() {
+    {
+      put /etc/fortress/vm/fortress-node.known_hosts 644 root:root
+    } < "$FK_SECRETS"/fortress-node-known-hosts
+    (
+      install --directory --mode=700 "$(dirname /var/lib/fortress/secret/etc/fortress/vm/fortress-node.known_hosts.sha256)" && sha256sum /etc/fortress/vm/fortress-node.known_hosts > /var/lib/fortress/secret/etc/fortress/vm/fortress-node.known_hosts.sha256
+    )
+    put_finish /etc/fortress/vm/fortress-node.known_hosts
+  }
+  recover() { put_restore /etc/fortress/vm/fortress-node.known_hosts; }
+  change 'the host knows the key that fortress-node will answer with'
 
-# vm_differs DECLARED ACTUAL: two files, compared by what they say. Prints what one has and the other has not.
-vm_differs() {
-  local lines
-  vm_facts < "$1" > "$FK_TMP/declared.facts" && [ -s "$FK_TMP/declared.facts" ] || vm_no "$1 cannot be read" || return
-  vm_facts < "$2" > "$FK_TMP/actual.facts" && [ -s "$FK_TMP/actual.facts" ] || vm_no "$2 cannot be read" || return
-  lines=$(LC_ALL=C comm -3 "$FK_TMP/declared.facts" <(vm_sift < "$FK_TMP/actual.facts") | sed 's/^\t/is        /; t; s/^/should be /')
-  [ -z "$lines" ] || vm_no "$lines"
-}
-
-# vm_mark NAME [SITE]: the mark of its owner, or the question whether it is this site's.
-vm_mark() {
-  local mark
-  mark=$(virsh metadata "$1" --uri "$VM_MARK" 2> /dev/null) || true # none: somebody else's
-  if [ $# -eq 1 ]; then printf '%s\n' "$mark"; else [[ $mark == *" site=\"$2\""* || $mark == *" site='$2'"* ]]; fi
-}
-
-# vm_free NAME UUID SITE: nobody has this name or UUID, or it is this site's own machine.
-vm_free() {
-  local uuid name
-  uuid=$(virsh domuuid "$1" 2> /dev/null | head --lines=1) || true # nobody is called that
-  name=$(virsh domname "$2" 2> /dev/null | head --lines=1) || true
-  [ -n "$uuid$name" ] || return 0
-  [ "$name" = "$1" ] || [ -z "$name" ] || vm_no "the machine $name has the UUID $2" || return
-  [ "$uuid" = "$2" ] && vm_mark "$1" "$3" || vm_no "there is a machine $1 that is not of the site $3: $(virsh domstate "$1" | head --lines=1), UUID $uuid"
-}
-
-# vm_memory MIB: beside it there is a GiB for QEMU, and one for the host.
-vm_memory() {
-  awk -v want="$1" '/^MemTotal:/ && int($2 / 1024) < want + 2048 {
-    print "the host has", int($2 / 1024), "MiB, and needs 2048 beside the", want, "for guests"; bad = 1 } END { exit bad }' /proc/meminfo
-}
-
-# vm_cores N
-vm_cores() { [ "$(nproc)" -ge "$1" ] || vm_no "the host has $(nproc) processors, and $1 are asked for"; }
-
-# vm_virtualises: the processor and its firmware allow KVM, for machines of its own architecture ARCH.
-vm_virtualises() {
-  [ "$(uname --machine)" = "$1" ] || vm_no "the node is $1 and the host is $(uname --machine): KVM runs only its own kind" || return
-  if [ "$1" = x86_64 ]; then
-    grep --extended-regexp --word-regexp --max-count=1 'vmx|svm' /proc/cpuinfo > /dev/null || vm_no 'the processor offers neither VT-x (vmx) nor AMD-V (svm)' || return
-  fi
-  [ -c /dev/kvm ] || modprobe --dry-run --quiet kvm_intel || modprobe --dry-run --quiet kvm_amd || vm_no 'there is no /dev/kvm'
-}
-
-# vm_bridge_free BRIDGE NETWORK: the bridge and the addresses are ours, or nobody's.
-vm_bridge_free() {
-  local owner ours other
-  owner=$(virsh net-list --all --name 2> /dev/null | while read -r name; do
-    [ -z "$name" ] || [ "$name" = fortress ] || ! virsh net-dumpxml "$name" | grep --fixed-strings "<bridge name='$1'" > /dev/null || echo "$name"
-  done) || true # libvirt is not here yet
-  [ -z "$owner" ] || vm_no "the bridge $1 belongs to the network $owner of libvirt" || return
-  ours=$(virsh net-info fortress 2> /dev/null | awk '$1 == "Bridge:" { print $2 }') || true # not yet
-  if [ -e "/sys/class/net/$1" ] && [ "$ours" != "$1" ]; then
-    vm_no "there is an interface $1 already, and it is not ours: $(ip -brief address show dev "$1" | xargs)" || return
-  fi
-  other=$(ip -4 route show root "$2" match "$2" 2> /dev/null | awk '$1 != "default"'; ip -4 route show root "$2")
-  other=$(grep --invert-match --word-regexp "dev $1" <<< "$other") || true # nothing else is there
-  [ -z "$other" ] || vm_no "the addresses $2 are somewhere else already: $(head --lines=1 <<< "$other" | xargs)"
-}
-
-# vm_net_free SITE: no network of somebody else is called fortress.
-vm_net_free() {
-  local mark
-  virsh net-info fortress > /dev/null 2>&1 || return 0
-  mark=$(virsh net-dumpxml fortress | vm_facts)
-  grep --line-regexp --fixed-strings "network/metadata/owner/@site=$1" <<< "$mark" > /dev/null || vm_no "there is a network called fortress that is not of the site $1"
-}
-
-# vm_net: the network is up, starts with the host, and is what was declared.
-vm_net() {
-  local when
-  for when in '' --inactive; do
-    # shellcheck disable=SC2086 # nothing, or one word
-    virsh net-dumpxml fortress $when > "$FK_TMP/net.xml" 2>&1 || vm_no "$(head --lines=1 "$FK_TMP/net.xml")" || return
-    vm_differs "$VM_DECLARED/network.xml" "$FK_TMP/net.xml" || return
-  done
-  virsh net-info fortress | awk '$1 == "Active:" { a = $2 } $1 == "Autostart:" { s = $2 } $1 == "Persistent:" { p = $2 }
-    END { print "active:", a ", starts with the host:", s; exit !(a == "yes" && s == "yes" && p == "yes") }' || return
-  [ "$(cat /proc/sys/net/ipv4/ip_forward)" = 1 ] || vm_no 'the host does not forward (net.ipv4.ip_forward is 0), so nodes reach nobody'
-}
-
-# vm_net_make BRIDGE: the network becomes what was declared. Machines that are plugged in are plugged in again.
-vm_net_make() {
-  local bridge=$1 name card
-  virsh net-define --validate "$VM_DECLARED/network.xml"
-  virsh net-autostart fortress
-  virsh net-dumpxml fortress > "$FK_TMP/net.xml" 2> /dev/null || true # it does not run yet
-  if virsh net-list --name | grep --line-regexp fortress > /dev/null && ! vm_differs "$VM_DECLARED/network.xml" "$FK_TMP/net.xml" > /dev/null; then
-    virsh net-destroy fortress
-  fi
-  virsh net-list --name | grep --line-regexp fortress > /dev/null || virsh net-start fortress
-  # Whoever set the host's own sysctls again has switched it off for the guests too.
-  [ "$(cat /proc/sys/net/ipv4/ip_forward)" = 1 ] || sysctl --quiet --write net.ipv4.ip_forward=1
-  # The cards of running machines have lost their bridge with it.
-  for name in $(virsh list --name); do
-    for card in $(virsh domiflist "$name" | awk '$3 == "fortress" { print $1 }'); do
-      ip link set dev "$card" master "$bridge"
-      ! virsh dumpxml "$name" | grep "isolated='yes'" > /dev/null || bridge link set dev "$card" isolated on
-    done
-  done
-}
-
-# vm_disk NAME: where its system lies.
-vm_disk() { printf '%s/%s.qcow2\n' "$VM_DIR" "$1"; }
-
-vm_disk_bytes() { qemu-img info --force-share --output=json "$(vm_disk "$1")" | awk -F '[:, ]+' '/^    "virtual-size"/ { print $3 }'; }
-
-# vm_disk_room NAME GIB: it has its disk, and is not asked to shrink it; or there is room for all of it.
-vm_disk_room() {
-  local dir=$VM_DIR free have
-  if [ -e "$(vm_disk "$1")" ]; then
-    have=$(($(vm_disk_bytes "$1") / 1073741824))
-    [ "$have" -le "$2" ] || vm_no "the disk has $have GiB, and a disk is never made smaller: FK_VM_DISK_GB=$have"
-    return
-  fi
-  while [ ! -d "$dir" ]; do dir=$(dirname "$dir"); done
-  free=$(($(df --output=avail --block-size=1073741824 "$dir" | tail --lines=1)))
-  [ "$free" -ge "$2" ] || vm_no "$free GiB are free in $dir, and the disk may grow to $2"
-}
-
-# vm_disk_is NAME GIB: a qcow2 file of this size that stands on no other.
-vm_disk_is() {
-  local disk
-  disk=$(vm_disk "$1")
-  [ -f "$disk" ] || vm_no "$disk is not there" || return
-  qemu-img info --force-share --output=json "$disk" > "$FK_TMP/disk.json" || return
-  grep '^    "format": "qcow2"' "$FK_TMP/disk.json" > /dev/null && ! grep backing-filename "$FK_TMP/disk.json" || vm_no "$disk is not a qcow2 file that stands alone" || return
-  [ "$(vm_disk_bytes "$1")" = $(($2 * 1073741824)) ] || vm_no "$disk has $(($(vm_disk_bytes "$1") / 1073741824)) GiB, and should have $2"
-}
-
-# vm_disk_make NAME GIB BASE FORMAT: a copy of the base image, as large as asked for; or what is there, made larger. The format
-# is always said: an image that is asked what it is could lie.
-vm_disk_make() {
-  local disk
-  disk=$(vm_disk "$1")
-  if [ ! -e "$disk" ]; then
-    rm --force "$disk.part"
-    qemu-img convert -f "$4" -O qcow2 "$3" "$disk.part"
-    qemu-img resize --quiet -f qcow2 "$disk.part" "$2G"
-    chmod 600 "$disk.part"
-    sync "$disk.part"
-    mv --no-target-directory "$disk.part" "$disk"
-  elif [ "$(virsh domstate "$1" 2> /dev/null)" = running ]; then
-    virsh blockresize "$1" vda "$2G"
-  else
-    qemu-img resize --quiet -f qcow2 "$disk" "$2G"
-  fi
-}
-
-# vm_declared NAME: the file that says how the machine should be. Once the storage layer has plugged the vault in, it stays.
-vm_declared() {
-  local when facts
-  for when in '' --inactive; do
-    # shellcheck disable=SC2086 # nothing, or one word
-    facts=$(virsh dumpxml "$1" $when 2> /dev/null | vm_facts 2> /dev/null) || continue # there is no such machine yet
-    if [ -e "$VM_DECLARED/$1-with-vault.xml" ] && grep '^domain/devices/disk\[vdb\]/source/@dev=' <<< "$facts" > /dev/null; then
-      printf '%s\n' "$VM_DECLARED/$1-with-vault.xml"
-      return
-    fi
-  done
-  printf '%s\n' "$VM_DECLARED/$1.xml"
-}
-
-# vm_on NAME: it runs.
-vm_on() {
-  local state
-  state=$(virsh domstate "$1" 2>&1 | head --lines=1) || true # the sentence says it
-  [ "$state" = running ] || vm_no "it does not run: $state"
-}
-
-# vm_runs NAME: it runs, and is what was declared.
-vm_runs() {
-  vm_on "$1" || return
-  virsh dumpxml "$1" > "$FK_TMP/$1.live.xml" && vm_differs "$(vm_declared "$1")" "$FK_TMP/$1.live.xml"
-}
-
-vm_defined() { virsh list --all --persistent --name | grep --line-regexp --fixed-strings -e "$1" > /dev/null; }
-
-# vm_kept NAME: what libvirt would start after a boot of the host is what was declared, and it would start it.
-vm_kept() {
-  vm_defined "$1" || vm_no "it is not defined: after a boot of the host it would be gone" || return
-  virsh dumpxml "$1" --inactive > "$FK_TMP/$1.kept.xml" && vm_differs "$(vm_declared "$1")" "$FK_TMP/$1.kept.xml" || return
-  virsh dominfo "$1" | grep --extended-regexp '^Autostart: +enable$' > /dev/null || vm_no 'it does not start with the host' || return
-  [ ! -e "$VM_NOTES/$1.trial" ] || vm_no 'it is on trial'
-}
-
-vm_stop() {
-  local second
-  [ "$(virsh domstate "$1" 2> /dev/null)" = running ] || return 0
-  virsh shutdown "$1" > /dev/null
-  for second in $(seq 120); do
-    [ "$(virsh domstate "$1" 2> /dev/null)" = running ] || return 0
-    sleep 1
-  done
-  echo "it did not shut down in $second s, so its power was taken"
-  virsh destroy "$1" > /dev/null
-}
-
-# vm_try NAME SECONDS: starts it as declared, after the two minutes that what runs now may take to end. Unless it was accepted in that time, the machine itself takes it back, whatever has
-# become of us: what was defined before starts again, on the disk as it was before.
-vm_try() {
-  local declared
-  declared=$(vm_declared "$1")
-  if vm_kept "$1" > /dev/null && [ ! -e "$VM_NOTES/$1.rebuilding" ] && [ "$(virsh domstate "$1" | head --lines=1)" = 'shut off' ]; then
-    virsh start "$1"
-    return
-  fi
-  install --directory --mode=700 "$VM_NOTES"
-  {
-    printf '#!/bin/bash\nset -u\n'
-    declare -p VM_DIR VM_NOTES LIBVIRT_DEFAULT_URI
-    declare -f vm_disk vm_defined vm_back
-    printf 'vm_back %q\n' "$1"
-  } > "$VM_NOTES/$1.back"
-  systemctl stop "fortress-trial-$1.timer" 2> /dev/null || true # of an earlier try
-  systemd-run --quiet --collect --on-active="$2" --timer-property=AccuracySec=1s --unit="fortress-trial-$1" /bin/bash "$VM_NOTES/$1.back"
-  date --iso-8601=seconds > "$VM_NOTES/$1.trial"
-  vm_stop "$1"
-  if [ ! -e "$VM_NOTES/$1.rebuilding" ] && vm_defined "$1"; then
-    qemu-img snapshot -d before-trial "$(vm_disk "$1")" 2> /dev/null || true # there is none of an earlier try
-    qemu-img snapshot -c before-trial "$(vm_disk "$1")"
-  fi
-  virsh create --validate "$declared"
-}
-
-# vm_back NAME: the trial is over, and was not accepted.
-vm_back() {
-  local disk
-  disk=$(vm_disk "$1")
-  exec 9>> "$VM_NOTES/$1.lock"
-  flock 9
-  [ -e "$VM_NOTES/$1.trial" ] || return 0
-  virsh destroy "$1" > /dev/null 2>&1 || true # it has ended by itself
-  if [ -e "$disk.previous" ] && [ -e "$VM_NOTES/$1.rebuilding" ]; then
-    mv --force "$disk.previous" "$disk"
-    rm --force "$VM_NOTES/$1.rebuilding"
-  elif qemu-img snapshot --force-share -l "$disk" | grep --word-regexp before-trial > /dev/null; then
-    qemu-img snapshot -a before-trial "$disk"
-    qemu-img snapshot -d before-trial "$disk"
-  fi
-  rm --force "$VM_NOTES/$1.trial"
-  if vm_defined "$1"; then virsh start "$1"; fi
-}
-
-# vm_accept NAME: it stays. What its disk was before the trial is kept in it until the next one, for a person who wants it back.
-vm_accept() {
-  exec 9>> "$VM_NOTES/$1.lock"
-  flock --timeout 60 9 || vm_no 'its trial is being taken back' || return
-  [ "$(virsh domstate "$1" 2> /dev/null)" = running ] || vm_no 'its trial was taken back: it did not answer in time' || return
-  virsh define --validate "$(vm_declared "$1")"
-  virsh autostart "$1"
-  rm --force "$VM_NOTES/$1.trial" "$VM_NOTES/$1.rebuilding"
-  systemctl stop "fortress-trial-$1.timer" 2> /dev/null || true # it was started by hand, or after a boot
-}
-
-# vm_answers NAME ADDRESS: whoever has this address holds the host key that was made for the node, and its first boot is complete:
-# Ignition's report is what sshd says before it asks who is there. Nobody logs in.
-vm_answers() {
-  local said
-  vm_on "$1" || return # nobody is waited for who cannot answer
-  said=$(timeout 30 ssh -F none -T -l core -o BatchMode=yes -o StrictHostKeyChecking=yes -o UserKnownHostsFile="$VM_DECLARED/$1.known_hosts" \
-    -o GlobalKnownHostsFile=/dev/null -o HostKeyAlgorithms=ssh-ed25519 -o IdentityAgent=none -o PubkeyAuthentication=no \
-    -o PreferredAuthentications=none -o ConnectTimeout=5 "$2" true < /dev/null 2>&1) || true # it never lets us in
-  [[ $said == *'Permission denied'* ]] || vm_no "$(tail --lines=1 <<< "${said:-$2 is silent}")" || return
-  grep --extended-regexp '"userConfigProvided": *true' <<< "$said" > /dev/null || vm_no 'it answers with its key, and shows no complete report of Ignition'
-}
-
-# vm_talks NAME: Talos answers, with a certificate of the authority that was made for it, to the one that it knows.
-vm_talks() {
-  local said
-  vm_on "$1" || return
-  said=$(timeout 30 talosctl --talosconfig "$VM_DECLARED/$1.talosconfig" version 2>&1) || vm_no "$(tail --lines=1 <<< "$said")"
-}
-
-# vm_status NAME FIELD: of its process, from the kernel.
-vm_status() { awk -v field="$2:" '$1 == field { $1 = ""; print substr($0, 2) }' "/proc/$(cat "/run/libvirt/qemu/$1.pid")/status"; }
-
-# vm_confined NAME UUID: its process runs under the AppArmor profile that is its own, and the profile is enforced.
-vm_confined() {
-  local is
-  is=$(tr --delete '\0' < "/proc/$(cat "/run/libvirt/qemu/$1.pid")/attr/apparmor/current")
-  printf '%s\n' "$is"
-  [ "$is" = "libvirt-$2 (enforce)" ]
-}
-
-# vm_limited NAME KIB: the kernel gives it and its QEMU no more memory than this.
-vm_limited() {
-  local group limit
-  group=$(sed --quiet 's/^0:://p' "/proc/$(cat "/run/libvirt/qemu/$1.pid")/cgroup")
-  while [ -n "$group" ]; do
-    limit=$(cat "/sys/fs/cgroup$group/memory.max" 2> /dev/null) || limit=max # the groups of threads have none of their own
-    if [ "$limit" != max ]; then
-      printf 'memory.max of %s is %s\n' "$group" "$limit"
-      [ "$limit" -le $(($2 * 1024)) ]
-      return
-    fi
-    group=${group%/*}
-  done
-  vm_no 'the kernel limits it nowhere'
-}
-
-# vm_gone NAME: nothing of it is left on the host.
-vm_gone() {
-  ! virsh domuuid "$1" 2> /dev/null | grep . || return
-  ! find "$VM_DIR" "$VM_NOTES" -name "$1.*" 2> /dev/null | grep .
-}
-
-# vm_destroy NAME UUID SITE: the machine and its disk go; the vault and the base image stay.
-vm_destroy() {
-  vm_free "$1" "$2" "$3"
-  systemctl stop "fortress-trial-$1.timer" 2> /dev/null || true # it is on no trial
-  vm_stop "$1"
-  if virsh domuuid "$1" > /dev/null 2>&1; then virsh undefine "$1" --nvram; fi
-  find "$VM_DIR" "$VM_NOTES" -name "$1.*" -delete
-}
-
-# vm_rebuild NAME WHEN: its disk is put aside, so that the next start makes a new one of the base image. It is kept until the
-# next time. WHEN tells this time from others, and is noted last.
-vm_rebuild() {
-  local disk
-  disk=$(vm_disk "$1")
-  install --directory --mode=700 "$VM_NOTES"
-  vm_stop "$1"
-  # Talos may begin its etcd again.
-  rm --force "$VM_NOTES/$1.bootstrapped"
-  if [ ! -e "$disk" ]; then
-    printf '%s\n' "$2" > "$VM_NOTES/$1.rebuilt"
-    return
-  fi
-  rm --force "$disk.previous"
-  date --iso-8601=seconds > "$VM_NOTES/$1.rebuilding"
-  mv --force --no-target-directory "$disk" "$disk.previous"
-  rm --force "$VM_DIR/$1.vars.fd"
-  printf '%s\n' "$2" > "$VM_NOTES/$1.rebuilt"
-}
-
-export -f vm_no vm_facts vm_sift vm_differs vm_mark vm_free vm_memory vm_cores vm_virtualises vm_bridge_free vm_net_free vm_net vm_net_make \
-  vm_disk vm_disk_bytes vm_disk_room vm_disk_is vm_disk_make vm_declared vm_on vm_runs vm_defined vm_kept vm_stop vm_try vm_back vm_accept vm_answers \
-  vm_talks vm_status vm_confined vm_limited vm_gone vm_destroy vm_rebuild
-cat > "$FK_TMP/facts.xsl" << 'XSL'
-<!--
-  What an XML of libvirt says, one fact a line, in no order: path/@attribute=value or path=text. Two machines are the same when
-  their facts are. Devices are told apart by what they are for the guest, and a machine type by its family, because libvirt
-  writes down which version of q35 it took.
--->
-<xsl:stylesheet version="1.0" xmlns:xsl="http://www.w3.org/1999/XSL/Transform">
-  <xsl:output method="text"/>
-  <xsl:strip-space elements="*"/>
-
-  <xsl:template match="*">
-    <xsl:param name="above"/>
-    <xsl:variable name="here">
-      <xsl:value-of select="concat($above, local-name())"/>
-      <xsl:choose>
-        <xsl:when test="self::disk">[<xsl:value-of select="target/@dev"/>]</xsl:when>
-        <xsl:when test="self::interface">[<xsl:value-of select="mac/@address"/>]</xsl:when>
-        <xsl:when test="self::controller">[<xsl:value-of select="concat(@type, ' ', @index)"/>]</xsl:when>
-        <xsl:when test="self::input or self::audio">[<xsl:value-of select="concat(@type, ' ', @bus)"/>]</xsl:when>
-        <xsl:when test="self::feature or self::entry">[<xsl:value-of select="@name"/>]</xsl:when>
-        <xsl:when test="self::seclabel">[<xsl:value-of select="concat(@model, ' ', @type)"/>]</xsl:when>
-        <xsl:when test="self::host">[<xsl:value-of select="@mac"/>]</xsl:when>
-        <xsl:when test="preceding-sibling::*[name() = name(current())]">[<xsl:number/>]</xsl:when>
-      </xsl:choose>
-    </xsl:variable>
-    <xsl:if test="not(@* | * | text())">
-      <xsl:value-of select="concat($here, '&#10;')"/>
-    </xsl:if>
-    <xsl:for-each select="@*">
-      <xsl:value-of select="concat($here, '/@', local-name(), '=')"/>
-      <xsl:choose>
-        <xsl:when test="local-name() = 'machine' and starts-with(., 'pc-q35-')">q35</xsl:when>
-        <xsl:when test="local-name() = 'machine' and starts-with(., 'virt-')">virt</xsl:when>
-        <xsl:otherwise><xsl:value-of select="."/></xsl:otherwise>
-      </xsl:choose>
-      <xsl:text>&#10;</xsl:text>
-    </xsl:for-each>
-    <xsl:for-each select="text()">
-      <xsl:value-of select="concat($here, '=', normalize-space(.), '&#10;')"/>
-    </xsl:for-each>
-    <xsl:apply-templates select="*">
-      <xsl:with-param name="above" select="concat($here, '/')"/>
-    </xsl:apply-templates>
-  </xsl:template>
-</xsl:stylesheet>
-XSL
-
-# 1/12 libvirt answers, and the network of the nodes is up
-if ! { virsh version --daemon > /dev/null && virsh net-info fortress | grep --extended-regexp '^Active: +yes' > /dev/null; } > /dev/null 2>&1; then
-  echo 'libvirt answers, and the network of the nodes is up: no' >&2
-  echo '  ./task vm-host apply' >&2
-  exit 1
-fi
-
-# 2/12 no machine of somebody else is called fortress-node
-#   why: what does not bear the mark of this site is never stopped, changed or deleted
-if ! { vm_free fortress-node 789ca34b-84e9-537b-800f-8122270e3506 fortress; } > /dev/null 2>&1; then
-  echo 'no machine of somebody else is called fortress-node: no' >&2
-  echo '  rename yours on the host (virsh domrename fortress-node OTHER), or give the node another name under machines: of the site document' >&2
-  exit 1
-fi
-
-# 3/12 there is memory for 8192 MiB, and room for a disk of 40 GiB
-if ! { vm_cores 4 && vm_memory 8192 && vm_disk_room fortress-node 40; } > /dev/null 2>&1; then
-  echo 'there is memory for 8192 MiB, and room for a disk of 40 GiB: no' >&2
-  echo '  ask for less: FK_VM_RAM_MB, FK_VM_VCPUS, FK_VM_DISK_GB; or make room on the disk of /var/lib' >&2
-  exit 1
-fi
-
-# 4/12 the base image is here: Flatcar 4757.2.1
-if ! { test -f /var/lib/fortress/images/flatcar-4757.2.1-amd64.img; } > /dev/null 2>&1; then
-  echo 'the base image is here: Flatcar 4757.2.1: no' >&2
-  echo '  ./task vm-image apply' >&2
-  exit 1
-fi
-
-# 5/12 what fortress-node becomes on its first boot is written down
-if ! { test -s /var/lib/libvirt/fortress/fortress-node.ign; } > /dev/null 2>&1; then
-  echo 'what fortress-node becomes on its first boot is written down: no' >&2
-  echo '  ./task vm-ignition apply' >&2
-  exit 1
-fi
-
-# 6/12 the host knows the key that fortress-node will answer with
-#   why: it was made on the laptop before there was a node: nobody can stand in between, not even the first time
-if ! { settled /etc/fortress/vm/fortress-node.known_hosts && [ "$(stat --format='%a %U:%G' /etc/fortress/vm/fortress-node.known_hosts)" = "644 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/fortress/vm/fortress-node.known_hosts.sha256; } > /dev/null 2>&1; then
-  {
-    put /etc/fortress/vm/fortress-node.known_hosts 644 root:root
-  } < "$FK_SECRETS/fortress-node-known-hosts"
-  install --directory --mode=700 "$(dirname /var/lib/fortress/secret/etc/fortress/vm/fortress-node.known_hosts.sha256)" && sha256sum /etc/fortress/vm/fortress-node.known_hosts > /var/lib/fortress/secret/etc/fortress/vm/fortress-node.known_hosts.sha256
-  settle /etc/fortress/vm/fortress-node.known_hosts
-fi
-
-# 7/12 the machine of fortress-node is written down
-#   why: virtio and nothing else: each device is code that a guest can attack
-if ! { landed /etc/fortress/vm/fortress-node.xml ffa3a69aeafcd22a75d52631264987af3c93f69e2871a9f8a261df2da5c6163f 600 root:root; } > /dev/null 2>&1; then
-  put /etc/fortress/vm/fortress-node.xml 600 root:root 'virt-xml-validate "$new" domain' << 'FORTRESS'
+  # 7/12 the machine of fortress-node is written down
+  #   why: virtio and nothing else: each device is code that a guest can attack
+  check() {
+    put_matches /etc/fortress/vm/fortress-node.xml ffa3a69aeafcd22a75d52631264987af3c93f69e2871a9f8a261df2da5c6163f 600 root:root
+  }
+  apply() {
+    put /etc/fortress/vm/fortress-node.xml 600 root:root 'virt-xml-validate "$new" domain' << 'FORTRESS'
 <domain type="kvm">
   <name>fortress-node</name>
   <uuid>789ca34b-84e9-537b-800f-8122270e3506</uuid>
@@ -608,45 +122,101 @@ if ! { landed /etc/fortress/vm/fortress-node.xml ffa3a69aeafcd22a75d52631264987a
   </devices>
 </domain>
 FORTRESS
-  settle /etc/fortress/vm/fortress-node.xml
-fi
+    put_finish /etc/fortress/vm/fortress-node.xml
+  }
+  recover() { put_restore /etc/fortress/vm/fortress-node.xml; }
+  change 'the machine of fortress-node is written down'
 
-# 8/12 fortress-node has a disk of 40 GiB, made of the base image
-#   why: a copy, so that the machine can reach no file that another one stands on
-if ! { vm_disk_is fortress-node 40; } > /dev/null 2>&1; then
-  vm_disk_make fortress-node 40 /var/lib/fortress/images/flatcar-4757.2.1-amd64.img qcow2
-fi
+  # 8/12 fortress-node has a disk of 40 GiB, made of the base image
+  #   why: a copy, so that the machine can reach no file that another one stands on
+  check() { vm_disk_is fortress-node 40; }
+  apply() { vm_disk_make fortress-node 40 /var/lib/fortress/images/flatcar-4757.2.1-amd64.img qcow2; }
+  change 'fortress-node has a disk of 40 GiB, made of the base image'
 
-# 9/12 fortress-node runs as it is written down
-#   why: first on trial: unless it answers in time, the host takes it back, and what ran before runs again on its old disk
-if ! { vm_runs fortress-node; } > /dev/null 2>&1; then
-  vm_try fortress-node 900
-fi
+  # 9/12 fortress-node runs as it is written down
+  #   why: first on trial: unless it answers in time, the host takes it back, and what ran before runs again on its old disk
+  check() { vm_runs fortress-node; }
+  apply() { vm_try fortress-node 900; }
+  recover() { vm_back fortress-node; }
+  change 'fortress-node runs as it is written down'
 
-# 10/12 fortress-node answers with the key that was made for it, and its first boot is complete
-for second in $(seq 600) late; do
-  [ "$second" != late ] || { echo 'not yet after 600 s: fortress-node answers with the key that was made for it, and its first boot is complete' >&2; exit 1; }
-  if { vm_answers fortress-node 10.77.0.2; } > /dev/null 2>&1; then break; fi
-  sleep 1
-done
+  # 10/12 fortress-node answers with the key that was made for it, and its first boot is complete
+  check() { vm_answers fortress-node 10.77.0.2; }
+  wait_for 'fortress-node answers with the key that was made for it, and its first boot is complete' 600
 
-# 11/12 fortress-node is kept, and starts with the host
-if ! { vm_kept fortress-node; } > /dev/null 2>&1; then
-  vm_accept fortress-node
-fi
+  # 11/12 fortress-node is kept, and starts with the host
+  check() { vm_kept fortress-node; }
+  apply() { vm_accept fortress-node; }
+  change 'fortress-node is kept, and starts with the host'
 
-# 12/12 fortress-node is confined: one profile of its own, no root, no capabilities, few system calls
-#   why: asked of the kernel, about the process that runs now
-#   O01 QEMU is not root [NIST SP 800-125A]
-#   O02 QEMU may make few system calls [NIST SP 800-125A]
-#   O04 QEMU has no capabilities [NIST SP 800-125A]
-#   O06 No USB, no sound, no serial port, no screen, no balloon, no CD: virtio and what the board has [NIST SP 800-125A]
-#   O08 The format of every disk is said, never guessed [NIST SP 800-125A]
-#   O12 Nothing inside takes orders from the host [NIST SP 800-125A]
-#   O13 Its memory has a hard limit [NIST SP 800-125A]
-#   O15 The QEMU that runs is the one that is installed [NIST SP 800-125A]
-if ! { vm_confined fortress-node 789ca34b-84e9-537b-800f-8122270e3506; } > /dev/null 2>&1; then
-  echo 'fortress-node is confined: one profile of its own, no root, no capabilities, few system calls: no' >&2
-  echo '  find out why on the host (journalctl --grep apparmor), and start it again: virsh destroy fortress-node; virsh start fortress-node' >&2
-  exit 1
-fi
+  # 12/12 fortress-node is confined: one profile of its own, no root, no capabilities, few system calls
+  #   why: asked of the kernel, about the process that runs now
+  #   O01 QEMU is not root [NIST SP 800-125A]
+  #   O02 QEMU may make few system calls [NIST SP 800-125A]
+  #   O04 QEMU has no capabilities [NIST SP 800-125A]
+  #   O06 No USB, no sound, no serial port, no screen, no balloon, no CD: virtio and what the board has [NIST SP 800-125A]
+  #   O08 The format of every disk is said, never guessed [NIST SP 800-125A]
+  #   O12 Nothing inside takes orders from the host [NIST SP 800-125A]
+  #   O13 Its memory has a hard limit [NIST SP 800-125A]
+  #   O15 The QEMU that runs is the one that is installed [NIST SP 800-125A]
+  check() { vm_confined fortress-node 789ca34b-84e9-537b-800f-8122270e3506; }
+  demand 'fortress-node is confined: one profile of its own, no root, no capabilities, few system calls' 'find out why on the host (journalctl --grep apparmor), and start it again: virsh destroy fortress-node; virsh start fortress-node'
+}
+
+# What main uses.
+# from lib/vm/domain.sh: VM_DIR VM_DECLARED VM_NOTES VM_MARK LIBVIRT_DEFAULT_URI vm_no vm_facts vm_sift vm_differs
+# from lib/vm/domain.sh: vm_mark vm_free vm_memory vm_cores vm_disk vm_disk_bytes vm_disk_room vm_disk_is vm_disk_make
+# from lib/vm/domain.sh: vm_declared vm_on vm_runs vm_defined vm_kept vm_stop vm_try vm_back vm_accept vm_answers
+# from lib/vm/domain.sh: vm_confined
+# from lib/engine/shell/put.sh: FK_STATE put put_finish put_finished put_restore put_matches
+# from lib/engine/shell/snapshot.sh: record_before
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
+# from lib/engine/shell/printed.sh: demand wait_for fail
+cat > "$FK_TMP/facts.xsl" << 'XSL'
+<!--
+  What an XML of libvirt says, one fact a line, in no order: path/@attribute=value or path=text. Two machines are the same when
+  their facts are. Devices are told apart by what they are for the guest, and a machine type by its family, because libvirt
+  writes down which version of q35 it took.
+-->
+<xsl:stylesheet version="1.0" xmlns:xsl="http://www.w3.org/1999/XSL/Transform">
+  <xsl:output method="text"/>
+  <xsl:strip-space elements="*"/>
+
+  <xsl:template match="*">
+    <xsl:param name="above"/>
+    <xsl:variable name="here">
+      <xsl:value-of select="concat($above, local-name())"/>
+      <xsl:choose>
+        <xsl:when test="self::disk">[<xsl:value-of select="target/@dev"/>]</xsl:when>
+        <xsl:when test="self::interface">[<xsl:value-of select="mac/@address"/>]</xsl:when>
+        <xsl:when test="self::controller">[<xsl:value-of select="concat(@type, ' ', @index)"/>]</xsl:when>
+        <xsl:when test="self::input or self::audio">[<xsl:value-of select="concat(@type, ' ', @bus)"/>]</xsl:when>
+        <xsl:when test="self::feature or self::entry">[<xsl:value-of select="@name"/>]</xsl:when>
+        <xsl:when test="self::seclabel">[<xsl:value-of select="concat(@model, ' ', @type)"/>]</xsl:when>
+        <xsl:when test="self::host">[<xsl:value-of select="@mac"/>]</xsl:when>
+        <xsl:when test="preceding-sibling::*[name() = name(current())]">[<xsl:number/>]</xsl:when>
+      </xsl:choose>
+    </xsl:variable>
+    <xsl:if test="not(@* | * | text())">
+      <xsl:value-of select="concat($here, '&#10;')"/>
+    </xsl:if>
+    <xsl:for-each select="@*">
+      <xsl:value-of select="concat($here, '/@', local-name(), '=')"/>
+      <xsl:choose>
+        <xsl:when test="local-name() = 'machine' and starts-with(., 'pc-q35-')">q35</xsl:when>
+        <xsl:when test="local-name() = 'machine' and starts-with(., 'virt-')">virt</xsl:when>
+        <xsl:otherwise><xsl:value-of select="."/></xsl:otherwise>
+      </xsl:choose>
+      <xsl:text>&#10;</xsl:text>
+    </xsl:for-each>
+    <xsl:for-each select="text()">
+      <xsl:value-of select="concat($here, '=', normalize-space(.), '&#10;')"/>
+    </xsl:for-each>
+    <xsl:apply-templates select="*">
+      <xsl:with-param name="above" select="concat($here, '/')"/>
+    </xsl:apply-templates>
+  </xsl:template>
+</xsl:stylesheet>
+XSL
+
+main "$@"

@@ -1,156 +1,98 @@
 #!/bin/bash
 # 23-k3s-backup: The cluster is backed up on a schedule, encrypted on the node, and uploaded to other places.
 #
-# Run it as root on the machine. Each step asks first and changes only what does not hold.
+# Run it as root on fortress-node:
+#   FK_FILES=DIR bash 23-k3s-backup.sh
+# It has 8 steps. Each checks first, and changes only what does not hold.
+# No record is kept, and no control is checked: undo knows nothing of it, and verify says what holds.
+# FK_FILES is a directory with these downloads. Each is proven before it is used:
+#   https://github.com/FiloSottile/age/releases/download/v1.3.2/age-v1.3.2-linux-amd64.tar.gz
+# shellcheck disable=SC2034 # functions read what is set here
 set -euo pipefail
-[ "$(id --user)" -eq 0 ] || { echo "this script needs root" >&2; exit 1; }
-: "${FK_FILES:?a directory that holds the downloads of this page; each step says from where}"
+FK_PAGE=23-k3s-backup FK_FILE=23-k3s-backup.sh
+export FK_PAGE FK_FILE
 
-# keep PATH: only the task runner records what was there before; a printed page does not take back.
-keep() { :; }
-export -f keep
-saved() { [ -e "$FK_STATE/saved-$1-$2" ]; }
-FK_TMP=$(mktemp --directory)
-export FK_TMP
-# Files land whole or not at all. These functions travel with every program and stand at the top of every printed script.
-: "${FK_STATE:=/var/lib/fortress}"
+main() {
+  begin
+  : "${FK_FILES:?a directory with the downloads of this page}"
 
-# put PATH MODE OWNER [TEST]: standard input becomes PATH. TEST is bash and sees the candidate as $new.
-# The old file waits in pending/ until `settle PATH`, so that a run killed before its reload does not look finished.
-put() {
-  local path=$1 mode=$2 owner=$3 test=${4-} new pending
-  new=$(dirname "$path")/.$(basename "$path").fortress
-  pending=$FK_STATE/pending/${path//\//%}
-  keep "$path"
-  [ -d "$(dirname "$path")" ] || install --directory --mode=755 "$(dirname "$path")"
-  if ! { (umask 077 && cat > "$new") && chown "$owner" "$new" && chmod "$mode" "$new" &&
-    { [ -z "$test" ] || new=$new bash -euo pipefail -c "$test"; } && sync "$new"; }; then
-    rm --force "$new"
-    return 1
-  fi
-  if [ ! -e "$pending" ]; then
-    install --directory --mode=700 "$pending.part"
-    if [ -e "$path" ] || [ -L "$path" ]; then cp --archive "$path" "$pending.part/old"; fi
-    sync "$pending.part"
-    mv --no-target-directory "$pending.part" "$pending"
-  fi
-  mv --force --no-target-directory "$new" "$path"
-  sync "$(dirname "$path")"
-}
-
-# settle PATH: what had to follow the file has followed.
-settle() { rm --recursive --force "$FK_STATE/pending/${1//\//%}" "$FK_STATE/pending/${1//\//%}.part"; }
-
-# settled PATH: no change of PATH waits for what has to follow it.
-settled() { [ ! -e "$FK_STATE/pending/${1//\//%}" ]; }
-
-# putback PATH: the file that `put` replaced returns.
-putback() {
-  local pending=$FK_STATE/pending/${1//\//%}
-  [ -d "$pending" ] || return 0
-  if [ -e "$pending/old" ] || [ -L "$pending/old" ]; then
-    mv --force --no-target-directory "$pending/old" "$1"
-  else
-    rm --force "$1"
-  fi
-  settle "$1"
-}
-
-# arrived PATH: FK_PART is the file beside PATH that was sent for it, and FK_DIGEST what the sender has proven of it; a file that
-# is another is deleted. FK_SENT has a line for everything that was sent: digest, path.
-arrived() {
-  FK_DIGEST=$(awk -v path="$1" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
-  [ -n "$FK_DIGEST" ] || { echo "nothing was sent for $1" >&2; return 1; }
-  FK_PART=$(dirname "$1")/.$(basename "$1").${FK_DIGEST:0:16}.part
-  printf '%s  %s\n' "$FK_DIGEST" "$FK_PART" | sha256sum --check --status || {
-    rm --force "$FK_PART"
-    echo "what arrived for $1 is not what was sent; it is deleted, and sent again by the next run" >&2
-    return 1
+  # 1/8 directory /opt/age/v1.3.2 exists
+  check() { test "$(stat --format='%F %a %U:%G' /opt/age/v1.3.2)" = 'directory 755 root:root'; }
+  apply() {
+    (
+      record_before /opt/age && record_before /opt/age/v1.3.2
+    )
+    install --directory --mode=755 --owner=root --group=root /opt/age /opt/age/v1.3.2
   }
-}
+  change 'directory /opt/age/v1.3.2 exists'
 
-# landed PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner are others.
-landed() {
-  local is
-  [[ ${FK_LANDED-} != *$'\n'"$*"$'\n'* ]] || return 0 # asked for all files at once, and nothing has changed since
-  settled "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
-  is=$(stat --format='%a %U:%G' "$1")
-  [ "$is" = "$3 $4" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
-}
-export -f put settle settled putback arrived landed
-export FK_STATE
+  # 2/8 age v1.3.2 is downloaded and verified
+  #   why: the node encrypts what leaves it; it has public keys only, so it cannot open it again
+  check() {
+    test "$(cat /opt/age/v1.3.2/of)" = cbe24006683f8eb669266162894b9a522a1af52f2665fbc63a4bb032ed26ac10 && (cd /opt/age/v1.3.2 && sha256sum --check --quiet age.sha256) &&
+      test "$(stat --format='%a %U:%G' /opt/age/v1.3.2/age)" = '755 root:root' &&
+      test "$(readlink /opt/bin/age)" = ../age/v1.3.2/age
+  }
+  apply() {
+    printf '%s  %s\n' cbe24006683f8eb669266162894b9a522a1af52f2665fbc63a4bb032ed26ac10 "$FK_FILES"/age-v1.3.2-linux-amd64.tar.gz | sha256sum --check --quiet
+    digest=$(sha256sum "$FK_FILES"/age-v1.3.2-linux-amd64.tar.gz | cut --delimiter=' ' --fields=1)
+    cp "$FK_FILES"/age-v1.3.2-linux-amd64.tar.gz /opt/age/v1.3.2/.age.tar.gz."${digest:0:16}".part
+    export FK_SENT="$digest"' /opt/age/v1.3.2/age.tar.gz'
+    (
+      record_before /opt/age/v1.3.2/age && record_before /opt/age/v1.3.2/age.sha256 && record_before /opt/age/v1.3.2/of && record_before /opt/bin/age
+    )
+    (
+      receive /opt/age/v1.3.2/age.tar.gz 600
+      tar --extract --gzip --to-stdout --file=/opt/age/v1.3.2/age.tar.gz age/age > /opt/age/v1.3.2/age.part
+      install --mode=755 --owner=root --group=root /opt/age/v1.3.2/age.part /opt/age/v1.3.2/age.new
+      sync /opt/age/v1.3.2/age.new && mv --force --no-target-directory /opt/age/v1.3.2/age.new /opt/age/v1.3.2/age
+      (cd /opt/age/v1.3.2 && sha256sum age > age.sha256)
+      install --directory --mode=755 /opt/bin
+      ln --symbolic --force --no-dereference ../age/v1.3.2/age /opt/bin/age.new
+      mv --force --no-target-directory /opt/bin/age.new /opt/bin/age
+      echo cbe24006683f8eb669266162894b9a522a1af52f2665fbc63a4bb032ed26ac10 > /opt/age/v1.3.2/of && sync /opt/age/v1.3.2/of
+      rm --force /opt/age/v1.3.2/age.tar.gz /opt/age/v1.3.2/age.part
+    )
+  }
+  change 'age v1.3.2 is downloaded and verified'
 
-# What several checks below look at.
-# A file that the laptop has uploaded gets its name. A page that uploads lists this file before the shell files of its layer.
-
-# receive PATH MODE: what was uploaded for PATH becomes PATH, root's own, whole or not at all. It fails when it is not what the
-# laptop has proven: then it is deleted, and uploaded again by the next run.
-receive() {
-  arrived "$1" || return
-  keep "$1"
-  chown root:root "$FK_PART"
-  chmod "$2" "$FK_PART"
-  sync "$FK_PART"
-  mv --force --no-target-directory "$FK_PART" "$1"
-  sync "$(dirname "$1")"
-}
-export -f receive
-
-
-# 1/8 directory /opt/age/v1.3.2 exists
-if ! { test "$(stat --format='%F %a %U:%G' /opt/age/v1.3.2)" = 'directory 755 root:root'; } > /dev/null 2>&1; then
-  keep /opt/age && keep /opt/age/v1.3.2
-  install --directory --mode=755 --owner=root --group=root /opt/age /opt/age/v1.3.2
-fi
-
-# 2/8 age v1.3.2 is downloaded and verified
-#   why: the node encrypts what leaves it; it has public keys only, so it cannot open it again
-if ! {
-  test "$(cat /opt/age/v1.3.2/of)" = cbe24006683f8eb669266162894b9a522a1af52f2665fbc63a4bb032ed26ac10 && (cd /opt/age/v1.3.2 && sha256sum --check --quiet age.sha256) &&
-    test "$(stat --format='%a %U:%G' /opt/age/v1.3.2/age)" = '755 root:root' &&
-    test "$(readlink /opt/bin/age)" = ../age/v1.3.2/age
-} > /dev/null 2>&1; then
-  # in $FK_FILES: https://github.com/FiloSottile/age/releases/download/v1.3.2/age-v1.3.2-linux-amd64.tar.gz
-  printf '%s  %s\n' cbe24006683f8eb669266162894b9a522a1af52f2665fbc63a4bb032ed26ac10 "$FK_FILES"/age-v1.3.2-linux-amd64.tar.gz | sha256sum --check --quiet
-  digest=$(sha256sum "$FK_FILES"/age-v1.3.2-linux-amd64.tar.gz | cut --delimiter=' ' --fields=1)
-  cp "$FK_FILES"/age-v1.3.2-linux-amd64.tar.gz /opt/age/v1.3.2/.age.tar.gz."${digest:0:16}".part
-  export FK_SENT="$digest"' /opt/age/v1.3.2/age.tar.gz'
-  keep /opt/age/v1.3.2/age && keep /opt/age/v1.3.2/age.sha256 && keep /opt/age/v1.3.2/of && keep /opt/bin/age
-  receive /opt/age/v1.3.2/age.tar.gz 600
-  tar --extract --gzip --to-stdout --file=/opt/age/v1.3.2/age.tar.gz age/age > /opt/age/v1.3.2/age.part
-  install --mode=755 --owner=root --group=root /opt/age/v1.3.2/age.part /opt/age/v1.3.2/age.new
-  sync /opt/age/v1.3.2/age.new && mv --force --no-target-directory /opt/age/v1.3.2/age.new /opt/age/v1.3.2/age
-  (cd /opt/age/v1.3.2 && sha256sum age > age.sha256)
-  install --directory --mode=755 /opt/bin
-  ln --symbolic --force --no-dereference ../age/v1.3.2/age /opt/bin/age.new
-  mv --force --no-target-directory /opt/bin/age.new /opt/bin/age
-  echo cbe24006683f8eb669266162894b9a522a1af52f2665fbc63a4bb032ed26ac10 > /opt/age/v1.3.2/of && sync /opt/age/v1.3.2/of
-  rm --force /opt/age/v1.3.2/age.tar.gz /opt/age/v1.3.2/age.part
-fi
-
-# 3/8 age recipients of the backups are configured
-if ! { landed /etc/fortress/backup/recipients 0684149b7bb1009615a5fbcb74d56a8954d489df469ec6079b3b957ecc16dc51 644 root:root; } > /dev/null 2>&1; then
-  put /etc/fortress/backup/recipients 644 root:root 'grep --quiet '\''^age1'\'' "$new" ||
-    { echo '\''the laptop had no age identity when this run began: run it again'\''; false; }' << 'FORTRESS'
+  # 3/8 age recipients of the backups are configured
+  check() {
+    put_matches /etc/fortress/backup/recipients 0684149b7bb1009615a5fbcb74d56a8954d489df469ec6079b3b957ecc16dc51 644 root:root
+  }
+  apply() {
+    put /etc/fortress/backup/recipients 644 root:root 'grep --quiet '\''^age1'\'' "$new" ||
+  { echo '\''the laptop had no age identity when this run began: run it again'\''; false; }' << 'FORTRESS'
 # The age recipients of every bundle: the identity of the laptop, and the one for the day when it is lost.
 FORTRESS
-  settle /etc/fortress/backup/recipients
-fi
+    put_finish /etc/fortress/backup/recipients
+  }
+  recover() { put_restore /etc/fortress/backup/recipients; }
+  change 'age recipients of the backups are configured'
 
-# 4/8 backup destinations are configured
-if ! { landed /etc/fortress/backup/settings aa9648e4c310df585f92dbad9e3d3e91cf4079eeb9b41109c315f093b5b10c03 600 root:root; } > /dev/null 2>&1; then
-  put /etc/fortress/backup/settings 600 root:root << 'FORTRESS'
+  # 4/8 backup destinations are configured
+  check() {
+    put_matches /etc/fortress/backup/settings aa9648e4c310df585f92dbad9e3d3e91cf4079eeb9b41109c315f093b5b10c03 600 root:root
+  }
+  apply() {
+    put /etc/fortress/backup/settings 600 root:root << 'FORTRESS'
 # Settings of /opt/bin/fortress-backup; config/schema/site.json says what each means.
 SITE=fortress
 NODE=fortress-node
 KEEP=14
 FORTRESS
-  settle /etc/fortress/backup/settings
-fi
+    put_finish /etc/fortress/backup/settings
+  }
+  recover() { put_restore /etc/fortress/backup/settings; }
+  change 'backup destinations are configured'
 
-# 5/8 fortress-backup program is installed
-if ! { landed /opt/bin/fortress-backup 00d143487e5eea93460c7fd38bc9d27e3e4b1e2ffba077319b264c0b5bce396f 755 root:root; } > /dev/null 2>&1; then
-  put /opt/bin/fortress-backup 755 root:root << 'FORTRESS'
+  # 5/8 fortress-backup program is installed
+  check() {
+    put_matches /opt/bin/fortress-backup 00d143487e5eea93460c7fd38bc9d27e3e4b1e2ffba077319b264c0b5bce396f 755 root:root
+  }
+  apply() {
+    (
+      put /opt/bin/fortress-backup 755 root:root << 'FORTRESS'
 #!/bin/bash
 # fortress-backup: bundles of the cluster that this node serves, each one file that only the owner's age identities open.
 #   make                makes one now, uploads it to every place of /etc/fortress/backup/settings, and deletes the oldest there
@@ -443,12 +385,18 @@ case "${1-} $#" in
   *) no 'usage: fortress-backup make | list | fetch PLACE NAME' ;;
 esac
 FORTRESS
-  settle /opt/bin/fortress-backup
-fi
+    )
+    put_finish /opt/bin/fortress-backup
+  }
+  recover() { put_restore /opt/bin/fortress-backup; }
+  change 'fortress-backup program is installed'
 
-# 6/8 fortress-backup.service unit is installed
-if ! { landed /etc/systemd/system/fortress-backup.service 9d95abd36c8f95b84d1828712b4c4b98c9f3c32b1c8ce9d65e32de68d42d6173 644 root:root; } > /dev/null 2>&1; then
-  put /etc/systemd/system/fortress-backup.service 644 root:root << 'FORTRESS'
+  # 6/8 fortress-backup.service unit is installed
+  check() {
+    put_matches /etc/systemd/system/fortress-backup.service 9d95abd36c8f95b84d1828712b4c4b98c9f3c32b1c8ce9d65e32de68d42d6173 644 root:root
+  }
+  apply() {
+    put /etc/systemd/system/fortress-backup.service 644 root:root << 'FORTRESS'
 # One backup of the cluster, and what follows from it.
 [Unit]
 Description=Back up the cluster
@@ -473,13 +421,22 @@ Nice=10
 IOSchedulingClass=idle
 TimeoutStartSec=6h
 FORTRESS
-  systemctl daemon-reload
-  settle /etc/systemd/system/fortress-backup.service
-fi
+    systemctl daemon-reload
+    put_finish /etc/systemd/system/fortress-backup.service
+  }
+  recover() {
+    put_restore /etc/systemd/system/fortress-backup.service
+    { systemctl daemon-reload
+    } || true # the old file was good for it once
+  }
+  change 'fortress-backup.service unit is installed'
 
-# 7/8 backup schedule: *-*-* 03:17
-if ! { landed /etc/systemd/system/fortress-backup.timer 0f8824e060b388311269b2ccf90d70f91f5e24d8da619a4134279533a094ef6b 644 root:root; } > /dev/null 2>&1; then
-  put /etc/systemd/system/fortress-backup.timer 644 root:root 'systemd-analyze calendar -- "$(sed --quiet '\''s/^OnCalendar=//p'\'' "$new")" > /dev/null' << 'FORTRESS'
+  # 7/8 backup schedule: *-*-* 03:17
+  check() {
+    put_matches /etc/systemd/system/fortress-backup.timer 0f8824e060b388311269b2ccf90d70f91f5e24d8da619a4134279533a094ef6b 644 root:root
+  }
+  apply() {
+    put /etc/systemd/system/fortress-backup.timer 644 root:root 'systemd-analyze calendar -- "$(sed --quiet '\''s/^OnCalendar=//p'\'' "$new")" > /dev/null' << 'FORTRESS'
 # A backup that was missed, because the machine was off, is made when it is on again.
 [Unit]
 Description=When the cluster is backed up
@@ -492,17 +449,35 @@ RandomizedDelaySec=15min
 [Install]
 WantedBy=timers.target
 FORTRESS
-  systemctl daemon-reload
-  settle /etc/systemd/system/fortress-backup.timer
-fi
+    systemctl daemon-reload
+    put_finish /etc/systemd/system/fortress-backup.timer
+  }
+  recover() {
+    put_restore /etc/systemd/system/fortress-backup.timer
+    { systemctl daemon-reload
+    } || true # the old file was good for it once
+  }
+  change 'backup schedule: *-*-* 03:17'
 
-# 8/8 backup timer is enabled
-#   why: a backup that was missed is made when the machine is on again
-if ! {
-  systemctl --quiet is-enabled fortress-backup.timer && systemctl --quiet is-active fortress-backup.timer &&
-    test no = "$(systemctl show --property=NeedDaemonReload --value \
-      fortress-backup.timer fortress-backup.service | sort | tail --lines=1)"
-} > /dev/null 2>&1; then
-  systemctl daemon-reload
-  systemctl --quiet enable fortress-backup.timer && systemctl restart fortress-backup.timer
-fi
+  # 8/8 backup timer is enabled
+  #   why: a backup that was missed is made when the machine is on again
+  check() {
+    systemctl --quiet is-enabled fortress-backup.timer && systemctl --quiet is-active fortress-backup.timer &&
+      test no = "$(systemctl show --property=NeedDaemonReload --value \
+        fortress-backup.timer fortress-backup.service | sort | tail --lines=1)"
+  }
+  apply() {
+    systemctl daemon-reload
+    systemctl --quiet enable fortress-backup.timer && systemctl restart fortress-backup.timer
+  }
+  change 'backup timer is enabled'
+}
+
+# What main uses.
+# from lib/engine/shell/receive.sh: receive
+# from lib/engine/shell/put.sh: FK_STATE put put_finish put_finished put_restore received put_matches
+# from lib/engine/shell/snapshot.sh: record_before
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
+# from lib/engine/shell/printed.sh: fail
+
+main "$@"

@@ -1,498 +1,73 @@
 #!/bin/bash
 # 25-k3s-upgrade: Every node runs the pinned version: servers one at a time, then agents; a node that is not healthy with it goes back.
 #
-# Run it as root on the machine. Each step asks first and changes only what does not hold.
+# Run it as root on fortress-node:
+#   FK_CONFIRM=fortress-node bash 25-k3s-upgrade.sh
+# It has 7 steps. Each checks first, and changes only what does not hold.
+# No record is kept, and no control is checked: undo knows nothing of it, and verify says what holds.
+# FK_CONFIRM=fortress-node confirms: operator accepts API downtime: fortress-node has no other server
+# shellcheck disable=SC2034 # functions read what is set here
 set -euo pipefail
-[ "$(id --user)" -eq 0 ] || { echo "this script needs root" >&2; exit 1; }
+FK_PAGE=25-k3s-upgrade FK_FILE=25-k3s-upgrade.sh
+export FK_PAGE FK_FILE
 
-# keep PATH: only the task runner records what was there before; a printed page does not take back.
-keep() { :; }
-export -f keep
-saved() { [ -e "$FK_STATE/saved-$1-$2" ]; }
-FK_TMP=$(mktemp --directory)
-export FK_TMP
-# Files land whole or not at all. These functions travel with every program and stand at the top of every printed script.
-: "${FK_STATE:=/var/lib/fortress}"
-
-# put PATH MODE OWNER [TEST]: standard input becomes PATH. TEST is bash and sees the candidate as $new.
-# The old file waits in pending/ until `settle PATH`, so that a run killed before its reload does not look finished.
-put() {
-  local path=$1 mode=$2 owner=$3 test=${4-} new pending
-  new=$(dirname "$path")/.$(basename "$path").fortress
-  pending=$FK_STATE/pending/${path//\//%}
-  keep "$path"
-  [ -d "$(dirname "$path")" ] || install --directory --mode=755 "$(dirname "$path")"
-  if ! { (umask 077 && cat > "$new") && chown "$owner" "$new" && chmod "$mode" "$new" &&
-    { [ -z "$test" ] || new=$new bash -euo pipefail -c "$test"; } && sync "$new"; }; then
-    rm --force "$new"
-    return 1
-  fi
-  if [ ! -e "$pending" ]; then
-    install --directory --mode=700 "$pending.part"
-    if [ -e "$path" ] || [ -L "$path" ]; then cp --archive "$path" "$pending.part/old"; fi
-    sync "$pending.part"
-    mv --no-target-directory "$pending.part" "$pending"
-  fi
-  mv --force --no-target-directory "$new" "$path"
-  sync "$(dirname "$path")"
-}
-
-# settle PATH: what had to follow the file has followed.
-settle() { rm --recursive --force "$FK_STATE/pending/${1//\//%}" "$FK_STATE/pending/${1//\//%}.part"; }
-
-# settled PATH: no change of PATH waits for what has to follow it.
-settled() { [ ! -e "$FK_STATE/pending/${1//\//%}" ]; }
-
-# putback PATH: the file that `put` replaced returns.
-putback() {
-  local pending=$FK_STATE/pending/${1//\//%}
-  [ -d "$pending" ] || return 0
-  if [ -e "$pending/old" ] || [ -L "$pending/old" ]; then
-    mv --force --no-target-directory "$pending/old" "$1"
-  else
-    rm --force "$1"
-  fi
-  settle "$1"
-}
-
-# arrived PATH: FK_PART is the file beside PATH that was sent for it, and FK_DIGEST what the sender has proven of it; a file that
-# is another is deleted. FK_SENT has a line for everything that was sent: digest, path.
-arrived() {
-  FK_DIGEST=$(awk -v path="$1" '{ d = $1; sub(/^[^ ]* /, "") } $0 == path { print d }' <<< "$FK_SENT")
-  [ -n "$FK_DIGEST" ] || { echo "nothing was sent for $1" >&2; return 1; }
-  FK_PART=$(dirname "$1")/.$(basename "$1").${FK_DIGEST:0:16}.part
-  printf '%s  %s\n' "$FK_DIGEST" "$FK_PART" | sha256sum --check --status || {
-    rm --force "$FK_PART"
-    echo "what arrived for $1 is not what was sent; it is deleted, and sent again by the next run" >&2
-    return 1
+main() {
+  begin
+  # version_numbers VERSION: vMAJOR.MINOR.PATCH[-rcN]+k3sN as five numbers; a release comes after all its candidates.
+  version_numbers() {
+    [[ $1 =~ ^v([0-9]+)\.([0-9]+)\.([0-9]+)(-rc([0-9]+))?\+k3s([0-9]+)$ ]] || k3s_no "'$1' is no version of k3s" || return
+    set -- "${BASH_REMATCH[@]}"
+    printf '%s %s %s %s %s\n' "$2" "$3" "$4" "${6:-999999}" "$7"
   }
-}
 
-# landed PATH SHA256 MODE OWNER: PATH has this content, and nothing is left to follow; 2 says that only mode or owner are others.
-landed() {
-  local is
-  [[ ${FK_LANDED-} != *$'\n'"$*"$'\n'* ]] || return 0 # asked for all files at once, and nothing has changed since
-  settled "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
-  is=$(stat --format='%a %U:%G' "$1")
-  [ "$is" = "$3 $4" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
-}
-export -f put settle settled putback arrived landed
-export FK_STATE
-
-# What several checks below look at.
-# A node of k3s: the checks about it, and how it starts. Every function that fails prints why.
-K3S=/opt/bin/k3s K3S_ETC=/etc/rancher/k3s K3S_DATA=/var/lib/rancher/k3s K3S_NOTES=/var/lib/fortress/k3s
-export K3S K3S_ETC K3S_DATA K3S_NOTES
-
-# k3s_no TEXT: prints why, and fails.
-k3s_no() {
-  printf '%s\n' "$*"
-  return 1
-}
-
-# k3s_program VERSION SHA256: the program of this version is installed as it was published, and root alone may write it.
-k3s_program() {
-  local path=/opt/k3s/$1/k3s
-  [ -f "$path" ] && [ ! -L "$path" ] || k3s_no "$path is missing" || return
-  [ "$(stat --format='%a %U:%G' "$path")" = '755 root:root' ] ||
-    k3s_no "$path can be changed: $(stat --format='%a %U:%G' "$path")" || return
-  printf '%s  %s\n' "$2" "$path" | sha256sum --check --status || k3s_no "$path differs from the pinned file"
-}
-
-# k3s_use VERSION: /opt/bin/k3s becomes this version, for the next start. The link changes atomically.
-k3s_use() {
-  [ -x "/opt/k3s/$1/k3s" ] || k3s_no "/opt/k3s/$1/k3s is missing" || return
-  keep "$K3S"
-  install --directory --mode=755 "$(dirname "$K3S")"
-  ln --symbolic --force --no-dereference "../k3s/$1/k3s" "$K3S.new"
-  mv --force --no-target-directory "$K3S.new" "$K3S"
-  sync "$(dirname "$K3S")"
-}
-
-# k3s_version: that the link names; nothing where there is none.
-k3s_version() {
-  local link
-  link=$(readlink "$K3S" 2> /dev/null) || return 0
-  basename "$(dirname "$link")"
-}
-
-# k3s_kubectl WORD...: as the admin of the cluster, on a server.
-k3s_kubectl() { timeout "${K3S_SECONDS:-30}" "$K3S" kubectl --kubeconfig "$K3S_ETC/k3s.yaml" "$@"; }
-
-# k3s_self WORD...: as this node itself, which may read little more than itself.
-k3s_self() { timeout 30 "$K3S" kubectl --kubeconfig "$K3S_DATA/agent/kubelet.kubeconfig" "$@"; }
-
-# k3s_config_digest: one digest of all that a start depends on: the program, the unit, the configuration, the tokens.
-k3s_config_digest() {
-  local unit=/etc/systemd/system/k3s.service
-  {
-    readlink "$K3S"
-    {
-      find "$K3S_ETC" "$unit" "$unit.d" -type f ! -name k3s.yaml ! -name '.*' -print0 2> /dev/null ||
-        true # there need be no drop-in
-    } | LC_ALL=C sort --zero-terminated | xargs --null --no-run-if-empty sha256sum
-  } | sha256sum | cut --delimiter=' ' --fields=1
-}
-
-# k3s_answers ROLE NAME: a server answers and says that it is ready; of an agent the cluster has a Node.
-k3s_answers() {
-  local said
-  systemctl --quiet is-active k3s.service || k3s_no "k3s does not run"$'\n'"$(k3s_said)" || return
-  if [ "$1" = server ]; then
-    said=$(k3s_kubectl get --raw /readyz 2>&1) || k3s_no "the API does not answer: $(tail --lines=1 <<< "$said")" || return
-    [ "$said" = ok ] || k3s_no "the API is not ready: $said"
-  else
-    said=$(k3s_self get node "$2" --output name 2>&1) || k3s_no "the cluster has no Node $2: $(tail --lines=1 <<< "$said")"
-  fi
-}
-
-# k3s_said: the last errors in its journal. Why it ends, and that it ends, are different lines.
-k3s_said() {
-  journalctl --unit=k3s.service --lines=400 --output=cat --no-pager 2> /dev/null |
-    grep --extended-regexp 'level=(fatal|error)|^[EF][0-9]{4} |[Ee]rror:' | cut --characters=1-400 | tail --lines=20 |
-    awk '{ key = $0; sub(/time="[^"]*"/, "", key) } !seen[key]++' | tail --lines=3 || true # there may be none
-}
-
-# k3s_runs ROLE NAME: with the configuration that is on the node now, and not with the one that it was started with.
-k3s_runs() {
-  systemctl --quiet is-enabled k3s.service || k3s_no 'k3s.service is not enabled' || return
-  k3s_answers "$1" "$2" || return
-  [ "$(cat "$K3S_NOTES/started" 2> /dev/null)" = \
-    "$(systemctl show --property=InvocationID --value k3s.service) $(k3s_config_digest)" ] ||
-    k3s_restarted || k3s_no 'k3s was started before the current configuration was written'
-}
-
-# k3s_restarted: the machine or systemd has restarted it since, with the configuration that it has now.
-k3s_restarted() {
-  local begun
-  [ "$(cut --delimiter=' ' --fields=2 "$K3S_NOTES/started" 2> /dev/null)" = "$(k3s_config_digest)" ] || return
-  begun=$(systemctl show --property=ActiveEnterTimestamp --value k3s.service)
-  [ -n "$begun" ] && [ "$(date --date="$begun" +%s)" -ge "$(stat --format=%Y "$K3S_NOTES/started")" ]
-}
-
-# k3s_start ROLE NAME SECONDS: restarts it and waits until it is ready; only then is the digest of its configuration noted.
-k3s_start() {
-  local digest deadline=$((SECONDS + $3)) fails=0 said=''
-  digest=$(k3s_config_digest)
-  install --directory --mode=700 "$K3S_NOTES"
-  # When this run is killed, the configuration that k3s was started with is unknown.
-  [ ! -e "$K3S_NOTES/started" ] || mv --force "$K3S_NOTES/started" "$K3S_NOTES/started.before"
-  systemctl daemon-reload
-  systemctl --quiet enable k3s.service
-  systemctl reset-failed k3s.service 2> /dev/null || true # it has not failed
-  systemctl restart --no-block k3s.service
-  while ! said=$(k3s_answers "$1" "$2"); do
-    # A server that cannot read its configuration ends at once, again and again: waiting does not help.
-    fails=$(systemctl show --property=NRestarts --value k3s.service)
-    if [ "$fails" -ge 3 ] || [ "$SECONDS" -ge "$deadline" ]; then
-      said="k3s did not become ready: $said"
-      if [ -s "$K3S_NOTES/upgrading" ] && [ -z "${K3S_SWAPS-}" ]; then
-        said+=$'\nan upgrade of this node is not finished: ./task k3s-upgrade apply finishes it, or goes back'
-      fi
-      # The previous configuration may return, and with it its digest.
-      [ ! -e "$K3S_NOTES/started.before" ] || mv --force "$K3S_NOTES/started.before" "$K3S_NOTES/started"
-      k3s_no "$said"
-      return
-    fi
-    sleep 1
-  done
-  printf '%s %s\n' "$(systemctl show --property=InvocationID --value k3s.service)" "$digest" > "$K3S_NOTES/started.part"
-  sync "$K3S_NOTES/started.part"
-  mv --force "$K3S_NOTES/started.part" "$K3S_NOTES/started"
-  rm --force "$K3S_NOTES/started.before"
-}
-
-# k3s_votes: a line for each server: its name, and whether it has a vote in etcd, as the leader found within the last 15 s.
-k3s_votes() {
-  k3s_kubectl get nodes --selector=node-role.kubernetes.io/etcd=true --output \
-    jsonpath='{range .items[*]}{.metadata.name}{" "}{.status.conditions[?(@.type=="EtcdIsVoter")].status}{"\n"}{end}'
-}
-
-# k3s_well COUNT NAME 'NODE URL'…: COUNT servers are members of etcd, and all of them but NAME have a vote and answer at their
-# URL: etcd keeps its quorum when NAME stops or joins. What a member reports of another is up to 15 s old; an answer is not.
-k3s_well() {
-  local count=$1 but=$2 said name vote server members=''
-  shift 2
-  said=$(k3s_votes 2>&1) || k3s_no "the API does not answer: $(tail --lines=1 <<< "$said")" || return
-  while read -r name vote; do
-    if [ -z "$name" ] || [ "$name" = "$but" ]; then continue; fi
-    [ "$vote" = True ] || k3s_no "$name has no vote in etcd" || return
-    members+=" $name"
-  done <<< "$said"
-  [ "$(wc --words <<< "$members")" -ge "$count" ] || k3s_no "of $count servers the members of etcd are:$members" || return
-  for server; do
-    case " $members " in *" ${server% *} "*) ;; *) continue ;; esac
-    said=$(k3s_kubectl --server="${server#* }" get --raw /readyz 2>&1) && [ "$said" = ok ] ||
-      k3s_no "${server% *} does not answer, or is not ready: $(tail --lines=1 <<< "$said")" || return
-  done
-}
-
-# k3s_stop: for undo. The containers that it started end too; the data stays.
-k3s_stop() {
-  systemctl disable --now k3s.service 2> /dev/null || true # it is gone already
-  if [ -e /sys/fs/cgroup/kubepods.slice/cgroup.kill ]; then echo 1 > /sys/fs/cgroup/kubepods.slice/cgroup.kill; fi
-}
-
-export -f k3s_no k3s_program k3s_use k3s_version k3s_kubectl k3s_self k3s_config_digest k3s_answers k3s_said k3s_runs \
-  k3s_restarted k3s_start k3s_votes k3s_well k3s_stop
-# A node that others look after: it is drained and uncordoned, it is healthy or not, it is taken out of the cluster. Every
-# function that fails prints why. An annotation of the Node says who cordoned it: what an operator has cordoned stays cordoned.
-AWAY=fortress-kit/away STAGED=fortress-kit/staged
-export AWAY STAGED
-
-# k3s_noted WORD: of the swap that has begun here and has not ended: from, ready (whether the node was Ready before), to.
-k3s_noted() {
-  local from='' ready='' to=''
-  [ ! -s "$K3S_NOTES/upgrading" ] || read -r from ready to < "$K3S_NOTES/upgrading"
-  case $1 in from) echo "$from" ;; ready) echo "$ready" ;; to) echo "$to" ;; esac
-}
-
-# k3s_node ROLE NAME JSONPATH: of its own Node, as the admin on a server and as itself on an agent.
-k3s_node() {
-  if [ "$1" = server ]; then
-    k3s_kubectl get node "$2" --output jsonpath="$3"
-  else
-    k3s_self get node "$2" --output jsonpath="$3"
-  fi
-}
-
-# k3s_mark ROLE NAME: ours (cordoned by k3s_drain) or theirs (it was cordoned before), with -drained when its pods have left.
-k3s_mark() { k3s_node "$1" "$2" "{.metadata.annotations.$AWAY}"; }
-
-# k3s_drain NODE HOW SECONDS: cordons it and evicts its pods. HOW: evict respects each PodDisruptionBudget, force ignores them.
-k3s_drain() {
-  local node=$1 how=$2 seconds=$3 mark said forced=()
-  mark=$(k3s_mark server "$node") || return
-  if [ -z "$mark" ]; then
-    mark=ours
-    [ "$(k3s_node server "$node" '{.spec.unschedulable}')" != true ] || mark=theirs
-    k3s_kubectl annotate node "$node" --overwrite "$AWAY=$mark" > /dev/null || return
-  fi
-  k3s_kubectl cordon "$node" > /dev/null || return
-  [ "$how" != force ] || forced=(--force --disable-eviction)
-  if ! said=$(K3S_SECONDS=$((seconds + 30)) k3s_kubectl drain "$node" --ignore-daemonsets --delete-emptydir-data \
-    --timeout="${seconds}s" "${forced[@]}" 2>&1); then
-    k3s_blocked "$said"
-    [ "$how" = force ] || printf 'FK_DRAIN=force deletes the pods that cannot be evicted\n'
-    k3s_return "$node"
-    return 1
-  fi
-  k3s_kubectl annotate node "$node" --overwrite "$AWAY=${mark%-drained}-drained" > /dev/null
-}
-
-# k3s_blocked TEXT: the pods that were not evicted, and their PodDisruptionBudgets, from the output of kubectl drain.
-k3s_blocked() {
-  local pod space budgets
-  while read -r pod space; do
-    [ -n "$pod" ] || continue
-    budgets=$(k3s_kubectl get poddisruptionbudgets --namespace "$space" --output \
-      jsonpath='{range .items[*]}{.metadata.name}{" "}{.status.disruptionsAllowed}{"\n"}{end}' 2> /dev/null |
-      awk '$2 == 0 { printf "%s%s", sep, $1; sep = ", " }')
-    printf '%s/%s cannot be evicted: the PodDisruptionBudget %s allows no disruption\n' "$space" "$pod" "${budgets:-there}"
-  done < <(sed --quiet --regexp-extended \
-    's/^error when evicting pods\/"([^"]+)" -n "([^"]+)".*disruption budget.*/\1 \2/p' <<< "$1" | LC_ALL=C sort --unique)
-  grep '^error:' <<< "$1" | tail --lines=2 || true # a drain that hangs prints no error
-}
-
-# k3s_return NODE: uncordons it, unless an operator had cordoned it.
-k3s_return() {
-  local mark
-  mark=$(k3s_mark server "$1") || k3s_no "$mark" || return
-  [ -n "$mark" ] || return 0
-  case $mark in ours*) k3s_kubectl uncordon "$1" > /dev/null || return ;; esac
-  k3s_kubectl annotate node "$1" "$AWAY-" > /dev/null
-}
-
-# k3s_is ROLE NAME VERSION READY: it runs this version and is healthy; READY=True: it is Ready (without a pod network no node is).
-k3s_is() {
-  local said version ready vote
-  k3s_answers "$1" "$2" || return
-  said='{.status.nodeInfo.kubeletVersion} {.status.conditions[?(@.type=="Ready")].status}'
-  said=$(k3s_node "$1" "$2" "$said {.status.conditions[?(@.type==\"EtcdIsVoter\")].status}" 2>&1) || k3s_no "$said" || return
-  read -r version ready vote <<< "$said"
-  [ "$version" = "$3" ] || k3s_no "the version of its kubelet is $version" || return
-  [ "$4" != True ] || [ "$ready" = True ] || k3s_no "$2 was Ready, and is not" || return
-  [ "$1" = agent ] && return
-  said=$(k3s_kubectl get --raw /readyz/etcd 2>&1) || k3s_no "etcd is not ready: $(tail --lines=1 <<< "$said")" || return
-  [ "$vote" = True ] || k3s_no "$2 has no vote in etcd"
-}
-
-# k3s_certificates KIND: for each certificate of a kind (leaf, authority) the days left and its path; the first to end first.
-k3s_certificates() {
-  local path kind end
-  for path in "$K3S_DATA"/agent/*.crt "$K3S_DATA"/server/tls/*.crt "$K3S_DATA"/server/tls/etcd/*.crt; do
-    [ -s "$path" ] || continue
-    case $path in *-ca.crt | *-ca.nochain.crt) kind=authority ;; *) kind=leaf ;; esac
-    [ "$kind" = "$1" ] || continue
-    # The first certificate of a file is its own; those above it follow.
-    end=$(openssl x509 -noout -enddate -in "$path" 2> /dev/null) || k3s_no "$path is no certificate" || return
-    printf '%s %s\n' "$((($(date --date="${end#*=}" +%s) - $(date +%s)) / 86400))" "${path#"$K3S_DATA/"}"
-  done | sort --numeric-sort
-}
-
-# quorum_without NAME: the other servers that have a vote are more than half of all.
-quorum_without() {
-  local said name vote all=0 well=0 one
-  said=$(k3s_votes 2>&1) || k3s_no "the API does not answer: $(tail --lines=1 <<< "$said")" || return
-  while read -r name vote; do
-    [ -n "$name" ] || continue
-    all=$((all + 1))
-    if [ "$name" = "$1" ]; then one=yes; elif [ "$vote" = True ]; then well=$((well + 1)); fi
-  done <<< "$said"
-  [ -n "${one-}" ] || return 0
-  [ "$well" -gt $((all / 2)) ] ||
-    k3s_no "of $all members of etcd $well are healthy without $1: that is no quorum, and nothing could be written any more"
-}
-
-# node_unreachable NAME: the cluster has no heartbeat of it either.
-node_unreachable() {
-  local said
-  said=$(k3s_kubectl get node "$1" --ignore-not-found --output \
-    jsonpath='{.status.conditions[?(@.type=="Ready")].reason}' 2>&1) || k3s_no "$said" || return
-  [ -z "$said" ] || [ "$said" = NodeStatusUnknown ] ||
-    k3s_no "$1 cannot be reached from here, and its kubelet reports to the cluster"
-}
-
-# node_absent NAME: the cluster has no such Node.
-node_absent() {
-  local said
-  said=$(k3s_kubectl get node "$1" --ignore-not-found --output name 2>&1) || k3s_no "$said" || return
-  [ -z "$said" ] || k3s_no "the cluster has $said"
-}
-
-# node_deleted NAME: the cluster has neither a Node nor a node password of it.
-node_deleted() {
-  local said
-  node_absent "$1" || return
-  said=$(k3s_kubectl get secret "$1.node-password.k3s" --namespace kube-system --ignore-not-found --output name 2>&1) ||
-    k3s_no "$said" || return
-  [ -z "$said" ] || k3s_no "the cluster has $said, and no other machine could take the name"
-}
-
-# remove_node NAME SECONDS: removes its member of etcd, its Node and its node password. k3s takes the member out when an
-# annotation of the Node says so, and notes there that it has: the Node is deleted last.
-remove_node() {
-  local said member deadline=$((SECONDS + $2))
-  said=$(k3s_kubectl get node "$1" --ignore-not-found --output \
-    jsonpath='{.metadata.name} {.metadata.annotations.etcd\.k3s\.cattle\.io/node-name}' 2>&1) || k3s_no "$said" || return
-  read -r _ member <<< "$said" || true # it has no Node any more
-  if [ -n "${member-}" ]; then
-    k3s_kubectl annotate node "$1" --overwrite etcd.k3s.cattle.io/remove=true > /dev/null || return
-    until [ "$(k3s_node server "$1" '{.metadata.annotations.etcd\.k3s\.cattle\.io/removed-node-name}')" = "$member" ]; do
-      [ "$SECONDS" -lt "$deadline" ] ||
-        k3s_no "k3s has not taken $member out of etcd: journalctl --unit k3s on a server says why" || return
-      sleep 1
+  # next_version FROM TO: TO is FROM or a later one, and no minor version between them is left out.
+  next_version() {
+    local said i old new
+    [ "$1" != "$2" ] || return 0
+    said=$(version_numbers "$1" && version_numbers "$2") || k3s_no "$said" || return
+    read -r -a old <<< "${said%$'\n'*}"
+    read -r -a new <<< "${said#*$'\n'}"
+    for i in 0 1 2 3 4; do
+      [ "${new[i]}" -ge "${old[i]}" ] || k3s_no "$1 runs, and $2 is older" || return
+      [ "${new[i]}" -eq "${old[i]}" ] || break
     done
-  fi
-  delete_node "$1"
-}
+    [ "${new[0]}" -eq "${old[0]}" ] && [ "${new[1]}" -le $((old[1] + 1)) ] ||
+      k3s_no "$1 runs, and $2 leaves out v${old[0]}.$((old[1] + 1))"
+  }
+  export -f version_numbers next_version
+  # upgrade_from: the version that was last healthy here.
+  upgrade_from() {
+    local from
+    from=$(k3s_noted from)
+    printf '%s\n' "${from:-$(k3s_version)}"
+  }
 
-# delete_node NAME: its Node and its node password. Where it has no member of etcd, that is all.
-delete_node() {
-  k3s_kubectl delete node "$1" --ignore-not-found --wait=true > /dev/null || return
-  k3s_kubectl delete secret "$1.node-password.k3s" --namespace kube-system --ignore-not-found > /dev/null
-}
+  # upgrade_begun VERSION: this version starts here, or the swap to it or away from it has begun: what had to hold before, held.
+  upgrade_begun() { [ "$(k3s_version)" = "$1" ] || [ "$(k3s_noted from)" = "$1" ] || [ "$(k3s_noted to)" = "$1" ]; }
+  export -f upgrade_from upgrade_begun
+  # all_staged VERSION NAME…: the Nodes have the annotation of k3s-stage.
+  all_staged() {
+    local version=$1 said name has missing=''
+    shift
+    said=$(k3s_kubectl get nodes --output \
+      jsonpath='{range .items[*]}{.metadata.name}{" "}{.metadata.annotations.fortress-kit/staged}{"\n"}{end}' 2>&1) ||
+      k3s_no "$said" || return
+    for name; do
+      has=$(awk -v name="$name" '$1 == name { print $2 }' <<< "$said")
+      [ "$has" = "$version" ] || missing+=" $name"
+    done
+    [ -z "$missing" ] || k3s_no "not staged on$missing"
+  }
 
-# k3s_empty: k3s does not run here, and no cluster has data here.
-k3s_empty() {
-  ! systemctl --quiet is-active k3s.service || k3s_no 'k3s runs' || return
-  [ ! -e "$K3S_DATA/server/db" ] && [ ! -e "$K3S_DATA/agent" ] || k3s_no "a cluster has its data in $K3S_DATA"
-}
-
-# archive_data: stops k3s and moves its cluster data to /var/lib/rancher/k3s/replaced, which holds one such archive.
-archive_data() {
-  local part
-  k3s_stop > /dev/null
-  rm --recursive --force "$K3S_DATA/replaced.old"
-  [ ! -d "$K3S_DATA/replaced" ] || mv --no-target-directory "$K3S_DATA/replaced" "$K3S_DATA/replaced.old" || return
-  for part in server agent; do
-    [ -d "$K3S_DATA/$part" ] || continue
-    install --directory --mode=700 "$K3S_DATA/replaced" || return
-    mv --no-target-directory "$K3S_DATA/$part" "$K3S_DATA/replaced/$part" || return
-  done
-  rm --recursive --force "$K3S_DATA/replaced.old"
-  for part in /etc/rancher/node/password "$K3S_NOTES/started" "$K3S_NOTES/upgrading"; do
-    [ ! -e "$part" ] || [ ! -d "$K3S_DATA/replaced" ] || cp --archive "$part" "$K3S_DATA/replaced/${part##*/}" || return
-    rm --force "$part"
-  done
-  rm --force "$K3S_ETC/k3s.yaml"
-  # There is no undo of this, so no earlier page has to wait for it.
-  rm --recursive --force "${FK_STATE:?}/pages/${FK_PAGE:?}"
-}
-
-# return_data: what archive_data moved is back, and k3s starts with it. It is not waited for: it may need others to be healthy.
-return_data() {
-  local part
-  for part in server agent; do
-    [ -d "$K3S_DATA/replaced/$part" ] || continue
-    rm --recursive --force "${K3S_DATA:?}/$part"
-    mv --no-target-directory "$K3S_DATA/replaced/$part" "$K3S_DATA/$part" || return
-  done
-  for part in /etc/rancher/node/password "$K3S_NOTES/started" "$K3S_NOTES/upgrading"; do
-    [ ! -e "$K3S_DATA/replaced/${part##*/}" ] || mv --force "$K3S_DATA/replaced/${part##*/}" "$part" || return
-  done
-  rmdir --ignore-fail-on-non-empty "$K3S_DATA/replaced"
-  systemctl --quiet enable k3s.service
-  systemctl start --no-block k3s.service
-}
-
-export -f k3s_noted k3s_node k3s_mark k3s_drain k3s_blocked k3s_return k3s_is k3s_certificates quorum_without node_unreachable \
-  node_absent node_deleted remove_node delete_node k3s_empty archive_data return_data
-# version_numbers VERSION: vMAJOR.MINOR.PATCH[-rcN]+k3sN as five numbers; a release comes after all its candidates.
-version_numbers() {
-  [[ $1 =~ ^v([0-9]+)\.([0-9]+)\.([0-9]+)(-rc([0-9]+))?\+k3s([0-9]+)$ ]] || k3s_no "'$1' is no version of k3s" || return
-  set -- "${BASH_REMATCH[@]}"
-  printf '%s %s %s %s %s\n' "$2" "$3" "$4" "${6:-999999}" "$7"
-}
-
-# next_version FROM TO: TO is FROM or a later one, and no minor version between them is left out.
-next_version() {
-  local said i old new
-  [ "$1" != "$2" ] || return 0
-  said=$(version_numbers "$1" && version_numbers "$2") || k3s_no "$said" || return
-  read -r -a old <<< "${said%$'\n'*}"
-  read -r -a new <<< "${said#*$'\n'}"
-  for i in 0 1 2 3 4; do
-    [ "${new[i]}" -ge "${old[i]}" ] || k3s_no "$1 runs, and $2 is older" || return
-    [ "${new[i]}" -eq "${old[i]}" ] || break
-  done
-  [ "${new[0]}" -eq "${old[0]}" ] && [ "${new[1]}" -le $((old[1] + 1)) ] ||
-    k3s_no "$1 runs, and $2 leaves out v${old[0]}.$((old[1] + 1))"
-}
-export -f version_numbers next_version
-# upgrade_from: the version that was last healthy here.
-upgrade_from() {
-  local from
-  from=$(k3s_noted from)
-  printf '%s\n' "${from:-$(k3s_version)}"
-}
-
-# upgrade_begun VERSION: this version starts here, or the swap to it or away from it has begun: what had to hold before, held.
-upgrade_begun() { [ "$(k3s_version)" = "$1" ] || [ "$(k3s_noted from)" = "$1" ] || [ "$(k3s_noted to)" = "$1" ]; }
-export -f upgrade_from upgrade_begun
-# all_staged VERSION NAME…: the Nodes have the annotation of k3s-stage.
-all_staged() {
-  local version=$1 said name has missing=''
-  shift
-  said=$(k3s_kubectl get nodes --output \
-    jsonpath='{range .items[*]}{.metadata.name}{" "}{.metadata.annotations.fortress-kit/staged}{"\n"}{end}' 2>&1) ||
-    k3s_no "$said" || return
-  for name; do
-    has=$(awk -v name="$name" '$1 == name { print $2 }' <<< "$said")
-    [ "$has" = "$version" ] || missing+=" $name"
-  done
-  [ -z "$missing" ] || k3s_no "not staged on$missing"
-}
-
-# no_removed_apis VERSION URL…: no client has used an API that VERSION does not have. Each server counts since it was started.
-no_removed_apis() {
-  local to said found='' server
-  to=$(version_numbers "$1") || k3s_no "$to" || return
-  shift
-  for server; do
-    said=$(K3S_SECONDS=60 k3s_kubectl --server="$server" get --raw /metrics 2>&1) ||
-      k3s_no "$server does not answer: $(tail --lines=1 <<< "$said")" || return
-    found+=$(awk -v to="$to" '
+  # no_removed_apis VERSION URL…: no client has used an API that VERSION does not have. Each server counts since it was started.
+  no_removed_apis() {
+    local to said found='' server
+    to=$(version_numbers "$1") || k3s_no "$to" || return
+    shift
+    for server; do
+      said=$(K3S_SECONDS=60 k3s_kubectl --server="$server" get --raw /metrics 2>&1) ||
+        k3s_no "$server does not answer: $(tail --lines=1 <<< "$said")" || return
+      found+=$(awk -v to="$to" '
       function label(name) {
         return match($0, name "=\"[^\"]*\"") ? substr($0, RSTART + length(name) + 2, RLENGTH - length(name) - 3) : ""
       }
@@ -504,107 +79,107 @@ no_removed_apis() {
         print label("resource") (part == "" ? "" : "/" part) " of " (group == "" ? "" : group "/") label("version") \
           ", removed in " gone[1] "." gone[2]
       }' <<< "$said")$'\n'
-  done
-  found=$(grep . <<< "$found" | LC_ALL=C sort --unique) || return 0
-  k3s_no "$found"
-}
-export -f all_staged no_removed_apis
-# swap_version ROLE NAME VERSION SECONDS: the other version runs and is healthy. What ran before is noted first, so that a run
-# that was killed can go back.
-swap_version() {
-  local from ready said deadline=$((SECONDS + $4)) K3S_SWAPS=yes
-  from=$(upgrade_from)
-  ready=$(k3s_noted ready)
-  [ -n "$ready" ] ||
-    ready=$(k3s_node "$1" "$2" '{.status.conditions[?(@.type=="Ready")].status}' 2> /dev/null) || ready=''
-  install --directory --mode=700 "$K3S_NOTES"
-  printf '%s %s %s\n' "$from" "${ready:-Unknown}" "$3" > "$K3S_NOTES/upgrading.part"
-  sync "$K3S_NOTES/upgrading.part"
-  mv --force "$K3S_NOTES/upgrading.part" "$K3S_NOTES/upgrading"
-  # Undo leaves the link alone: what the new version has written, the old one may not read.
-  [ "$(k3s_version)" = "$3" ] || FK_KEEP='' k3s_use "$3" || return
-  k3s_runs "$1" "$2" > /dev/null || k3s_start "$1" "$2" "$4" || return
-  until said=$(k3s_is "$1" "$2" "$3" "$ready"); do
-    [ "$SECONDS" -lt "$deadline" ] || k3s_no "$3 runs and is not healthy: $said" || return
-    sleep 1
-  done
-  # The version before stays, and no older one.
-  [ "$from" = "$3" ] ||
-    find /opt/k3s -mindepth 1 -maxdepth 1 -type d ! -name "$from" ! -name "$3" -exec rm --recursive {} +
-  rm --force "$K3S_NOTES/upgrading"
-}
-
-# swap_back ROLE NAME SECONDS: after a swap that failed, what ran before it runs again.
-swap_back() {
-  # shellcheck disable=SC2034 # k3s_start sees it
-  local from K3S_SWAPS=yes
-  from=$(k3s_noted from)
-  [ -n "$from" ] || return 0
-  FK_KEEP='' k3s_use "$from" && k3s_start "$1" "$2" "$3" ||
-    k3s_no "$from does not start either: ./task restore restores the snapshot that was saved before" || return
-  rm --force "$K3S_NOTES/upgrading"
-}
-export -f swap_version swap_back
-
-# 1/7 k3s v1.36.4+k3s1 is the same or the next minor version
-#   why: nobody tests an upgrade that leaves out a minor version, or a downgrade
-if ! { upgrade_begun v1.36.4+k3s1 || next_version "$(upgrade_from)" v1.36.4+k3s1; } > /dev/null 2>&1; then
-  echo 'k3s v1.36.4+k3s1 is the same or the next minor version: no' >&2
-  echo '  pin the next minor version in config/versions.yaml, and apply that first.' >&2
-  echo '  An older version needs the data of that time: ./task restore' >&2
-  exit 1
-fi
-
-# 2/7 k3s v1.36.4+k3s1 is staged on all nodes
-if ! { upgrade_begun v1.36.4+k3s1 || all_staged v1.36.4+k3s1 fortress-node; } > /dev/null 2>&1; then
-  echo 'k3s v1.36.4+k3s1 is staged on all nodes: no' >&2
-  echo '  ./task k3s-stage apply' >&2
-  exit 1
-fi
-
-# 3/7 cluster is healthy before the upgrade
-if ! {
-  upgrade_begun v1.36.4+k3s1 || {
-    k3s_well 0 fortress-node &&
-      k3s_is server fortress-node "$(k3s_version)" Unknown
+    done
+    found=$(grep . <<< "$found" | LC_ALL=C sort --unique) || return 0
+    k3s_no "$found"
   }
-} > /dev/null 2>&1; then
-  echo 'cluster is healthy before the upgrade: no' >&2
-  echo '  ./task status shows what is wrong. An upgrade stops one server: only a healthy cluster keeps its quorum' >&2
-  exit 1
-fi
+  export -f all_staged no_removed_apis
+  # swap_version ROLE NAME VERSION SECONDS: the other version runs and is healthy. What ran before is noted first, so that a run
+  # that was killed can go back.
+  swap_version() {
+    local from ready said deadline=$((SECONDS + $4)) K3S_SWAPS=yes
+    from=$(upgrade_from)
+    ready=$(k3s_noted ready)
+    [ -n "$ready" ] ||
+      ready=$(k3s_node "$1" "$2" '{.status.conditions[?(@.type=="Ready")].status}' 2> /dev/null) || ready=''
+    install --directory --mode=700 "$K3S_NOTES"
+    printf '%s %s %s\n' "$from" "${ready:-Unknown}" "$3" > "$K3S_NOTES/upgrading.part"
+    sync "$K3S_NOTES/upgrading.part"
+    mv --force "$K3S_NOTES/upgrading.part" "$K3S_NOTES/upgrading"
+    # Undo leaves the link alone: what the new version has written, the old one may not read.
+    [ "$(k3s_version)" = "$3" ] || FK_KEEP='' k3s_use "$3" || return
+    k3s_runs "$1" "$2" > /dev/null || k3s_start "$1" "$2" "$4" || return
+    until said=$(k3s_is "$1" "$2" "$3" "$ready"); do
+      [ "$SECONDS" -lt "$deadline" ] || k3s_no "$3 runs and is not healthy: $said" || return
+      sleep 1
+    done
+    # The version before stays, and no older one.
+    [ "$from" = "$3" ] ||
+      find /opt/k3s -mindepth 1 -maxdepth 1 -type d ! -name "$from" ! -name "$3" -exec rm --recursive {} +
+    rm --force "$K3S_NOTES/upgrading"
+  }
 
-# 4/7 no client uses an API that is removed in k3s v1.36.4+k3s1
-#   why: its requests would fail after the upgrade, and only then
-if ! { upgrade_begun v1.36.4+k3s1 || no_removed_apis v1.36.4+k3s1 https://10.77.0.2:6443; } > /dev/null 2>&1; then
-  echo 'no client uses an API that is removed in k3s v1.36.4+k3s1: no' >&2
-  echo '  the audit log of the servers names the client: grep removed-release /var/lib/rancher/k3s/server/logs/audit.log' >&2
-  echo '  The count starts anew with k3s: when the client is mended, systemctl restart k3s on one server after the other' >&2
-  exit 1
-fi
+  # swap_back ROLE NAME SECONDS: after a swap that failed, what ran before it runs again.
+  swap_back() {
+    # shellcheck disable=SC2034 # k3s_start sees it
+    local from K3S_SWAPS=yes
+    from=$(k3s_noted from)
+    [ -n "$from" ] || return 0
+    FK_KEEP='' k3s_use "$from" && k3s_start "$1" "$2" "$3" ||
+      k3s_no "$from does not start either: ./task restore restores the snapshot that was saved before" || return
+    rm --force "$K3S_NOTES/upgrading"
+  }
+  export -f swap_version swap_back
 
-# 5/7 operator accepts API downtime: fortress-node has no other server
-#   why: the API does not answer for about a minute; pods keep running, and what needs the API fails meanwhile
-if ! { upgrade_begun v1.36.4+k3s1; } > /dev/null 2>&1; then
-  echo 'operator accepts API downtime: fortress-node has no other server: no' >&2
-  echo '  type fortress-node at the prompt, or say --confirm fortress-node' >&2
-  exit 1
-fi
+  # 1/7 k3s v1.36.4+k3s1 is the same or the next minor version
+  #   why: nobody tests an upgrade that leaves out a minor version, or a downgrade
+  check() { upgrade_begun v1.36.4+k3s1 || next_version "$(upgrade_from)" v1.36.4+k3s1; }
+  demand 'k3s v1.36.4+k3s1 is the same or the next minor version' 'pin the next minor version in config/versions.yaml, and apply that first.
+An older version needs the data of that time: ./task restore'
 
-# 6/7 etcd snapshot before-v1.36.4-k3s1 is saved
-#   why: what the new version writes, the old one may not read
-if ! {
-  upgrade_begun v1.36.4+k3s1 ||
-    compgen -G '/var/lib/rancher/k3s/server/db/snapshots/before-v1.36.4-k3s1-*' > /dev/null
-} > /dev/null 2>&1; then
-  /opt/bin/k3s etcd-snapshot save --name before-v1.36.4-k3s1
-fi
+  # 2/7 k3s v1.36.4+k3s1 is staged on all nodes
+  check() { upgrade_begun v1.36.4+k3s1 || all_staged v1.36.4+k3s1 fortress-node; }
+  demand 'k3s v1.36.4+k3s1 is staged on all nodes' './task k3s-stage apply'
 
-# 7/7 fortress-node runs k3s v1.36.4+k3s1 and is healthy
-#   why: when it is not healthy, the old version starts again
-if ! {
-  test ! -e "$K3S_NOTES/upgrading" && test "$(k3s_version)" = v1.36.4+k3s1 &&
-    k3s_runs server fortress-node
-} > /dev/null 2>&1; then
-  swap_version server fortress-node v1.36.4+k3s1 540
-fi
+  # 3/7 cluster is healthy before the upgrade
+  check() {
+    upgrade_begun v1.36.4+k3s1 || {
+      k3s_well 0 fortress-node &&
+        k3s_is server fortress-node "$(k3s_version)" Unknown
+    }
+  }
+  demand 'cluster is healthy before the upgrade' './task status shows what is wrong. An upgrade stops one server: only a healthy cluster keeps its quorum'
+
+  # 4/7 no client uses an API that is removed in k3s v1.36.4+k3s1
+  #   why: its requests would fail after the upgrade, and only then
+  check() { upgrade_begun v1.36.4+k3s1 || no_removed_apis v1.36.4+k3s1 https://10.77.0.2:6443; }
+  demand 'no client uses an API that is removed in k3s v1.36.4+k3s1' 'the audit log of the servers names the client: grep removed-release /var/lib/rancher/k3s/server/logs/audit.log
+The count starts anew with k3s: when the client is mended, systemctl restart k3s on one server after the other'
+
+  # 5/7 operator accepts API downtime: fortress-node has no other server
+  #   why: the API does not answer for about a minute; pods keep running, and what needs the API fails meanwhile
+  check() {
+    [ "${FK_CONFIRM-}" != fortress-node ] || return 0
+    upgrade_begun v1.36.4+k3s1
+  }
+  demand 'operator accepts API downtime: fortress-node has no other server' 'FK_CONFIRM=fortress-node before bash confirms it'
+
+  # 6/7 etcd snapshot before-v1.36.4-k3s1 is saved
+  #   why: what the new version writes, the old one may not read
+  check() {
+    upgrade_begun v1.36.4+k3s1 ||
+      compgen -G '/var/lib/rancher/k3s/server/db/snapshots/before-v1.36.4-k3s1-*' > /dev/null
+  }
+  apply() { /opt/bin/k3s etcd-snapshot save --name before-v1.36.4-k3s1; }
+  change 'etcd snapshot before-v1.36.4-k3s1 is saved'
+
+  # 7/7 fortress-node runs k3s v1.36.4+k3s1 and is healthy
+  #   why: when it is not healthy, the old version starts again
+  check() {
+    test ! -e "$K3S_NOTES/upgrading" && test "$(k3s_version)" = v1.36.4+k3s1 &&
+      k3s_runs server fortress-node
+  }
+  apply() { swap_version server fortress-node v1.36.4+k3s1 540; }
+  recover() { swap_back server fortress-node 540; }
+  change 'fortress-node runs k3s v1.36.4+k3s1 and is healthy'
+}
+
+# What main uses.
+# from lib/k3s/members.sh: K3S K3S_ETC K3S_DATA K3S_NOTES k3s_no k3s_use k3s_version k3s_kubectl k3s_self
+# from lib/k3s/members.sh: k3s_config_digest k3s_answers k3s_said k3s_runs k3s_restarted k3s_start k3s_votes k3s_well
+# from lib/k3s/nodes.sh: k3s_noted k3s_node k3s_is
+# from lib/engine/shell/snapshot.sh: record_before
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
+# from lib/engine/shell/printed.sh: demand fail
+
+main "$@"

@@ -58,7 +58,7 @@ test('Talos stops before anything is changed, as long as nothing proves its imag
   const step = first && 'check' in first ? first : assert.fail('it is no demand')
   assert.equal(spawnSync('bash', ['--norc', '-c', step.check.text]).status, 1)
   const text = printed({ ...page, steps: page.steps(talos) })
-  assert.match(text, /^ {2}echo 'nothing proves https:\/\/factory\.talos\.dev\/.*' >&2\n {2}exit 1$/m)
+  assert.match(text, /^ {4}echo 'nothing proves https:\/\/factory\.talos\.dev\/.*' >&2\n {4}return 1$/m)
 })
 
 test('Talos comes with the program that speaks to it, proven by its digest', () => {
@@ -115,7 +115,7 @@ describe('a printed page believes the pinned key alone', { skip: noGpg }, () => 
   })
   after(() => spawnSync('gpgconf', ['--homedir', home, '--kill', 'all']))
 
-  /** The exit code of image_signed. */
+  /** The exit code of signed_by. */
   const believes = (
     signer: string,
     offered: string[],
@@ -138,7 +138,7 @@ describe('a printed page believes the pinned key alone', { skip: noGpg }, () => 
     )
     writeFileSync(key, gpg('--armor', '--export', ...offered.map((name) => `${name}@example.org`)))
     writeFileSync(file, content)
-    const script = `set -euo pipefail; FK_TMP=${scratch}; . ${root}/lib/vm/image.sh; image_signed ${file} ${sig} ${key} ${fingerprint(`${pinned}@example.org`)}`
+    const script = `set -euo pipefail; . ${root}/lib/engine/shell/printed.sh; signed_by ${file} ${sig} ${key} ${fingerprint(`${pinned}@example.org`)}`
     return spawnSync('bash', ['--norc', '-c', script]).status
   }
 

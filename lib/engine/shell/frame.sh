@@ -20,8 +20,8 @@ frame() {
 # answer NAME KEY VALUE…: what a command of the laptop, or a layer, asked for. It may come more than once.
 answer() { frame answer "$@"; }
 
-# fk_ask FUNCTION: a question in a shell of its own. Always a plain statement: behind `if` or `&&` bash would ignore set -e inside.
-fk_ask() {
+# fk_run_check FUNCTION: in a shell of its own. Always a plain statement: behind `if` or `&&` bash would ignore set -e inside.
+fk_run_check() {
   FK_OUT=$(
     exec < /dev/null 2>&1 3>&-
     set -euo pipefail
@@ -30,42 +30,47 @@ fk_ask() {
   FK_RC=$?
 }
 
-# fk_holds STEP CONTROLS PHASE: asks the step and its controls; FK_HOLDS is empty when one of them says no.
+# fk_holds STEP CONTROLS PHASE: checks the step and its controls; FK_HOLDS is empty when one of them does not hold.
 fk_holds() {
   local n=$1 count=$2 phase=$3 c
   FK_HOLDS=yes
-  fk_ask "fk_check_$n"
+  fk_run_check "fk_check_$n"
   [ "$FK_RC" -eq 0 ] || FK_HOLDS=''
   frame check "$n" "$phase" "$FK_RC" "$FK_OUT"
   for ((c = 0; c < count; c++)); do
-    fk_ask "fk_control_${n}_$c"
+    fk_run_check "fk_control_${n}_$c"
     frame control "$n" "$phase" "$c" "$FK_RC" "$FK_OUT"
     case "$FK_RC $FK_WAIVED" in "0 "* | "100 "* | "101 "* | *" $n.$c "*) ;; *) FK_HOLDS='' ;; esac
   done
 }
 
-# fk_landed 'PATH SHA256 MODE OWNER'…: FK_LANDED names those files of a page that are as they should be, by one look at all.
-fk_landed() {
+# fk_match_all 'PATH SHA256 MODE OWNER'…: FK_MATCHES names those files of a page that are as they should be, by one look at all.
+fk_match_all() {
   local file path right is
-  right=$(for file; do path=${file% * * *} && file=${file#"$path "} && printf '%s  %s\n' "${file%% *}" "$path"; done | sha256sum --check 2> /dev/null)
+  right=$(
+    for file; do
+      path=${file% * * *} && file=${file#"$path "} && printf '%s  %s\n' "${file%% *}" "$path"
+    done | sha256sum --check 2> /dev/null
+  )
   is=$(stat --format='%n %a %U:%G' -- "${@% * * *}" 2> /dev/null)
-  FK_LANDED=$'\n'
+  FK_MATCHES=$'\n'
   for file; do
     path=${file% * * *}
-    if settled "$path" && [[ $'\n'$right$'\n' == *$'\n'"$path: OK"$'\n'* && $'\n'$is$'\n' == *$'\n'"$path ${file#"$path "* }"$'\n'* ]]; then
-      FK_LANDED+=$file$'\n'
+    if put_finished "$path" && [[ $'\n'$right$'\n' == *$'\n'"$path: OK"$'\n'* ]] &&
+      [[ $'\n'$is$'\n' == *$'\n'"$path ${file#"$path "* }"$'\n'* ]]; then
+      FK_MATCHES+=$file$'\n'
     fi
   done
 }
 
-# fk_ask_all 'STEP CONTROLS'…: asks all of them, as many at once as there are processors: nothing of it changes anything. Each
+# fk_check_all 'STEP CONTROLS'…: checks all of them, as many at once as there are processors: none changes anything. Each
 # worker takes the next one that nobody has, and has a directory of its own; only what is known of the machine is shared.
-fk_ask_all() {
+fk_check_all() {
   local workers worker i mine
   workers=$(nproc)
   export FK_FACTS=$FK_TMP
-  # The deadline ends all of it: what has been answered by then still arrives, and so shows what has not. It is told twice, by
-  # timeout(1) to this shell and to its group, and the second time must not end what brings the answers.
+  # The deadline ends all of it: what has been checked by then still arrives, and so shows what has not. The signal
+  # comes twice, from timeout(1) to this shell and to its group, and the second must not end what sends the results.
   trap 'trap "" TERM; cat "$FK_FACTS"/worker.*/frames >&3 2> /dev/null; exit 143' TERM
   for ((worker = 1; worker <= (workers < 8 ? workers : 8); worker++)); do
     (
@@ -74,7 +79,7 @@ fk_ask_all() {
       exec 3> "$FK_TMP/frames"
       for ((i = 1; i <= $#; i++)); do
         set -o noclobber
-        { : > "$FK_FACTS/asked.$i"; } 2> /dev/null && mine=yes || mine=''
+        { : > "$FK_FACTS/claimed.$i"; } 2> /dev/null && mine=yes || mine=''
         set +o noclobber
         # shellcheck disable=SC2086 # two words
         [ -z "$mine" ] || fk_holds ${!i} before
@@ -99,7 +104,8 @@ fk_do() {
   return "$FK_RC"
 }
 
-# fk_open: before the first change of this program: the record, and for doors the dead man. When it fails, FK_OUT says why.
+# fk_open: before the first change of this program: the record, and for a transaction its rollback timer. When it fails,
+# FK_OUT says why.
 fk_open() {
   if [ -z "$FK_OPENED" ]; then
     FK_OUT=$(fk_sure fk_record_open "$FK_PAGE" 2>&1) || return
@@ -145,7 +151,7 @@ fk_change() {
     fk_fail "$1" apply
     return 0
   fi
-  # What the laptop has to store first is asked again when it has.
+  # What the laptop has to store first is checked again when it has.
   if [ -n "${4-}" ]; then
     frame end "$1" changed
     return 0
@@ -157,7 +163,7 @@ fk_change() {
 fk_fail() {
   FK_FAILED=yes
   if [ -n "$FK_ARMED" ]; then
-    fk_take_back "$FK_TX"
+    fk_rollback_now "$FK_TX"
     FK_ARMED=''
     frame end "$1" failed "$2" rolled-back
   else
@@ -167,23 +173,24 @@ fk_fail() {
 
 # fk_lock OWNER: one run at a time; the lock dies with the last process of the run.
 fk_lock() {
+  local since tx
   install --directory --mode=700 /run/fortress
   exec 8>> /run/fortress/lock
   if ! flock --nonblock 8; then
-    frame locked "$(cat /run/fortress/owner 2> /dev/null)" "$(($(date +%s) - $(stat --format=%Y /run/fortress/owner 2> /dev/null || date +%s)))"
+    since=$(stat --format=%Y /run/fortress/owner 2> /dev/null || date +%s)
+    frame locked "$(cat /run/fortress/owner 2> /dev/null)" "$(($(date +%s) - since))"
     exit 75
   fi
   printf '%s\n' "$1" > /run/fortress/owner
-  local tx
   for tx in "$FK_STATE"/tx/*/; do
     [ -d "$tx" ] || continue
     tx=$(basename "$tx")
     if [ -e "$FK_STATE/tx/$tx/rolled-back" ] || [ ! -e "$FK_STATE/tx/$tx/armed" ]; then
       fk_disarm "$tx"
     elif [ "$(cat "$FK_STATE/tx/$tx/owner")" = "$1" ]; then
-      # Our own run was killed before it could prove the door: the way back first.
-      fk_take_back "$tx"
-      frame note "an earlier run did not confirm a change of the door; it was taken back"
+      # Our own run was killed before it could confirm: that is rolled back first.
+      fk_rollback_now "$tx"
+      frame note "an unconfirmed change of an earlier run was rolled back"
     else
       frame unconfirmed "$(cat "$FK_STATE/tx/$tx/owner")" "$(($(cat "$FK_STATE/tx/$tx/due") - $(date +%s)))"
       exit 75
@@ -193,10 +200,11 @@ fk_lock() {
 
 # fk_unconfirmed: says which changes of other runs wait to be confirmed.
 fk_unconfirmed() {
-  local tx
+  local tx left
   for tx in "$FK_STATE"/tx/*/; do
     [ -e "$tx/armed" ] || continue
-    frame note "$(cat "$tx/owner") changed a door and has not proven it; it is taken back in $(($(cat "$tx/due") - $(date +%s))) s"
+    left=$(($(cat "$tx/due") - $(date +%s)))
+    frame note "$(cat "$tx/owner") made a change that is not confirmed yet; it is rolled back in $left s"
   done
 }
 

@@ -4,8 +4,8 @@
 # receive PATH MODE: what was uploaded for PATH becomes PATH, root's own, whole or not at all. It fails when it is not what the
 # laptop has proven: then it is deleted, and uploaded again by the next run.
 receive() {
-  arrived "$1" || return
-  keep "$1"
+  received "$1" || return
+  record_before "$1"
   chown root:root "$FK_PART"
   chmod "$2" "$FK_PART"
   sync "$FK_PART"

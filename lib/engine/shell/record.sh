@@ -4,7 +4,7 @@
 
 # fk_record_open PAGE: before the first change of a run. A run that was killed left its start behind: that start still counts.
 fk_record_open() {
-  local dir=$FK_STATE/pages/$1 other
+  local dir=$FK_STATE/pages/$1 other last
   for other in "$FK_STATE"/pages/*/open; do
     [ ! -d "$other" ] || [ "$other" = "$dir/open" ] || fk_record_close "$(basename "$(dirname "$other")")"
   done
@@ -13,7 +13,10 @@ fk_record_open() {
     fk_snapshot "$dir/origin"
   fi
   fk_describe "$dir/origin"
-  [ -s "$dir/seq" ] || printf '%s\n' "$(($(cat "$FK_STATE"/pages/*/seq 2> /dev/null | sort --numeric-sort | tail --lines=1) + 1))" > "$dir/seq"
+  if [ ! -s "$dir/seq" ]; then
+    last=$(cat "$FK_STATE"/pages/*/seq 2> /dev/null | sort --numeric-sort | tail --lines=1)
+    printf '%s\n' "$((last + 1))" > "$dir/seq"
+  fi
   if [ ! -d "$dir/open" ]; then
     rm --recursive --force "$dir/open.part"
     install --directory --mode=700 "$dir/open.part"
@@ -47,7 +50,7 @@ fk_add() {
   mv --no-target-directory "$1.part" "$1"
 }
 
-# fk_undo_refused PAGE: prints why this page cannot be taken back now.
+# fk_undo_refused PAGE: prints why this page cannot be undone now.
 fk_undo_refused() {
   local dir=$FK_STATE/pages/$1 other shared
   for other in "$FK_STATE"/pages/*/; do
@@ -65,30 +68,35 @@ fk_undo() {
   [ -e "$dir/before" ] || fk_etc "$dir/before"
   # Somebody may have changed a file after us: the way it was stays true, but nothing of theirs is lost.
   aside=$FK_STATE/aside/$1-$(date +%Y%m%dT%H%M%S)
-  LC_ALL=C comm -13 <(LC_ALL=C sort "$dir/left") <(awk -F '\t' 'NR == FNR { want[$1]; next } $1 in want' "$dir/touched" "$dir/before" | LC_ALL=C sort) |
+  awk -F '\t' 'NR == FNR { want[$1]; next } $1 in want' "$dir/touched" "$dir/before" | LC_ALL=C sort |
+    LC_ALL=C comm -13 <(LC_ALL=C sort "$dir/left") - |
     awk -F '\t' '$2 == "f" { print $1 }' > "$dir/theirs"
   if [ -s "$dir/theirs" ]; then
     install --directory --mode=700 "$aside"
     tar --create --file="$aside/changed-since.tar" --directory=/ --files-from=<(sed 's|^/||' "$dir/theirs") 2> /dev/null
-    printf 'changed by somebody else since, kept in %s: %s\n' "$aside/changed-since.tar" "$(paste --serial --delimiters=' ' "$dir/theirs")"
+    printf 'changed by somebody else since, kept in %s: %s\n' \
+      "$aside/changed-since.tar" "$(paste --serial --delimiters=' ' "$dir/theirs")"
   fi
   # shellcheck disable=SC2046 # paths of sysctl.d have no spaces
   fk_sysctl_keys $(grep '^/etc/sysctl' "$dir/touched") > "$dir/keys"
   packages=$(fk_packages | LC_ALL=C comm -12 - "$dir/packages" | LC_ALL=C comm -23 - "$dir/origin/packages")
   if [ -n "$packages" ]; then
     # shellcheck disable=SC2086 # one word for each package
-    extra=$(apt-get --simulate purge $packages | awk '/^(Purg|Remv) / { sub(/:.*/, "", $2); print $2 }' | LC_ALL=C sort --unique |
+    extra=$(apt-get --simulate purge $packages |
+      awk '/^(Purg|Remv) / { sub(/:.*/, "", $2); print $2 }' | LC_ALL=C sort --unique |
       LC_ALL=C comm -23 - <(cut --delimiter=: --fields=1 <<< "$packages" | LC_ALL=C sort))
     if [ -n "$extra" ]; then
       printf 'packages stay, because others need them: %s\n' "$(paste --serial --delimiters=' ' <<< "$extra")"
     else
       # shellcheck disable=SC2086
-      DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes purge $packages > /dev/null 2> "$dir/apt" || printf 'apt-get purge: %s\n' "$(tail --lines=1 "$dir/apt")"
+      DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes purge $packages > /dev/null 2> "$dir/apt" ||
+        printf 'apt-get purge: %s\n' "$(tail --lines=1 "$dir/apt")"
     fi
   fi
   # A purge, and a page's own undo, have side effects in /etc: what they moved away from the origin comes back too.
   fk_etc "$dir/purged"
-  fk_changed "$dir/before" "$dir/purged" | LC_ALL=C comm -12 - <(fk_changed "$dir/origin/etc" "$dir/purged") | LC_ALL=C sort --unique - "$dir/touched" > "$dir/paths"
+  fk_changed "$dir/before" "$dir/purged" | LC_ALL=C comm -12 - <(fk_changed "$dir/origin/etc" "$dir/purged") |
+    LC_ALL=C sort --unique - "$dir/touched" > "$dir/paths"
   # The record stays: when there is room again, undo goes on from it.
   fk_restore_etc "$dir/origin" "$dir/paths" || return 1
   fk_restore_kept "$dir/origin"
@@ -97,5 +105,6 @@ fk_undo() {
   fk_restore_units "$dir/origin" "$dir/units"
   fk_restart "$dir/origin" "$dir/paths"
   rm --recursive --force "$dir"
-  rmdir --ignore-fail-on-non-empty "$FK_STATE/pages" "$FK_STATE/pending" "$FK_STATE" 2> /dev/null || true # other pages still have records
+  # Other pages may still have records.
+  rmdir --ignore-fail-on-non-empty "$FK_STATE/pages" "$FK_STATE/pending" "$FK_STATE" 2> /dev/null || true # see above
 }

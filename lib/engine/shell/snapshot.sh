@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What a machine looked like, and the way back to it. Serves undo (from the record of a page) and the dead man (from a
+# What a machine looked like, and the rollback to it. Serves undo (from the record of a page) and the dead man's switch (from a
 # transaction). Needs nothing but coreutils, tar, awk and systemd: no network, no name service, nothing that a page changes.
 
 # fk_etc: one line for every entry of /etc: path, kind, mode, owner, and content (hash, link target or nothing).
@@ -18,21 +18,30 @@ fk_units() {
     awk '$1 !~ /^(run-|session-|user|fortress-(deadman|doors)|systemd-tmpfiles|apt-)/ { print $1 "\t" $3 }' | LC_ALL=C sort
 }
 
-fk_packages() { dpkg-query --show --showformat='${Package}:${Architecture}\t${db:Status-Abbrev}\n' 2> /dev/null | awk '$2 ~ /^i/ { print $1 }' | LC_ALL=C sort; }
+fk_packages() {
+  dpkg-query --show --showformat='${Package}:${Architecture}\t${db:Status-Abbrev}\n' 2> /dev/null |
+    awk '$2 ~ /^i/ { print $1 }' | LC_ALL=C sort
+}
 fk_sysctls() { sysctl --all 2> /dev/null | LC_ALL=C sort; }
 fk_tables() { if command -v nft > /dev/null; then nft list tables 2> /dev/null | LC_ALL=C sort; fi; }
 
-# fk_functions NAME…: the text of the functions that know the way back, and of the named ones.
+# fk_functions NAME…: the text of the functions that a rollback needs, and of the named ones.
 fk_functions() {
-  declare -f fk_etc fk_units fk_packages fk_sysctls fk_tables fk_changed fk_restore_etc fk_restore_kept fk_restore_aside fk_restore_units \
-    fk_restore_sysctls fk_restore_tables fk_sysctl_keys fk_rollback fk_restart "$@"
+  declare -f fk_etc fk_units fk_packages fk_sysctls fk_tables fk_changed \
+    fk_restore_etc fk_restore_kept fk_restore_aside fk_restore_units fk_restore_sysctls \
+    fk_restore_tables fk_sysctl_keys fk_rollback fk_restart "$@"
 }
 
 # fk_sure FUNCTION WORD…: in a bash of its own that ends at its first fault. Behind `if` and `||` bash ignores set -e, in
-# subshells too, and a snapshot that was cut short would be a way back into nothing.
+# subshells too, and a snapshot that was cut short would be a rollback to nothing.
 fk_sure() {
-  # shellcheck disable=SC2016,SC2046 # expands in there; names have no spaces
-  FK_STATE=$FK_STATE FK_RESTART=${FK_RESTART-} FK_TABLES=${FK_TABLES-} bash -eu -c "$(fk_functions $(compgen -A function fk_record) fk_add fk_describe fk_functions fk_room fk_snapshot $(compgen -A function fk_deadman) "$1")"$'\n''"$@"' fortress "$@"
+  local functions
+  # shellcheck disable=SC2046 # names have no spaces
+  functions=$(fk_functions fk_add fk_describe fk_functions fk_room fk_snapshot "$1" \
+    $(compgen -A function fk_record) $(compgen -A function fk_deadman)) || true # a printed page has not all of them
+  # shellcheck disable=SC2016 # expands in there
+  FK_STATE=$FK_STATE FK_RESTART=${FK_RESTART-} FK_TABLES=${FK_TABLES-} \
+    bash -eu -c "$functions"$'\n''"$@"' fortress "$@"
 }
 
 # fk_room: there is room for a snapshot and for what comes after it.
@@ -45,7 +54,7 @@ fk_room() {
   fi
 }
 
-# fk_describe DIR: what the program knows of the way back joins the snapshot: `restart` has the units that start anew when files
+# fk_describe DIR: what the program knows of a rollback joins the snapshot: `restart` has the units that start anew when files
 # change (HOW, UNIT, PATH, EXCEPT and NEEDS, a dash for none), `own-tables` the tables of nftables that are ours.
 fk_describe() {
   local name lines
@@ -62,19 +71,22 @@ fk_describe() {
 fk_snapshot() {
   local dir=$1
   [ ! -d "$dir" ] || return 0
-  # Seen from a boot that is not over, the way back would stop what that boot starts a moment later.
+  # Taken while a boot is not over, a snapshot would make the rollback stop what that boot starts a moment later.
   timeout 120 systemctl is-system-running --wait > /dev/null 2>&1 || true # degraded is over too; what hangs is as it is
   fk_room
   rm --recursive --force "$dir.part"
   install --directory --mode=700 "$(dirname "$dir")" "$dir.part" "$dir.part/kept"
   fk_etc "$dir.part/etc"
   # 1 says that a file changed while it was read: what it was a moment ago is as good.
-  tar --create --file="$dir.part/etc.tar" --directory=/ --one-file-system --xattrs --acls --numeric-owner etc 2> /dev/null || [ $? -eq 1 ]
+  tar --create --file="$dir.part/etc.tar" --directory=/ --one-file-system --xattrs --acls --numeric-owner \
+    etc 2> /dev/null || [ $? -eq 1 ]
   fk_units > "$dir.part/units"
   fk_packages > "$dir.part/packages"
   fk_sysctls > "$dir.part/sysctls"
   fk_tables > "$dir.part/tables"
-  if command -v nft > /dev/null; then nft --stateless list ruleset > "$dir.part/ruleset" 2> /dev/null || true; fi # no nf_tables, no ruleset
+  if command -v nft > /dev/null; then
+    nft --stateless list ruleset > "$dir.part/ruleset" 2> /dev/null || true # no nf_tables, no ruleset
+  fi
   fk_describe "$dir.part"
   : > "$dir.part/absent"
   : > "$dir.part/modes"
@@ -82,9 +94,9 @@ fk_snapshot() {
   mv --no-target-directory "$dir.part" "$dir"
 }
 
-# keep PATH: a path outside /etc is about to change; every open snapshot gets a copy first.
-# keep --meta PATH: only its mode and owner are about to change.
-keep() {
+# record_before PATH: a path outside /etc is about to change; every open snapshot gets a copy first.
+# record_before --meta PATH: only its mode and owner are about to change.
+record_before() {
   local dir meta=
   [ "$1" != --meta ] || { meta=yes && shift; }
   case $1 in /etc/*) return 0 ;; esac
@@ -92,7 +104,8 @@ keep() {
     if [ -n "$meta" ]; then
       [ ! -e "$1" ] || awk -F '\t' -v p="$1" '$3 == p { f = 1 } END { exit !f }' "$dir/modes" ||
         stat --printf='%a\t%u:%g\t%n\n' "$1" >> "$dir/modes"
-    elif [ ! -e "$dir/kept$1" ] && [ ! -L "$dir/kept$1" ] && ! grep --line-regexp --fixed-strings "$1" "$dir/absent" > /dev/null; then
+    elif [ ! -e "$dir/kept$1" ] && [ ! -L "$dir/kept$1" ] &&
+      ! grep --line-regexp --fixed-strings "$1" "$dir/absent" > /dev/null; then
       if [ -e "$1" ] || [ -L "$1" ]; then
         rm --recursive --force "$dir/kept.part"
         cp --archive "$1" "$dir/kept.part"
@@ -106,19 +119,21 @@ keep() {
   done
 }
 
-# aside PATH TO UNIT: PATH is moved to TO, for the case that a transaction is taken back: too much to be copied. The way back stops
-# UNIT, which writes there.
-aside() {
+# move_aside PATH TO UNIT: PATH is moved to TO, from where a rollback moves it back: it is too much to be copied.
+# The rollback stops UNIT, which writes there.
+move_aside() {
   local dir
   for dir in ${FK_KEEP-}; do
     case $dir in "$FK_STATE"/tx/*) printf '%s\t%s\t%s\n' "$@" >> "$dir/aside" && sync "$dir/aside" || return ;; esac
   done
   mv --no-target-directory "$1" "$2"
 }
-export -f keep aside
+export -f record_before move_aside
 
 # fk_changed OLD NEW: the paths whose line differs between two lists of fk_etc.
-fk_changed() { LC_ALL=C comm -3 <(LC_ALL=C sort "$1") <(LC_ALL=C sort "$2") | sed 's/^\t//' | cut --fields=1 | LC_ALL=C sort --unique; }
+fk_changed() {
+  LC_ALL=C comm -3 <(LC_ALL=C sort "$1") <(LC_ALL=C sort "$2") | sed 's/^\t//' | cut --fields=1 | LC_ALL=C sort --unique
+}
 
 # fk_restore_etc DIR PATHS: the listed paths of /etc become what DIR holds: absent ones go, the others come back by rename.
 fk_restore_etc() {
@@ -132,12 +147,16 @@ fk_restore_etc() {
   # Nothing moves before all of it is there: a disk may be full.
   if ! sed 's|^/||' "$dir/coming" | tar --extract --file="$dir/etc.tar" --directory="$work" --xattrs --acls --numeric-owner \
     --same-permissions --same-owner --no-recursion --verbatim-files-from --files-from=- 2> "$dir/tar"; then
-    printf 'the old files could not be brought back: %s\n' "$(tail --lines=1 "$dir/tar")"
+    printf 'the old files could not be restored: %s\n' "$(tail --lines=1 "$dir/tar")"
     rm --recursive --force "$work"
     return 1
   fi
   LC_ALL=C sort --reverse "$dir/going" | while IFS= read -r path; do
-    if [ -d "$path" ] && [ ! -L "$path" ]; then rmdir "$path" 2> /dev/null || true; else rm --force "$path"; fi # a directory that others use stays
+    if [ -d "$path" ] && [ ! -L "$path" ]; then
+      rmdir "$path" 2> /dev/null || true # a directory that others use stays
+    else
+      rm --force "$path"
+    fi
   done
   while IFS= read -r path; do
     if [ -d "$work$path" ] && [ ! -L "$work$path" ]; then
@@ -149,7 +168,9 @@ fk_restore_etc() {
   done < "$dir/coming"
   # Directories last: their own times and modes change with what happens inside them.
   LC_ALL=C sort --reverse "$dir/coming" | while IFS= read -r path; do
-    [ ! -d "$work$path" ] || [ -L "$work$path" ] || { chown --reference="$work$path" "$path" && chmod --reference="$work$path" "$path" && touch --reference="$work$path" "$path"; }
+    if [ ! -d "$work$path" ] || [ -L "$work$path" ]; then continue; fi
+    chown --reference="$work$path" "$path" && chmod --reference="$work$path" "$path" &&
+      touch --reference="$work$path" "$path"
   done
   rm --recursive --force "$work"
   sync --file-system /etc
@@ -174,7 +195,7 @@ fk_restore_kept() {
 }
 
 # fk_restore_aside DIR [boot]: what was moved aside is where it was, and what took its place is gone. At boot nothing has begun to
-# write, and whoever stops a unit then also takes away that it is to be started.
+# write, and stopping a unit then would also cancel its start.
 fk_restore_aside() {
   local path to unit
   [ -e "$1/aside" ] || return 0
@@ -214,11 +235,13 @@ fk_restore_sysctls() {
   [ -s "$2" ] || return 0
   last=$(awk -F '[./]' '{ print $NF }' "$2" | LC_ALL=C sort --unique | paste --serial --delimiters=' ')
   for turn in 1 2; do
-    LC_ALL=C comm -23 "$1/sysctls" <(fk_sysctls) | awk -v last=" $last " '{ n = split($1, part, "."); if (index(last, " " part[n] " ")) print }' |
+    LC_ALL=C comm -23 "$1/sysctls" <(fk_sysctls) |
+      awk -v last=" $last " '{ n = split($1, part, "."); if (index(last, " " part[n] " ")) print }' |
       while IFS= read -r key; do
         value=${key#* = }
         key=${key%% = *}
-        sysctl --quiet --write "$key=$value" 2> /dev/null || [ "$turn" = 1 ] || printf 'needs a reboot: %s = %s\n' "$key" "$value"
+        sysctl --quiet --write "$key=$value" 2> /dev/null || [ "$turn" = 1 ] ||
+          printf 'needs a reboot: %s = %s\n' "$key" "$value"
       done
   done
 }
@@ -240,7 +263,10 @@ fk_restore_tables() {
 }
 
 # fk_sysctl_keys FILES…: the keys that sysctl.d files set.
-fk_sysctl_keys() { cat /dev/null "$@" 2> /dev/null | awk -F '=' '/^[^#;[]/ && NF > 1 { gsub(/[ \t]/, "", $1); sub(/^-/, "", $1); print $1 }' | LC_ALL=C sort --unique; }
+fk_sysctl_keys() {
+  cat /dev/null "$@" 2> /dev/null |
+    awk -F '=' '/^[^#;[]/ && NF > 1 { gsub(/[ \t]/, "", $1); sub(/^-/, "", $1); print $1 }' | LC_ALL=C sort --unique
+}
 
 # fk_rollback DIR [boot]: everything as DIR holds it. At boot nothing runs yet, so only files matter.
 fk_rollback() {

@@ -1,0 +1,187 @@
+// How programs reach a machine: the words of ssh, what comes on standard input, and how everything ends in time. ssh and sudo are
+// small scripts here; real ones are in test/machine.
+import assert from 'node:assert/strict'
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Readable } from 'node:stream'
+import { after, before, describe, test } from 'node:test'
+import { type Access, connect, unreachable } from '../../lib/engine/machine.ts'
+import { plain } from '../../lib/engine/program.ts'
+import { onAnswer } from '../../lib/engine/wire.ts'
+
+const scratch = mkdtempSync(join(tmpdir(), 'fk-machine-'))
+const path = process.env['PATH']
+
+before(() => {
+  const script = (name: string, text: string) => {
+    writeFileSync(join(scratch, name), `#!/bin/bash\n${text}`)
+    chmodSync(join(scratch, name), 0o755)
+  }
+  // Says what it was called with, and runs the command behind `--` as sshd would.
+  script(
+    'ssh',
+    `printf '%s\\0' "$@" >> ${scratch}/words; printf '\\n' >> ${scratch}/words
+for word; do [ "$word" != exit ] || exit 0; done
+[ ! -e ${scratch}/dead ] || { echo 'ssh: connect to host north port 22: Connection refused' >&2; exit 255; }
+exec bash -c "\${@: -1}"`,
+  )
+  process.env['PATH'] = `${scratch}:${path}`
+})
+after(() => {
+  process.env['PATH'] = path
+  rmSync(scratch, { recursive: true, force: true })
+})
+
+const access = (more: Partial<Access> = {}): Access => ({
+  name: 'north',
+  target: 'local',
+  password: async () => 'none',
+  interactive: false,
+  ...more,
+})
+const target = {
+  host: 'north.example',
+  user: 'ada',
+  port: 2222,
+  knownHostsFile: join(scratch, 'known_hosts'),
+}
+const words = () => readFileSync(join(scratch, 'words'), 'utf8').split('\n').filter(Boolean)
+
+for (const [what, of] of [
+  ['this computer', access()],
+  ['a machine over ssh', access({ target })],
+] as const)
+  describe(what, { skip: process.getuid?.() === 0 ? false : 'needs root' }, () => {
+    test('runs a program, and passes on what it says', async () => {
+      const machine = await connect(of)
+      const heard: unknown[] = []
+      const outcome = await machine.run(
+        await plain('test', ['answer one value "it\'s $HOME"', 'echo noise; echo complaint >&2']),
+        onAnswer((values, name) => heard.push([name, values])),
+      )
+      await machine.close()
+      assert.deepEqual(outcome, { code: 0, stderr: 'complaint\n', finished: true })
+      assert.deepEqual(heard, [['one', { value: `it's ${process.env['HOME']}` }]])
+    })
+
+    test('a program that ends early has not finished', async () => {
+      const machine = await connect(of)
+      const outcome = await machine.run(await plain('test', ['exit 7']), () => {})
+      await machine.close()
+      assert.deepEqual([outcome.code, outcome.finished], [7, false])
+    })
+
+    test('a program that does not end is ended by the machine', async () => {
+      const machine = await connect(of)
+      const outcome = await machine.run(await plain('test', ['sleep 60']), () => {}, 1)
+      await machine.close()
+      assert.deepEqual([outcome.code, outcome.finished], [124, false])
+    })
+
+    test('is fed a stream to its end, and nothing else', async () => {
+      const machine = await connect(of)
+      const to = join(scratch, 'fed')
+      const pieces = Array.from({ length: 50 }, (_, i) => Buffer.alloc(65_536, i))
+      const outcome = await machine.feed(`cat > ${to}`, Readable.from(pieces))
+      await machine.close()
+      assert.equal(outcome.code, 0, outcome.stderr)
+      assert.ok(readFileSync(to).equals(Buffer.concat(pieces)))
+    })
+
+    test('a stream that breaks is an error, and ends what it was fed to', async () => {
+      const machine = await connect(of)
+      const broken = Readable.from(
+        (function* () {
+          yield Buffer.from('a')
+          throw new Error('the disk is gone')
+        })(),
+      )
+      await assert.rejects(machine.feed('cat > /dev/null', broken), /the disk is gone/)
+      await machine.close()
+    })
+
+    test('much output is read as it comes', async () => {
+      const machine = await connect(of)
+      let bytes = 0
+      const outcome = await machine.run(
+        await plain('test', [
+          'for i in {1..40}; do printf "%s\\tpiece\\t%01000000d\\n" "$FK_NONCE" 0 >&3; done',
+        ]),
+        (frame) => {
+          if (frame.kind === 'piece') bytes += frame.body.length
+        },
+      )
+      await machine.close()
+      assert.deepEqual([outcome.finished, bytes], [true, 40_000_000])
+    })
+  })
+
+test('ssh gets each value as one word, and never prompts', async () => {
+  rmSync(join(scratch, 'words'), { force: true })
+  const machine = await connect(
+    access({ target: { ...target, identityFile: '/a key/$(id)', alias: undefined as never } }),
+  )
+  await machine.close()
+  const [first = '', ...more] = words()
+  const list = first.split('\0')
+  assert.equal(list[list.indexOf('-i') + 1], '/a key/$(id)')
+  assert.equal(list[list.indexOf('-p') + 1], '2222')
+  for (const option of ['BatchMode=yes', 'StrictHostKeyChecking=yes', 'ControlMaster=auto'])
+    assert.ok(list.includes(option), `${option} in ${list.join(' ')}`)
+  assert.equal(list.includes('north.example'), true)
+  assert.ok(more.length > 0)
+})
+
+test('a new connection shares nothing with the present one', async () => {
+  const machine = await connect(access({ target }))
+  rmSync(join(scratch, 'words'))
+  const other = machine.reconnect('direct')
+  await other.run(await plain('test', []), () => {})
+  await other.close()
+  await machine.close()
+  assert.ok(words()[0]?.includes('ControlMaster=no\0-o\0ControlPath=none'))
+})
+
+test('a machine behind another is reached through it', async () => {
+  rmSync(join(scratch, 'words'), { force: true })
+  const jumpHost = { target: { ...target, host: 'front.example' } }
+  const machine = await connect(access({ target: { ...target, host: 'inside', jumpHost } }))
+  await machine.close()
+  assert.match(words()[0] ?? '', /ProxyCommand=ssh .*-W '\[%h\]:%p' front\.example/)
+})
+
+test('where only the tunnel is left its address is used, and a file says so', async () => {
+  const routeFile = join(scratch, 'state', 'north.door')
+  const machine = await connect(access({ target: { ...target, tunnel: '10.66.0.1' }, routeFile }))
+  assert.equal(machine.label, 'north (ada@north.example:2222)')
+  machine.switchTo('tunnel')
+  assert.equal(machine.label, 'north (ada@10.66.0.1)')
+  assert.equal(existsSync(routeFile), true)
+  machine.switchTo('direct')
+  assert.equal(existsSync(routeFile), false)
+  await machine.close()
+})
+
+test('a machine that refuses says what to do, with what is known of the site', async () => {
+  writeFileSync(join(scratch, 'dead'), '')
+  const advice = { silent: 'Bring the tunnel up.' }
+  await assert.rejects(connect(access({ target, advice })), {
+    message: 'north (ada@north.example:2222) refuses the connection',
+    next: 'is sshd running there, and on this port? Bring the tunnel up.',
+  })
+  rmSync(join(scratch, 'dead'))
+})
+
+describe('ssh gives up', () => {
+  const cases: [string, string, RegExp][] = [
+    ['over the host key', 'Host key verification failed.', /^north is not the machine it was/],
+    ['over the login', 'ada@north: Permission denied (publickey).', /^north refuses the login/],
+    ['over the name', 'Could not resolve hostname north', /^north has a name that cannot be resolved/],
+    ['over the network', 'connect to host north: No route to host', /^north does not answer/],
+    ['over a penalty', 'Not allowed at this time', /^north temporarily refuses this address/],
+    ['for a reason of its own', 'something else', /^north cannot be used: ssh ended with 255/],
+  ]
+  for (const [why, stderr, message] of cases)
+    test(why, () => assert.match(unreachable('north', { stderr, code: 255 }).message, message))
+})

@@ -1,0 +1,103 @@
+import assert from 'node:assert/strict'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, test } from 'node:test'
+import { contextOf, declaredFacts as declared } from '../../lib/cli/context.ts'
+import { file } from '../../lib/engine/file.ts'
+import type { Page } from '../../lib/engine/page.ts'
+import { rehearse } from '../../lib/engine/rehearsal.ts'
+import { createReport } from '../../lib/engine/report.ts'
+import { root } from '../../lib/ground/root.ts'
+import { secretStore } from '../../lib/ground/secret.ts'
+import { sh } from '../../lib/ground/sh.ts'
+import { loadConfig } from '../../lib/site/config.ts'
+
+const scratch = mkdtempSync(join(tmpdir(), 'fk-rehearsal-'))
+const site = 'of-a-test'
+const out = join(root, 'out', site)
+after(() => {
+  for (const path of [scratch, out, join(root, '.cache', `checked-${site}.json`)])
+    rmSync(path, { recursive: true, force: true })
+})
+
+const config = structuredClone(loadConfig({ env: { FK_STATE_DIR: '/nonexistent' }, site: 'fortress-pi' }))
+config.site.name = site
+config.site.machines = ['a', 'b'].map((name) => ({
+  name,
+  roles: ['host', 'node', 'server'],
+  os: 'debian-13',
+  arch: 'arm64',
+}))
+const store = secretStore({ dir: '/nonexistent', identity: '/nonexistent' })
+
+const page = (name: string, steps: Page['steps']): Page => ({
+  name,
+  file: '',
+  summary: 'A page.',
+  layer: 'L0',
+  on: 'host',
+  steps,
+})
+
+async function run(pages: Page[]) {
+  const lines: string[] = []
+  const stdout = { write: (text: string) => lines.push(text) }
+  const report = createReport({ stdout, tty: false, color: false })
+  const code = await rehearse(pages, (spec) => contextOf(config, declared(spec), store), config, report)
+  return { code, text: lines.join('') }
+}
+
+test('demands and waits are called what they are', async () => {
+  const { code, text } = await run([
+    page('50-try', () => [
+      { name: 'the clock is set', check: sh`true`, help: 'set it' },
+      { name: 'swap is off', check: sh`true`, apply: [sh`true`] },
+      { name: 'the service is up', until: sh`true`, seconds: 1 },
+    ]),
+  ])
+  assert.equal(code, 0, text)
+  assert.match(
+    text,
+    /^demand {3}1\/3 the clock is set\nchange {3}2\/3 swap is off\nwait {5}3\/3 the service is up$/m,
+  )
+})
+
+test('where machines differ each has a file, and the functions are in one', async () => {
+  const differs = page('51-differs', ({ machine }) => [file('/etc/name', { text: `${machine.name}\n` })])
+  const alike = page('52-alike', () => [{ name: 'x', check: sh`true`, apply: [sh`true`] }])
+  const { code, text } = await run([differs, alike])
+  assert.equal(code, 0, text)
+  assert.deepEqual(readdirSync(join(out, 'print')), [
+    '51-differs.a.sh',
+    '51-differs.b.sh',
+    '52-alike.sh',
+    'functions.sh',
+  ])
+  for (const name of ['a', 'b']) {
+    assert.match(readFileSync(join(out, `print/51-differs.${name}.sh`), 'utf8'), new RegExp(`^${name}$`, 'm'))
+    assert.equal(readFileSync(join(out, name, 'etc/name'), 'utf8'), `${name}\n`)
+  }
+})
+
+test('what a checker found good is not given to it again, and what it refuses is', async () => {
+  const asked = join(scratch, 'asked')
+  const count = () => readFileSync(asked, 'utf8').length
+  const once = (text: string) =>
+    page('53-once', () => [
+      file('/etc/x', { text, test: sh`printf x >> ${asked} && grep --quiet good "$new"`, name: 'x' }),
+    ])
+  writeFileSync(asked, '')
+  assert.equal((await run([once('good\n')])).code, 0)
+  const first = count()
+  assert.ok(first > 0)
+  assert.equal((await run([once('good\n')])).code, 0)
+  assert.equal(count(), first)
+  const refused = await run([once('bad\n')])
+  assert.equal(refused.code, 1)
+  assert.match(refused.text, /out\/of-a-test\/a\/etc\/x is accepted by printf/)
+  const then = count()
+  assert.ok(then > first)
+  assert.equal((await run([once('bad\n')])).code, 1)
+  assert.ok(count() > then)
+})

@@ -1,0 +1,275 @@
+// The order of work, with a machine that does what its steps say.
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import type { Machine } from '../../lib/engine/machine.ts'
+import type { Page } from '../../lib/engine/page.ts'
+import type { Program } from '../../lib/engine/program.ts'
+import { createReport } from '../../lib/engine/report.ts'
+import { type Running, batches, runPage } from '../../lib/engine/run.ts'
+import type { Change, Route, Step, Transaction } from '../../lib/engine/step.ts'
+import type { Frame } from '../../lib/engine/wire.ts'
+import { sh } from '../../lib/ground/sh.ts'
+
+const change = (name: string, more: Partial<Change> = {}): Change => ({
+  name,
+  check: sh`false`,
+  apply: [sh`true`],
+  ...more,
+})
+const guarded = (name: string, transaction: Partial<Transaction> = {}) =>
+  change(name, { transaction: { kind: 'test', ...transaction } })
+
+describe('steps travel together as far as safety allows', () => {
+  const shape = (steps: Step[]) =>
+    batches(steps.map((step, index) => ({ step, index }))).map((batch) => [
+      batch.transaction,
+      batch.steps.map(({ step }) => step.name).join(''),
+    ])
+  const cases: [string, Step[], unknown][] = [
+    ['no transaction: one batch', [change('a'), change('b')], [[false, 'ab']]],
+    [
+      'neighbouring changes that need one are one transaction',
+      [change('a'), guarded('b', { kind: 'ssh' }), guarded('c', { kind: 'pam' }), change('d')],
+      [
+        [false, 'a'],
+        [true, 'bc'],
+        [false, 'd'],
+      ],
+    ],
+    [
+      'what the laptop has to store ends its batch',
+      [change('a', { save: { name: 'x', command: sh`cat` } }), change('b')],
+      [
+        [false, 'a'],
+        [false, 'b'],
+      ],
+    ],
+    [
+      'a step that another node does something for begins one',
+      [change('a'), change('b', { onOtherNode: { on: 'x', before: [], after: [] } }), change('c')],
+      [
+        [false, 'a'],
+        [false, 'bc'],
+      ],
+    ],
+    [
+      'but not in the middle of a transaction',
+      [guarded('a'), { ...guarded('b'), onOtherNode: { on: 'x', before: [], after: [] } }],
+      [[true, 'ab']],
+    ],
+  ]
+  for (const [name, steps, want] of cases) test(name, () => assert.deepEqual(shape(steps), want))
+})
+
+interface Fake {
+  /** What a step's commands end with; a step without one succeeds. */
+  fails?: string[]
+  /** Steps that hold already. */
+  holds?: string[]
+  /** The first programs that it refuses because of another run. */
+  locked?: number
+  /** What it says to whoever would confirm, one try after another. */
+  commits?: ('committed' | 'running' | 'died' | 'refused')[]
+  /** The connection ends in the middle of this step. */
+  dies?: string
+}
+
+/** A machine on which steps hold once they are applied, and the order of what was done there. */
+function fake(steps: Step[], { fails = [], holds = [], locked = 0, commits = [], dies }: Fake, name = 'it') {
+  const done: string[] = []
+  const held = new Set(holds)
+  let refusals = locked
+  const machine = {
+    label: name,
+    facts: {} as Machine['facts'],
+    route: 'direct' as Route,
+    async run(program: Program, onFrame: (frame: Frame) => void) {
+      const end = (finished: boolean) => ({
+        code: finished ? 0 : 255,
+        stderr: finished ? '' : 'closed',
+        finished,
+      })
+      if (refusals > 0) {
+        refusals -= 1
+        onFrame({ kind: 'locked', owner: 'ada@laptop', seconds: 3 })
+        return end(false)
+      }
+      if (program.text.includes('said=$(fk_commit')) {
+        const state = commits.shift() ?? 'committed'
+        done.push(state)
+        onFrame({ kind: 'commit', state, said: '' })
+        return end(true)
+      }
+      const check = (n: number, phase: 'before' | 'after') =>
+        onFrame({ kind: 'check', step: n, phase, rc: held.has(steps[n]?.name ?? '') ? 0 : 1, found: '' })
+      const all = /^fk_check_all (.*)$/m.exec(program.text)?.[1] ?? ''
+      for (const [, n] of all.matchAll(/'(\d+) \d+'/g)) check(Number(n), 'before')
+      const armed = /^FK_TX=(\S+-\S+) /m.test(program.text)
+      let begun = false
+      for (const [, number] of program.text.matchAll(/^fk_change (\d+) /gm)) {
+        const n = Number(number)
+        const step = steps[n] as Change
+        check(n, 'before')
+        if (held.has(step.name)) {
+          onFrame({ kind: 'end', step: n, state: 'ok', rolledBack: false })
+          continue
+        }
+        if (armed && !begun) onFrame({ kind: 'armed', transaction: 'x', seconds: 60 })
+        begun = true
+        if (dies === step.name) return end(false)
+        done.push(step.name)
+        if (fails.includes(step.name)) {
+          onFrame({ kind: 'end', step: n, state: 'failed', reason: 'apply', rolledBack: armed })
+          return end(true)
+        }
+        held.add(step.name)
+        check(n, 'after')
+        onFrame({ kind: 'end', step: n, state: 'changed', rolledBack: false })
+      }
+      return end(true)
+    },
+    reconnect: (route: Route) => {
+      done.push(`reconnect ${route}`)
+      return { ...machine, route, close: async () => {} } as Machine
+    },
+    switchTo(route: Route) {
+      machine.route = route
+      done.push(`switch to ${route}`)
+    },
+    close: async () => {},
+  }
+  return { machine: machine as unknown as Machine, done }
+}
+
+async function applied(steps: Step[], how: Fake = {}, more: Partial<Running> = {}) {
+  const lines: string[] = []
+  const report = createReport({ stdout: { write: (text) => lines.push(text) }, tty: false, color: false })
+  const { machine, done } = fake(steps, how)
+  const page = { name: '50-page', summary: '', file: '', layer: 'L0', on: 'host', steps: () => steps } as Page
+  const store = {} as Running['store']
+  const running: Running = { machine, report, store, rollbackAfter: 60, lockWait: 5, ...more }
+  const { code, changed } = await runPage(page, steps, 'apply', running)
+  return { code, changed, done, text: lines.join('') }
+}
+
+describe('apply', () => {
+  test('does nothing where all holds', async () => {
+    const { code, done } = await applied([change('a'), change('b')], { holds: ['a', 'b'] })
+    assert.deepEqual({ code, done }, { code: 0, done: [] })
+  })
+
+  test('goes in order, and stops at the first failure', async () => {
+    const { code, changed, done, text } = await applied([change('a'), change('b'), change('c')], {
+      fails: ['b'],
+    })
+    assert.deepEqual({ code, changed, done }, { code: 1, changed: 1, done: ['a', 'b'] })
+    assert.match(text, /1 steps were not reached/)
+  })
+
+  test('waits while another run holds the machine, and gives up in time', async () => {
+    assert.equal((await applied([change('a')], { locked: 1 })).code, 0)
+    const { code, text } = await applied([change('a')], { locked: 99 }, { lockWait: 0 })
+    assert.equal(code, 1)
+    assert.match(text, /ada@laptop is at work there, since 3 s[\s\S]*nothing was changed/)
+  })
+
+  test('a connection that ends in the middle is reported with the step it was at', async () => {
+    const { code, text } = await applied([change('a'), change('b')], { dies: 'b' })
+    assert.equal(code, 1)
+    assert.match(text, /2\/2 b[\s\S]*closed[\s\S]*this one may be half done/)
+  })
+})
+
+describe('a transaction', () => {
+  const steps = [change('a'), guarded('b', { route: { apply: 'tunnel' } }), change('c')]
+
+  test('is confirmed over a new connection, by its own route, before anything follows', async () => {
+    const { code, done } = await applied(steps)
+    assert.equal(code, 0)
+    assert.deepEqual(done, ['a', 'b', 'reconnect tunnel', 'committed', 'switch to tunnel', 'c'])
+  })
+
+  test('without a route of its own stays on the present one', async () => {
+    const { done } = await applied([guarded('b')])
+    assert.deepEqual(done, ['b', 'reconnect direct', 'committed'])
+  })
+
+  test('is asked for again while its run is not done', async () => {
+    const { code, done } = await applied([guarded('b')], { commits: ['running', 'committed'] })
+    assert.deepEqual([code, done], [0, ['b', 'reconnect direct', 'running', 'committed']])
+  })
+
+  test('that the machine refuses to confirm has failed, with all its steps, and nothing follows', async () => {
+    const { code, changed, done, text } = await applied(steps, { commits: ['refused'] })
+    assert.deepEqual([code, changed], [1, 1])
+    assert.deepEqual(done, ['a', 'b', 'reconnect tunnel', 'refused'])
+    assert.match(text, /the machine has rolled these steps back, or is about to/)
+  })
+
+  test('whose connection ends is confirmed or refused by the machine, which knows', async () => {
+    const { code, text } = await applied([guarded('a'), guarded('b')], { dies: 'b', commits: ['died'] })
+    assert.equal(code, 1)
+    assert.match(text, /the machine rolls these steps back now/)
+  })
+})
+
+describe('what another node does for a step', () => {
+  const order = async (how: { here?: string[]; there?: string[] }) => {
+    const [before, after] = [change('before'), change('after')]
+    const all: string[] = []
+    const note = ({ machine, done }: ReturnType<typeof fake>) => {
+      const run = machine.run.bind(machine)
+      return {
+        machine: Object.assign(machine, {
+          run: async (...args: Parameters<Machine['run']>) => {
+            const from = done.length
+            const outcome = await run(...args)
+            all.push(...done.slice(from))
+            return outcome
+          },
+        }),
+      }
+    }
+    const steps = [change('a', { onOtherNode: { on: 'x', before: [before], after: [after] } })]
+    const here = note(fake(steps, { fails: how.here ?? [] }))
+    const report = createReport({ stdout: { write: () => true }, tty: false, color: false })
+    const page = {
+      name: '50-page',
+      summary: '',
+      file: '',
+      layer: 'L0',
+      on: 'node',
+      steps: () => steps,
+    } as Page
+    const { code } = await runPage(page, steps, 'apply', {
+      ...here,
+      report,
+      store: {} as Running['store'],
+      rollbackAfter: 60,
+      lockWait: 5,
+      // Its program has one step: which, its text says.
+      otherNode: async () => {
+        const one = all.length === 0 ? before : after
+        return note(fake([one], { fails: how.there ?? [] }, 'x')).machine
+      },
+    })
+    return { code, all }
+  }
+  test('is done before it and after it', async () =>
+    assert.deepEqual(await order({}), { code: 0, all: ['before', 'a', 'after'] }))
+  test('is done after it although it failed', async () =>
+    assert.deepEqual(await order({ here: ['a'] }), { code: 1, all: ['before', 'a', 'after'] }))
+  test('keeps the step from beginning when it fails, and is then cleared away', async () =>
+    assert.deepEqual(await order({ there: ['before'] }), { code: 1, all: ['before', 'after'] }))
+})
+
+test('what cannot be downloaded stops the page before anything of that batch', async () => {
+  const artifact = { name: 'x', url: 'https://example.org/x' } as never
+  const { code, done, text } = await applied(
+    [change('a'), change('b', { upload: { artifact, to: '/x' } })],
+    {},
+    { fetch: () => Promise.reject(new Error('no route to host')) },
+  )
+  assert.deepEqual([code, done], [1, ['a']])
+  assert.match(text, /2\/2 b[\s\S]*no route to host[\s\S]*nothing after them was begun/)
+})
