@@ -109,7 +109,7 @@ test('a machine that cannot be used says why, and what to do', async (t) => {
     const said = await verify()
     assert.match(
       said,
-      /runs fedora-43 on amd64, and the site fortress says debian-13 on amd64\. Nothing was run\.\n {2}next: {2}say what it is/,
+      /runs fedora-43 on amd64, and the site fortress says debian-13 on amd64\. Nothing was run\.\n {2}next: {2}correct it/,
     )
     await kit.root('mv /etc/os-release.was /etc/os-release')
   })
