@@ -8,10 +8,10 @@
 //
 // config/host/controls.yaml has what becomes true, one requirement at a time; config/host/waivers.yaml what does not, and why.
 import { file } from '../lib/engine/file.ts'
+import { makePassphrase } from '../lib/ground/keys.ts'
 import { feed, sh } from '../lib/ground/sh.ts'
 import { asked, controlShell } from '../lib/host/controls.ts'
 import { hostOf } from '../lib/host/host.ts'
-import { makePassphrase } from '../lib/host/vault.ts'
 import { script } from '../lib/script.ts'
 
 export default script(import.meta, { layer: 'L0', on: 'host', library: controlShell() }, (context) => {

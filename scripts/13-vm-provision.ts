@@ -15,11 +15,11 @@ import {
   domainsOf,
   domainXml,
   ignitionPath,
-  knownHosts,
   memoryLimit,
   toldPath,
   unclaimed,
 } from '../lib/vm/domain.ts'
+import { knownHosts } from '../lib/vm/hostkey.ts'
 import { imageOf } from '../lib/vm/image.ts'
 import { clientFile, talosctlOf } from '../lib/vm/talos.ts'
 

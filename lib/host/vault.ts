@@ -1,7 +1,8 @@
 // The encrypted disk: its secrets, its identity, and the guards that stand before anything that could destroy data.
-import { createHash, randomBytes, randomInt } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import type { Context } from '../engine/page.ts'
 import type { Demand } from '../engine/step.ts'
+import { makePassphrase, uuidOf } from '../ground/keys.ts'
 import { Secret } from '../ground/secret.ts'
 import { Command, library, sh } from '../ground/sh.ts'
 
@@ -51,13 +52,6 @@ export function vaultOf({
   }
 }
 
-/** 32 letters and digits that are hard to mistake for each other, in groups: 160 bits, for a person at a keyboard. */
-export function makePassphrase(): string {
-  const alphabet = 'abcdefghijkmnpqrstuvwxyz23456789'
-  const letters = Array.from({ length: 32 }, () => alphabet[randomInt(alphabet.length)]).join('')
-  return letters.match(/.{4}/g)?.join('-') ?? ''
-}
-
 /** 256 bits as systemd-cryptenroll --recovery-key writes them: modhex, the same letters on every keyboard layout. */
 export function makeRecoveryKey(bytes: Uint8Array = randomBytes(32)): string {
   const letters = [...bytes].map((b) => `${MODHEX[b >> 4]}${MODHEX[b & 15]}`).join('')
@@ -65,15 +59,6 @@ export function makeRecoveryKey(bytes: Uint8Array = randomBytes(32)): string {
 }
 
 const MODHEX = 'cbdefghijklnrtuv'
-
-/** A UUID of version 5 (RFC 9562) for a thing of this kind: the same name gives the same UUID everywhere. */
-export function uuidOf(kind: string, name: string): string {
-  const namespace = createHash('sha1').update(`fortress-kit ${kind}`).digest().subarray(0, 16)
-  const b = createHash('sha1').update(namespace).update(name).digest().subarray(0, 16)
-  b[6] = ((b[6] ?? 0) & 0x0f) | 0x50
-  b[8] = ((b[8] ?? 0) & 0x3f) | 0x80
-  return b.toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5')
-}
 
 /** What must be true before anything is written to the disk. The same questions are asked again under the disk's lock. */
 export function guards({ disk, name, uuid }: Vault, memory: number): Demand[] {

@@ -8,9 +8,9 @@ import type { Context } from '../engine/page.ts'
 import { plain } from '../engine/program.ts'
 import type { Step } from '../engine/step.ts'
 import { Fault } from '../ground/fault.ts'
+import { makeSshKey } from '../ground/keys.ts'
 import { land, Secret } from '../ground/secret.ts'
 import { Command, library, quote, sh } from '../ground/sh.ts'
-import { makeHostKey } from '../vm/hostkey.ts'
 import { madeAt } from './bundle.ts'
 import type { Member } from './members.ts'
 import { recipientsIn } from './recipient.ts'
@@ -26,7 +26,7 @@ const etc = '/etc/fortress/backup'
 export const secretOf = { ssh: 'backup-ssh-key', s3: 'backup-s3-key' }
 
 export const sshKey = (secrets: Context['secrets']): Secret =>
-  secrets(secretOf.ssh, () => makeHostKey('fortress-backup'))
+  secrets(secretOf.ssh, () => makeSshKey('fortress-backup'))
 
 /** What makes the bundles on the node: the program that encrypts, what it is told, and when. */
 export function backupSteps(context: Context, member: Member): Step[] {

@@ -1,7 +1,7 @@
 // The public half of an age identity, known without waiting: pages are written before anything is asked.
 import { existsSync, readFileSync } from 'node:fs'
 import { Fault } from '../ground/fault.ts'
-import { publicKey } from '../host/wireguard.ts'
+import { publicKey } from '../ground/keys.ts'
 
 const letters = 'qpzry9x8gf2tvdw0s3jn54khce6mua7l'
 

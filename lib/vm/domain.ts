@@ -4,14 +4,12 @@ import type { Context, Page } from '../engine/page.ts'
 import type { Demand } from '../engine/step.ts'
 import { formatNetwork, parseNetwork } from '../ground/address.ts'
 import { Fault } from '../ground/fault.ts'
+import { uuidOf } from '../ground/keys.ts'
 import { read } from '../ground/root.ts'
-import { Secret } from '../ground/secret.ts'
 import { Command, sh, shellText } from '../ground/sh.ts'
-import { uuidOf } from '../host/vault.ts'
 import { type Node, nodesOf } from '../site/machines.ts'
 import type { Site } from '../site/model.ts'
 import type { Source } from './butane.ts'
-import { hostKeyOf, publicHalf } from './hostkey.ts'
 
 /** The functions that the checks and commands about virtual machines share: lib/vm/domain.sh, and the stylesheet that it compares by. */
 export const domainShell = new Command(
@@ -134,15 +132,6 @@ export function networkOf(site: Site): { bridge: string; network: string; xml: s
     each: { nodes: nodes.map(({ name, mac, address }) => ({ name, mac, address })) },
   })
   return { bridge, network: formatNetwork(network), xml }
-}
-
-/** The line of known_hosts by which a host knows its node: no secret, but made from one that only the laptop has. */
-export function knownHosts(node: Node, secrets: Context['secrets']): Secret {
-  const key = hostKeyOf(node, secrets)
-  return new Secret(
-    `${node.name}-known-hosts`,
-    async () => `${node.address} ${publicHalf(await key.resolve())}\n`,
-  )
 }
 
 const namespace = 'urn:fortress-kit:domain'

@@ -5,7 +5,7 @@ import type { Context } from '../../lib/engine/page.ts'
 import { printed } from '../../lib/engine/print.ts'
 import { isChange } from '../../lib/engine/step.ts'
 import { Secret } from '../../lib/ground/secret.ts'
-import { makePassphrase, makeRecoveryKey, vaultOf } from '../../lib/host/vault.ts'
+import { makeRecoveryKey, vaultOf } from '../../lib/host/vault.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import page from '../../scripts/08-host-vault.ts'
 import { shellcheck, without } from '../programs.ts'
@@ -34,11 +34,6 @@ test('a recovery key is what systemd-cryptenroll makes: 256 bits in modhex, eigh
   )
   assert.match(makeRecoveryKey(), /^([cbdefghijklnrtuv]{8}-){7}[cbdefghijklnrtuv]{8}$/)
   assert.notEqual(makeRecoveryKey(), makeRecoveryKey())
-})
-
-test('a passphrase has 160 bits and no letter that looks like another', () => {
-  assert.match(makePassphrase(), /^([a-km-np-z2-9]{4}-){7}[a-km-np-z2-9]{4}$/)
-  assert.notEqual(makePassphrase(), makePassphrase())
 })
 
 test('a vault is known by its site, its machine and its name, in whatever enclosure', () => {

@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
 import type { Context } from '../../lib/engine/page.ts'
 import { isChange } from '../../lib/engine/step.ts'
+import { makeSshKey, sshPublicKey } from '../../lib/ground/keys.ts'
 import { Secret } from '../../lib/ground/secret.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import {
@@ -18,7 +19,6 @@ import {
   greeting,
   networkOf,
 } from '../../lib/vm/domain.ts'
-import { makeHostKey, publicHalf } from '../../lib/vm/hostkey.ts'
 import { ignition } from '../../lib/vm/ignition.ts'
 import hostPage from '../../scripts/10-vm-host.ts'
 import page from '../../scripts/13-vm-provision.ts'
@@ -142,9 +142,9 @@ test('a Raspberry Pi is its own node: the pages say what is lost, and make nothi
 test('what a node greets with goes beside its template, and is where the page looks', () => {
   const context = contextOf()
   const [{ node } = { node: undefined }] = domainsOf(context)
-  const hostKey = makeHostKey('test')
+  const hostKey = makeSshKey('test')
   const made = ignition(context, node!, {
-    adminKey: publicHalf(hostKey),
+    adminKey: sshPublicKey(hostKey),
     hostKey,
     fragments: [greeting],
   })
