@@ -1,7 +1,7 @@
 // Backups of the cluster: what the node is told of them, and what a person does with them: make and list. lib/k3s/restore.ts brings them back.
 import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { artifactOf } from '../engine/download.ts'
+import { artifactOf } from '../engine/artifact.ts'
 import { file } from '../engine/file.ts'
 import type { Machine } from '../engine/machine.ts'
 import type { Context } from '../engine/page.ts'

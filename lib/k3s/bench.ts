@@ -142,7 +142,7 @@ export async function runBench(
   signal: AbortSignal,
 ): Promise<BenchResult[]> {
   const { deliver, downloads } = load('../engine/delivery.ts') as typeof import('../engine/delivery.ts')
-  const { artifactOf } = load('../engine/download.ts') as typeof import('../engine/download.ts')
+  const { artifactOf } = load('../engine/artifact.ts') as typeof import('../engine/artifact.ts')
   const { plain } = load('../engine/program.ts') as typeof import('../engine/program.ts')
   const { execFileSync } = load('node:child_process') as typeof import('node:child_process')
   const fetch = downloads(config, {

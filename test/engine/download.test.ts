@@ -21,11 +21,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, beforeEach, describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { type Artifact, artifactOf } from '../../lib/engine/artifact.ts'
 import {
-  type Artifact,
   type DownloadOptions,
   type Transfer,
-  artifactOf,
   download,
   judge,
   signingKey,

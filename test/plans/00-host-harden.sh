@@ -1,5 +1,5 @@
 #!/bin/bash
-# 00-host-harden: A host that answers only to its owner.
+# 00-host-harden: A Debian host hardened by kernel settings, mount options, SSH, PAM, audit and AIDE.
 #
 # Run it as root on the machine. Each step asks first and changes only what does not hold.
 # Some steps could close the door you came through. Before the first of them the present state of /etc and of the
@@ -745,33 +745,40 @@ slack_profiles() {
 export -f system_shells shm_lines clear_swaps endless_passwords open_logs open_homes slack_profiles
 
 
-# 1/75 you log in as an ordinary user
+# 1/75 you log in as an ordinary user, not as root
 #   why: root will not be let in any more
 if ! { ! echo admin | grep --line-regexp root > /dev/null; } > /dev/null 2>&1; then
-  echo 'you log in as an ordinary user: no' >&2
+  echo 'you log in as an ordinary user, not as root: no' >&2
   echo '  make a user who may use sudo, and name it in FK_HOST: adduser ada && adduser ada sudo; FK_HOST=ada@192.0.2.10' >&2
   exit 1
 fi
 
-# 2/75 you have a key that stays accepted
+# 2/75 your authorized_keys has an Ed25519 key, or an RSA key from 3072 bits
 #   why: passwords stop working; Ed25519 keys, and RSA keys from 3072 bits, go on
-if ! { { ssh-keygen -l -f "$(getent passwd admin | cut --delimiter=: --fields=6)/.ssh/authorized_keys" || true; } | awk '/\(ED25519(-SK)?\)$/ || (/\(RSA\)$/ && $1 >= 3072) { ok = 1 } END { exit !ok }'; } > /dev/null 2>&1; then
-  echo 'you have a key that stays accepted: no' >&2
+if ! {
+  home=$(getent passwd admin | cut --delimiter=: --fields=6) &&
+  { ssh-keygen -l -f "$home/.ssh/authorized_keys" || true; } | # it may be missing, or hold no key
+    awk '/\(ED25519(-SK)?\)$/ || (/\(RSA\)$/ && $1 >= 3072) { ok = 1 } END { exit !ok }'
+} > /dev/null 2>&1; then
+  echo 'your authorized_keys has an Ed25519 key, or an RSA key from 3072 bits: no' >&2
   echo '  from your laptop: ssh-keygen -t ed25519 && ssh-copy-id -i ~/.ssh/id_ed25519.pub admin@HOST' >&2
   exit 1
 fi
 
-# 3/75 you can use sudo, with a password
+# 3/75 your account may use sudo, and has a password
 #   why: sudo is the only way to root, and a stolen key alone must not be enough
-if ! { sudo --list --other-user=admin | grep --extended-regexp '\(ALL( : ALL)?\) ALL' > /dev/null && passwd --status admin | awk '$2 != "P" { exit 1 }'; } > /dev/null 2>&1; then
-  echo 'you can use sudo, with a password: no' >&2
+if ! {
+  sudo --list --other-user=admin | grep --extended-regexp '\(ALL( : ALL)?\) ALL' > /dev/null &&
+  passwd --status admin | awk '$2 != "P" { exit 1 }'
+} > /dev/null 2>&1; then
+  echo 'your account may use sudo, and has a password: no' >&2
   echo '  as root: adduser admin sudo; passwd admin' >&2
   exit 1
 fi
 
-# 4/75 sudo lets nobody in without a password
+# 4/75 no sudoers file has NOPASSWD or !authenticate
 if ! { ! grep --recursive --extended-regexp '^[^#]*(NOPASSWD|!authenticate)' /etc/sudoers /etc/sudoers.d; } > /dev/null 2>&1; then
-  echo 'sudo lets nobody in without a password: no' >&2
+  echo 'no sudoers file has NOPASSWD or !authenticate: no' >&2
   echo '  sudo passwd USER, then remove the line named above; cloud images and Raspberry Pi OS come with one' >&2
   exit 1
 fi
@@ -784,27 +791,27 @@ if ! { getent shadow admin | awk -F : -v today="$(($(date +%s) / 86400))" '{ exi
   exit 1
 fi
 
-# 6/75 your way here does not hang on IPv6 autoconfiguration
+# 6/75 your SSH connection does not depend on IPv6 autoconfiguration
 #   why: the host will learn no IPv6 addresses and routes from its network any more
 if ! { [ -z "$(ip -6 route show default proto ra)" ] || ! echo 198.51.100.7 | grep : > /dev/null; } > /dev/null 2>&1; then
-  echo 'your way here does not hang on IPv6 autoconfiguration: no' >&2
+  echo 'your SSH connection does not depend on IPv6 autoconfiguration: no' >&2
   echo '  log in over IPv4, or give the host a fixed IPv6 address and route' >&2
   exit 1
 fi
 
-# 7/75 nothing serves that nobody asked for
+# 7/75 no server software is installed that the host does not need
 #   M01 no services that nobody asked for [CIS 2.1.2, xccdf:package_avahi_removed]
 if ! {
   (
   package_absent avahi-daemon cups isc-dhcp-server bind9 vsftpd dovecot-core nfs-kernel-server ypserv rpcbind rsync-daemon samba snmpd tftpd-hpa squid apache2 nginx xinetd slapd xserver-common
   )
 } > /dev/null 2>&1; then
-  echo 'nothing serves that nobody asked for: no' >&2
+  echo 'no server software is installed that the host does not need: no' >&2
   echo '  this becomes a hypervisor and nothing else: apt-get purge what is named above, or take another machine' >&2
   exit 1
 fi
 
-# 8/75 what watches the host is installed
+# 8/75 monitoring and audit packages are installed
 #   K01a the tools of AppArmor are there [CIS 1.3.1.1, xccdf:package_apparmor-utils_installed]
 #   J01a the audit's packages are there [CIS 6.2.1.1, xccdf:package_audit_installed]
 #   L08b a memory of all files is there [CIS 6.3.1, xccdf:package_aide_installed, LYNIS FINT-4350]
@@ -814,22 +821,29 @@ fi
 #   J28a accounting is there [LYNIS ACCT-9622, LYNIS ACCT-9626]
 #   L01 security updates come by themselves [LYNIS PKGS-7420]
 #   L11 no compiler is there for everybody [LYNIS HRDN-7220, LYNIS HRDN-7222]
-if ! { [ "$(dpkg-query --show --showformat='${db:Status-Status}\n' acct aide apparmor apparmor-utils audispd-plugins auditd chrony cron debsums libcap2-bin libpam-pwquality needrestart sysstat unattended-upgrades usbguard | sort --unique)" = installed ]; } > /dev/null 2>&1; then
-  [ -e /etc/usbguard/rules.conf ] || systemctl --quiet mask usbguard.service # without rules it would block every device
+if ! {
+  dpkg-query --show --showformat='${db:Status-Status} ${Package}\n' acct aide apparmor apparmor-utils audispd-plugins auditd chrony cron debsums libcap2-bin libpam-pwquality needrestart sysstat unattended-upgrades usbguard |
+  awk '$1 != "installed" { print "not installed:", $2; missing = 1 } END { exit missing }'
+} > /dev/null 2>&1; then
+  [ -e /etc/usbguard/rules.conf ] || systemctl --quiet mask usbguard.service
   apt-get --quiet=2 update
-  env DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes --no-install-recommends install acct aide apparmor apparmor-utils audispd-plugins auditd chrony cron debsums libcap2-bin libpam-pwquality needrestart sysstat unattended-upgrades usbguard
+  DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes --no-install-recommends install acct aide apparmor apparmor-utils audispd-plugins auditd chrony cron debsums libcap2-bin libpam-pwquality needrestart sysstat unattended-upgrades usbguard
 fi
 
-# 9/75 what reports home, speaks in clear text or mounts by itself is gone
+# 9/75 packages for telemetry, clear-text protocols and automatic mounting are removed
 #   L12 nothing reports home, nothing breaks AIDE [CIS 1.5.6, xccdf:disable_prelink]
 #   M02 no clear-text clients [CIS 2.2.4, xccdf:package_telnet_removed]
 #   M06 nothing mounts disks by itself [CIS 2.1.1, xccdf:service_autofs_disabled]
 #   M08 no snaps [apt(8)]
-if ! { [ -z "$(dpkg-query --show --showformat='${db:Status-Status}\n' apport autofs ftp inetutils-telnet ldap-utils nis popularity-contest prelink rsh-client snapd talk telnet tftp tnftp ubuntu-report udisks2 whoopsie 2> /dev/null | grep --line-regexp installed || true)" ]; } > /dev/null 2>&1; then
-  dpkg-query --show --showformat='${Package}\n' apport autofs ftp inetutils-telnet ldap-utils nis popularity-contest prelink rsh-client snapd talk telnet tftp tnftp ubuntu-report udisks2 whoopsie 2> /dev/null | DEBIAN_FRONTEND=noninteractive xargs apt-get --quiet=2 --yes purge
+if ! {
+  [ -z "$(dpkg-query --show --showformat='${db:Status-Status}\n' apport autofs ftp inetutils-telnet ldap-utils nis popularity-contest prelink rsh-client snapd talk telnet tftp tnftp ubuntu-report udisks2 whoopsie 2> /dev/null |
+  grep --line-regexp installed || true)" ]
+} > /dev/null 2>&1; then
+  dpkg-query --show --showformat='${Package}\n' apport autofs ftp inetutils-telnet ldap-utils nis popularity-contest prelink rsh-client snapd talk telnet tftp tnftp ubuntu-report udisks2 whoopsie 2> /dev/null |
+  DEBIAN_FRONTEND=noninteractive xargs apt-get --quiet=2 --yes purge
 fi
 
-# 10/75 packages are signed, few, and updated every day
+# 10/75 APT verifies signatures, installs no recommended packages, and updates every day
 #   L03 nothing unsigned is installed [apt-secure(8)]
 #   L04 downloads run in a sandbox [apt.conf(5)]
 #   L05 only what was asked for is installed [CIS 1.2.1.2, xccdf:apt_disable_weak_dependencies]
@@ -862,7 +876,7 @@ FORTRESS
   settle /etc/apt/apt.conf.d/99-fortress
 fi
 
-# 11/75 an update lists what to restart, and restarts nothing
+# 11/75 needrestart lists services and restarts none
 if ! { landed /etc/needrestart/conf.d/60-fortress.conf c45bf3bac4da510567e7173a0a5c9e474362432d9d349ce9e4eead5e38cf592c 644 root:root; } > /dev/null 2>&1; then
   put /etc/needrestart/conf.d/60-fortress.conf 644 root:root << 'FORTRESS'
 # Only list what runs old code: a restart here could take guests with it.
@@ -872,7 +886,7 @@ FORTRESS
   settle /etc/needrestart/conf.d/60-fortress.conf
 fi
 
-# 12/75 files of packages are compared every week
+# 12/75 debsums compares the files of packages every week
 if ! { landed /etc/default/debsums cbb146dcfba08733613eabc8734493f233fe16384f3f6c936521fe59b923447b 644 root:root; } > /dev/null 2>&1; then
   put /etc/default/debsums 644 root:root << 'FORTRESS'
 # Once a week the files of all packages are compared with what the packages say of them.
@@ -881,7 +895,7 @@ FORTRESS
   settle /etc/default/debsums
 fi
 
-# 13/75 network settings come back when interfaces come up
+# 13/75 sysctls are applied again when interfaces come up
 if ! { landed /etc/systemd/system/sysctl-reapply-network.service 371c339dcbe923c7c2b7230020fad373de3f1f8ceede2515c7a0b49e9fd44d7f 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/sysctl-reapply-network.service 644 root:root << 'FORTRESS'
 # Debian sets some net.* keys again when interfaces appear, and an interface that appears takes its values from there.
@@ -903,7 +917,7 @@ FORTRESS
   settle /etc/systemd/system/sysctl-reapply-network.service
 fi
 
-# 14/75 the kernel hides itself, offers little, and believes nobody about the network
+# 14/75 kernel and network sysctls are hardened
 #   B01 addresses are random [CIS 1.5.9, xccdf:sysctl_kernel_randomize_va_space, LYNIS KRNL-6000]
 #   B02 kernel addresses are hidden [CIS 1.5.8, xccdf:sysctl_kernel_kptr_restrict, LYNIS KRNL-6000, KSPP]
 #   B03 the kernel log is root's [CIS 1.5.5, xccdf:sysctl_kernel_dmesg_restrict, LYNIS KRNL-6000, KSPP]
@@ -1077,7 +1091,7 @@ FORTRESS
   settle /etc/sysctl.d/99-zz-fortress.conf
 fi
 
-# 15/75 nothing is forwarded but for the host's own guests
+# 15/75 IP forwarding serves only the host's own virtual machines
 #   C02 the host forwards for its own guests only [CIS 3.3.1.1, xccdf:sysctl_net_ipv4_ip_forward, LYNIS KRNL-6000]
 #   C04 nor does it in IPv6 [CIS 3.3.2.1, xccdf:sysctl_net_ipv6_conf_all_forwarding]
 if ! { landed /etc/sysctl.d/99-zz-fortress-forwarding.conf 242b4b4c39e6ef14cb47e7e3b3b9d30e327ddbaf9a5cf0b06f478124184c50ac 644 root:root; } > /dev/null 2>&1; then
@@ -1091,11 +1105,11 @@ net.ipv6.conf.all.forwarding = 0
 net.ipv6.conf.default.forwarding = 0
 FORTRESS
   /usr/lib/systemd/systemd-sysctl /etc/sysctl.d/99-zz-fortress-forwarding.conf
-  /usr/lib/systemd/systemd-sysctl /etc/sysctl.d/99-zz-fortress.conf || systemd-detect-virt --quiet --container # forwarding resets other keys
+  /usr/lib/systemd/systemd-sysctl /etc/sysctl.d/99-zz-fortress.conf || systemd-detect-virt --quiet --container
   settle /etc/sysctl.d/99-zz-fortress-forwarding.conf
 fi
 
-# 16/75 the kernel loads nothing that a server has no use for
+# 16/75 kernel modules that a server has no use for are blocked
 #   D01 cramfs does not load [CIS 1.1.1.1, xccdf:kernel_module_cramfs_disabled]
 #   D02 rare disk formats do not load [CIS 1.1.1.2, CIS 1.1.1.3, CIS 1.1.1.4, CIS 1.1.1.5, xccdf:kernel_module_freevxfs_disabled, xccdf:kernel_module_hfs_disabled, xccdf:kernel_module_hfsplus_disabled, xccdf:kernel_module_jffs2_disabled]
 #   D03 udf does not load [CIS 1.1.1.8, xccdf:kernel_module_udf_disabled]
@@ -1232,7 +1246,7 @@ FORTRESS
   settle /etc/modprobe.d/60-fortress.conf
 fi
 
-# 17/75 /tmp is in memory from the next start on
+# 17/75 /tmp is a tmpfs from the next boot on
 if ! { landed /etc/systemd/system/tmp.mount 3fff809f9ad3fd164b7f388320734153b77319c5727481dafa611790d195f43b 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/tmp.mount 644 root:root << 'FORTRESS'
 # In memory, gone at each start, and nothing in it runs. What unpacks and runs programs there sets TMPDIR.
@@ -1258,7 +1272,7 @@ FORTRESS
   settle /etc/systemd/system/tmp.mount
 fi
 
-# 18/75 directories know what they are for
+# 18/75 noexec/nosuid mount options are set, directory by directory
 if ! { landed /usr/local/libexec/fortress-mounts 018e0741e39ac3496b29ad8a03b1e6a9fc1036b177dfe82a84fa2b583a5fcc9b 755 root:root; } > /dev/null 2>&1; then
   put /usr/local/libexec/fortress-mounts 755 root:root 'sh -n "$new"' << 'FORTRESS'
 #!/bin/sh
@@ -1305,15 +1319,16 @@ FORTRESS
   settle /usr/local/libexec/fortress-mounts
 fi
 
-# 19/75 shared memory stands in /etc/fstab with its options
+# 19/75 /etc/fstab mounts /dev/shm with nodev, nosuid and noexec
 #   why: systemd mounts it before any unit of ours; here it reads with which options, and so do people and scanners
 if ! { settled /etc/fstab && test "$(shm_lines /etc/fstab)" = 'tmpfs /dev/shm tmpfs rw,nodev,nosuid,noexec 0 0'; } > /dev/null 2>&1; then
-  { [ ! -e /etc/fstab ] || awk '$2 != "/dev/shm"' /etc/fstab; echo 'tmpfs /dev/shm tmpfs rw,nodev,nosuid,noexec 0 0'; } | put /etc/fstab 644 root:root 'findmnt --verify --tab-file "$new" > /dev/null'
+  { [ ! -e /etc/fstab ] || awk '$2 != "/dev/shm"' /etc/fstab; echo 'tmpfs /dev/shm tmpfs rw,nodev,nosuid,noexec 0 0'; } |
+  put /etc/fstab 644 root:root 'findmnt --verify --tab-file "$new" > /dev/null'
   systemctl daemon-reload
   settle /etc/fstab
 fi
 
-# 20/75 programs run from where programs are, and nowhere else
+# 20/75 noexec/nosuid mount options are set at every boot
 #   why: what somebody writes to /tmp, to a log or to shared memory must not be started from there
 if ! { landed /etc/systemd/system/fortress-mounts.service 6721d040c7e7b7c567bd6fbdb8c9a315d28a2a680110d38fd12c1ebfdf031947 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/fortress-mounts.service 644 root:root << 'FORTRESS'
@@ -1340,7 +1355,7 @@ FORTRESS
   settle /etc/systemd/system/fortress-mounts.service
 fi
 
-# 21/75 the directories are mounted so now
+# 21/75 noexec/nosuid mount options are active
 #   E01 /tmp is its own, and nothing in it runs [CIS 1.1.2.1.4, xccdf:mount_option_tmp_noexec, LYNIS FILE-6374]
 #   E02 nothing in shared memory runs [CIS 1.1.2.2.4, CIS 1.1.2.2.2, CIS 1.1.2.2.3, xccdf:mount_option_dev_shm_noexec, xccdf:mount_option_dev_shm_nodev, xccdf:mount_option_dev_shm_nosuid]
 #   E02a shared memory is mounted so from the start on [CIS 1.1.2.2.1, fstab(5)]
@@ -1358,7 +1373,7 @@ if ! { systemctl is-active fortress-mounts.service; } > /dev/null 2>&1; then
   ! mountpoint --quiet /tmp || mount --options remount,nodev,nosuid,noexec /tmp
 fi
 
-# 22/75 memory does not reach a disk in clear text
+# 22/75 no unencrypted swap is in use
 #   why: what is in memory, keys included, would still be readable there when the host is off
 #   E14 memory does not reach a disk in clear text [swapon(8)]
 if ! { [ -z "$(clear_swaps)" ]; } > /dev/null 2>&1; then
@@ -1367,7 +1382,7 @@ if ! { [ -z "$(clear_swaps)" ]; } > /dev/null 2>&1; then
   [ ! -e /etc/dphys-swapfile ] || systemctl --quiet disable dphys-swapfile.service
 fi
 
-# 23/75 no log-in dumps its memory, root's neither
+# 23/75 core dumps are off for every login, root's too
 if ! { landed /etc/security/limits.d/10-coredump-debian.conf aabf8df00e08e5cf92f1619ee0869976f37640a32afd2fc012edb9e8f45045a5 644 root:root; } > /dev/null 2>&1; then
   put /etc/security/limits.d/10-coredump-debian.conf 644 root:root << 'FORTRESS'
 # Core dumps hold keys and passwords. Debian's file of this name raises the limit, for root by name, and a line for * in another
@@ -1382,7 +1397,7 @@ FORTRESS
   settle /etc/security/limits.d/10-coredump-debian.conf
 fi
 
-# 24/75 no dump is stored
+# 24/75 systemd-coredump stores no core dump
 if ! { landed /etc/systemd/coredump.conf.d/60-fortress.conf 6868e6143a5f267d1917b20f970db2219d8be52ede292e97a0e8410da0061a7f 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/coredump.conf.d/60-fortress.conf 644 root:root << 'FORTRESS'
 [Coredump]
@@ -1392,8 +1407,8 @@ FORTRESS
   settle /etc/systemd/coredump.conf.d/60-fortress.conf
 fi
 
-# 25/75 no program leaves a copy of its memory
-#   why: it holds keys and passwords
+# 25/75 core dumps are off for every service
+#   why: a copy of memory holds keys and passwords
 #   E12 programs leave no core dumps [CIS 1.5.11, xccdf:disable_users_coredumps, LYNIS KRNL-5820]
 #   E12a systemd stores no core dumps [CIS 1.5.13, CIS 1.5.12, xccdf:coredump_disable_storage, xccdf:coredump_disable_backtraces]
 #   K05 a fault of systemd opens no shell [systemd-system.conf(5)]
@@ -1409,13 +1424,16 @@ FORTRESS
   settle /etc/systemd/system.conf.d/60-fortress.conf
 fi
 
-# 26/75 there is a group of those who may log in, and you are in it
-if ! { id --name --groups admin | tr ' ' '\n' | grep --line-regexp ssh-admins > /dev/null && getent group sugroup > /dev/null; } > /dev/null 2>&1; then
+# 26/75 only members of the group ssh-admins may log in, and you are one
+if ! {
+  id --name --groups admin | tr ' ' '\n' | grep --line-regexp ssh-admins > /dev/null &&
+  getent group sugroup > /dev/null
+} > /dev/null 2>&1; then
   for name in ssh-admins sugroup; do getent group "$name" > /dev/null || groupadd --system "$name"; done
   usermod --append --groups ssh-admins admin
 fi
 
-# 27/75 accounts of the system are locked, root's too, and homes are private
+# 27/75 system accounts and root are locked, and home directories are private
 #   I01 root has no password [CIS 5.4.2.4, passwd(1), xccdf:ensure_root_access_controlled]
 #   I02 only root is user 0 and group 0 [CIS 5.4.2.1, xccdf:accounts_no_uid_except_zero]
 #   I03 accounts of the system have no shell [CIS 5.4.2.7, xccdf:no_shelllogin_for_systemaccounts, LYNIS AUTH-9266]
@@ -1433,7 +1451,7 @@ if ! { [ -z "$(system_shells)" ] && [ -z "$(open_homes)" ] && passwd --status ro
   passwd --quiet --lock root
 fi
 
-# 28/75 accounts that nobody uses fall asleep
+# 28/75 inactive accounts are disabled
 if ! { landed /etc/default/useradd 8f2b064af188223e0b965062e7cd28d293e67dd5b84c323bdb3288b8f5dd1ce9 644 root:root; } > /dev/null 2>&1; then
   put /etc/default/useradd 644 root:root << 'FORTRESS'
 # Defaults of useradd. An account whose password ran out 45 days ago sleeps.
@@ -1443,7 +1461,7 @@ FORTRESS
   settle /etc/default/useradd
 fi
 
-# 29/75 new accounts are private, and their passwords last a year
+# 29/75 login.defs gives new accounts a private umask, and passwords that last a year
 if ! { landed /etc/login.defs cb52ef0e3f1cd1df2703a0ea4eb2edeae7dad9a2a3fc452aa1b5ba4573bf2c9a 644 root:root; } > /dev/null 2>&1; then
   put /etc/login.defs 644 root:root << 'FORTRESS'
 # Defaults of the tools that make users (shadow). They read this one file and no drop-ins, so the whole file is ours.
@@ -1501,7 +1519,7 @@ FORTRESS
   settle /etc/login.defs
 fi
 
-# 30/75 passwords age, and administrators do not fall asleep
+# 30/75 passwords expire after a year, and administrators are never disabled as inactive
 #   why: who comes with a key must not be refused because a password became old
 #   I12 new passwords last a year [CIS 5.4.1.1, xccdf:accounts_maximum_age_login_defs, LYNIS AUTH-9286]
 #   I10 passwords are hashed slowly [CIS 5.4.1.4, xccdf:set_password_hashing_algorithm_logindefs, crypt(5)]
@@ -1512,10 +1530,11 @@ fi
 #   I12c no administrator's account falls asleep or ends [shadow(5), chage(1)]
 if ! { [ -z "$(endless_passwords)" ]; } > /dev/null 2>&1; then
   endless_passwords | xargs --no-run-if-empty --max-args=1 chage --mindays 1 --maxdays 365 --warndays 7
-  getent group ssh-admins | cut --delimiter=: --fields=4 | tr , '\n' | xargs --no-run-if-empty --max-args=1 chage --inactive -1
+  getent group ssh-admins | cut --delimiter=: --fields=4 | tr , '\n' |
+  xargs --no-run-if-empty --max-args=1 chage --inactive -1
 fi
 
-# 31/75 sessions end when nobody is there
+# 31/75 logind ends idle sessions
 if ! { landed /etc/systemd/logind.conf.d/60-fortress.conf 68276b32a876453f87d1874d4046f5bacf583bb32489720029a6090b1da6c8f2 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/logind.conf.d/60-fortress.conf 644 root:root << 'FORTRESS'
 # KillUserProcesses stays off: a run over SSH must outlive a laptop that sleeps.
@@ -1527,7 +1546,7 @@ FORTRESS
   settle /etc/systemd/logind.conf.d/60-fortress.conf
 fi
 
-# 32/75 shells that are no log-in are private too
+# 32/75 interactive shells have the umask 027
 if ! { landed /etc/bash.bashrc 161db1ed28152ac54316f49085da0056885ef3f89fa6759ad4831aa352d99b6e 644 root:root; } > /dev/null 2>&1; then
   put /etc/bash.bashrc 644 root:root << 'FORTRESS'
 # Interactive bash. The file has no drop-ins, so the whole of it is ours.
@@ -1542,7 +1561,7 @@ FORTRESS
   settle /etc/bash.bashrc
 fi
 
-# 33/75 what people make is private, and idle shells end
+# 33/75 login shells have the umask 027, and end when idle (TMOUT)
 if ! { landed /etc/profile.d/60-fortress.sh a84c46aeea74205ea1742dde276cbe855ed78ef67e39d0eea69a64813c491825 644 root:root; } > /dev/null 2>&1; then
   put /etc/profile.d/60-fortress.sh 644 root:root << 'FORTRESS'
 # Shells of people: new files are private, and an idle shell ends after a quarter of an hour.
@@ -1554,7 +1573,7 @@ FORTRESS
   settle /etc/profile.d/60-fortress.sh
 fi
 
-# 34/75 the console warns
+# 34/75 the console shows a warning banner
 if ! { landed /etc/issue b86a02f5515bc406a7bb93224a6b654b489f1c7d7b404d09a8bcaddbb4bb3c41 644 root:root; } > /dev/null 2>&1; then
   put /etc/issue 644 root:root << 'FORTRESS'
 This is a private system. Access is for authorized users only, under the policy of its owner.
@@ -1563,7 +1582,7 @@ FORTRESS
   settle /etc/issue
 fi
 
-# 35/75 a session begins with the warning
+# 35/75 every session begins with a warning banner
 if ! { landed /etc/motd b86a02f5515bc406a7bb93224a6b654b489f1c7d7b404d09a8bcaddbb4bb3c41 644 root:root; } > /dev/null 2>&1; then
   put /etc/motd 644 root:root << 'FORTRESS'
 This is a private system. Access is for authorized users only, under the policy of its owner.
@@ -1572,7 +1591,7 @@ FORTRESS
   settle /etc/motd
 fi
 
-# 36/75 who comes is warned, and not told what runs here
+# 36/75 SSH shows a warning banner that names no system
 #   M09 banners warn, and do not say what runs here [CIS 1.6.2, xccdf:banner_etc_issue_cis, LYNIS BANN-7126]
 if ! { landed /etc/issue.net b86a02f5515bc406a7bb93224a6b654b489f1c7d7b404d09a8bcaddbb4bb3c41 644 root:root; } > /dev/null 2>&1; then
   put /etc/issue.net 644 root:root << 'FORTRESS'
@@ -1582,7 +1601,7 @@ FORTRESS
   settle /etc/issue.net
 fi
 
-# 37/75 keys can be revoked
+# 37/75 sshd has a list of revoked keys
 if ! { landed /etc/ssh/revoked_keys a5b0836d2ae3e3b9277b699f6a0907efa8064d92d3f4fcfed86a92db5a148b52 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/ssh/revoked_keys 644 root:root << 'FORTRESS'
@@ -1591,7 +1610,7 @@ FORTRESS
   settle /etc/ssh/revoked_keys
 fi
 
-# 38/75 keys of one group are the only way in
+# 38/75 sshd accepts only public keys, of one group
 #   H01 root does not log in [CIS 5.1.21, xccdf:sshd_disable_root_login]
 #   H02 nobody logs in by password [sshd_config(5)]
 #   H03 a key is the one way in [sshd_config(5)]
@@ -1700,7 +1719,7 @@ FORTRESS
   settle /etc/ssh/sshd_config
 fi
 
-# 39/75 four wrong passwords close an account for a while
+# 39/75 faillock locks an account for a while after four wrong passwords
 if ! { landed /etc/security/faillock.conf e73924034d27fd204fadae5babbb1f46ffb9580375fc85d833b7bbdfaef1f1d7 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/security/faillock.conf 644 root:root << 'FORTRESS'
@@ -1715,7 +1734,7 @@ FORTRESS
   settle /etc/security/faillock.conf
 fi
 
-# 40/75 passwords are long and mixed
+# 40/75 pwquality demands long, mixed passwords
 if ! { landed /etc/security/pwquality.conf 6eee4f5556c5df9cdb1ca889470fe3ae8d517bf43511e2c5d006dac40efbe0f0 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/security/pwquality.conf 644 root:root << 'FORTRESS'
@@ -1739,7 +1758,7 @@ FORTRESS
   settle /etc/security/pwquality.conf
 fi
 
-# 41/75 PAM knows fortress-unix
+# 41/75 the PAM profile fortress-unix is available
 if ! { landed /usr/share/pam-configs/fortress-unix 34b84b72c449d1c9b934dc42c7177bba1604d06926a75d3accea27e789958aaa 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /usr/share/pam-configs/fortress-unix 644 root:root << 'FORTRESS'
@@ -1771,7 +1790,7 @@ FORTRESS
   settle /usr/share/pam-configs/fortress-unix
 fi
 
-# 42/75 PAM knows fortress-faillock
+# 42/75 the PAM profile fortress-faillock is available
 if ! { landed /usr/share/pam-configs/fortress-faillock bf401a19eccc1c05d9609dbe39f2698000173550d710c8ceb5138401b39306a0 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /usr/share/pam-configs/fortress-faillock 644 root:root << 'FORTRESS'
@@ -1786,7 +1805,7 @@ FORTRESS
   settle /usr/share/pam-configs/fortress-faillock
 fi
 
-# 43/75 PAM knows fortress-faillock-ask
+# 43/75 the PAM profile fortress-faillock-ask is available
 if ! { landed /usr/share/pam-configs/fortress-faillock-ask 83bd0d7826f5da71ded6820618ab559fbd9d65f946a54967491d06d08ee7b19e 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /usr/share/pam-configs/fortress-faillock-ask 644 root:root << 'FORTRESS'
@@ -1803,7 +1822,7 @@ FORTRESS
   settle /usr/share/pam-configs/fortress-faillock-ask
 fi
 
-# 44/75 PAM knows fortress-delay
+# 44/75 the PAM profile fortress-delay is available
 if ! { landed /usr/share/pam-configs/fortress-delay d2e5b9be97afe2219ac71a8b1f1a426605ca98c9cbb0fd45ab63b297850d4beb 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /usr/share/pam-configs/fortress-delay 644 root:root << 'FORTRESS'
@@ -1817,7 +1836,7 @@ FORTRESS
   settle /usr/share/pam-configs/fortress-delay
 fi
 
-# 45/75 PAM knows fortress-pwhistory
+# 45/75 the PAM profile fortress-pwhistory is available
 if ! { landed /usr/share/pam-configs/fortress-pwhistory 2ad4b01ddc702ea7130cea504e582dda05b3349daa9c0be65e3db2ec858ac548 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /usr/share/pam-configs/fortress-pwhistory 644 root:root << 'FORTRESS'
@@ -1833,7 +1852,7 @@ FORTRESS
   settle /usr/share/pam-configs/fortress-pwhistory
 fi
 
-# 46/75 PAM knows fortress-umask
+# 46/75 the PAM profile fortress-umask is available
 if ! { landed /usr/share/pam-configs/fortress-umask 91f655bd7112f8c5a3e478917f611dc8f09b595e484847af67524096b7d5144e 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /usr/share/pam-configs/fortress-umask 644 root:root << 'FORTRESS'
@@ -1847,7 +1866,7 @@ FORTRESS
   settle /usr/share/pam-configs/fortress-umask
 fi
 
-# 47/75 PAM counts wrong passwords, refuses empty and old ones, and lets keys in
+# 47/75 PAM counts wrong passwords, and refuses empty and old ones
 #   why: pam-auth-update builds common-* from profiles; a line written there by hand would be lost, or stop it for good
 #   I14 idle shells end [CIS 5.4.3.2, xccdf:accounts_tmout, LYNIS SHLL-6220]
 #   I13a what people make is private [CIS 5.4.3.3, xccdf:accounts_umask_etc_profile, xccdf:accounts_umask_etc_bashrc, LYNIS AUTH-9328]
@@ -1855,12 +1874,16 @@ fi
 #   I27 root runs nothing from a directory others can write [CIS 5.4.2.5, xccdf:accounts_root_path_dirs_no_write]
 #   I15 no account opens log-ins without end, and no daemon runs out of files [limits.conf(5)]
 #   I25 what a session leaves behind is cleared, its work is not [logind.conf(5)]
-if ! { grep pam_faillock.so /etc/pam.d/common-account > /dev/null && grep umask=027 /etc/pam.d/common-session > /dev/null && ! grep nullok /etc/pam.d/common-* > /dev/null; } > /dev/null 2>&1; then
+if ! {
+  grep pam_faillock.so /etc/pam.d/common-account > /dev/null &&
+  grep umask=027 /etc/pam.d/common-session > /dev/null &&
+  ! grep nullok /etc/pam.d/common-* > /dev/null
+} > /dev/null 2>&1; then
   doors_arm
   keep /var/lib/pam; DEBIAN_FRONTEND=noninteractive pam-auth-update --enable fortress-unix fortress-faillock fortress-faillock-ask fortress-delay fortress-pwhistory fortress-umask pwquality
 fi
 
-# 48/75 su is for root alone
+# 48/75 su is root-only
 #   I05 guessing is stopped after four wrong passwords [CIS 5.3.3.1.1, CIS 5.3.3.1.2, xccdf:accounts_passwords_pam_faillock_deny, xccdf:accounts_passwords_pam_faillock_unlock_time]
 #   I06 root's password too [CIS 5.3.3.1.3, xccdf:accounts_passwords_pam_faillock_root_unlock_time]
 #   I08 passwords are long and mixed [CIS 5.3.3.2.2, xccdf:accounts_password_pam_minlen, LYNIS AUTH-9262]
@@ -1891,7 +1914,7 @@ FORTRESS
   settle /etc/pam.d/su
 fi
 
-# 49/75 sudo asks, and writes down
+# 49/75 sudo asks for the password, and logs every command
 #   I17 sudo writes down what was done, from a terminal of its own [CIS 5.2.2, CIS 5.2.3, xccdf:sudo_add_use_pty, xccdf:sudo_custom_logfile]
 #   I18 sudo asks again after five minutes [CIS 5.2.6, xccdf:sudo_require_reauthentication]
 #   I19 sudo takes no environment and shows no password [sudoers(5)]
@@ -1917,7 +1940,7 @@ FORTRESS
   settle /etc/sudoers.d/60-fortress
 fi
 
-# 50/75 the audit keeps what it wrote
+# 50/75 auditd keeps its logs
 #   J05 audit logs are kept [CIS 6.2.2.2, xccdf:auditd_data_retention_max_log_file_action]
 #   J06 a full disk is said, and does not stop the host [auditd.conf(5)]
 #   J07 little room is said early [CIS 6.2.2.4, auditd.conf(5), xccdf:auditd_data_retention_space_left_action]
@@ -1962,7 +1985,7 @@ FORTRESS
   settle /etc/audit/auditd.conf
 fi
 
-# 51/75 one bad audit rule does not hide the others
+# 51/75 a faulty audit rule does not stop the others from loading
 if ! { landed /etc/audit/rules.d/10-start.rules c7c2f4412e350dbe36096989f7e8c6b8b9e94df1020f3b20fdd65648361c3c61 600 root:root; } > /dev/null 2>&1; then
   put /etc/audit/rules.d/10-start.rules 600 root:root << 'FORTRESS'
 # How the kernel loads these rules. -c: a rule it does not know must not hide the ones after it.
@@ -1975,7 +1998,7 @@ FORTRESS
   settle /etc/audit/rules.d/10-start.rules
 fi
 
-# 52/75 what matters on the host is written down
+# 52/75 audit rules for identity, access, time, modules and mounts are loaded
 #   J01 the audit runs [CIS 6.2.1.2, xccdf:service_auditd_enabled, LYNIS ACCT-9628]
 #   J02 a burst of records is not lost, and does not stop the host [CIS 6.2.1.4, auditctl(8), xccdf:grub2_audit_backlog_limit_argument]
 #   J03 one bad rule does not hide the others [CIS 6.2.3.35, xccdf:audit_rules_continue_loading]
@@ -2104,16 +2127,19 @@ FORTRESS
   settle /etc/audit/rules.d/30-fortress.rules
 fi
 
-# 53/75 every program with somebody else's rights is written down
+# 53/75 audit rules for every setuid and setgid program are loaded
 #   why: which there are differs between machines: the list is made there, and made again when it changes
 #   J17 every program with somebody else's rights is written down [CIS 6.2.3.10, xccdf:audit_rules_privileged_commands]
-if ! { settled /etc/audit/rules.d/40-privileged.rules && fact walk walk && diff <(privileged_rules <<< "$FK_FACT") /etc/audit/rules.d/40-privileged.rules > /dev/null; } > /dev/null 2>&1; then
+if ! {
+  settled /etc/audit/rules.d/40-privileged.rules && fact walk walk &&
+          diff <(privileged_rules <<< "$FK_FACT") /etc/audit/rules.d/40-privileged.rules > /dev/null
+} > /dev/null 2>&1; then
   walk | privileged_rules | put /etc/audit/rules.d/40-privileged.rules 600 root:root
   augenrules --load > /dev/null || systemd-detect-virt --quiet --container
   settle /etc/audit/rules.d/40-privileged.rules
 fi
 
-# 54/75 what the host did is not for everybody either
+# 54/75 sysstat keeps its records for a week, unreadable for others
 if ! { landed /etc/sysstat/sysstat 635ed3d803751c720d20fe9bbf1fc2628f0c6a3f9c24a30faf09c047b612b79b 644 root:root; } > /dev/null 2>&1; then
   put /etc/sysstat/sysstat 644 root:root << 'FORTRESS'
 # How much of the host was used, day by day, for a week; not for everybody to read.
@@ -2128,7 +2154,7 @@ FORTRESS
   settle /etc/sysstat/sysstat
 fi
 
-# 55/75 logs survive a restart, never fill the disk, and are not for everybody
+# 55/75 the journal survives a reboot, never fills the disk, and is private
 #   J23 logs survive a restart, sealed, and never fill the disk [CIS 6.1.1.1.5, CIS 6.1.1.1.6, xccdf:journald_storage, xccdf:journald_compress]
 #   J23a one service keeps the logs [CIS 6.1.1.1.4, xccdf:journald_disable_forward_to_syslog]
 #   J25 the host collects no logs of others [CIS 6.1.1.2.4, xccdf:socket_systemd-journal-remote_disabled]
@@ -2148,15 +2174,17 @@ MaxRetentionSec=90day
 ForwardToSyslog=no
 ForwardToWall=no
 FORTRESS
-  install --directory /etc/systemd/journald.conf.d && ln --symbolic --force /dev/null /etc/systemd/journald.conf.d/syslog.conf
-  keep --meta /var/log/journal; install --directory --mode=2755 --group=systemd-journal /var/log/journal
+  install --directory /etc/systemd/journald.conf.d &&
+  ln --symbolic --force /dev/null /etc/systemd/journald.conf.d/syslog.conf
+  keep --meta /var/log/journal
+  install --directory --mode=2755 --group=systemd-journal /var/log/journal
   systemctl restart systemd-journald.service
   open_logs | while IFS= read -r path; do keep --meta "$path"; chmod u-x,g-wx,o-rwx "$path"; done
   systemctl --quiet enable sysstat.service acct.service
   settle /etc/systemd/journald.conf
 fi
 
-# 56/75 the clock follows servers that prove who they are
+# 56/75 chrony follows time servers that prove who they are (NTS)
 #   J27 one service sets the clock [CIS 2.3.1.1, xccdf:ntp_single_service_active, LYNIS TIME-3104]
 #   J27a time servers prove who they are, and two must agree [RFC 8915, chrony.conf(5)]
 #   J27b the host sets nobody else's clock [chrony.conf(5)]
@@ -2191,16 +2219,19 @@ FORTRESS
   settle /etc/chrony/chrony.conf
 fi
 
-# 57/75 every AppArmor profile that is loaded is enforced
+# 57/75 every loaded AppArmor profile is enforced
 #   why: a profile that only complains, or confines nothing, hides the ones that matter
 #   K01 AppArmor is on [CIS 1.3.1.1, LYNIS MACF-6208, xccdf:package_apparmor_installed]
 #   K02 every profile that is loaded is enforced [CIS 1.3.1.3, xccdf:all_apparmor_profiles_enforced]
 #   K07 Yama and Landlock stand beside it [landlock(7)]
 if ! { [ -z "$(slack_profiles 'flags *= *\(.*(complain|unconfined)')" ]; } > /dev/null 2>&1; then
-  slack_profiles 'flags *= *\(.*(complain|unconfined)' | while IFS= read -r path; do ln --symbolic --force "$path" /etc/apparmor.d/disable/; apparmor_parser --remove "$path" 2> /dev/null || true; done # it may not be loaded
+  slack_profiles 'flags *= *\(.*(complain|unconfined)' | while IFS= read -r path; do
+    ln --symbolic --force "$path" /etc/apparmor.d/disable/
+    apparmor_parser --remove "$path" 2> /dev/null || true # it may not be loaded
+  done
 fi
 
-# 58/75 no key combination, no console, no socket of systemd and no radio is a way in
+# 58/75 Ctrl-Alt-Del, the debug shell, the sockets of systemd-ssh-generator and radios are off
 #   A26 systemd starts no sshd on vsock or on a socket file [systemd-ssh-generator(8)]
 #   A23 Ctrl-Alt-Del does nothing [systemd.special(7)]
 #   A24 no root shell waits on a console [systemd-debug-generator(8)]
@@ -2212,15 +2243,20 @@ fi
 #   A21 the rescue shell asks for a password [sulogin(8), LYNIS BOOT-5260]
 #   M04 nothing listens but what should [ss(8)]
 #   M03 no mail server listens to others [CIS 2.1.22, xccdf:postfix_network_listening_disabled]
-if ! { [ "$(systemctl is-enabled ctrl-alt-del.target debug-shell.service | sort --unique)" = masked ] && [ -L /etc/systemd/system-generators/systemd-ssh-generator ]; } > /dev/null 2>&1; then
+if ! {
+  [ "$(systemctl is-enabled ctrl-alt-del.target debug-shell.service | sort --unique)" = masked ] &&
+  [ -L /etc/systemd/system-generators/systemd-ssh-generator ]
+} > /dev/null 2>&1; then
   systemctl --quiet mask ctrl-alt-del.target debug-shell.service
   install --directory /etc/systemd/system-generators && ln --symbolic --force /dev/null /etc/systemd/system-generators/systemd-ssh-generator
   systemctl daemon-reload && systemctl stop 'sshd-vsock*' 'sshd-unix*'
-  systemctl list-unit-files --no-legend bluetooth.service ModemManager.service 'avahi-daemon.*' 'cups*' 'rpcbind.*' kdump-tools.service | awk '$2 == "enabled" { print $1 }' | xargs --no-run-if-empty systemctl --quiet disable --now
+  systemctl list-unit-files --no-legend bluetooth.service ModemManager.service 'avahi-daemon.*' 'cups*' \
+    'rpcbind.*' kdump-tools.service |
+  awk '$2 == "enabled" { print $1 }' | xargs --no-run-if-empty systemctl --quiet disable --now
   [ ! -d /etc/cloud ] || touch /etc/cloud/cloud-init.disabled
 fi
 
-# 59/75 a machine without USB needs no guard
+# 59/75 USBGuard starts only on a machine that has USB
 if ! { landed /etc/systemd/system/usbguard.service.d/60-fortress.conf d02be33b9b568e531925f429ded406a922d58093bc581e842f279a2e1d7d87a3 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/usbguard.service.d/60-fortress.conf 644 root:root << 'FORTRESS'
 # A machine without USB needs no guard, and is not broken for it.
@@ -2230,7 +2266,7 @@ FORTRESS
   settle /etc/systemd/system/usbguard.service.d/60-fortress.conf
 fi
 
-# 60/75 what no USB rule names is blocked
+# 60/75 USBGuard blocks every device that no rule names
 if ! { landed /etc/usbguard/usbguard-daemon.conf fd95285d9a410a266bc226069cd74db623663c20fcbc5a3499d6af826e92c627 600 root:root; } > /dev/null 2>&1; then
   put /etc/usbguard/usbguard-daemon.conf 600 root:root << 'FORTRESS'
 # Which USB devices the kernel may talk to. The rules say it; what no rule names is blocked, whether it was there before or comes later.
@@ -2252,10 +2288,14 @@ FORTRESS
   settle /etc/usbguard/usbguard-daemon.conf
 fi
 
-# 61/75 USB devices that nobody chose are not talked to
-#   why: a stick can be a keyboard that types; what is plugged in now stays allowed, and disks and one keyboard may come
+# 61/75 USBGuard allows what is plugged in now, and refuses unknown devices
+#   why: a stick can be a keyboard that types; disks and one keyboard may still come
 #   K06 USB devices that nobody chose are not talked to [usbguard-daemon.conf(5), LYNIS USB-3000]
-if ! { settled /etc/usbguard/rules.conf && grep --fixed-strings '!allowed-matches' /etc/usbguard/rules.conf > /dev/null && [ "$(systemctl is-enabled usbguard.service)" = enabled ]; } > /dev/null 2>&1; then
+if ! {
+  settled /etc/usbguard/rules.conf &&
+  grep --fixed-strings '!allowed-matches' /etc/usbguard/rules.conf > /dev/null &&
+  [ "$(systemctl is-enabled usbguard.service)" = enabled ]
+} > /dev/null 2>&1; then
   { [ ! -d /sys/bus/usb/devices ] || usbguard generate-policy; printf '%s\n' '# Hubs, the ones inside the computer too
   allow with-interface equals { 09:00:00 }
   allow with-interface equals { 09:00:01 }
@@ -2265,13 +2305,15 @@ if ! { settled /etc/usbguard/rules.conf && grep --fixed-strings '!allowed-matche
   allow with-interface equals { 08:06:50 }
   allow with-interface equals { 08:06:62 }
   # One keyboard for the console, when there is none
-  allow with-interface one-of { 03:00:01 03:01:01 } if !allowed-matches(with-interface one-of { 03:00:01 03:01:01 })'; } | put /etc/usbguard/rules.conf 600 root:root
-  systemctl --quiet unmask usbguard.service && systemctl daemon-reload && systemctl --quiet enable usbguard.service
+  allow with-interface one-of { 03:00:01 03:01:01 } if !allowed-matches(with-interface one-of { 03:00:01 03:01:01 })'; } |
+            put /etc/usbguard/rules.conf 600 root:root
+  systemctl --quiet unmask usbguard.service && systemctl daemon-reload &&
+  systemctl --quiet enable usbguard.service
   systemctl restart usbguard.service || systemd-detect-virt --quiet --container
   settle /etc/usbguard/rules.conf
 fi
 
-# 62/75 at serves only root
+# 62/75 at is root-only
 if ! { landed /etc/at.allow 53175bcc0524f37b47062fafdda28e3f8eb91d519ca0a184ca71bbebe72f969a 600 root:root; } > /dev/null 2>&1; then
   put /etc/at.allow 600 root:root << 'FORTRESS'
 root
@@ -2280,7 +2322,7 @@ FORTRESS
   settle /etc/at.allow
 fi
 
-# 63/75 only root plans work
+# 63/75 cron is root-only
 #   I24 only root plans work [CIS 2.4.1.9, CIS 2.4.2.1, xccdf:file_cron_allow_exists, xccdf:file_at_allow_exists]
 if ! { landed /etc/cron.allow 53175bcc0524f37b47062fafdda28e3f8eb91d519ca0a184ca71bbebe72f969a 600 root:root; } > /dev/null 2>&1; then
   put /etc/cron.allow 600 root:root << 'FORTRESS'
@@ -2290,7 +2332,7 @@ FORTRESS
   settle /etc/cron.allow
 fi
 
-# 64/75 modes can be set again
+# 64/75 a service that sets file modes is installed
 if ! { landed /etc/systemd/system/fortress-modes.service 31034e59c454baa26dc91711db322cb065461d9bb8c12a81c8d62520395b3328 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/fortress-modes.service 644 root:root << 'FORTRESS'
 [Unit]
@@ -2303,7 +2345,7 @@ FORTRESS
   settle /etc/systemd/system/fortress-modes.service
 fi
 
-# 65/75 modes that other tools reset come back
+# 65/75 file modes that other tools change are set back at once
 #   N12 modes that other tools reset come back [tmpfiles.d(5)]
 if ! { landed /etc/systemd/system/fortress-modes.path fec2e82c41c2bf55a4a0b706995041bfaf7486d98674775a8a82c77ff200582e 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/fortress-modes.path 644 root:root << 'FORTRESS'
@@ -2328,7 +2370,7 @@ FORTRESS
   settle /etc/systemd/system/fortress-modes.path
 fi
 
-# 66/75 keys, hashes and rules are root's alone
+# 66/75 file modes let only root read keys, password hashes and rules
 #   N01 the lists of users and groups are root's [CIS 7.1.1, xccdf:file_permissions_etc_passwd, LYNIS FILE-7524]
 #   N02 password hashes are root's [CIS 7.1.5, CIS 7.1.6, xccdf:file_permissions_etc_shadow, xccdf:file_permissions_backup_etc_shadow]
 #   N03 old password hashes are root's [CIS 7.1.10, xccdf:file_permissions_etc_security_opasswd, xccdf:file_permissions_etc_security_opasswd_old]
@@ -2388,7 +2430,7 @@ FORTRESS
   settle /etc/tmpfiles.d/fortress.conf
 fi
 
-# 67/75 the boot loader has our arguments
+# 67/75 GRUB has kernel arguments for audit, lockdown and wiped memory
 if ! { landed /etc/default/grub.d/60-fortress.cfg b22b78eeb4490794cf318cf15d3c1cf9c483362057d91a0fef289b4da65873e4 644 root:root; } > /dev/null 2>&1; then
   put /etc/default/grub.d/60-fortress.cfg 644 root:root << 'FORTRESS'
 # Kernel arguments of the host. They hold from the next start on.
@@ -2415,7 +2457,7 @@ FORTRESS
   settle /etc/default/grub.d/60-fortress.cfg
 fi
 
-# 68/75 starting the host asks for nothing
+# 68/75 GRUB starts the host without a password
 if ! { landed /etc/grub.d/09_fortress_linux aaf86f8440f229c16840baef03a5441495dc5300745926d42e6b5cbc96e9bd6b 755 root:root; } > /dev/null 2>&1; then
   put /etc/grub.d/09_fortress_linux 755 root:root << 'FORTRESS'
 #!/bin/sh
@@ -2431,18 +2473,23 @@ FORTRESS
   settle /etc/grub.d/09_fortress_linux
 fi
 
-# 69/75 changing what is started asks for a password
+# 69/75 GRUB has a password for changes at its menu
 #   why: a line typed at the menu of the boot loader is a root shell
-if ! { ! command -v grub-mkpasswd-pbkdf2 > /dev/null || grep password_pbkdf2 /etc/grub.d/01_fortress > /dev/null 2>&1; } > /dev/null 2>&1; then
+if ! {
+  ! command -v grub-mkpasswd-pbkdf2 > /dev/null ||
+  grep password_pbkdf2 /etc/grub.d/01_fortress > /dev/null 2>&1
+} > /dev/null 2>&1; then
   {
     password=$(cat)
-    hash=$(printf '%s\n%s\n' "$password" "$password" | grub-mkpasswd-pbkdf2 --iteration-count=100000 | awk '/grub\.pbkdf2\.sha512/ { print $NF }')
-    printf '%s\n' '#!/bin/sh' 'echo "set superusers=root"' "echo password_pbkdf2 root $hash" | put /etc/grub.d/01_fortress 700 root:root
+    hash=$(printf '%s\n%s\n' "$password" "$password" |
+      grub-mkpasswd-pbkdf2 --iteration-count=100000 | awk '/grub\.pbkdf2\.sha512/ { print $NF }')
+    printf '%s\n' '#!/bin/sh' 'echo "set superusers=root"' "echo password_pbkdf2 root $hash" |
+      put /etc/grub.d/01_fortress 700 root:root
     settle /etc/grub.d/01_fortress
   } < "$FK_SECRETS/fortress-boot-password"
 fi
 
-# 70/75 the kernel starts audited, locked and with wiped memory
+# 70/75 grub.cfg is generated with the kernel arguments and the password
 #   A04 the kernel audits from its first process on [CIS 6.2.1.3, xccdf:grub2_audit_argument, LYNIS ACCT-9628]
 #   A05 audit records of the start are not lost [CIS 6.2.1.4, xccdf:grub2_audit_backlog_limit_argument]
 #   A06 AppArmor is the access control of the kernel [CIS 1.3.1.2, xccdf:grub2_enable_apparmor]
@@ -2460,7 +2507,12 @@ fi
 #   A15 no flaw of the processor is left open where the kernel knows a cure [https://docs.kernel.org/admin-guide/hw-vuln/]
 #   A02 changing what the boot loader starts needs a password; starting does not [CIS 1.4.1, xccdf:grub2_password, LYNIS BOOT-5122]
 #   A03 the boot loader's files are root's [CIS 1.4.2, xccdf:file_permissions_grub2_cfg]
-if ! { [ ! -e /boot/grub/grub.cfg ] || { [ /boot/grub/grub.cfg -nt /etc/default/grub.d/60-fortress.cfg ] && [ /boot/grub/grub.cfg -nt /etc/grub.d/01_fortress ]; }; } > /dev/null 2>&1; then
+if ! {
+  [ ! -e /boot/grub/grub.cfg ] || {
+    [ /boot/grub/grub.cfg -nt /etc/default/grub.d/60-fortress.cfg ] &&
+      [ /boot/grub/grub.cfg -nt /etc/grub.d/01_fortress ]
+  }
+} > /dev/null 2>&1; then
   keep /boot/grub/grub.cfg
   grub-mkconfig --output=/boot/grub/fortress.new 2> /dev/null
   # An entry that asks for a password at a plain start would leave a host without a keyboard at its menu.
@@ -2470,7 +2522,7 @@ if ! { [ ! -e /boot/grub/grub.cfg ] || { [ /boot/grub/grub.cfg -nt /etc/default/
   sync /boot/grub/fortress.new && mv /boot/grub/fortress.new /boot/grub/grub.cfg
 fi
 
-# 71/75 files can be compared
+# 71/75 the AIDE check service is installed
 if ! { landed /etc/systemd/system/aidecheck.service 9420847c3ebd69bfcefd769824c0118ca5639f437e8e7ca62d5aecb1c1eb985b 644 root:root; } > /dev/null 2>&1; then
   put /etc/systemd/system/aidecheck.service 644 root:root << 'FORTRESS'
 [Unit]
@@ -2497,7 +2549,7 @@ FORTRESS
   settle /etc/systemd/system/aidecheck.service
 fi
 
-# 72/75 AIDE knows what matters
+# 72/75 AIDE is configured
 if ! { landed /etc/aide/aide.conf 61114ec966ebf5c52a6ace17de3caf9ccb7bc09ecdd4cede509ad9889b57f56f 644 root:root; } > /dev/null 2>&1; then
   put /etc/aide/aide.conf 644 root:root 'aide --config "$new" --config-check' << 'FORTRESS'
 # What AIDE remembers and compares. The whole file: the distribution's thousand lines watch logs and guests' disks too,
@@ -2542,13 +2594,13 @@ FORTRESS
   settle /etc/aide/aide.conf
 fi
 
-# 73/75 every file is known
+# 73/75 AIDE baseline exists
 if ! { [ -s /var/lib/aide/aide.db ]; } > /dev/null 2>&1; then
   install --directory --mode=700 /var/lib/aide /var/log/aide; keep /var/lib/aide/aide.db
   aide --config /etc/aide/aide.conf --init > /dev/null && mv /var/lib/aide/aide.db.new /var/lib/aide/aide.db
 fi
 
-# 74/75 what changes is noticed every night
+# 74/75 AIDE compares the files with its baseline every night
 #   L08 the memory of all files is there [CIS 6.3.1, xccdf:aide_build_database]
 #   L08a it is compared every night [CIS 6.3.2, xccdf:aide_periodic_checking_systemd_timer]
 #   L09a files of packages are compared every week [LYNIS PKGS-7370, debsums(1)]
@@ -2572,7 +2624,7 @@ FORTRESS
   settle /etc/systemd/system/aidecheck.timer
 fi
 
-# 75/75 no file belongs to nobody, and none to everybody
+# 75/75 no file is without an owner, and none is world-writable
 #   N05 every file belongs to somebody [CIS 7.1.12, xccdf:no_files_unowned_by_user, xccdf:file_permissions_ungroupowned, LYNIS FILE-6362]
 #   E13 in open directories nobody deletes what is another's [xccdf:dir_perms_world_writable_sticky_bits]
 #   N13 no file is open to everybody [CIS 7.1.11, xccdf:file_permissions_unauthorized_world_writable]
@@ -2608,7 +2660,7 @@ if ! {
   echo "unknown:${new:- none}"; [ -z "$new" ]
   )
 } > /dev/null 2>&1; then
-  echo 'no file belongs to nobody, and none to everybody: no' >&2
+  echo 'no file is without an owner, and none is world-writable: no' >&2
   echo '  look at each file that is named above: give it an owner, take the right from it, or remove it' >&2
   exit 1
 fi
