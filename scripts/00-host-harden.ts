@@ -7,7 +7,7 @@
 // Then    restart the host once: kernel arguments hold from then on, and verify says which controls wait for it.
 //
 // config/host/controls.yaml has what becomes true, one requirement at a time; config/host/waivers.yaml what does not, and why.
-// The functions that the checks below share with the controls (clear_swaps, slack_profiles, …) are those of lib/host/controls.sh.
+// The shell functions that the checks share with these controls (clear_swaps, slack_profiles, …) are in lib/host/controls.sh.
 import { file } from '../lib/engine/file.ts'
 import { packages } from '../lib/engine/packages.ts'
 import type { Step } from '../lib/engine/step.ts'

@@ -149,7 +149,7 @@ describe('refused before anything changes', { concurrency: 2 }, () => {
         (load(join(root, 'scripts/06-host-firewall.ts')) as { default: Page }).default
           .steps(context)
           .filter((s) => s.name !== 'nftables is installed'),
-      /a peer has come through the tunnel in the last three minutes/,
+      /a peer has made a WireGuard handshake in the last three minutes/,
     ],
   ]
   for (const [what, steps, said] of cases)
