@@ -13,9 +13,9 @@ import { sh } from '../lib/ground/sh.ts'
 import { fragmentOf } from '../lib/k3s/members.ts'
 import { type Context, script } from '../lib/script.ts'
 import { nodesOf } from '../lib/site/machines.ts'
-import { greeting, ignitionPath, toldPath, vmDir } from '../lib/vm/domain.ts'
+import { cidataPath, greeting, ignitionPath, vmDir } from '../lib/vm/domain.ts'
 import { ignitionFile } from '../lib/vm/ignition.ts'
-import { machineConfigPath, talosNodes, toldFile } from '../lib/vm/talos.ts'
+import { machineConfigPath, machineConfigStep, talosNodes } from '../lib/vm/talos.ts'
 
 const ready = {
   name: 'the directory of the machines is there, and QEMU has a user of its own',
@@ -65,9 +65,9 @@ function talos(context: Context): Step[] {
       seconds: 900,
     },
     ...talosNodes(context).flatMap((node): Step[] => {
-      const [told, disk] = [machineConfigPath(node), toldPath(node)]
+      const [told, disk] = [machineConfigPath(node), cidataPath(node)]
       return [
-        toldFile(context, node),
+        machineConfigStep(context, node),
         {
           name: `${node.name} is handed a disk called cidata, with what is written down`,
           why: 'the kind of Talos that is made for virtual machines reads user-data there, before it has a network',

@@ -25,7 +25,7 @@ export const vmDir = '/var/lib/libvirt/fortress'
 export const ignitionPath = (node: Pick<Node, 'name'>): string => `${vmDir}/${node.name}.ign`
 
 /** The disk on which Talos is told what it should be. */
-export const toldPath = (node: Pick<Node, 'name'>): string => `${vmDir}/${node.name}.cidata`
+export const cidataPath = (node: Pick<Node, 'name'>): string => `${vmDir}/${node.name}.cidata`
 
 /** The part of a node's Ignition that 13-vm-provision waits for: vm-ignition merges it with the rest. */
 export const greeting: Source = {
@@ -100,7 +100,7 @@ export function domainXml(domain: Domain, { vault = false }: { vault?: boolean }
       vcpus: domain.vcpus,
       nvram: `${vmDir}/${node.name}.vars.fd`,
       ignition: ignitionPath(node),
-      told: toldPath(node),
+      cidata: cidataPath(node),
       disk: `${vmDir}/${node.name}.qcow2`,
       vault: domain.vault,
       mac: node.mac,

@@ -124,7 +124,7 @@ export function machineConfigFile(
 }
 
 /** The file of the host with what a node is told. */
-export function toldFile(context: Pick<Context, 'site' | 'pins' | 'secrets'>, node: Node): Change {
+export function machineConfigStep(context: Pick<Context, 'site' | 'pins' | 'secrets'>, node: Node): Change {
   return file(machineConfigPath(node), {
     ...machineConfigFile(context, node),
     mode: '600',

@@ -1,5 +1,5 @@
 #!/bin/bash
-# 10-vm-host: A host that can confine virtual machines.
+# 10-vm-host: KVM and libvirt on the host, so that virtual machines run confined by AppArmor, on a bridge of their own.
 #
 # Run it as root on the machine. Each step asks first and changes only what does not hold.
 set -euo pipefail
@@ -147,156 +147,8 @@ vm_memory() {
 # vm_cores N
 vm_cores() { [ "$(nproc)" -ge "$1" ] || vm_no "the host has $(nproc) processors, and $1 are asked for"; }
 
-# vm_virtualises: the processor and its firmware allow KVM, for machines of its own architecture ARCH.
-vm_virtualises() {
-  [ "$(uname --machine)" = "$1" ] || vm_no "the node is $1 and the host is $(uname --machine): KVM runs only its own kind" || return
-  if [ "$1" = x86_64 ]; then
-    grep --extended-regexp --word-regexp --max-count=1 'vmx|svm' /proc/cpuinfo > /dev/null || vm_no 'the processor offers neither VT-x (vmx) nor AMD-V (svm)' || return
-  fi
-  [ -c /dev/kvm ] || modprobe --dry-run --quiet kvm_intel || modprobe --dry-run --quiet kvm_amd || vm_no 'there is no /dev/kvm'
-}
-
-# vm_bridge_free BRIDGE NETWORK: the bridge and the addresses are ours, or nobody's.
-vm_bridge_free() {
-  local owner ours other
-  owner=$(virsh net-list --all --name 2> /dev/null | while read -r name; do
-    [ -z "$name" ] || [ "$name" = fortress ] || ! virsh net-dumpxml "$name" | grep --fixed-strings "<bridge name='$1'" > /dev/null || echo "$name"
-  done) || true # libvirt is not here yet
-  [ -z "$owner" ] || vm_no "the bridge $1 belongs to the network $owner of libvirt" || return
-  ours=$(virsh net-info fortress 2> /dev/null | awk '$1 == "Bridge:" { print $2 }') || true # not yet
-  if [ -e "/sys/class/net/$1" ] && [ "$ours" != "$1" ]; then
-    vm_no "there is an interface $1 already, and it is not ours: $(ip -brief address show dev "$1" | xargs)" || return
-  fi
-  other=$(ip -4 route show root "$2" match "$2" 2> /dev/null | awk '$1 != "default"'; ip -4 route show root "$2")
-  other=$(grep --invert-match --word-regexp "dev $1" <<< "$other") || true # nothing else is there
-  [ -z "$other" ] || vm_no "the addresses $2 are somewhere else already: $(head --lines=1 <<< "$other" | xargs)"
-}
-
-# vm_net_free SITE: no network of somebody else is called fortress.
-vm_net_free() {
-  local mark
-  virsh net-info fortress > /dev/null 2>&1 || return 0
-  mark=$(virsh net-dumpxml fortress | vm_facts)
-  grep --line-regexp --fixed-strings "network/metadata/owner/@site=$1" <<< "$mark" > /dev/null || vm_no "there is a network called fortress that is not of the site $1"
-}
-
-# vm_net: the network is up, starts with the host, and is what was declared.
-vm_net() {
-  local when
-  for when in '' --inactive; do
-    # shellcheck disable=SC2086 # nothing, or one word
-    virsh net-dumpxml fortress $when > "$FK_TMP/net.xml" 2>&1 || vm_no "$(head --lines=1 "$FK_TMP/net.xml")" || return
-    vm_differs "$VM_DECLARED/network.xml" "$FK_TMP/net.xml" || return
-  done
-  virsh net-info fortress | awk '$1 == "Active:" { a = $2 } $1 == "Autostart:" { s = $2 } $1 == "Persistent:" { p = $2 }
-    END { print "active:", a ", starts with the host:", s; exit !(a == "yes" && s == "yes" && p == "yes") }' || return
-  [ "$(cat /proc/sys/net/ipv4/ip_forward)" = 1 ] || vm_no 'the host does not forward (net.ipv4.ip_forward is 0), so nodes reach nobody'
-}
-
-# vm_net_make BRIDGE: the network becomes what was declared. Machines that are plugged in are plugged in again.
-vm_net_make() {
-  local bridge=$1 name card
-  virsh net-define --validate "$VM_DECLARED/network.xml"
-  virsh net-autostart fortress
-  virsh net-dumpxml fortress > "$FK_TMP/net.xml" 2> /dev/null || true # it does not run yet
-  if virsh net-list --name | grep --line-regexp fortress > /dev/null && ! vm_differs "$VM_DECLARED/network.xml" "$FK_TMP/net.xml" > /dev/null; then
-    virsh net-destroy fortress
-  fi
-  virsh net-list --name | grep --line-regexp fortress > /dev/null || virsh net-start fortress
-  # Whoever set the host's own sysctls again has switched it off for the guests too.
-  [ "$(cat /proc/sys/net/ipv4/ip_forward)" = 1 ] || sysctl --quiet --write net.ipv4.ip_forward=1
-  # The cards of running machines have lost their bridge with it.
-  for name in $(virsh list --name); do
-    for card in $(virsh domiflist "$name" | awk '$3 == "fortress" { print $1 }'); do
-      ip link set dev "$card" master "$bridge"
-      ! virsh dumpxml "$name" | grep "isolated='yes'" > /dev/null || bridge link set dev "$card" isolated on
-    done
-  done
-}
-
 # vm_disk NAME: where its system lies.
 vm_disk() { printf '%s/%s.qcow2\n' "$VM_DIR" "$1"; }
-
-vm_disk_bytes() { qemu-img info --force-share --output=json "$(vm_disk "$1")" | awk -F '[:, ]+' '/^    "virtual-size"/ { print $3 }'; }
-
-# vm_disk_room NAME GIB: it has its disk, and is not asked to shrink it; or there is room for all of it.
-vm_disk_room() {
-  local dir=$VM_DIR free have
-  if [ -e "$(vm_disk "$1")" ]; then
-    have=$(($(vm_disk_bytes "$1") / 1073741824))
-    [ "$have" -le "$2" ] || vm_no "the disk has $have GiB, and a disk is never made smaller: FK_VM_DISK_GB=$have"
-    return
-  fi
-  while [ ! -d "$dir" ]; do dir=$(dirname "$dir"); done
-  free=$(($(df --output=avail --block-size=1073741824 "$dir" | tail --lines=1)))
-  [ "$free" -ge "$2" ] || vm_no "$free GiB are free in $dir, and the disk may grow to $2"
-}
-
-# vm_disk_is NAME GIB: a qcow2 file of this size that stands on no other.
-vm_disk_is() {
-  local disk
-  disk=$(vm_disk "$1")
-  [ -f "$disk" ] || vm_no "$disk is not there" || return
-  qemu-img info --force-share --output=json "$disk" > "$FK_TMP/disk.json" || return
-  grep '^    "format": "qcow2"' "$FK_TMP/disk.json" > /dev/null && ! grep backing-filename "$FK_TMP/disk.json" || vm_no "$disk is not a qcow2 file that stands alone" || return
-  [ "$(vm_disk_bytes "$1")" = $(($2 * 1073741824)) ] || vm_no "$disk has $(($(vm_disk_bytes "$1") / 1073741824)) GiB, and should have $2"
-}
-
-# vm_disk_make NAME GIB BASE FORMAT: a copy of the base image, as large as asked for; or what is there, made larger. The format
-# is always said: an image that is asked what it is could lie.
-vm_disk_make() {
-  local disk
-  disk=$(vm_disk "$1")
-  if [ ! -e "$disk" ]; then
-    rm --force "$disk.part"
-    qemu-img convert -f "$4" -O qcow2 "$3" "$disk.part"
-    qemu-img resize --quiet -f qcow2 "$disk.part" "$2G"
-    chmod 600 "$disk.part"
-    sync "$disk.part"
-    mv --no-target-directory "$disk.part" "$disk"
-  elif [ "$(virsh domstate "$1" 2> /dev/null)" = running ]; then
-    virsh blockresize "$1" vda "$2G"
-  else
-    qemu-img resize --quiet -f qcow2 "$disk" "$2G"
-  fi
-}
-
-# vm_declared NAME: the file that says how the machine should be. Once the storage layer has plugged the vault in, it stays.
-vm_declared() {
-  local when facts
-  for when in '' --inactive; do
-    # shellcheck disable=SC2086 # nothing, or one word
-    facts=$(virsh dumpxml "$1" $when 2> /dev/null | vm_facts 2> /dev/null) || continue # there is no such machine yet
-    if [ -e "$VM_DECLARED/$1-with-vault.xml" ] && grep '^domain/devices/disk\[vdb\]/source/@dev=' <<< "$facts" > /dev/null; then
-      printf '%s\n' "$VM_DECLARED/$1-with-vault.xml"
-      return
-    fi
-  done
-  printf '%s\n' "$VM_DECLARED/$1.xml"
-}
-
-# vm_on NAME: it runs.
-vm_on() {
-  local state
-  state=$(virsh domstate "$1" 2>&1 | head --lines=1) || true # the sentence says it
-  [ "$state" = running ] || vm_no "it does not run: $state"
-}
-
-# vm_runs NAME: it runs, and is what was declared.
-vm_runs() {
-  vm_on "$1" || return
-  virsh dumpxml "$1" > "$FK_TMP/$1.live.xml" && vm_differs "$(vm_declared "$1")" "$FK_TMP/$1.live.xml"
-}
-
-vm_defined() { virsh list --all --persistent --name | grep --line-regexp --fixed-strings -e "$1" > /dev/null; }
-
-# vm_kept NAME: what libvirt would start after a boot of the host is what was declared, and it would start it.
-vm_kept() {
-  vm_defined "$1" || vm_no "it is not defined: after a boot of the host it would be gone" || return
-  virsh dumpxml "$1" --inactive > "$FK_TMP/$1.kept.xml" && vm_differs "$(vm_declared "$1")" "$FK_TMP/$1.kept.xml" || return
-  virsh dominfo "$1" | grep --extended-regexp '^Autostart: +enable$' > /dev/null || vm_no 'it does not start with the host' || return
-  [ ! -e "$VM_NOTES/$1.trial" ] || vm_no 'it is on trial'
-}
 
 vm_stop() {
   local second
@@ -308,109 +160,6 @@ vm_stop() {
   done
   echo "it did not shut down in $second s, so its power was taken"
   virsh destroy "$1" > /dev/null
-}
-
-# vm_try NAME SECONDS: starts it as declared, after the two minutes that what runs now may take to end. Unless it was accepted in that time, the machine itself takes it back, whatever has
-# become of us: what was defined before starts again, on the disk as it was before.
-vm_try() {
-  local declared
-  declared=$(vm_declared "$1")
-  if vm_kept "$1" > /dev/null && [ ! -e "$VM_NOTES/$1.rebuilding" ] && [ "$(virsh domstate "$1" | head --lines=1)" = 'shut off' ]; then
-    virsh start "$1"
-    return
-  fi
-  install --directory --mode=700 "$VM_NOTES"
-  {
-    printf '#!/bin/bash\nset -u\n'
-    declare -p VM_DIR VM_NOTES LIBVIRT_DEFAULT_URI
-    declare -f vm_disk vm_defined vm_back
-    printf 'vm_back %q\n' "$1"
-  } > "$VM_NOTES/$1.back"
-  systemctl stop "fortress-trial-$1.timer" 2> /dev/null || true # of an earlier try
-  systemd-run --quiet --collect --on-active="$2" --timer-property=AccuracySec=1s --unit="fortress-trial-$1" /bin/bash "$VM_NOTES/$1.back"
-  date --iso-8601=seconds > "$VM_NOTES/$1.trial"
-  vm_stop "$1"
-  if [ ! -e "$VM_NOTES/$1.rebuilding" ] && vm_defined "$1"; then
-    qemu-img snapshot -d before-trial "$(vm_disk "$1")" 2> /dev/null || true # there is none of an earlier try
-    qemu-img snapshot -c before-trial "$(vm_disk "$1")"
-  fi
-  virsh create --validate "$declared"
-}
-
-# vm_back NAME: the trial is over, and was not accepted.
-vm_back() {
-  local disk
-  disk=$(vm_disk "$1")
-  exec 9>> "$VM_NOTES/$1.lock"
-  flock 9
-  [ -e "$VM_NOTES/$1.trial" ] || return 0
-  virsh destroy "$1" > /dev/null 2>&1 || true # it has ended by itself
-  if [ -e "$disk.previous" ] && [ -e "$VM_NOTES/$1.rebuilding" ]; then
-    mv --force "$disk.previous" "$disk"
-    rm --force "$VM_NOTES/$1.rebuilding"
-  elif qemu-img snapshot --force-share -l "$disk" | grep --word-regexp before-trial > /dev/null; then
-    qemu-img snapshot -a before-trial "$disk"
-    qemu-img snapshot -d before-trial "$disk"
-  fi
-  rm --force "$VM_NOTES/$1.trial"
-  if vm_defined "$1"; then virsh start "$1"; fi
-}
-
-# vm_accept NAME: it stays. What its disk was before the trial is kept in it until the next one, for a person who wants it back.
-vm_accept() {
-  exec 9>> "$VM_NOTES/$1.lock"
-  flock --timeout 60 9 || vm_no 'its trial is being taken back' || return
-  [ "$(virsh domstate "$1" 2> /dev/null)" = running ] || vm_no 'its trial was taken back: it did not answer in time' || return
-  virsh define --validate "$(vm_declared "$1")"
-  virsh autostart "$1"
-  rm --force "$VM_NOTES/$1.trial" "$VM_NOTES/$1.rebuilding"
-  systemctl stop "fortress-trial-$1.timer" 2> /dev/null || true # it was started by hand, or after a boot
-}
-
-# vm_answers NAME ADDRESS: whoever has this address holds the host key that was made for the node, and its first boot is complete:
-# Ignition's report is what sshd says before it asks who is there. Nobody logs in.
-vm_answers() {
-  local said
-  vm_on "$1" || return # nobody is waited for who cannot answer
-  said=$(timeout 30 ssh -F none -T -l core -o BatchMode=yes -o StrictHostKeyChecking=yes -o UserKnownHostsFile="$VM_DECLARED/$1.known_hosts" \
-    -o GlobalKnownHostsFile=/dev/null -o HostKeyAlgorithms=ssh-ed25519 -o IdentityAgent=none -o PubkeyAuthentication=no \
-    -o PreferredAuthentications=none -o ConnectTimeout=5 "$2" true < /dev/null 2>&1) || true # it never lets us in
-  [[ $said == *'Permission denied'* ]] || vm_no "$(tail --lines=1 <<< "${said:-$2 is silent}")" || return
-  grep --extended-regexp '"userConfigProvided": *true' <<< "$said" > /dev/null || vm_no 'it answers with its key, and shows no complete report of Ignition'
-}
-
-# vm_talks NAME: Talos answers, with a certificate of the authority that was made for it, to the one that it knows.
-vm_talks() {
-  local said
-  vm_on "$1" || return
-  said=$(timeout 30 talosctl --talosconfig "$VM_DECLARED/$1.talosconfig" version 2>&1) || vm_no "$(tail --lines=1 <<< "$said")"
-}
-
-# vm_status NAME FIELD: of its process, from the kernel.
-vm_status() { awk -v field="$2:" '$1 == field { $1 = ""; print substr($0, 2) }' "/proc/$(cat "/run/libvirt/qemu/$1.pid")/status"; }
-
-# vm_confined NAME UUID: its process runs under the AppArmor profile that is its own, and the profile is enforced.
-vm_confined() {
-  local is
-  is=$(tr --delete '\0' < "/proc/$(cat "/run/libvirt/qemu/$1.pid")/attr/apparmor/current")
-  printf '%s\n' "$is"
-  [ "$is" = "libvirt-$2 (enforce)" ]
-}
-
-# vm_limited NAME KIB: the kernel gives it and its QEMU no more memory than this.
-vm_limited() {
-  local group limit
-  group=$(sed --quiet 's/^0:://p' "/proc/$(cat "/run/libvirt/qemu/$1.pid")/cgroup")
-  while [ -n "$group" ]; do
-    limit=$(cat "/sys/fs/cgroup$group/memory.max" 2> /dev/null) || limit=max # the groups of threads have none of their own
-    if [ "$limit" != max ]; then
-      printf 'memory.max of %s is %s\n' "$group" "$limit"
-      [ "$limit" -le $(($2 * 1024)) ]
-      return
-    fi
-    group=${group%/*}
-  done
-  vm_no 'the kernel limits it nowhere'
 }
 
 # vm_gone NAME: nothing of it is left on the host.
@@ -448,9 +197,7 @@ vm_rebuild() {
   printf '%s\n' "$2" > "$VM_NOTES/$1.rebuilt"
 }
 
-export -f vm_no vm_facts vm_sift vm_differs vm_mark vm_free vm_memory vm_cores vm_virtualises vm_bridge_free vm_net_free vm_net vm_net_make \
-  vm_disk vm_disk_bytes vm_disk_room vm_disk_is vm_disk_make vm_declared vm_on vm_runs vm_defined vm_kept vm_stop vm_try vm_back vm_accept vm_answers \
-  vm_talks vm_status vm_confined vm_limited vm_gone vm_destroy vm_rebuild
+export -f vm_no vm_facts vm_sift vm_differs vm_mark vm_free vm_memory vm_cores vm_disk vm_stop vm_gone vm_destroy vm_rebuild
 cat > "$FK_TMP/facts.xsl" << 'XSL'
 <!--
   What an XML of libvirt says, one fact a line, in no order: path/@attribute=value or path=text. Two machines are the same when
@@ -496,12 +243,67 @@ cat > "$FK_TMP/facts.xsl" << 'XSL'
     </xsl:apply-templates>
   </xsl:template>
 </xsl:stylesheet>
-XSL
+XSL# vm_virtualises ARCH: the processor and its firmware allow KVM, for virtual machines of the host's own architecture.
+vm_virtualises() {
+  [ "$(uname --machine)" = "$1" ] ||
+    vm_no "the node is $1 and the host is $(uname --machine): KVM runs only its own kind" || return
+  if [ "$1" = x86_64 ]; then
+    grep --extended-regexp --word-regexp --max-count=1 'vmx|svm' /proc/cpuinfo > /dev/null ||
+      vm_no 'the processor offers neither VT-x (vmx) nor AMD-V (svm)' || return
+  fi
+  [ -c /dev/kvm ] || modprobe --dry-run --quiet kvm_intel || modprobe --dry-run --quiet kvm_amd ||
+    vm_no 'there is no /dev/kvm'
+}
 
-# 1/13 the processor virtualises, and the firmware lets it
+# vm_bridge_free BRIDGE NETWORK: the bridge and the addresses are ours, or nobody's.
+vm_bridge_free() {
+  local owner ours other
+  owner=$(virsh net-list --all --name 2> /dev/null | while read -r name; do
+    [ -z "$name" ] || [ "$name" = fortress ] ||
+      ! virsh net-dumpxml "$name" | grep --fixed-strings "<bridge name='$1'" > /dev/null || echo "$name"
+  done) || true # libvirt is not here yet
+  [ -z "$owner" ] || vm_no "the bridge $1 belongs to the network $owner of libvirt" || return
+  ours=$(virsh net-info fortress 2> /dev/null | awk '$1 == "Bridge:" { print $2 }') || true # not yet
+  if [ -e "/sys/class/net/$1" ] && [ "$ours" != "$1" ]; then
+    vm_no "there is an interface $1 already, and it is not ours: $(ip -brief address show dev "$1" | xargs)" || return
+  fi
+  other=$(ip -4 route show root "$2" match "$2" 2> /dev/null | awk '$1 != "default"'; ip -4 route show root "$2")
+  other=$(printf '%s\n' "$other" | grep . | grep --invert-match --word-regexp "dev $1") || true # nothing else is there
+  [ -z "$other" ] ||
+    vm_no "the addresses $2 are somewhere else already: $(printf '%s\n' "$other" | sed --quiet 1p | xargs)"
+}
+
+# vm_net_free SITE: no network of somebody else is called fortress.
+vm_net_free() {
+  virsh net-info fortress > /dev/null 2>&1 || return 0
+  virsh net-dumpxml fortress | vm_facts |
+    grep --line-regexp --fixed-strings "network/metadata/owner/@site=$1" > /dev/null ||
+    vm_no "there is a network called fortress that is not of the site $1"
+}
+
+# vm_net DECLARED: the network is up, starts with the host, and is what was declared.
+vm_net() {
+  local when
+  for when in '' --inactive; do
+    # shellcheck disable=SC2086 # nothing, or one word
+    virsh net-dumpxml fortress $when > "$FK_TMP/net.xml" 2>&1 || vm_no "$(head --lines=1 "$FK_TMP/net.xml")" || return
+    vm_differs "$1" "$FK_TMP/net.xml" || return
+  done
+  virsh net-info fortress | awk '
+    $1 == "Active:" { a = $2 }
+    $1 == "Autostart:" { s = $2 }
+    $1 == "Persistent:" { p = $2 }
+    END { print "active:", a ", starts with the host:", s; exit !(a == "yes" && s == "yes" && p == "yes") }' || return
+  [ "$(cat /proc/sys/net/ipv4/ip_forward)" = 1 ] ||
+    vm_no 'the host does not forward (net.ipv4.ip_forward is 0), so nodes reach nobody'
+}
+
+export -f vm_virtualises vm_bridge_free vm_net_free vm_net
+
+# 1/13 the processor supports virtualization (VT-x or AMD-V), and the firmware allows it
 #   why: the wall between a guest and its host is in the processor
 if ! { vm_virtualises x86_64; } > /dev/null 2>&1; then
-  echo 'the processor virtualises, and the firmware lets it: no' >&2
+  echo 'the processor supports virtualization (VT-x or AMD-V), and the firmware allows it: no' >&2
   echo '  switch on Intel VT-x or AMD-V (SVM mode) in the firmware'\''s setup, and power the machine off and on once.' >&2
   echo '  In a virtual machine: let its own host pass virtualisation on.' >&2
   echo '  To see it work without, twenty times slower: FK_VM_ACCEL=tcg' >&2
@@ -510,33 +312,39 @@ fi
 
 # 2/13 the kernel enforces AppArmor
 #   why: a guest that breaks out of QEMU finds itself in a profile that knows this machine's own files and no others
-if ! { test "$(cat /sys/module/apparmor/parameters/enabled)" = Y && grep --word-regexp apparmor /sys/kernel/security/lsm; } > /dev/null 2>&1; then
+if ! {
+  test "$(cat /sys/module/apparmor/parameters/enabled)" = Y &&
+  grep --word-regexp apparmor /sys/kernel/security/lsm
+} > /dev/null 2>&1; then
   echo 'the kernel enforces AppArmor: no' >&2
   echo '  start the kernel with apparmor=1 security=apparmor; host-harden does that on a machine of its own' >&2
   exit 1
 fi
 
-# 3/13 the host has 4 processors and memory for 8192 MiB
+# 3/13 the host has 4 processors, and memory for 8192 MiB of virtual machine
 if ! { vm_cores 4 && vm_memory 8192; } > /dev/null 2>&1; then
-  echo 'the host has 4 processors and memory for 8192 MiB: no' >&2
+  echo 'the host has 4 processors, and memory for 8192 MiB of virtual machine: no' >&2
   echo '  ask for less: FK_VM_RAM_MB and FK_VM_VCPUS' >&2
   exit 1
 fi
 
-# 4/13 nobody else has the bridge virbr-fort or the addresses 10.77.0.0/24
+# 4/13 nothing else uses the bridge virbr-fort or the addresses 10.77.0.0/24
 if ! { vm_bridge_free virbr-fort 10.77.0.0/24 && vm_net_free fortress; } > /dev/null 2>&1; then
-  echo 'nobody else has the bridge virbr-fort or the addresses 10.77.0.0/24: no' >&2
+  echo 'nothing else uses the bridge virbr-fort or the addresses 10.77.0.0/24: no' >&2
   echo '  choose another nodes.bridge or nodes.network in the site document, or remove what is there: virsh net-undefine fortress' >&2
   exit 1
 fi
 
-# 5/13 KVM and libvirt are installed
-if ! { for name in libvirt-daemon-system libvirt-clients dnsmasq-base qemu-utils qemu-system-x86 ovmf apparmor xsltproc openssh-client; do dpkg-query --show --showformat='${db:Status-Abbrev}' "$name" | grep ^ii > /dev/null; done; } > /dev/null 2>&1; then
+# 5/13 KVM, QEMU and libvirt are installed
+if ! {
+  dpkg-query --show --showformat='${db:Status-Status} ${Package}\n' libvirt-daemon-system libvirt-clients dnsmasq-base qemu-utils qemu-system-x86 ovmf apparmor xsltproc openssh-client |
+  awk '$1 != "installed" { print "not installed:", $2; missing = 1 } END { exit missing }'
+} > /dev/null 2>&1; then
   apt-get --quiet=2 update
   DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes --no-install-recommends install libvirt-daemon-system libvirt-clients dnsmasq-base qemu-utils qemu-system-x86 ovmf apparmor xsltproc openssh-client
 fi
 
-# 6/13 no machine has machines inside
+# 6/13 nested virtualization is off
 #   O10 Nested virtualisation is off [KVM documentation]
 if ! { landed /etc/modprobe.d/fortress-kvm.conf 8b0b6de127edc2c62f1638b80f187d1326ae7446f0e1fb0435d2d9d67f507293 644 root:root; } > /dev/null 2>&1; then
   put /etc/modprobe.d/fortress-kvm.conf 644 root:root << 'FORTRESS'
@@ -545,12 +353,15 @@ options kvm_intel nested=0
 options kvm_amd nested=0
 FORTRESS
   for module in kvm_intel kvm_amd; do
-    if grep "^$module " /proc/modules > /dev/null && modprobe --remove "$module" 2> /dev/null; then modprobe "$module"; fi
+    if grep "^$module " /proc/modules > /dev/null && modprobe --remove "$module" 2> /dev/null; then
+      modprobe "$module"
+    fi
   done
   settle /etc/modprobe.d/fortress-kvm.conf
 fi
 
-# 7/13 libvirt may look at a machine's files when it writes its AppArmor profile
+# 7/13 AppArmor lets virt-aa-helper read the files of a virtual machine
+#   why: libvirt looks at them when it writes the AppArmor profile of a virtual machine
 if ! { landed /etc/apparmor.d/local/usr.lib.libvirt.virt-aa-helper 25283970a0901f03ac6c9d1f7e73203d8e295432064705f1f963f0697f793749 644 root:root; } > /dev/null 2>&1; then
   put /etc/apparmor.d/local/usr.lib.libvirt.virt-aa-helper 644 root:root << 'FORTRESS'
 # The helper that writes each machine's AppArmor profile has one itself, and may look at what it allows the machine to read.
@@ -561,7 +372,7 @@ FORTRESS
   settle /etc/apparmor.d/local/usr.lib.libvirt.virt-aa-helper
 fi
 
-# 8/13 no machine runs unconfined, as root, or with capabilities
+# 8/13 qemu.conf lets no virtual machine run unconfined, as root, or with capabilities
 #   O18 libvirt confines by AppArmor, and starts nothing that it cannot confine [NIST SP 800-125A, libvirt sVirt]
 if ! { landed /etc/libvirt/qemu.conf d0f71c88281aa9b149de86afe25786f11faf1eb43e4b5c3e8d1cc5e41bfe9cac 600 root:root; } > /dev/null 2>&1; then
   put /etc/libvirt/qemu.conf 600 root:root << 'FORTRESS'
@@ -595,32 +406,39 @@ FORTRESS
   settle /etc/libvirt/qemu.conf
 fi
 
-# 9/13 libvirt runs, and listens to nobody but root and its own group
+# 9/13 libvirtd runs, without TCP and TLS, for root alone
 #   O05 libvirt has no port, and nobody is in its group [NIST SP 800-125A]
-#   O11 Guests share no memory [NIST SP 800-125A]
+#   O11 Guests share no memory (KSM) [NIST SP 800-125A]
 if ! {
-  systemctl --quiet is-active libvirtd.socket && systemctl --quiet is-enabled libvirtd.socket libvirtd.service &&
-  for socket in libvirtd-tcp.socket libvirtd-tls.socket; do test "$(systemctl show --property=LoadState --value "$socket")" = masked; done
+  systemctl --quiet is-active libvirtd.socket &&
+  systemctl --quiet is-enabled libvirtd.socket libvirtd.service &&
+  test "$(systemctl show --property=LoadState --value libvirtd-tcp.socket)" = masked &&
+  test "$(systemctl show --property=LoadState --value libvirtd-tls.socket)" = masked
 } > /dev/null 2>&1; then
   systemctl mask --now libvirtd-tcp.socket libvirtd-tls.socket
   systemctl enable libvirtd.service libvirtd.socket virtlogd.socket
   systemctl start virtlogd.socket libvirtd.socket
-  for user in $(getent group libvirt | cut --delimiter=: --fields=4 | tr , ' '); do gpasswd --delete "$user" libvirt; done
+  for user in $(getent group libvirt | cut --delimiter=: --fields=4 | tr , ' '); do
+    gpasswd --delete "$user" libvirt
+  done
 fi
 
-# 10/13 /var/lib/libvirt/fortress belongs to root, and who does not know a name finds none
+# 10/13 /var/lib/libvirt/fortress belongs to root, and others cannot list it
 if ! { test "$(stat --format='%F %a %U:%G' /var/lib/libvirt/fortress)" = 'directory 711 root:root'; } > /dev/null 2>&1; then
   install --directory --mode=711 --owner=root --group=root /var/lib/libvirt/fortress
 fi
 
-# 11/13 the network that libvirt brings along is off
+# 11/13 libvirt's default network is off
 #   why: it would give addresses and a way out to whatever is plugged into it
-if ! { ! virsh net-list --name | grep --line-regexp default > /dev/null || virsh net-port-list default | grep '[0-9a-f]-' > /dev/null; } > /dev/null 2>&1; then
+if ! {
+  ! virsh net-list --name | grep --line-regexp default > /dev/null ||
+  virsh net-port-list default | grep '[0-9a-f]-' > /dev/null
+} > /dev/null 2>&1; then
   virsh net-destroy default
   virsh net-autostart default --disable
 fi
 
-# 12/13 the network of the nodes is written down
+# 12/13 network XML for the virtual machines is written
 if ! { landed /etc/fortress/vm/network.xml b63bc78cdc17a69b3ff496f11cf8e7cc614c33019953b4f4774df6347a5ece4a 600 root:root; } > /dev/null 2>&1; then
   put /etc/fortress/vm/network.xml 600 root:root 'virt-xml-validate "$new" network' << 'FORTRESS'
 <network>
@@ -642,9 +460,23 @@ FORTRESS
   settle /etc/fortress/vm/network.xml
 fi
 
-# 13/13 the network of the nodes is up: 10.77.0.0/24 behind virbr-fort
+# 13/13 the network of the virtual machines is up: 10.77.0.0/24 behind virbr-fort
 #   why: libvirt gives names and addresses there and no rules; host-firewall decides what passes
-#   O09 The nodes have a bridge of their own, which no cable is plugged into [NIST SP 800-125B]
-if ! { vm_net; } > /dev/null 2>&1; then
-  vm_net_make virbr-fort
+#   O09 The virtual machines have a bridge of their own, which no cable is plugged into [NIST SP 800-125B]
+if ! { vm_net /etc/fortress/vm/network.xml; } > /dev/null 2>&1; then
+  virsh net-define --validate /etc/fortress/vm/network.xml
+  virsh net-autostart fortress
+  virsh net-dumpxml fortress > "$FK_TMP/net.xml" 2> /dev/null || true # it does not run yet
+  if virsh net-list --name | grep --line-regexp fortress > /dev/null &&
+    ! vm_differs /etc/fortress/vm/network.xml "$FK_TMP/net.xml" > /dev/null; then
+    virsh net-destroy fortress
+  fi
+  virsh net-list --name | grep --line-regexp fortress > /dev/null || virsh net-start fortress
+  [ "$(cat /proc/sys/net/ipv4/ip_forward)" = 1 ] || sysctl --quiet --write net.ipv4.ip_forward=1
+  for name in $(virsh list --name); do
+    for card in $(virsh domiflist "$name" | awk '$3 == "fortress" { print $1 }'); do
+      ip link set dev "$card" master virbr-fort
+      ! virsh dumpxml "$name" | grep "isolated='yes'" > /dev/null || bridge link set dev "$card" isolated on
+    done
+  done
 fi

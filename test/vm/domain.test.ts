@@ -174,7 +174,7 @@ after(() => rmSync(dir, { recursive: true }))
 
 /** Bash with the functions of the page, and a virsh that says what it is told. */
 function shell(command: string, virsh = 'return 1'): { code: number | null; said: string } {
-  const text = `export FK_TMP=${dir}\n${domainShell}\nvirsh() { ${virsh}; }\nset -euo pipefail\n${command}`
+  const text = `export FK_TMP=${dir}\n${domainShell}\n${page.prepare?.text}\n${hostPage.prepare?.text}\nvirsh() { ${virsh}; }\nset -euo pipefail\n${command}`
   const { status, stdout, stderr } = spawnSync('bash', ['--norc', '-c', text], { encoding: 'utf8' })
   return { code: status, said: `${stdout}${stderr}`.trim() }
 }
