@@ -1,5 +1,5 @@
 #!/bin/bash
-# 14-vm-talos: The node of Talos: it does what is written down, its cluster has begun, once, and you hold the key to it.
+# 14-vm-talos: A Talos node with its machine configuration applied, etcd bootstrapped once, and the kubeconfig saved.
 #
 # Run it as root on the machine. Each step asks first and changes only what does not hold.
 set -euo pipefail
@@ -80,11 +80,11 @@ export -f put settle settled putback arrived landed
 export FK_STATE
 
 # What several checks below look at.
-# A node that runs Talos: it has no shell and no SSH, so it is asked by talosctl, with a certificate that it knows. Everything
-# that says no prints why. What a node is told holds secrets: of what talosctl says about it, only names are printed.
 TALOS_DECLARED=/etc/fortress/vm TALOS_NOTES=/var/lib/fortress/vm
 export TALOS_DECLARED TALOS_NOTES
-
+talos_names() { sed --quiet --expression='1p' \
+--expression='2,$s/^\([[:space:]-]*[A-Za-z0-9_./-]*:\).*/\1/p' --expression='2,$s/^[[:space:]]*\* //p'; }
+export -f talos_names
 talos_no() {
   printf '%s\n' "$*"
   return 1
@@ -93,35 +93,31 @@ talos_no() {
 # talos NAME WORD...: talosctl, as somebody whom the node knows. A node that is silent holds nobody up for long.
 talos() { timeout 15 talosctl --talosconfig "$TALOS_DECLARED/$1.talosconfig" "${@:2}" 2>&1; }
 
-# talos_names: of what talosctl says about a configuration, the first line, the faults that it lists, and the names of keys.
-talos_names() {
-  sed --quiet --expression='1p' --expression='2,$s/^\([[:space:]-]*[A-Za-z0-9_./-]*:\).*/\1/p' --expression='2,$s/^[[:space:]]*\* //p'
-}
-
 # talos_runs NAME VERSION: of its system.
 talos_runs() {
   local said is
-  said=$(talos "$1" version) || talos_no "it does not answer: $(tail --lines=1 <<< "$said")" || return
-  is=$(awk '/^Server:/ { there = 1 } there && $1 == "Tag:" { print $2 }' <<< "$said")
+  said=$(talos "$1" version) || talos_no "it does not answer: $(printf '%s\n' "$said" | tail --lines=1)" || return
+  is=$(printf '%s\n' "$said" | awk '/^Server:/ { there = 1 } there && $1 == "Tag:" { print $2 }')
   printf 'it runs Talos %s\n' "$is"
   [ "$is" = "$2" ]
 }
 
-# talos_obeys NAME: the node itself finds no difference between what it does and what is written down for it.
-talos_obeys() {
+# talos_applied NAME: the node itself finds no difference between its settings and its machine configuration.
+talos_applied() {
   local said
   said=$(talos "$1" apply-config --dry-run --mode=try --file "$TALOS_DECLARED/$1.talos.yaml") ||
-    talos_no "it would not take what is written down: $(talos_names <<< "$said")" || return
-  ! grep --line-regexp 'No changes\.' <<< "$said" || return 0
+    talos_no "it refuses the machine configuration: $(printf '%s\n' "$said" | talos_names)" || return
+  ! printf '%s\n' "$said" | grep --line-regexp 'No changes\.' || return 0
   printf 'it would change:\n'
-  sed --quiet 's/^\([+-]\) *\(- \)\?\([A-Za-z][A-Za-z0-9_./-]*\):.*/\1 \3/p' <<< "$said" | LC_ALL=C sort --unique
+  printf '%s\n' "$said" |
+    sed --quiet 's/^\([+-]\) *\(- \)\?\([A-Za-z][A-Za-z0-9_./-]*\):.*/\1 \3/p' | LC_ALL=C sort --unique
   return 1
 }
 
-# talos_try NAME: the node takes what is written down, for two minutes; for good only when it answers then as it did before.
+# talos_try NAME: the node takes its machine configuration for two minutes, and keeps it only when it answers then as it did before.
 talos_try() {
   local file=$TALOS_DECLARED/$1.talos.yaml second said
-  said=$(talos "$1" apply-config --mode=try --timeout=2m --file "$file") || talos_no "$(talos_names <<< "$said")" || return
+  said=$(talos "$1" apply-config --mode=try --timeout=2m --file "$file") || talos_no "$(printf '%s\n' "$said" | talos_names)" || return
   for second in $(seq 12); do
     sleep 5
     # Twice: the first answer may still be the old one.
@@ -133,11 +129,12 @@ talos_try() {
   talos_no "it has not answered since: in two minutes it takes the change back by itself"
 }
 
+export -f talos_no talos talos_runs talos_applied talos_try
 # talos_service NAME SERVICE WORD...: the state and health of one of its services, when it is one of these.
 talos_service() {
   local said is
-  said=$(talos "$1" service "$2") || talos_no "$(tail --lines=1 <<< "$said")" || return
-  is=$(awk '$1 == "STATE" || $1 == "HEALTH" { printf "%s%s", there++ ? " " : "", $2 }' <<< "$said")
+  said=$(talos "$1" service "$2") || talos_no "$(printf '%s\n' "$said" | tail --lines=1)" || return
+  is=$(printf '%s\n' "$said" | awk '$1 == "STATE" || $1 == "HEALTH" { printf "%s%s", there++ ? " " : "", $2 }')
   printf '%s: %s\n' "$2" "$is"
   printf '%s\n' "${@:3}" | grep --line-regexp --fixed-strings -e "$is" > /dev/null
 }
@@ -145,16 +142,17 @@ talos_service() {
 # talos_member NAME: it is in its own list of etcd's members.
 talos_member() {
   local said
-  said=$(talos "$1" etcd members) || talos_no "$(tail --lines=1 <<< "$said")" || return
+  said=$(talos "$1" etcd members) || talos_no "$(printf '%s\n' "$said" | tail --lines=1)" || return
   printf '%s\n' "$said"
-  awk -v name="$1" '{ for (i = 1; i <= NF; i++) if ($i == name) found = 1 } END { exit !found }' <<< "$said"
+  printf '%s\n' "$said" | awk -v name="$1" '{ for (i = 1; i <= NF; i++) if ($i == name) found = 1 } END { exit !found }'
 }
 
-# talos_begin NAME: etcd begins, once. The note says that it was asked for; only a node that is made anew loses it.
-talos_begin() {
+# talos_bootstrap NAME: bootstraps etcd, once. The note says that it was done; only a node that is made anew loses it.
+talos_bootstrap() {
   local note=$TALOS_NOTES/$1.bootstrapped try said=''
   if [ -e "$note" ]; then
-    talos_no "etcd began here on $(cat "$note"), and is gone: beginning anew would forget what it held. Restore a snapshot (talosctl bootstrap --recover-from FILE), or delete $note"
+    talos_no "etcd was bootstrapped here on $(cat "$note"), and is gone: a new bootstrap would forget what it held." \
+      "Restore a snapshot (talosctl bootstrap --recover-from FILE), or delete $note"
     return
   fi
   # Its disk and its clock may not be ready yet, and an earlier run may have been killed before it could note what it did.
@@ -172,11 +170,12 @@ talos_begin() {
     ! said=$(talos_member "$1") || return 0
     sleep 5
   done
-  talos_no "etcd was told to begin, and $1 is no member yet: $said"
+  talos_no "etcd is bootstrapped, and $1 is no member yet: $said"
 }
 
-# talos_good FILE KEY DAYS: the certificate in this file is good for so many days more.
-talos_good() {
+export -f talos_service talos_member talos_bootstrap
+# talos_certificate FILE KEY DAYS: the certificate in this file is good for so many days more.
+talos_certificate() {
   local until
   [ -s "$1" ] || talos_no "$1 is not there" || return
   [ "$(stat --format='%a %U:%G' "$1")" = '600 root:root' ] || talos_no "others may read $1" || return
@@ -186,24 +185,26 @@ talos_good() {
   openssl x509 -in "$FK_TMP/certificate" -noout -checkend $(($3 * 86400)) > /dev/null
 }
 
-# talos_shut ADDRESS PORT: whoever shows no certificate is refused. TLS says so after its handshake, so the answer is waited for.
-talos_shut() {
+# talos_closed ADDRESS PORT: whoever shows no certificate is refused. TLS says so after its handshake, so the answer is waited for.
+talos_closed() {
   local said
   said=$(timeout 15 openssl s_client -connect "$1:$2" -alpn h2 2>&1 < <(sleep 2)) || true # the words decide
-  if grep --extended-regexp 'connect:errno|Connection refused|timed out' <<< "$said" > /dev/null || [ -z "$said" ]; then
+  if [ -z "$said" ] ||
+    printf '%s\n' "$said" | grep --extended-regexp 'connect:errno|Connection refused|timed out' > /dev/null; then
     talos_no "nobody answers at $1 port $2"
     return
   fi
-  grep --only-matching --ignore-case --extended-regexp 'alert (certificate required|bad certificate|handshake failure)' <<< "$said" | head --lines=1 |
+  printf '%s\n' "$said" |
+    grep --only-matching --ignore-case --extended-regexp \
+      'alert (certificate required|bad certificate|handshake failure)' | sed --quiet 1p |
     grep . || talos_no "$1 port $2 speaks to whoever comes"
 }
 
-export -f talos_no talos talos_names talos_runs talos_obeys talos_try talos_service talos_member talos_begin talos_good talos_shut
-
+export -f talos_certificate talos_closed
 
 # 1/1 no node of the site runs Talos
 if ! { ! ls /etc/fortress/vm/*.talosconfig 2> /dev/null; } > /dev/null 2>&1; then
   echo 'no node of the site runs Talos: no' >&2
-  echo '  papers of a node are left that the site does not have any more: ./task vm-talos undo, or set FK_NODE_OS=talos again' >&2
+  echo '  credentials are left of a node that the site has no more: ./task vm-talos undo, or set FK_NODE_OS=talos again' >&2
   exit 1
 fi
