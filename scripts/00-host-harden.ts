@@ -10,7 +10,7 @@
 // The shell functions that the checks share with these controls (clear_swaps, slack_profiles, …) are in lib/host/controls.sh.
 import { file } from '../lib/engine/file.ts'
 import { packages } from '../lib/engine/packages.ts'
-import type { Step } from '../lib/engine/step.ts'
+import type { Step, Transaction } from '../lib/engine/step.ts'
 import { makePassphrase } from '../lib/ground/keys.ts'
 import { feed, sh } from '../lib/ground/sh.ts'
 import { asked, controlShell } from '../lib/host/controls.ts'
@@ -44,6 +44,14 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
 })
 
 const inContainer = sh`systemd-detect-virt --quiet --container` // its kernel is not ours, and the controls say so
+
+// What is rolled back has to be read again by the daemon that serves logins.
+const sshTransaction: Transaction = {
+  kind: 'ssh',
+  restart: [{ unit: 'ssh.service', path: '/etc/ssh/', how: 'reload' }],
+}
+const pamTransaction: Transaction = { kind: 'pam' }
+const sudoTransaction: Transaction = { kind: 'sudo' }
 
 /** What only a person can do. The steps behind it close accesses that are open now. */
 function prerequisites({ user, controls }: Host, via: string): Step[] {
@@ -324,14 +332,14 @@ function sshd({ controls, values }: Host): Step[] {
   return [
     file('/etc/ssh/revoked_keys', {
       text: '# Public keys that are refused whatever authorized_keys says, one a line.\n',
-      door: 'ssh',
+      transaction: sshTransaction,
       name: 'sshd has a list of revoked keys',
     }),
     file('/etc/ssh/sshd_config', {
       from: 'config/host/sshd_config',
       values: values.sshd,
       mode: '600',
-      door: 'ssh',
+      transaction: sshTransaction,
       name: 'sshd accepts only public keys, of one group',
       test: sh`sshd -t -f "$new"`,
       then: [sh`systemctl try-reload-or-restart ssh.service`],
@@ -352,7 +360,7 @@ function pam({ controls }: Host): Step[] {
         'faillock.conf',
         'faillock locks an account for a while after four wrong passwords',
       ),
-      door: 'pam',
+      transaction: pamTransaction,
     },
     {
       ...configured(
@@ -360,16 +368,16 @@ function pam({ controls }: Host): Step[] {
         'pwquality.conf',
         'pwquality demands long, mixed passwords',
       ),
-      door: 'pam',
+      transaction: pamTransaction,
     },
     ...profiles.map((name) => ({
       ...configured(`/usr/share/pam-configs/${name}`, `pam/${name}`, `the PAM profile ${name} is available`),
-      door: 'pam' as const,
+      transaction: pamTransaction,
     })),
     {
       name: 'PAM counts wrong passwords, and refuses empty and old ones',
       why: 'pam-auth-update builds common-* from profiles; a line written there by hand would be lost, or stop it for good',
-      door: 'pam',
+      transaction: pamTransaction,
       check: sh`grep pam_faillock.so /etc/pam.d/common-account > /dev/null &&
         grep umask=027 /etc/pam.d/common-session > /dev/null &&
         ! grep nullok /etc/pam.d/common-* > /dev/null`,
@@ -380,7 +388,7 @@ function pam({ controls }: Host): Step[] {
     },
     {
       ...configured('/etc/pam.d/su', 'su.pam', 'su is root-only'),
-      door: 'pam',
+      transaction: pamTransaction,
       controls: controls('passwords'),
     },
   ]
@@ -391,7 +399,7 @@ function sudo({ controls }: Host): Step[] {
     file('/etc/sudoers.d/60-fortress', {
       from: 'config/host/sudoers',
       mode: '440',
-      door: 'sudo',
+      transaction: sudoTransaction,
       name: 'sudo asks for the password, and logs every command',
       test: sh`visudo --check --quiet --file="$new"`,
       controls: controls('sudo'),

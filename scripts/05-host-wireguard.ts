@@ -5,7 +5,7 @@
 // Undo    takes the tunnel down. Not from within the tunnel: the machine would roll that back.
 import { file } from '../lib/engine/file.ts'
 import { packages } from '../lib/engine/packages.ts'
-import type { Step } from '../lib/engine/step.ts'
+import type { Step, Transaction } from '../lib/engine/step.ts'
 import { sh } from '../lib/ground/sh.ts'
 import { hostKey, peerKey, pskKey, publicHalf } from '../lib/host/wireguard.ts'
 import { type Context, script } from '../lib/script.ts'
@@ -22,13 +22,14 @@ export default script(import.meta, { layer: 'L0', on: 'host' }, (context) => {
 })
 
 const dir = '/etc/wireguard'
-const door = 'wireguard'
 
 type Tunnel = ReturnType<typeof tunnelOf>
 
 /** The tunnel of the site, and the public keys that this laptop has for it; a placeholder stands for one that is missing. */
 function tunnelOf({ site, state }: Context) {
   const { interface: wg, port, network, address, peers } = site.tunnel
+  const unit = `wg-quick@${wg}.service`
+  const transaction: Transaction = { kind: 'wireguard', restart: [{ unit, path: `${dir}/`, how: 'active' }] }
   const publicKeys = peers.map((peer) => publicHalf(state, peerKey(peer.name)))
   return {
     wg,
@@ -36,7 +37,8 @@ function tunnelOf({ site, state }: Context) {
     peers,
     /** Of the host, within the tunnel, with the length of its prefix. */
     inside: `${address}/${network.split('/')[1]}`,
-    unit: `wg-quick@${wg}.service`,
+    unit,
+    transaction,
     hostPublicKey: publicHalf(state, hostKey),
     publicKeys,
     // Named after the key of the peer: who is revoked and comes again has new ones of both.
@@ -71,20 +73,20 @@ function prerequisites({ wg, unit, peers, hostPublicKey, publicKeys }: Tunnel): 
   ]
 }
 
-function keys({ wg, peers, presharedKeys }: Tunnel, { secrets }: Context): Step[] {
+function keys({ wg, peers, presharedKeys, transaction }: Tunnel, { secrets }: Context): Step[] {
   return [
     {
       name: `${dir} is readable by root alone`,
       check: sh`test "$(stat --format='%a %U:%G' ${dir} ${`${dir}/${wg}`})" = $'700 root:root\n700 root:root'`,
       apply: [sh`install --directory --mode=700 --owner=root --group=root ${dir} ${`${dir}/${wg}`}`],
-      door,
+      transaction,
     },
 
     file(`${dir}/${wg}.key`, {
       secret: secrets(hostKey),
       mode: '600',
       name: 'the WireGuard private key of the host is installed',
-      door,
+      transaction,
     }),
 
     ...peers.map(({ name }, i) =>
@@ -93,13 +95,13 @@ function keys({ wg, peers, presharedKeys }: Tunnel, { secrets }: Context): Step[
         mode: '600',
         name: `the WireGuard preshared key of ${name} is installed`,
         why: 'who records the traffic today and breaks Curve25519 some day still cannot read it',
-        door,
+        transaction,
       }),
     ),
   ]
 }
 
-function configuration({ wg, port, peers, inside, unit, publicKeys }: Tunnel): Step[] {
+function configuration({ wg, port, peers, inside, unit, publicKeys, transaction }: Tunnel): Step[] {
   const peerSections = peers.map(
     (peer, i) => `\n[Peer] # ${peer.name}\nPublicKey = ${publicKeys[i]}\nAllowedIPs = ${peer.address}/32`,
   )
@@ -109,14 +111,14 @@ function configuration({ wg, port, peers, inside, unit, publicKeys }: Tunnel): S
       mode: '755',
       test: sh`bash -n "$new"`,
       name: 'a script adds and removes WireGuard peers without interrupting the others',
-      door,
+      transaction,
     }),
 
     file(`/etc/systemd/system/${unit}.d/fortress.conf`, {
       from: 'config/host/wireguard-unit.conf',
       then: [sh`systemctl daemon-reload`],
       name: `${unit} is restarted on failure`,
-      door,
+      transaction,
     }),
 
     file(`${dir}/${wg}.conf`, {
@@ -126,21 +128,13 @@ function configuration({ wg, port, peers, inside, unit, publicKeys }: Tunnel): S
       then: [sh`! systemctl --quiet is-active ${unit} || systemctl reload ${unit}`],
       name: `${wg}.conf lists the peers of the site, and no others`,
       why: 'each may use one address and nothing else',
-      door,
+      transaction,
     }),
   ]
 }
 
-function running({
-  wg,
-  port,
-  peers,
-  inside,
-  unit,
-  hostPublicKey,
-  publicKeys,
-  presharedKeys,
-}: Tunnel): Step[] {
+function running(tunnel: Tunnel): Step[] {
+  const { wg, port, peers, inside, unit, hostPublicKey, publicKeys, presharedKeys, transaction } = tunnel
   const hasAddress = sh`ip -oneline -4 address show dev ${wg} | grep --fixed-strings ${` ${inside} `} > /dev/null`
   const allowedIps = publicKeys.flatMap((key, i) => [key, `${peers[i]?.address}/32`])
   const unknown = sh`find ${`${dir}/${wg}`} -type f ${presharedKeys.flatMap((path) => ['!', '-path', path])}`
@@ -164,7 +158,7 @@ function running({
         sh`if ${hasAddress}; then systemctl reload ${unit}; else systemctl restart ${unit}; fi`,
       ],
       undo: [sh`systemctl disable --now ${unit}`],
-      door,
+      transaction,
       controls: [
         {
           id: 'G13',
@@ -189,26 +183,26 @@ function running({
       name: 'preshared keys of revoked peers are deleted',
       check: sh`! ${unknown} | grep .`,
       apply: [sh`${unknown} -delete`],
-      door,
+      transaction,
     },
   ]
 }
 
-function watchdog({ wg, unit }: Tunnel): Step[] {
+function watchdog({ wg, unit, transaction }: Tunnel): Step[] {
   return [
     file('/etc/systemd/system/fortress-tunnel.service', {
       from: 'config/host/fortress-tunnel.service',
       values: { interface: wg },
       then: [sh`systemctl daemon-reload`],
       name: 'tunnel watchdog service is installed',
-      door,
+      transaction,
     }),
 
     file('/etc/systemd/system/fortress-tunnel.timer', {
       from: 'config/host/fortress-tunnel.timer',
       then: [sh`systemctl daemon-reload`, sh`systemctl try-restart fortress-tunnel.timer`],
       name: 'tunnel watchdog timer runs every minute',
-      door,
+      transaction,
     }),
 
     {
@@ -218,7 +212,7 @@ function watchdog({ wg, unit }: Tunnel): Step[] {
         systemctl --quiet is-active fortress-tunnel.timer`,
       apply: [sh`systemctl enable --now fortress-tunnel.timer`],
       undo: [sh`systemctl disable --now fortress-tunnel.timer`],
-      door,
+      transaction,
       controls: [
         {
           id: 'G15',

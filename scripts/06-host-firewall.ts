@@ -7,7 +7,7 @@
 import { isIP } from 'node:net'
 import { file } from '../lib/engine/file.ts'
 import { packages } from '../lib/engine/packages.ts'
-import type { Control, Step } from '../lib/engine/step.ts'
+import type { Control, Step, Transaction } from '../lib/engine/step.ts'
 import { sh } from '../lib/ground/sh.ts'
 import { script } from '../lib/script.ts'
 import { isNode, isServer, otherNodes } from '../lib/site/machines.ts'
@@ -21,7 +21,12 @@ export default script(import.meta, { layer: 'L0', on: 'host' }, ({ site, machine
   onlyManager,
 ])
 
-const door = 'firewall'
+// Only a connection through the tunnel proves that the machine can still be reached; after undo, one from outside.
+const transaction: Transaction = {
+  kind: 'firewall',
+  route: { apply: 'tunnel', undo: 'direct' },
+  tables: ['inet fortress'],
+}
 const test = sh`nft --check --file "$new"`
 
 /** The one way in is closed only while somebody uses the other. */
@@ -37,7 +42,7 @@ function handshake({ tunnel: { interface: wg, address, peers } }: Site): Step {
     help: `on the laptop, make the client file and bring the tunnel up; then run this again
 ./task peer show ${peers[0]?.name ?? 'NAME'}
 sudo wg-quick up FILE && ping ${address}`,
-    door,
+    transaction,
   }
 }
 
@@ -50,7 +55,7 @@ function rules(site: Site, host: string): Step[] {
       then: [sh`systemctl daemon-reload`],
       name: 'the unit that loads the nftables rules is installed',
       why: "Debian's own empties every table of the machine when it stops, those of libvirt and of a cluster included",
-      door,
+      transaction,
     }),
 
     ...clusterRules(site, host),
@@ -63,7 +68,7 @@ function rules(site: Site, host: string): Step[] {
         site.firewall.egress === 'listed'
           ? 'nftables rules let out only what the site lists (egress)'
           : 'nftables rules log a sample of what leaves (egress)',
-      door,
+      transaction,
     }),
 
     file('/etc/nftables.conf', {
@@ -72,7 +77,7 @@ function rules(site: Site, host: string): Step[] {
       mode: '640',
       test,
       name: 'nftables rules let in one UDP port, and SSH within the tunnel',
-      door,
+      transaction,
     }),
   ]
 }
@@ -88,7 +93,7 @@ function clusterRules(site: Site, host: string): Step[] {
         values: { tunnel, peers, others: others(site, host) },
         test,
         name: 'nftables rules let pods pass, but not to SSH',
-        door,
+        transaction,
       }),
     ]
   if (site.nodes === undefined) return []
@@ -98,7 +103,7 @@ function clusterRules(site: Site, host: string): Step[] {
       values: { bridge: site.nodes.bridge, nodes: site.nodes.network, tunnel, peers },
       test,
       name: 'nftables rules give virtual machines DNS and DHCP of the host, and nothing else of it',
-      door,
+      transaction,
     }),
   ]
 }
@@ -117,7 +122,7 @@ function active({ port, interface: tunnel }: Site['tunnel']): Step {
       sh`systemctl daemon-reload`,
       sh`systemctl reload-or-restart fortress-firewall.service`,
     ],
-    door,
+    transaction,
     controls: [...inputControls(port, tunnel), ...otherControls()],
   }
 }
@@ -134,7 +139,7 @@ const onlyManager: Step = {
       if systemctl cat "$unit" > /dev/null 2>&1; then systemctl disable --now "$unit"; fi
     done`,
   ],
-  door,
+  transaction,
   controls: [
     {
       id: 'G01',

@@ -10,8 +10,7 @@ import type { Change, Demand, Step } from '../lib/engine/step.ts'
 import { type Command, sh } from '../lib/ground/sh.ts'
 import { script } from '../lib/script.ts'
 import { nodesOf } from '../lib/site/machines.ts'
-import { type Image, imageDir, imageOf, imageShell } from '../lib/vm/image.ts'
-import { talosctlOf } from '../lib/vm/talos.ts'
+import { type Image, imageDir, imageOf, imageShell, talosctlOf } from '../lib/vm/image.ts'
 
 export default script(
   import.meta,
@@ -71,7 +70,7 @@ function room({ path, mib }: Image): Demand {
         dir=${imageDir}
         while [ ! -d "$dir" ]; do dir=$(dirname "$dir"); done
         free=$(($(df --output=avail --block-size=1048576 "$dir" | tail --lines=1)))
-        echo "$free MiB are free, ${mib} are needed" && test "$free" -ge ${mib}
+        echo "$free MiB are free in $dir, and needed are" ${mib} && test "$free" -ge ${mib}
       }`,
     help: 'make room on the disk of /var/lib',
   }

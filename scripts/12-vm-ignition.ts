@@ -7,16 +7,18 @@
 // Then    config/vm/flatcar-butane.yaml or config/vm/talos-controlplane.yaml is what it is made from; after a change
 //         ./task node rebuild NAME has a node boot with it for the first time again.
 // Undo    removes the files. A node that has started keeps its configuration.
+import { createRequire } from 'node:module'
 import { file } from '../lib/engine/file.ts'
 import { packages } from '../lib/engine/packages.ts'
 import type { Change, Demand, Step } from '../lib/engine/step.ts'
 import { sh } from '../lib/ground/sh.ts'
-import { fragmentOf } from '../lib/k3s/members.ts'
 import { type Context, script } from '../lib/script.ts'
 import { type Node, nodesOf } from '../lib/site/machines.ts'
 import { cidataPath, greeting, ignitionPath, vmDir } from '../lib/vm/domain.ts'
-import { ignitionFile } from '../lib/vm/ignition.ts'
 import { machineConfigPath, machineConfigStep, talosNodes } from '../lib/vm/talos.ts'
+
+// What a Flatcar node is made of is loaded only for one.
+const load = createRequire(import.meta.url)
 
 export default script(import.meta, { layer: 'L1', on: 'host' }, (context) => {
   const talos = talosNodes(context)
@@ -39,6 +41,8 @@ const noNode: Demand = {
 }
 
 function ignitionStep(context: Context, node: Node): Change {
+  const { fragmentOf } = load('../lib/k3s/configuration.ts') as typeof import('../lib/k3s/configuration.ts')
+  const { ignitionFile } = load('../lib/vm/ignition.ts') as typeof import('../lib/vm/ignition.ts')
   return file(ignitionPath(node), {
     ...ignitionFile(context, node, { fragments: [greeting, fragmentOf(context, node.name)] }),
     mode: '400',

@@ -16,12 +16,12 @@ import {
   domainsOf,
   domainXml,
   ignitionPath,
+  knownHosts,
   memoryLimit,
   unclaimed,
 } from '../lib/vm/domain.ts'
-import { knownHosts } from '../lib/vm/hostkey.ts'
-import { imageOf } from '../lib/vm/image.ts'
-import { clientFile, talosctlOf } from '../lib/vm/talos.ts'
+import { imageOf, talosctlOf } from '../lib/vm/image.ts'
+import { clientFile } from '../lib/vm/talos.ts'
 
 export default script(
   import.meta,

@@ -224,7 +224,7 @@ export async function runPages(
     const steps = stepsOf(page)
     // A page of the cluster that has nothing to do with this node.
     if (steps.length === 0) return 0
-    if (how === 'apply' && steps.some((s) => s.door === 'firewall')) await laptop?.enter()
+    if (how === 'apply' && steps.some((s) => s.transaction?.route?.apply === 'tunnel')) await laptop?.enter()
     const { code } = await runPage(page, steps, how, { ...running, report: told }, look(page))
     if (code === 1 || (code === 2 && worst === 0)) worst = code
     return code
@@ -367,6 +367,10 @@ export async function connectTo(
     target,
     interactive: terminal,
     doorFile,
+    advice: {
+      silent: 'After host-firewall it answers in the tunnel only: wg-quick up',
+      behind: './task doctor, then ./task vm-provision verify',
+    },
     password: async (label) => {
       if (password !== undefined) return password
       if (env.FK_SUDO_PASSWORD_FILE !== undefined) return passwordFile(env.FK_SUDO_PASSWORD_FILE)
@@ -418,7 +422,7 @@ async function way(config: Config, spec: Placed, report: Report): Promise<Way> {
     if (front === undefined || spec.address === undefined) throw new Error(`${spec.name} is behind nothing`)
     const { target, doorFile: door } = await way(config, front, report)
     // Its key was made on the laptop before there was a machine: nobody has to compare it.
-    const { hostKeyOf } = load('../vm/hostkey.ts') as typeof import('../vm/hostkey.ts')
+    const { hostKeyOf } = load('../vm/domain.ts') as typeof import('../vm/domain.ts')
     const { sshPublicKey } = load('../ground/keys.ts') as typeof import('../ground/keys.ts')
     const key = await hostKeyOf(spec, storeOf(config, report).secret).resolve()
     pin(env.FK_KNOWN_HOSTS, alias, sshPublicKey(key))

@@ -1,4 +1,4 @@
-// What a pin of config/versions.yaml stands for on one architecture: where it is, and what proves it.
+// What a pin of config/versions.yaml stands for: one file, where it is published, and what proves it.
 import { basename } from 'node:path'
 import { Fault } from '../ground/fault.ts'
 import type { Pins } from '../site/model.ts'
@@ -26,9 +26,10 @@ export function artifactOf(pins: Pins, name: string, arch: string): Artifact {
       next: `add it, with its ${pin === undefined ? 'version, ' : ''}URL and proof`,
     })
   const { signature } = pin
+  const extension = /(\.[a-z][a-z0-9]*){0,2}$/.exec(basename(url))?.[0] ?? ''
   const signed = signature?.kind === 'gpg' ? signature.url[which] : undefined
   return {
-    name: `${name}-${pin.version}${which === 'any' ? '' : `-${which}`}${/(\.[a-z][a-z0-9]*){0,2}$/.exec(basename(url))?.[0] ?? ''}`,
+    name: `${name}-${pin.version}${which === 'any' ? '' : `-${which}`}${extension}`,
     url,
     ...(pin.sha256?.[which] === undefined ? {} : { sha256: pin.sha256[which] }),
     ...(pin.sha512?.[which] === undefined ? {} : { sha512: pin.sha512[which] }),

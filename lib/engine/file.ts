@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import { read } from '../ground/root.ts'
 import type { Secret } from '../ground/secret.ts'
 import { Command, feed, quote, sh } from '../ground/sh.ts'
-import type { Change, Control, Door, Target } from './step.ts'
+import type { Change, Control, Target, Transaction } from './step.ts'
 
 export interface FileOptions {
   /** Path in this repository, under config/. */
@@ -26,7 +26,7 @@ export interface FileOptions {
   name?: string
   why?: string
   controls?: Control[]
-  door?: Door
+  transaction?: Transaction
   seconds?: number
 }
 
@@ -46,7 +46,7 @@ export function file(path: string, options: FileOptions): Change {
     name: options.name ?? `${path} is as declared`,
     ...(options.why === undefined ? {} : { why: options.why }),
     ...(options.controls === undefined ? {} : { controls: options.controls }),
-    ...(options.door === undefined ? {} : { door: options.door }),
+    ...(options.transaction === undefined ? {} : { transaction: options.transaction }),
     ...(options.seconds === undefined ? {} : { seconds: options.seconds }),
     target: { path, text, digest, mode, owner, test, ...(shown === undefined ? {} : { shown }) },
     recover: [

@@ -16,7 +16,10 @@ import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
 import { Fault } from '../ground/fault.ts'
 import { quote } from '../ground/sh.ts'
-import { type Frame, type Program, frameOf, plain } from './program.ts'
+import { systemMarks, systemOf } from '../site/systems.ts'
+import { type Program, plain } from './program.ts'
+import type { Route } from './step.ts'
+import { type Frame, frameOf, onAnswer } from './wire.ts'
 
 /** What a page may know of its machine before it asks. */
 export interface Facts {
@@ -38,22 +41,20 @@ export interface Outcome {
   finished: boolean
 }
 
-export type Path = 'here' | 'tunnel'
-
 export interface Machine {
   /** For a reader: `fortress (admin@192.0.2.10)`. */
   label: string
   facts: Facts
-  /** The path that programs take now. */
-  path: Path
+  /** The route that programs take now. */
+  route: Route
   /** Runs a program as root. `onFrame` sees each event as it comes. Dies after `seconds`, on the far side as well. */
   run(program: Program, onFrame: (frame: Frame) => void, seconds?: number): Promise<Outcome>
   /** Runs one line of bash as root that reads `input` to its end: the way of what is too large, or no text. */
   feed(command: string, input: Readable): Promise<Outcome>
   /** The same machine by a connection of its own that shares nothing with this one: what a lock-out would refuse. */
-  fresh(path: Path): Machine
-  /** From now on by this path. */
-  move(path: Path): void
+  fresh(route: Route): Machine
+  /** From now on by this route. */
+  move(route: Route): void
   close(): Promise<void>
 }
 
@@ -74,6 +75,12 @@ export interface SshTarget {
   through?: { target: SshTarget; doorFile?: string }
 }
 
+/** What a person may do about a machine that cannot be reached: known to who knows the site. */
+export interface Advice {
+  silent?: string
+  behind?: string
+}
+
 export interface Access {
   /** The machine's name in the site document. */
   name: string
@@ -82,6 +89,8 @@ export interface Access {
   password: (label: string) => Promise<string>
   /** The terminal may be used to confirm a host key that nobody has seen before. */
   interactive: boolean
+  /** What to do when nothing answers at the address, and when the machine in front of it does not let us through. */
+  advice?: Advice
   /** Remembers that only the tunnel is left; absent for machines that have none. */
   doorFile?: string
 }
@@ -101,16 +110,23 @@ const FEED_LIMIT = 6 * 3600
 export async function connect(access: Access): Promise<Machine> {
   const link = access.target === 'local' ? new Local() : new Ssh(access.target, access)
   if (link instanceof Ssh) await link.trust()
-  const fields: string[] = []
+  let found: Record<string, string> | undefined
   const program = await plain('facts', FACTS)
-  let outcome = await link.run(program, (f) => f.kind === 'facts' && fields.push(...f.fields), LIMIT, 'user')
-  if (fields.length === 0 && link instanceof Ssh && link.path === 'tunnel') {
+  const ask = () =>
+    link.run(
+      program,
+      onAnswer((values) => (found = values)),
+      LIMIT,
+      'user',
+    )
+  let outcome = await ask()
+  if (found === undefined && link instanceof Ssh && link.route === 'tunnel') {
     // The tunnel may be down while the machine still listens where it did.
-    link.path = 'here'
-    outcome = await link.run(program, (f) => f.kind === 'facts' && fields.push(...f.fields), LIMIT, 'user')
+    link.route = 'direct'
+    outcome = await ask()
   }
-  const [uid, user, os, arch, model, via, sudo] = fields
-  if (uid === undefined) throw unreachable(link.label(access.name), outcome.stderr, outcome.code)
+  if (found === undefined) throw unreachable(link.label(access.name), outcome, access.advice)
+  const { uid, user = '', id = '', version = '', marks = '', arch = '', model = '', via = '', sudo } = found
   if (uid !== '0') {
     if (sudo === 'none')
       throw new Fault(`${user} cannot become root on ${link.label(access.name)}: there is no sudo`, {
@@ -118,7 +134,7 @@ export async function connect(access: Access): Promise<Machine> {
       })
     link.become = sudo === 'free' ? 'sudo' : { password: await access.password(link.label(access.name)) }
     const root = await link.run(
-      await plain('root', ['[ "$(id --user)" -eq 0 ] && frame root']),
+      await plain('root', ['[ "$(id --user)" -eq 0 ] && answer root']),
       () => {},
       LIMIT,
     )
@@ -133,27 +149,27 @@ export async function connect(access: Access): Promise<Machine> {
   }
   const facts = {
     name: access.name,
-    os: os ?? '',
-    arch: arch ?? '',
-    model: model ?? '',
-    user: user ?? '',
-    via: via ?? '',
+    os: systemOf({ id, version, marks: marks.split(' ').filter(Boolean) }),
+    arch,
+    model,
+    user,
+    via,
   }
   return {
     facts,
     get label() {
       return link.label(access.name)
     },
-    get path() {
-      return link.path
+    get route() {
+      return link.route
     },
     run: (p, onFrame, seconds = LIMIT) => link.run(p, onFrame, seconds),
     feed: (command, input) => link.feed(command, input),
-    fresh: (path) => {
-      const other = link.fresh(path)
+    fresh: (route) => {
+      const other = link.fresh(route)
       return {
         facts,
-        path,
+        route,
         label: other.label(access.name),
         run: (p, onFrame, seconds = LIMIT) => other.run(p, onFrame, seconds),
         feed: (command, input) => other.feed(command, input),
@@ -164,34 +180,32 @@ export async function connect(access: Access): Promise<Machine> {
         close: () => other.close(),
       }
     },
-    move: (path) => link.move(path),
+    move: (route) => link.move(route),
     close: () => link.close(),
   }
 }
 
 const FACTS = [
   '. /etc/os-release',
-  'os=$ID-$VERSION_ID',
-  // Raspberry Pi OS calls itself Debian; its own release file tells it apart.
-  'if [ -e /etc/rpi-issue ]; then os=raspios-$VERSION_ID; fi',
-  // It updates itself: which version it is at the moment is for a page to ask.
-  'if [ "$ID" = flatcar ]; then os=flatcar; fi',
+  'marks=',
+  `for file in ${systemMarks.join(' ')}; do if [ -e "$file" ]; then marks+=" $file"; fi; done`,
   'arch=$(uname --machine); case $arch in x86_64) arch=amd64 ;; aarch64) arch=arm64 ;; esac',
   "model=$({ tr --delete '\\0' < /proc/device-tree/model || cat /sys/class/dmi/id/product_name; } 2> /dev/null || printf unknown)",
   'if ! command -v sudo > /dev/null; then sudo=none; elif sudo --reset-timestamp --non-interactive true 2> /dev/null; then sudo=free; else sudo=password; fi',
   'set -- ${SSH_CONNECTION-}',
-  'frame facts "$(id --user)" "$(id --user --name)" "$os" "$arch" "$model" "${1-}" "$sudo"',
+  'answer facts uid "$(id --user)" user "$(id --user --name)" id "$ID" version "${VERSION_ID-}" marks "$marks" \\',
+  '  arch "$arch" model "$model" via "${1-}" sudo "$sudo"',
 ]
 
 abstract class Link {
   become: 'nobody' | 'sudo' | { password: string } = 'nobody'
-  path: Path = 'here'
+  route: Route = 'direct'
 
   abstract label(name: string): string
   abstract launch(command: string): ChildProcess
-  abstract fresh(path: Path): Link
+  abstract fresh(route: Route): Link
   abstract close(): Promise<void>
-  move(_path: Path): void {}
+  move(_route: Route): void {}
 
   /** The whole program arrives before any of it runs, and the deadline is kept by the machine itself. */
   async run(
@@ -276,7 +290,7 @@ class Local extends Link {
   launch(command: string): ChildProcess {
     return spawn('bash', ['--noprofile', '--norc', '-c', command], { stdio: 'pipe' })
   }
-  fresh(_path: Path): Link {
+  fresh(_route: Route): Link {
     const other = new Local()
     other.become = this.become
     return other
@@ -292,16 +306,17 @@ class Ssh extends Link {
   readonly access: Pick<Access, 'interactive' | 'doorFile'>
   #sockets: string | undefined
 
-  constructor(target: SshTarget, access: Pick<Access, 'interactive' | 'doorFile'>, path?: Path) {
+  constructor(target: SshTarget, access: Pick<Access, 'interactive' | 'doorFile'>, route?: Route) {
     super()
     this.target = target
     this.access = access
-    this.path = path ?? (target.tunnel && access.doorFile && existsSync(access.doorFile) ? 'tunnel' : 'here')
+    this.route =
+      route ?? (target.tunnel && access.doorFile && existsSync(access.doorFile) ? 'tunnel' : 'direct')
   }
 
   label(name: string): string {
     const { user, host, port, tunnel } = this.target
-    const where = this.path === 'tunnel' && tunnel ? tunnel : port ? `${host}:${port}` : host
+    const where = this.route === 'tunnel' && tunnel ? tunnel : port ? `${host}:${port}` : host
     return `${name} (${user ? `${user}@` : ''}${where})`
   }
 
@@ -311,7 +326,7 @@ class Ssh extends Link {
       ...(configFile ? ['-F', configFile] : []),
       ...(identityFile ? ['-i', identityFile, '-o', 'IdentitiesOnly=yes'] : []),
       ...(user ? ['-l', user] : []),
-      ...(this.path === 'here' && port ? ['-p', String(port)] : []),
+      ...(this.route === 'direct' && port ? ['-p', String(port)] : []),
       ...[
         ...(alias ? [`HostKeyAlias=${alias}`, 'CheckHostIP=no'] : []),
         `UserKnownHostsFile=${knownHostsFile}`,
@@ -341,13 +356,13 @@ class Ssh extends Link {
   /** ssh, in the network in which the path begins. */
   #program(): string[] {
     const { tunnelNamespace } = this.target
-    return this.path === 'tunnel' && tunnelNamespace
+    return this.route === 'tunnel' && tunnelNamespace
       ? ['ip', 'netns', 'exec', tunnelNamespace, 'ssh']
       : ['ssh']
   }
 
   #host(): string {
-    return this.path === 'tunnel' ? (this.target.tunnel ?? this.target.host) : this.target.host
+    return this.route === 'tunnel' ? (this.target.tunnel ?? this.target.host) : this.target.host
   }
 
   launch(command: string): ChildProcess {
@@ -372,7 +387,7 @@ class Ssh extends Link {
       '-o',
       'ControlMaster=auto',
       '-o',
-      `ControlPath=${this.#sockets}/${this.path}`,
+      `ControlPath=${this.#sockets}/${this.route}`,
       '-o',
       'ControlPersist=5',
     ]
@@ -413,19 +428,19 @@ class Ssh extends Link {
       throw new Fault(`The host key of ${this.target.host} was not confirmed; nothing was run.`)
   }
 
-  fresh(path: Path): Link {
-    const other = new Ssh(this.target, this.access, path)
+  fresh(route: Route): Link {
+    const other = new Ssh(this.target, this.access, route)
     other.become = this.become
     other.#sockets = 'none'
     return other
   }
 
-  override move(path: Path): void {
+  override move(route: Route): void {
     if (!this.target.tunnel) return
-    this.path = path
+    this.route = route
     const { doorFile } = this.access
     if (!doorFile) return
-    if (path === 'tunnel') {
+    if (route === 'tunnel') {
       mkdirSync(dirname(doorFile), { recursive: true, mode: 0o700 })
       writeFileSync(doorFile, 'This machine answers in its tunnel only.\n', { mode: 0o600 })
     } else rmSync(doorFile, { force: true })
@@ -433,8 +448,8 @@ class Ssh extends Link {
 
   async close(): Promise<void> {
     if (!this.#sockets || this.#sockets === 'none') return
-    for (const path of ['here', 'tunnel']) {
-      const socket = `${this.#sockets}/${path}`
+    for (const route of ['direct', 'tunnel']) {
+      const socket = `${this.#sockets}/${route}`
       if (!existsSync(socket)) continue
       const child = spawn('ssh', ['-O', 'exit', '-o', `ControlPath=${socket}`, 'master'], { stdio: 'ignore' })
       const late = setTimeout(() => child.kill('SIGKILL'), 3000)
@@ -455,7 +470,11 @@ function known(file: string, alias: string): boolean {
 }
 
 /** The usual reasons why ssh gives up, in words that say what to do. */
-export function unreachable(label: string, stderr: string, code: number): Fault {
+export function unreachable(
+  label: string,
+  { stderr, code }: Pick<Outcome, 'stderr' | 'code'>,
+  { silent = '', behind = '' }: Advice = {},
+): Fault {
   const said = stderr.trim()
   const rows: [RegExp, string, string][] = [
     [
@@ -472,7 +491,7 @@ export function unreachable(label: string, stderr: string, code: number): Fault 
       // ssh keeps what the other ssh says to itself where a connection is shared.
       /closed by UNKNOWN port/,
       `${label} is behind another machine, and that does not let us through`,
-      'is the host up, and does the machine run on it? ./task doctor, then ./task vm-provision verify',
+      `is that one up, and does this one run? ${behind}`.trim(),
     ],
     [
       /Could not resolve hostname/,
@@ -482,16 +501,16 @@ export function unreachable(label: string, stderr: string, code: number): Fault 
     [
       /Connection refused/,
       `${label} refuses the connection`,
-      'is sshd running there, and on this port? After host-firewall it answers in the tunnel only: wg-quick up',
+      `is sshd running there, and on this port? ${silent}`.trim(),
     ],
     [
       /timed out|No route to host|unreachable/,
       `${label} does not answer`,
-      'is it switched on? After host-firewall it answers in the tunnel only: wg-quick up',
+      `is it switched on? ${silent}`.trim(),
     ],
     [
       /Not allowed at this time/,
-      `${label} is angry with this address for a while (PerSourcePenalties)`,
+      `${label} temporarily refuses this address (PerSourcePenalties)`,
       'wait a minute and run again',
     ],
     [

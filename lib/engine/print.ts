@@ -2,7 +2,7 @@
 import { basename, dirname } from 'node:path'
 import { Command, quote, sh } from '../ground/sh.ts'
 import { landed } from './file.ts'
-import { engineShell } from './program.ts'
+import { engineShell, wayBack } from './program.ts'
 import { type Change, type Step, checkOf, isChange, isWait } from './step.ts'
 
 export interface Printable {
@@ -15,7 +15,7 @@ export interface Printable {
 
 /** A page as plain bash, for a machine's own root shell. Doors wait for a person who came in again by another connection. */
 export function printed({ name, summary, steps, library, prepare }: Printable): string {
-  const guarded = steps.some((s) => s.door)
+  const guarded = steps.some((s) => s.transaction)
   const lines = [
     '#!/bin/bash',
     `# ${name}: ${summary}`,
@@ -48,6 +48,7 @@ export function printed({ name, summary, steps, library, prepare }: Printable): 
       .trimEnd(),
     ...(guarded
       ? [
+          ...wayBack(steps),
           engineShell('snapshot.sh')
             .replace(/^# shellcheck.*\n/, '')
             .replace(/\nkeep\(\) \{\n[\s\S]*?\n\}\nexport -f keep\n/, '\n')
@@ -105,7 +106,7 @@ function paragraph(step: Step, i: number, total: number): string[] {
   return [
     ...lines,
     `if ! ${condition} > /dev/null 2>&1; then`,
-    ...(step.door && isChange(step) ? ['  doors_arm'] : []),
+    ...(step.transaction && isChange(step) ? ['  doors_arm'] : []),
     ...body.map(indent),
     'fi',
   ]

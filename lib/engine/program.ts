@@ -4,7 +4,7 @@ import { read } from '../ground/root.ts'
 import type { Secret } from '../ground/secret.ts'
 import { Command, quote } from '../ground/sh.ts'
 import type { About } from './page.ts'
-import { type Step, checkOf, isChange, isWait } from './step.ts'
+import { type Restart, type Step, checkOf, isChange, isWait, transactionOf } from './step.ts'
 
 /** A step and its place in its page, counted from 0. */
 export interface Numbered {
@@ -17,11 +17,6 @@ export interface Numbered {
 export interface Program {
   text: string
   nonce: string
-}
-
-export interface Frame {
-  kind: string
-  fields: string[]
 }
 
 export const engineShell = (name: string) => read(name.includes('/') ? name : `lib/engine/shell/${name}`)
@@ -52,7 +47,7 @@ export async function asking(
     {},
     () => '',
     [
-      owner === undefined ? 'fk_unproven' : `fk_lock ${quote(owner)}`,
+      owner === undefined ? 'fk_unconfirmed' : `fk_lock ${quote(owner)}`,
       ...(files.length > 0 ? [`fk_landed ${files.join(' ')}`] : []),
     ],
     [`fk_ask_all ${steps.map(({ step, index }) => `'${index} ${step.controls?.length ?? 0}'`).join(' ')}`],
@@ -61,8 +56,10 @@ export async function asking(
 
 export interface Applying {
   owner: string
-  /** Transaction of these steps, when they are doors. */
+  /** The transaction that these steps are, and the seconds until the machine rolls it back. */
   transaction?: { id: string; seconds: number }
+  /** All steps of the page, of which some may be in other programs: the way back is that of the page. */
+  page?: Step[]
   /** What the laptop has stored since the last program of this page: name → sha256. */
   saved?: Record<string, string>
   /** What the laptop has sent for these steps: where it goes → its sha256. */
@@ -128,6 +125,9 @@ export async function undoing(
     'refused=$(fk_undo_refused "$FK_PAGE")',
     `[ -z "$refused" ] || { frame undone refused "$refused" 'undo the later page first'; exit 0; }`,
     `full=$(fk_room 2>&1) || { frame undone refused "$full" 'make room, and undo again'; exit 0; }`,
+    // A record of an older version of the page knows less, or something else.
+    '[ ! -d "$dir/origin" ] || fk_describe "$dir/origin"',
+    'FK_RESTART=$(cat "$dir/origin/restart") FK_TABLES=$(cat "$dir/origin/own-tables")',
     ...(options.transaction
       ? [
           'fk_guard "$FK_TX" "$FK_DEADMAN" "$FK_OWNER" || { echo "$FK_OUT" >&2; exit 1; }',
@@ -183,6 +183,7 @@ async function build(
     'set -u; umask 022; LC_ALL=C.UTF-8; PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; export LC_ALL PATH',
     `FK_NONCE=${nonce} FK_PAGE=${quote(page)} FK_OWNER=${quote(options.owner ?? 'nobody')} FK_WAIVED=${quote(` ${waived.join(' ')} `)}`,
     `FK_TX=${quote(options.transaction?.id ?? '')} FK_DEADMAN=${options.transaction?.seconds ?? 0} FK_KEEP=''; export FK_PAGE FK_KEEP`,
+    ...wayBack(options.page ?? []),
     ...libraries.map(engineShell),
     ...values,
     ...(library ? [library.text] : []),
@@ -226,16 +227,12 @@ function define(step: Step, n: number, apply: boolean, secrets: Map<Secret, stri
   ]
 }
 
-const fn = (name: string, body: string) => `${name}() {\n${body.trim() === '' ? ':' : body}\n}`
-
-/** A line that a program wrote, or undefined when it is somebody else's. */
-export function frameOf(line: string, nonce: string): Frame | undefined {
-  const [word, kind, ...fields] = line.split('\t')
-  if (word !== nonce || kind === undefined) return undefined
-  return {
-    kind,
-    fields: fields.map((f) =>
-      f.replaceAll(/\\([\\nt])/g, (_, c: string) => ({ n: '\n', t: '\t' })[c] ?? '\\'),
-    ),
-  }
+/** What the machine keeps beside a snapshot, for the way back: see fk_describe. */
+export function wayBack(steps: Step[]): string[] {
+  const { restart = [], tables = [] } = transactionOf(steps) ?? {}
+  const line = ({ how, unit, path, except = '-', needs = '-' }: Restart) =>
+    [how, unit, path, except, needs].join('\t')
+  return [`FK_RESTART=${quote(restart.map(line).join('\n'))} FK_TABLES=${quote(tables.join('\n'))}`]
 }
+
+const fn = (name: string, body: string) => `${name}() {\n${body.trim() === '' ? ':' : body}\n}`

@@ -16,8 +16,37 @@ export interface Control {
   waived?: string
 }
 
-/** `api`: the way in is that of the cluster. */
-export type Door = 'ssh' | 'pam' | 'sudo' | 'wireguard' | 'firewall' | 'api'
+/** How a connection comes to a machine: at its own address, or at the one that it has inside a tunnel. */
+export type Route = 'direct' | 'tunnel'
+
+/** A unit that starts anew when a rollback changed files that it reads. */
+export interface Restart {
+  unit: string
+  /** Files below this directory, written with its last slash. */
+  path: string
+  /** The one file below it that the unit writes itself. */
+  except?: string
+  /** `reload`: reload it, or restart it when it cannot; `active`: restart it if it runs; `always`: also if it has failed. */
+  how: 'reload' | 'active' | 'always'
+  /** Only where this file exists after the rollback. */
+  needs?: string
+}
+
+/**
+ * A change that can lock out who makes it, or leave a service down. Neighbouring steps with one are applied together: the machine
+ * rolls them back by itself unless a new connection confirms them.
+ */
+export interface Transaction {
+  /** What it changes, in a word for the reader: `ssh`. */
+  kind: string
+  /** By which route the new connection must come, after apply and after undo. Default: the present one. */
+  route?: { apply?: Route; undo?: Route }
+  restart?: Restart[]
+  /** Tables of nftables that are made or changed: `inet fortress`. A rollback restores these and no others. */
+  tables?: string[]
+  /** Seconds that must pass before it is rolled back, where that is more than FK_DEADMAN_SECONDS. */
+  within?: number
+}
 
 interface Named {
   /** A fact, in an owner's words: what will be true. */
@@ -25,8 +54,7 @@ interface Named {
   /** One sentence for the reader: why it should be. */
   why?: string
   controls?: Control[]
-  /** The step could close the door it came through: it runs inside a transaction that takes itself back. */
-  door?: Door
+  transaction?: Transaction
 }
 
 /** A file that a change step lands, so that a plan can show the difference and a rehearsal can write it out. */
@@ -62,7 +90,7 @@ export interface Change extends Named {
   target?: Target
   /** What another machine of the site makes true before `apply`, and after it, also when `apply` failed. */
   onOtherNode?: { on: string; before: Step[]; after: Step[] }
-  /** Before `apply` the laptop fetches and proves this file and sends it; `apply` names it with image_land. */
+  /** Before `apply` the laptop fetches and proves this file and sends it; `apply` gives it that name. */
   upload?: { artifact: Artifact; to: string }
 }
 
@@ -84,6 +112,22 @@ export type Step = Change | Demand | Wait
 
 export const isChange = (step: Step): step is Change => 'apply' in step
 export const isWait = (step: Step): step is Wait => 'until' in step
+
+/** The transactions of all these steps as one, or undefined when none of them has any. Where two name a route, the last one counts. */
+export function transactionOf(steps: Step[]): Transaction | undefined {
+  const all = steps.flatMap(({ transaction }) => transaction ?? [])
+  if (all.length === 0) return undefined
+  const each = <T>(of: (one: Transaction) => T[] | undefined): T[] => [
+    ...new Map(all.flatMap((one) => of(one) ?? []).map((value) => [JSON.stringify(value), value])).values(),
+  ]
+  return {
+    kind: each(({ kind }) => [kind]).join(', '),
+    route: Object.assign({}, ...all.map(({ route }) => route)) as NonNullable<Transaction['route']>,
+    restart: each(({ restart }) => restart),
+    tables: each(({ tables }) => tables),
+    within: Math.max(0, ...all.map(({ within = 0 }) => within)),
+  }
+}
 
 /** The check of a step: what it asks the machine. */
 export const checkOf = (step: Step): Command => (isWait(step) ? step.until : step.check)

@@ -3,7 +3,6 @@ import { parse } from 'yaml'
 import type { Context } from '../engine/page.ts'
 import type { Control } from '../engine/step.ts'
 import { read } from '../ground/root.ts'
-import { isNode } from '../site/machines.ts'
 import { waiversFor } from '../site/waivers.ts'
 import { hostRequirements } from './controls.ts'
 
@@ -39,7 +38,7 @@ const blocked = (...modules: string[]) =>
  */
 export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Host {
   const spec = site.machines.find((m) => m.name === machine.name)
-  const node = isNode(site, machine.name)
+  const node = spec?.roles.includes('node') ?? false
   const isUbuntu = machine.os.startsWith('ubuntu')
   const guests = site.nodes !== undefined
   const usbVault = site.vault.disk === '' || site.vault.disk.includes('/usb-')

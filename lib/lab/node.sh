@@ -15,7 +15,9 @@ lock=/run/lock/fk-lab
 # Everything that belongs to a node runs in a cgroup of its own, fk-NAME: two systemds in one cgroup would end each
 # other's services, and ending the cgroup ends the node and nothing else. Beside cgroup v1 systemd has a second tree.
 cgroups=()
-while read -r root; do cgroups+=("$root/fk-$name"); done < <(findmnt --noheadings --types cgroup2 --output TARGET | head --lines=1)
+while read -r root; do
+  cgroups+=("$root/fk-$name")
+done < <(findmnt --noheadings --types cgroup2 --output TARGET | head --lines=1)
 [ ! -d /sys/fs/cgroup/systemd ] || cgroups+=("/sys/fs/cgroup/systemd/fk-$name")
 
 enter() { # the calling shell joins the node's cgroup, or one below it
@@ -54,7 +56,7 @@ down() {
     ip link delete "fk-$(cat "$dir/number")"
   fi
   [ ! -e "/run/netns/fk-$name" ] || ip netns delete "fk-$name"
-  # The last one out turns off the light.
+  # The bridge goes with the last node.
   if [ -e "/sys/class/net/$bridge" ] && [ -z "$(ls "/sys/class/net/$bridge/brif")" ]; then ip link delete "$bridge"; fi
   exec 9>&-
 

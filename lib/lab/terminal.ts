@@ -2,9 +2,9 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { Fault } from '../ground/fault.ts'
+import { $ } from '../ground/laptop.ts'
 import { nearest } from '../ground/nearest.ts'
 import { loadConfig } from '../site/config.ts'
-import { zx } from './command.ts'
 import { type LabVm, labDeps, labDown, labFind, labInstall, labList, labMachine, labNodeDown } from './lab.ts'
 
 const words = ['setup', 'up', 'ssh', 'list', 'down'] as const
@@ -66,9 +66,8 @@ export async function main(argv: string[]): Promise<number> {
   } else {
     const machine = await labFind('lab', { dir })
     if (!machine) throw new Fault('The lab is not up', { next: './task lab up' })
-    const { exitCode } = await zx()({
-      stdio: 'inherit',
-    })`${[...wayIn(machine as LabVm), machine.name, ...rest]}`
+    const words = [...wayIn(machine as LabVm), machine.name, ...rest]
+    const { exitCode } = await $({ stdio: 'inherit', nothrow: true })`exec ${words}`
     return exitCode ?? 255
   }
   return 0

@@ -2,7 +2,8 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Fault } from '../ground/fault.ts'
-import { run } from './command.ts'
+import { $ } from '../ground/laptop.ts'
+import { done } from './command.ts'
 import type { LabVm } from './vm.ts'
 
 /**
@@ -18,7 +19,7 @@ export async function labTunnel(vm: LabVm, client: string, inside: string): Prom
   const dir = join(vm.dir, 'tunnel')
   const file = join(dir, 'fk-lab-wg.conf')
   mkdirSync(dir, { recursive: true, mode: 0o700 })
-  const within = (...words: string[]) => run('ip', ['netns', 'exec', namespace, ...words])
+  const within = (...words: string[]) => done($`ip netns exec ${namespace} ${words}`)
   await within('wg-quick', 'down', file).catch(() => undefined) // there was none
   writeFileSync(file, client.replace(/^Endpoint = .*:(\d+)$/m, `Endpoint = ${vm.outsideAddress}:$1`), {
     mode: 0o600,

@@ -4,7 +4,8 @@ import fs from 'node:fs'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '../ground/fault.ts'
-import { run } from './command.ts'
+import { $ } from '../ground/laptop.ts'
+import { done } from './command.ts'
 import { keys } from './keys.ts'
 import { type LabMachine, type Reach, hangUp, labRun, record, sshConfig } from './machine.ts'
 import { type LabOptions, labDir } from './place.ts'
@@ -56,8 +57,8 @@ export async function restore(
 ): Promise<LabVm> {
   for (const file of ['vars.fd', 'host_keys']) fs.copyFileSync(path.join(image, file), path.join(dir, file))
   emptyDisks(dir)
-  const base = ['-b', path.join(image, 'disk'), '-F', 'raw', path.join(dir, 'disk.qcow2')]
-  await run('qemu-img', ['create', '-q', '-f', 'qcow2', ...base])
+  const [base, overlay] = [path.join(image, 'disk'), path.join(dir, 'disk.qcow2')]
+  await done($`qemu-img create -q -f qcow2 -b ${base} -F raw ${overlay}`)
   const ram = `memory-backend-file,mem-path=${path.join(image, 'ram')},share=off,readonly=on,rom=off`
   return start(name, dir, options, ram, () => restoreState(dir, path.join(image, 'state')))
 }
@@ -127,10 +128,10 @@ async function start(
 
 /** QEMU's tap goes into a namespace of its own; it vanishes with QEMU. */
 async function moveOutside(namespace: string, tap: string): Promise<void> {
-  if (!fs.existsSync(`/run/netns/${namespace}`)) await run('ip', ['netns', 'add', namespace])
-  await run('ip', ['link', 'set', tap, 'netns', namespace, 'name', 'outside'])
+  if (!fs.existsSync(`/run/netns/${namespace}`)) await done($`ip netns add ${namespace}`)
+  await done($`ip link set ${tap} netns ${namespace} name outside`)
   const input = 'link set lo up\naddress add 192.0.2.1/24 dev outside\nlink set outside up\n'
-  await run('ip', ['-netns', namespace, '-batch', '-'], { input })
+  await done($({ input })`ip -netns ${namespace} -batch -`)
 }
 
 /** Ends a VM, and leaves nothing of it. */
@@ -139,9 +140,9 @@ export async function removeVm(name: string, dir: string): Promise<void> {
   await endVm(dir)
   const namespace = `fk-${name}-outside`
   if (fs.existsSync(`/run/netns/${namespace}`)) {
-    const { stdout } = await run('ip', ['netns', 'pids', namespace])
+    const { stdout } = await done($`ip netns pids ${namespace}`)
     for (const pid of stdout.split('\n').filter(Boolean)) process.kill(Number(pid), 'SIGKILL')
-    await run('ip', ['netns', 'delete', namespace])
+    await done($`ip netns delete ${namespace}`)
   }
   fs.rmSync(dir, { recursive: true, force: true })
 }

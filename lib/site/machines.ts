@@ -80,8 +80,8 @@ export function everyMachine(config: { site: Site; env: Pick<Env, 'FK_NODE_OS'> 
 
 /**
  * The machines of a site that pages for `on` run on, in the order of the document; of nodes the servers come before the agents. A
- * host is the metal. A node runs k3s: the metal itself, or the virtual machines on it; where these run Talos there is none, because
- * it has no shell and no k3s.
+ * host is the metal. A node runs k3s: the metal itself, or the virtual machines on it; where these run Talos there is none,
+ * because it has no shell and no k3s.
  */
 export function machinesFor(
   { site, env }: { site: Site; env: Pick<Env, 'FK_NODE_OS'> },

@@ -96,7 +96,7 @@ vm_destroy() {
   find "$VM_DIR" "$VM_NOTES" -name "$1.*" -delete
 }
 
-# vm_rebuild NAME WHEN: its disk is put aside, so that the next start makes a new one of the base image. It is kept until the
+# vm_rebuild NAME WHEN: its disk is set aside, so that the next start makes a new one of the base image. It is kept until the
 # next time. WHEN tells this time from others, and is noted last.
 vm_rebuild() {
   local disk

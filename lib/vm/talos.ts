@@ -2,8 +2,6 @@
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { createRequire } from 'node:module'
-import { join } from 'node:path'
-import { type Artifact, artifactOf } from '../engine/artifact.ts'
 import { file } from '../engine/file.ts'
 import type { Context } from '../engine/page.ts'
 import type { Change } from '../engine/step.ts'
@@ -16,7 +14,6 @@ import { Command, sh } from '../ground/sh.ts'
 import { type Node, nodesOf } from '../site/machines.ts'
 import type { Pins } from '../site/model.ts'
 import { declaredDir } from './domain.ts'
-import { imageDir } from './image.ts'
 
 const load = createRequire(import.meta.url)
 const template = 'config/vm/talos-controlplane.yaml'
@@ -35,15 +32,6 @@ export const clientConfigPath = (node: Pick<Node, 'name'>): string =>
 
 /** Where the host keeps the kubeconfig of the node's cluster. */
 export const kubeconfigPath = (node: Pick<Node, 'name'>): string => `${declaredDir}/${node.name}.kubeconfig`
-
-/** talosctl of the host: what is fetched, where it is kept, and where it is a program. */
-export function talosctlOf(
-  pins: Pins,
-  { arch }: { arch: string },
-): { artifact: Artifact; kept: string; path: string } {
-  const artifact = artifactOf(pins, 'talosctl', arch)
-  return { artifact, kept: join(imageDir, artifact.name), path: '/usr/local/sbin/talosctl' }
-}
 
 /** The version of Talos that is pinned. */
 export const talosVersion = (pins: Pins): string => pins['talos']?.version ?? ''

@@ -266,5 +266,7 @@ etcd_says() {
     { print }' "$file" > "$file.new"
   mv "$file.new" "$file"
 }
-etcd_as_it_was() { [ ! -e ${data}/server/db/etcd/config.kept ] || mv ${data}/server/db/etcd/config.kept ${data}/server/db/etcd/config; }
+etcd_as_it_was() {
+  [ ! -e ${data}/server/db/etcd/config.kept ] || mv ${data}/server/db/etcd/config.kept ${data}/server/db/etcd/config
+}
 `

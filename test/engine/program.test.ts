@@ -1,8 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import { frameOf } from '../../lib/engine/program.ts'
 import { chunks } from '../../lib/engine/run.ts'
-import type { Change, Door, Step } from '../../lib/engine/step.ts'
+import type { Change, Step } from '../../lib/engine/step.ts'
 import { sh } from '../../lib/ground/sh.ts'
 
 const change = (name: string, more: Partial<Change> = {}): Change => ({
@@ -18,7 +17,7 @@ const shape = (steps: Step[]) =>
   ])
 
 describe('steps travel together as far as safety allows', () => {
-  const door = (name: string, at: Door) => change(name, { door: at })
+  const door = (name: string, kind: string) => change(name, { transaction: { kind } })
   const cases: [string, Step[], unknown][] = [
     ['no door: one part', [change('a'), change('b')], [[false, 'ab']]],
     [
@@ -40,15 +39,4 @@ describe('steps travel together as far as safety allows', () => {
     ],
   ]
   for (const [name, steps, want] of cases) test(name, () => assert.deepEqual(shape(steps), want))
-})
-
-describe('a machine speaks in frames', () => {
-  test('a line behind the right word is a frame, with its fields unescaped', () => {
-    assert.deepEqual(frameOf('FKabc\tcheck\t1\ta\\nb\\tc\\\\d', 'FKabc'), {
-      kind: 'check',
-      fields: ['1', 'a\nb\tc\\d'],
-    })
-  })
-  for (const line of ['FKabd\tcheck\t1', 'hello', '', 'FKabc'])
-    test(`${JSON.stringify(line)} is somebody else's`, () => assert.equal(frameOf(line, 'FKabc'), undefined))
 })

@@ -108,7 +108,8 @@ for (const [fault, line, message] of [
   [
     'an operator that is misspelt',
     '{ id: X, title: t, assessed: manual, arg: { kubelet: { a: { at-leest: 1 } } } }',
-    'cis.yaml, a: there is no operator at-leest; there are is, set, absent, has, has-not, only, at-least, at-most, lasts, unset-or',
+    'cis.yaml, a: there is no operator at-leest; ' +
+      'there are is, set, absent, has, has-not, only, at-least, at-most, lasts, unset-or',
   ],
   [
     'nothing that is wanted',
@@ -315,7 +316,14 @@ test('a kube-proxy of which only its port tells is there, and nobody knows how i
 for (const separator of [':', ': ', '=', ' '])
   test(`the live flags of a part go before its journal, whatever parts them: '${separator}'`, () => {
     const line = (name: string, value: string) => `${name}${separator}${value}\n`
-    const flagz = `\nkube-apiserver flagz\nWarning: This endpoint is not meant to be machine parseable, has no formatting compatibility guarantees and is for debugging purposes only.\n${line('authorization-mode', '[Node,RBAC]')}${line('profiling', 'true')}${line('token-auth-file', '')}`
+    const flagz = [
+      '\nkube-apiserver flagz\n',
+      'Warning: This endpoint is not meant to be machine parseable, ',
+      'has no formatting compatibility guarantees and is for debugging purposes only.\n',
+      line('authorization-mode', '[Node,RBAC]'),
+      line('profiling', 'true'),
+      line('token-auth-file', ''),
+    ].join('')
     assert.deepEqual(
       bash('arg_is kube-apiserver authorization-mode has RBAC token-auth-file absent yes', { flagz }),
       {

@@ -6,7 +6,8 @@ import { parse } from 'yaml'
 import { describe as told } from '../../lib/ground/document.ts'
 import { type K3sFile, type K3sNode, checkCluster, checkK3s } from '../../lib/k3s/check/config.ts'
 import { allFlags, demanded, refusals, secrets, switches } from '../../lib/k3s/check/flags.ts'
-import { clusterOf, filesOf } from '../../lib/k3s/members.ts'
+import { filesOf } from '../../lib/k3s/configuration.ts'
+import { clusterOf } from '../../lib/k3s/members.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 
 const root = join(import.meta.dirname, '../..')

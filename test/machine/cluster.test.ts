@@ -1,5 +1,6 @@
-// The pages of the cluster on several machines, where a stand-in is k3s and writes down what happens: who joins after whom, what an
-// upgrade does in which order, what it refuses, how it goes back, and that a run that was killed anywhere is ended by the next one.
+// The pages of the cluster on several machines, where a stand-in is k3s and writes down what happens: who joins after whom,
+// what an upgrade does in which order, what it refuses, how it goes back, and that a run that was killed anywhere is ended by
+// the next one.
 import assert from 'node:assert/strict'
 import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -41,7 +42,7 @@ describe('a cluster', () => {
     cluster.api.faults.sick.add('begin-2')
     const { code, text } = await cluster.page('21-k3s-join', 'apply')
     assert.equal(code, 1)
-    assert.match(text, /on begin-2: the servers of the cluster are well without begin-3/)
+    assert.match(text, /on begin-2: etcd and API servers are healthy without begin-3/)
     assert.match(text, /begin-2 has no vote in etcd/)
     assert.deepEqual(cluster.api.told('join'), ['join begin-2'])
     cluster.api.faults.sick.clear()
@@ -91,7 +92,7 @@ describe('a cluster', () => {
     assert.equal(first.code, 1, first.text)
     assert.match(
       first.text,
-      /on begin-3: the servers of the cluster are well without begin-2[\s\S]*begin-4 has no vote/,
+      /on begin-3: etcd and API servers are healthy without begin-2[\s\S]*begin-4 has no vote/,
     )
     const others = await cluster.page('21-k3s-join', 'apply')
     assert.equal(others.code, 1, others.text)
@@ -123,7 +124,7 @@ describe('a cluster', () => {
     cluster.pin(next)
     const { code, text } = await cluster.page('25-k3s-upgrade', 'apply')
     assert.equal(code, 1)
-    assert.match(text, /not yet on begin-2 begin-3 begin-4 begin-1\n/)
+    assert.match(text, /not staged on begin-2 begin-3 begin-4 begin-1\n/)
     const staged = await cluster.page('24-k3s-stage', 'apply')
     assert.equal(staged.code, 0, staged.text)
     assert.deepEqual(cluster.api.told('cordon', 'stop', 'snapshot'), [])
@@ -137,7 +138,7 @@ describe('a cluster', () => {
     const { text } = await cluster.page('25-k3s-upgrade', 'plan')
     assert.match(text, /flowschemas of flowcontrol\.apiserver\.k8s\.io\/v1beta3, removed in 1\.36/)
     assert.doesNotMatch(text, /lasting|componentstatuses/)
-    assert.match(text, /# first, on begin-3: the pods of begin-2 have left/)
+    assert.match(text, /# first, on begin-3: begin-2 is cordoned and drained/)
     assert.equal((await cluster.page('25-k3s-upgrade', 'apply')).code, 1)
     assert.deepEqual(cluster.api.told('cordon', 'stop', 'snapshot'), [])
     cluster.api.faults.deprecated = []
@@ -161,10 +162,7 @@ describe('a cluster', () => {
     cluster.api.pods = [{ space: 'shop', name: 'web-0', node: 'begin-2', budget: 'web' }]
     const { code, text } = await cluster.page('25-k3s-upgrade', 'apply')
     assert.equal(code, 1)
-    assert.match(
-      text,
-      /shop\/web-0 does not leave: of the PodDisruptionBudgets there web allows none to be missing/,
-    )
+    assert.match(text, /shop\/web-0 cannot be evicted: the PodDisruptionBudget web allows no disruption/)
     assert.match(text, /FK_DRAIN=force/)
     assert.deepEqual(cluster.api.told('snapshot'), ['snapshot begin-2'])
     assert.deepEqual(cluster.api.told('cordon', 'stuck', 'uncordon', 'stop'), [
@@ -181,7 +179,7 @@ describe('a cluster', () => {
     cluster.api.faults.crashes.add(next)
     const { code, text } = await cluster.page('25-k3s-upgrade', 'apply')
     assert.equal(code, 1)
-    assert.match(text, /it does not come up: k3s does not run\n.*this version does not start/)
+    assert.match(text, /k3s did not become ready: k3s does not run\n.*this version does not start/)
     assert.deepEqual(cluster.api.told('drain', 'uncordon'), ['drain begin-2', 'uncordon begin-2'])
     assert.deepEqual([...new Set(cluster.api.told('stop'))], ['stop begin-2'])
     assert.equal(cluster.api.log.findLast(({ what }) => what === 'ready')?.more, old)
@@ -196,7 +194,7 @@ describe('a cluster', () => {
     cluster.api.faults.ill.add(next)
     const { code, text } = await cluster.page('25-k3s-upgrade', 'apply')
     assert.equal(code, 1)
-    assert.match(text, /it does not come up: the API does not answer: .*etcd failed/)
+    assert.match(text, /k3s did not become ready: the API does not answer: .*etcd failed/)
     assert.deepEqual(cluster.api.told('drain', 'uncordon'), ['drain begin-2', 'uncordon begin-2'])
     assert.equal(cluster.api.log.findLast(({ what }) => what === 'ready')?.more, old)
     assert.deepEqual([...new Set(cluster.api.told('stop'))], ['stop begin-2'])
@@ -307,7 +305,9 @@ describe('a cluster', () => {
     )
     await cluster.on(
       'begin-3',
-      `head --lines=-1 /etc/sysctl.d/99-zz-fortress-k3s.conf > /root/x && cat /root/x > /etc/sysctl.d/99-zz-fortress-k3s.conf; systemctl start k3s`,
+      `head --lines=-1 /etc/sysctl.d/99-zz-fortress-k3s.conf > /root/x
+cat /root/x > /etc/sysctl.d/99-zz-fortress-k3s.conf
+systemctl start k3s`,
     )
     await settled(() => cluster.api.up.has('begin-3'))
   })
@@ -345,13 +345,13 @@ describe('a cluster', () => {
     cluster.api.log.length = 0
     const unnamed = await cluster.task('node', 'replace', 'begin-3')
     assert.equal(unnamed.code, 1)
-    assert.match(unnamed.text, /type begin-3 when you are asked, or say --format begin-3/)
+    assert.match(unnamed.text, /type begin-3 at the prompt, or say --confirm begin-3/)
     const first = await cluster.task('node', 'replace', 'begin-2', '--format', 'begin-2')
-    assert.match(first.text, /begin-2 begins the cluster of fortress-pi[\s\S]*put another server before it/)
+    assert.match(first.text, /begin-2 is the first server of fortress-pi[\s\S]*put another server before it/)
     cluster.api.faults.sick.add('begin-4')
     const many = await cluster.task('node', 'replace', 'begin-3', '--format', 'begin-3')
     assert.equal(many.code, 1)
-    assert.match(many.text, /of 3 members of etcd 1 are well without begin-3/)
+    assert.match(many.text, /of 3 members of etcd 1 are healthy without begin-3/)
     cluster.api.faults.sick.clear()
     const unknown = await cluster.task('node', 'replace', 'begin-8', '--format', 'begin-8')
     assert.match(unknown.text, /has no node begin-8; did you mean begin-/)
@@ -428,7 +428,7 @@ describe('a cluster of one node', () => {
   test('an upgrade makes its API silent, and nobody is there to answer for it: somebody says so by its name', async () => {
     const { code, text } = await cluster.page('25-k3s-upgrade', 'apply', '--yes')
     assert.equal(code, 1)
-    assert.match(text, /the API of alone-1 is silent for a minute[\s\S]*say --format alone-1/)
+    assert.match(text, /operator accepts API downtime: alone-1[\s\S]*say --confirm alone-1/)
     assert.deepEqual(cluster.api.told('stop', 'cordon'), [])
   })
 

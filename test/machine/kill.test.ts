@@ -80,7 +80,7 @@ for (const file of files) {
         const dying: Machine = {
           ...machine,
           label: machine.label,
-          path: machine.path,
+          route: machine.route,
           run: async (program, ...rest) => {
             const outcome = await machine.run(program, ...rest)
             if (/^FK_TX=\S+-\S+ /m.test(program.text)) throw new Error('the laptop died')

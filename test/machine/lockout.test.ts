@@ -8,7 +8,7 @@ import { file } from '../../lib/engine/file.ts'
 import type { Page } from '../../lib/engine/page.ts'
 import { printed } from '../../lib/engine/print.ts'
 import { runPage } from '../../lib/engine/run.ts'
-import type { Change, Door, Step } from '../../lib/engine/step.ts'
+import type { Change, Step, Transaction } from '../../lib/engine/step.ts'
 import { Command, sh } from '../../lib/ground/sh.ts'
 import { labRun } from '../../lib/lab/lab.ts'
 import { type Kit, type Opened, differences, node, open, root } from './kit.ts'
@@ -16,11 +16,21 @@ import { type Kit, type Opened, differences, node, open, root } from './kit.ts'
 const load = createRequire(import.meta.url)
 const DEADMAN = 25
 
+const ssh: Transaction = {
+  kind: 'ssh',
+  restart: [{ unit: 'ssh.service', path: '/etc/ssh/', how: 'reload' }],
+}
+const filter: Transaction = { kind: 'filter', tables: ['inet fortress'] }
 const sshd = (text: string, then = [sh`systemctl restart ssh`]): Change =>
-  file('/etc/ssh/sshd_config.d/00-mistake.conf', { text, door: 'ssh', test: sh`sshd -t -f "$new"`, then })
-const command = (door: Door, name: string, check: Command, apply: Command): Change => ({
+  file('/etc/ssh/sshd_config.d/00-mistake.conf', {
+    text,
+    transaction: ssh,
+    test: sh`sshd -t -f "$new"`,
+    then,
+  })
+const command = (transaction: Transaction, name: string, check: Command, apply: Command): Change => ({
   name,
-  door,
+  transaction,
   check,
   apply: [apply],
 })
@@ -50,7 +60,7 @@ async function left({ machine, running }: Opened, step: Step, deadman: number): 
   const dead = {
     ...machine,
     label: 'x',
-    path: machine.path,
+    route: machine.route,
     fresh: () => new Proxy({} as never, { get: () => () => new Promise(() => {}) }),
   }
   void runPage(page([step]), [step], 'apply', { ...running, machine: dead, deadman })
@@ -86,7 +96,7 @@ const state = async (kit: Kit) => (await kit.digest()).replaceAll(/^unit (file )
 
 describe('a printed page, which has no laptop behind it', { concurrency: 2 }, () => {
   const door = sshd('AllowGroups admin sudo\n')
-  const killed = command('ssh', 'a command that is killed', sh`false`, sh`kill -KILL $$`)
+  const killed = command(ssh, 'a command that is killed', sh`false`, sh`kill -KILL $$`)
   const steps = (all: Step[]) => printed({ name: '50-mistake', summary: 'A mistake.', steps: all })
   const keep = 'until [ -e /run/fortress-doors ]; do sleep 0.1; done; touch /run/fortress-keep'
   const quiet = 'for try in {1..300}; do [ -e /run/fortress-doors ] || exit 0; sleep 0.1; done; exit 1'
@@ -126,7 +136,7 @@ describe('refused before anything changes', { concurrency: 2 }, () => {
         file('/etc/sudoers.d/60-mistake', {
           text: 'admin ALL=(ALL ALL\n',
           mode: '440',
-          door: 'sudo',
+          transaction: { kind: 'sudo' },
           test: sh`visudo --check --file="$new"`,
         }),
       ],
@@ -137,7 +147,7 @@ describe('refused before anything changes', { concurrency: 2 }, () => {
       () => [
         file('/etc/nftables.conf', {
           text: 'table inet fortress { chain input { polcy drop; } }\n',
-          door: 'firewall',
+          transaction: filter,
           test: sh`nft --check --file "$new"`,
         }),
       ],
@@ -206,7 +216,7 @@ describe('accepted by every checker, and taken back by the machine', { concurren
     [
       'new host keys that nobody knows',
       command(
-        'ssh',
+        ssh,
         'the host keys are new',
         sh`test -e /etc/ssh/renewed`,
         sh`touch /etc/ssh/renewed && rm /etc/ssh/ssh_host_* && ssh-keygen -A && systemctl restart ssh`,
@@ -215,7 +225,7 @@ describe('accepted by every checker, and taken back by the machine', { concurren
     [
       'sshd stopped for good',
       command(
-        'ssh',
+        ssh,
         'sshd is off',
         sh`! systemctl is-active ssh`,
         sh`systemctl disable --now ssh.service ssh.socket && systemctl mask ssh.service`,
@@ -226,25 +236,28 @@ describe('accepted by every checker, and taken back by the machine', { concurren
       file('/etc/sudoers.d/99-mistake', {
         text: 'admin ALL=(ALL:ALL) !ALL\n',
         mode: '440',
-        door: 'sudo',
+        transaction: { kind: 'sudo' },
         test: sh`visudo --check --file="$new"`,
       }),
     ],
     [
       'PAM that denies every session',
-      file('/etc/pam.d/common-account', { text: 'account required pam_deny.so\n', door: 'pam' }),
+      file('/etc/pam.d/common-account', {
+        text: 'account required pam_deny.so\n',
+        transaction: { kind: 'pam' },
+      }),
     ],
     [
       'PAM that denies sudo',
       file('/etc/pam.d/sudo', {
         text: 'auth required pam_deny.so\naccount required pam_permit.so\nsession required pam_permit.so\n',
-        door: 'pam',
+        transaction: { kind: 'pam' },
       }),
     ],
     [
       'a packet filter without our port',
       command(
-        'ssh',
+        filter,
         'the filter is on',
         sh`nft list table inet fortress > /dev/null 2>&1`,
         sh`nft 'table inet fortress { chain input { type filter hook input priority filter; policy drop; iif lo accept; }; }'`,
@@ -253,7 +266,7 @@ describe('accepted by every checker, and taken back by the machine', { concurren
     [
       'the admin locked out by expiry',
       command(
-        'pam',
+        { kind: 'pam' },
         'the account has ended',
         sh`chage --list admin | grep 'Account expires' | grep --invert-match never > /dev/null`,
         sh`chage --expiredate 1 admin`,
@@ -262,7 +275,7 @@ describe('accepted by every checker, and taken back by the machine', { concurren
     [
       'the shell taken away',
       command(
-        'pam',
+        { kind: 'pam' },
         'the shell is nologin',
         sh`getent passwd admin | grep nologin > /dev/null`,
         sh`usermod --shell /usr/sbin/nologin admin`,
@@ -284,6 +297,32 @@ describe('accepted by every checker, and taken back by the machine', { concurren
       await untilQuiet(kit)
       assert.deepEqual(differences(before, await state(kit)), [])
     })
+
+  test('a unit that read its files at its start reads the old ones again, whatever it is called', async (t) => {
+    const kit = await node(t, 'heal-restart')
+    await kit.root(`mkdir /etc/reader && echo old > /etc/reader/wg7.conf
+      printf '[Service]\\nExecStart=/bin/bash -c "cp /etc/reader/%%i.conf /run/reader; exec sleep infinity"\\n' > /etc/systemd/system/reader@.service
+      systemctl daemon-reload && systemctl start reader@wg7 && until [ -e /run/reader ]; do sleep 0.1; done`)
+    const before = await state(kit)
+    const reader: Transaction = {
+      kind: 'reader',
+      restart: [{ unit: 'reader@wg7.service', path: '/etc/reader/', how: 'active' }],
+    }
+    const { code, text } = await attempt(kit, () => [
+      command(
+        reader,
+        'the reader has read the new file',
+        sh`grep new /run/reader`,
+        sh`echo new > /etc/reader/wg7.conf && systemctl restart reader@wg7 && sleep 1`,
+      ),
+      sshd('AllowGroups nobody-here\n'),
+    ])
+    assert.equal(code, 1, text)
+    assert.ok(await reachable(kit, DEADMAN + 20), text)
+    await untilQuiet(kit)
+    assert.equal((await kit.root('sleep 1; cat /run/reader')).stdout, 'old\n')
+    assert.deepEqual(differences(before, await state(kit)), [])
+  })
 
   test('the laptop dies before it can prove the door: the timer takes it back', async (t) => {
     const kit = await node(t, 'heal-laptop')
@@ -309,7 +348,7 @@ describe('accepted by every checker, and taken back by the machine', { concurren
     const steps = [
       sshd('AllowGroups admin sudo\n'),
       command(
-        'ssh',
+        ssh,
         'a command that is killed',
         sh`false`,
         sh`echo half > /etc/ssh/half; sleep 1; kill -KILL $(fk_holders)`,
@@ -332,7 +371,7 @@ describe('accepted by every checker, and taken back by the machine', { concurren
     const before = await state(kit)
     const opened = await open(kit)
     const step = command(
-      'ssh',
+      ssh,
       'a command that does not end by itself',
       sh`false`,
       sh`trap '' TERM; while :; do echo late > /etc/ssh/late; sleep 0.1; done`,

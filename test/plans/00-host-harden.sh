@@ -82,6 +82,7 @@ landed() {
 }
 export -f put settle settled putback arrived landed
 export FK_STATE
+FK_RESTART='reload	ssh.service	/etc/ssh/	-	-' FK_TABLES=''
 # What a machine looked like, and the way back to it. Serves undo (from the record of a page) and the dead man (from a
 # transaction). Needs nothing but coreutils, tar, awk and systemd: no network, no name service, nothing that a page changes.
 
@@ -108,14 +109,14 @@ fk_tables() { if command -v nft > /dev/null; then nft list tables 2> /dev/null |
 # fk_functions NAME…: the text of the functions that know the way back, and of the named ones.
 fk_functions() {
   declare -f fk_etc fk_units fk_packages fk_sysctls fk_tables fk_changed fk_restore_etc fk_restore_kept fk_restore_aside fk_restore_units \
-    fk_restore_sysctls fk_restore_tables fk_sysctl_keys fk_rollback fk_reload "$@"
+    fk_restore_sysctls fk_restore_tables fk_sysctl_keys fk_rollback fk_restart "$@"
 }
 
 # fk_sure FUNCTION WORD…: in a bash of its own that ends at its first fault. Behind `if` and `||` bash ignores set -e, in
 # subshells too, and a snapshot that was cut short would be a way back into nothing.
 fk_sure() {
   # shellcheck disable=SC2016,SC2046 # expands in there; names have no spaces
-  FK_STATE=$FK_STATE bash -eu -c "$(fk_functions $(compgen -A function fk_record) fk_add fk_functions fk_room fk_snapshot $(compgen -A function fk_deadman) "$1")"$'\n''"$@"' fortress "$@"
+  FK_STATE=$FK_STATE FK_RESTART=${FK_RESTART-} FK_TABLES=${FK_TABLES-} bash -eu -c "$(fk_functions $(compgen -A function fk_record) fk_add fk_describe fk_functions fk_room fk_snapshot $(compgen -A function fk_deadman) "$1")"$'\n''"$@"' fortress "$@"
 }
 
 # fk_room: there is room for a snapshot and for what comes after it.
@@ -126,6 +127,19 @@ fk_room() {
     echo "No space left on device: less than 32 MiB are free in $dir" >&2
     return 1
   fi
+}
+
+# fk_describe DIR: what the program knows of the way back joins the snapshot: `restart` has the units that start anew when files
+# change (HOW, UNIT, PATH, EXCEPT and NEEDS, a dash for none), `own-tables` the tables of nftables that are ours.
+fk_describe() {
+  local name lines
+  for name in restart own-tables; do
+    lines=${FK_RESTART-}
+    [ "$name" = restart ] || lines=${FK_TABLES-}
+    touch "$1/$name"
+    { cat "$1/$name" && [ -z "$lines" ] || printf '%s\n' "$lines"; } | LC_ALL=C sort --unique > "$1/$name.part"
+    mv --no-target-directory "$1/$name.part" "$1/$name"
+  done
 }
 
 # fk_snapshot DIR: appears whole or not at all.
@@ -145,6 +159,7 @@ fk_snapshot() {
   fk_sysctls > "$dir.part/sysctls"
   fk_tables > "$dir.part/tables"
   if command -v nft > /dev/null; then nft --stateless list ruleset > "$dir.part/ruleset" 2> /dev/null || true; fi # no nf_tables, no ruleset
+  fk_describe "$dir.part"
   : > "$dir.part/absent"
   : > "$dir.part/modes"
   sync --file-system "$dir.part"
@@ -292,16 +307,20 @@ fk_restore_sysctls() {
   done
 }
 
-# fk_restore_tables DIR: tables that were not there go; if one that was there changed, the saved one returns.
+# fk_restore_tables DIR: of the tables that are ours, those that were not there go, and the others become what they were.
 fk_restore_tables() {
-  local family name
-  command -v nft > /dev/null || return 0
-  LC_ALL=C comm -13 "$1/tables" <(fk_tables) | while read -r _ family name; do
-    [ "$name" != fortress ] || nft delete table "$family" "$name"
-  done
-  if grep --line-regexp 'table inet fortress' "$1/tables" > /dev/null; then
-    { printf 'table inet fortress\ndelete table inet fortress\n' && awk '/^table inet fortress \{/ { p = 1 } p { print } p && /^}/ { p = 0 }' "$1/ruleset"; } | nft --file -
-  fi
+  local table
+  command -v nft > /dev/null && [ -s "$1/own-tables" ] || return 0
+  while IFS= read -r table; do
+    if grep --line-regexp --fixed-strings "table $table" "$1/tables" > /dev/null; then
+      {
+        printf 'table %s\ndelete table %s\n' "$table" "$table" &&
+          awk -v head="table $table {" 'index($0, head) == 1 { p = 1 } p { print } p && /^}/ { p = 0 }' "$1/ruleset"
+      } | nft --file -
+    elif fk_tables | grep --line-regexp --fixed-strings "table $table" > /dev/null; then
+      nft "delete table $table"
+    fi
+  done < "$1/own-tables"
 }
 
 # fk_sysctl_keys FILES…: the keys that sysctl.d files set.
@@ -323,21 +342,26 @@ fk_rollback() {
   fk_restore_tables "$dir"
   fk_restore_sysctls "$dir" "$dir/keys"
   fk_restore_units "$dir"
-  fk_reload "$dir/paths"
+  fk_restart "$dir" "$dir/paths"
 }
 
-# fk_reload PATHS: daemons that do not watch their files are told.
-fk_reload() {
-  if grep '^/etc/ssh/' "$1" > /dev/null; then
-    systemctl try-reload-or-restart ssh.service || systemctl restart ssh.service
-  fi
-  if grep '^/etc/wireguard/' "$1" > /dev/null && [ "$(systemctl is-active wg-quick@wg0)" = active ]; then systemctl restart wg-quick@wg0; fi
-  # It reads what it is told once. It may have given up over what it was told, so whether it is active says nothing.
-  # What it has written there itself (k3s.yaml) is nothing that it is told.
-  if grep '^/etc/rancher/k3s/' "$1" | grep --invert-match '/k3s\.yaml$' > /dev/null && [ -e /etc/rancher/k3s/token ]; then
-    systemctl reset-failed k3s.service 2> /dev/null || true # it has not failed
-    systemctl restart --no-block k3s.service
-  fi
+# fk_restart DIR PATHS: units that do not watch their files start anew, as fk_describe has written it.
+fk_restart() {
+  local how unit path except needs
+  [ -s "$1/restart" ] || return 0
+  while IFS=$'\t' read -r how unit path except needs; do
+    awk -v under="$path" -v except="$except" 'index($0, under) == 1 && $0 != except { f = 1 } END { exit !f }' "$2" || continue
+    [ "$needs" = - ] || [ -e "$needs" ] || continue
+    case $how in
+      reload) systemctl try-reload-or-restart "$unit" || systemctl restart "$unit" ;;
+      active) [ "$(systemctl is-active "$unit")" != active ] || systemctl restart "$unit" ;;
+      always)
+        # It may have given up over its files, so whether it is active says nothing.
+        systemctl reset-failed "$unit" 2> /dev/null || true # it has not failed
+        systemctl restart --no-block "$unit"
+        ;;
+    esac
+  done < "$1/restart"
 }
 # The doors of a printed page. Nobody watches from a laptop here: the admin is the proof.
 

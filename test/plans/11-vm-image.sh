@@ -1,5 +1,5 @@
 #!/bin/bash
-# 11-vm-image: The system of the node, as its makers signed it.
+# 11-vm-image: The base image that virtual machines start from, proven by its signature or digest.
 #
 # Run it as root on the machine. Each step asks first and changes only what does not hold.
 set -euo pipefail
@@ -81,37 +81,11 @@ export -f put settle settled putback arrived landed
 export FK_STATE
 
 # What several checks below look at.
-# The base images of nodes: what is asked of them, and how one gets its name.
+# How a proven base image gets its name, sent by the laptop or copied by hand for a printed page.
 
 image_no() {
   echo "$*" >&2
   return 1
-}
-
-# image_is PATH [DIGEST]: the image is there as it was when it was proven, and nobody may write it. DIGEST is that of the
-# download, where the pin says it. The whole of it is read in every run.
-image_is() {
-  local path=$1 dir mark
-  dir=$(dirname "$path")
-  { [ -f "$path" ] && [ ! -L "$path" ]; } || image_no "$path is not there" || return
-  [ "$(stat --format='%a %U:%G' "$path")" = '444 root:root' ] || image_no "$path can be changed: $(stat --format='%a %U:%G' "$path")" || return
-  [ "$(stat --format='%a %U:%G' "$dir")" = '755 root:root' ] || image_no "$dir can be changed: $(stat --format='%a %U:%G' "$dir")" || return
-  [ -f "$path.sha256" ] || image_no "$path.sha256 is not there, so nothing tells what was proven" || return
-  [ -z "${2-}" ] || grep --line-regexp --fixed-strings "# of $2" "$path.sha256" > /dev/null || image_no "$path is not made of what is pinned now" || return
-  # Step and control ask one after the other: what nobody has touched since is read once.
-  mark=$FK_TMP/image.$(stat --format=%i.%s.%.9Z "$path" "$path.sha256" | paste --serial --delimiters=.)
-  [ -e "$mark" ] || (cd "$dir" && sha256sum --check --status "$path.sha256") || image_no "$path is not what it was when it was proven" || return
-  touch "$mark"
-}
-
-# image_room PATH MIB: it is there, or there is room for it.
-image_room() {
-  local dir=$1 free
-  [ ! -f "$1" ] || return 0
-  while [ ! -d "$dir" ]; do dir=$(dirname "$dir"); done
-  free=$(($(df --output=avail --block-size=1048576 "$dir" | tail --lines=1)))
-  echo "$free MiB are free in $dir, $2 are needed"
-  [ "$free" -ge "$2" ]
 }
 
 # image_land PATH: what was sent becomes PATH.
@@ -151,25 +125,51 @@ image_signed() {
     image_no "$1 is not signed by $4"
 }
 
-export -f image_no image_is image_room image_land
+export -f image_no image_land
+# image_is PATH [DIGEST]: the file is there as it was when it was proven, and nobody may write it. DIGEST is that of the
+# download, where the pin says it. The whole of it is read in every run.
+image_is() {
+  local path=$1 dir mark mode
+  dir=$(dirname "$path")
+  { [ -f "$path" ] && [ ! -L "$path" ]; } || image_no "$path is not there" || return
+  mode=$(stat --format='%a %U:%G' "$path")
+  [ "$mode" = '444 root:root' ] || image_no "$path can be changed: $mode" || return
+  mode=$(stat --format='%a %U:%G' "$dir")
+  [ "$mode" = '755 root:root' ] || image_no "$dir can be changed: $mode" || return
+  [ -f "$path.sha256" ] || image_no "$path.sha256 is not there, so nothing tells what was proven" || return
+  [ -z "${2-}" ] || grep --line-regexp --fixed-strings "# of $2" "$path.sha256" > /dev/null ||
+    image_no "$path is not made of what is pinned now" || return
+  # Step and control ask one after the other: what nobody has touched since is read once.
+  mark=$FK_TMP/image.$(stat --format=%i.%s.%.9Z "$path" "$path.sha256" | paste --serial --delimiters=.)
+  [ -e "$mark" ] || (cd "$dir" && sha256sum --check --status "$path.sha256") ||
+    image_no "$path is not what it was when it was proven" || return
+  touch "$mark"
+}
+export -f image_is
 
-
-# 1/3 /var/lib/fortress/images belongs to root, and only root may write there
+# 1/3 /var/lib/fortress/images is writable by root alone
 if ! { test "$(stat --format='%F %a %U:%G' /var/lib/fortress/images)" = 'directory 755 root:root'; } > /dev/null 2>&1; then
   keep /var/lib/fortress/images
   install --directory --mode=755 --owner=root --group=root /var/lib/fortress/images
 fi
 
-# 2/3 there is room for the image
-if ! { image_room /var/lib/fortress/images/flatcar-4757.2.1-amd64.img 1536; } > /dev/null 2>&1; then
-  echo 'there is room for the image: no' >&2
+# 2/3 the disk of /var/lib/fortress/images has room for the base image
+if ! {
+  test -f /var/lib/fortress/images/flatcar-4757.2.1-amd64.img || {
+    dir=/var/lib/fortress/images
+    while [ ! -d "$dir" ]; do dir=$(dirname "$dir"); done
+    free=$(($(df --output=avail --block-size=1048576 "$dir" | tail --lines=1)))
+    echo "$free MiB are free in $dir, and needed are" 1536 && test "$free" -ge 1536
+  }
+} > /dev/null 2>&1; then
+  echo 'the disk of /var/lib/fortress/images has room for the base image: no' >&2
   echo '  make room on the disk of /var/lib' >&2
   exit 1
 fi
 
-# 3/3 the image of Flatcar 4757.2.1 is here, as its makers signed it
-#   why: signed by the key F88CFEDEFF29A5B4D9523864E25D9AED0593B34A; nobody may write it, so that every node starts from the same bytes
-#   O17 The system of the node is proven by a signature, and read-only [NIST SP 800-53 SI-7(15), NIST SP 800-53 CM-14]
+# 3/3 the base image Flatcar 4757.2.1 is on the host, proven by a signature
+#   why: signed by the key F88CFEDEFF29A5B4D9523864E25D9AED0593B34A; nobody may write it, so that every virtual machine starts from the same bytes
+#   O17 The base image is proven by a signature, and read-only [NIST SP 800-53 SI-7(15), NIST SP 800-53 CM-14]
 if ! { image_is /var/lib/fortress/images/flatcar-4757.2.1-amd64.img; } > /dev/null 2>&1; then
   # in $FK_FILES: https://stable.release.flatcar-linux.net/amd64-usr/4757.2.1/flatcar_production_qemu_uefi_image.img
   #               https://stable.release.flatcar-linux.net/amd64-usr/4757.2.1/flatcar_production_qemu_uefi_image.img.sig

@@ -1,5 +1,5 @@
 #!/bin/bash
-# 12-vm-ignition: What a node becomes on its first boot, all at once.
+# 12-vm-ignition: The first-boot configuration of every node: Ignition for Flatcar, a machine configuration for Talos.
 #
 # Run it as root on the machine. Each step asks first and changes only what does not hold.
 set -euo pipefail
@@ -80,19 +80,19 @@ landed() {
 export -f put settle settled putback arrived landed
 export FK_STATE
 
-# 1/2 the directory of the machines is there, and QEMU has a user of its own
+# 1/2 /var/lib/libvirt/fortress exists, and QEMU has a user of its own
 if ! { test -d /var/lib/libvirt/fortress && getent passwd libvirt-qemu; } > /dev/null 2>&1; then
-  echo 'the directory of the machines is there, and QEMU has a user of its own: no' >&2
+  echo '/var/lib/libvirt/fortress exists, and QEMU has a user of its own: no' >&2
   echo '  ./task vm-host apply' >&2
   exit 1
 fi
 
-# 2/2 what fortress-node becomes on its first boot is written down
-#   why: users, keys, address, settings and the pinned k3s come with the first start: nothing is set up by hand afterwards
-if ! { settled /var/lib/libvirt/fortress/fortress-node.ign && [ "$(stat --format='%a %U:%G' /var/lib/libvirt/fortress/fortress-node.ign)" = "400 libvirt-qemu:libvirt-qemu" ] && sha256sum --check --status /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& [ "$(cat /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around)" = 1cfc1780ff02eea2673dda6d33b8c6b8697a22d3c6fd5be4f795e0959f343916 ]; } > /dev/null 2>&1; then
+# 2/2 the Ignition of fortress-node is written
+#   why: users, keys, address, settings and the pinned k3s come with the first boot: nothing is set up by hand afterwards
+if ! { settled /var/lib/libvirt/fortress/fortress-node.ign && [ "$(stat --format='%a %U:%G' /var/lib/libvirt/fortress/fortress-node.ign)" = "400 libvirt-qemu:libvirt-qemu" ] && sha256sum --check --status /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& [ "$(cat /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around)" = 245e5db0d1104cb7c2d032ed9f509e3353c1b8df6a3a8ff31c588f40f8d6cbf7 ]; } > /dev/null 2>&1; then
   {
     put /var/lib/libvirt/fortress/fortress-node.ign 400 libvirt-qemu:libvirt-qemu
   } < "$FK_SECRETS/fortress-node-ignition"
-  install --directory --mode=700 "$(dirname /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256)" && sha256sum /var/lib/libvirt/fortress/fortress-node.ign > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& echo 1cfc1780ff02eea2673dda6d33b8c6b8697a22d3c6fd5be4f795e0959f343916 > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around
+  install --directory --mode=700 "$(dirname /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256)" && sha256sum /var/lib/libvirt/fortress/fortress-node.ign > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& echo 245e5db0d1104cb7c2d032ed9f509e3353c1b8df6a3a8ff31c588f40f8d6cbf7 > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around
   settle /var/lib/libvirt/fortress/fortress-node.ign
 fi

@@ -178,7 +178,7 @@ vm_destroy() {
   find "$VM_DIR" "$VM_NOTES" -name "$1.*" -delete
 }
 
-# vm_rebuild NAME WHEN: its disk is put aside, so that the next start makes a new one of the base image. It is kept until the
+# vm_rebuild NAME WHEN: its disk is set aside, so that the next start makes a new one of the base image. It is kept until the
 # next time. WHEN tells this time from others, and is noted last.
 vm_rebuild() {
   local disk
@@ -428,10 +428,10 @@ if ! {
   exit 1
 fi
 
-# 2/12 no machine of somebody else is called fortress-node
+# 2/12 no virtual machine of another owner is called fortress-node
 #   why: what does not bear the mark of this site is never stopped, changed or deleted
 if ! { vm_free fortress-node 789ca34b-84e9-537b-800f-8122270e3506 fortress; } > /dev/null 2>&1; then
-  echo 'no machine of somebody else is called fortress-node: no' >&2
+  echo 'no virtual machine of another owner is called fortress-node: no' >&2
   echo '  rename yours on the host (virsh domrename fortress-node OTHER), or give the node another name under machines: of the site document' >&2
   exit 1
 fi

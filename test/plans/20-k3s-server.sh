@@ -1,5 +1,5 @@
 #!/bin/bash
-# 20-k3s-server: The first server of the cluster: hardened by files, and proven to answer before it is kept.
+# 20-k3s-server: The first server of the cluster: hardened by files, and proven to answer before its configuration is kept.
 #
 # Run it as root on the machine. Each step asks first and changes only what does not hold.
 # Some steps could close the door you came through. Before the first of them the present state of /etc and of the
@@ -83,6 +83,7 @@ landed() {
 }
 export -f put settle settled putback arrived landed
 export FK_STATE
+FK_RESTART='always	k3s.service	/etc/rancher/k3s/	/etc/rancher/k3s/k3s.yaml	/etc/rancher/k3s/token' FK_TABLES=''
 # What a machine looked like, and the way back to it. Serves undo (from the record of a page) and the dead man (from a
 # transaction). Needs nothing but coreutils, tar, awk and systemd: no network, no name service, nothing that a page changes.
 
@@ -109,14 +110,14 @@ fk_tables() { if command -v nft > /dev/null; then nft list tables 2> /dev/null |
 # fk_functions NAME…: the text of the functions that know the way back, and of the named ones.
 fk_functions() {
   declare -f fk_etc fk_units fk_packages fk_sysctls fk_tables fk_changed fk_restore_etc fk_restore_kept fk_restore_aside fk_restore_units \
-    fk_restore_sysctls fk_restore_tables fk_sysctl_keys fk_rollback fk_reload "$@"
+    fk_restore_sysctls fk_restore_tables fk_sysctl_keys fk_rollback fk_restart "$@"
 }
 
 # fk_sure FUNCTION WORD…: in a bash of its own that ends at its first fault. Behind `if` and `||` bash ignores set -e, in
 # subshells too, and a snapshot that was cut short would be a way back into nothing.
 fk_sure() {
   # shellcheck disable=SC2016,SC2046 # expands in there; names have no spaces
-  FK_STATE=$FK_STATE bash -eu -c "$(fk_functions $(compgen -A function fk_record) fk_add fk_functions fk_room fk_snapshot $(compgen -A function fk_deadman) "$1")"$'\n''"$@"' fortress "$@"
+  FK_STATE=$FK_STATE FK_RESTART=${FK_RESTART-} FK_TABLES=${FK_TABLES-} bash -eu -c "$(fk_functions $(compgen -A function fk_record) fk_add fk_describe fk_functions fk_room fk_snapshot $(compgen -A function fk_deadman) "$1")"$'\n''"$@"' fortress "$@"
 }
 
 # fk_room: there is room for a snapshot and for what comes after it.
@@ -127,6 +128,19 @@ fk_room() {
     echo "No space left on device: less than 32 MiB are free in $dir" >&2
     return 1
   fi
+}
+
+# fk_describe DIR: what the program knows of the way back joins the snapshot: `restart` has the units that start anew when files
+# change (HOW, UNIT, PATH, EXCEPT and NEEDS, a dash for none), `own-tables` the tables of nftables that are ours.
+fk_describe() {
+  local name lines
+  for name in restart own-tables; do
+    lines=${FK_RESTART-}
+    [ "$name" = restart ] || lines=${FK_TABLES-}
+    touch "$1/$name"
+    { cat "$1/$name" && [ -z "$lines" ] || printf '%s\n' "$lines"; } | LC_ALL=C sort --unique > "$1/$name.part"
+    mv --no-target-directory "$1/$name.part" "$1/$name"
+  done
 }
 
 # fk_snapshot DIR: appears whole or not at all.
@@ -146,6 +160,7 @@ fk_snapshot() {
   fk_sysctls > "$dir.part/sysctls"
   fk_tables > "$dir.part/tables"
   if command -v nft > /dev/null; then nft --stateless list ruleset > "$dir.part/ruleset" 2> /dev/null || true; fi # no nf_tables, no ruleset
+  fk_describe "$dir.part"
   : > "$dir.part/absent"
   : > "$dir.part/modes"
   sync --file-system "$dir.part"
@@ -293,16 +308,20 @@ fk_restore_sysctls() {
   done
 }
 
-# fk_restore_tables DIR: tables that were not there go; if one that was there changed, the saved one returns.
+# fk_restore_tables DIR: of the tables that are ours, those that were not there go, and the others become what they were.
 fk_restore_tables() {
-  local family name
-  command -v nft > /dev/null || return 0
-  LC_ALL=C comm -13 "$1/tables" <(fk_tables) | while read -r _ family name; do
-    [ "$name" != fortress ] || nft delete table "$family" "$name"
-  done
-  if grep --line-regexp 'table inet fortress' "$1/tables" > /dev/null; then
-    { printf 'table inet fortress\ndelete table inet fortress\n' && awk '/^table inet fortress \{/ { p = 1 } p { print } p && /^}/ { p = 0 }' "$1/ruleset"; } | nft --file -
-  fi
+  local table
+  command -v nft > /dev/null && [ -s "$1/own-tables" ] || return 0
+  while IFS= read -r table; do
+    if grep --line-regexp --fixed-strings "table $table" "$1/tables" > /dev/null; then
+      {
+        printf 'table %s\ndelete table %s\n' "$table" "$table" &&
+          awk -v head="table $table {" 'index($0, head) == 1 { p = 1 } p { print } p && /^}/ { p = 0 }' "$1/ruleset"
+      } | nft --file -
+    elif fk_tables | grep --line-regexp --fixed-strings "table $table" > /dev/null; then
+      nft "delete table $table"
+    fi
+  done < "$1/own-tables"
 }
 
 # fk_sysctl_keys FILES…: the keys that sysctl.d files set.
@@ -324,21 +343,26 @@ fk_rollback() {
   fk_restore_tables "$dir"
   fk_restore_sysctls "$dir" "$dir/keys"
   fk_restore_units "$dir"
-  fk_reload "$dir/paths"
+  fk_restart "$dir" "$dir/paths"
 }
 
-# fk_reload PATHS: daemons that do not watch their files are told.
-fk_reload() {
-  if grep '^/etc/ssh/' "$1" > /dev/null; then
-    systemctl try-reload-or-restart ssh.service || systemctl restart ssh.service
-  fi
-  if grep '^/etc/wireguard/' "$1" > /dev/null && [ "$(systemctl is-active wg-quick@wg0)" = active ]; then systemctl restart wg-quick@wg0; fi
-  # It reads what it is told once. It may have given up over what it was told, so whether it is active says nothing.
-  # What it has written there itself (k3s.yaml) is nothing that it is told.
-  if grep '^/etc/rancher/k3s/' "$1" | grep --invert-match '/k3s\.yaml$' > /dev/null && [ -e /etc/rancher/k3s/token ]; then
-    systemctl reset-failed k3s.service 2> /dev/null || true # it has not failed
-    systemctl restart --no-block k3s.service
-  fi
+# fk_restart DIR PATHS: units that do not watch their files start anew, as fk_describe has written it.
+fk_restart() {
+  local how unit path except needs
+  [ -s "$1/restart" ] || return 0
+  while IFS=$'\t' read -r how unit path except needs; do
+    awk -v under="$path" -v except="$except" 'index($0, under) == 1 && $0 != except { f = 1 } END { exit !f }' "$2" || continue
+    [ "$needs" = - ] || [ -e "$needs" ] || continue
+    case $how in
+      reload) systemctl try-reload-or-restart "$unit" || systemctl restart "$unit" ;;
+      active) [ "$(systemctl is-active "$unit")" != active ] || systemctl restart "$unit" ;;
+      always)
+        # It may have given up over its files, so whether it is active says nothing.
+        systemctl reset-failed "$unit" 2> /dev/null || true # it has not failed
+        systemctl restart --no-block "$unit"
+        ;;
+    esac
+  done < "$1/restart"
 }
 # The doors of a printed page. Nobody watches from a laptop here: the admin is the proof.
 
@@ -375,37 +399,42 @@ doors_prove() {
 }
 
 # What several checks below look at.
-# A node of k3s: what is asked of it, and how it starts. Everything that says no prints why.
+# A file that the laptop has uploaded gets its name. A page that uploads lists this file before the shell files of its layer.
+
+# receive PATH MODE: what was uploaded for PATH becomes PATH, root's own, whole or not at all. It fails when it is not what the
+# laptop has proven: then it is deleted, and uploaded again by the next run.
+receive() {
+  arrived "$1" || return
+  keep "$1"
+  chown root:root "$FK_PART"
+  chmod "$2" "$FK_PART"
+  sync "$FK_PART"
+  mv --force --no-target-directory "$FK_PART" "$1"
+  sync "$(dirname "$1")"
+}
+export -f receive
+# A node of k3s: the checks about it, and how it starts. Every function that fails prints why.
 K3S=/opt/bin/k3s K3S_ETC=/etc/rancher/k3s K3S_DATA=/var/lib/rancher/k3s K3S_NOTES=/var/lib/fortress/k3s
 export K3S K3S_ETC K3S_DATA K3S_NOTES
 
+# k3s_no TEXT: prints why, and fails.
 k3s_no() {
   printf '%s\n' "$*"
   return 1
 }
 
-# k3s_program VERSION SHA256: it is here as it was published, and nobody else may write it.
+# k3s_program VERSION SHA256: the program of this version is installed as it was published, and root alone may write it.
 k3s_program() {
   local path=/opt/k3s/$1/k3s
-  [ -f "$path" ] && [ ! -L "$path" ] || k3s_no "$path is not there" || return
-  [ "$(stat --format='%a %U:%G' "$path")" = '755 root:root' ] || k3s_no "$path can be changed: $(stat --format='%a %U:%G' "$path")" || return
-  printf '%s  %s\n' "$2" "$path" | sha256sum --check --status || k3s_no "$path is not what is pinned"
+  [ -f "$path" ] && [ ! -L "$path" ] || k3s_no "$path is missing" || return
+  [ "$(stat --format='%a %U:%G' "$path")" = '755 root:root' ] ||
+    k3s_no "$path can be changed: $(stat --format='%a %U:%G' "$path")" || return
+  printf '%s  %s\n' "$2" "$path" | sha256sum --check --status || k3s_no "$path differs from the pinned file"
 }
 
-# k3s_land VERSION: what was sent becomes the program of this version.
-k3s_land() {
-  local path=/opt/k3s/$1/k3s
-  arrived "$path" || return
-  keep "$path"
-  chown root:root "$FK_PART"
-  chmod 755 "$FK_PART"
-  sync "$FK_PART"
-  mv --force --no-target-directory "$FK_PART" "$path"
-}
-
-# k3s_use VERSION: from the next start on. The link changes in one go.
+# k3s_use VERSION: /opt/bin/k3s becomes this version, for the next start. The link changes atomically.
 k3s_use() {
-  [ -x "/opt/k3s/$1/k3s" ] || k3s_no "/opt/k3s/$1/k3s is not there" || return
+  [ -x "/opt/k3s/$1/k3s" ] || k3s_no "/opt/k3s/$1/k3s is missing" || return
   keep "$K3S"
   install --directory --mode=755 "$(dirname "$K3S")"
   ln --symbolic --force --no-dereference "../k3s/$1/k3s" "$K3S.new"
@@ -426,16 +455,19 @@ k3s_kubectl() { timeout "${K3S_SECONDS:-30}" "$K3S" kubectl --kubeconfig "$K3S_E
 # k3s_self WORD...: as this node itself, which may read little more than itself.
 k3s_self() { timeout 30 "$K3S" kubectl --kubeconfig "$K3S_DATA/agent/kubelet.kubeconfig" "$@"; }
 
-# k3s_told: one digest of all that a start depends on: the program, the unit, the configuration, the secrets.
-k3s_told() {
+# k3s_config_digest: one digest of all that a start depends on: the program, the unit, the configuration, the tokens.
+k3s_config_digest() {
+  local unit=/etc/systemd/system/k3s.service
   {
     readlink "$K3S"
-    { find "$K3S_ETC" /etc/systemd/system/k3s.service /etc/systemd/system/k3s.service.d -type f ! -name k3s.yaml ! -name '.*' -print0 2> /dev/null || true; } | # there need be no drop-in
-      LC_ALL=C sort --zero-terminated | xargs --null --no-run-if-empty sha256sum
+    {
+      find "$K3S_ETC" "$unit" "$unit.d" -type f ! -name k3s.yaml ! -name '.*' -print0 2> /dev/null ||
+        true # there need be no drop-in
+    } | LC_ALL=C sort --zero-terminated | xargs --null --no-run-if-empty sha256sum
   } | sha256sum | cut --delimiter=' ' --fields=1
 }
 
-# k3s_answers ROLE: a server answers and says that it is ready; an agent is known to the cluster as a node.
+# k3s_answers ROLE NAME: a server answers and says that it is ready; of an agent the cluster has a Node.
 k3s_answers() {
   local said
   systemctl --quiet is-active k3s.service || k3s_no "k3s does not run"$'\n'"$(k3s_said)" || return
@@ -443,68 +475,64 @@ k3s_answers() {
     said=$(k3s_kubectl get --raw /readyz 2>&1) || k3s_no "the API does not answer: $(tail --lines=1 <<< "$said")" || return
     [ "$said" = ok ] || k3s_no "the API is not ready: $said"
   else
-    said=$(k3s_self get node "$2" --output name 2>&1) || k3s_no "the cluster does not know $2: $(tail --lines=1 <<< "$said")"
+    said=$(k3s_self get node "$2" --output name 2>&1) || k3s_no "the cluster has no Node $2: $(tail --lines=1 <<< "$said")"
   fi
 }
 
-# k3s_said: the last things that it complained about. Why it ends, and that it ends, are different lines.
+# k3s_said: the last errors in its journal. Why it ends, and that it ends, are different lines.
 k3s_said() {
   journalctl --unit=k3s.service --lines=400 --output=cat --no-pager 2> /dev/null |
     grep --extended-regexp 'level=(fatal|error)|^[EF][0-9]{4} |[Ee]rror:' | cut --characters=1-400 | tail --lines=20 |
-    awk '{ key = $0; sub(/time="[^"]*"/, "", key) } !seen[key]++' | tail --lines=3 || true # it may say nothing
+    awk '{ key = $0; sub(/time="[^"]*"/, "", key) } !seen[key]++' | tail --lines=3 || true # there may be none
 }
 
-# k3s_runs ROLE NAME: with all that is declared now, and not with what was declared when it started.
+# k3s_runs ROLE NAME: with the configuration that is on the node now, and not with the one that it was started with.
 k3s_runs() {
-  systemctl --quiet is-enabled k3s.service || k3s_no 'k3s does not start with the machine' || return
+  systemctl --quiet is-enabled k3s.service || k3s_no 'k3s.service is not enabled' || return
   k3s_answers "$1" "$2" || return
-  [ "$(cat "$K3S_NOTES/started" 2> /dev/null)" = "$(systemctl show --property=InvocationID --value k3s.service) $(k3s_told)" ] ||
-    k3s_restarted "$1" || k3s_no 'it was started before this was declared'
+  [ "$(cat "$K3S_NOTES/started" 2> /dev/null)" = \
+    "$(systemctl show --property=InvocationID --value k3s.service) $(k3s_config_digest)" ] ||
+    k3s_restarted || k3s_no 'k3s was started before the current configuration was written'
 }
 
-# k3s_restarted: the machine or systemd started it again, with what stands there now.
+# k3s_restarted: the machine or systemd has restarted it since, with the configuration that it has now.
 k3s_restarted() {
   local begun
-  [ "$(cut --delimiter=' ' --fields=2 "$K3S_NOTES/started" 2> /dev/null)" = "$(k3s_told)" ] || return
+  [ "$(cut --delimiter=' ' --fields=2 "$K3S_NOTES/started" 2> /dev/null)" = "$(k3s_config_digest)" ] || return
   begun=$(systemctl show --property=ActiveEnterTimestamp --value k3s.service)
   [ -n "$begun" ] && [ "$(date --date="$begun" +%s)" -ge "$(stat --format=%Y "$K3S_NOTES/started")" ]
 }
 
-# k3s_start ROLE NAME SECONDS: it starts anew, and is waited for. What it was told is noted only when it answers.
+# k3s_start ROLE NAME SECONDS: restarts it and waits until it is ready; only then is the digest of its configuration noted.
 k3s_start() {
-  local told deadline=$((SECONDS + $3)) fails=0 said=''
-  told=$(k3s_told)
+  local digest deadline=$((SECONDS + $3)) fails=0 said=''
+  digest=$(k3s_config_digest)
   install --directory --mode=700 "$K3S_NOTES"
-  # Set aside: when this run is killed, nobody knows with what it was started.
+  # When this run is killed, nothing tells with which configuration k3s was started.
   [ ! -e "$K3S_NOTES/started" ] || mv --force "$K3S_NOTES/started" "$K3S_NOTES/started.before"
   systemctl daemon-reload
   systemctl --quiet enable k3s.service
   systemctl reset-failed k3s.service 2> /dev/null || true # it has not failed
   systemctl restart --no-block k3s.service
   while ! said=$(k3s_answers "$1" "$2"); do
-    # A server that cannot read what it is told ends at once, again and again: nothing becomes better by waiting.
+    # A server that cannot read its configuration ends at once, again and again: waiting does not help.
     fails=$(systemctl show --property=NRestarts --value k3s.service)
     if [ "$fails" -ge 3 ] || [ "$SECONDS" -ge "$deadline" ]; then
-      said="it does not come up: $said"
-      if [ -s "$K3S_NOTES/upgrading" ] && [ -z "${K3S_SWAPS-}" ]; then said+=$'\nan upgrade has begun here: ./task k3s-upgrade apply ends it, or goes back'; fi
-      # What it was told before may come back, and with it what was noted then.
+      said="k3s did not become ready: $said"
+      if [ -s "$K3S_NOTES/upgrading" ] && [ -z "${K3S_SWAPS-}" ]; then
+        said+=$'\nan upgrade of this node is not finished: ./task k3s-upgrade apply finishes it, or goes back'
+      fi
+      # The previous configuration may return, and with it its digest.
       [ ! -e "$K3S_NOTES/started.before" ] || mv --force "$K3S_NOTES/started.before" "$K3S_NOTES/started"
       k3s_no "$said"
       return
     fi
     sleep 1
   done
-  printf '%s %s\n' "$(systemctl show --property=InvocationID --value k3s.service)" "$told" > "$K3S_NOTES/started.part"
+  printf '%s %s\n' "$(systemctl show --property=InvocationID --value k3s.service)" "$digest" > "$K3S_NOTES/started.part"
   sync "$K3S_NOTES/started.part"
   mv --force "$K3S_NOTES/started.part" "$K3S_NOTES/started"
   rm --force "$K3S_NOTES/started.before"
-}
-
-# k3s_fresh BEGUN: this node has data of the cluster, or the cluster has not begun anywhere. On an empty disk the first server
-# would begin another cluster beside the one that is known, and nobody would notice before the backup is missed.
-k3s_fresh() {
-  [ ! -d "$K3S_DATA/server/db/etcd" ] || return 0
-  [ "$1" = no ] || k3s_no "the cluster has begun, and there is nothing of it on this disk"
 }
 
 # k3s_votes: a line for each server: its name, and whether it has a vote in etcd, as the leader found within the last 15 s.
@@ -513,22 +541,8 @@ k3s_votes() {
     jsonpath='{range .items[*]}{.metadata.name}{" "}{.status.conditions[?(@.type=="EtcdIsVoter")].status}{"\n"}{end}'
 }
 
-# k3s_etcd COUNT: its own member of etcd is healthy, and every member has a vote. Prints one line for each server.
-k3s_etcd() {
-  local said name vote all=0 bad=0
-  said=$(k3s_kubectl get --raw '/readyz/etcd' 2>&1) || k3s_no "etcd is not ready: $(tail --lines=1 <<< "$said")" || return
-  said=$(k3s_votes 2>&1) || k3s_no "$said" || return
-  while read -r name vote; do
-    [ -n "$name" ] || continue
-    all=$((all + 1))
-    [ "$vote" = True ] || { printf '%s has no vote in etcd\n' "$name" && bad=$((bad + 1)); }
-  done <<< "$said"
-  printf '%s members of etcd have a vote\n' "$((all - bad))"
-  [ "$bad" -eq 0 ] && [ "$all" -ge "${1:-1}" ]
-}
-
-# k3s_well COUNT NAME 'NODE URL'…: COUNT servers are members of etcd, and all of them but NAME have a vote and answer at their URL, so
-# that it costs nobody the majority when NAME stops or joins. What a member says of another is up to 15 s old; an answer is not.
+# k3s_well COUNT NAME 'NODE URL'…: COUNT servers are members of etcd, and all of them but NAME have a vote and answer at their
+# URL: etcd keeps its quorum when NAME stops or joins. What a member reports of another is up to 15 s old; an answer is not.
 k3s_well() {
   local count=$1 but=$2 said name vote server members=''
   shift 2
@@ -538,7 +552,7 @@ k3s_well() {
     [ "$vote" = True ] || k3s_no "$name has no vote in etcd" || return
     members+=" $name"
   done <<< "$said"
-  [ "$(wc --words <<< "$members")" -ge "$count" ] || k3s_no "of $count servers etcd knows$members" || return
+  [ "$(wc --words <<< "$members")" -ge "$count" ] || k3s_no "of $count servers the members of etcd are:$members" || return
   for server; do
     case " $members " in *" ${server% *} "*) ;; *) continue ;; esac
     said=$(k3s_kubectl --server="${server#* }" get --raw /readyz 2>&1) && [ "$said" = ok ] ||
@@ -546,57 +560,62 @@ k3s_well() {
   done
 }
 
-# k3s_stop: for undo. What containers it started is ended too; the data stays.
+# k3s_stop: for undo. The containers that it started end too; the data stays.
 k3s_stop() {
   systemctl disable --now k3s.service 2> /dev/null || true # it is gone already
   if [ -e /sys/fs/cgroup/kubepods.slice/cgroup.kill ]; then echo 1 > /sys/fs/cgroup/kubepods.slice/cgroup.kill; fi
 }
 
-export -f k3s_no k3s_program k3s_land k3s_use k3s_version k3s_kubectl k3s_self k3s_told k3s_answers k3s_said k3s_runs k3s_restarted \
-  k3s_start k3s_fresh k3s_votes k3s_etcd k3s_well k3s_stop
+export -f k3s_no k3s_program k3s_use k3s_version k3s_kubectl k3s_self k3s_config_digest k3s_answers k3s_said k3s_runs \
+  k3s_restarted k3s_start k3s_votes k3s_well k3s_stop
 
 
-# 1/17 the kernel has cgroups of the second kind, and the clock is set
-#   why: the kubelet of this version refuses the first kind, and certificates are not good before their time
-if ! { test "$(stat --file-system --format=%T /sys/fs/cgroup)" = cgroup2fs && { systemd-detect-virt --quiet --container || test "$(timedatectl show --property=NTPSynchronized --value)" = yes; }; } > /dev/null 2>&1; then
-  echo 'the kernel has cgroups of the second kind, and the clock is set: no' >&2
+# 1/17 cgroup v2 is mounted and the clock is synchronised
+#   why: the kubelet of this version refuses cgroup v1, and certificates are not valid before their time
+if ! {
+  test "$(stat --file-system --format=%T /sys/fs/cgroup)" = cgroup2fs &&
+    { systemd-detect-virt --quiet --container || test "$(timedatectl show --property=NTPSynchronized --value)" = yes; }
+} > /dev/null 2>&1; then
+  echo 'cgroup v2 is mounted and the clock is synchronised: no' >&2
   echo '  find out why the clock is not synchronised: timedatectl timesync-status, or chronyc tracking' >&2
   exit 1
 fi
 
-# 2/17 there is a place for k3s v1.36.4+k3s1
+# 2/17 directory /opt/k3s/v1.36.4+k3s1 exists
 if ! { test "$(stat --format='%F %a %U:%G' /opt/k3s/v1.36.4+k3s1)" = 'directory 755 root:root'; } > /dev/null 2>&1; then
   keep /opt/k3s && keep /opt/k3s/v1.36.4+k3s1
   install --directory --mode=755 --owner=root --group=root /opt/k3s /opt/k3s/v1.36.4+k3s1
 fi
 
-# 3/17 k3s v1.36.4+k3s1 is here, as its makers published it
-#   why: it has the digest that is pinned; nothing that comes from the network is run to install it
+# 3/17 k3s v1.36.4+k3s1 is downloaded and verified
+#   why: it has the pinned SHA-256; nothing that comes from the network is run to install it
 if ! { k3s_program v1.36.4+k3s1 835873f37245fc615f547a2fe2af9402a347875f13fa64a1f136de644955ea3f; } > /dev/null 2>&1; then
   # in $FK_FILES: https://github.com/k3s-io/k3s/releases/download/v1.36.4%2Bk3s1/k3s
   printf '%s  %s\n' 835873f37245fc615f547a2fe2af9402a347875f13fa64a1f136de644955ea3f "$FK_FILES"/k3s | sha256sum --check --quiet
   digest=$(sha256sum "$FK_FILES"/k3s | cut --delimiter=' ' --fields=1)
   cp "$FK_FILES"/k3s /opt/k3s/v1.36.4+k3s1/.k3s."${digest:0:16}".part
   export FK_SENT="$digest"' /opt/k3s/v1.36.4+k3s1/k3s'
-  k3s_land v1.36.4+k3s1
+  receive /opt/k3s/v1.36.4+k3s1/k3s 755
 fi
 
-# 4/17 one of the versions that are here is the one that runs
-#   why: which one, is changed by k3s-upgrade alone: it takes the pods away first, and goes back when the new one fails
+# 4/17 /opt/bin/k3s links to an installed version
+#   why: only k3s-upgrade changes to which: it drains the node first, and goes back when the new version fails
 if ! { test -n "$(k3s_version)" && test -x /opt/bin/k3s; } > /dev/null 2>&1; then
   k3s_use v1.36.4+k3s1
 fi
 
-# 5/17 no second cluster begins beside the one that the laptop knows
-#   why: on an empty disk the first server would make new authorities and forget everything: secrets are never made anew silently
-if ! { k3s_fresh no; } > /dev/null 2>&1; then
-  echo 'no second cluster begins beside the one that the laptop knows: no' >&2
-  echo '  bring a backup back: ./task restore FILE. Or put another server first in config/sites/fortress.yaml, so that fortress-node joins it.' >&2
-  echo '  If the old cluster is gone for good, and its backups too: delete k3s-join-server.age, k3s-join-agent.age and k3s-kubeconfig.age in /nonexistent/fortress' >&2
+# 5/17 no second cluster is initialised on an empty disk
+#   why: it would get a new CA and new keys, and hold nothing of what the cluster held
+if ! { test -d /var/lib/rancher/k3s/server/db/etcd || true; } > /dev/null 2>&1; then
+  echo 'no second cluster is initialised on an empty disk: no' >&2
+  echo '  restore a backup: ./task restore FILE.' >&2
+  echo '  Or put another server first in config/sites/fortress.yaml, and fortress-node joins it.' >&2
+  echo '  If the old cluster is gone for good, and its backups too: delete' >&2
+  echo '  k3s-join-server.age, k3s-join-agent.age, k3s-kubeconfig.age in /nonexistent/fortress' >&2
   exit 1
 fi
 
-# 6/17 k3s has a unit
+# 6/17 k3s.service unit is installed
 if ! { landed /etc/systemd/system/k3s.service 8d3f5bc4c878f81a7c70c8630117857be6c380029c8ee01eb18294ea0724c047 644 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/systemd/system/k3s.service 644 root:root << 'FORTRESS'
@@ -629,7 +648,7 @@ FORTRESS
   settle /etc/systemd/system/k3s.service
 fi
 
-# 7/17 k3s is told what to do: config.yaml
+# 7/17 k3s configuration: config.yaml
 if ! { landed /etc/rancher/k3s/config.yaml e0524fb11e6a1de056048a53b3dacbda376e94fbd435cefc3e7e68f0ee4a90da 600 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/rancher/k3s/config.yaml 600 root:root << 'FORTRESS'
@@ -701,11 +720,11 @@ FORTRESS
   settle /etc/rancher/k3s/config.yaml
 fi
 
-# 8/17 k3s is told what to do: config.yaml.d/10-node.yaml
-if ! { landed /etc/rancher/k3s/config.yaml.d/10-node.yaml 8e01147e1fbe289db3ce2fb0eb0e75b0165ea542742107e27adeee881bc4cf86 600 root:root; } > /dev/null 2>&1; then
+# 8/17 k3s configuration: config.yaml.d/10-node.yaml
+if ! { landed /etc/rancher/k3s/config.yaml.d/10-node.yaml 06b4b7ee8a6e834df675f5ca3578bf6a27f005fc459e61dd228a07272c805ec1 600 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/rancher/k3s/config.yaml.d/10-node.yaml 600 root:root << 'FORTRESS'
-# What only this node is told; the rest is the same on all.
+# The configuration of this node alone; the rest is the same on all.
 node-name: fortress-node
 node-ip: 10.77.0.2
 cluster-init: true
@@ -716,7 +735,7 @@ FORTRESS
   settle /etc/rancher/k3s/config.yaml.d/10-node.yaml
 fi
 
-# 9/17 k3s is told what to do: admission.yaml
+# 9/17 k3s configuration: admission.yaml
 if ! { landed /etc/rancher/k3s/admission.yaml 6a0d757b000af77175fd4d3a63a41a8c6be959853dfea1eaf0a7ec71f8b97ce2 600 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/rancher/k3s/admission.yaml 600 root:root << 'FORTRESS'
@@ -758,7 +777,7 @@ FORTRESS
   settle /etc/rancher/k3s/admission.yaml
 fi
 
-# 10/17 k3s is told what to do: audit.yaml
+# 10/17 k3s configuration: audit.yaml
 if ! { landed /etc/rancher/k3s/audit.yaml 0a2c83ea15eb40c8f53d751dfa9754ed7c192f687459dba5978f76c7f42cb0a4 600 root:root; } > /dev/null 2>&1; then
   doors_arm
   put /etc/rancher/k3s/audit.yaml 600 root:root << 'FORTRESS'
@@ -834,13 +853,15 @@ FORTRESS
   settle /etc/rancher/k3s/audit.yaml
 fi
 
-# 11/17 the audit log has a directory that only root can read
+# 11/17 audit log directory is readable by root alone
 if ! { test "$(stat --format='%a %U:%G' /var/lib/rancher/k3s/server/logs)" = '700 root:root'; } > /dev/null 2>&1; then
   doors_arm
-  install --directory --mode=700 --owner=root --group=root /var/lib/rancher/k3s/server /var/lib/rancher/k3s/server/logs
+  install --directory --mode=700 --owner=root --group=root \
+    /var/lib/rancher/k3s/server /var/lib/rancher/k3s/server/logs
 fi
 
-# 12/17 agents come with a token of their own, with which nobody becomes a server
+# 12/17 agent token is installed
+#   why: agents join with a token of their own, with which no machine becomes a server
 if ! { settled /etc/rancher/k3s/agent-token && [ "$(stat --format='%a %U:%G' /etc/rancher/k3s/agent-token)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/rancher/k3s/agent-token.sha256; } > /dev/null 2>&1; then
   doors_arm
   {
@@ -850,7 +871,8 @@ if ! { settled /etc/rancher/k3s/agent-token && [ "$(stat --format='%a %U:%G' /et
   settle /etc/rancher/k3s/agent-token
 fi
 
-# 13/17 the cluster has its token
+# 13/17 server token is installed
+#   why: servers join with it, and it encrypts the bootstrap data in etcd
 if ! { settled /etc/rancher/k3s/token && [ "$(stat --format='%a %U:%G' /etc/rancher/k3s/token)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/rancher/k3s/token.sha256; } > /dev/null 2>&1; then
   doors_arm
   {
@@ -860,26 +882,26 @@ if ! { settled /etc/rancher/k3s/token && [ "$(stat --format='%a %U:%G' /etc/ranc
   settle /etc/rancher/k3s/token
 fi
 
-# 14/17 k3s runs as server fortress-node, with all that it is told
-#   why: it starts anew only when something of that has changed; when it does not come up, what it was told before returns
+# 14/17 k3s server fortress-node runs with the current configuration
+#   why: it restarts only after a change of its version, unit, configuration or tokens; when it fails, the previous ones return
 if ! { k3s_runs server fortress-node; } > /dev/null 2>&1; then
   doors_arm
   k3s_start server fortress-node 540
 fi
 
-# 15/17 the laptop knows what another server joins with, and whom
+# 15/17 join token for servers is saved on the laptop, encrypted
 if ! { saved k3s-join-server "$(sha256sum /var/lib/rancher/k3s/server/token | cut --delimiter=' ' --fields=1)"; } > /dev/null 2>&1; then
-  : # the copy is made by the laptop, see save
+  : # the laptop makes the copy, see save
 fi
 
-# 16/17 the laptop knows what an agent joins with, and whom
+# 16/17 join token for agents is saved on the laptop, encrypted
 if ! { saved k3s-join-agent "$(sha256sum /var/lib/rancher/k3s/server/agent-token | cut --delimiter=' ' --fields=1)"; } > /dev/null 2>&1; then
-  : # the copy is made by the laptop, see save
+  : # the laptop makes the copy, see save
 fi
 
-# 17/17 the laptop has the kubeconfig, encrypted
+# 17/17 kubeconfig of the cluster is saved on the laptop, encrypted
 if ! { saved k3s-kubeconfig "$(sha256sum /etc/rancher/k3s/k3s.yaml | cut --delimiter=' ' --fields=1)"; } > /dev/null 2>&1; then
-  : # the copy is made by the laptop, see save
+  : # the laptop makes the copy, see save
 fi
 
 doors_prove

@@ -162,7 +162,7 @@ test('Talos is waited for by its own program, and asked for no SSH', () => {
 
 test('the page that deletes asks for the name, and for the mark before that', () => {
   const [mine, typed] = destroy('fortress-node').steps(contextOf())
-  assert.match(mine!.name, /no machine of somebody else is called fortress-node/)
+  assert.match(mine!.name, /no virtual machine of another owner is called fortress-node/)
   assert.equal(typed && 'typed' in typed && typed.typed, 'fortress-node')
   assert.throws(() => destroy('other').steps(contextOf()), /fortress runs no virtual machine other/)
 })

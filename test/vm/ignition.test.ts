@@ -9,7 +9,7 @@ import { loadConfig } from '../../lib/site/config.ts'
 import { nodesOf } from '../../lib/site/machines.ts'
 import type { Config } from '../../lib/site/model.ts'
 import type { Ignition } from '../../lib/vm/butane.ts'
-import { hostKeyOf } from '../../lib/vm/hostkey.ts'
+import { hostKeyOf } from '../../lib/vm/domain.ts'
 import { type Given, adminKey, ignition, ignitionFile } from '../../lib/vm/ignition.ts'
 
 const hostKey = makeSshKey('test')

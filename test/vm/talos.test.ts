@@ -338,7 +338,7 @@ describe('the node', () => {
     rmSync(at('etcd'))
     assert.match(
       shell('talos_bootstrap fortress-node').said,
-      /^etcd was bootstrapped here on \d{4}-\S+, and is gone: beginning anew would forget/,
+      /^etcd was bootstrapped here on \d{4}-\S+, and is gone: a new bootstrap would forget/,
     )
     assert.ok(!existsSync(at('etcd')))
   })

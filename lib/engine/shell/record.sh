@@ -12,6 +12,7 @@ fk_record_open() {
     install --directory --mode=700 "$FK_STATE/pages" "$dir"
     fk_snapshot "$dir/origin"
   fi
+  fk_describe "$dir/origin"
   [ -s "$dir/seq" ] || printf '%s\n' "$(($(cat "$FK_STATE"/pages/*/seq 2> /dev/null | sort --numeric-sort | tail --lines=1) + 1))" > "$dir/seq"
   if [ ! -d "$dir/open" ]; then
     rm --recursive --force "$dir/open.part"
@@ -94,7 +95,7 @@ fk_undo() {
   fk_restore_tables "$dir/origin"
   fk_restore_sysctls "$dir/origin" "$dir/keys"
   fk_restore_units "$dir/origin" "$dir/units"
-  fk_reload "$dir/paths"
+  fk_restart "$dir/origin" "$dir/paths"
   rm --recursive --force "$dir"
   rmdir --ignore-fail-on-non-empty "$FK_STATE/pages" "$FK_STATE/pending" "$FK_STATE" 2> /dev/null || true # other pages still have records
 }

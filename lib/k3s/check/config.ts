@@ -1,5 +1,5 @@
-// What a node's k3s is told, checked before the node hears of it: config.yaml with its drop-ins, and the two files that the API
-// server reads. k3s skips a key that it does not know, takes the last of two, and starts with what is left.
+// The configuration of k3s on a node, checked before it is written there: config.yaml with its drop-ins, and the two files that
+// the API server reads. k3s skips a key that it does not know, takes the last of two, and starts with what is left.
 import { posix } from 'node:path'
 import { contains, formatNetwork, overlap, parseAddress, parseNetwork } from '../../ground/address.ts'
 import {
@@ -36,7 +36,7 @@ export interface K3sFile {
   file?: string
 }
 
-/** A node, and what its k3s is told. */
+/** A node, and the configuration files of its k3s. */
 export interface K3sNode {
   name: string
   role: Role
@@ -255,7 +255,8 @@ function sound(item: Item<unknown>, key: string, kind: Kind): boolean {
     : show(value) // prettier-ignore
   const suggestion =
     kind === 'text' && typeof value === 'number' ? `'${raw}'`
-    : kind === 'boolean' && typeof value === 'string' && /^(yes|on|no|off|true|false)$/i.test(value) ? String(/^(yes|on|true)$/i.test(value))
+    : kind === 'boolean' && typeof value === 'string' && /^(yes|on|no|off|true|false)$/i.test(value)
+      ? String(/^(yes|on|true)$/i.test(value))
     : undefined // prettier-ignore
   say(
     item,
@@ -464,10 +465,11 @@ class Reading {
       })
     const ofEtcd = config.keys().filter((key) => key.startsWith('etcd-') && key !== 'etcd-arg')
     const [idle] = ofEtcd.map((key) => config.value(key)!)
+    const store = datastore ? 'what datastore-endpoint names' : 'SQLite'
     if (idle && this.node.role === 'server' && !init && !config.has('server'))
       say(idle, {
         atKey: true,
-        reason: `has no effect: without cluster-init or server, k3s stores in ${datastore ? 'what datastore-endpoint names' : 'SQLite'}`,
+        reason: `has no effect: without cluster-init or server, k3s stores in ${store}`,
       })
     const s3 = ofEtcd.filter((key) => key.startsWith('etcd-s3-'))
     if (s3.length > 0 && !on('etcd-s3'))

@@ -1,0 +1,29 @@
+// How an operating system is named in a site document, from what /etc/os-release says.
+
+/** A system that os-release alone does not name as we do. */
+interface System {
+  name: string
+  /** ID of os-release. */
+  id?: string
+  /** A file that only this system has. */
+  mark?: string
+  /** Which version it is changes by itself, so a page asks when it matters. */
+  versionless?: boolean
+}
+
+const systems: System[] = [
+  // It calls itself Debian.
+  { name: 'raspios', mark: '/etc/rpi-issue' },
+  { name: 'flatcar', id: 'flatcar', versionless: true },
+]
+
+/** The files to look for. */
+export const systemMarks = systems.flatMap(({ mark }) => mark ?? [])
+
+/** `debian-13`, `raspios-13`, `flatcar`; of a system that is not in the table its ID and VERSION_ID. */
+export function systemOf(release: { id: string; version: string; marks: string[] }): string {
+  const found = systems.find(({ id, mark }) =>
+    mark === undefined ? id === release.id : release.marks.includes(mark),
+  )
+  return found?.versionless ? found.name : `${found?.name ?? release.id}-${release.version}`
+}
