@@ -16,7 +16,7 @@ const load = createRequire(import.meta.url)
 
 /** What the pages of host and provision and ./task node share: lib/vm/domain.sh, and the stylesheet that it compares by. */
 export const domainShell = new Command(
-  `${shellText('lib/vm/domain.sh')}cat > "$FK_TMP/facts.xsl" << 'XSL'\n${read('config/vm/facts.xsl')}XSL`,
+  `${shellText('lib/vm/domain.sh')}cat > "$FK_TMP/facts.xsl" << 'XSL'\n${read('config/vm/facts.xsl')}XSL\n`,
   undefined,
   'lib/vm/domain.sh',
 )

@@ -836,14 +836,14 @@ if ! {
 fi
 
 # 8/75 monitoring and audit packages are installed
-#   K01a the tools of AppArmor are there [CIS 1.3.1.1, xccdf:package_apparmor-utils_installed]
-#   J01a the audit's packages are there [CIS 6.2.1.1, xccdf:package_audit_installed]
-#   L08b a memory of all files is there [CIS 6.3.1, xccdf:package_aide_installed, LYNIS FINT-4350]
-#   L07 old code that still runs is noticed [LYNIS DEB-0831]
-#   L09 changed files of packages are noticed [LYNIS PKGS-7370]
-#   K06a a guard of USB is there [LYNIS USB-3000]
-#   J28a accounting is there [LYNIS ACCT-9622, LYNIS ACCT-9626]
-#   L01 security updates come by themselves [LYNIS PKGS-7420]
+#   K01a AppArmor and its tools are installed [CIS 1.3.1.1, xccdf:package_apparmor-utils_installed]
+#   J01a auditd is installed [CIS 6.2.1.1, xccdf:package_audit_installed]
+#   L08b AIDE is installed [CIS 6.3.1, xccdf:package_aide_installed, LYNIS FINT-4350]
+#   L07 needrestart is installed [LYNIS DEB-0831]
+#   L09 debsums is installed [LYNIS PKGS-7370]
+#   K06a USBGuard is installed [LYNIS USB-3000]
+#   J28a acct and sysstat are installed [LYNIS ACCT-9622, LYNIS ACCT-9626]
+#   L01 unattended-upgrades is installed [LYNIS PKGS-7420]
 #   L11 no compiler is there for everybody [LYNIS HRDN-7220, LYNIS HRDN-7222]
 if ! {
   dpkg-query --show --showformat='${db:Status-Status} ${Package}\n' acct aide apparmor apparmor-utils audispd-plugins auditd chrony cron debsums libcap2-bin libpam-pwquality needrestart sysstat unattended-upgrades usbguard |
@@ -942,7 +942,7 @@ FORTRESS
 fi
 
 # 14/75 kernel and network sysctls are hardened
-#   B01 addresses are random [CIS 1.5.9, xccdf:sysctl_kernel_randomize_va_space, LYNIS KRNL-6000]
+#   B01 address space layout is randomised (ASLR) [CIS 1.5.9, xccdf:sysctl_kernel_randomize_va_space, LYNIS KRNL-6000]
 #   B02 kernel addresses are hidden [CIS 1.5.8, xccdf:sysctl_kernel_kptr_restrict, LYNIS KRNL-6000, KSPP]
 #   B03 the kernel log is root's [CIS 1.5.5, xccdf:sysctl_kernel_dmesg_restrict, LYNIS KRNL-6000, KSPP]
 #   B04 only an administrator looks into another process [CIS 1.5.3, CIS 1.5.10, xccdf:sysctl_kernel_yama_ptrace_scope, ANSSI BP-028 R11]
@@ -951,7 +951,7 @@ fi
 #   B07 measuring other processes needs privilege [LYNIS KRNL-6000, KSPP]
 #   B08 measuring cannot slow the host down [ANSSI BP-028 R9]
 #   B09 no other kernel is started from this one [KSPP]
-#   B10 the keyboard gives the kernel no orders [LYNIS KRNL-6000, ANSSI BP-028 R9]
+#   B10 the magic SysRq key is off [LYNIS KRNL-6000, ANSSI BP-028 R9]
 #   B11 opening a terminal loads no driver [LYNIS KRNL-6000, KSPP]
 #   B12 nobody types into another's terminal [KSPP, CVE-2023-28339]
 #   B13 handling page faults of the kernel needs privilege [KSPP]
@@ -964,28 +964,28 @@ fi
 #   B20 links in shared directories lead nobody astray [CIS 1.5.2, xccdf:sysctl_fs_protected_symlinks, KSPP]
 #   B21 nobody plants pipes in shared directories [LYNIS KRNL-6000, KSPP]
 #   B22 nobody plants files in shared directories [LYNIS KRNL-6000, KSPP]
-#   B23 a kernel that stumbled does not go on [KSPP, ANSSI BP-028 R9]
-#   B24 it starts again after ten seconds [kubelet: protectKernelDefaults]
+#   B23 the kernel panics on an oops [KSPP, ANSSI BP-028 R9]
+#   B24 the host reboots ten seconds after a kernel panic [kubelet: protectKernelDefaults]
 #   B26 user namespaces need privilege [KSPP, user_namespaces(7)]
 #   B28 AppArmor does not let anybody become unconfined [aa-status(8), apparmor(7)]
 #   B29 io_uring needs privilege [https://docs.kernel.org/admin-guide/sysctl/kernel.html#io-uring-disabled]
 #   B31 Ctrl-Alt-Del is no reset button [LYNIS KRNL-6000]
 #   B30 no further module loads [LYNIS KRNL-6000, KSPP]
-#   C01 packets come the way answers go [CIS 3.3.1.12, xccdf:sysctl_net_ipv4_conf_all_rp_filter, LYNIS KRNL-6000]
-#   C05 nobody redirects us [CIS 3.3.1.8, xccdf:sysctl_net_ipv4_conf_all_accept_redirects]
-#   C06 not even our own gateway [CIS 3.3.1.10, xccdf:sysctl_net_ipv4_conf_all_secure_redirects]
-#   C07 we redirect nobody [CIS 3.3.1.4, xccdf:sysctl_net_ipv4_conf_all_send_redirects]
-#   C08 senders do not choose the route [CIS 3.3.1.14, xccdf:sysctl_net_ipv4_conf_all_accept_source_route]
-#   C09 impossible senders are written down [CIS 3.3.1.16, xccdf:sysctl_net_ipv4_conf_all_log_martians]
+#   C01 reverse path filtering is on (rp_filter) [CIS 3.3.1.12, xccdf:sysctl_net_ipv4_conf_all_rp_filter, LYNIS KRNL-6000]
+#   C05 ICMP redirects are not accepted [CIS 3.3.1.8, xccdf:sysctl_net_ipv4_conf_all_accept_redirects]
+#   C06 ICMP redirects of gateways are not accepted [CIS 3.3.1.10, xccdf:sysctl_net_ipv4_conf_all_secure_redirects]
+#   C07 ICMP redirects are not sent [CIS 3.3.1.4, xccdf:sysctl_net_ipv4_conf_all_send_redirects]
+#   C08 source-routed packets are not accepted [CIS 3.3.1.14, xccdf:sysctl_net_ipv4_conf_all_accept_source_route]
+#   C09 packets with impossible source addresses are logged (martians) [CIS 3.3.1.16, xccdf:sysctl_net_ipv4_conf_all_log_martians]
 #   C10 one wire is not taken for one network [ANSSI BP-028 R12]
 #   C11 each address answers on its own wire only [ANSSI BP-028 R12]
 #   C12 nobody tells us unasked who has an address [ANSSI BP-028 R12]
 #   C13a our own addresses do not come in from outside [ANSSI BP-028 R12, CVE-2020-8558]
-#   C14 we answer for nobody else [LYNIS KRNL-6000]
-#   C15 pings to everybody get no answer [CIS 3.3.1.7, xccdf:sysctl_net_ipv4_icmp_echo_ignore_broadcasts]
+#   C14 proxy ARP is off [LYNIS KRNL-6000]
+#   C15 broadcast pings get no answer [CIS 3.3.1.7, xccdf:sysctl_net_ipv4_icmp_echo_ignore_broadcasts]
 #   C16 nonsense in ICMP is ignored [CIS 3.3.1.6, xccdf:sysctl_net_ipv4_icmp_ignore_bogus_error_responses]
 #   C17 ICMP answers are few [icmp(7)]
-#   C18 half-open connections do not use the host up [CIS 3.3.1.18, xccdf:sysctl_net_ipv4_tcp_syncookies, CVE-1999-0116]
+#   C18 TCP SYN cookies are on [CIS 3.3.1.18, xccdf:sysctl_net_ipv4_tcp_syncookies, CVE-1999-0116]
 #   C19 a closed connection cannot be killed from outside [RFC 1337]
 #   C20 old segments are told from new ones [RFC 7323, LYNIS KRNL-6000]
 #   C21 connections that do not come about are given up soon [tcp(7)]
@@ -1117,7 +1117,7 @@ fi
 
 # 15/75 IP forwarding serves only the host's own virtual machines
 #   C02 the host forwards for its own guests only [CIS 3.3.1.1, xccdf:sysctl_net_ipv4_ip_forward, LYNIS KRNL-6000]
-#   C04 nor does it in IPv6 [CIS 3.3.2.1, xccdf:sysctl_net_ipv6_conf_all_forwarding]
+#   C04 IPv6 forwarding is off but for nodes [CIS 3.3.2.1, xccdf:sysctl_net_ipv6_conf_all_forwarding]
 if ! { landed /etc/sysctl.d/99-zz-fortress-forwarding.conf 242b4b4c39e6ef14cb47e7e3b3b9d30e327ddbaf9a5cf0b06f478124184c50ac 644 root:root; } > /dev/null 2>&1; then
   put /etc/sysctl.d/99-zz-fortress-forwarding.conf 644 root:root << 'FORTRESS'
 # The host forwards nothing for anybody. libvirt turns forwarding on for its own networks when it starts them,
@@ -1151,7 +1151,7 @@ fi
 #   D16 no SMB server runs in the kernel [CVE-2022-47939]
 #   D17 old serial and network protocols do not load [CVE-2017-2636, KSPP]
 #   D18 cameras, speakers and floppies do not load [CVE-2024-53104]
-#   D19 the test driver that exploits love does not load [CVE-2019-18683]
+#   D19 the test driver vivid does not load [CVE-2019-18683]
 if ! { landed /etc/modprobe.d/60-fortress.conf b080bd4d63c56c6cdb359a0c55b9ce20a59435c5d05ce2fa570d6042b4bb0696 644 root:root; } > /dev/null 2>&1; then
   put /etc/modprobe.d/60-fortress.conf 644 root:root << 'FORTRESS'
 # Modules that this host never loads: `install` answers modprobe, `blacklist` answers udev.
@@ -1382,7 +1382,7 @@ fi
 # 21/75 noexec/nosuid mount options are active
 #   E01 /tmp is its own, and nothing in it runs [CIS 1.1.2.1.4, xccdf:mount_option_tmp_noexec, LYNIS FILE-6374]
 #   E02 nothing in shared memory runs [CIS 1.1.2.2.4, CIS 1.1.2.2.2, CIS 1.1.2.2.3, xccdf:mount_option_dev_shm_noexec, xccdf:mount_option_dev_shm_nodev, xccdf:mount_option_dev_shm_nosuid]
-#   E02a shared memory is mounted so from the start on [CIS 1.1.2.2.1, fstab(5)]
+#   E02a /etc/fstab mounts /dev/shm with nodev, nosuid and noexec [CIS 1.1.2.2.1, fstab(5)]
 #   E03 nothing in /var/tmp runs [CIS 1.1.2.5.1, xccdf:partition_for_var_tmp, LYNIS FILE-6374]
 #   E04 no devices and no set-id programs in /var [CIS 1.1.2.4.1, xccdf:partition_for_var, LYNIS FILE-6310]
 #   E05 nothing among the logs runs [CIS 1.1.2.6.1, xccdf:partition_for_var_log]
@@ -2314,7 +2314,7 @@ fi
 
 # 61/75 USBGuard allows what is plugged in now, and refuses unknown devices
 #   why: a stick can be a keyboard that types; disks and one keyboard may still come
-#   K06 USB devices that nobody chose are not talked to [usbguard-daemon.conf(5), LYNIS USB-3000]
+#   K06 USBGuard refuses unknown USB devices [usbguard-daemon.conf(5), LYNIS USB-3000]
 if ! {
   settled /etc/usbguard/rules.conf &&
   grep --fixed-strings '!allowed-matches' /etc/usbguard/rules.conf > /dev/null &&
@@ -2347,7 +2347,7 @@ FORTRESS
 fi
 
 # 63/75 cron is root-only
-#   I24 only root plans work [CIS 2.4.1.9, CIS 2.4.2.1, xccdf:file_cron_allow_exists, xccdf:file_at_allow_exists]
+#   I24 cron and at are root-only [CIS 2.4.1.9, CIS 2.4.2.1, xccdf:file_cron_allow_exists, xccdf:file_at_allow_exists]
 if ! { landed /etc/cron.allow 53175bcc0524f37b47062fafdda28e3f8eb91d519ca0a184ca71bbebe72f969a 600 root:root; } > /dev/null 2>&1; then
   put /etc/cron.allow 600 root:root << 'FORTRESS'
 root
@@ -2398,7 +2398,7 @@ fi
 #   N01 the lists of users and groups are root's [CIS 7.1.1, xccdf:file_permissions_etc_passwd, LYNIS FILE-7524]
 #   N02 password hashes are root's [CIS 7.1.5, CIS 7.1.6, xccdf:file_permissions_etc_shadow, xccdf:file_permissions_backup_etc_shadow]
 #   N03 old password hashes are root's [CIS 7.1.10, xccdf:file_permissions_etc_security_opasswd, xccdf:file_permissions_etc_security_opasswd_old]
-#   N04 planned work is root's [CIS 2.4.1.2, CIS 2.4.1.8, xccdf:file_permissions_crontab, xccdf:file_permissions_cron_d]
+#   N04 crontab and cron directories belong to root [CIS 2.4.1.2, CIS 2.4.1.8, xccdf:file_permissions_crontab, xccdf:file_permissions_cron_d]
 #   L06 sources and keys are root's [apt-secure(8)]
 #   J21 audit logs and rules are root's [CIS 6.2.4.5, xccdf:file_permissions_etc_audit_rulesd]
 #   N08 keys and rules are root's [ANSSI BP-028 R50]
@@ -2514,19 +2514,19 @@ if ! {
 fi
 
 # 70/75 grub.cfg is generated with the kernel arguments and the password
-#   A04 the kernel audits from its first process on [CIS 6.2.1.3, xccdf:grub2_audit_argument, LYNIS ACCT-9628]
-#   A05 audit records of the start are not lost [CIS 6.2.1.4, xccdf:grub2_audit_backlog_limit_argument]
+#   A04 audit is on from the first process (audit=1) [CIS 6.2.1.3, xccdf:grub2_audit_argument, LYNIS ACCT-9628]
+#   A05 audit records of the boot are not lost (audit_backlog_limit) [CIS 6.2.1.4, xccdf:grub2_audit_backlog_limit_argument]
 #   A06 AppArmor is the access control of the kernel [CIS 1.3.1.2, xccdf:grub2_enable_apparmor]
 #   A07 root cannot change the running kernel [kernel_lockdown(7), KSPP]
 #   A08 only signed modules load [KSPP, ANSSI BP-028 R8]
 #   A09 kernel objects of different kinds do not share slabs [KSPP, ANSSI BP-028 R8]
-#   A10 memory is wiped before it is given out and after it comes back [KSPP]
-#   A11 pages come in an order nobody can guess [KSPP, ANSSI BP-028 R8]
-#   A12 the kernel stack starts elsewhere at each call [KSPP]
+#   A10 memory is wiped when it is allocated and freed (init_on_alloc, init_on_free) [KSPP]
+#   A11 the page allocator is randomised [KSPP, ANSSI BP-028 R8]
+#   A12 the kernel stack offset is randomised at each system call [KSPP]
 #   A13 kernel and programs have separate page tables [CVE-2017-5754, KSPP]
 #   A14 there is no vsyscall page at a fixed address [KSPP]
-#   A16 devices reach only the memory they were given [KSPP, ANSSI BP-028 R7]
-#   A18 debugfs is not in the tree [KSPP]
+#   A16 the IOMMU is on and strict [KSPP, ANSSI BP-028 R7]
+#   A18 debugfs is not mounted [KSPP]
 #   A19 nobody writes another process' memory through /proc [KSPP, CVE-2016-5195]
 #   A15 no flaw of the processor is left open where the kernel knows a cure [https://docs.kernel.org/admin-guide/hw-vuln/]
 #   A02 changing what the boot loader starts needs a password; starting does not [CIS 1.4.1, xccdf:grub2_password, LYNIS BOOT-5122]
@@ -2625,8 +2625,8 @@ if ! { [ -s /var/lib/aide/aide.db ]; } > /dev/null 2>&1; then
 fi
 
 # 74/75 AIDE compares the files with its baseline every night
-#   L08 the memory of all files is there [CIS 6.3.1, xccdf:aide_build_database]
-#   L08a it is compared every night [CIS 6.3.2, xccdf:aide_periodic_checking_systemd_timer]
+#   L08 AIDE baseline exists [CIS 6.3.1, xccdf:aide_build_database]
+#   L08a AIDE check runs every night [CIS 6.3.2, xccdf:aide_periodic_checking_systemd_timer]
 #   L09a files of packages are compared every week [LYNIS PKGS-7370, debsums(1)]
 #   L08c the tools of the audit are among what is compared [CIS 6.3.3, xccdf:aide_check_audit_tools]
 if ! { landed /etc/systemd/system/aidecheck.timer 5cf5871288817ccbd3edad92b4dd88ee0e4a2d534e5e03960748f0b3dcf6664a 644 root:root; } > /dev/null 2>&1; then

@@ -243,7 +243,8 @@ cat > "$FK_TMP/facts.xsl" << 'XSL'
     </xsl:apply-templates>
   </xsl:template>
 </xsl:stylesheet>
-XSL# vm_virtualises ARCH: the processor and its firmware allow KVM, for virtual machines of the host's own architecture.
+XSL
+# vm_virtualises ARCH: the processor and its firmware allow KVM, for virtual machines of the host's own architecture.
 vm_virtualises() {
   [ "$(uname --machine)" = "$1" ] ||
     vm_no "the node is $1 and the host is $(uname --machine): KVM runs only its own kind" || return

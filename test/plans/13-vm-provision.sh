@@ -244,7 +244,8 @@ cat > "$FK_TMP/facts.xsl" << 'XSL'
     </xsl:apply-templates>
   </xsl:template>
 </xsl:stylesheet>
-XSL# vm_declared NAME: the domain XML that holds. Once the storage layer has plugged the vault in, that with the vault.
+XSL
+# vm_declared NAME: the domain XML that holds. Once the storage layer has plugged the vault in, that with the vault.
 vm_declared() {
   local when facts
   for when in '' --inactive; do
