@@ -6,6 +6,7 @@ import { collect } from '../engine/delivery.ts'
 import type { Machine } from '../engine/machine.ts'
 import type { Report } from '../engine/report.ts'
 import { Fault } from '../ground/fault.ts'
+import { sshPublicKey } from '../ground/keys.ts'
 import type { SecretStore } from '../ground/secret.ts'
 import { ask, byTime, copies, laptopNotes, nodeNotes, noteHere } from '../k3s/backup.ts'
 import { madeAt } from '../k3s/bundle.ts'
@@ -13,7 +14,6 @@ import { backupSecrets, program, sshKey } from '../k3s/destinations.ts'
 import { type Member, clusterOf } from '../k3s/members.ts'
 import { machinesFor } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
-import { publicHalf } from '../vm/hostkey.ts'
 import { type Flags, flags } from './flags.ts'
 import type { Call } from './taskfile.ts'
 
@@ -134,7 +134,7 @@ export async function copy({ state, config }: Here, machine: Machine, name: stri
 async function showKey({ store, report }: Here): Promise<number> {
   const key = await sshKey(store.secret).resolve()
   report.note('For the account that takes the bundles, as one line of its authorized_keys:')
-  process.stdout.write(`restrict,command="internal-sftp" ${publicHalf(key)} fortress-backup\n`)
+  process.stdout.write(`restrict,command="internal-sftp" ${sshPublicKey(key)} fortress-backup\n`)
   return 0
 }
 

@@ -422,9 +422,10 @@ async function way(config: Config, spec: Placed, report: Report): Promise<Way> {
     if (front === undefined || spec.address === undefined) throw new Error(`${spec.name} is behind nothing`)
     const { target, routeFile: ofFront } = await way(config, front, report)
     // Its key was made on the laptop before there was a machine: nobody has to compare it.
-    const { hostKeyOf, publicHalf } = load('../vm/hostkey.ts') as typeof import('../vm/hostkey.ts')
+    const { hostKeyOf } = load('../vm/domain.ts') as typeof import('../vm/domain.ts')
+    const { sshPublicKey } = load('../ground/keys.ts') as typeof import('../ground/keys.ts')
     const key = await hostKeyOf(spec, storeOf(config, report).secret).resolve()
-    pin(env.FK_KNOWN_HOSTS, alias, publicHalf(key))
+    pin(env.FK_KNOWN_HOSTS, alias, sshPublicKey(key))
     return {
       target: {
         ...common,
