@@ -28,9 +28,10 @@ export function script(meta: ImportMeta, about: About, steps: (context: Context)
       if (error.code === 'EPIPE') process.exit(0)
       throw error
     })
-    const { pageMain } = load('./cli/pages.ts') as typeof import('./cli/pages.ts')
-    void pageMain(page, process.argv.slice(2)).then((code) => {
-      process.exitCode = code
+    // Not before the file has been read to its end: a page begins with its list of steps, and what they use stands below it.
+    setImmediate(async () => {
+      const { pageMain } = load('./cli/pages.ts') as typeof import('./cli/pages.ts')
+      process.exitCode = await pageMain(page, process.argv.slice(2))
     })
   }
   return page

@@ -1,60 +1,84 @@
-// A host that answers only to its owner.
+// A Debian host hardened by kernel settings, mount options, SSH, PAM, audit and AIDE.
 //
 // Needs   Debian 13, Ubuntu 24.04 or Raspberry Pi OS 64-bit; you log in as an ordinary user with a key and a sudo password.
 // Leaves  whole files, each named below; none of the distribution's is edited in place. Where a program reads one file
 //         and no drop-ins, that file is ours from the first line to the last, and undo brings the old one back. Of /etc/fstab
 //         only the line of /dev/shm is ours.
-// Then    restart the host once: what its kernel is started with holds from then on, and verify says what waits for it.
+// Then    restart the host once: kernel arguments hold from then on, and verify says which controls wait for it.
 //
 // config/host/controls.yaml has what becomes true, one requirement at a time; config/host/waivers.yaml what does not, and why.
+// The shell functions that the checks share with these controls (clear_swaps, slack_profiles, …) are in lib/host/controls.sh.
 import { file } from '../lib/engine/file.ts'
-import type { Transaction } from '../lib/engine/step.ts'
+import { packages } from '../lib/engine/packages.ts'
+import type { Step, Transaction } from '../lib/engine/step.ts'
+import { makePassphrase } from '../lib/ground/keys.ts'
 import { feed, sh } from '../lib/ground/sh.ts'
 import { asked, controlShell } from '../lib/host/controls.ts'
-import { hostOf } from '../lib/host/host.ts'
-import { makePassphrase } from '../lib/host/vault.ts'
-import { script } from '../lib/script.ts'
+import { type Host, hostOf } from '../lib/host/host.ts'
+import { type Context, script } from '../lib/script.ts'
 
 export default script(import.meta, { layer: 'L0', on: 'host', library: controlShell() }, (context) => {
-  const { user, group, isPi, controls, packages, piArguments, values, usbRules, auditRules, slackProfiles } =
-    hostOf(context)
-  const { machine, secrets } = context
-  const install = sh`env DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes --no-install-recommends install`
-  const inContainer = sh`systemd-detect-virt --quiet --container` // its kernel is not ours, and the controls say so
-  const shm = 'tmpfs /dev/shm tmpfs rw,nodev,nosuid,noexec 0 0'
-  const pam = ['unix', 'faillock', 'faillock-ask', 'delay', 'pwhistory', 'umask'].map(
-    (name) => `fortress-${name}`,
-  )
-  // What is rolled back has to be read again by who serves log-ins.
-  const sshTransaction: Transaction = {
-    kind: 'ssh',
-    restart: [{ unit: 'ssh.service', path: '/etc/ssh/', how: 'reload' }],
-  }
-  const pamTransaction: Transaction = { kind: 'pam' }
-  const sudoTransaction: Transaction = { kind: 'sudo' }
-
+  const host = hostOf(context)
   return [
-    // What only you can do. Everything after this closes doors.
+    ...prerequisites(host, context.machine.via),
+    ...software(host),
+    ...kernel(host),
+    ...mounts(host),
+    ...memory(host),
+    ...accounts(host),
+    ...sessions(host),
+    // One transaction from here to sudo, confirmed by a fresh login and its sudo, or rolled back.
+    ...sshd(host),
+    ...pam(host),
+    ...sudo(host),
+    ...audit(host),
+    ...logsAndTime(host),
+    ...services(host),
+    ...usb(host),
+    ...scheduling(host),
+    ...fileModes(host),
+    ...(host.isPi ? piBoot(host) : grub(host, context)),
+    // Last, because its baseline is what is there now.
+    ...aide(host),
+  ]
+})
+
+const inContainer = sh`systemd-detect-virt --quiet --container` // its kernel is not ours, and the controls say so
+
+// What is rolled back has to be read again by the daemon that serves logins.
+const sshTransaction: Transaction = {
+  kind: 'ssh',
+  restart: [{ unit: 'ssh.service', path: '/etc/ssh/', how: 'reload' }],
+}
+const pamTransaction: Transaction = { kind: 'pam' }
+const sudoTransaction: Transaction = { kind: 'sudo' }
+
+/** What only a person can do. The steps behind it close accesses that are open now. */
+function prerequisites({ user, controls }: Host, via: string): Step[] {
+  return [
     {
-      name: 'you log in as an ordinary user',
+      name: 'you log in as an ordinary user, not as root',
       why: 'root will not be let in any more',
       check: sh`! echo ${user} | grep --line-regexp root > /dev/null`,
       help: 'make a user who may use sudo, and name it in FK_HOST: adduser ada && adduser ada sudo; FK_HOST=ada@192.0.2.10',
     },
     {
-      name: 'you have a key that stays accepted',
+      name: 'your authorized_keys has an Ed25519 key, or an RSA key from 3072 bits',
       why: 'passwords stop working; Ed25519 keys, and RSA keys from 3072 bits, go on',
-      check: sh`{ ssh-keygen -l -f "$(getent passwd ${user} | cut --delimiter=: --fields=6)/.ssh/authorized_keys" || true; } | awk '/\(ED25519(-SK)?\)$/ || (/\(RSA\)$/ && $1 >= 3072) { ok = 1 } END { exit !ok }'`,
+      check: sh`home=$(getent passwd ${user} | cut --delimiter=: --fields=6) &&
+        { ssh-keygen -l -f "$home/.ssh/authorized_keys" || true; } | # it may be missing, or hold no key
+          awk '/\(ED25519(-SK)?\)$/ || (/\(RSA\)$/ && $1 >= 3072) { ok = 1 } END { exit !ok }'`,
       help: `from your laptop: ssh-keygen -t ed25519 && ssh-copy-id -i ~/.ssh/id_ed25519.pub ${user}@HOST`,
     },
     {
-      name: 'you can use sudo, with a password',
+      name: 'your account may use sudo, and has a password',
       why: 'sudo is the only way to root, and a stolen key alone must not be enough',
-      check: sh`sudo --list --other-user=${user} | grep --extended-regexp '\(ALL( : ALL)?\) ALL' > /dev/null && passwd --status ${user} | awk '$2 != "P" { exit 1 }'`,
+      check: sh`sudo --list --other-user=${user} | grep --extended-regexp '\(ALL( : ALL)?\) ALL' > /dev/null &&
+        passwd --status ${user} | awk '$2 != "P" { exit 1 }'`,
       help: `as root: adduser ${user} sudo; passwd ${user}`,
     },
     {
-      name: 'sudo lets nobody in without a password',
+      name: 'no sudoers file has NOPASSWD or !authenticate',
       check: sh`! grep --recursive --extended-regexp '^[^#]*(NOPASSWD|!authenticate)' /etc/sudoers /etc/sudoers.d`,
       help: 'sudo passwd USER, then remove the line named above; cloud images and Raspberry Pi OS come with one',
     },
@@ -65,106 +89,129 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
       help: `as ${user}: passwd`,
     },
     {
-      name: 'your way here does not hang on IPv6 autoconfiguration',
+      name: 'your SSH connection does not depend on IPv6 autoconfiguration',
       why: 'the host will learn no IPv6 addresses and routes from its network any more',
-      check: sh`[ -z "$(ip -6 route show default proto ra)" ] || ! echo ${machine.via || 'local'} | grep : > /dev/null`,
+      check: sh`[ -z "$(ip -6 route show default proto ra)" ] || ! echo ${via || 'local'} | grep : > /dev/null`,
       help: 'log in over IPv4, or give the host a fixed IPv6 address and route',
     },
     {
-      name: 'nothing serves that nobody asked for',
+      name: 'no server software is installed that the host does not need',
       check: asked(controls('servers')),
       help: 'this becomes a hypervisor and nothing else: apt-get purge what is named above, or take another machine',
       controls: controls('servers'),
     },
+  ]
+}
 
-    // Packages.
+/** Packages that come and go, and how they are kept up to date. */
+function software({ controls, packages: { watchers, unwanted } }: Host): Step[] {
+  const install = packages(watchers, {
+    name: 'monitoring and audit packages are installed',
+    controls: controls('packages'),
+    seconds: 1800,
+  })
+  return [
     {
-      name: 'what watches the host is installed',
-      check: sh`[ "$(dpkg-query --show --showformat='\${db:Status-Status}\n' ${packages.watchers} | sort --unique)" = installed ]`,
+      ...install,
       apply: [
-        sh`[ -e /etc/usbguard/rules.conf ] || systemctl --quiet mask usbguard.service # without rules it would block every device`,
-        sh`apt-get --quiet=2 update`,
-        sh`${install} ${packages.watchers}`,
+        // Without rules it would block every device as soon as it is installed.
+        sh`[ -e /etc/usbguard/rules.conf ] || systemctl --quiet mask usbguard.service`,
+        ...install.apply,
       ],
       // Installing one time service removes the other: what the distribution came with returns.
       undo: [
-        sh`LC_ALL=C comm -23 "$FK_STATE/pages/$FK_PAGE/origin/packages" <(dpkg-query --show --showformat='\${Package}:\${Architecture} \${db:Status-Abbrev}\n' | awk '$2 ~ /^i/ { print $1 }' | LC_ALL=C sort) | xargs --no-run-if-empty ${install}`,
+        sh`LC_ALL=C comm -23 "$FK_STATE/pages/$FK_PAGE/origin/packages" <(
+            dpkg-query --show --showformat='\${Package}:\${Architecture} \${db:Status-Abbrev}\n' |
+              awk '$2 ~ /^i/ { print $1 }' | LC_ALL=C sort) |
+          xargs --no-run-if-empty env DEBIAN_FRONTEND=noninteractive \
+            apt-get --quiet=2 --yes --no-install-recommends install`,
       ],
-      seconds: 1800,
-      controls: controls('packages'),
     },
     {
-      name: 'what reports home, speaks in clear text or mounts by itself is gone',
-      check: sh`[ -z "$(dpkg-query --show --showformat='\${db:Status-Status}\n' ${packages.unwanted} 2> /dev/null | grep --line-regexp installed || true)" ]`,
+      name: 'packages for telemetry, clear-text protocols and automatic mounting are removed',
+      check: sh`[ -z "$(dpkg-query --show --showformat='\${db:Status-Status}\n' ${unwanted} 2> /dev/null |
+        grep --line-regexp installed || true)" ]`,
       apply: [
-        sh`dpkg-query --show --showformat='\${Package}\n' ${packages.unwanted} 2> /dev/null | DEBIAN_FRONTEND=noninteractive xargs apt-get --quiet=2 --yes purge`,
+        sh`dpkg-query --show --showformat='\${Package}\n' ${unwanted} 2> /dev/null |
+          DEBIAN_FRONTEND=noninteractive xargs apt-get --quiet=2 --yes purge`,
       ],
       seconds: 900,
       controls: controls('unwanted'),
     },
     file('/etc/apt/apt.conf.d/99-fortress', {
       from: 'config/host/apt.conf',
-      name: 'packages are signed, few, and updated every day',
+      name: 'APT verifies signatures, installs no recommended packages, and updates every day',
       test: sh`APT_CONFIG="$new" apt-config dump > /dev/null`,
       controls: controls('updates'),
     }),
-    ours(
+    configured(
       '/etc/needrestart/conf.d/60-fortress.conf',
       'needrestart.conf',
-      'an update lists what to restart, and restarts nothing',
+      'needrestart lists services and restarts none',
     ),
-    ours('/etc/default/debsums', 'debsums', 'files of packages are compared every week'),
+    configured('/etc/default/debsums', 'debsums', 'debsums compares the files of packages every week'),
+  ]
+}
 
-    // The kernel and what it loads.
-    unit('sysctl-reapply-network.service', 'network settings come back when interfaces come up'),
+/** Sysctls, and the modules that are blocked. */
+function kernel({ controls, values }: Host): Step[] {
+  return [
+    unit('sysctl-reapply-network.service', 'sysctls are applied again when interfaces come up'),
     file('/etc/sysctl.d/99-zz-fortress.conf', {
       from: 'config/host/sysctl.conf',
       values: values.sysctl,
-      name: 'the kernel hides itself, offers little, and believes nobody about the network',
+      name: 'kernel and network sysctls are hardened',
       then: [sh`/usr/lib/systemd/systemd-sysctl /etc/sysctl.d/99-zz-fortress.conf || ${inContainer}`],
       controls: [...controls('kernel'), ...controls('network')],
     }),
     file('/etc/sysctl.d/99-zz-fortress-forwarding.conf', {
       from: 'config/host/forwarding.conf',
       values: values.forwarding,
-      name: "nothing is forwarded but for the host's own guests",
+      name: "IP forwarding serves only the host's own virtual machines",
       then: [
         sh`/usr/lib/systemd/systemd-sysctl /etc/sysctl.d/99-zz-fortress-forwarding.conf`,
-        sh`/usr/lib/systemd/systemd-sysctl /etc/sysctl.d/99-zz-fortress.conf || ${inContainer} # forwarding resets other keys`,
+        // Forwarding resets other keys.
+        sh`/usr/lib/systemd/systemd-sysctl /etc/sysctl.d/99-zz-fortress.conf || ${inContainer}`,
       ],
       controls: controls('forwarding'),
     }),
     file('/etc/modprobe.d/60-fortress.conf', {
       from: 'config/host/modprobe.conf',
       values: values.modprobe,
-      name: 'the kernel loads nothing that a server has no use for',
+      name: 'kernel modules that a server has no use for are blocked',
       controls: controls('modules'),
     }),
+  ]
+}
 
-    // Files and memory.
-    unit('tmp.mount', '/tmp is in memory from the next start on'),
+/** Mount options. */
+function mounts({ controls }: Host): Step[] {
+  const shm = 'tmpfs /dev/shm tmpfs rw,nodev,nosuid,noexec 0 0'
+  return [
+    unit('tmp.mount', '/tmp is a tmpfs from the next boot on'),
     file('/usr/local/libexec/fortress-mounts', {
       from: 'config/host/mounts.sh',
       mode: '755',
-      name: 'directories know what they are for',
+      name: 'noexec/nosuid mount options are set, directory by directory',
       test: sh`sh -n "$new"`,
     }),
     {
-      name: 'shared memory stands in /etc/fstab with its options',
+      name: '/etc/fstab mounts /dev/shm with nodev, nosuid and noexec',
       why: 'systemd mounts it before any unit of ours; here it reads with which options, and so do people and scanners',
       check: sh`put_finished /etc/fstab && test "$(shm_lines /etc/fstab)" = ${shm}`,
       apply: [
-        sh`{ [ ! -e /etc/fstab ] || awk '$2 != "/dev/shm"' /etc/fstab; echo ${shm}; } | put /etc/fstab 644 root:root 'findmnt --verify --tab-file "$new" > /dev/null'`,
+        sh`{ [ ! -e /etc/fstab ] || awk '$2 != "/dev/shm"' /etc/fstab; echo ${shm}; } |
+          put /etc/fstab 644 root:root 'findmnt --verify --tab-file "$new" > /dev/null'`,
         sh`systemctl daemon-reload`,
         sh`put_finish /etc/fstab`,
       ],
     },
     {
-      ...unit('fortress-mounts.service', 'programs run from where programs are, and nowhere else'),
+      ...unit('fortress-mounts.service', 'noexec/nosuid mount options are set at every boot'),
       why: 'what somebody writes to /tmp, to a log or to shared memory must not be started from there',
     },
     {
-      name: 'the directories are mounted so now',
+      name: 'noexec/nosuid mount options are active',
       check: sh`systemctl is-active fortress-mounts.service`,
       apply: [
         sh`install --directory --mode=700 /var/log/audit`,
@@ -177,8 +224,14 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
       ],
       controls: controls('mounts'),
     },
+  ]
+}
+
+/** Swap and core dumps: where a copy of memory could reach a disk. */
+function memory({ controls }: Host): Step[] {
+  return [
     {
-      name: 'memory does not reach a disk in clear text',
+      name: 'no unencrypted swap is in use',
       why: 'what is in memory, keys included, would still be readable there when the host is off',
       check: sh`[ -z "$(clear_swaps)" ]`,
       apply: [
@@ -189,31 +242,40 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
       undo: [sh`systemctl --quiet unmask swap.target && swapon --all`],
       controls: controls('swap'),
     },
-    ours(
+    configured(
       '/etc/security/limits.d/10-coredump-debian.conf',
       'limits.conf',
-      "no log-in dumps its memory, root's neither",
+      "core dumps are off for every login, root's too",
     ),
-    ours('/etc/systemd/coredump.conf.d/60-fortress.conf', 'systemd/coredump.conf', 'no dump is stored'),
+    configured(
+      '/etc/systemd/coredump.conf.d/60-fortress.conf',
+      'systemd/coredump.conf',
+      'systemd-coredump stores no core dump',
+    ),
     file('/etc/systemd/system.conf.d/60-fortress.conf', {
       from: 'config/host/systemd/manager.conf',
-      name: 'no program leaves a copy of its memory',
-      why: 'it holds keys and passwords',
+      name: 'core dumps are off for every service',
+      why: 'a copy of memory holds keys and passwords',
       then: [sh`systemctl daemon-reexec`],
       controls: controls('coredumps'),
     }),
+  ]
+}
 
-    // People.
+/** Who has an account, and for how long. */
+function accounts({ user, group, controls }: Host): Step[] {
+  return [
     {
-      name: 'there is a group of those who may log in, and you are in it',
-      check: sh`id --name --groups ${user} | tr ' ' '\n' | grep --line-regexp ${group} > /dev/null && getent group sugroup > /dev/null`,
+      name: `only members of the group ${group} may log in, and you are one`,
+      check: sh`id --name --groups ${user} | tr ' ' '\n' | grep --line-regexp ${group} > /dev/null &&
+        getent group sugroup > /dev/null`,
       apply: [
         sh`for name in ${group} sugroup; do getent group "$name" > /dev/null || groupadd --system "$name"; done`,
         sh`usermod --append --groups ${group} ${user}`,
       ],
     },
     {
-      name: "accounts of the system are locked, root's too, and homes are private",
+      name: 'system accounts and root are locked, and home directories are private',
       check: sh`[ -z "$(system_shells)" ] && [ -z "$(open_homes)" ] && passwd --status root | grep '^root L' > /dev/null`,
       apply: [
         sh`system_shells | xargs --no-run-if-empty --max-args=1 usermod --shell /usr/sbin/nologin`,
@@ -222,114 +284,158 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
       ],
       controls: controls('accounts'),
     },
-    ours('/etc/default/useradd', 'useradd', 'accounts that nobody uses fall asleep'),
-    ours('/etc/login.defs', 'login.defs', 'new accounts are private, and their passwords last a year'),
+    configured('/etc/default/useradd', 'useradd', 'inactive accounts are disabled'),
+    configured(
+      '/etc/login.defs',
+      'login.defs',
+      'login.defs gives new accounts a private umask, and passwords that last a year',
+    ),
     {
-      name: 'passwords age, and administrators do not fall asleep',
+      name: 'passwords expire after a year, and administrators are never disabled as inactive',
       why: 'who comes with a key must not be refused because a password became old',
       check: sh`[ -z "$(endless_passwords)" ]`,
       apply: [
         sh`endless_passwords | xargs --no-run-if-empty --max-args=1 chage --mindays 1 --maxdays 365 --warndays 7`,
-        sh`getent group ${group} | cut --delimiter=: --fields=4 | tr , '\n' | xargs --no-run-if-empty --max-args=1 chage --inactive -1`,
+        sh`getent group ${group} | cut --delimiter=: --fields=4 | tr , '\n' |
+          xargs --no-run-if-empty --max-args=1 chage --inactive -1`,
       ],
       controls: controls('ageing'),
     },
+  ]
+}
+
+/** What a login session is like: idle timeouts, umask, banners. */
+function sessions({ controls }: Host): Step[] {
+  return [
     file('/etc/systemd/logind.conf.d/60-fortress.conf', {
       from: 'config/host/systemd/logind.conf',
-      name: 'sessions end when nobody is there',
+      name: 'logind ends idle sessions',
       then: [sh`systemctl reload systemd-logind.service`],
     }),
-    ours('/etc/bash.bashrc', 'bash.bashrc', 'shells that are no log-in are private too'),
-    ours('/etc/profile.d/60-fortress.sh', 'profile.sh', 'what people make is private, and idle shells end'),
-    ours('/etc/issue', 'issue', 'the console warns'),
-    ours('/etc/motd', 'issue', 'a session begins with the warning'),
+    configured('/etc/bash.bashrc', 'bash.bashrc', 'interactive shells have the umask 027'),
+    configured(
+      '/etc/profile.d/60-fortress.sh',
+      'profile.sh',
+      'login shells have the umask 027, and end when idle (TMOUT)',
+    ),
+    configured('/etc/issue', 'issue', 'the console shows a warning banner'),
+    configured('/etc/motd', 'issue', 'every session begins with a warning banner'),
     {
-      ...ours('/etc/issue.net', 'issue', 'who comes is warned, and not told what runs here'),
+      ...configured('/etc/issue.net', 'issue', 'SSH shows a warning banner that names no system'),
       controls: controls('banners'),
     },
+  ]
+}
 
-    // One transaction from here to sudo, confirmed by a new log-in and its sudo, or rolled back.
+/** The SSH server. */
+function sshd({ controls, values }: Host): Step[] {
+  return [
     file('/etc/ssh/revoked_keys', {
       text: '# Public keys that are refused whatever authorized_keys says, one a line.\n',
       transaction: sshTransaction,
-      name: 'keys can be revoked',
+      name: 'sshd has a list of revoked keys',
     }),
     file('/etc/ssh/sshd_config', {
       from: 'config/host/sshd_config',
       values: values.sshd,
       mode: '600',
       transaction: sshTransaction,
-      name: 'keys of one group are the only way in',
+      name: 'sshd accepts only public keys, of one group',
       test: sh`sshd -t -f "$new"`,
       then: [sh`systemctl try-reload-or-restart ssh.service`],
       controls: controls('ssh'),
     }),
+  ]
+}
+
+/** Passwords: how many tries, which are good, and what PAM does with them. */
+function pam({ controls }: Host): Step[] {
+  const profiles = ['unix', 'faillock', 'faillock-ask', 'delay', 'pwhistory', 'umask'].map(
+    (name) => `fortress-${name}`,
+  )
+  return [
     {
-      ...ours(
+      ...configured(
         '/etc/security/faillock.conf',
         'faillock.conf',
-        'four wrong passwords close an account for a while',
+        'faillock locks an account for a while after four wrong passwords',
       ),
       transaction: pamTransaction,
     },
     {
-      ...ours('/etc/security/pwquality.conf', 'pwquality.conf', 'passwords are long and mixed'),
+      ...configured(
+        '/etc/security/pwquality.conf',
+        'pwquality.conf',
+        'pwquality demands long, mixed passwords',
+      ),
       transaction: pamTransaction,
     },
-    ...pam.map((name) => ({
-      ...ours(`/usr/share/pam-configs/${name}`, `pam/${name}`, `PAM knows ${name}`),
+    ...profiles.map((name) => ({
+      ...configured(`/usr/share/pam-configs/${name}`, `pam/${name}`, `the PAM profile ${name} is available`),
       transaction: pamTransaction,
     })),
     {
-      name: 'PAM counts wrong passwords, refuses empty and old ones, and lets keys in',
+      name: 'PAM counts wrong passwords, and refuses empty and old ones',
       why: 'pam-auth-update builds common-* from profiles; a line written there by hand would be lost, or stop it for good',
       transaction: pamTransaction,
-      check: sh`grep pam_faillock.so /etc/pam.d/common-account > /dev/null && grep umask=027 /etc/pam.d/common-session > /dev/null && ! grep nullok /etc/pam.d/common-* > /dev/null`,
+      check: sh`grep pam_faillock.so /etc/pam.d/common-account > /dev/null &&
+        grep umask=027 /etc/pam.d/common-session > /dev/null &&
+        ! grep nullok /etc/pam.d/common-* > /dev/null`,
       apply: [
-        sh`record_before /var/lib/pam; DEBIAN_FRONTEND=noninteractive pam-auth-update --enable ${pam} pwquality`,
+        sh`record_before /var/lib/pam; DEBIAN_FRONTEND=noninteractive pam-auth-update --enable ${profiles} pwquality`,
       ],
       controls: controls('shells'),
     },
     {
-      ...ours('/etc/pam.d/su', 'su.pam', 'su is for root alone'),
+      ...configured('/etc/pam.d/su', 'su.pam', 'su is root-only'),
       transaction: pamTransaction,
       controls: controls('passwords'),
     },
+  ]
+}
+
+function sudo({ controls }: Host): Step[] {
+  return [
     file('/etc/sudoers.d/60-fortress', {
       from: 'config/host/sudoers',
       mode: '440',
       transaction: sudoTransaction,
-      name: 'sudo asks, and writes down',
+      name: 'sudo asks for the password, and logs every command',
       test: sh`visudo --check --quiet --file="$new"`,
       controls: controls('sudo'),
     }),
+  ]
+}
 
-    // What is written down.
+/** auditd and its rules. */
+function audit({ controls, auditRules }: Host): Step[] {
+  return [
     file('/etc/audit/auditd.conf', {
       from: 'config/host/audit/auditd.conf',
       mode: '640',
-      name: 'the audit keeps what it wrote',
+      name: 'auditd keeps its logs',
       then: [sh`systemctl kill --signal=HUP auditd.service || ${inContainer}`],
       controls: controls('auditd'),
     }),
     file('/etc/audit/rules.d/10-start.rules', {
       from: 'config/host/audit/10-start.rules',
       mode: '600',
-      name: 'one bad audit rule does not hide the others',
+      name: 'a faulty audit rule does not stop the others from loading',
     }),
     file('/etc/audit/rules.d/30-fortress.rules', {
       from: `config/host/audit/${auditRules}`,
       mode: '600',
-      name: 'what matters on the host is written down',
+      name: 'audit rules for identity, access, time, modules and mounts are loaded',
       then: [
         sh`chmod 600 /etc/audit/rules.d/*.rules && { augenrules --load > /dev/null || ${inContainer}; }`,
       ],
       controls: controls('audit'),
     }),
     {
-      name: "every program with somebody else's rights is written down",
+      name: 'audit rules for every setuid and setgid program are loaded',
       why: 'which there are differs between machines: the list is made there, and made again when it changes',
-      check: sh`put_finished /etc/audit/rules.d/40-privileged.rules && fact walk walk && diff <(privileged_rules <<< "$FK_FACT") /etc/audit/rules.d/40-privileged.rules > /dev/null`,
+      check: sh`put_finished /etc/audit/rules.d/40-privileged.rules && fact walk walk &&
+        diff <(privileged_rules <<< "$FK_FACT") /etc/audit/rules.d/40-privileged.rules > /dev/null`,
       apply: [
         sh`walk | privileged_rules | put /etc/audit/rules.d/40-privileged.rules 600 root:root`,
         sh`augenrules --load > /dev/null || ${inContainer}`,
@@ -337,13 +443,25 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
       ],
       controls: controls('audit-privileged'),
     },
-    ours('/etc/sysstat/sysstat', 'sysstat', 'what the host did is not for everybody either'),
+  ]
+}
+
+/** Accounting, the journal, and the clock that dates them. */
+function logsAndTime({ controls }: Host): Step[] {
+  return [
+    configured(
+      '/etc/sysstat/sysstat',
+      'sysstat',
+      'sysstat keeps its records for a week, unreadable for others',
+    ),
     file('/etc/systemd/journald.conf', {
       from: 'config/host/systemd/journald.conf',
-      name: 'logs survive a restart, never fill the disk, and are not for everybody',
+      name: 'the journal survives a reboot, never fills the disk, and is private',
       then: [
-        sh`install --directory /etc/systemd/journald.conf.d && ln --symbolic --force /dev/null /etc/systemd/journald.conf.d/syslog.conf`,
-        sh`record_before --meta /var/log/journal; install --directory --mode=2755 --group=systemd-journal /var/log/journal`,
+        sh`install --directory /etc/systemd/journald.conf.d &&
+          ln --symbolic --force /dev/null /etc/systemd/journald.conf.d/syslog.conf`,
+        sh`record_before --meta /var/log/journal
+          install --directory --mode=2755 --group=systemd-journal /var/log/journal`,
         sh`systemctl restart systemd-journald.service`,
         sh`open_logs | while IFS= read -r path; do record_before --meta "$path"; chmod u-x,g-wx,o-rwx "$path"; done`,
         sh`systemctl --quiet enable sysstat.service acct.service`,
@@ -352,153 +470,212 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
     }),
     file('/etc/chrony/chrony.conf', {
       from: 'config/host/chrony.conf',
-      name: 'the clock follows servers that prove who they are',
+      name: 'chrony follows time servers that prove who they are (NTS)',
       test: sh`chronyd -p -f "$new" > /dev/null`,
       then: [sh`systemctl restart chrony.service || ${inContainer}`],
       controls: controls('time'),
     }),
+  ]
+}
 
-    // Services, USB, AppArmor, modes.
+/** AppArmor, and the units that are off. */
+function services({ controls, slackProfiles }: Host): Step[] {
+  const generator = '/etc/systemd/system-generators/systemd-ssh-generator'
+  return [
     {
-      name: 'every AppArmor profile that is loaded is enforced',
+      name: 'every loaded AppArmor profile is enforced',
       why: 'a profile that only complains, or confines nothing, hides the ones that matter',
       check: sh`[ -z "$(slack_profiles ${slackProfiles})" ]`,
       apply: [
-        sh`slack_profiles ${slackProfiles} | while IFS= read -r path; do ln --symbolic --force "$path" /etc/apparmor.d/disable/; apparmor_parser --remove "$path" 2> /dev/null || true; done # it may not be loaded`,
+        sh`slack_profiles ${slackProfiles} | while IFS= read -r path; do
+          ln --symbolic --force "$path" /etc/apparmor.d/disable/
+          apparmor_parser --remove "$path" 2> /dev/null || true # it may not be loaded
+        done`,
       ],
       controls: controls('confinement'),
     },
     {
-      name: 'no key combination, no console, no socket of systemd and no radio is a way in',
-      check: sh`[ "$(systemctl is-enabled ctrl-alt-del.target debug-shell.service | sort --unique)" = masked ] && [ -L /etc/systemd/system-generators/systemd-ssh-generator ]`,
+      name: 'Ctrl-Alt-Del, the debug shell, the sockets of systemd-ssh-generator and radios are off',
+      check: sh`[ "$(systemctl is-enabled ctrl-alt-del.target debug-shell.service | sort --unique)" = masked ] &&
+        [ -L ${generator} ]`,
       apply: [
         sh`systemctl --quiet mask ctrl-alt-del.target debug-shell.service`,
-        sh`install --directory /etc/systemd/system-generators && ln --symbolic --force /dev/null /etc/systemd/system-generators/systemd-ssh-generator`,
+        sh`install --directory /etc/systemd/system-generators && ln --symbolic --force /dev/null ${generator}`,
         sh`systemctl daemon-reload && systemctl stop 'sshd-vsock*' 'sshd-unix*'`,
-        sh`systemctl list-unit-files --no-legend bluetooth.service ModemManager.service 'avahi-daemon.*' 'cups*' 'rpcbind.*' kdump-tools.service | awk '$2 == "enabled" { print $1 }' | xargs --no-run-if-empty systemctl --quiet disable --now`,
+        sh`systemctl list-unit-files --no-legend bluetooth.service ModemManager.service 'avahi-daemon.*' 'cups*' \
+            'rpcbind.*' kdump-tools.service |
+          awk '$2 == "enabled" { print $1 }' | xargs --no-run-if-empty systemctl --quiet disable --now`,
         sh`[ ! -d /etc/cloud ] || touch /etc/cloud/cloud-init.disabled`,
       ],
       controls: controls('services'),
     },
-    ours(
+  ]
+}
+
+/** Which USB devices the kernel speaks to. */
+function usb({ controls, usbRules }: Host): Step[] {
+  return [
+    configured(
       '/etc/systemd/system/usbguard.service.d/60-fortress.conf',
       'systemd/usbguard.conf',
-      'a machine without USB needs no guard',
+      'USBGuard starts only on a machine that has USB',
+    ),
+    configured(
+      '/etc/usbguard/usbguard-daemon.conf',
+      'usbguard.conf',
+      'USBGuard blocks every device that no rule names',
+      '600',
     ),
     {
-      ...ours(
-        '/etc/usbguard/usbguard-daemon.conf',
-        'usbguard.conf',
-        'what no USB rule names is blocked',
-        '600',
-      ),
-    },
-    {
-      name: 'USB devices that nobody chose are not talked to',
-      why: 'a stick can be a keyboard that types; what is plugged in now stays allowed, and disks and one keyboard may come',
-      check: sh`put_finished /etc/usbguard/rules.conf && grep --fixed-strings '!allowed-matches' /etc/usbguard/rules.conf > /dev/null && [ "$(systemctl is-enabled usbguard.service)" = enabled ]`,
+      name: 'USBGuard allows what is plugged in now, and refuses unknown devices',
+      why: 'a stick can be a keyboard that types; disks and one keyboard may still come',
+      check: sh`put_finished /etc/usbguard/rules.conf &&
+        grep --fixed-strings '!allowed-matches' /etc/usbguard/rules.conf > /dev/null &&
+        [ "$(systemctl is-enabled usbguard.service)" = enabled ]`,
       apply: [
-        sh`{ [ ! -d /sys/bus/usb/devices ] || usbguard generate-policy; printf '%s\n' ${usbRules}; } | put /etc/usbguard/rules.conf 600 root:root`,
-        sh`systemctl --quiet unmask usbguard.service && systemctl daemon-reload && systemctl --quiet enable usbguard.service`,
+        sh`{ [ ! -d /sys/bus/usb/devices ] || usbguard generate-policy; printf '%s\n' ${usbRules}; } |
+          put /etc/usbguard/rules.conf 600 root:root`,
+        sh`systemctl --quiet unmask usbguard.service && systemctl daemon-reload &&
+          systemctl --quiet enable usbguard.service`,
         sh`systemctl restart usbguard.service || ${inContainer}`,
         sh`put_finish /etc/usbguard/rules.conf`,
       ],
       controls: controls('usb'),
     },
+  ]
+}
+
+/** cron and at. */
+function scheduling({ controls }: Host): Step[] {
+  return [
     file('/etc/at.allow', {
       text: 'root\n',
       mode: '600',
-      name: 'at serves only root',
+      name: 'at is root-only',
       then: [sh`rm --force /etc/at.deny`],
     }),
     file('/etc/cron.allow', {
       text: 'root\n',
       mode: '600',
-      name: 'only root plans work',
+      name: 'cron is root-only',
       then: [sh`rm --force /etc/cron.deny`],
       controls: controls('cron'),
     }),
-    ours(
+  ]
+}
+
+function fileModes({ controls }: Host): Step[] {
+  return [
+    configured(
       '/etc/systemd/system/fortress-modes.service',
       'systemd/fortress-modes.service',
-      'modes can be set again',
+      'a service that sets file modes is installed',
     ),
-    unit('fortress-modes.path', 'modes that other tools reset come back', controls('modes-kept')),
+    unit(
+      'fortress-modes.path',
+      'file modes that other tools change are set back at once',
+      controls('modes-kept'),
+    ),
     file('/etc/tmpfiles.d/fortress.conf', {
       from: 'config/host/tmpfiles.conf',
-      name: "keys, hashes and rules are root's alone",
+      name: 'file modes let only root read keys, password hashes and rules',
       then: [
         sh`for path in /boot/grub /boot/grub/grub.cfg /root /var/log/audit; do record_before --meta "$path"; done`,
         sh`systemd-tmpfiles --create /etc/tmpfiles.d/fortress.conf`,
       ],
       controls: controls('modes'),
     }),
+  ]
+}
 
-    // The next start.
-    ...(isPi
-      ? [
-          {
-            name: 'the kernel starts audited, and with wiped memory',
-            check: sh`for word in ${piArguments}; do grep --word-regexp --fixed-strings -e "$word" /boot/firmware/cmdline.txt > /dev/null || exit 1; done`,
-            // One line is the whole file, and the firmware reads no drop-ins: what is missing joins it.
-            apply: [
-              sh`
-                record_before /boot/firmware/cmdline.txt
-                line=$(head --lines=1 /boot/firmware/cmdline.txt)
-                for word in ${piArguments}; do case " $line " in *" $word "*) ;; *) line+=" $word" ;; esac; done
-                printf '%s\n' "$line" > /boot/firmware/cmdline.new
-                sync /boot/firmware/cmdline.new && mv /boot/firmware/cmdline.new /boot/firmware/cmdline.txt`,
-            ],
-            controls: [...controls('boot'), ...controls('boot-password')],
-          },
-        ]
-      : [
-          ours('/etc/default/grub.d/60-fortress.cfg', 'grub.cfg', 'the boot loader has our arguments'),
-          file('/etc/grub.d/09_fortress_linux', {
-            from: 'config/host/grub-linux.sh',
-            mode: '755',
-            name: 'starting the host asks for nothing',
-            then: [sh`[ ! -e /etc/grub.d/10_linux ] || chmod a-x /etc/grub.d/10_linux`],
-          }),
-          {
-            name: 'changing what is started asks for a password',
-            why: 'a line typed at the menu of the boot loader is a root shell',
-            check: sh`! command -v grub-mkpasswd-pbkdf2 > /dev/null || grep password_pbkdf2 /etc/grub.d/01_fortress > /dev/null 2>&1`,
-            apply: [
-              feed(secrets(`${machine.name}-boot-password`, makePassphrase))`
-                password=$(cat)
-                hash=$(printf '%s\n%s\n' "$password" "$password" | grub-mkpasswd-pbkdf2 --iteration-count=100000 | awk '/grub\.pbkdf2\.sha512/ { print $NF }')
-                printf '%s\n' '#!/bin/sh' 'echo "set superusers=root"' "echo password_pbkdf2 root $hash" | put /etc/grub.d/01_fortress 700 root:root
-                put_finish /etc/grub.d/01_fortress`,
-            ],
-          },
-          {
-            name: 'the kernel starts audited, locked and with wiped memory',
-            check: sh`[ ! -e /boot/grub/grub.cfg ] || { [ /boot/grub/grub.cfg -nt /etc/default/grub.d/60-fortress.cfg ] && [ /boot/grub/grub.cfg -nt /etc/grub.d/01_fortress ]; }`,
-            apply: [
-              sh`
-                record_before /boot/grub/grub.cfg
-                grub-mkconfig --output=/boot/grub/fortress.new 2> /dev/null
-                # An entry that asks for a password at a plain start would leave a host without a keyboard at its menu.
-                [ "$(grep --count '^menuentry .*--unrestricted' /boot/grub/fortress.new)" -ge 1 ]
-                [ -z "$(grep 'menuentry .*gnu-linux' /boot/grub/fortress.new | grep --invert-match -e --unrestricted)" ]
-                chmod 600 /boot/grub/fortress.new
-                sync /boot/grub/fortress.new && mv /boot/grub/fortress.new /boot/grub/grub.cfg`,
-            ],
-            controls: [...controls('boot'), ...controls('boot-password')],
-          },
-        ]),
+/** A Raspberry Pi: the firmware starts the kernel, and its arguments are one line in one file. */
+function piBoot({ controls, piArguments }: Host): Step[] {
+  return [
+    {
+      name: 'kernel arguments for audit and wiped memory are set',
+      check: sh`for word in ${piArguments}; do
+          grep --word-regexp --fixed-strings -e "$word" /boot/firmware/cmdline.txt > /dev/null || exit 1
+        done`,
+      // The firmware reads no drop-ins: what is missing joins the line.
+      apply: [
+        sh`
+          record_before /boot/firmware/cmdline.txt
+          line=$(head --lines=1 /boot/firmware/cmdline.txt)
+          for word in ${piArguments}; do case " $line " in *" $word "*) ;; *) line+=" $word" ;; esac; done
+          printf '%s\n' "$line" > /boot/firmware/cmdline.new
+          sync /boot/firmware/cmdline.new && mv /boot/firmware/cmdline.new /boot/firmware/cmdline.txt`,
+      ],
+      controls: [...controls('boot'), ...controls('boot-password')],
+    },
+  ]
+}
 
-    // Last, because it remembers what is there now.
-    ours('/etc/systemd/system/aidecheck.service', 'systemd/aidecheck.service', 'files can be compared'),
+/** GRUB: kernel arguments, and a password for whoever changes them at its menu. */
+function grub({ controls }: Host, { machine, secrets }: Context): Step[] {
+  return [
+    configured(
+      '/etc/default/grub.d/60-fortress.cfg',
+      'grub.cfg',
+      'GRUB has kernel arguments for audit, lockdown and wiped memory',
+    ),
+    file('/etc/grub.d/09_fortress_linux', {
+      from: 'config/host/grub-linux.sh',
+      mode: '755',
+      name: 'GRUB starts the host without a password',
+      then: [sh`[ ! -e /etc/grub.d/10_linux ] || chmod a-x /etc/grub.d/10_linux`],
+    }),
+    {
+      name: 'GRUB has a password for changes at its menu',
+      why: 'a line typed at the menu of the boot loader is a root shell',
+      check: sh`! command -v grub-mkpasswd-pbkdf2 > /dev/null ||
+        grep password_pbkdf2 /etc/grub.d/01_fortress > /dev/null 2>&1`,
+      apply: [
+        feed(secrets(`${machine.name}-boot-password`, makePassphrase))`
+          password=$(cat)
+          hash=$(printf '%s\n%s\n' "$password" "$password" |
+            grub-mkpasswd-pbkdf2 --iteration-count=100000 | awk '/grub\.pbkdf2\.sha512/ { print $NF }')
+          printf '%s\n' '#!/bin/sh' 'echo "set superusers=root"' "echo password_pbkdf2 root $hash" |
+            put /etc/grub.d/01_fortress 700 root:root
+          put_finish /etc/grub.d/01_fortress`,
+      ],
+    },
+    {
+      name: 'grub.cfg is generated with the kernel arguments and the password',
+      check: sh`[ ! -e /boot/grub/grub.cfg ] || {
+          [ /boot/grub/grub.cfg -nt /etc/default/grub.d/60-fortress.cfg ] &&
+            [ /boot/grub/grub.cfg -nt /etc/grub.d/01_fortress ]
+        }`,
+      apply: [
+        sh`
+          record_before /boot/grub/grub.cfg
+          grub-mkconfig --output=/boot/grub/fortress.new 2> /dev/null
+          # An entry that asks for a password at a plain start would leave a host without a keyboard at its menu.
+          [ "$(grep --count '^menuentry .*--unrestricted' /boot/grub/fortress.new)" -ge 1 ]
+          [ -z "$(grep 'menuentry .*gnu-linux' /boot/grub/fortress.new | grep --invert-match -e --unrestricted)" ]
+          chmod 600 /boot/grub/fortress.new
+          sync /boot/grub/fortress.new && mv /boot/grub/fortress.new /boot/grub/grub.cfg`,
+      ],
+      controls: [...controls('boot'), ...controls('boot-password')],
+    },
+  ]
+}
+
+/** The file integrity database. */
+function aide({ controls }: Host): Step[] {
+  return [
+    configured(
+      '/etc/systemd/system/aidecheck.service',
+      'systemd/aidecheck.service',
+      'the AIDE check service is installed',
+    ),
     file('/etc/aide/aide.conf', {
       from: 'config/host/aide.conf',
-      name: 'AIDE knows what matters',
+      name: 'AIDE is configured',
       test: sh`aide --config "$new" --config-check`,
       then: [sh`systemctl daemon-reload && systemctl --quiet enable aidecheck.service`],
     }),
     {
-      name: 'every file is known',
+      name: 'AIDE baseline exists',
       check: sh`[ -s /var/lib/aide/aide.db ]`,
       apply: [
         sh`install --directory --mode=700 /var/lib/aide /var/log/aide; record_before /var/lib/aide/aide.db`,
@@ -506,18 +683,18 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
       ],
       seconds: 3600,
     },
-    unit('aidecheck.timer', 'what changes is noticed every night', controls('integrity')),
+    unit('aidecheck.timer', 'AIDE compares the files with its baseline every night', controls('integrity')),
     {
-      name: 'no file belongs to nobody, and none to everybody',
+      name: 'no file is without an owner, and none is world-writable',
       check: asked(controls('files')),
       help: 'look at each file that is named above: give it an owner, take the right from it, or remove it',
       controls: controls('files'),
     },
   ]
-})
+}
 
 /** A whole file that needs no more than to be there. */
-function ours(path: string, from: string, name: string, mode = '644') {
+function configured(path: string, from: string, name: string, mode = '644') {
   return file(path, { from: `config/host/${from}`, name, mode })
 }
 

@@ -1,60 +1,82 @@
-// The one door: a WireGuard tunnel for the peers of the site.
+// A WireGuard tunnel for the peers of the site.
 //
 // Needs   the keys of the host and of every peer, made on the laptop: ./task peer show laptop
-// Leaves  the interface, its files in /etc/wireguard, and a timer that puts it back when it is gone. SSH stays open beside it.
-// Undo    takes the tunnel down. Not from within the tunnel: the machine would take that back.
+// Leaves  the interface, its files in /etc/wireguard, and a timer that restarts it when it is gone. SSH stays open beside it.
+// Undo    takes the tunnel down. Not from within the tunnel: the machine would roll that back.
 import { file } from '../lib/engine/file.ts'
-import type { Transaction } from '../lib/engine/step.ts'
+import { packages } from '../lib/engine/packages.ts'
+import type { Step, Transaction } from '../lib/engine/step.ts'
 import { sh } from '../lib/ground/sh.ts'
 import { hostKey, peerKey, pskKey, publicHalf } from '../lib/host/wireguard.ts'
-import { script } from '../lib/script.ts'
+import { type Context, script } from '../lib/script.ts'
 
-export default script(import.meta, { layer: 'L0', on: 'host' }, ({ site, secrets, state }) => {
+export default script(import.meta, { layer: 'L0', on: 'host' }, (context) => {
+  const tunnel = tunnelOf(context)
+  return [
+    ...prerequisites(tunnel),
+    ...keys(tunnel, context),
+    ...configuration(tunnel),
+    ...running(tunnel),
+    ...watchdog(tunnel),
+  ]
+})
+
+const dir = '/etc/wireguard'
+
+type Tunnel = ReturnType<typeof tunnelOf>
+
+/** The tunnel of the site, and the public keys that this laptop has for it; a placeholder stands for one that is missing. */
+function tunnelOf({ site, state }: Context) {
   const { interface: wg, port, network, address, peers } = site.tunnel
   const unit = `wg-quick@${wg}.service`
-  const dir = '/etc/wireguard'
-  const own = publicHalf(state, hostKey)
-  const halves = peers.map((peer) => publicHalf(state, peerKey(peer.name)))
-  // Named after the key of the peer: who is revoked and comes again has new ones of both.
-  const shared = halves.map((half) => `${dir}/${wg}/${half.replaceAll('/', '_')}.psk`)
-  const inside = `${address}/${network.split('/')[1]}`
-  const transaction: Transaction = {
-    kind: 'wireguard',
-    restart: [{ unit, path: `${dir}/`, how: 'active' }],
+  const transaction: Transaction = { kind: 'wireguard', restart: [{ unit, path: `${dir}/`, how: 'active' }] }
+  const publicKeys = peers.map((peer) => publicHalf(state, peerKey(peer.name)))
+  return {
+    wg,
+    port,
+    peers,
+    /** Of the host, within the tunnel, with the length of its prefix. */
+    inside: `${address}/${network.split('/')[1]}`,
+    unit,
+    transaction,
+    hostPublicKey: publicHalf(state, hostKey),
+    publicKeys,
+    // Named after the key of the peer: who is revoked and comes again has new ones of both.
+    presharedKeys: publicKeys.map((key) => `${dir}/${wg}/${key.replaceAll('/', '_')}.psk`),
   }
+}
 
+function prerequisites({ wg, unit, peers, hostPublicKey, publicKeys }: Tunnel): Step[] {
   return [
     {
-      name: 'every peer has its keys on the laptop',
+      name: 'the laptop has WireGuard keys for the host and every peer',
       why: 'keys are made once, where they are kept; a machine gets its own and the public halves of the others',
-      check: sh`! printf '%s\n' ${[own, ...halves]} | grep ^placeholder/`,
+      check: sh`! printf '%s\n' ${[hostPublicKey, ...publicKeys]} | grep ^placeholder/`,
       help: peers.map(({ name }) => `./task peer show ${name}`).join('\n'),
     },
 
-    {
-      name: 'the tools of WireGuard are installed',
-      check: sh`dpkg-query --show --showformat='\${db:Status-Abbrev}' wireguard-tools | grep ^ii > /dev/null`,
-      apply: [
-        sh`apt-get --quiet=2 update`,
-        sh`DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes --no-install-recommends install wireguard-tools`,
-      ],
-      seconds: 900,
-    },
+    packages(['wireguard-tools']),
 
     {
-      name: 'this machine can speak WireGuard',
-      check: sh`test -d /sys/module/wireguard || modinfo wireguard > /dev/null 2>&1 || command -v wireguard-go > /dev/null`,
+      name: 'the kernel or wireguard-go provides WireGuard',
+      check: sh`test -d /sys/module/wireguard || modinfo wireguard > /dev/null 2>&1 ||
+        command -v wireguard-go > /dev/null`,
       help: "start the distribution's own kernel (WireGuard is in Linux since 5.6), or install wireguard-go",
     },
 
     {
-      name: `nobody else uses the name ${wg}`,
-      check: sh`systemctl --quiet is-active ${unit} || ! ip link show dev ${wg} > /dev/null 2>&1 || test "$(wg show ${wg} public-key)" = ${own}`,
+      name: `no other interface is called ${wg}`,
+      check: sh`systemctl --quiet is-active ${unit} || ! ip link show dev ${wg} > /dev/null 2>&1 ||
+        test "$(wg show ${wg} public-key)" = ${hostPublicKey}`,
       help: `an interface ${wg} is up that is not of this site: take it down, or choose another tunnel.interface`,
     },
+  ]
+}
 
+function keys({ wg, peers, presharedKeys, transaction }: Tunnel, { secrets }: Context): Step[] {
+  return [
     {
-      name: `${dir} is for root alone`,
+      name: `${dir} is readable by root alone`,
       check: sh`test "$(stat --format='%a %U:%G' ${dir} ${`${dir}/${wg}`})" = $'700 root:root\n700 root:root'`,
       apply: [sh`install --directory --mode=700 --owner=root --group=root ${dir} ${`${dir}/${wg}`}`],
       transaction,
@@ -63,125 +85,144 @@ export default script(import.meta, { layer: 'L0', on: 'host' }, ({ site, secrets
     file(`${dir}/${wg}.key`, {
       secret: secrets(hostKey),
       mode: '600',
-      name: 'the machine holds its own key',
+      name: 'the WireGuard private key of the host is installed',
       transaction,
     }),
 
     ...peers.map(({ name }, i) =>
-      file(shared[i] ?? '', {
+      file(presharedKeys[i] ?? '', {
         secret: secrets(pskKey(name)),
         mode: '600',
-        name: `the machine shares a key with ${name}`,
+        name: `the WireGuard preshared key of ${name} is installed`,
         why: 'who records the traffic today and breaks Curve25519 some day still cannot read it',
         transaction,
       }),
     ),
+  ]
+}
 
+function configuration({ wg, port, peers, inside, unit, publicKeys, transaction }: Tunnel): Step[] {
+  const peerSections = peers.map(
+    (peer, i) => `\n[Peer] # ${peer.name}\nPublicKey = ${publicKeys[i]}\nAllowedIPs = ${peer.address}/32`,
+  )
+  return [
     file('/usr/local/sbin/fortress-wireguard', {
       from: 'config/host/fortress-wireguard',
       mode: '755',
       test: sh`bash -n "$new"`,
-      name: 'peers come and go without an interruption for the others',
+      name: 'a script adds and removes WireGuard peers without interrupting the others',
       transaction,
     }),
 
     file(`/etc/systemd/system/${unit}.d/fortress.conf`, {
       from: 'config/host/wireguard-unit.conf',
       then: [sh`systemctl daemon-reload`],
-      name: 'a tunnel that failed is started again',
+      name: `${unit} is restarted on failure`,
       transaction,
     }),
 
     file(`${dir}/${wg}.conf`, {
       from: 'config/host/wireguard.conf',
-      values: {
-        interface: wg,
-        address: inside,
-        port,
-        peers: peers
-          .map(
-            (peer, i) => `\n[Peer] # ${peer.name}\nPublicKey = ${halves[i]}\nAllowedIPs = ${peer.address}/32`,
-          )
-          .join('\n'),
-      },
+      values: { interface: wg, address: inside, port, peers: peerSections.join('\n') },
       mode: '600',
       then: [sh`! systemctl --quiet is-active ${unit} || systemctl reload ${unit}`],
-      name: 'the peers of the site, and no others, are in the file',
+      name: `${wg}.conf lists the peers of the site, and no others`,
       why: 'each may use one address and nothing else',
       transaction,
     }),
+  ]
+}
 
+function running(tunnel: Tunnel): Step[] {
+  const { wg, port, peers, inside, unit, hostPublicKey, publicKeys, presharedKeys, transaction } = tunnel
+  const hasAddress = sh`ip -oneline -4 address show dev ${wg} | grep --fixed-strings ${` ${inside} `} > /dev/null`
+  const allowedIps = publicKeys.flatMap((key, i) => [key, `${peers[i]?.address}/32`])
+  const unknown = sh`find ${`${dir}/${wg}`} -type f ${presharedKeys.flatMap((path) => ['!', '-path', path])}`
+  return [
     {
-      name: 'the tunnel is up, and starts with the machine',
+      name: 'the WireGuard tunnel is up, and starts at boot',
       why: 'the running interface is asked, not the file: a revoked peer is gone from the kernel',
       check: sh`systemctl --quiet is-enabled ${unit} &&
         systemctl --quiet is-active ${unit} &&
-        ip -oneline -4 address show dev ${wg} | grep --fixed-strings ${` ${inside} `} > /dev/null &&
-        test "$(wg show ${wg} public-key) $(wg show ${wg} listen-port)" = ${`${own} ${port}`} &&
-        cmp <(wg show ${wg} allowed-ips | LC_ALL=C sort) <(printf '%s\t%s\n' ${halves.flatMap((half, i) => [half, `${peers[i]?.address}/32`])} | LC_ALL=C sort) &&
-        cmp <(wg show ${wg} preshared-keys | LC_ALL=C sort) <(paste <(printf '%s\n' ${halves}) <(awk 1 ${shared}) | LC_ALL=C sort)`,
+        ${hasAddress} &&
+        test "$(wg show ${wg} public-key) $(wg show ${wg} listen-port)" = ${`${hostPublicKey} ${port}`} &&
+        cmp <(wg show ${wg} allowed-ips | LC_ALL=C sort) <(printf '%s\t%s\n' ${allowedIps} | LC_ALL=C sort) &&
+        cmp <(wg show ${wg} preshared-keys | LC_ALL=C sort) <(
+          paste <(printf '%s\n' ${publicKeys}) <(awk 1 ${presharedKeys}) | LC_ALL=C sort)`,
       apply: [
         sh`systemctl enable ${unit}`,
-        // An interface of ours that a run which was taken back has left behind.
-        sh`systemctl --quiet is-active ${unit} || ! ip link show dev ${wg} > /dev/null 2>&1 || ip link delete dev ${wg}`,
-        // An address or a port cannot change under way.
-        sh`if ip -oneline -4 address show dev ${wg} | grep --fixed-strings ${` ${inside} `} > /dev/null; then systemctl reload ${unit}; else systemctl restart ${unit}; fi`,
+        // An interface of ours that a run which was rolled back has left behind.
+        sh`systemctl --quiet is-active ${unit} || ! ip link show dev ${wg} > /dev/null 2>&1 ||
+          ip link delete dev ${wg}`,
+        // A reload changes neither address nor port.
+        sh`if ${hasAddress}; then systemctl reload ${unit}; else systemctl restart ${unit}; fi`,
       ],
       undo: [sh`systemctl disable --now ${unit}`],
       transaction,
       controls: [
         {
           id: 'G13',
-          title: 'The keys of WireGuard are files of their own, for root alone',
-          check: sh`stat --format='%a %U %n' ${dir} $(find ${dir} -type f) && ! grep --ignore-case 'PrivateKey\|PresharedKey' ${`${dir}/${wg}.conf`} && test -z "$(find ${dir} ! -user root -o -perm /077)"`,
+          title: 'WireGuard keys are files of their own, readable by root alone',
+          check: sh`stat --format='%a %U %n' ${dir} $(find ${dir} -type f) &&
+            ! grep --ignore-case 'PrivateKey\|PresharedKey' ${`${dir}/${wg}.conf`} &&
+            test -z "$(find ${dir} ! -user root -o -perm /077)"`,
           from: ['WireGuard wg-quick(8)'],
         },
         {
           id: 'G14',
-          title: 'A peer may use one address, and has a preshared key',
-          check: sh`wg show ${wg} allowed-ips && ! wg show ${wg} allowed-ips | awk '{ for (i = 2; i <= NF; i++) print $i }' | grep --invert-match '/32$' && ! wg show ${wg} preshared-keys | grep '(none)$'`,
+          title: 'A WireGuard peer may use one address, and has a preshared key',
+          check: sh`wg show ${wg} allowed-ips &&
+            ! wg show ${wg} allowed-ips | awk '{ for (i = 2; i <= NF; i++) print $i }' | grep --invert-match '/32$' &&
+            ! wg show ${wg} preshared-keys | grep '(none)$'`,
           from: ['WireGuard wg(8)'],
         },
       ],
     },
 
     {
-      name: 'the keys of peers that were revoked are gone',
-      check: sh`! find ${`${dir}/${wg}`} -type f ${shared.flatMap((path) => ['!', '-path', path])} | grep .`,
-      apply: [sh`find ${`${dir}/${wg}`} -type f ${shared.flatMap((path) => ['!', '-path', path])} -delete`],
+      name: 'preshared keys of revoked peers are deleted',
+      check: sh`! ${unknown} | grep .`,
+      apply: [sh`${unknown} -delete`],
       transaction,
     },
+  ]
+}
 
+function watchdog({ wg, unit, transaction }: Tunnel): Step[] {
+  return [
     file('/etc/systemd/system/fortress-tunnel.service', {
       from: 'config/host/fortress-tunnel.service',
       values: { interface: wg },
       then: [sh`systemctl daemon-reload`],
-      name: 'somebody can put the tunnel back',
+      name: 'tunnel watchdog service is installed',
       transaction,
     }),
 
     file('/etc/systemd/system/fortress-tunnel.timer', {
       from: 'config/host/fortress-tunnel.timer',
       then: [sh`systemctl daemon-reload`, sh`systemctl try-restart fortress-tunnel.timer`],
-      name: 'and looks for it every minute',
+      name: 'tunnel watchdog timer runs every minute',
       transaction,
     }),
 
     {
-      name: 'the look-out is on, and starts with the machine',
+      name: 'tunnel watchdog is enabled',
       why: 'behind a closed firewall a tunnel that is gone is a machine that is gone',
-      check: sh`systemctl --quiet is-enabled fortress-tunnel.timer && systemctl --quiet is-active fortress-tunnel.timer`,
+      check: sh`systemctl --quiet is-enabled fortress-tunnel.timer &&
+        systemctl --quiet is-active fortress-tunnel.timer`,
       apply: [sh`systemctl enable --now fortress-tunnel.timer`],
       undo: [sh`systemctl disable --now fortress-tunnel.timer`],
       transaction,
       controls: [
         {
           id: 'G15',
-          title: 'The tunnel comes back by itself: when it fails, when it vanishes, and after a reboot',
-          check: sh`systemctl is-enabled ${unit} fortress-tunnel.timer && systemctl is-active fortress-tunnel.timer && systemctl show --property=Restart ${unit} | grep on-failure`,
+          title: 'The tunnel is restarted when it fails, when its interface is gone, and after a reboot',
+          check: sh`systemctl is-enabled ${unit} fortress-tunnel.timer &&
+            systemctl is-active fortress-tunnel.timer &&
+            systemctl show --property=Restart ${unit} | grep on-failure`,
           from: ['fortress-kit'],
         },
       ],
     },
   ]
-})
+}

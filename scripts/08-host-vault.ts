@@ -1,241 +1,495 @@
-// An encrypted disk that opens by itself on this machine, and on no other.
+// A LUKS2 disk that the TPM2 of this machine opens at boot, and that no other machine opens without a key.
 //
 // Needs   a USB disk of its own, chosen by id in vault.disk of the site document.
 // Leaves  /dev/mapper/<vault.name>, open after every boot, for the storage of the cluster. No file system: that is the guest's.
-// Undo    closes the disk and forgets it in /etc/crypttab. What is stored on it stays, and so do its keys: a vault is emptied
+// Undo    closes the disk and removes it from /etc/crypttab. What is stored on it stays, and so do its keys: a vault is emptied
 //         only by a person, by hand.
-import { feed, sh } from '../lib/ground/sh.ts'
-import { consent, guards, unalarmed, vaultOf, vaultShell } from '../lib/host/vault.ts'
+import { packages } from '../lib/engine/packages.ts'
+import type { Change, Demand, Step } from '../lib/engine/step.ts'
+import { type Command, feed, sh } from '../lib/ground/sh.ts'
+import { type Vault, bare, vaultOf, vaultShell } from '../lib/host/vault.ts'
 import { script } from '../lib/script.ts'
+import type { Site } from '../lib/site/model.ts'
 
 export default script(
   import.meta,
-  { layer: 'L0', on: 'host', library: vaultShell },
-  ({ site, machine, secrets }) => {
-    const { kdf_memory_kib: memory, tpm2_pcrs: registers, discard } = site.vault
-    const vault = vaultOf({ site, machine, secrets })
-    const { disk, name, uuid, label, unit, keys, backup } = vault
-
-    if (disk === '')
-      return [
-        {
-          name: 'the site chooses no disk for the vault, so there is nothing to encrypt; verify lists the disks there are',
-          why: 'a disk is chosen by a person, by its id, in vault.disk of the site document',
-          check: sh`true`,
-          help: 'write one of the ids under /dev/disk/by-id into vault.disk',
-          controls: [
-            {
-              id: 'F12',
-              title: 'The data of the cluster has an encrypted disk of its own',
-              check: sh`echo 'no disk is chosen; these could be:' && vault_candidates && exit 100`,
-              from: ['NIST SP 800-53 SC-28(1)'],
-            },
-          ],
-        },
-      ]
-
+  {
+    layer: 'L0',
+    on: 'host',
+    library: vaultShell,
+    prepare: sh`${formatting()}
+${keys()}`,
+  },
+  (context) => {
+    const vault = vaultOf(context)
+    const { kdf_memory_kib: memory, tpm2_pcrs: registers, discard } = context.site.vault
+    if (vault.disk === '') return [noDisk]
     const pcrs = registers.toSorted((a, b) => a - b).join('+')
-    const token = `{"type":"systemd-recovery","keyslots":["1"]}`
-    const sealed = [
-      'luks',
-      'tpm2-device=auto',
-      'token-timeout=30s',
-      'headless=true',
-      'nofail',
-      'x-systemd.device-timeout=30s',
-    ]
-    const byHand = ['luks', 'noauto', 'headless=true']
-    const line = (options: string[]) =>
-      `${name} ${disk} none ${[...options, ...(discard ? ['discard'] : [])].join(',')}`
-    const crypttab =
-      pcrs === ''
-        ? sh`echo ${line(byHand)}`
-        : sh`if vault_tpm2; then echo ${line(sealed)}; else echo ${line(byHand)}; fi`
-
     return [
       ...guards(vault, memory),
       unalarmed(vault),
       consent(vault),
-
-      {
-        name: 'the programs for LUKS2 and TPM2 are installed',
-        // systemd loads the libraries of the TPM2 when it needs them: whether they are there, only asking it tells.
-        check: sh`test -x /usr/sbin/cryptsetup && test -x /usr/bin/systemd-cryptenroll && test -x /usr/lib/systemd/systemd-cryptsetup && { ! vault_tpm2 || systemd-cryptenroll --tpm2-device=list > /dev/null; }`,
-        apply: [
-          sh`apt-get --quiet=2 update`,
-          sh`DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes --no-install-recommends install cryptsetup-bin tpm2-tools "$(if apt-cache show systemd-cryptsetup > /dev/null 2>&1; then echo systemd-cryptsetup; else echo systemd; fi)"`,
-        ],
-        seconds: 900,
-      },
-
-      {
-        name: 'the disk is a LUKS2 vault that the passphrase opens',
-        why: 'whoever takes the disk away has noise; each guess of the passphrase costs time and memory',
-        check: sh`vault_is ${disk} ${uuid} && test -e "$VAULT_NOTES/$(basename ${disk})".made && cryptsetup luksDump ${disk} | grep --extended-regexp '^  0: luks2' > /dev/null`,
-        apply: [
-          sh`vault_begin ${disk} ${uuid} ${name}`,
-          feed(keys)`
-          mapfile -t key
-          vault_hold ${disk} # cryptsetup asks for the disk exclusively besides: a mounted disk is refused by the kernel
-          # A passphrase that opens slot 0 already: an earlier run was ended between the format and the note, or the host is new.
-          if ! printf %s "\${key[0]}" | vault_opens ${disk} 0; then
-            vault_may_format ${disk} ${uuid} ${name}
-            printf %s "\${key[0]}" | cryptsetup luksFormat --batch-mode --type luks2 \
-              --uuid ${uuid} --label ${label} --subsystem fortress-kit \
-              --cipher aes-xts-plain64 --key-size 512 --hash sha512 --sector-size "$(vault_sector ${disk})" \
-              --pbkdf argon2id --pbkdf-memory ${memory} --pbkdf-force-iterations 4 --pbkdf-parallel 4 \
-              --offset 32768 --luks2-keyslots-size 4m --key-slot 0 --key-file - "$(readlink --canonicalize ${disk})"
-            printf %s "\${key[0]}" | vault_opens ${disk} 0
-          fi
-        `,
-          sh`vault_made ${disk}`,
-        ],
-        seconds: 600,
-        controls: [
-          {
-            id: 'F01',
-            title:
-              'The vault is LUKS2, aes-xts-plain64 with 512 bits, and its passphrase stands behind Argon2id',
-            check: sh`vault_strength ${disk} ${memory}`,
-            from: ['NIST SP 800-53 SC-28(1)', 'RFC 9106', 'Lynis CRYP-7930'],
-          },
-        ],
-      },
-
-      {
-        name: 'a recovery key opens the vault too',
-        why: 'the TPM2 forgets its key when it is cleared or the board dies; this is made before the TPM2 is trusted with anything',
-        check: sh`vault_token ${disk} recovery`,
-        apply: [
-          feed(keys)`
-          mapfile -t key
-          # As systemd-cryptenroll --recovery-key makes it: 256 random bits need no slow derivation.
-          printf %s "\${key[1]}" | vault_opens ${disk} 1 ||
-            cryptsetup luksAddKey --batch-mode --key-file <(printf %s "\${key[0]}") --new-key-slot 1 \
-              --hash sha512 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 ${disk} <(printf %s "\${key[1]}")
-          printf %s ${token} | cryptsetup token import --json-file - ${disk}
-        `,
-        ],
-        controls: [
-          {
-            id: 'F03',
-            title: 'A recovery key is enrolled',
-            check: sh`vault_token ${disk} recovery && systemd-cryptenroll ${disk} | awk '$2 == "recovery" { print "slot", $1 }'`,
-            from: ['NIST SP 800-53 CP-9'],
-          },
-        ],
-      },
-
-      {
-        name: 'the laptop has a copy of the header before the TPM2 gets a key',
-        why: 'a few spoilt sectors at the beginning of a disk take all of it, and no key helps then',
-        check: sh`vault_token ${disk} tpm2 || saved ${backup} "$(vault_header_digest ${disk})"`,
-        apply: [sh`: # the copy is made by the laptop, see save`],
-        save: { name: backup, command: sh`vault_header ${disk}` },
-      },
-
-      ...(pcrs === ''
-        ? []
-        : [
-            {
-              name: 'the TPM2 of this machine opens the vault',
-              why: `PCR ${pcrs}: 7 is the state of Secure Boot and its keys, which updates of kernel and system leave alone; 0, 2 and 4 change with each update of firmware or boot loader and would keep the vault shut`,
-              check: sh`! vault_tpm2 || vault_sealed ${disk} ${pcrs}`,
-              apply: [
-                // The slots before the first try: what a killed enrolment leaves without a token is known by its absence here.
-                sh`[ -e "$VAULT_NOTES"/slots ] || { systemd-cryptenroll ${disk} | awk 'NR > 1 && $2 != "tpm2" { print $1 }' > "$VAULT_NOTES"/slots.part && sync "$VAULT_NOTES"/slots.part && mv "$VAULT_NOTES"/slots.part "$VAULT_NOTES"/slots; }`,
-                feed(keys)`
-                mapfile -t key
-                # For the same registers systemd-cryptenroll keeps a key that a cleared TPM2 cannot give any more: the old one goes first.
-                ! vault_token ${disk} tpm2 || systemd-cryptenroll --unlock-key-file=<(printf %s "\${key[0]}") --wipe-slot=tpm2 ${disk}
-                systemd-cryptenroll --unlock-key-file=<(printf %s "\${key[0]}") --tpm2-device=auto --tpm2-pcrs=${pcrs} ${disk}
-              `,
-                sh`systemd-cryptenroll ${disk} | awk 'NR == FNR { known[$1]; next } FNR > 1 && $2 == "password" && !($1 in known) { print $1 }' "$VAULT_NOTES"/slots - |
-                while read -r slot; do cryptsetup luksKillSlot --batch-mode ${disk} "$slot"; done
-                rm "$VAULT_NOTES"/slots`,
-              ],
-              controls: [
-                {
-                  id: 'F02',
-                  title: 'The TPM2 opens the vault, and only after an unchanged boot',
-                  check: sh`vault_tpm2 || { echo 'this machine has no TPM2: after a boot, apply this page to open the vault' && exit 100; }
-                  vault_sealed ${disk} ${pcrs} && printf 'bound to PCR %s; ' ${pcrs} && vault_secure_boot`,
-                  from: ['NIST SP 800-53 SC-12'],
-                },
-              ],
-            },
-          ]),
-
-      {
-        name: 'the copy of the header on the laptop is the header of now',
-        why: 'a copy from before a change of keys brings back keys that were removed, and lacks the ones that were added',
-        check: sh`saved ${backup} "$(vault_header_digest ${disk})"`,
-        apply: [sh`: # the copy is made by the laptop, see save`],
-        save: { name: backup, command: sh`vault_header ${disk}` },
-        controls: [
-          {
-            id: 'F04',
-            title: 'The header is backed up, encrypted, off the host',
-            check: sh`saved ${backup} "$(vault_header_digest ${disk})"`,
-            from: ['NIST SP 800-53 CP-9(8)'],
-          },
-        ],
-      },
-
-      {
-        name: 'the vault opens at boot, and a missing disk holds nothing up',
-        check: sh`put_finished /etc/crypttab && ${crypttab} | grep --line-regexp --fixed-strings --file=- /etc/crypttab > /dev/null`,
-        apply: [
-          sh`{ awk -v name=${name} '$1 != name' <(cat /etc/crypttab 2> /dev/null) && ${crypttab}; } | put /etc/crypttab 600 root:root`,
-          sh`systemctl daemon-reload`,
-          sh`put_finish /etc/crypttab`,
-        ],
-        controls: [
-          {
-            id: 'F11',
-            title: '/etc/crypttab is for root alone, and no key is stored beside it',
-            check: sh`stat --format='%a %U:%G' /etc/crypttab && awk -v name=${name} '$1 == name { print $3, $4; if ($3 != "none") bad = 1 } END { exit bad }' /etc/crypttab && test "$(stat --format='%a %U:%G' /etc/crypttab)" = '600 root:root'`,
-            from: ['ANSSI-BP-028 R50'],
-          },
-        ],
-      },
-
-      {
-        name: `the vault is open at /dev/mapper/${name}`,
-        check: sh`vault_open ${disk} ${uuid} ${name}`,
-        apply: [
-          feed(keys)`
-          if ! systemctl start ${unit}; then
-            mapfile -t key
-            printf %s "\${key[0]}" | cryptsetup open --type luks2 --key-file - ${discard ? ['--allow-discards', disk] : disk} ${name}
-            systemctl start ${unit} # finds it open, and stands for it from now on
-          fi
-        `,
-        ],
-        undo: [sh`systemctl stop ${unit}; [ ! -e ${`/dev/mapper/${name}`} ] || cryptsetup close ${name}`],
-        controls: [
-          {
-            id: 'F12',
-            title: 'The data of the cluster has an encrypted disk of its own',
-            check: sh`vault_open ${disk} ${uuid} ${name} && lsblk --nodeps --noheadings --output NAME,TYPE,SIZE,LOG-SEC ${`/dev/mapper/${name}`}`,
-            from: ['NIST SP 800-53 SC-28(1)'],
-          },
-        ],
-      },
-
-      {
-        name: 'nobody else has a key of the vault',
-        check: sh`vault_slots ${disk}`,
-        help: `a key that nobody here made is removed on the machine: cryptsetup luksKillSlot ${disk} SLOT`,
-        controls: [
-          {
-            id: 'F05',
-            title: 'Every key of the vault is known: passphrase, recovery key, TPM2',
-            check: sh`vault_slots ${disk}`,
-            from: ['NIST SP 800-53 SC-12'],
-          },
-        ],
-      },
+      ...installed,
+      formatted(vault, memory),
+      recoveryKey(vault),
+      headerSaved(vault),
+      ...(pcrs === '' ? [] : [sealed(vault, pcrs)]),
+      headerCurrent(vault),
+      atBoot(vault, pcrs, discard),
+      open(vault, discard),
+      slots(vault),
     ]
   },
 )
+
+const noDisk: Demand = {
+  name: 'no disk is chosen for the vault (vault.disk), so nothing is encrypted',
+  why: 'a disk is chosen by a person, by its id, in vault.disk of the site document; verify lists the disks there are',
+  check: sh`true`,
+  help: 'write one of the ids under /dev/disk/by-id into vault.disk',
+  controls: [
+    {
+      id: 'F12',
+      title: 'The data of the cluster has an encrypted disk of its own',
+      check: sh`echo 'no disk is chosen; these could be:' && vault_candidates && exit 100`,
+      from: ['NIST SP 800-53 SC-28(1)'],
+    },
+  ],
+}
+
+/** What must be true before anything is written to the disk. The same is checked again under the lock of the disk. */
+export function guards({ disk, name, uuid }: Vault, memory: number): Demand[] {
+  return [
+    {
+      name: 'the vault is one whole disk that is plugged in, and no other disk claims its id',
+      why: 'names like /dev/sdb move between disks; an id stays with one, and a cheap USB bridge may share its id with another',
+      check: sh`vault_disk ${disk}`,
+      help: 'plug it in, or write the id of the right disk into vault.disk of the site document: ls /dev/disk/by-id',
+    },
+    {
+      name: 'the driver of the vault disk is not blocked: usb-storage, uas',
+      why: 'a USB disk whose driver is blocked is there now and gone after a boot',
+      check: sh`test "$(lsblk --nodeps --noheadings --output TRAN ${disk})" != usb ||
+        ! modprobe --showconfig | grep --extended-regexp '^(blacklist|install) (usb[_-]storage|uas)( |$)'`,
+      help: 'take usb-storage and uas off the list of blocked modules for this site',
+    },
+    {
+      name: 'nothing uses the vault disk: no mount, swap, partition, RAID or volume group',
+      why: 'the disk of the running system, and every disk that somebody works on, is out of reach',
+      check: sh`vault_idle ${disk} ${name}`,
+      help: 'choose another disk; or, when it is the right one, unmount it and stop what uses it',
+    },
+    {
+      name: 'the vault disk is empty, or is this vault already',
+      why: 'nothing here ever overwrites what somebody stored; an interrupted beginning of ours is recognised and goes on',
+      check: sh`{ vault_is ${disk} ${uuid} || vault_same ${disk}; } && vault_blank ${disk} ${uuid}`,
+      help: [
+        'choose another disk; or, when nobody needs what is on it, empty it yourself on the machine:',
+        `wipefs --all ${disk} && dd if=/dev/zero of=${disk} bs=1M count=16 conv=fsync`,
+      ].join('\n'),
+    },
+    {
+      name: `the name ${name} is free in /dev/mapper and /etc/crypttab`,
+      check: sh`{ [ ! -e /dev/mapper/${bare(name)} ] || vault_open ${disk} ${uuid} ${name}; } &&
+        awk -v name=${name} -v disk=${disk} '
+          $1 == name && $2 != disk { print "/etc/crypttab:", $0; bad = 1 }
+          END { exit bad }' <(cat /etc/crypttab 2> /dev/null)`,
+      help: 'choose another vault.name in the site document',
+    },
+    {
+      name: 'vault disk and memory are large enough for LUKS2 and Argon2id',
+      why: 'cryptsetup silently takes less memory for the passphrase when the machine has less than twice as much',
+      check: sh`{ test "$(blockdev --getsize64 ${disk})" -ge 67108864 || vault_no the disk has less than 64 MiB; } &&
+        awk -v need=${memory * 2} '/^MemTotal:/ && $2 < need {
+          print "the machine has", $2, "KiB of memory; vault.kdf_memory_kib may be half of it"; bad = 1 }
+          END { exit bad }' /proc/meminfo`,
+      help: 'choose a larger disk, or a smaller vault.kdf_memory_kib (524288 is still strong)',
+    },
+  ]
+}
+
+/**
+ * A TPM2 that stops giving its key is the alarm it is there for. Nothing that holds a key is sent to the machine until a
+ * person has said that the change was theirs, by removing the old binding.
+ */
+function unalarmed({ disk, uuid }: Vault): Demand {
+  return {
+    name: 'the machine boots as it did when the TPM2 was given its key',
+    why: 'Secure Boot off, its keys changed, the TPM2 cleared, another board: a repair, or somebody who waits for your passphrase',
+    check: sh`! vault_is ${disk} ${uuid} || ! vault_token ${disk} tpm2 || vault_unseals ${disk}`,
+    help: [
+      'find out what changed before you give this machine a key. When it was you:',
+      `on the machine, systemd-cryptenroll --wipe-slot=tpm2 ${disk}`,
+      'and run this again: the TPM2 gets a new key.',
+    ].join('\n'),
+  }
+}
+
+/** What stands before a format: the id of the disk, typed. It holds by itself for a disk that is ours. */
+function consent({ disk, uuid }: Vault): Demand {
+  const id = disk.replace(/^.*\//, '')
+  return {
+    name: 'a person has confirmed by its id that the vault disk may be formatted',
+    why: 'a disk is formatted only when a person has said which one',
+    check: sh`vault_is ${disk} ${uuid} || test -e "$VAULT_NOTES"/${id}.begun || {
+        lsblk --nodeps --noheadings --output SIZE,TRAN,VENDOR,MODEL,SERIAL ${disk}
+        false
+      }`,
+    help: `type it at the prompt, or say --confirm ${id}`,
+    typed: id,
+  }
+}
+
+const tools = ['cryptsetup-bin', 'tpm2-tools']
+
+const installed: Step[] = [
+  packages(tools, { name: 'cryptsetup and tpm2-tools are installed' }),
+  {
+    name: 'systemd-cryptsetup and systemd-cryptenroll are installed',
+    why: 'systemd loads the libraries of the TPM2 when it needs them: whether they are there, only systemd-cryptenroll tells',
+    check: sh`test -x /usr/bin/systemd-cryptenroll && test -x /usr/lib/systemd/systemd-cryptsetup &&
+      { ! vault_tpm2 || systemd-cryptenroll --tpm2-device=list > /dev/null; }`,
+    apply: [
+      sh`apt-get --quiet=2 update`,
+      // Debian 13 has them in a package of their own, Ubuntu 24.04 in that of systemd.
+      sh`DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes --no-install-recommends install \
+          "$(if apt-cache show systemd-cryptsetup > /dev/null 2>&1; then echo systemd-cryptsetup; else echo systemd; fi)"`,
+    ],
+    seconds: 900,
+  },
+]
+
+function formatted({ disk, uuid, name, label, keys }: Vault, memory: number): Change {
+  return {
+    name: 'the disk is a LUKS2 vault that the passphrase opens',
+    why: 'whoever takes the disk away has noise; each guess of the passphrase costs time and memory',
+    check: sh`vault_is ${disk} ${uuid} && test -e "$VAULT_NOTES/$(basename ${disk})".made &&
+      cryptsetup luksDump ${disk} | grep --extended-regexp '^  0: luks2' > /dev/null`,
+    apply: [
+      sh`vault_begin ${disk} ${uuid} ${name}`,
+      feed(keys)`
+        mapfile -t key
+        vault_hold ${disk} # cryptsetup asks for the disk exclusively besides: a mounted disk is refused by the kernel
+        # A passphrase that opens slot 0 already: an earlier run was ended between the format and the note, or the host is new.
+        if ! printf %s "\${key[0]}" | vault_opens ${disk} 0; then
+          vault_may_format ${disk} ${uuid} ${name}
+          printf %s "\${key[0]}" | cryptsetup luksFormat --batch-mode --type luks2 \
+            --uuid ${uuid} --label ${label} --subsystem fortress-kit \
+            --cipher aes-xts-plain64 --key-size 512 --hash sha512 --sector-size "$(vault_sector ${disk})" \
+            --pbkdf argon2id --pbkdf-memory ${memory} --pbkdf-force-iterations 4 --pbkdf-parallel 4 \
+            --offset 32768 --luks2-keyslots-size 4m --key-slot 0 --key-file - "$(readlink --canonicalize ${disk})"
+          printf %s "\${key[0]}" | vault_opens ${disk} 0
+        fi
+      `,
+      sh`vault_made ${disk}`,
+    ],
+    seconds: 600,
+    controls: [
+      {
+        id: 'F01',
+        title: 'The vault is LUKS2, aes-xts-plain64 with 512 bits, its passphrase derived by Argon2id',
+        // Other slots may be cheaper to guess: they hold 256 random bits, or F05 names them as unknown.
+        check: sh`cryptsetup luksDump ${disk} | awk -v memory=${memory} -v want="$(vault_sector ${disk})" '
+          /^[A-Z]/ { part = $1 }
+          /^  [0-9]+: / { slot = $1 + 0 }
+          part == "Data" && $1 == "cipher:" { cipher = $2 }
+          part == "Data" && $1 == "sector:" { sector = $2 }
+          part != "Keyslots:" || slot != 0 { next }
+          $1 == "Key:" { bits = $2 }
+          $1 == "PBKDF:" { kdf = $2 }
+          $1 == "Memory:" { cost = $2 }
+          $1 == "AF" && $2 == "hash:" { hash = $3 }
+          END {
+            printf "%s, %d bit, %s, %s with %d KiB, sectors of %d bytes", cipher, bits, hash, kdf, cost, sector
+            print sector == 512 ? " (the disk cannot be divided by 4096)" : ""
+            exit !(cipher == "aes-xts-plain64" && bits == 512 && hash == "sha512" &&
+              kdf == "argon2id" && cost >= memory && sector == want)
+          }'`,
+        from: ['NIST SP 800-53 SC-28(1)', 'RFC 9106', 'Lynis CRYP-7930'],
+      },
+    ],
+  }
+}
+
+function recoveryKey({ disk, keys }: Vault): Change {
+  return {
+    name: 'the vault has a recovery key',
+    why: 'the TPM2 forgets its key when it is cleared or the board dies; this is made before the TPM2 is trusted with anything',
+    check: sh`vault_token ${disk} recovery`,
+    apply: [
+      feed(keys)`
+        mapfile -t key
+        # As systemd-cryptenroll --recovery-key makes it: 256 random bits need no slow derivation.
+        printf %s "\${key[1]}" | vault_opens ${disk} 1 ||
+          cryptsetup luksAddKey --batch-mode --key-file <(printf %s "\${key[0]}") --new-key-slot 1 \
+            --hash sha512 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 ${disk} <(printf %s "\${key[1]}")
+        printf %s ${`{"type":"systemd-recovery","keyslots":["1"]}`} | cryptsetup token import --json-file - ${disk}
+      `,
+    ],
+    controls: [
+      {
+        id: 'F03',
+        title: 'A recovery key is enrolled in the vault',
+        check: sh`vault_token ${disk} recovery &&
+          systemd-cryptenroll ${disk} | awk '$2 == "recovery" { print "slot", $1 }'`,
+        from: ['NIST SP 800-53 CP-9'],
+      },
+    ],
+  }
+}
+
+/** Both checks compare what the laptop has saved with the header as it is now. */
+const headerIsSaved = ({ disk, backup }: Vault) => sh`saved ${backup} "$(vault_header_digest ${disk})"`
+
+const byLaptop = sh`: # the copy is made by the laptop, see save`
+
+function headerSaved(vault: Vault): Change {
+  const { disk, backup } = vault
+  return {
+    name: 'the laptop has a copy of the LUKS2 header before the TPM2 gets a key',
+    why: 'a few spoilt sectors at the beginning of a disk take all of it, and no key helps then',
+    check: sh`vault_token ${disk} tpm2 || ${headerIsSaved(vault)}`,
+    apply: [byLaptop],
+    save: { name: backup, command: sh`vault_header ${disk}` },
+  }
+}
+
+function sealed({ disk, keys }: Vault, pcrs: string): Change {
+  return {
+    name: 'the TPM2 of this machine opens the vault',
+    why: [
+      `PCR ${pcrs}: 7 is the state of Secure Boot and its keys, which updates of kernel and system leave alone;`,
+      '0, 2 and 4 change with each update of firmware or boot loader and would keep the vault shut',
+    ].join(' '),
+    check: sh`! vault_tpm2 || vault_sealed ${disk} ${pcrs}`,
+    apply: [
+      // The slots before the first try: what a killed enrolment leaves without a token is known by its absence here.
+      sh`[ -e "$VAULT_NOTES"/slots ] || {
+          systemd-cryptenroll ${disk} | awk 'NR > 1 && $2 != "tpm2" { print $1 }' > "$VAULT_NOTES"/slots.part &&
+            sync "$VAULT_NOTES"/slots.part && mv "$VAULT_NOTES"/slots.part "$VAULT_NOTES"/slots
+        }`,
+      feed(keys)`
+        mapfile -t key
+        # For the same registers systemd-cryptenroll keeps a key that a cleared TPM2 cannot give any more: the old one goes first.
+        ! vault_token ${disk} tpm2 ||
+          systemd-cryptenroll --unlock-key-file=<(printf %s "\${key[0]}") --wipe-slot=tpm2 ${disk}
+        systemd-cryptenroll --unlock-key-file=<(printf %s "\${key[0]}") \
+          --tpm2-device=auto --tpm2-pcrs=${pcrs} ${disk}
+      `,
+      sh`systemd-cryptenroll ${disk} | awk '
+          NR == FNR { known[$1]; next }
+          FNR > 1 && $2 == "password" && !($1 in known) { print $1 }' "$VAULT_NOTES"/slots - |
+          while read -r slot; do cryptsetup luksKillSlot --batch-mode ${disk} "$slot"; done
+        rm "$VAULT_NOTES"/slots`,
+    ],
+    controls: [
+      {
+        id: 'F02',
+        title: 'The TPM2 opens the vault, and only after an unchanged boot',
+        check: sh`
+          vault_tpm2 || { echo 'this machine has no TPM2: after a boot, apply this page to open the vault' && exit 100; }
+          variable=/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c
+          vault_sealed ${disk} ${pcrs} && printf 'bound to PCR %s; ' ${pcrs} &&
+            case $(od --address-radix=n --format=u1 --skip-bytes=4 "$variable" 2> /dev/null | tr --delete ' ') in
+              1) echo 'Secure Boot is on' ;;
+              *) echo 'Secure Boot is off: the TPM2 gives the key to whatever this machine boots' ;;
+            esac`,
+        from: ['NIST SP 800-53 SC-12'],
+      },
+    ],
+  }
+}
+
+function headerCurrent(vault: Vault): Change {
+  const { disk, backup } = vault
+  return {
+    name: 'the copy of the LUKS2 header on the laptop is current',
+    why: 'a copy from before a change of keys brings back keys that were removed, and lacks the ones that were added',
+    check: headerIsSaved(vault),
+    apply: [byLaptop],
+    save: { name: backup, command: sh`vault_header ${disk}` },
+    controls: [
+      {
+        id: 'F04',
+        title: 'The LUKS2 header is backed up, encrypted, off the host',
+        check: headerIsSaved(vault),
+        from: ['NIST SP 800-53 CP-9(8)'],
+      },
+    ],
+  }
+}
+
+/** The line of /etc/crypttab: opened by the TPM2 where there is one, else by hand. */
+function crypttabLine({ disk, name }: Vault, pcrs: string, discard: boolean): Command {
+  const line = (...options: string[]) =>
+    `${name} ${disk} none ${[...options, ...(discard ? ['discard'] : [])].join(',')}`
+  const byHand = line('luks', 'noauto', 'headless=true')
+  if (pcrs === '') return sh`echo ${byHand}`
+  const waits = ['token-timeout=30s', 'headless=true', 'nofail', 'x-systemd.device-timeout=30s']
+  const byTpm2 = line('luks', 'tpm2-device=auto', ...waits)
+  return sh`if vault_tpm2; then echo ${byTpm2}; else echo ${byHand}; fi`
+}
+
+function atBoot(vault: Vault, pcrs: string, discard: Site['vault']['discard']): Change {
+  const { name } = vault
+  const line = crypttabLine(vault, pcrs, discard)
+  return {
+    name: 'the vault opens at boot, and a missing disk does not stop the boot (crypttab)',
+    check: sh`put_finished /etc/crypttab &&
+      ${line} | grep --line-regexp --fixed-strings --file=- /etc/crypttab > /dev/null`,
+    apply: [
+      sh`{ awk -v name=${name} '$1 != name' <(cat /etc/crypttab 2> /dev/null) && ${line}; } |
+        put /etc/crypttab 600 root:root`,
+      sh`systemctl daemon-reload`,
+      sh`put_finish /etc/crypttab`,
+    ],
+    controls: [
+      {
+        id: 'F11',
+        title: '/etc/crypttab is readable by root alone, and names no key file',
+        check: sh`stat --format='%a %U:%G' /etc/crypttab &&
+          awk -v name=${name} '$1 == name { print $3, $4; if ($3 != "none") bad = 1 } END { exit bad }' /etc/crypttab &&
+          test "$(stat --format='%a %U:%G' /etc/crypttab)" = '600 root:root'`,
+        from: ['ANSSI-BP-028 R50'],
+      },
+    ],
+  }
+}
+
+function open({ disk, uuid, name, unit, keys }: Vault, discard: boolean): Change {
+  const mapping = `/dev/mapper/${name}`
+  return {
+    name: `the vault is open at ${mapping}`,
+    check: sh`vault_open ${disk} ${uuid} ${name}`,
+    apply: [
+      feed(keys)`
+        if ! systemctl start ${unit}; then
+          mapfile -t key
+          printf %s "\${key[0]}" |
+            cryptsetup open --type luks2 --key-file - ${discard ? ['--allow-discards', disk] : disk} ${name}
+          systemctl start ${unit} # finds it open, and stands for it from now on
+        fi
+      `,
+    ],
+    undo: [sh`systemctl stop ${unit}; [ ! -e ${mapping} ] || cryptsetup close ${name}`],
+    controls: [
+      {
+        id: 'F12',
+        title: 'The data of the cluster has an encrypted disk of its own',
+        check: sh`vault_open ${disk} ${uuid} ${name} &&
+          lsblk --nodeps --noheadings --output NAME,TYPE,SIZE,LOG-SEC ${mapping}`,
+        from: ['NIST SP 800-53 SC-28(1)'],
+      },
+    ],
+  }
+}
+
+function slots({ disk }: Vault): Demand {
+  return {
+    name: 'the vault has no key slot of unknown origin',
+    check: sh`vault_slots ${disk}`,
+    help: `a key that nobody here made is removed on the machine: cryptsetup luksKillSlot ${disk} SLOT`,
+    controls: [
+      {
+        id: 'F05',
+        title: 'Every key slot of the vault is known: passphrase, recovery key, TPM2',
+        check: sh`vault_slots ${disk}`,
+        from: ['NIST SP 800-53 SC-12'],
+      },
+    ],
+  }
+}
+
+/** Shell of this page alone; lib/host/vault.sh has what restoring a header needs too, and says what the two notes mean. */
+function formatting(): Command {
+  return sh`
+    # vault_blank DISK UUID: it carries nothing, or our header.
+    vault_blank() {
+      local found
+      found=$(wipefs --no-act --noheadings --output TYPE,UUID,LABEL,OFFSET "$1")
+      if [ -n "$found" ]; then
+        printf '%s\n' "$found" | awk -v ours="$2" '
+          $1 == "crypto_LUKS" && $2 == ours { next }
+          { print "it carries:", $0; bad = 1 }
+          END { exit bad }'
+      elif [ -e "$VAULT_NOTES/\${1##*/}.made" ]; then
+        vault_no 'it was made the vault, and its header is gone: the data can come back, see: ./task vault restore-header'
+      elif [ ! -e "$VAULT_NOTES/\${1##*/}.begun" ]; then
+        cmp --bytes=1048576 "$1" /dev/zero > /dev/null 2>&1 ||
+          vault_no 'it carries no known signature, yet its first MiB is not blank, like a disk encrypted without a header'
+      fi
+    }
+
+    # vault_begin DISK UUID NAME: notes that this disk, as it is now, is about to be formatted. Not when it is ours already.
+    vault_begin() {
+      local note=$VAULT_NOTES/\${1##*/}
+      if [ ! -e "$note.begun" ] && vault_is "$1" "$2"; then
+        cryptsetup luksDump "$1" | grep --extended-regexp '^  0: luks2' > /dev/null ||
+          vault_no 'its header is ours and has lost its keys: the data can come back, see: ./task vault restore-header'
+        return
+      fi
+      vault_same "$1" && vault_idle "$1" "$3" && vault_blank "$1" "$2" || return
+      if [ -e "$note.begun" ]; then return; fi
+      install --directory --mode=700 /var/lib/fortress "$VAULT_NOTES"
+      vault_identity "$1" > "$note.part"
+      sync "$note.part"
+      mv "$note.part" "$note.begun"
+      sync "$VAULT_NOTES"
+    }
+
+    # vault_may_format DISK UUID NAME: it has been begun, it is the same disk, and there is nothing on it but our own beginning.
+    vault_may_format() {
+      [ -e "$VAULT_NOTES/\${1##*/}.begun" ] ||
+        vault_no "$1 has our header, and our passphrase does not open it: it is not formatted again" || return
+      vault_disk "$1" && vault_same "$1" && vault_idle "$1" "$3" && vault_blank "$1" "$2" || return
+      [ ! -e "/dev/mapper/$3" ] || vault_no "/dev/mapper/$3 is open"
+    }
+
+    export -f vault_blank vault_begin vault_may_format
+  `
+}
+
+/** Shell of this page alone: the format, the TPM2, the key slots, the open mapping. */
+function keys(): Command {
+  return sh`
+    # vault_sector DISK: 4096 where the disk can be divided by it.
+    vault_sector() { if [ $(($(blockdev --getsize64 "$1") % 4096)) -eq 0 ]; then echo 4096; else echo 512; fi; }
+
+    vault_tpm2() { [ "$(cat /sys/class/tpm/tpm0/tpm_version_major 2> /dev/null)" = 2 ]; }
+
+    # vault_unseals DISK: this machine's TPM2 gives the key now.
+    vault_unseals() {
+      cryptsetup open --test-passphrase --token-only --token-type systemd-tpm2 "$1" > /dev/null 2>&1 ||
+        vault_no 'the TPM2 does not give its key: what it was bound to has changed, or it was cleared'
+    }
+
+    # vault_sealed DISK PCRS: the key of the TPM2 is bound to these registers, and the TPM2 gives it now.
+    vault_sealed() {
+      cryptsetup luksDump "$1" 2> /dev/null |
+        awk -v want="$2" '$1 == "tpm2-hash-pcrs:" && $2 == want { found = 1 } END { exit !found }' ||
+        vault_no "no key is bound to PCR $2" || return
+      vault_unseals "$1"
+    }
+
+    vault_header_digest() { vault_header "$1" | sha256sum | cut --delimiter=' ' --fields=1; }
+
+    # vault_open DISK UUID NAME: the mapping is there, and it is this vault's.
+    vault_open() {
+      local node
+      node=$(readlink --canonicalize-existing "/dev/mapper/$3") || vault_no "/dev/mapper/$3 is not there" || return
+      [ "$(cat "/sys/class/block/\${node##*/}/dm/uuid")" = "CRYPT-LUKS2-\${2//-/}-$3" ] ||
+        vault_no "/dev/mapper/$3 is something else"
+    }
+
+    # vault_slots DISK: every key that opens it, and no key that nobody knows.
+    vault_slots() {
+      systemd-cryptenroll "$1" | awk '
+        NR > 1 { kind = $1 == 0 && $2 == "password" ? "passphrase" : $2
+                 line = line (line == "" ? "" : " ") $1 "=" kind }
+        kind ~ /^(password|conflict|other)$/ { unknown = 1 }
+        END { print line; exit unknown }'
+    }
+
+    export -f vault_sector vault_tpm2 vault_unseals vault_sealed vault_header_digest vault_open vault_slots
+  `
+}

@@ -6,6 +6,7 @@ import { type Machine, type SshTarget, connect, passwordFile } from '../engine/m
 import { type Report, createReport } from '../engine/report.ts'
 import { type HostAddress, parseHost } from '../ground/address.ts'
 import { Fault } from '../ground/fault.ts'
+import { sshPublicKey } from '../ground/keys.ts'
 import { question } from '../ground/laptop.ts'
 import { type Placed, isLaptop } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
@@ -115,10 +116,10 @@ async function throughHost(config: Config, spec: Placed, routeFile: string, repo
     throw new Error(`${spec.name} has no host that it is behind`)
   const jump = await accessOf(config, jumpHost, report)
   // Its key was made on the laptop before there was a machine: nobody has to compare it.
-  const { hostKeyOf, publicHalf } = load('../vm/hostkey.ts') as typeof import('../vm/hostkey.ts')
+  const { hostKeyOf } = load('../vm/domain.ts') as typeof import('../vm/domain.ts')
   const key = await hostKeyOf(spec, storeOf(config, report).secret).resolve()
   const ssh = common(config, spec)
-  pinHostKey(ssh.knownHostsFile, ssh.alias, publicHalf(key))
+  pinHostKey(ssh.knownHostsFile, ssh.alias, sshPublicKey(key))
   return {
     target: {
       ...ssh,

@@ -4,13 +4,13 @@ import { join } from 'node:path'
 import { collect } from '../engine/delivery.ts'
 import type { Machine } from '../engine/machine.ts'
 import { Fault } from '../ground/fault.ts'
+import { sshPublicKey } from '../ground/keys.ts'
 import { question } from '../ground/laptop.ts'
 import { type Note, ask as query, byTime, copies, laptopNotes, nodeNotes, noteHere } from '../k3s/backup.ts'
 import { madeAt } from '../k3s/bundle.ts'
 import { backupSecrets, program, sshKey } from '../k3s/destinations.ts'
 import { type Member, clusterOf } from '../k3s/members.ts'
 import { machinesFor } from '../site/machines.ts'
-import { publicHalf } from '../vm/hostkey.ts'
 import type { Call } from './call.ts'
 import type { Given, Table } from './flags.ts'
 import { type Session, named, withSession } from './session.ts'
@@ -99,7 +99,7 @@ export async function copy({ state, config }: Session, machine: Machine, name: s
 async function showKey({ store, report }: Session): Promise<number> {
   const key = await sshKey(store.secret).resolve()
   report.note('For the account that stores the bundles, as one line of its authorized_keys:')
-  process.stdout.write(`restrict,command="internal-sftp" ${publicHalf(key)} fortress-backup\n`)
+  process.stdout.write(`restrict,command="internal-sftp" ${sshPublicKey(key)} fortress-backup\n`)
   return 0
 }
 

@@ -38,13 +38,13 @@ const blocked = (...modules: string[]) =>
  */
 export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Host {
   const spec = site.machines.find((m) => m.name === machine.name)
-  const isNode = spec?.roles.includes('node') ?? false
+  const node = spec?.roles.includes('node') ?? false
   const isUbuntu = machine.os.startsWith('ubuntu')
   const guests = site.nodes !== undefined
   const usbVault = site.vault.disk === '' || site.vault.disk.includes('/usb-')
-  const on = isNode ? 0 : 1
-  const kernel = { kptr_restrict: isNode ? 1 : 2, rp_filter: on, log_martians: on, arp_ignore: on }
-  const forward = isNode ? 1 : 0
+  const on = node ? 0 : 1
+  const kernel = { kptr_restrict: node ? 1 : 2, rp_filter: on, log_martians: on, arp_ignore: on }
+  const forward = node ? 1 : 0
   const group = site.admin.group
   // OpenSSH 9.6 of Ubuntu 24.04 does not know the first, and refuses a whole file over a name that it does not know.
   const kex = [
@@ -86,7 +86,7 @@ export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Ho
       },
       forwarding: { forward },
       modprobe: {
-        squashfs: isNode ? '# Not blocked: images of the node may be squashfs.' : blocked('squashfs'),
+        squashfs: node ? '# Not blocked: images of the node may be squashfs.' : blocked('squashfs'),
         usb_storage: usbVault ? '# Not blocked: the vault is a USB disk.' : blocked('usb-storage', 'uas'),
       },
       sshd: {

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What must be true of a disk before it becomes the vault, and what can be seen of it afterwards. Everything here only reads,
-# apart from vault_begin and vault_made, which write notes under /var/lib/fortress/vault. A function that says no prints why.
+# What the page host-vault and ./task vault restore-header check of a disk. Everything here only reads, apart from vault_made, which
+# writes a note under /var/lib/fortress/vault. A check that does not hold prints why.
 #
 # Two notes for each disk: <id>.begun from just before the format until a key is proven to open it, <id>.made from then on.
 # While <id>.begun is there nothing can be stored on the disk, so a format that a power cut ended may be begun again. While
@@ -33,14 +33,17 @@ vault_candidates() {
     case $link in */wwn-* | */nvme-eui.*) continue ;; esac
     type=$(lsblk --nodeps --noheadings --output TYPE "$link" 2> /dev/null) || continue # a link to something that has just gone
     [ "$type" = disk ] || continue
-    printf '%s  %s  %s\n' "$link" "$(lsblk --nodeps --noheadings --output SIZE,TRAN,MODEL "$link" | xargs)" "$(vault_carries "$link")"
+    printf '%s  %s  %s\n' "$link" "$(lsblk --nodeps --noheadings --output SIZE,TRAN,MODEL "$link" | xargs)" \
+      "$(vault_carries "$link")"
   done
 }
 
 vault_carries() {
   local use
-  use=$(lsblk --noheadings --raw --output TYPE,NAME,MOUNTPOINTS "$1" | awk 'NR > 1 || NF > 2' | head --lines=3 | paste --serial --delimiters=,)
-  [ -n "$use" ] || use=$(wipefs --no-act --noheadings --output TYPE,LABEL "$1" | sort --unique | head --lines=3 | paste --serial --delimiters=,)
+  use=$(lsblk --noheadings --raw --output TYPE,NAME,MOUNTPOINTS "$1" | awk 'NR > 1 || NF > 2' | head --lines=3 |
+    paste --serial --delimiters=,)
+  [ -n "$use" ] || use=$(wipefs --no-act --noheadings --output TYPE,LABEL "$1" | sort --unique | head --lines=3 |
+    paste --serial --delimiters=,)
   printf '%s\n' "${use:-empty}"
 }
 
@@ -59,12 +62,6 @@ vault_disk() {
   [ "$claims" = 1 ] || vault_no "$claims disks claim the id $1: unplug the others, or choose an id that is only one's own"
 }
 
-# vault_driver DISK: a USB disk whose driver is blocked is there now and gone after a boot.
-vault_driver() {
-  [ "$(lsblk --nodeps --noheadings --output TRAN "$1")" = usb ] || return 0
-  ! modprobe --showconfig | grep --extended-regexp '^(blacklist|install) (usb[_-]storage|uas)( |$)'
-}
-
 # vault_idle DISK NAME: no mount, swap, partition, RAID, volume group or foreign mapping is on it. Ours may be.
 vault_idle() {
   lsblk --noheadings --raw --output TYPE,NAME,MOUNTPOINTS "$1" | awk -v vault="$2" '
@@ -72,20 +69,6 @@ vault_idle() {
     NR == 2 && $1 == "crypt" && $2 == vault { ours = 1 }
     !ours { print "in use:", $0; bad = 1 }
     END { exit bad }'
-}
-
-# vault_blank DISK UUID: it carries nothing, or our header.
-vault_blank() {
-  local found
-  found=$(wipefs --no-act --noheadings --output TYPE,UUID,LABEL,OFFSET "$1")
-  if [ -n "$found" ]; then
-    awk -v ours="$2" '$1 == "crypto_LUKS" && $2 == ours { next } { print "it carries:", $0; bad = 1 } END { exit bad }' <<< "$found" || return
-  elif [ -e "$VAULT_NOTES/${1##*/}.made" ]; then
-    vault_no 'it was made the vault, and its header is gone: the data can come back, see: task vault restore-header'
-  elif [ ! -e "$VAULT_NOTES/${1##*/}.begun" ]; then
-    cmp --bytes=1048576 "$1" /dev/zero > /dev/null 2>&1 ||
-      vault_no 'it carries no known signature, yet its first MiB is not blank: a disk encrypted without a header looks like that'
-  fi
 }
 
 # vault_same DISK: it is the disk that the note was written for, when there is one. A by-id link does not prove that.
@@ -103,31 +86,8 @@ vault_hold() {
   exec 9< "$1"
   flock --exclusive --timeout 10 9 || vault_no "somebody else is working on $1" || return
   node=$(readlink --canonicalize "$1")
-  [ "$(stat --dereference --format=%t:%T /dev/fd/9)" = "$(stat --format=%t:%T "$node")" ] || vault_no "$1 has just become another disk"
-}
-
-# vault_begin DISK UUID NAME: writes down that this disk, as it is now, is about to be formatted. Not when it is ours already.
-vault_begin() {
-  local note=$VAULT_NOTES/${1##*/}
-  if [ ! -e "$note.begun" ] && vault_is "$1" "$2"; then
-    cryptsetup luksDump "$1" | grep --extended-regexp '^  0: luks2' > /dev/null ||
-      vault_no 'its header is ours and has lost its keys: the data can come back, see: task vault restore-header'
-    return
-  fi
-  vault_same "$1" && vault_idle "$1" "$3" && vault_blank "$1" "$2" || return
-  if [ -e "$note.begun" ]; then return; fi
-  install --directory --mode=700 /var/lib/fortress "$VAULT_NOTES"
-  vault_identity "$1" > "$note.part"
-  sync "$note.part"
-  mv "$note.part" "$note.begun"
-  sync "$VAULT_NOTES"
-}
-
-# vault_may_format DISK UUID NAME: it has been begun, it is the same disk, and there is still nothing on it but our own beginning.
-vault_may_format() {
-  [ -e "$VAULT_NOTES/${1##*/}.begun" ] || vault_no "$1 has our header, and our passphrase does not open it: it is not formatted again" || return
-  vault_disk "$1" && vault_same "$1" && vault_idle "$1" "$3" && vault_blank "$1" "$2" || return
-  [ ! -e "/dev/mapper/$3" ] || vault_no "/dev/mapper/$3 is open"
+  [ "$(stat --dereference --format=%t:%T /dev/fd/9)" = "$(stat --format=%t:%T "$node")" ] ||
+    vault_no "$1 has just become another disk"
 }
 
 # vault_made DISK: a key opens it. From now on it is never formatted.
@@ -143,78 +103,11 @@ vault_made() {
 # vault_opens DISK SLOT: the key on standard input opens this slot.
 vault_opens() { cryptsetup open --test-passphrase --type luks2 --key-slot "$2" --key-file - "$1" > /dev/null 2>&1; }
 
-# vault_sector DISK: 4096 where the disk can be divided by it.
-vault_sector() { if [ $(($(blockdev --getsize64 "$1") % 4096)) -eq 0 ]; then echo 4096; else echo 512; fi; }
-
-# vault_memory KIB: cryptsetup takes at most half of the memory for a passphrase, and says nothing when it takes less than asked.
-vault_memory() {
-  awk -v need="$(($1 * 2))" '/^MemTotal:/ && $2 < need {
-    print "the machine has", $2, "KiB of memory; vault.kdf_memory_kib may be half of it"; bad = 1 } END { exit bad }' /proc/meminfo
-}
-
-# vault_strength DISK MEMORY_KIB: the cipher, and what one guess of the passphrase in slot 0 costs. Other slots may be cheaper:
-# they hold 256 random bits, or vault_slots does not know them.
-vault_strength() {
-  cryptsetup luksDump "$1" | awk -v memory="$2" -v want="$(vault_sector "$1")" '
-    /^[A-Z]/ { part = $1 }
-    /^  [0-9]+: / { slot = $1 + 0 }
-    part == "Data" && $1 == "cipher:" { cipher = $2 }
-    part == "Data" && $1 == "sector:" { sector = $2 }
-    part != "Keyslots:" || slot != 0 { next }
-    $1 == "Key:" { bits = $2 }
-    $1 == "PBKDF:" { kdf = $2 }
-    $1 == "Memory:" { cost = $2 }
-    $1 == "AF" && $2 == "hash:" { hash = $3 }
-    END {
-      printf "%s, %d bit, %s, %s with %d KiB, sectors of %d bytes", cipher, bits, hash, kdf, cost, sector
-      print sector == 512 ? " (the disk cannot be divided by 4096)" : ""
-      exit !(cipher == "aes-xts-plain64" && bits == 512 && hash == "sha512" && kdf == "argon2id" && cost >= memory && sector == want)
-    }'
-}
-
-# vault_slots DISK: every key that opens it, and no key that nobody knows.
-vault_slots() {
-  local slots
-  slots=$(systemd-cryptenroll "$1" | awk 'NR > 1 { print $1 "=" ($1 == 0 && $2 == "password" ? "passphrase" : $2) }')
-  paste --serial --delimiters=' ' <<< "$slots"
-  ! grep --extended-regexp '=(password|conflict|other)$' <<< "$slots" > /dev/null
-}
-
 # vault_token DISK TYPE: this kind of key is enrolled.
 vault_token() { systemd-cryptenroll "$1" 2> /dev/null | awk -v type="$2" '$2 == type { found = 1 } END { exit !found }'; }
 
-vault_tpm2() { [ "$(cat /sys/class/tpm/tpm0/tpm_version_major 2> /dev/null)" = 2 ]; }
-
-# vault_sealed DISK PCRS: the key of the TPM2 is bound to these registers, and it gives it now.
-vault_sealed() {
-  cryptsetup luksDump "$1" 2> /dev/null | awk -v want="$2" '$1 == "tpm2-hash-pcrs:" && $2 == want { found = 1 } END { exit !found }' || vault_no "no key is bound to PCR $2" || return
-  vault_unseals "$1"
-}
-
-# vault_unseals DISK: this machine's TPM2 gives the key now.
-vault_unseals() {
-  cryptsetup open --test-passphrase --token-only --token-type systemd-tpm2 "$1" > /dev/null 2>&1 ||
-    vault_no 'the TPM2 does not give its key: what it was bound to has changed, or it was cleared'
-}
-
-vault_secure_boot() {
-  case $(od --address-radix=n --format=u1 --skip-bytes=4 /sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c 2> /dev/null | tr --delete ' ') in
-    1) echo 'Secure Boot is on' ;;
-    *) echo 'Secure Boot is off: the TPM2 gives the key to whatever this machine boots' ;;
-  esac
-}
-
 # vault_header DISK: its header, as luksHeaderBackup would store it, to the byte.
 vault_header() { head --bytes="$VAULT_HEADER_BYTES" "$1"; }
-vault_header_digest() { vault_header "$1" | sha256sum | cut --delimiter=' ' --fields=1; }
 
-# vault_open DISK UUID NAME: the mapping is there, and it is this vault's.
-vault_open() {
-  local node
-  node=$(readlink --canonicalize-existing "/dev/mapper/$3") || vault_no "/dev/mapper/$3 is not there" || return
-  [ "$(cat "/sys/class/block/${node##*/}/dm/uuid")" = "CRYPT-LUKS2-${2//-/}-$3" ] || vault_no "/dev/mapper/$3 is something else"
-}
-
-export -f vault_no vault_identity vault_uuid vault_is vault_candidates vault_carries vault_disk vault_driver vault_idle vault_blank \
-  vault_same vault_hold vault_begin vault_may_format vault_made vault_opens vault_sector vault_memory vault_strength vault_slots vault_token \
-  vault_tpm2 vault_sealed vault_unseals vault_secure_boot vault_header vault_header_digest vault_open
+export -f vault_no vault_identity vault_uuid vault_is vault_candidates vault_carries vault_disk vault_idle vault_same \
+  vault_hold vault_made vault_opens vault_token vault_header

@@ -1,9 +1,9 @@
-// The encrypted disk: its secrets, its identity, and the guards that stand before anything that could destroy data.
-import { createHash, randomBytes, randomInt } from 'node:crypto'
+// The encrypted disk: hides how it is recognised and which keys it has, for the page host-vault and for ./task vault.
+import { randomBytes } from 'node:crypto'
 import type { Context } from '../engine/page.ts'
-import type { Demand } from '../engine/step.ts'
+import { makePassphrase, uuidOf } from '../ground/keys.ts'
 import { Secret } from '../ground/secret.ts'
-import { Command, library, sh } from '../ground/sh.ts'
+import { Command, library } from '../ground/sh.ts'
 
 /** The functions that the checks and commands about a vault share: lib/host/vault.sh, as it stands. */
 export const vaultShell = library('lib/host/vault.sh')
@@ -51,13 +51,6 @@ export function vaultOf({
   }
 }
 
-/** 32 letters and digits that are hard to mistake for each other, in groups: 160 bits, for a person at a keyboard. */
-export function makePassphrase(): string {
-  const alphabet = 'abcdefghijkmnpqrstuvwxyz23456789'
-  const letters = Array.from({ length: 32 }, () => alphabet[randomInt(alphabet.length)]).join('')
-  return letters.match(/.{4}/g)?.join('-') ?? ''
-}
-
 /** 256 bits as systemd-cryptenroll --recovery-key writes them: modhex, the same letters on every keyboard layout. */
 export function makeRecoveryKey(bytes: Uint8Array = randomBytes(32)): string {
   const letters = [...bytes].map((b) => `${MODHEX[b >> 4]}${MODHEX[b & 15]}`).join('')
@@ -66,86 +59,5 @@ export function makeRecoveryKey(bytes: Uint8Array = randomBytes(32)): string {
 
 const MODHEX = 'cbdefghijklnrtuv'
 
-/** A UUID of version 5 (RFC 9562) for a thing of this kind: the same name gives the same UUID everywhere. */
-export function uuidOf(kind: string, name: string): string {
-  const namespace = createHash('sha1').update(`fortress-kit ${kind}`).digest().subarray(0, 16)
-  const b = createHash('sha1').update(namespace).update(name).digest().subarray(0, 16)
-  b[6] = ((b[6] ?? 0) & 0x0f) | 0x50
-  b[8] = ((b[8] ?? 0) & 0x3f) | 0x80
-  return b.toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5')
-}
-
-/** What must be true before anything is written to the disk. The same questions are asked again under the disk's lock. */
-export function guards({ disk, name, uuid }: Vault, memory: number): Demand[] {
-  return [
-    {
-      name: 'the vault is one whole disk that is plugged in, and no other disk claims its id',
-      why: 'names like /dev/sdb move between disks; an id stays with one, and a cheap USB bridge may share its id with another',
-      check: sh`vault_disk ${disk}`,
-      help: 'plug it in, or write the id of the right disk into vault.disk of the site document: ls /dev/disk/by-id',
-    },
-    {
-      name: 'the disk is still there after a boot: the driver of USB disks is not blocked',
-      check: sh`vault_driver ${disk}`,
-      help: 'take usb-storage and uas off the list of blocked modules for this site',
-    },
-    {
-      name: 'nothing uses the disk: no mount, swap, partition, RAID or volume group',
-      why: 'the disk of the running system, and every disk that somebody works on, is out of reach',
-      check: sh`vault_idle ${disk} ${name}`,
-      help: 'choose another disk; or, when it is the right one, unmount it and stop what uses it',
-    },
-    {
-      name: 'the disk is empty, or it is this vault already',
-      why: 'nothing here ever overwrites what somebody stored; an interrupted beginning of ours is recognised and goes on',
-      check: sh`{ vault_is ${disk} ${uuid} || vault_same ${disk}; } && vault_blank ${disk} ${uuid}`,
-      help: [
-        'choose another disk; or, when nobody needs what is on it, empty it yourself on the machine:',
-        `wipefs --all ${disk} && dd if=/dev/zero of=${disk} bs=1M count=16 conv=fsync`,
-      ].join('\n'),
-    },
-    {
-      name: 'nothing else is called what the vault is called',
-      check: sh`{ [ ! -e /dev/mapper/${bare(name)} ] || vault_open ${disk} ${uuid} ${name}; } && awk -v name=${name} -v disk=${disk} '$1 == name && $2 != disk { print "/etc/crypttab:", $0; bad = 1 } END { exit bad }' <(cat /etc/crypttab 2> /dev/null)`,
-      help: 'choose another vault.name in the site document',
-    },
-    {
-      name: 'disk and memory are large enough',
-      why: 'cryptsetup would silently take less memory for the passphrase than asked when the machine has less than twice as much',
-      check: sh`{ test "$(blockdev --getsize64 ${disk})" -ge 67108864 || vault_no the disk has less than 64 MiB; } && vault_memory ${memory}`,
-      help: 'choose a larger disk, or a smaller vault.kdf_memory_kib (524288 is still strong)',
-    },
-  ]
-}
-
-/** The question that stands before a format: the id of the disk, typed. It holds by itself for a disk that is ours. */
-export function consent({ disk, uuid }: Vault): Demand {
-  return {
-    name: 'somebody typed the id of the disk, so that it may be formatted',
-    why: 'a disk is formatted only when a person has said which one',
-    check: sh`vault_is ${disk} ${uuid} || test -e "$VAULT_NOTES"/${tail(disk)}.begun || { lsblk --nodeps --noheadings --output SIZE,TRAN,VENDOR,MODEL,SERIAL ${disk}; false; }`,
-    help: `type it when you are asked, or say --format ${tail(disk)}`,
-    typed: tail(disk),
-  }
-}
-
-/**
- * A TPM2 that stops giving its key is the alarm it is there for. Nothing that holds a key is sent to the machine until a
- * person has said that the change was theirs, by removing the old binding.
- */
-export function unalarmed({ disk, uuid }: Vault): Demand {
-  return {
-    name: 'the machine boots as it did when the TPM2 was given its key',
-    why: 'Secure Boot switched off, its keys changed, the TPM2 cleared, the board exchanged: a repair, or somebody who waits for your passphrase',
-    check: sh`! vault_is ${disk} ${uuid} || ! vault_token ${disk} tpm2 || vault_unseals ${disk}`,
-    help: [
-      'find out what changed before you give this machine a key. When it was you:',
-      `on the machine, systemd-cryptenroll --wipe-slot=tpm2 ${disk}`,
-      'and run this again: the TPM2 gets a new key.',
-    ].join('\n'),
-  }
-}
-
-/** `usb-Samsung_T7_S6XN-0:0` */
-const tail = (disk: string): string => disk.replace(/^.*\//, '')
+/** A text that becomes part of a command as it is, unquoted: for names that are known to be plain. */
 export const bare = (text: string): Command => new Command(text, undefined, '')

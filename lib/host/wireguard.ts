@@ -1,11 +1,12 @@
 // The devices that may enter: their keys on the laptop, their lines in the site document, their files and QR codes.
-import { createHash, createPrivateKey, createPublicKey, randomBytes } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { isIPv6 } from 'node:net'
 import { join } from 'node:path'
 import { contains, formatAddress, parseHost, parseNetwork } from '../ground/address.ts'
 import { Fault } from '../ground/fault.ts'
+import { placeholder, publicKey } from '../ground/keys.ts'
 import { nearest } from '../ground/nearest.ts'
 import { type SecretStore, land } from '../ground/secret.ts'
 import type { Config, Peer, Site } from '../site/model.ts'
@@ -20,36 +21,8 @@ export function privateKey(): string {
   return bytes.toString('base64')
 }
 
-/** The public half of a private key. Throws TypeError for what is no key. */
-export function publicKey(key: string): string {
-  if (!isKey(key)) throw new TypeError('a WireGuard key is 32 bytes in base64')
-  // RFC 8410: what stands before and behind the 32 bytes never changes.
-  const pkcs8 = Buffer.concat([
-    Buffer.from('302e020100300506032b656e04220420', 'hex'),
-    Buffer.from(key, 'base64'),
-  ])
-  const spki = createPublicKey(createPrivateKey({ key: pkcs8, format: 'der', type: 'pkcs8' })).export({
-    format: 'der',
-    type: 'spki',
-  })
-  return spki.subarray(-32).toString('base64')
-}
-
 /** A new preshared key, as `wg genpsk` makes it. */
 export const presharedKey = (): string => randomBytes(32).toString('base64')
-
-const isKey = (text: string): boolean =>
-  /^[A-Za-z0-9+/]{43}=$/.test(text) && Buffer.from(text, 'base64').toString('base64') === text
-
-/** Stands where a public key would while there is none: a key that nobody can hold and everybody can read. */
-export function placeholder(name: string): string {
-  const plain = `placeholder/${name.replaceAll(/[^A-Za-z0-9]/g, '+')}`
-  const short =
-    plain.length <= 42
-      ? plain
-      : `${plain.slice(0, 30)}+${createHash('sha256').update(name).digest('hex').slice(0, 11)}`
-  return `${short.padEnd(42, '/')}A=`
-}
 
 /** Names of the files that hold a key pair (NAME.age, NAME.pub) and a preshared key (NAME.age). */
 export const hostKey = 'wg-host'

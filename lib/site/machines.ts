@@ -1,5 +1,6 @@
 // The machines of a site: those that its document lists, and the virtual ones that follow from it.
 import { createHash } from 'node:crypto'
+import { isIP } from 'node:net'
 import { formatAddress, parseNetwork } from '../ground/address.ts'
 import type { Env, MachineSpec, Site } from './model.ts'
 
@@ -45,6 +46,24 @@ function macOf(name: string): string {
   const digest = createHash('sha256').update(`mac ${name}`).digest('hex')
   return `52:54:00:${digest.slice(0, 2)}:${digest.slice(2, 4)}:${digest.slice(4, 6)}`
 }
+
+/** Whether the machine of this name is host and node in one, as a Raspberry Pi is: then it has no virtual machines. */
+export const isNode = ({ machines }: Pick<Site, 'machines'>, name: string): boolean =>
+  machines.find((machine) => machine.name === name)?.roles.includes('node') ?? false
+
+/** Whether a machine of the document runs the control plane and etcd, when it is a node: only an agent does not. */
+export const isServer = ({ roles }: Pick<MachineSpec, 'roles'>): boolean => !roles.includes('agent')
+
+/** The nodes of the document with a fixed address, without the one of this name. */
+export const otherNodes = (
+  { machines }: Pick<Site, 'machines'>,
+  name: string,
+): (MachineSpec & { address: string })[] =>
+  machines.flatMap((machine) =>
+    machine.roles.includes('node') && machine.name !== name && isIP(machine.address ?? '') !== 0
+      ? [{ ...machine, address: machine.address ?? '' }]
+      : [],
+  )
 
 /** A machine that pages run on: of the site document, or a virtual one behind its host. */
 export interface Placed extends Omit<MachineSpec, 'os'> {

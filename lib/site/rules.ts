@@ -83,6 +83,15 @@ function* machineProblems(site: Partially<Site>): Generator<Problem> {
         suggestion: 'arm64',
       }
   }
+  // A host that is a node itself has no virtual machines.
+  const owners = hosts.filter(([, { roles }]) => !roles?.includes('node'))
+  if (site.nodes !== undefined && owners.length > 1)
+    yield {
+      path: ['nodes'],
+      reason:
+        `would be made on each of ${owners.map(([, { name }]) => name ?? 'a host').join(' and ')}: the same virtual machines with the ` +
+        'same addresses twice. Give each host a site document of its own, or give all but one of them the role node too',
+    }
   if (hosts.length < 2) return
   for (const [at, machine] of hosts)
     if (!('address' in machine))

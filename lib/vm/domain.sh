@@ -66,156 +66,8 @@ vm_memory() {
 # vm_cores N
 vm_cores() { [ "$(nproc)" -ge "$1" ] || vm_no "the host has $(nproc) processors, and $1 are asked for"; }
 
-# vm_virtualises: the processor and its firmware allow KVM, for machines of its own architecture ARCH.
-vm_virtualises() {
-  [ "$(uname --machine)" = "$1" ] || vm_no "the node is $1 and the host is $(uname --machine): KVM runs only its own kind" || return
-  if [ "$1" = x86_64 ]; then
-    grep --extended-regexp --word-regexp --max-count=1 'vmx|svm' /proc/cpuinfo > /dev/null || vm_no 'the processor offers neither VT-x (vmx) nor AMD-V (svm)' || return
-  fi
-  [ -c /dev/kvm ] || modprobe --dry-run --quiet kvm_intel || modprobe --dry-run --quiet kvm_amd || vm_no 'there is no /dev/kvm'
-}
-
-# vm_bridge_free BRIDGE NETWORK: the bridge and the addresses are ours, or nobody's.
-vm_bridge_free() {
-  local owner ours other
-  owner=$(virsh net-list --all --name 2> /dev/null | while read -r name; do
-    [ -z "$name" ] || [ "$name" = fortress ] || ! virsh net-dumpxml "$name" | grep --fixed-strings "<bridge name='$1'" > /dev/null || echo "$name"
-  done) || true # libvirt is not here yet
-  [ -z "$owner" ] || vm_no "the bridge $1 belongs to the network $owner of libvirt" || return
-  ours=$(virsh net-info fortress 2> /dev/null | awk '$1 == "Bridge:" { print $2 }') || true # not yet
-  if [ -e "/sys/class/net/$1" ] && [ "$ours" != "$1" ]; then
-    vm_no "there is an interface $1 already, and it is not ours: $(ip -brief address show dev "$1" | xargs)" || return
-  fi
-  other=$(ip -4 route show root "$2" match "$2" 2> /dev/null | awk '$1 != "default"'; ip -4 route show root "$2")
-  other=$(grep --invert-match --word-regexp "dev $1" <<< "$other") || true # nothing else is there
-  [ -z "$other" ] || vm_no "the addresses $2 are somewhere else already: $(head --lines=1 <<< "$other" | xargs)"
-}
-
-# vm_net_free SITE: no network of somebody else is called fortress.
-vm_net_free() {
-  local mark
-  virsh net-info fortress > /dev/null 2>&1 || return 0
-  mark=$(virsh net-dumpxml fortress | vm_facts)
-  grep --line-regexp --fixed-strings "network/metadata/owner/@site=$1" <<< "$mark" > /dev/null || vm_no "there is a network called fortress that is not of the site $1"
-}
-
-# vm_net: the network is up, starts with the host, and is what was declared.
-vm_net() {
-  local when
-  for when in '' --inactive; do
-    # shellcheck disable=SC2086 # nothing, or one word
-    virsh net-dumpxml fortress $when > "$FK_TMP/net.xml" 2>&1 || vm_no "$(head --lines=1 "$FK_TMP/net.xml")" || return
-    vm_differs "$VM_DECLARED/network.xml" "$FK_TMP/net.xml" || return
-  done
-  virsh net-info fortress | awk '$1 == "Active:" { a = $2 } $1 == "Autostart:" { s = $2 } $1 == "Persistent:" { p = $2 }
-    END { print "active:", a ", starts with the host:", s; exit !(a == "yes" && s == "yes" && p == "yes") }' || return
-  [ "$(cat /proc/sys/net/ipv4/ip_forward)" = 1 ] || vm_no 'the host does not forward (net.ipv4.ip_forward is 0), so nodes reach nobody'
-}
-
-# vm_net_make BRIDGE: the network becomes what was declared. Machines that are plugged in are plugged in again.
-vm_net_make() {
-  local bridge=$1 name card
-  virsh net-define --validate "$VM_DECLARED/network.xml"
-  virsh net-autostart fortress
-  virsh net-dumpxml fortress > "$FK_TMP/net.xml" 2> /dev/null || true # it does not run yet
-  if virsh net-list --name | grep --line-regexp fortress > /dev/null && ! vm_differs "$VM_DECLARED/network.xml" "$FK_TMP/net.xml" > /dev/null; then
-    virsh net-destroy fortress
-  fi
-  virsh net-list --name | grep --line-regexp fortress > /dev/null || virsh net-start fortress
-  # Whoever set the host's own sysctls again has switched it off for the guests too.
-  [ "$(cat /proc/sys/net/ipv4/ip_forward)" = 1 ] || sysctl --quiet --write net.ipv4.ip_forward=1
-  # The cards of running machines have lost their bridge with it.
-  for name in $(virsh list --name); do
-    for card in $(virsh domiflist "$name" | awk '$3 == "fortress" { print $1 }'); do
-      ip link set dev "$card" master "$bridge"
-      ! virsh dumpxml "$name" | grep "isolated='yes'" > /dev/null || bridge link set dev "$card" isolated on
-    done
-  done
-}
-
 # vm_disk NAME: where its system lies.
 vm_disk() { printf '%s/%s.qcow2\n' "$VM_DIR" "$1"; }
-
-vm_disk_bytes() { qemu-img info --force-share --output=json "$(vm_disk "$1")" | awk -F '[:, ]+' '/^    "virtual-size"/ { print $3 }'; }
-
-# vm_disk_room NAME GIB: it has its disk, and is not asked to shrink it; or there is room for all of it.
-vm_disk_room() {
-  local dir=$VM_DIR free have
-  if [ -e "$(vm_disk "$1")" ]; then
-    have=$(($(vm_disk_bytes "$1") / 1073741824))
-    [ "$have" -le "$2" ] || vm_no "the disk has $have GiB, and a disk is never made smaller: FK_VM_DISK_GB=$have"
-    return
-  fi
-  while [ ! -d "$dir" ]; do dir=$(dirname "$dir"); done
-  free=$(($(df --output=avail --block-size=1073741824 "$dir" | tail --lines=1)))
-  [ "$free" -ge "$2" ] || vm_no "$free GiB are free in $dir, and the disk may grow to $2"
-}
-
-# vm_disk_is NAME GIB: a qcow2 file of this size that stands on no other.
-vm_disk_is() {
-  local disk
-  disk=$(vm_disk "$1")
-  [ -f "$disk" ] || vm_no "$disk is not there" || return
-  qemu-img info --force-share --output=json "$disk" > "$FK_TMP/disk.json" || return
-  grep '^    "format": "qcow2"' "$FK_TMP/disk.json" > /dev/null && ! grep backing-filename "$FK_TMP/disk.json" || vm_no "$disk is not a qcow2 file that stands alone" || return
-  [ "$(vm_disk_bytes "$1")" = $(($2 * 1073741824)) ] || vm_no "$disk has $(($(vm_disk_bytes "$1") / 1073741824)) GiB, and should have $2"
-}
-
-# vm_disk_make NAME GIB BASE FORMAT: a copy of the base image, as large as asked for; or what is there, made larger. The format
-# is always said: an image that is asked what it is could lie.
-vm_disk_make() {
-  local disk
-  disk=$(vm_disk "$1")
-  if [ ! -e "$disk" ]; then
-    rm --force "$disk.part"
-    qemu-img convert -f "$4" -O qcow2 "$3" "$disk.part"
-    qemu-img resize --quiet -f qcow2 "$disk.part" "$2G"
-    chmod 600 "$disk.part"
-    sync "$disk.part"
-    mv --no-target-directory "$disk.part" "$disk"
-  elif [ "$(virsh domstate "$1" 2> /dev/null)" = running ]; then
-    virsh blockresize "$1" vda "$2G"
-  else
-    qemu-img resize --quiet -f qcow2 "$disk" "$2G"
-  fi
-}
-
-# vm_declared NAME: the file that says how the machine should be. Once the storage layer has plugged the vault in, it stays.
-vm_declared() {
-  local when facts
-  for when in '' --inactive; do
-    # shellcheck disable=SC2086 # nothing, or one word
-    facts=$(virsh dumpxml "$1" $when 2> /dev/null | vm_facts 2> /dev/null) || continue # there is no such machine yet
-    if [ -e "$VM_DECLARED/$1-with-vault.xml" ] && grep '^domain/devices/disk\[vdb\]/source/@dev=' <<< "$facts" > /dev/null; then
-      printf '%s\n' "$VM_DECLARED/$1-with-vault.xml"
-      return
-    fi
-  done
-  printf '%s\n' "$VM_DECLARED/$1.xml"
-}
-
-# vm_on NAME: it runs.
-vm_on() {
-  local state
-  state=$(virsh domstate "$1" 2>&1 | head --lines=1) || true # the sentence says it
-  [ "$state" = running ] || vm_no "it does not run: $state"
-}
-
-# vm_runs NAME: it runs, and is what was declared.
-vm_runs() {
-  vm_on "$1" || return
-  virsh dumpxml "$1" > "$FK_TMP/$1.live.xml" && vm_differs "$(vm_declared "$1")" "$FK_TMP/$1.live.xml"
-}
-
-vm_defined() { virsh list --all --persistent --name | grep --line-regexp --fixed-strings -e "$1" > /dev/null; }
-
-# vm_kept NAME: what libvirt would start after a boot of the host is what was declared, and it would start it.
-vm_kept() {
-  vm_defined "$1" || vm_no "it is not defined: after a boot of the host it would be gone" || return
-  virsh dumpxml "$1" --inactive > "$FK_TMP/$1.kept.xml" && vm_differs "$(vm_declared "$1")" "$FK_TMP/$1.kept.xml" || return
-  virsh dominfo "$1" | grep --extended-regexp '^Autostart: +enable$' > /dev/null || vm_no 'it does not start with the host' || return
-  [ ! -e "$VM_NOTES/$1.trial" ] || vm_no 'it is on trial'
-}
 
 vm_stop() {
   local second
@@ -227,109 +79,6 @@ vm_stop() {
   done
   echo "it did not shut down in $second s, so its power was taken"
   virsh destroy "$1" > /dev/null
-}
-
-# vm_try NAME SECONDS: starts it as declared, after the two minutes that what runs now may take to end. Unless it was accepted in that time, the machine itself takes it back, whatever has
-# become of us: what was defined before starts again, on the disk as it was before.
-vm_try() {
-  local declared
-  declared=$(vm_declared "$1")
-  if vm_kept "$1" > /dev/null && [ ! -e "$VM_NOTES/$1.rebuilding" ] && [ "$(virsh domstate "$1" | head --lines=1)" = 'shut off' ]; then
-    virsh start "$1"
-    return
-  fi
-  install --directory --mode=700 "$VM_NOTES"
-  {
-    printf '#!/bin/bash\nset -u\n'
-    declare -p VM_DIR VM_NOTES LIBVIRT_DEFAULT_URI
-    declare -f vm_disk vm_defined vm_back
-    printf 'vm_back %q\n' "$1"
-  } > "$VM_NOTES/$1.back"
-  systemctl stop "fortress-trial-$1.timer" 2> /dev/null || true # of an earlier try
-  systemd-run --quiet --collect --on-active="$2" --timer-property=AccuracySec=1s --unit="fortress-trial-$1" /bin/bash "$VM_NOTES/$1.back"
-  date --iso-8601=seconds > "$VM_NOTES/$1.trial"
-  vm_stop "$1"
-  if [ ! -e "$VM_NOTES/$1.rebuilding" ] && vm_defined "$1"; then
-    qemu-img snapshot -d before-trial "$(vm_disk "$1")" 2> /dev/null || true # there is none of an earlier try
-    qemu-img snapshot -c before-trial "$(vm_disk "$1")"
-  fi
-  virsh create --validate "$declared"
-}
-
-# vm_back NAME: the trial is over, and was not accepted.
-vm_back() {
-  local disk
-  disk=$(vm_disk "$1")
-  exec 9>> "$VM_NOTES/$1.lock"
-  flock 9
-  [ -e "$VM_NOTES/$1.trial" ] || return 0
-  virsh destroy "$1" > /dev/null 2>&1 || true # it has ended by itself
-  if [ -e "$disk.previous" ] && [ -e "$VM_NOTES/$1.rebuilding" ]; then
-    mv --force "$disk.previous" "$disk"
-    rm --force "$VM_NOTES/$1.rebuilding"
-  elif qemu-img snapshot --force-share -l "$disk" | grep --word-regexp before-trial > /dev/null; then
-    qemu-img snapshot -a before-trial "$disk"
-    qemu-img snapshot -d before-trial "$disk"
-  fi
-  rm --force "$VM_NOTES/$1.trial"
-  if vm_defined "$1"; then virsh start "$1"; fi
-}
-
-# vm_accept NAME: it stays. What its disk was before the trial is kept in it until the next one, for a person who wants it back.
-vm_accept() {
-  exec 9>> "$VM_NOTES/$1.lock"
-  flock --timeout 60 9 || vm_no 'its trial is being taken back' || return
-  [ "$(virsh domstate "$1" 2> /dev/null)" = running ] || vm_no 'its trial was taken back: it did not answer in time' || return
-  virsh define --validate "$(vm_declared "$1")"
-  virsh autostart "$1"
-  rm --force "$VM_NOTES/$1.trial" "$VM_NOTES/$1.rebuilding"
-  systemctl stop "fortress-trial-$1.timer" 2> /dev/null || true # it was started by hand, or after a boot
-}
-
-# vm_answers NAME ADDRESS: whoever has this address holds the host key that was made for the node, and its first boot is complete:
-# Ignition's report is what sshd says before it asks who is there. Nobody logs in.
-vm_answers() {
-  local said
-  vm_on "$1" || return # nobody is waited for who cannot answer
-  said=$(timeout 30 ssh -F none -T -l core -o BatchMode=yes -o StrictHostKeyChecking=yes -o UserKnownHostsFile="$VM_DECLARED/$1.known_hosts" \
-    -o GlobalKnownHostsFile=/dev/null -o HostKeyAlgorithms=ssh-ed25519 -o IdentityAgent=none -o PubkeyAuthentication=no \
-    -o PreferredAuthentications=none -o ConnectTimeout=5 "$2" true < /dev/null 2>&1) || true # it never lets us in
-  [[ $said == *'Permission denied'* ]] || vm_no "$(tail --lines=1 <<< "${said:-$2 is silent}")" || return
-  grep --extended-regexp '"userConfigProvided": *true' <<< "$said" > /dev/null || vm_no 'it answers with its key, and shows no complete report of Ignition'
-}
-
-# vm_talks NAME: Talos answers, with a certificate of the authority that was made for it, to the one that it knows.
-vm_talks() {
-  local said
-  vm_on "$1" || return
-  said=$(timeout 30 talosctl --talosconfig "$VM_DECLARED/$1.talosconfig" version 2>&1) || vm_no "$(tail --lines=1 <<< "$said")"
-}
-
-# vm_status NAME FIELD: of its process, from the kernel.
-vm_status() { awk -v field="$2:" '$1 == field { $1 = ""; print substr($0, 2) }' "/proc/$(cat "/run/libvirt/qemu/$1.pid")/status"; }
-
-# vm_confined NAME UUID: its process runs under the AppArmor profile that is its own, and the profile is enforced.
-vm_confined() {
-  local is
-  is=$(tr --delete '\0' < "/proc/$(cat "/run/libvirt/qemu/$1.pid")/attr/apparmor/current")
-  printf '%s\n' "$is"
-  [ "$is" = "libvirt-$2 (enforce)" ]
-}
-
-# vm_limited NAME KIB: the kernel gives it and its QEMU no more memory than this.
-vm_limited() {
-  local group limit
-  group=$(sed --quiet 's/^0:://p' "/proc/$(cat "/run/libvirt/qemu/$1.pid")/cgroup")
-  while [ -n "$group" ]; do
-    limit=$(cat "/sys/fs/cgroup$group/memory.max" 2> /dev/null) || limit=max # the groups of threads have none of their own
-    if [ "$limit" != max ]; then
-      printf 'memory.max of %s is %s\n' "$group" "$limit"
-      [ "$limit" -le $(($2 * 1024)) ]
-      return
-    fi
-    group=${group%/*}
-  done
-  vm_no 'the kernel limits it nowhere'
 }
 
 # vm_gone NAME: nothing of it is left on the host.
@@ -347,7 +96,7 @@ vm_destroy() {
   find "$VM_DIR" "$VM_NOTES" -name "$1.*" -delete
 }
 
-# vm_rebuild NAME WHEN: its disk is put aside, so that the next start makes a new one of the base image. It is kept until the
+# vm_rebuild NAME WHEN: its disk is set aside, so that the next start makes a new one of the base image. It is kept until the
 # next time. WHEN tells this time from others, and is noted last.
 vm_rebuild() {
   local disk
@@ -367,6 +116,4 @@ vm_rebuild() {
   printf '%s\n' "$2" > "$VM_NOTES/$1.rebuilt"
 }
 
-export -f vm_no vm_facts vm_sift vm_differs vm_mark vm_free vm_memory vm_cores vm_virtualises vm_bridge_free vm_net_free vm_net vm_net_make \
-  vm_disk vm_disk_bytes vm_disk_room vm_disk_is vm_disk_make vm_declared vm_on vm_runs vm_defined vm_kept vm_stop vm_try vm_back vm_accept vm_answers \
-  vm_talks vm_status vm_confined vm_limited vm_gone vm_destroy vm_rebuild
+export -f vm_no vm_facts vm_sift vm_differs vm_mark vm_free vm_memory vm_cores vm_disk vm_stop vm_gone vm_destroy vm_rebuild

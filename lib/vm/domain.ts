@@ -1,21 +1,22 @@
-// The virtual machines of a host as libvirt knows them: what each should be, and the words in which the host is asked whether it is.
-import { type Element, type Node as XmlNode, DOMParser, XMLSerializer } from '@xmldom/xmldom'
+// The virtual machines of a host as libvirt knows them: hides what each should be, where its files are, and how it is recognised.
+import { createRequire } from 'node:module'
 import type { Context, Page } from '../engine/page.ts'
 import type { Demand } from '../engine/step.ts'
 import { formatNetwork, parseNetwork } from '../ground/address.ts'
 import { Fault } from '../ground/fault.ts'
+import { makeSshKey, sshPublicKey, uuidOf } from '../ground/keys.ts'
 import { read } from '../ground/root.ts'
-import { Secret } from '../ground/secret.ts'
+import { type Secrets, Secret } from '../ground/secret.ts'
 import { Command, sh, shellText } from '../ground/sh.ts'
-import { uuidOf } from '../host/vault.ts'
 import { type Node, nodesOf } from '../site/machines.ts'
 import type { Site } from '../site/model.ts'
 import type { Source } from './butane.ts'
-import { hostKeyOf, publicHalf } from './hostkey.ts'
 
-/** The functions that the checks and commands about virtual machines share: lib/vm/domain.sh, and the stylesheet that it compares by. */
+const load = createRequire(import.meta.url)
+
+/** What the pages of host and provision and ./task node share: lib/vm/domain.sh, and the stylesheet that it compares by. */
 export const domainShell = new Command(
-  `${shellText('lib/vm/domain.sh')}cat > "$FK_TMP/facts.xsl" << 'XSL'\n${read('config/vm/facts.xsl')}XSL`,
+  `${shellText('lib/vm/domain.sh')}cat > "$FK_TMP/facts.xsl" << 'XSL'\n${read('config/vm/facts.xsl')}XSL\n`,
   undefined,
   'lib/vm/domain.sh',
 )
@@ -26,8 +27,8 @@ export const vmDir = '/var/lib/libvirt/fortress'
 /** Where the Ignition of a node lies on its host. */
 export const ignitionPath = (node: Pick<Node, 'name'>): string => `${vmDir}/${node.name}.ign`
 
-/** The disk on which Talos is told what it should be. */
-export const toldPath = (node: Pick<Node, 'name'>): string => `${vmDir}/${node.name}.cidata`
+/** The disk from which Talos reads its machine configuration at its first boot. */
+export const cidataPath = (node: Pick<Node, 'name'>): string => `${vmDir}/${node.name}.cidata`
 
 /** The part of a node's Ignition that 13-vm-provision waits for: vm-ignition merges it with the rest. */
 export const greeting: Source = {
@@ -35,7 +36,7 @@ export const greeting: Source = {
   text: read('config/vm/greeting-butane.yaml'),
 }
 
-/** Where it is written down how the machines of a host should be. */
+/** Where a host keeps what was declared of its virtual machines. */
 export const declaredDir = '/etc/fortress/vm'
 
 /** One virtual machine. */
@@ -102,13 +103,17 @@ export function domainXml(domain: Domain, { vault = false }: { vault?: boolean }
       vcpus: domain.vcpus,
       nvram: `${vmDir}/${node.name}.vars.fd`,
       ignition: ignitionPath(node),
-      told: toldPath(node),
+      cidata: cidataPath(node),
       disk: `${vmDir}/${node.name}.qcow2`,
       vault: domain.vault,
       mac: node.mac,
     },
   })
 }
+
+/** Fills in a document of libvirt; what reads XML is loaded only then. */
+const render: typeof import('./xml.ts').render = (path, filling) =>
+  (load('./xml.ts') as typeof import('./xml.ts')).render(path, filling)
 
 /** The network of the nodes as it stands in the site: its bridge, and itself. */
 export function networkOf(site: Site): { bridge: string; network: string; xml: string } {
@@ -136,92 +141,31 @@ export function networkOf(site: Site): { bridge: string; network: string; xml: s
   return { bridge, network: formatNetwork(network), xml }
 }
 
-/** The line of known_hosts by which a host knows its node: no secret, but made from one that only the laptop has. */
-export function knownHosts(node: Node, secrets: Context['secrets']): Secret {
+/** That libvirt has no virtual machine of another owner under the name or the UUID of ours. */
+export function unclaimed({ node, uuid, site }: Domain): Demand {
+  return {
+    name: `no virtual machine of another owner is called ${node.name}`,
+    why: 'what does not bear the mark of this site is never stopped, changed or deleted',
+    check: sh`vm_free ${node.name} ${uuid} ${site}`,
+    help: [
+      `rename yours on the host (virsh domrename ${node.name} OTHER),`,
+      'or give the node another name under machines: of the site document',
+    ].join(' '),
+  }
+}
+
+/** The private key of a node, in the format of OpenSSH; made when it is first needed. */
+export function hostKeyOf(node: Pick<Node, 'name'>, secrets: Secrets): Secret {
+  return secrets(`${node.name}-ssh-host-key`, () => makeSshKey(node.name))
+}
+
+/** The line of known_hosts that pins a node on its host: no secret, but made from one that only the laptop has. */
+export function knownHosts(node: Pick<Node, 'name' | 'address'>, secrets: Secrets): Secret {
   const key = hostKeyOf(node, secrets)
   return new Secret(
     `${node.name}-known-hosts`,
-    async () => `${node.address} ${publicHalf(await key.resolve())}\n`,
+    async () => `${node.address} ${sshPublicKey(await key.resolve())}\n`,
   )
-}
-
-const namespace = 'urn:fortress-kit:domain'
-
-interface Filling {
-  /** The words of fortress:if that are true; a word that is missing here is false. */
-  when: Record<string, boolean>
-  values: Record<string, string | number>
-  /** For fortress:each: one set of values for each copy of the element. */
-  each?: Record<string, Record<string, string | number>[]>
-}
-
-const words = ['kvm', 'tcg', 'amd64', 'arm64', 'flatcar', 'talos', 'console', 'kata', 'alone', 'vault']
-
-function render(path: string, filling: Filling): string {
-  const document = new DOMParser({
-    onError: (level, said) => {
-      throw new TypeError(`${path}: ${level}: ${said}`)
-    },
-  }).parseFromString(read(path), 'text/xml')
-  const top = document.documentElement as Element
-  const fill = (text: string, values: Filling['values']): string =>
-    text.replaceAll(/\{\{ ([a-z_]+) \}\}/g, (_, name: string) => {
-      const value = values[name]
-      if (value === undefined) throw new TypeError(`${path} asks for {{ ${name} }}, which has no value`)
-      return String(value)
-    })
-  const holds = (condition: string): boolean =>
-    condition.split(' ').every((word) => {
-      const name = word.replace(/^!/, '')
-      if (!words.includes(name)) throw new TypeError(`${path}: fortress:if does not know '${name}'`)
-      return (filling.when[name] ?? false) === (name === word)
-    })
-  const visit = (element: Element, values: Filling['values'], depth: number): void => {
-    element.removeAttributeNS(namespace, 'if')
-    for (const attribute of Array.from(element.attributes)) {
-      if (attribute.name === 'xmlns:fortress') element.removeAttributeNode(attribute)
-      else attribute.value = fill(attribute.value, values)
-    }
-    const children: XmlNode[] = []
-    for (const child of Array.from(element.childNodes)) {
-      element.removeChild(child)
-      if (child.nodeType === child.TEXT_NODE) {
-        const text = child.nodeValue ?? ''
-        if (text.trim() !== '') children.push(document.createTextNode(fill(text.trim(), values)))
-      } else if (child.nodeType === child.ELEMENT_NODE) {
-        const inner = child as Element
-        const condition = inner.getAttributeNS(namespace, 'if')
-        if (condition !== null && !holds(condition)) continue
-        const list = inner.getAttributeNS(namespace, 'each')
-        inner.removeAttributeNS(namespace, 'each')
-        const copies = list === null ? [values] : filling.each?.[list]
-        if (copies === undefined) throw new TypeError(`${path}: fortress:each does not know '${list}'`)
-        for (const own of copies) {
-          const copy = inner.cloneNode(true) as Element
-          visit(copy, own, depth + 1)
-          children.push(copy)
-        }
-      }
-    }
-    const lines = children.some((child) => child.nodeType === child.ELEMENT_NODE)
-    for (const child of children) {
-      if (lines) element.appendChild(document.createTextNode(`\n${'  '.repeat(depth + 1)}`))
-      element.appendChild(child)
-    }
-    if (lines) element.appendChild(document.createTextNode(`\n${'  '.repeat(depth)}`))
-  }
-  visit(top, filling.values, 0)
-  return `${new XMLSerializer().serializeToString(top)}\n`
-}
-
-/** That libvirt has no machine of somebody else under the name or the UUID of ours. */
-export function unclaimed({ node, uuid, site }: Domain): Demand {
-  return {
-    name: `no machine of somebody else is called ${node.name}`,
-    why: 'what does not bear the mark of this site is never stopped, changed or deleted',
-    check: sh`vm_free ${node.name} ${uuid} ${site}`,
-    help: `rename yours on the host (virsh domrename ${node.name} OTHER), or give the node another name under machines: of the site document`,
-  }
 }
 
 const about = { file: import.meta.filename, layer: 'L1', on: 'host', library: domainShell } as const
@@ -245,7 +189,7 @@ export function destroy(name: string): Page {
         unclaimed(domain),
         typed(name, 'is deleted with its disk', gone),
         {
-          name: `nothing of ${name} is left on the host but the vault and the base image`,
+          name: `${name} is undefined, and its disk is deleted`,
           check: gone,
           apply: [sh`vm_destroy ${name} ${domain.uuid} ${domain.site}`],
         },
@@ -267,7 +211,7 @@ export function rebuild(name: string, when = new Date().toISOString()): Page {
         unclaimed(domain),
         typed(name, 'starts anew', done),
         {
-          name: `the disk of ${name} is put aside`,
+          name: `the old disk of ${name} is set aside`,
           why: 'it is kept until the next time; what the cluster stores is on the vault, which is not touched',
           check: done,
           apply: [sh`vm_rebuild ${name} ${when}`],
@@ -279,7 +223,7 @@ export function rebuild(name: string, when = new Date().toISOString()): Page {
 
 function typed(name: string, what: string, done: Command): Demand {
   return {
-    name: `somebody typed the name of the machine that ${what}`,
+    name: `a person has confirmed by its name that ${name} ${what}`,
     check: done,
     help: `type ${name} at the prompt, or say --confirm ${name}`,
     typed: name,

@@ -1,5 +1,6 @@
-// The first boot of a node: the Ignition that it is given.
+// The first boot of a Flatcar node: hides what its Ignition is made of.
 import { existsSync, readFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import type { Context } from '../engine/page.ts'
@@ -8,8 +9,10 @@ import { read } from '../ground/root.ts'
 import { Secret } from '../ground/secret.ts'
 import type { Node } from '../site/machines.ts'
 import type { Env, Site } from '../site/model.ts'
-import { type Ignition, type Source, translate } from './butane.ts'
-import { hostKeyOf } from './hostkey.ts'
+import type { Ignition, Source } from './butane.ts'
+import { hostKeyOf } from './domain.ts'
+
+const load = createRequire(import.meta.url)
 
 /**
  * The public key that an admin logs in to nodes with: the one beside FK_SSH_KEY, else the first that ssh would look for.
@@ -81,6 +84,7 @@ export function ignition(
 ): Ignition {
   const file = 'config/vm/flatcar-butane.yaml'
   const text = read(file)
+  const { translate } = load('./butane.ts') as typeof import('./butane.ts')
   return translate([{ file, text }, ...fragments], {
     values: {
       ...values,

@@ -1,8 +1,9 @@
-// The base images that nodes are made from.
+// The base images that virtual machines are copied from, and talosctl: hides what is pinned, and where a host keeps it.
 import { join } from 'node:path'
 import { type Artifact, artifactOf } from '../engine/artifact.ts'
 import type { Context } from '../engine/page.ts'
 import { library } from '../ground/sh.ts'
+import type { Pins } from '../site/model.ts'
 
 /** The functions that the checks and commands about an image share: lib/vm/image.sh, as it stands. */
 export const imageShell = library('lib/vm/image.sh')
@@ -35,4 +36,13 @@ export function imageOf({
   return os === 'flatcar'
     ? { label, path, format: 'qcow2', artifact, mib: 1536 }
     : { label, path, format: 'raw', artifact, mib: 6144 }
+}
+
+/** talosctl of the host: what is fetched, where it is kept, and where it is a program. */
+export function talosctlOf(
+  pins: Pins,
+  { arch }: { arch: string },
+): { artifact: Artifact; kept: string; path: string } {
+  const artifact = artifactOf(pins, 'talosctl', arch)
+  return { artifact, kept: join(imageDir, artifact.name), path: '/usr/local/sbin/talosctl' }
 }

@@ -1,51 +1,37 @@
-// A node that runs Talos: what it is told on its first boot, and the certificates by which it and its owner know each other.
+// A node that runs Talos: hides how its machine configuration and the certificates of both sides are made, on the laptop.
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { createRequire } from 'node:module'
-import { join } from 'node:path'
-import { type Artifact, artifactOf } from '../engine/artifact.ts'
 import { file } from '../engine/file.ts'
 import type { Context } from '../engine/page.ts'
 import type { Change } from '../engine/step.ts'
 import { formatNetwork, parseNetwork } from '../ground/address.ts'
 import { Fault } from '../ground/fault.ts'
+import { placeholder } from '../ground/keys.ts'
 import { read } from '../ground/root.ts'
 import { Secret } from '../ground/secret.ts'
-import { Command, library, sh } from '../ground/sh.ts'
-import { placeholder } from '../host/wireguard.ts'
+import { Command, sh } from '../ground/sh.ts'
 import { type Node, nodesOf } from '../site/machines.ts'
 import type { Pins } from '../site/model.ts'
 import { declaredDir } from './domain.ts'
-import { imageDir } from './image.ts'
 
 const load = createRequire(import.meta.url)
 const template = 'config/vm/talos-controlplane.yaml'
 
-/** The functions that the checks and commands about Talos share: lib/vm/talos.sh, as it stands. */
-export const talosShell = library('lib/vm/talos.sh')
+/** What is no secret in what talosctl prints about a configuration: the first line, the faults that it lists, and names of keys. */
+export const configNames = sh`sed --quiet --expression='1p' \
+  --expression='2,$s/^\([[:space:]-]*[A-Za-z0-9_./-]*:\).*/\1/p' --expression='2,$s/^[[:space:]]*\* //p'`
 
-/** What of it is no secret, of what talosctl says about a configuration: a test of a file knows no functions. */
-const names = /^talos_names\(\) \{\n *(.*)\n\}/m.exec(talosShell.text)![1]!
-
-/** Where it is written down on the host what a node is told. */
+/** The machine configuration of a node, on its host. */
 export const machineConfigPath = (node: Pick<Node, 'name'>): string =>
   `${declaredDir}/${node.name}.talos.yaml`
 
-/** Where talosctl finds on the host by which certificate a node knows it. */
+/** The talosconfig of a node, on its host: the certificate by which talosctl is let in. */
 export const clientConfigPath = (node: Pick<Node, 'name'>): string =>
   `${declaredDir}/${node.name}.talosconfig`
 
 /** Where the host keeps the kubeconfig of the node's cluster. */
 export const kubeconfigPath = (node: Pick<Node, 'name'>): string => `${declaredDir}/${node.name}.kubeconfig`
-
-/** talosctl of the host: what is fetched, where it is kept, and where it is a program. */
-export function talosctlOf(
-  pins: Pins,
-  { arch }: { arch: string },
-): { artifact: Artifact; kept: string; path: string } {
-  const artifact = artifactOf(pins, 'talosctl', arch)
-  return { artifact, kept: join(imageDir, artifact.name), path: '/usr/local/sbin/talosctl' }
-}
 
 /** The version of Talos that is pinned. */
 export const talosVersion = (pins: Pins): string => pins['talos']?.version ?? ''
@@ -109,7 +95,7 @@ const shown: Bundle = (() => {
   }
 })()
 
-/** What a node is told: a secret, and what a rehearsal shows of it. */
+/** The machine configuration of a node: a secret, and what a rehearsal shows of it. */
 export function machineConfigFile(
   context: Pick<Context, 'site' | 'pins' | 'secrets'>,
   node: Node,
@@ -123,15 +109,19 @@ export function machineConfigFile(
   }
 }
 
-/** The file of the host with what a node is told. */
-export function toldFile(context: Pick<Context, 'site' | 'pins' | 'secrets'>, node: Node): Change {
+/** The step that writes the machine configuration of a node on its host. */
+export function machineConfigStep(context: Pick<Context, 'site' | 'pins' | 'secrets'>, node: Node): Change {
   return file(machineConfigPath(node), {
     ...machineConfigFile(context, node),
     mode: '600',
     // It would show the values too, and they may be secrets.
-    test: new Command(`talosctl validate --mode cloud --config "$new" 2>&1 | ${names}`, undefined, ''),
-    name: `what ${node.name} becomes on its first boot is written down`,
-    why: 'the authority by which it and its owner know each other comes with the first start: it never waits for whoever comes first',
+    test: new Command(
+      `talosctl validate --mode cloud --config "$new" 2>&1 | ${configNames.text}`,
+      undefined,
+      '',
+    ),
+    name: `the Talos machine configuration of ${node.name} is written`,
+    why: 'it has the authority of both sides from the first boot: the node never waits for whoever comes first',
   })
 }
 
@@ -204,17 +194,18 @@ export function clientConfig(context: Pick<Context, 'site' | 'pins' | 'secrets'>
   })
 }
 
-/** The file of the host by which a node knows it; it is made anew a month before its certificate ends. */
+/** The step that writes the talosconfig of a node on its host, and again a month before its certificate ends. */
 export function clientFile(context: Pick<Context, 'site' | 'pins' | 'secrets'>, node: Node): Change {
   const path = clientConfigPath(node)
   const change = file(path, {
     secret: clientConfig(context, node),
     mode: '600',
-    name: `the host has the certificate by which ${node.name} knows it`,
-    why: 'the authorities of both were made on the laptop before there was a node: nobody can stand in between, not even the first time',
+    name: `the talosconfig of ${node.name} is on the host, and its certificate is valid for a month`,
+    why: 'both authorities were made on the laptop before there was a node: nobody can stand in between, not even the first time',
   })
   // Its only line with this key.
-  const good = sh`awk '$1 == "crt:" { print $2 }' ${path} | base64 --decode | openssl x509 -noout -checkend ${30 * 86400} > /dev/null`
+  const good = sh`awk '$1 == "crt:" { print $2 }' ${path} | base64 --decode |
+    openssl x509 -noout -checkend ${30 * 86400} > /dev/null`
   return { ...change, check: sh`${change.check} && ${good}` }
 }
 
@@ -228,7 +219,7 @@ export function talosctlHelp(pins: Pins): string {
     : `install ${ours} as talosctl, when sha256sum says ${pin?.sha256?.[arch]}`
 }
 
-/** talosctl of the laptop. What it writes is secret and goes nowhere else; of what it says, the last line is told. */
+/** talosctl of the laptop. What it writes is secret and goes nowhere else; of what it prints, the last line is shown. */
 function talosctl(pins: Pins, args: string[], input = ''): Promise<string> {
   // It opens /dev/stdin, which it can when that is a pipe; Node gives its children a socket.
   const script = 'command -v talosctl > /dev/null || exit 127; cat | talosctl "$@"'

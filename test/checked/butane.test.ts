@@ -6,12 +6,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { gunzipSync } from 'node:zlib'
+import { makeSshKey, sshPublicKey } from '../../lib/ground/keys.ts'
 import { Secret } from '../../lib/ground/secret.ts'
 import { fragmentOf } from '../../lib/k3s/configuration.ts'
 import { loadConfig, siteNames } from '../../lib/site/config.ts'
 import { nodesOf } from '../../lib/site/machines.ts'
 import { type Ignition, translate } from '../../lib/vm/butane.ts'
-import { makeHostKey, publicHalf } from '../../lib/vm/hostkey.ts'
 import { ignition, ignitionFile } from '../../lib/vm/ignition.ts'
 
 const root = join(import.meta.dirname, '../..')
@@ -199,12 +199,12 @@ describe('the template of a node', () => {
     assert.ok(Object.keys(placeholders).length >= 8)
   })
 
-  const key = makeHostKey('test')
+  const key = makeSshKey('test')
   for (const name of siteNames())
     for (const arch of ['amd64', 'arm64'] as const) {
       const config = loadConfig({ env: {}, site: name })
       for (const node of nodesOf(config.site).map((made) => ({ ...made, arch }))) {
-        const given = { adminKey: `${publicHalf(key)} ada`, hostKey: key }
+        const given = { adminKey: `${sshPublicKey(key)} ada`, hostKey: key }
         const made = ignition(config, node, given)
         test(`becomes the same for ${node.name} of ${name} on ${arch}`, { skip: noButane }, () => {
           const values: Record<string, string> = {
@@ -214,7 +214,7 @@ describe('the template of a node', () => {
             gateway: node.gateway,
             mac: node.mac,
             timezone: config.site.timezone,
-            admin_key: `${publicHalf(key)} ada`,
+            admin_key: `${sshPublicKey(key)} ada`,
             // By hand it takes an indent.
             ssh_host_key: key.trimEnd().replaceAll('\n', '\n          '),
           }
@@ -247,12 +247,12 @@ test('ssh-keygen reads the host keys that we make', (t) => {
   const dir = mkdtempSync(join(tmpdir(), 'hostkey-'))
   t.after(() => rmSync(dir, { recursive: true }))
   for (let i = 0; i < 20; i++) {
-    const key = makeHostKey(`node-${'x'.repeat(i)}`)
+    const key = makeSshKey(`node-${'x'.repeat(i)}`)
     const path = join(dir, `${i}`)
     writeFileSync(path, key, { mode: 0o600 })
     const { status, stdout, stderr } = spawnSync('ssh-keygen', ['-y', '-f', path], { encoding: 'utf8' })
     assert.equal(stderr, '')
-    assert.equal(stdout, `${publicHalf(key)} node-${'x'.repeat(i)}\n`)
+    assert.equal(stdout, `${sshPublicKey(key)} node-${'x'.repeat(i)}\n`)
     assert.equal(status, 0)
   }
 })

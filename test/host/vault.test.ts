@@ -5,7 +5,7 @@ import type { Context } from '../../lib/engine/page.ts'
 import { printed } from '../../lib/engine/print.ts'
 import { isChange } from '../../lib/engine/step.ts'
 import { Secret } from '../../lib/ground/secret.ts'
-import { makePassphrase, makeRecoveryKey, vaultOf } from '../../lib/host/vault.ts'
+import { makeRecoveryKey, vaultOf } from '../../lib/host/vault.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import page from '../../scripts/08-host-vault.ts'
 import { shellcheck, without } from '../programs.ts'
@@ -36,11 +36,6 @@ test('a recovery key is what systemd-cryptenroll makes: 256 bits in modhex, eigh
   assert.notEqual(makeRecoveryKey(), makeRecoveryKey())
 })
 
-test('a passphrase has 160 bits and no letter that looks like another', () => {
-  assert.match(makePassphrase(), /^([a-km-np-z2-9]{4}-){7}[a-km-np-z2-9]{4}$/)
-  assert.notEqual(makePassphrase(), makePassphrase())
-})
-
 test('a vault is known by its site, its machine and its name, in whatever enclosure', () => {
   const uuid = (vault = {}, machine?: string) => vaultOf(context(vault, machine)).uuid
   assert.match(uuid(), /^[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/)
@@ -51,29 +46,30 @@ test('a vault is known by its site, its machine and its name, in whatever enclos
 
 test('without a disk there is nothing to do', () => {
   assert.deepEqual(names({ disk: '' }), [
-    'the site chooses no disk for the vault, so there is nothing to encrypt; verify lists the disks there are',
+    'no disk is chosen for the vault (vault.disk), so nothing is encrypted',
   ])
 })
 
 test('recovery key and copy of the header come before the TPM2, and refusals before everything', () => {
   assert.deepEqual(names(), [
     'the vault is one whole disk that is plugged in, and no other disk claims its id',
-    'the disk is still there after a boot: the driver of USB disks is not blocked',
-    'nothing uses the disk: no mount, swap, partition, RAID or volume group',
-    'the disk is empty, or it is this vault already',
-    'nothing else is called what the vault is called',
-    'disk and memory are large enough',
+    'the driver of the vault disk is not blocked: usb-storage, uas',
+    'nothing uses the vault disk: no mount, swap, partition, RAID or volume group',
+    'the vault disk is empty, or is this vault already',
+    'the name vault is free in /dev/mapper and /etc/crypttab',
+    'vault disk and memory are large enough for LUKS2 and Argon2id',
     'the machine boots as it did when the TPM2 was given its key',
-    'somebody typed the id of the disk, so that it may be formatted',
-    'the programs for LUKS2 and TPM2 are installed',
+    'a person has confirmed by its id that the vault disk may be formatted',
+    'cryptsetup and tpm2-tools are installed',
+    'systemd-cryptsetup and systemd-cryptenroll are installed',
     'the disk is a LUKS2 vault that the passphrase opens',
-    'a recovery key opens the vault too',
-    'the laptop has a copy of the header before the TPM2 gets a key',
+    'the vault has a recovery key',
+    'the laptop has a copy of the LUKS2 header before the TPM2 gets a key',
     'the TPM2 of this machine opens the vault',
-    'the copy of the header on the laptop is the header of now',
-    'the vault opens at boot, and a missing disk holds nothing up',
+    'the copy of the LUKS2 header on the laptop is current',
+    'the vault opens at boot, and a missing disk does not stop the boot (crypttab)',
     'the vault is open at /dev/mapper/vault',
-    'nobody else has a key of the vault',
+    'the vault has no key slot of unknown origin',
   ])
 })
 

@@ -16,17 +16,16 @@ import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { encode } from 'uqr'
 import { peer as runPeer } from '../../lib/cli/peer.ts'
+import { placeholder, publicKey } from '../../lib/ground/keys.ts'
 import { secretStore } from '../../lib/ground/secret.ts'
 import {
   clientFile,
   endpointOf,
   keyless,
   keysOf,
-  placeholder,
   presharedKey,
   privateKey,
   publicHalf,
-  publicKey,
   qr,
   withoutPeer,
   withPeer,
@@ -113,27 +112,6 @@ test('keys are what WireGuard takes for keys', { skip: without('wg') }, () => {
   assert.equal(publicKey(theirs), run('wg', ['pubkey'], theirs))
   assert.equal(Buffer.from(presharedKey(), 'base64').length, 32)
 })
-
-for (const [key, why] of [
-  ['', 'nothing'],
-  ['AAAA', 'too short'],
-  [`${'A'.repeat(43)}`, 'no padding'],
-  [`${'A'.repeat(42)}B=`, 'bits left over'],
-] as const)
-  test(`a text with ${why} is no key`, () =>
-    assert.throws(() => publicKey(key), { message: 'a WireGuard key is 32 bytes in base64' }))
-
-for (const [name, want] of [
-  ['wg-host', 'placeholder/wg+host///////////////////////A='],
-  ['wg-peer-laptop', 'placeholder/wg+peer+laptop////////////////A='],
-  [`wg-peer-${'a'.repeat(50)}`, 'placeholder/wg+peer+aaaaaaaaaa+198d10cfad1A='],
-] as const)
-  test(`the placeholder for ${name} is a key that says what it is`, () => {
-    const text = placeholder(name)
-    assert.equal(text, want)
-    assert.equal(Buffer.from(text, 'base64').length, 32)
-    assert.equal(Buffer.from(text, 'base64').toString('base64'), text)
-  })
 
 test('the first key ever makes the host’s, and a second time nothing is made', async () => {
   const { state, env } = place()

@@ -3,17 +3,17 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { parse } from 'yaml'
 import type { Context } from '../../lib/engine/page.ts'
+import { makeSshKey, sshPublicKey } from '../../lib/ground/keys.ts'
 import { filesOf, fragmentOf } from '../../lib/k3s/configuration.ts'
 import { clusterOf, memberOf, programOf } from '../../lib/k3s/members.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import { machinesFor, nodesOf } from '../../lib/site/machines.ts'
 import type { Config, MachineSpec } from '../../lib/site/model.ts'
-import { makeHostKey, publicHalf } from '../../lib/vm/hostkey.ts'
 import { ignition } from '../../lib/vm/ignition.ts'
 
 const load = (site = 'fortress', env = {}) => loadConfig({ env, site })
-const hostKey = makeHostKey('test')
-const given = { adminKey: `${publicHalf(hostKey)} ada@example.org`, hostKey }
+const hostKey = makeSshKey('test')
+const given = { adminKey: `${sshPublicKey(hostKey)} ada@example.org`, hostKey }
 
 /** The site with these metal nodes in place of its own machines. */
 function metal(...machines: Partial<MachineSpec>[]): Config {

@@ -49,7 +49,7 @@ describe('a node under AppArmor', () => {
 
   async function root(command: string): Promise<string> {
     const { code, stdout, stderr } = await kit.root(
-      `export FK_TMP=$(mktemp -d)\n${domainShell}\nset -euo pipefail\n${command}`,
+      `export FK_TMP=$(mktemp -d)\n${domainShell}\n${page.prepare?.text}\nset -euo pipefail\n${command}`,
     )
     assert.equal(code, 0, `${command}\n${stdout}${stderr}`)
     return stdout.trim()
@@ -79,7 +79,9 @@ describe('a node under AppArmor', () => {
   test('the kernel limits its memory, where that is declared', async () => {
     // Of an emulated machine it is not: here it is said afterwards.
     await root(`virsh memtune ${node} --hard-limit 1703936 --live && vm_limited ${node} 1703936`)
-    const { code } = await kit.root(`export FK_TMP=$(mktemp -d)\n${domainShell}\nvm_limited ${node} 1703935`)
+    const { code } = await kit.root(
+      `export FK_TMP=$(mktemp -d)\n${domainShell}\n${page.prepare?.text}\nvm_limited ${node} 1703935`,
+    )
     assert.equal(code, 1)
   })
 

@@ -94,7 +94,7 @@ describe('a node on a real libvirtd', () => {
 
   async function root(command: string): Promise<string> {
     const { code, stdout, stderr } = await kit.root(
-      `export FK_TMP=$(mktemp -d)\n${domainShell}\nset -euo pipefail\n${command}`,
+      `export FK_TMP=$(mktemp -d)\n${domainShell}\n${page.prepare?.text}\nset -euo pipefail\n${command}`,
     )
     assert.equal(code, 0, `${command}\n${stdout}${stderr}`)
     return stdout.trim()

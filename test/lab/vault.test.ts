@@ -7,9 +7,9 @@ import type { Context } from '../../lib/engine/page.ts'
 import { type Mode, runPage } from '../../lib/engine/run.ts'
 import type { Step } from '../../lib/engine/step.ts'
 import { sh } from '../../lib/ground/sh.ts'
-import { guards, vaultOf, vaultShell } from '../../lib/host/vault.ts'
+import { vaultOf, vaultShell } from '../../lib/host/vault.ts'
 import { labBoot, labClearTpm, labDown, labReboot, labUp } from '../../lib/lab/lab.ts'
-import page from '../../scripts/08-host-vault.ts'
+import page, { guards } from '../../scripts/08-host-vault.ts'
 import { type Kit, type Opened, around, open } from '../machine/kit.ts'
 
 const name = 'vault-test'
@@ -73,7 +73,10 @@ describe('the vault', () => {
 
   /** Bash as root on the machine, with the functions of the page. Fails with what it said. */
   async function root(command: string, input = ''): Promise<string> {
-    const { code, stdout, stderr } = await kit.root(`${vaultShell}\nset -euo pipefail\n${command}`, input)
+    const { code, stdout, stderr } = await kit.root(
+      `${vaultShell}\n${page.prepare?.text}\nset -euo pipefail\n${command}`,
+      input,
+    )
     assert.equal(code, 0, `${command}\n${stdout}${stderr}`)
     return stdout.trim()
   }
@@ -196,7 +199,7 @@ describe('the vault', () => {
       assert.deepEqual([code, changed], [1, 0], text)
       assert.match(
         text,
-        /failed +4\/\d+ the disk is empty, or it is this vault already[^]*it carries: crypto_LUKS/,
+        /failed +4\/\d+ the vault disk is empty, or is this vault already[^]*it carries: crypto_LUKS/,
       )
       assert.equal(await root(`${ends}\n${clean}`), was)
     })
@@ -210,7 +213,7 @@ describe('the vault', () => {
         const { code, changed, text } = await run({ disk: spare, typed, steps: untilFormat })
         assert.equal(code, 1, text)
         assert.equal(changed, 0)
-        assert.match(text, /failed +8\/\d+ somebody typed the id of the disk/)
+        assert.match(text, /failed +8\/\d+ a person has confirmed by its id/)
         await root(`cmp --bytes=1048576 ${spare} /dev/zero; test ! -e "$VAULT_NOTES"`)
       })
 
@@ -248,7 +251,7 @@ chmod 755 /usr/local/sbin/cryptsetup`)
     assert.equal(first.code, 1, first.text)
     assert.equal(await root(`ls "$VAULT_NOTES"`), 'virtio-fk-vault.begun')
     const second = await run({ typed: null, mode: 'plan' })
-    assert.match(second.text, /ok +8\/\d+ somebody typed the id/)
+    assert.match(second.text, /ok +8\/\d+ a person has confirmed by its id/)
   })
 
   test('a power cut in the middle of the format does no harm either', async () => {
@@ -322,7 +325,7 @@ chmod 755 /usr/local/sbin/cryptsetup`)
     assert.equal(await slots(), '0 password,1 recovery,3 tpm2,7 password')
     await root(`cryptsetup luksKillSlot --batch-mode ${disk} 7`)
     const after = await run({ typed: null })
-    assert.deepEqual(changes(after.text), ['the copy of the header on the laptop is the header of now'])
+    assert.deepEqual(changes(after.text), ['the copy of the LUKS2 header on the laptop is current'])
   })
 
   test('after a boot the TPM2 opens it, with nobody there', async () => {

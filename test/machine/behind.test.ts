@@ -5,7 +5,7 @@ import { cpSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { secretStore } from '../../lib/ground/secret.ts'
-import { hostKeyOf } from '../../lib/vm/hostkey.ts'
+import { hostKeyOf } from '../../lib/vm/domain.ts'
 import { type Kit, around, node, root, said } from './kit.ts'
 import { type Checkout, checkout } from './laptop.ts'
 

@@ -203,7 +203,7 @@ describe('the firewall', { skip: noLaptop }, () => {
       inside(command)
       const { code, text } = await run(['apply'])
       assert.equal(code, 0, text)
-      assert.match(text, /^changed +7\/8 the packet filter is on, and starts before the network$/m)
+      assert.match(text, /^changed +7\/8 the firewall is active, and starts before the network$/m)
       assert.equal(await greeting(stranger, kit.machine.host), '')
     })
 

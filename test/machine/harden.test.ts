@@ -74,7 +74,7 @@ describe('a hardened host', () => {
     )
     const { code, text } = await kit.page(page, 'verify')
     assert.equal(code, 1)
-    assert.match(text, /^failed +\d+\/\d+ at serves only root$/m)
+    assert.match(text, /^failed +\d+\/\d+ at is root-only$/m)
     assert.match(text, /mode and owner are 644 root:root, and should be 600 root:root/)
     for (const id of ['C07', 'D03']) assert.match(text, new RegExp(`failed +${id} `))
     assert.equal((await kit.page(page, 'apply')).code, 0)

@@ -166,7 +166,7 @@ describe('refused before anything changes', { concurrency: 2 }, () => {
         (load(join(root, 'scripts/06-host-firewall.ts')) as { default: Page }).default
           .steps(context)
           .filter((s) => s.name !== 'nftables is installed'),
-      /a peer has come through the tunnel in the last three minutes/,
+      /a peer has made a WireGuard handshake in the last three minutes/,
     ],
   ]
   for (const [what, steps, said] of cases)
@@ -184,14 +184,18 @@ describe('refused before anything changes', { concurrency: 2 }, () => {
   const doors: [string, string, RegExp][] = [
     [
       'the admin has no key that stays accepted',
-      'ssh-keygen -q -t ecdsa -N "" -f /root/e && cat /root/e.pub > /home/admin/.ssh/authorized_keys',
-      /you have a key that stays accepted/,
+      'cp /home/admin/.ssh/authorized_keys /root/k && ssh-keygen -q -t ecdsa -N "" -f /root/e && cat /root/e.pub > /home/admin/.ssh/authorized_keys',
+      /your authorized_keys has an Ed25519 key, or an RSA key from 3072 bits/,
     ],
-    ['the admin has no password for sudo', 'passwd --delete admin', /you can use sudo, with a password/],
+    [
+      'the admin has no password for sudo',
+      'passwd --delete admin',
+      /your account may use sudo, and has a password/,
+    ],
     [
       'sudo without a password would be forgotten about',
       'echo "admin ALL=(ALL) NOPASSWD: ALL" > /etc/sudoers.d/90-cloud',
-      /sudo lets nobody in without a password/,
+      /no sudoers file has NOPASSWD or !authenticate/,
     ],
   ]
   for (const [what, prepare, said] of doors)

@@ -2,8 +2,9 @@ import assert from 'node:assert/strict'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
+import { publicKey } from '../../lib/ground/keys.ts'
 import { secretStore } from '../../lib/ground/secret.ts'
-import { presharedKey, privateKey, publicHalf, publicKey } from '../../lib/host/wireguard.ts'
+import { presharedKey, privateKey, publicHalf } from '../../lib/host/wireguard.ts'
 import { type Kit, node } from './kit.ts'
 import { type Checkout, type Laptop, changed, checkout, differences, laptop, noLaptop } from './laptop.ts'
 import { left, runPrinted, sameLeft } from './printed.ts'
@@ -123,7 +124,7 @@ ${psk()} 600 root
     const pings = kit.root('ping -i 0.2 -c 40 10.66.0.2')
     const { code, text } = await run('apply')
     assert.equal(code, 0, text)
-    assert.match(text, /^changed +\d+\/16 the peers of the site, and no others, are in the file$/m)
+    assert.match(text, /^changed +\d+\/16 wg0.conf lists the peers of the site, and no others$/m)
     assert.match((await pings).stdout, /40 received, 0% packet loss/)
     assert.equal((await wg('latest-handshakes')).includes(before.trim()), true)
     await other.up(file('phone'))
@@ -176,7 +177,7 @@ ${psk()} 600 root
       assert.equal(code, 0, stderr)
       const applied = await run('apply')
       assert.equal(applied.code, 0, applied.text)
-      assert.match(applied.text, /^changed +\d+\/15 the tunnel is up, and starts with the machine$/m)
+      assert.match(applied.text, /^changed +\d+\/15 the WireGuard tunnel is up, and starts at boot$/m)
     })
 
   test('a tunnel that vanished is put back by the machine itself', async () => {

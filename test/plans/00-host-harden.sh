@@ -1,5 +1,5 @@
 #!/bin/bash
-# 00-host-harden: A host that answers only to its owner.
+# 00-host-harden: A Debian host hardened by kernel settings, mount options, SSH, PAM, audit and AIDE.
 #
 # Run it as root on fortress:
 #   FK_SECRETS=DIR bash 00-host-harden.sh
@@ -19,30 +19,33 @@ main() {
   begin
   : "${FK_SECRETS:?a directory with the secrets of this page}"
 
-  # 1/75 you log in as an ordinary user
+  # 1/75 you log in as an ordinary user, not as root
   #   why: root will not be let in any more
   check() { ! echo admin | grep --line-regexp root > /dev/null; }
-  demand 'you log in as an ordinary user' 'make a user who may use sudo, and name it in FK_HOST: adduser ada && adduser ada sudo; FK_HOST=ada@192.0.2.10'
+  demand 'you log in as an ordinary user, not as root' 'make a user who may use sudo, and name it in FK_HOST: adduser ada && adduser ada sudo; FK_HOST=ada@192.0.2.10'
 
-  # 2/75 you have a key that stays accepted
+  # 2/75 your authorized_keys has an Ed25519 key, or an RSA key from 3072 bits
   #   why: passwords stop working; Ed25519 keys, and RSA keys from 3072 bits, go on
   check() {
-    { ssh-keygen -l -f "$(getent passwd admin | cut --delimiter=: --fields=6)/.ssh/authorized_keys" || true; } | awk '/\(ED25519(-SK)?\)$/ || (/\(RSA\)$/ && $1 >= 3072) { ok = 1 } END { exit !ok }'
+    home=$(getent passwd admin | cut --delimiter=: --fields=6) &&
+    { ssh-keygen -l -f "$home/.ssh/authorized_keys" || true; } | # it may be missing, or hold no key
+      awk '/\(ED25519(-SK)?\)$/ || (/\(RSA\)$/ && $1 >= 3072) { ok = 1 } END { exit !ok }'
   }
-  demand 'you have a key that stays accepted' 'from your laptop: ssh-keygen -t ed25519 && ssh-copy-id -i ~/.ssh/id_ed25519.pub admin@HOST'
+  demand 'your authorized_keys has an Ed25519 key, or an RSA key from 3072 bits' 'from your laptop: ssh-keygen -t ed25519 && ssh-copy-id -i ~/.ssh/id_ed25519.pub admin@HOST'
 
-  # 3/75 you can use sudo, with a password
+  # 3/75 your account may use sudo, and has a password
   #   why: sudo is the only way to root, and a stolen key alone must not be enough
   check() {
-    sudo --list --other-user=admin | grep --extended-regexp '\(ALL( : ALL)?\) ALL' > /dev/null && passwd --status admin | awk '$2 != "P" { exit 1 }'
+    sudo --list --other-user=admin | grep --extended-regexp '\(ALL( : ALL)?\) ALL' > /dev/null &&
+    passwd --status admin | awk '$2 != "P" { exit 1 }'
   }
-  demand 'you can use sudo, with a password' 'as root: adduser admin sudo; passwd admin'
+  demand 'your account may use sudo, and has a password' 'as root: adduser admin sudo; passwd admin'
 
-  # 4/75 sudo lets nobody in without a password
+  # 4/75 no sudoers file has NOPASSWD or !authenticate
   check() {
     ! grep --recursive --extended-regexp '^[^#]*(NOPASSWD|!authenticate)' /etc/sudoers /etc/sudoers.d
   }
-  demand 'sudo lets nobody in without a password' 'sudo passwd USER, then remove the line named above; cloud images and Raspberry Pi OS come with one'
+  demand 'no sudoers file has NOPASSWD or !authenticate' 'sudo passwd USER, then remove the line named above; cloud images and Raspberry Pi OS come with one'
 
   # 5/75 your password is younger than eleven months
   #   why: passwords will last a year, and sudo refuses one that ran out
@@ -51,54 +54,57 @@ main() {
   }
   demand 'your password is younger than eleven months' 'as admin: passwd'
 
-  # 6/75 your way here does not hang on IPv6 autoconfiguration
+  # 6/75 your SSH connection does not depend on IPv6 autoconfiguration
   #   why: the host will learn no IPv6 addresses and routes from its network any more
   check() { [ -z "$(ip -6 route show default proto ra)" ] || ! echo 198.51.100.7 | grep : > /dev/null; }
-  demand 'your way here does not hang on IPv6 autoconfiguration' 'log in over IPv4, or give the host a fixed IPv6 address and route'
+  demand 'your SSH connection does not depend on IPv6 autoconfiguration' 'log in over IPv4, or give the host a fixed IPv6 address and route'
 
-  # 7/75 nothing serves that nobody asked for
+  # 7/75 no server software is installed that the host does not need
   #   M01 no services that nobody asked for [CIS 2.1.2, xccdf:package_avahi_removed]
   check() {
     (
     package_absent avahi-daemon cups isc-dhcp-server bind9 vsftpd dovecot-core nfs-kernel-server ypserv rpcbind rsync-daemon samba snmpd tftpd-hpa squid apache2 nginx xinetd slapd xserver-common
     )
   }
-  demand 'nothing serves that nobody asked for' 'this becomes a hypervisor and nothing else: apt-get purge what is named above, or take another machine'
+  demand 'no server software is installed that the host does not need' 'this becomes a hypervisor and nothing else: apt-get purge what is named above, or take another machine'
 
-  # 8/75 what watches the host is installed
-  #   K01a the tools of AppArmor are there [CIS 1.3.1.1, xccdf:package_apparmor-utils_installed]
-  #   J01a the audit's packages are there [CIS 6.2.1.1, xccdf:package_audit_installed]
-  #   L08b a memory of all files is there [CIS 6.3.1, xccdf:package_aide_installed, LYNIS FINT-4350]
-  #   L07 old code that still runs is noticed [LYNIS DEB-0831]
-  #   L09 changed files of packages are noticed [LYNIS PKGS-7370]
-  #   K06a a guard of USB is there [LYNIS USB-3000]
-  #   J28a accounting is there [LYNIS ACCT-9622, LYNIS ACCT-9626]
-  #   L01 security updates come by themselves [LYNIS PKGS-7420]
+  # 8/75 monitoring and audit packages are installed
+  #   K01a AppArmor and its tools are installed [CIS 1.3.1.1, xccdf:package_apparmor-utils_installed]
+  #   J01a auditd is installed [CIS 6.2.1.1, xccdf:package_audit_installed]
+  #   L08b AIDE is installed [CIS 6.3.1, xccdf:package_aide_installed, LYNIS FINT-4350]
+  #   L07 needrestart is installed [LYNIS DEB-0831]
+  #   L09 debsums is installed [LYNIS PKGS-7370]
+  #   K06a USBGuard is installed [LYNIS USB-3000]
+  #   J28a acct and sysstat are installed [LYNIS ACCT-9622, LYNIS ACCT-9626]
+  #   L01 unattended-upgrades is installed [LYNIS PKGS-7420]
   #   L11 no compiler is there for everybody [LYNIS HRDN-7220, LYNIS HRDN-7222]
   check() {
-    [ "$(dpkg-query --show --showformat='${db:Status-Status}\n' acct aide apparmor apparmor-utils audispd-plugins auditd chrony cron debsums libcap2-bin libpam-pwquality needrestart sysstat unattended-upgrades usbguard | sort --unique)" = installed ]
+    dpkg-query --show --showformat='${db:Status-Status} ${Package}\n' acct aide apparmor apparmor-utils audispd-plugins auditd chrony cron debsums libcap2-bin libpam-pwquality needrestart sysstat unattended-upgrades usbguard |
+    awk '$1 != "installed" { print "not installed:", $2; missing = 1 } END { exit missing }'
   }
   apply() {
-    [ -e /etc/usbguard/rules.conf ] || systemctl --quiet mask usbguard.service # without rules it would block every device
+    [ -e /etc/usbguard/rules.conf ] || systemctl --quiet mask usbguard.service
     apt-get --quiet=2 update
-    env DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes --no-install-recommends install acct aide apparmor apparmor-utils audispd-plugins auditd chrony cron debsums libcap2-bin libpam-pwquality needrestart sysstat unattended-upgrades usbguard
+    DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes --no-install-recommends install acct aide apparmor apparmor-utils audispd-plugins auditd chrony cron debsums libcap2-bin libpam-pwquality needrestart sysstat unattended-upgrades usbguard
   }
-  change 'what watches the host is installed'
+  change 'monitoring and audit packages are installed'
 
-  # 9/75 what reports home, speaks in clear text or mounts by itself is gone
+  # 9/75 packages for telemetry, clear-text protocols and automatic mounting are removed
   #   L12 nothing reports home, nothing breaks AIDE [CIS 1.5.6, xccdf:disable_prelink]
   #   M02 no clear-text clients [CIS 2.2.4, xccdf:package_telnet_removed]
   #   M06 nothing mounts disks by itself [CIS 2.1.1, xccdf:service_autofs_disabled]
   #   M08 no snaps [apt(8)]
   check() {
-    [ -z "$(dpkg-query --show --showformat='${db:Status-Status}\n' apport autofs ftp inetutils-telnet ldap-utils nis popularity-contest prelink rsh-client snapd talk telnet tftp tnftp ubuntu-report udisks2 whoopsie 2> /dev/null | grep --line-regexp installed || true)" ]
+    [ -z "$(dpkg-query --show --showformat='${db:Status-Status}\n' apport autofs ftp inetutils-telnet ldap-utils nis popularity-contest prelink rsh-client snapd talk telnet tftp tnftp ubuntu-report udisks2 whoopsie 2> /dev/null |
+    grep --line-regexp installed || true)" ]
   }
   apply() {
-    dpkg-query --show --showformat='${Package}\n' apport autofs ftp inetutils-telnet ldap-utils nis popularity-contest prelink rsh-client snapd talk telnet tftp tnftp ubuntu-report udisks2 whoopsie 2> /dev/null | DEBIAN_FRONTEND=noninteractive xargs apt-get --quiet=2 --yes purge
+    dpkg-query --show --showformat='${Package}\n' apport autofs ftp inetutils-telnet ldap-utils nis popularity-contest prelink rsh-client snapd talk telnet tftp tnftp ubuntu-report udisks2 whoopsie 2> /dev/null |
+    DEBIAN_FRONTEND=noninteractive xargs apt-get --quiet=2 --yes purge
   }
-  change 'what reports home, speaks in clear text or mounts by itself is gone'
+  change 'packages for telemetry, clear-text protocols and automatic mounting are removed'
 
-  # 10/75 packages are signed, few, and updated every day
+  # 10/75 APT verifies signatures, installs no recommended packages, and updates every day
   #   L03 nothing unsigned is installed [apt-secure(8)]
   #   L04 downloads run in a sandbox [apt.conf(5)]
   #   L05 only what was asked for is installed [CIS 1.2.1.2, xccdf:apt_disable_weak_dependencies]
@@ -134,9 +140,9 @@ FORTRESS
     put_finish /etc/apt/apt.conf.d/99-fortress
   }
   recover() { put_restore /etc/apt/apt.conf.d/99-fortress; }
-  change 'packages are signed, few, and updated every day'
+  change 'APT verifies signatures, installs no recommended packages, and updates every day'
 
-  # 11/75 an update lists what to restart, and restarts nothing
+  # 11/75 needrestart lists services and restarts none
   check() {
     put_matches /etc/needrestart/conf.d/60-fortress.conf c45bf3bac4da510567e7173a0a5c9e474362432d9d349ce9e4eead5e38cf592c 644 root:root
   }
@@ -149,9 +155,9 @@ FORTRESS
     put_finish /etc/needrestart/conf.d/60-fortress.conf
   }
   recover() { put_restore /etc/needrestart/conf.d/60-fortress.conf; }
-  change 'an update lists what to restart, and restarts nothing'
+  change 'needrestart lists services and restarts none'
 
-  # 12/75 files of packages are compared every week
+  # 12/75 debsums compares the files of packages every week
   check() {
     put_matches /etc/default/debsums cbb146dcfba08733613eabc8734493f233fe16384f3f6c936521fe59b923447b 644 root:root
   }
@@ -163,9 +169,9 @@ FORTRESS
     put_finish /etc/default/debsums
   }
   recover() { put_restore /etc/default/debsums; }
-  change 'files of packages are compared every week'
+  change 'debsums compares the files of packages every week'
 
-  # 13/75 network settings come back when interfaces come up
+  # 13/75 sysctls are applied again when interfaces come up
   check() {
     put_matches /etc/systemd/system/sysctl-reapply-network.service 371c339dcbe923c7c2b7230020fad373de3f1f8ceede2515c7a0b49e9fd44d7f 644 root:root
   }
@@ -196,10 +202,10 @@ FORTRESS
     { systemctl --quiet enable sysctl-reapply-network.service
     } || true # the old file was good for it once
   }
-  change 'network settings come back when interfaces come up'
+  change 'sysctls are applied again when interfaces come up'
 
-  # 14/75 the kernel hides itself, offers little, and believes nobody about the network
-  #   B01 addresses are random [CIS 1.5.9, xccdf:sysctl_kernel_randomize_va_space, LYNIS KRNL-6000]
+  # 14/75 kernel and network sysctls are hardened
+  #   B01 address space layout is randomised (ASLR) [CIS 1.5.9, xccdf:sysctl_kernel_randomize_va_space, LYNIS KRNL-6000]
   #   B02 kernel addresses are hidden [CIS 1.5.8, xccdf:sysctl_kernel_kptr_restrict, LYNIS KRNL-6000, KSPP]
   #   B03 the kernel log is root's [CIS 1.5.5, xccdf:sysctl_kernel_dmesg_restrict, LYNIS KRNL-6000, KSPP]
   #   B04 only an administrator looks into another process [CIS 1.5.3, CIS 1.5.10, xccdf:sysctl_kernel_yama_ptrace_scope, ANSSI BP-028 R11]
@@ -208,7 +214,7 @@ FORTRESS
   #   B07 measuring other processes needs privilege [LYNIS KRNL-6000, KSPP]
   #   B08 measuring cannot slow the host down [ANSSI BP-028 R9]
   #   B09 no other kernel is started from this one [KSPP]
-  #   B10 the keyboard gives the kernel no orders [LYNIS KRNL-6000, ANSSI BP-028 R9]
+  #   B10 the magic SysRq key is off [LYNIS KRNL-6000, ANSSI BP-028 R9]
   #   B11 opening a terminal loads no driver [LYNIS KRNL-6000, KSPP]
   #   B12 nobody types into another's terminal [KSPP, CVE-2023-28339]
   #   B13 handling page faults of the kernel needs privilege [KSPP]
@@ -221,28 +227,28 @@ FORTRESS
   #   B20 links in shared directories lead nobody astray [CIS 1.5.2, xccdf:sysctl_fs_protected_symlinks, KSPP]
   #   B21 nobody plants pipes in shared directories [LYNIS KRNL-6000, KSPP]
   #   B22 nobody plants files in shared directories [LYNIS KRNL-6000, KSPP]
-  #   B23 a kernel that stumbled does not go on [KSPP, ANSSI BP-028 R9]
-  #   B24 it starts again after ten seconds [kubelet: protectKernelDefaults]
+  #   B23 the kernel panics on an oops [KSPP, ANSSI BP-028 R9]
+  #   B24 the host reboots ten seconds after a kernel panic [kubelet: protectKernelDefaults]
   #   B26 user namespaces need privilege [KSPP, user_namespaces(7)]
   #   B28 AppArmor does not let anybody become unconfined [aa-status(8), apparmor(7)]
   #   B29 io_uring needs privilege [https://docs.kernel.org/admin-guide/sysctl/kernel.html#io-uring-disabled]
   #   B31 Ctrl-Alt-Del is no reset button [LYNIS KRNL-6000]
   #   B30 no further module loads [LYNIS KRNL-6000, KSPP]
-  #   C01 packets come the way answers go [CIS 3.3.1.12, xccdf:sysctl_net_ipv4_conf_all_rp_filter, LYNIS KRNL-6000]
-  #   C05 nobody redirects us [CIS 3.3.1.8, xccdf:sysctl_net_ipv4_conf_all_accept_redirects]
-  #   C06 not even our own gateway [CIS 3.3.1.10, xccdf:sysctl_net_ipv4_conf_all_secure_redirects]
-  #   C07 we redirect nobody [CIS 3.3.1.4, xccdf:sysctl_net_ipv4_conf_all_send_redirects]
-  #   C08 senders do not choose the route [CIS 3.3.1.14, xccdf:sysctl_net_ipv4_conf_all_accept_source_route]
-  #   C09 impossible senders are written down [CIS 3.3.1.16, xccdf:sysctl_net_ipv4_conf_all_log_martians]
+  #   C01 reverse path filtering is on (rp_filter) [CIS 3.3.1.12, xccdf:sysctl_net_ipv4_conf_all_rp_filter, LYNIS KRNL-6000]
+  #   C05 ICMP redirects are not accepted [CIS 3.3.1.8, xccdf:sysctl_net_ipv4_conf_all_accept_redirects]
+  #   C06 ICMP redirects of gateways are not accepted [CIS 3.3.1.10, xccdf:sysctl_net_ipv4_conf_all_secure_redirects]
+  #   C07 ICMP redirects are not sent [CIS 3.3.1.4, xccdf:sysctl_net_ipv4_conf_all_send_redirects]
+  #   C08 source-routed packets are not accepted [CIS 3.3.1.14, xccdf:sysctl_net_ipv4_conf_all_accept_source_route]
+  #   C09 packets with impossible source addresses are logged (martians) [CIS 3.3.1.16, xccdf:sysctl_net_ipv4_conf_all_log_martians]
   #   C10 one wire is not taken for one network [ANSSI BP-028 R12]
   #   C11 each address answers on its own wire only [ANSSI BP-028 R12]
   #   C12 nobody tells us unasked who has an address [ANSSI BP-028 R12]
   #   C13a our own addresses do not come in from outside [ANSSI BP-028 R12, CVE-2020-8558]
-  #   C14 we answer for nobody else [LYNIS KRNL-6000]
-  #   C15 pings to everybody get no answer [CIS 3.3.1.7, xccdf:sysctl_net_ipv4_icmp_echo_ignore_broadcasts]
+  #   C14 proxy ARP is off [LYNIS KRNL-6000]
+  #   C15 broadcast pings get no answer [CIS 3.3.1.7, xccdf:sysctl_net_ipv4_icmp_echo_ignore_broadcasts]
   #   C16 nonsense in ICMP is ignored [CIS 3.3.1.6, xccdf:sysctl_net_ipv4_icmp_ignore_bogus_error_responses]
   #   C17 ICMP answers are few [icmp(7)]
-  #   C18 half-open connections do not use the host up [CIS 3.3.1.18, xccdf:sysctl_net_ipv4_tcp_syncookies, CVE-1999-0116]
+  #   C18 TCP SYN cookies are on [CIS 3.3.1.18, xccdf:sysctl_net_ipv4_tcp_syncookies, CVE-1999-0116]
   #   C19 a closed connection cannot be killed from outside [RFC 1337]
   #   C20 old segments are told from new ones [RFC 7323, LYNIS KRNL-6000]
   #   C21 connections that do not come about are given up soon [tcp(7)]
@@ -379,11 +385,11 @@ FORTRESS
     { /usr/lib/systemd/systemd-sysctl /etc/sysctl.d/99-zz-fortress.conf || systemd-detect-virt --quiet --container
     } || true # the old file was good for it once
   }
-  change 'the kernel hides itself, offers little, and believes nobody about the network'
+  change 'kernel and network sysctls are hardened'
 
-  # 15/75 nothing is forwarded but for the host's own guests
+  # 15/75 IP forwarding serves only the host's own virtual machines
   #   C02 the host forwards for its own guests only [CIS 3.3.1.1, xccdf:sysctl_net_ipv4_ip_forward, LYNIS KRNL-6000]
-  #   C04 nor does it in IPv6 [CIS 3.3.2.1, xccdf:sysctl_net_ipv6_conf_all_forwarding]
+  #   C04 IPv6 forwarding is off but for nodes [CIS 3.3.2.1, xccdf:sysctl_net_ipv6_conf_all_forwarding]
   check() {
     put_matches /etc/sysctl.d/99-zz-fortress-forwarding.conf 242b4b4c39e6ef14cb47e7e3b3b9d30e327ddbaf9a5cf0b06f478124184c50ac 644 root:root
   }
@@ -398,19 +404,19 @@ net.ipv6.conf.all.forwarding = 0
 net.ipv6.conf.default.forwarding = 0
 FORTRESS
     /usr/lib/systemd/systemd-sysctl /etc/sysctl.d/99-zz-fortress-forwarding.conf
-    /usr/lib/systemd/systemd-sysctl /etc/sysctl.d/99-zz-fortress.conf || systemd-detect-virt --quiet --container # forwarding resets other keys
+    /usr/lib/systemd/systemd-sysctl /etc/sysctl.d/99-zz-fortress.conf || systemd-detect-virt --quiet --container
     put_finish /etc/sysctl.d/99-zz-fortress-forwarding.conf
   }
   recover() {
     put_restore /etc/sysctl.d/99-zz-fortress-forwarding.conf
     { /usr/lib/systemd/systemd-sysctl /etc/sysctl.d/99-zz-fortress-forwarding.conf
     } || true # the old file was good for it once
-    { /usr/lib/systemd/systemd-sysctl /etc/sysctl.d/99-zz-fortress.conf || systemd-detect-virt --quiet --container # forwarding resets other keys
+    { /usr/lib/systemd/systemd-sysctl /etc/sysctl.d/99-zz-fortress.conf || systemd-detect-virt --quiet --container
     } || true # the old file was good for it once
   }
-  change 'nothing is forwarded but for the host'\''s own guests'
+  change 'IP forwarding serves only the host'\''s own virtual machines'
 
-  # 16/75 the kernel loads nothing that a server has no use for
+  # 16/75 kernel modules that a server has no use for are blocked
   #   D01 cramfs does not load [CIS 1.1.1.1, xccdf:kernel_module_cramfs_disabled]
   #   D02 rare disk formats do not load [CIS 1.1.1.2, CIS 1.1.1.3, CIS 1.1.1.4, CIS 1.1.1.5, xccdf:kernel_module_freevxfs_disabled, xccdf:kernel_module_hfs_disabled, xccdf:kernel_module_hfsplus_disabled, xccdf:kernel_module_jffs2_disabled]
   #   D03 udf does not load [CIS 1.1.1.8, xccdf:kernel_module_udf_disabled]
@@ -428,7 +434,7 @@ FORTRESS
   #   D16 no SMB server runs in the kernel [CVE-2022-47939]
   #   D17 old serial and network protocols do not load [CVE-2017-2636, KSPP]
   #   D18 cameras, speakers and floppies do not load [CVE-2024-53104]
-  #   D19 the test driver that exploits love does not load [CVE-2019-18683]
+  #   D19 the test driver vivid does not load [CVE-2019-18683]
   check() {
     put_matches /etc/modprobe.d/60-fortress.conf b080bd4d63c56c6cdb359a0c55b9ce20a59435c5d05ce2fa570d6042b4bb0696 644 root:root
   }
@@ -550,9 +556,9 @@ FORTRESS
     put_finish /etc/modprobe.d/60-fortress.conf
   }
   recover() { put_restore /etc/modprobe.d/60-fortress.conf; }
-  change 'the kernel loads nothing that a server has no use for'
+  change 'kernel modules that a server has no use for are blocked'
 
-  # 17/75 /tmp is in memory from the next start on
+  # 17/75 /tmp is a tmpfs from the next boot on
   check() {
     put_matches /etc/systemd/system/tmp.mount 3fff809f9ad3fd164b7f388320734153b77319c5727481dafa611790d195f43b 644 root:root
   }
@@ -587,9 +593,9 @@ FORTRESS
     { systemctl --quiet enable tmp.mount
     } || true # the old file was good for it once
   }
-  change '/tmp is in memory from the next start on'
+  change '/tmp is a tmpfs from the next boot on'
 
-  # 18/75 directories know what they are for
+  # 18/75 noexec/nosuid mount options are set, directory by directory
   check() {
     put_matches /usr/local/libexec/fortress-mounts 018e0741e39ac3496b29ad8a03b1e6a9fc1036b177dfe82a84fa2b583a5fcc9b 755 root:root
   }
@@ -641,21 +647,22 @@ FORTRESS
     put_finish /usr/local/libexec/fortress-mounts
   }
   recover() { put_restore /usr/local/libexec/fortress-mounts; }
-  change 'directories know what they are for'
+  change 'noexec/nosuid mount options are set, directory by directory'
 
-  # 19/75 shared memory stands in /etc/fstab with its options
+  # 19/75 /etc/fstab mounts /dev/shm with nodev, nosuid and noexec
   #   why: systemd mounts it before any unit of ours; here it reads with which options, and so do people and scanners
   check() {
     put_finished /etc/fstab && test "$(shm_lines /etc/fstab)" = 'tmpfs /dev/shm tmpfs rw,nodev,nosuid,noexec 0 0'
   }
   apply() {
-    { [ ! -e /etc/fstab ] || awk '$2 != "/dev/shm"' /etc/fstab; echo 'tmpfs /dev/shm tmpfs rw,nodev,nosuid,noexec 0 0'; } | put /etc/fstab 644 root:root 'findmnt --verify --tab-file "$new" > /dev/null'
+    { [ ! -e /etc/fstab ] || awk '$2 != "/dev/shm"' /etc/fstab; echo 'tmpfs /dev/shm tmpfs rw,nodev,nosuid,noexec 0 0'; } |
+    put /etc/fstab 644 root:root 'findmnt --verify --tab-file "$new" > /dev/null'
     systemctl daemon-reload
     put_finish /etc/fstab
   }
-  change 'shared memory stands in /etc/fstab with its options'
+  change '/etc/fstab mounts /dev/shm with nodev, nosuid and noexec'
 
-  # 20/75 programs run from where programs are, and nowhere else
+  # 20/75 noexec/nosuid mount options are set at every boot
   #   why: what somebody writes to /tmp, to a log or to shared memory must not be started from there
   check() {
     put_matches /etc/systemd/system/fortress-mounts.service 6721d040c7e7b7c567bd6fbdb8c9a315d28a2a680110d38fd12c1ebfdf031947 644 root:root
@@ -691,12 +698,12 @@ FORTRESS
     { systemctl --quiet enable fortress-mounts.service
     } || true # the old file was good for it once
   }
-  change 'programs run from where programs are, and nowhere else'
+  change 'noexec/nosuid mount options are set at every boot'
 
-  # 21/75 the directories are mounted so now
+  # 21/75 noexec/nosuid mount options are active
   #   E01 /tmp is its own, and nothing in it runs [CIS 1.1.2.1.4, xccdf:mount_option_tmp_noexec, LYNIS FILE-6374]
   #   E02 nothing in shared memory runs [CIS 1.1.2.2.4, CIS 1.1.2.2.2, CIS 1.1.2.2.3, xccdf:mount_option_dev_shm_noexec, xccdf:mount_option_dev_shm_nodev, xccdf:mount_option_dev_shm_nosuid]
-  #   E02a shared memory is mounted so from the start on [CIS 1.1.2.2.1, fstab(5)]
+  #   E02a /etc/fstab mounts /dev/shm with nodev, nosuid and noexec [CIS 1.1.2.2.1, fstab(5)]
   #   E03 nothing in /var/tmp runs [CIS 1.1.2.5.1, xccdf:partition_for_var_tmp, LYNIS FILE-6374]
   #   E04 no devices and no set-id programs in /var [CIS 1.1.2.4.1, xccdf:partition_for_var, LYNIS FILE-6310]
   #   E05 nothing among the logs runs [CIS 1.1.2.6.1, xccdf:partition_for_var_log]
@@ -711,9 +718,9 @@ FORTRESS
     systemctl restart fortress-mounts.service
     ! mountpoint --quiet /tmp || mount --options remount,nodev,nosuid,noexec /tmp
   }
-  change 'the directories are mounted so now'
+  change 'noexec/nosuid mount options are active'
 
-  # 22/75 memory does not reach a disk in clear text
+  # 22/75 no unencrypted swap is in use
   #   why: what is in memory, keys included, would still be readable there when the host is off
   #   E14 memory does not reach a disk in clear text [swapon(8)]
   check() { [ -z "$(clear_swaps)" ]; }
@@ -722,9 +729,9 @@ FORTRESS
     systemctl --quiet mask swap.target
     [ ! -e /etc/dphys-swapfile ] || systemctl --quiet disable dphys-swapfile.service
   }
-  change 'memory does not reach a disk in clear text'
+  change 'no unencrypted swap is in use'
 
-  # 23/75 no log-in dumps its memory, root's neither
+  # 23/75 core dumps are off for every login, root's too
   check() {
     put_matches /etc/security/limits.d/10-coredump-debian.conf aabf8df00e08e5cf92f1619ee0869976f37640a32afd2fc012edb9e8f45045a5 644 root:root
   }
@@ -742,9 +749,9 @@ FORTRESS
     put_finish /etc/security/limits.d/10-coredump-debian.conf
   }
   recover() { put_restore /etc/security/limits.d/10-coredump-debian.conf; }
-  change 'no log-in dumps its memory, root'\''s neither'
+  change 'core dumps are off for every login, root'\''s too'
 
-  # 24/75 no dump is stored
+  # 24/75 systemd-coredump stores no core dump
   check() {
     put_matches /etc/systemd/coredump.conf.d/60-fortress.conf 6868e6143a5f267d1917b20f970db2219d8be52ede292e97a0e8410da0061a7f 644 root:root
   }
@@ -757,10 +764,10 @@ FORTRESS
     put_finish /etc/systemd/coredump.conf.d/60-fortress.conf
   }
   recover() { put_restore /etc/systemd/coredump.conf.d/60-fortress.conf; }
-  change 'no dump is stored'
+  change 'systemd-coredump stores no core dump'
 
-  # 25/75 no program leaves a copy of its memory
-  #   why: it holds keys and passwords
+  # 25/75 core dumps are off for every service
+  #   why: a copy of memory holds keys and passwords
   #   E12 programs leave no core dumps [CIS 1.5.11, xccdf:disable_users_coredumps, LYNIS KRNL-5820]
   #   E12a systemd stores no core dumps [CIS 1.5.13, CIS 1.5.12, xccdf:coredump_disable_storage, xccdf:coredump_disable_backtraces]
   #   K05 a fault of systemd opens no shell [systemd-system.conf(5)]
@@ -783,19 +790,20 @@ FORTRESS
     { systemctl daemon-reexec
     } || true # the old file was good for it once
   }
-  change 'no program leaves a copy of its memory'
+  change 'core dumps are off for every service'
 
-  # 26/75 there is a group of those who may log in, and you are in it
+  # 26/75 only members of the group ssh-admins may log in, and you are one
   check() {
-    id --name --groups admin | tr ' ' '\n' | grep --line-regexp ssh-admins > /dev/null && getent group sugroup > /dev/null
+    id --name --groups admin | tr ' ' '\n' | grep --line-regexp ssh-admins > /dev/null &&
+    getent group sugroup > /dev/null
   }
   apply() {
     for name in ssh-admins sugroup; do getent group "$name" > /dev/null || groupadd --system "$name"; done
     usermod --append --groups ssh-admins admin
   }
-  change 'there is a group of those who may log in, and you are in it'
+  change 'only members of the group ssh-admins may log in, and you are one'
 
-  # 27/75 accounts of the system are locked, root's too, and homes are private
+  # 27/75 system accounts and root are locked, and home directories are private
   #   I01 root has no password [CIS 5.4.2.4, passwd(1), xccdf:ensure_root_access_controlled]
   #   I02 only root is user 0 and group 0 [CIS 5.4.2.1, xccdf:accounts_no_uid_except_zero]
   #   I03 accounts of the system have no shell [CIS 5.4.2.7, xccdf:no_shelllogin_for_systemaccounts, LYNIS AUTH-9266]
@@ -815,9 +823,9 @@ FORTRESS
     open_homes | while IFS= read -r path; do record_before --meta "$path"; chmod g-w,o-rwx "$path"; done
     passwd --quiet --lock root
   }
-  change 'accounts of the system are locked, root'\''s too, and homes are private'
+  change 'system accounts and root are locked, and home directories are private'
 
-  # 28/75 accounts that nobody uses fall asleep
+  # 28/75 inactive accounts are disabled
   check() {
     put_matches /etc/default/useradd 8f2b064af188223e0b965062e7cd28d293e67dd5b84c323bdb3288b8f5dd1ce9 644 root:root
   }
@@ -830,9 +838,9 @@ FORTRESS
     put_finish /etc/default/useradd
   }
   recover() { put_restore /etc/default/useradd; }
-  change 'accounts that nobody uses fall asleep'
+  change 'inactive accounts are disabled'
 
-  # 29/75 new accounts are private, and their passwords last a year
+  # 29/75 login.defs gives new accounts a private umask, and passwords that last a year
   check() {
     put_matches /etc/login.defs cb52ef0e3f1cd1df2703a0ea4eb2edeae7dad9a2a3fc452aa1b5ba4573bf2c9a 644 root:root
   }
@@ -893,9 +901,9 @@ FORTRESS
     put_finish /etc/login.defs
   }
   recover() { put_restore /etc/login.defs; }
-  change 'new accounts are private, and their passwords last a year'
+  change 'login.defs gives new accounts a private umask, and passwords that last a year'
 
-  # 30/75 passwords age, and administrators do not fall asleep
+  # 30/75 passwords expire after a year, and administrators are never disabled as inactive
   #   why: who comes with a key must not be refused because a password became old
   #   I12 new passwords last a year [CIS 5.4.1.1, xccdf:accounts_maximum_age_login_defs, LYNIS AUTH-9286]
   #   I10 passwords are hashed slowly [CIS 5.4.1.4, xccdf:set_password_hashing_algorithm_logindefs, crypt(5)]
@@ -907,11 +915,12 @@ FORTRESS
   check() { [ -z "$(endless_passwords)" ]; }
   apply() {
     endless_passwords | xargs --no-run-if-empty --max-args=1 chage --mindays 1 --maxdays 365 --warndays 7
-    getent group ssh-admins | cut --delimiter=: --fields=4 | tr , '\n' | xargs --no-run-if-empty --max-args=1 chage --inactive -1
+    getent group ssh-admins | cut --delimiter=: --fields=4 | tr , '\n' |
+    xargs --no-run-if-empty --max-args=1 chage --inactive -1
   }
-  change 'passwords age, and administrators do not fall asleep'
+  change 'passwords expire after a year, and administrators are never disabled as inactive'
 
-  # 31/75 sessions end when nobody is there
+  # 31/75 logind ends idle sessions
   check() {
     put_matches /etc/systemd/logind.conf.d/60-fortress.conf 68276b32a876453f87d1874d4046f5bacf583bb32489720029a6090b1da6c8f2 644 root:root
   }
@@ -930,9 +939,9 @@ FORTRESS
     { systemctl reload systemd-logind.service
     } || true # the old file was good for it once
   }
-  change 'sessions end when nobody is there'
+  change 'logind ends idle sessions'
 
-  # 32/75 shells that are no log-in are private too
+  # 32/75 interactive shells have the umask 027
   check() {
     put_matches /etc/bash.bashrc 161db1ed28152ac54316f49085da0056885ef3f89fa6759ad4831aa352d99b6e 644 root:root
   }
@@ -952,9 +961,9 @@ FORTRESS
     put_finish /etc/bash.bashrc
   }
   recover() { put_restore /etc/bash.bashrc; }
-  change 'shells that are no log-in are private too'
+  change 'interactive shells have the umask 027'
 
-  # 33/75 what people make is private, and idle shells end
+  # 33/75 login shells have the umask 027, and end when idle (TMOUT)
   check() {
     put_matches /etc/profile.d/60-fortress.sh a84c46aeea74205ea1742dde276cbe855ed78ef67e39d0eea69a64813c491825 644 root:root
   }
@@ -971,9 +980,9 @@ FORTRESS
     put_finish /etc/profile.d/60-fortress.sh
   }
   recover() { put_restore /etc/profile.d/60-fortress.sh; }
-  change 'what people make is private, and idle shells end'
+  change 'login shells have the umask 027, and end when idle (TMOUT)'
 
-  # 34/75 the console warns
+  # 34/75 the console shows a warning banner
   check() {
     put_matches /etc/issue b86a02f5515bc406a7bb93224a6b654b489f1c7d7b404d09a8bcaddbb4bb3c41 644 root:root
   }
@@ -985,9 +994,9 @@ FORTRESS
     put_finish /etc/issue
   }
   recover() { put_restore /etc/issue; }
-  change 'the console warns'
+  change 'the console shows a warning banner'
 
-  # 35/75 a session begins with the warning
+  # 35/75 every session begins with a warning banner
   check() {
     put_matches /etc/motd b86a02f5515bc406a7bb93224a6b654b489f1c7d7b404d09a8bcaddbb4bb3c41 644 root:root
   }
@@ -999,9 +1008,9 @@ FORTRESS
     put_finish /etc/motd
   }
   recover() { put_restore /etc/motd; }
-  change 'a session begins with the warning'
+  change 'every session begins with a warning banner'
 
-  # 36/75 who comes is warned, and not told what runs here
+  # 36/75 SSH shows a warning banner that names no system
   #   M09 banners warn, and do not say what runs here [CIS 1.6.2, xccdf:banner_etc_issue_cis, LYNIS BANN-7126]
   check() {
     put_matches /etc/issue.net b86a02f5515bc406a7bb93224a6b654b489f1c7d7b404d09a8bcaddbb4bb3c41 644 root:root
@@ -1014,13 +1023,13 @@ FORTRESS
     put_finish /etc/issue.net
   }
   recover() { put_restore /etc/issue.net; }
-  change 'who comes is warned, and not told what runs here'
+  change 'SSH shows a warning banner that names no system'
 
   # The steps 37 to 49 are one transaction.
   FK_RESTART='reload	ssh.service	/etc/ssh/	-	-' FK_TABLES=''
   transaction 180
 
-  # 37/75 keys can be revoked
+  # 37/75 sshd has a list of revoked keys
   check() {
     put_matches /etc/ssh/revoked_keys a5b0836d2ae3e3b9277b699f6a0907efa8064d92d3f4fcfed86a92db5a148b52 644 root:root
   }
@@ -1031,9 +1040,9 @@ FORTRESS
     put_finish /etc/ssh/revoked_keys
   }
   recover() { put_restore /etc/ssh/revoked_keys; }
-  change 'keys can be revoked'
+  change 'sshd has a list of revoked keys'
 
-  # 38/75 keys of one group are the only way in
+  # 38/75 sshd accepts only public keys, of one group
   #   H01 root does not log in [CIS 5.1.21, xccdf:sshd_disable_root_login]
   #   H02 nobody logs in by password [sshd_config(5)]
   #   H03 a key is the one way in [sshd_config(5)]
@@ -1148,9 +1157,9 @@ FORTRESS
     { systemctl try-reload-or-restart ssh.service
     } || true # the old file was good for it once
   }
-  change 'keys of one group are the only way in'
+  change 'sshd accepts only public keys, of one group'
 
-  # 39/75 four wrong passwords close an account for a while
+  # 39/75 faillock locks an account for a while after four wrong passwords
   check() {
     put_matches /etc/security/faillock.conf e73924034d27fd204fadae5babbb1f46ffb9580375fc85d833b7bbdfaef1f1d7 644 root:root
   }
@@ -1167,9 +1176,9 @@ FORTRESS
     put_finish /etc/security/faillock.conf
   }
   recover() { put_restore /etc/security/faillock.conf; }
-  change 'four wrong passwords close an account for a while'
+  change 'faillock locks an account for a while after four wrong passwords'
 
-  # 40/75 passwords are long and mixed
+  # 40/75 pwquality demands long, mixed passwords
   check() {
     put_matches /etc/security/pwquality.conf 6eee4f5556c5df9cdb1ca889470fe3ae8d517bf43511e2c5d006dac40efbe0f0 644 root:root
   }
@@ -1195,9 +1204,9 @@ FORTRESS
     put_finish /etc/security/pwquality.conf
   }
   recover() { put_restore /etc/security/pwquality.conf; }
-  change 'passwords are long and mixed'
+  change 'pwquality demands long, mixed passwords'
 
-  # 41/75 PAM knows fortress-unix
+  # 41/75 the PAM profile fortress-unix is available
   check() {
     put_matches /usr/share/pam-configs/fortress-unix 34b84b72c449d1c9b934dc42c7177bba1604d06926a75d3accea27e789958aaa 644 root:root
   }
@@ -1231,9 +1240,9 @@ FORTRESS
     put_finish /usr/share/pam-configs/fortress-unix
   }
   recover() { put_restore /usr/share/pam-configs/fortress-unix; }
-  change 'PAM knows fortress-unix'
+  change 'the PAM profile fortress-unix is available'
 
-  # 42/75 PAM knows fortress-faillock
+  # 42/75 the PAM profile fortress-faillock is available
   check() {
     put_matches /usr/share/pam-configs/fortress-faillock bf401a19eccc1c05d9609dbe39f2698000173550d710c8ceb5138401b39306a0 644 root:root
   }
@@ -1250,9 +1259,9 @@ FORTRESS
     put_finish /usr/share/pam-configs/fortress-faillock
   }
   recover() { put_restore /usr/share/pam-configs/fortress-faillock; }
-  change 'PAM knows fortress-faillock'
+  change 'the PAM profile fortress-faillock is available'
 
-  # 43/75 PAM knows fortress-faillock-ask
+  # 43/75 the PAM profile fortress-faillock-ask is available
   check() {
     put_matches /usr/share/pam-configs/fortress-faillock-ask 83bd0d7826f5da71ded6820618ab559fbd9d65f946a54967491d06d08ee7b19e 644 root:root
   }
@@ -1271,9 +1280,9 @@ FORTRESS
     put_finish /usr/share/pam-configs/fortress-faillock-ask
   }
   recover() { put_restore /usr/share/pam-configs/fortress-faillock-ask; }
-  change 'PAM knows fortress-faillock-ask'
+  change 'the PAM profile fortress-faillock-ask is available'
 
-  # 44/75 PAM knows fortress-delay
+  # 44/75 the PAM profile fortress-delay is available
   check() {
     put_matches /usr/share/pam-configs/fortress-delay d2e5b9be97afe2219ac71a8b1f1a426605ca98c9cbb0fd45ab63b297850d4beb 644 root:root
   }
@@ -1289,9 +1298,9 @@ FORTRESS
     put_finish /usr/share/pam-configs/fortress-delay
   }
   recover() { put_restore /usr/share/pam-configs/fortress-delay; }
-  change 'PAM knows fortress-delay'
+  change 'the PAM profile fortress-delay is available'
 
-  # 45/75 PAM knows fortress-pwhistory
+  # 45/75 the PAM profile fortress-pwhistory is available
   check() {
     put_matches /usr/share/pam-configs/fortress-pwhistory 2ad4b01ddc702ea7130cea504e582dda05b3349daa9c0be65e3db2ec858ac548 644 root:root
   }
@@ -1309,9 +1318,9 @@ FORTRESS
     put_finish /usr/share/pam-configs/fortress-pwhistory
   }
   recover() { put_restore /usr/share/pam-configs/fortress-pwhistory; }
-  change 'PAM knows fortress-pwhistory'
+  change 'the PAM profile fortress-pwhistory is available'
 
-  # 46/75 PAM knows fortress-umask
+  # 46/75 the PAM profile fortress-umask is available
   check() {
     put_matches /usr/share/pam-configs/fortress-umask 91f655bd7112f8c5a3e478917f611dc8f09b595e484847af67524096b7d5144e 644 root:root
   }
@@ -1327,9 +1336,9 @@ FORTRESS
     put_finish /usr/share/pam-configs/fortress-umask
   }
   recover() { put_restore /usr/share/pam-configs/fortress-umask; }
-  change 'PAM knows fortress-umask'
+  change 'the PAM profile fortress-umask is available'
 
-  # 47/75 PAM counts wrong passwords, refuses empty and old ones, and lets keys in
+  # 47/75 PAM counts wrong passwords, and refuses empty and old ones
   #   why: pam-auth-update builds common-* from profiles; a line written there by hand would be lost, or stop it for good
   #   I14 idle shells end [CIS 5.4.3.2, xccdf:accounts_tmout, LYNIS SHLL-6220]
   #   I13a what people make is private [CIS 5.4.3.3, xccdf:accounts_umask_etc_profile, xccdf:accounts_umask_etc_bashrc, LYNIS AUTH-9328]
@@ -1338,14 +1347,16 @@ FORTRESS
   #   I15 no account opens log-ins without end, and no daemon runs out of files [limits.conf(5)]
   #   I25 what a session leaves behind is cleared, its work is not [logind.conf(5)]
   check() {
-    grep pam_faillock.so /etc/pam.d/common-account > /dev/null && grep umask=027 /etc/pam.d/common-session > /dev/null && ! grep nullok /etc/pam.d/common-* > /dev/null
+    grep pam_faillock.so /etc/pam.d/common-account > /dev/null &&
+    grep umask=027 /etc/pam.d/common-session > /dev/null &&
+    ! grep nullok /etc/pam.d/common-* > /dev/null
   }
   apply() {
     record_before /var/lib/pam; DEBIAN_FRONTEND=noninteractive pam-auth-update --enable fortress-unix fortress-faillock fortress-faillock-ask fortress-delay fortress-pwhistory fortress-umask pwquality
   }
-  change 'PAM counts wrong passwords, refuses empty and old ones, and lets keys in'
+  change 'PAM counts wrong passwords, and refuses empty and old ones'
 
-  # 48/75 su is for root alone
+  # 48/75 su is root-only
   #   I05 guessing is stopped after four wrong passwords [CIS 5.3.3.1.1, CIS 5.3.3.1.2, xccdf:accounts_passwords_pam_faillock_deny, xccdf:accounts_passwords_pam_faillock_unlock_time]
   #   I06 root's password too [CIS 5.3.3.1.3, xccdf:accounts_passwords_pam_faillock_root_unlock_time]
   #   I08 passwords are long and mixed [CIS 5.3.3.2.2, xccdf:accounts_password_pam_minlen, LYNIS AUTH-9262]
@@ -1378,9 +1389,9 @@ FORTRESS
     put_finish /etc/pam.d/su
   }
   recover() { put_restore /etc/pam.d/su; }
-  change 'su is for root alone'
+  change 'su is root-only'
 
-  # 49/75 sudo asks, and writes down
+  # 49/75 sudo asks for the password, and logs every command
   #   I17 sudo writes down what was done, from a terminal of its own [CIS 5.2.2, CIS 5.2.3, xccdf:sudo_add_use_pty, xccdf:sudo_custom_logfile]
   #   I18 sudo asks again after five minutes [CIS 5.2.6, xccdf:sudo_require_reauthentication]
   #   I19 sudo takes no environment and shows no password [sudoers(5)]
@@ -1408,11 +1419,11 @@ FORTRESS
     put_finish /etc/sudoers.d/60-fortress
   }
   recover() { put_restore /etc/sudoers.d/60-fortress; }
-  change 'sudo asks, and writes down'
+  change 'sudo asks for the password, and logs every command'
 
   confirm
 
-  # 50/75 the audit keeps what it wrote
+  # 50/75 auditd keeps its logs
   #   J05 audit logs are kept [CIS 6.2.2.2, xccdf:auditd_data_retention_max_log_file_action]
   #   J06 a full disk is said, and does not stop the host [auditd.conf(5)]
   #   J07 little room is said early [CIS 6.2.2.4, auditd.conf(5), xccdf:auditd_data_retention_space_left_action]
@@ -1464,9 +1475,9 @@ FORTRESS
     { systemctl kill --signal=HUP auditd.service || systemd-detect-virt --quiet --container
     } || true # the old file was good for it once
   }
-  change 'the audit keeps what it wrote'
+  change 'auditd keeps its logs'
 
-  # 51/75 one bad audit rule does not hide the others
+  # 51/75 a faulty audit rule does not stop the others from loading
   check() {
     put_matches /etc/audit/rules.d/10-start.rules c7c2f4412e350dbe36096989f7e8c6b8b9e94df1020f3b20fdd65648361c3c61 600 root:root
   }
@@ -1482,9 +1493,9 @@ FORTRESS
     put_finish /etc/audit/rules.d/10-start.rules
   }
   recover() { put_restore /etc/audit/rules.d/10-start.rules; }
-  change 'one bad audit rule does not hide the others'
+  change 'a faulty audit rule does not stop the others from loading'
 
-  # 52/75 what matters on the host is written down
+  # 52/75 audit rules for identity, access, time, modules and mounts are loaded
   #   J01 the audit runs [CIS 6.2.1.2, xccdf:service_auditd_enabled, LYNIS ACCT-9628]
   #   J02 a burst of records is not lost, and does not stop the host [CIS 6.2.1.4, auditctl(8), xccdf:grub2_audit_backlog_limit_argument]
   #   J03 one bad rule does not hide the others [CIS 6.2.3.35, xccdf:audit_rules_continue_loading]
@@ -1622,22 +1633,23 @@ FORTRESS
     { chmod 600 /etc/audit/rules.d/*.rules && { augenrules --load > /dev/null || systemd-detect-virt --quiet --container; }
     } || true # the old file was good for it once
   }
-  change 'what matters on the host is written down'
+  change 'audit rules for identity, access, time, modules and mounts are loaded'
 
-  # 53/75 every program with somebody else's rights is written down
+  # 53/75 audit rules for every setuid and setgid program are loaded
   #   why: which there are differs between machines: the list is made there, and made again when it changes
   #   J17 every program with somebody else's rights is written down [CIS 6.2.3.10, xccdf:audit_rules_privileged_commands]
   check() {
-    put_finished /etc/audit/rules.d/40-privileged.rules && fact walk walk && diff <(privileged_rules <<< "$FK_FACT") /etc/audit/rules.d/40-privileged.rules > /dev/null
+    put_finished /etc/audit/rules.d/40-privileged.rules && fact walk walk &&
+            diff <(privileged_rules <<< "$FK_FACT") /etc/audit/rules.d/40-privileged.rules > /dev/null
   }
   apply() {
     walk | privileged_rules | put /etc/audit/rules.d/40-privileged.rules 600 root:root
     augenrules --load > /dev/null || systemd-detect-virt --quiet --container
     put_finish /etc/audit/rules.d/40-privileged.rules
   }
-  change 'every program with somebody else'\''s rights is written down'
+  change 'audit rules for every setuid and setgid program are loaded'
 
-  # 54/75 what the host did is not for everybody either
+  # 54/75 sysstat keeps its records for a week, unreadable for others
   check() {
     put_matches /etc/sysstat/sysstat 635ed3d803751c720d20fe9bbf1fc2628f0c6a3f9c24a30faf09c047b612b79b 644 root:root
   }
@@ -1655,9 +1667,9 @@ FORTRESS
     put_finish /etc/sysstat/sysstat
   }
   recover() { put_restore /etc/sysstat/sysstat; }
-  change 'what the host did is not for everybody either'
+  change 'sysstat keeps its records for a week, unreadable for others'
 
-  # 55/75 logs survive a restart, never fill the disk, and are not for everybody
+  # 55/75 the journal survives a reboot, never fills the disk, and is private
   #   J23 logs survive a restart, sealed, and never fill the disk [CIS 6.1.1.1.5, CIS 6.1.1.1.6, xccdf:journald_storage, xccdf:journald_compress]
   #   J23a one service keeps the logs [CIS 6.1.1.1.4, xccdf:journald_disable_forward_to_syslog]
   #   J25 the host collects no logs of others [CIS 6.1.1.2.4, xccdf:socket_systemd-journal-remote_disabled]
@@ -1681,9 +1693,11 @@ ForwardToSyslog=no
 ForwardToWall=no
 FORTRESS
     (
-      install --directory /etc/systemd/journald.conf.d && ln --symbolic --force /dev/null /etc/systemd/journald.conf.d/syslog.conf
+      install --directory /etc/systemd/journald.conf.d &&
+      ln --symbolic --force /dev/null /etc/systemd/journald.conf.d/syslog.conf
     )
-    record_before --meta /var/log/journal; install --directory --mode=2755 --group=systemd-journal /var/log/journal
+    record_before --meta /var/log/journal
+    install --directory --mode=2755 --group=systemd-journal /var/log/journal
     systemctl restart systemd-journald.service
     open_logs | while IFS= read -r path; do record_before --meta "$path"; chmod u-x,g-wx,o-rwx "$path"; done
     systemctl --quiet enable sysstat.service acct.service
@@ -1691,9 +1705,11 @@ FORTRESS
   }
   recover() {
     put_restore /etc/systemd/journald.conf
-    { install --directory /etc/systemd/journald.conf.d && ln --symbolic --force /dev/null /etc/systemd/journald.conf.d/syslog.conf
+    { install --directory /etc/systemd/journald.conf.d &&
+    ln --symbolic --force /dev/null /etc/systemd/journald.conf.d/syslog.conf
     } || true # the old file was good for it once
-    { record_before --meta /var/log/journal; install --directory --mode=2755 --group=systemd-journal /var/log/journal
+    { record_before --meta /var/log/journal
+    install --directory --mode=2755 --group=systemd-journal /var/log/journal
     } || true # the old file was good for it once
     { systemctl restart systemd-journald.service
     } || true # the old file was good for it once
@@ -1702,9 +1718,9 @@ FORTRESS
     { systemctl --quiet enable sysstat.service acct.service
     } || true # the old file was good for it once
   }
-  change 'logs survive a restart, never fill the disk, and are not for everybody'
+  change 'the journal survives a reboot, never fills the disk, and is private'
 
-  # 56/75 the clock follows servers that prove who they are
+  # 56/75 chrony follows time servers that prove who they are (NTS)
   #   J27 one service sets the clock [CIS 2.3.1.1, xccdf:ntp_single_service_active, LYNIS TIME-3104]
   #   J27a time servers prove who they are, and two must agree [RFC 8915, chrony.conf(5)]
   #   J27b the host sets nobody else's clock [chrony.conf(5)]
@@ -1746,20 +1762,23 @@ FORTRESS
     { systemctl restart chrony.service || systemd-detect-virt --quiet --container
     } || true # the old file was good for it once
   }
-  change 'the clock follows servers that prove who they are'
+  change 'chrony follows time servers that prove who they are (NTS)'
 
-  # 57/75 every AppArmor profile that is loaded is enforced
+  # 57/75 every loaded AppArmor profile is enforced
   #   why: a profile that only complains, or confines nothing, hides the ones that matter
   #   K01 AppArmor is on [CIS 1.3.1.1, LYNIS MACF-6208, xccdf:package_apparmor_installed]
   #   K02 every profile that is loaded is enforced [CIS 1.3.1.3, xccdf:all_apparmor_profiles_enforced]
   #   K07 Yama and Landlock stand beside it [landlock(7)]
   check() { [ -z "$(slack_profiles 'flags *= *\(.*(complain|unconfined)')" ]; }
   apply() {
-    slack_profiles 'flags *= *\(.*(complain|unconfined)' | while IFS= read -r path; do ln --symbolic --force "$path" /etc/apparmor.d/disable/; apparmor_parser --remove "$path" 2> /dev/null || true; done # it may not be loaded
+    slack_profiles 'flags *= *\(.*(complain|unconfined)' | while IFS= read -r path; do
+      ln --symbolic --force "$path" /etc/apparmor.d/disable/
+      apparmor_parser --remove "$path" 2> /dev/null || true # it may not be loaded
+    done
   }
-  change 'every AppArmor profile that is loaded is enforced'
+  change 'every loaded AppArmor profile is enforced'
 
-  # 58/75 no key combination, no console, no socket of systemd and no radio is a way in
+  # 58/75 Ctrl-Alt-Del, the debug shell, the sockets of systemd-ssh-generator and radios are off
   #   A26 systemd starts no sshd on vsock or on a socket file [systemd-ssh-generator(8)]
   #   A23 Ctrl-Alt-Del does nothing [systemd.special(7)]
   #   A24 no root shell waits on a console [systemd-debug-generator(8)]
@@ -1772,7 +1791,8 @@ FORTRESS
   #   M04 nothing listens but what should [ss(8)]
   #   M03 no mail server listens to others [CIS 2.1.22, xccdf:postfix_network_listening_disabled]
   check() {
-    [ "$(systemctl is-enabled ctrl-alt-del.target debug-shell.service | sort --unique)" = masked ] && [ -L /etc/systemd/system-generators/systemd-ssh-generator ]
+    [ "$(systemctl is-enabled ctrl-alt-del.target debug-shell.service | sort --unique)" = masked ] &&
+    [ -L /etc/systemd/system-generators/systemd-ssh-generator ]
   }
   apply() {
     systemctl --quiet mask ctrl-alt-del.target debug-shell.service
@@ -1782,12 +1802,14 @@ FORTRESS
     (
       systemctl daemon-reload && systemctl stop 'sshd-vsock*' 'sshd-unix*'
     )
-    systemctl list-unit-files --no-legend bluetooth.service ModemManager.service 'avahi-daemon.*' 'cups*' 'rpcbind.*' kdump-tools.service | awk '$2 == "enabled" { print $1 }' | xargs --no-run-if-empty systemctl --quiet disable --now
+    systemctl list-unit-files --no-legend bluetooth.service ModemManager.service 'avahi-daemon.*' 'cups*' \
+      'rpcbind.*' kdump-tools.service |
+    awk '$2 == "enabled" { print $1 }' | xargs --no-run-if-empty systemctl --quiet disable --now
     [ ! -d /etc/cloud ] || touch /etc/cloud/cloud-init.disabled
   }
-  change 'no key combination, no console, no socket of systemd and no radio is a way in'
+  change 'Ctrl-Alt-Del, the debug shell, the sockets of systemd-ssh-generator and radios are off'
 
-  # 59/75 a machine without USB needs no guard
+  # 59/75 USBGuard starts only on a machine that has USB
   check() {
     put_matches /etc/systemd/system/usbguard.service.d/60-fortress.conf d02be33b9b568e531925f429ded406a922d58093bc581e842f279a2e1d7d87a3 644 root:root
   }
@@ -1800,9 +1822,9 @@ FORTRESS
     put_finish /etc/systemd/system/usbguard.service.d/60-fortress.conf
   }
   recover() { put_restore /etc/systemd/system/usbguard.service.d/60-fortress.conf; }
-  change 'a machine without USB needs no guard'
+  change 'USBGuard starts only on a machine that has USB'
 
-  # 60/75 what no USB rule names is blocked
+  # 60/75 USBGuard blocks every device that no rule names
   check() {
     put_matches /etc/usbguard/usbguard-daemon.conf fd95285d9a410a266bc226069cd74db623663c20fcbc5a3499d6af826e92c627 600 root:root
   }
@@ -1827,13 +1849,15 @@ FORTRESS
     put_finish /etc/usbguard/usbguard-daemon.conf
   }
   recover() { put_restore /etc/usbguard/usbguard-daemon.conf; }
-  change 'what no USB rule names is blocked'
+  change 'USBGuard blocks every device that no rule names'
 
-  # 61/75 USB devices that nobody chose are not talked to
-  #   why: a stick can be a keyboard that types; what is plugged in now stays allowed, and disks and one keyboard may come
-  #   K06 USB devices that nobody chose are not talked to [usbguard-daemon.conf(5), LYNIS USB-3000]
+  # 61/75 USBGuard allows what is plugged in now, and refuses unknown devices
+  #   why: a stick can be a keyboard that types; disks and one keyboard may still come
+  #   K06 USBGuard refuses unknown USB devices [usbguard-daemon.conf(5), LYNIS USB-3000]
   check() {
-    put_finished /etc/usbguard/rules.conf && grep --fixed-strings '!allowed-matches' /etc/usbguard/rules.conf > /dev/null && [ "$(systemctl is-enabled usbguard.service)" = enabled ]
+    put_finished /etc/usbguard/rules.conf &&
+    grep --fixed-strings '!allowed-matches' /etc/usbguard/rules.conf > /dev/null &&
+    [ "$(systemctl is-enabled usbguard.service)" = enabled ]
   }
   apply() {
     { [ ! -d /sys/bus/usb/devices ] || usbguard generate-policy; printf '%s\n' '# Hubs, the ones inside the computer too
@@ -1845,16 +1869,18 @@ allow with-interface all-of { 08:06:50 08:06:62 }
 allow with-interface equals { 08:06:50 }
 allow with-interface equals { 08:06:62 }
 # One keyboard for the console, when there is none
-allow with-interface one-of { 03:00:01 03:01:01 } if !allowed-matches(with-interface one-of { 03:00:01 03:01:01 })'; } | put /etc/usbguard/rules.conf 600 root:root
+allow with-interface one-of { 03:00:01 03:01:01 } if !allowed-matches(with-interface one-of { 03:00:01 03:01:01 })'; } |
+              put /etc/usbguard/rules.conf 600 root:root
     (
-      systemctl --quiet unmask usbguard.service && systemctl daemon-reload && systemctl --quiet enable usbguard.service
+      systemctl --quiet unmask usbguard.service && systemctl daemon-reload &&
+      systemctl --quiet enable usbguard.service
     )
     systemctl restart usbguard.service || systemd-detect-virt --quiet --container
     put_finish /etc/usbguard/rules.conf
   }
-  change 'USB devices that nobody chose are not talked to'
+  change 'USBGuard allows what is plugged in now, and refuses unknown devices'
 
-  # 62/75 at serves only root
+  # 62/75 at is root-only
   check() {
     put_matches /etc/at.allow 53175bcc0524f37b47062fafdda28e3f8eb91d519ca0a184ca71bbebe72f969a 600 root:root
   }
@@ -1870,10 +1896,10 @@ FORTRESS
     { rm --force /etc/at.deny
     } || true # the old file was good for it once
   }
-  change 'at serves only root'
+  change 'at is root-only'
 
-  # 63/75 only root plans work
-  #   I24 only root plans work [CIS 2.4.1.9, CIS 2.4.2.1, xccdf:file_cron_allow_exists, xccdf:file_at_allow_exists]
+  # 63/75 cron is root-only
+  #   I24 cron and at are root-only [CIS 2.4.1.9, CIS 2.4.2.1, xccdf:file_cron_allow_exists, xccdf:file_at_allow_exists]
   check() {
     put_matches /etc/cron.allow 53175bcc0524f37b47062fafdda28e3f8eb91d519ca0a184ca71bbebe72f969a 600 root:root
   }
@@ -1889,9 +1915,9 @@ FORTRESS
     { rm --force /etc/cron.deny
     } || true # the old file was good for it once
   }
-  change 'only root plans work'
+  change 'cron is root-only'
 
-  # 64/75 modes can be set again
+  # 64/75 a service that sets file modes is installed
   check() {
     put_matches /etc/systemd/system/fortress-modes.service 31034e59c454baa26dc91711db322cb065461d9bb8c12a81c8d62520395b3328 644 root:root
   }
@@ -1907,9 +1933,9 @@ FORTRESS
     put_finish /etc/systemd/system/fortress-modes.service
   }
   recover() { put_restore /etc/systemd/system/fortress-modes.service; }
-  change 'modes can be set again'
+  change 'a service that sets file modes is installed'
 
-  # 65/75 modes that other tools reset come back
+  # 65/75 file modes that other tools change are set back at once
   #   N12 modes that other tools reset come back [tmpfiles.d(5)]
   check() {
     put_matches /etc/systemd/system/fortress-modes.path fec2e82c41c2bf55a4a0b706995041bfaf7486d98674775a8a82c77ff200582e 644 root:root
@@ -1945,13 +1971,13 @@ FORTRESS
     { systemctl restart fortress-modes.path
     } || true # the old file was good for it once
   }
-  change 'modes that other tools reset come back'
+  change 'file modes that other tools change are set back at once'
 
-  # 66/75 keys, hashes and rules are root's alone
+  # 66/75 file modes let only root read keys, password hashes and rules
   #   N01 the lists of users and groups are root's [CIS 7.1.1, xccdf:file_permissions_etc_passwd, LYNIS FILE-7524]
   #   N02 password hashes are root's [CIS 7.1.5, CIS 7.1.6, xccdf:file_permissions_etc_shadow, xccdf:file_permissions_backup_etc_shadow]
   #   N03 old password hashes are root's [CIS 7.1.10, xccdf:file_permissions_etc_security_opasswd, xccdf:file_permissions_etc_security_opasswd_old]
-  #   N04 planned work is root's [CIS 2.4.1.2, CIS 2.4.1.8, xccdf:file_permissions_crontab, xccdf:file_permissions_cron_d]
+  #   N04 crontab and cron directories belong to root [CIS 2.4.1.2, CIS 2.4.1.8, xccdf:file_permissions_crontab, xccdf:file_permissions_cron_d]
   #   L06 sources and keys are root's [apt-secure(8)]
   #   J21 audit logs and rules are root's [CIS 6.2.4.5, xccdf:file_permissions_etc_audit_rulesd]
   #   N08 keys and rules are root's [ANSSI BP-028 R50]
@@ -2016,9 +2042,9 @@ FORTRESS
     { systemd-tmpfiles --create /etc/tmpfiles.d/fortress.conf
     } || true # the old file was good for it once
   }
-  change 'keys, hashes and rules are root'\''s alone'
+  change 'file modes let only root read keys, password hashes and rules'
 
-  # 67/75 the boot loader has our arguments
+  # 67/75 GRUB has kernel arguments for audit, lockdown and wiped memory
   check() {
     put_matches /etc/default/grub.d/60-fortress.cfg b22b78eeb4490794cf318cf15d3c1cf9c483362057d91a0fef289b4da65873e4 644 root:root
   }
@@ -2048,9 +2074,9 @@ FORTRESS
     put_finish /etc/default/grub.d/60-fortress.cfg
   }
   recover() { put_restore /etc/default/grub.d/60-fortress.cfg; }
-  change 'the boot loader has our arguments'
+  change 'GRUB has kernel arguments for audit, lockdown and wiped memory'
 
-  # 68/75 starting the host asks for nothing
+  # 68/75 GRUB starts the host without a password
   check() {
     put_matches /etc/grub.d/09_fortress_linux aaf86f8440f229c16840baef03a5441495dc5300745926d42e6b5cbc96e9bd6b 755 root:root
   }
@@ -2073,43 +2099,49 @@ FORTRESS
     { [ ! -e /etc/grub.d/10_linux ] || chmod a-x /etc/grub.d/10_linux
     } || true # the old file was good for it once
   }
-  change 'starting the host asks for nothing'
+  change 'GRUB starts the host without a password'
 
-  # 69/75 changing what is started asks for a password
+  # 69/75 GRUB has a password for changes at its menu
   #   why: a line typed at the menu of the boot loader is a root shell
   check() {
-    ! command -v grub-mkpasswd-pbkdf2 > /dev/null || grep password_pbkdf2 /etc/grub.d/01_fortress > /dev/null 2>&1
+    ! command -v grub-mkpasswd-pbkdf2 > /dev/null ||
+    grep password_pbkdf2 /etc/grub.d/01_fortress > /dev/null 2>&1
   }
   apply() {
     {
       password=$(cat)
-      hash=$(printf '%s\n%s\n' "$password" "$password" | grub-mkpasswd-pbkdf2 --iteration-count=100000 | awk '/grub\.pbkdf2\.sha512/ { print $NF }')
-      printf '%s\n' '#!/bin/sh' 'echo "set superusers=root"' "echo password_pbkdf2 root $hash" | put /etc/grub.d/01_fortress 700 root:root
+      hash=$(printf '%s\n%s\n' "$password" "$password" |
+        grub-mkpasswd-pbkdf2 --iteration-count=100000 | awk '/grub\.pbkdf2\.sha512/ { print $NF }')
+      printf '%s\n' '#!/bin/sh' 'echo "set superusers=root"' "echo password_pbkdf2 root $hash" |
+        put /etc/grub.d/01_fortress 700 root:root
       put_finish /etc/grub.d/01_fortress
     } < "$FK_SECRETS"/fortress-boot-password
   }
-  change 'changing what is started asks for a password'
+  change 'GRUB has a password for changes at its menu'
 
-  # 70/75 the kernel starts audited, locked and with wiped memory
-  #   A04 the kernel audits from its first process on [CIS 6.2.1.3, xccdf:grub2_audit_argument, LYNIS ACCT-9628]
-  #   A05 audit records of the start are not lost [CIS 6.2.1.4, xccdf:grub2_audit_backlog_limit_argument]
+  # 70/75 grub.cfg is generated with the kernel arguments and the password
+  #   A04 audit is on from the first process (audit=1) [CIS 6.2.1.3, xccdf:grub2_audit_argument, LYNIS ACCT-9628]
+  #   A05 audit records of the boot are not lost (audit_backlog_limit) [CIS 6.2.1.4, xccdf:grub2_audit_backlog_limit_argument]
   #   A06 AppArmor is the access control of the kernel [CIS 1.3.1.2, xccdf:grub2_enable_apparmor]
   #   A07 root cannot change the running kernel [kernel_lockdown(7), KSPP]
   #   A08 only signed modules load [KSPP, ANSSI BP-028 R8]
   #   A09 kernel objects of different kinds do not share slabs [KSPP, ANSSI BP-028 R8]
-  #   A10 memory is wiped before it is given out and after it comes back [KSPP]
-  #   A11 pages come in an order nobody can guess [KSPP, ANSSI BP-028 R8]
-  #   A12 the kernel stack starts elsewhere at each call [KSPP]
+  #   A10 memory is wiped when it is allocated and freed (init_on_alloc, init_on_free) [KSPP]
+  #   A11 the page allocator is randomised [KSPP, ANSSI BP-028 R8]
+  #   A12 the kernel stack offset is randomised at each system call [KSPP]
   #   A13 kernel and programs have separate page tables [CVE-2017-5754, KSPP]
   #   A14 there is no vsyscall page at a fixed address [KSPP]
-  #   A16 devices reach only the memory they were given [KSPP, ANSSI BP-028 R7]
-  #   A18 debugfs is not in the tree [KSPP]
+  #   A16 the IOMMU is on and strict [KSPP, ANSSI BP-028 R7]
+  #   A18 debugfs is not mounted [KSPP]
   #   A19 nobody writes another process' memory through /proc [KSPP, CVE-2016-5195]
   #   A15 no flaw of the processor is left open where the kernel knows a cure [https://docs.kernel.org/admin-guide/hw-vuln/]
   #   A02 changing what the boot loader starts needs a password; starting does not [CIS 1.4.1, xccdf:grub2_password, LYNIS BOOT-5122]
   #   A03 the boot loader's files are root's [CIS 1.4.2, xccdf:file_permissions_grub2_cfg]
   check() {
-    [ ! -e /boot/grub/grub.cfg ] || { [ /boot/grub/grub.cfg -nt /etc/default/grub.d/60-fortress.cfg ] && [ /boot/grub/grub.cfg -nt /etc/grub.d/01_fortress ]; }
+    [ ! -e /boot/grub/grub.cfg ] || {
+      [ /boot/grub/grub.cfg -nt /etc/default/grub.d/60-fortress.cfg ] &&
+        [ /boot/grub/grub.cfg -nt /etc/grub.d/01_fortress ]
+    }
   }
   apply() {
     record_before /boot/grub/grub.cfg
@@ -2120,9 +2152,9 @@ FORTRESS
     chmod 600 /boot/grub/fortress.new
     sync /boot/grub/fortress.new && mv /boot/grub/fortress.new /boot/grub/grub.cfg
   }
-  change 'the kernel starts audited, locked and with wiped memory'
+  change 'grub.cfg is generated with the kernel arguments and the password'
 
-  # 71/75 files can be compared
+  # 71/75 the AIDE check service is installed
   check() {
     put_matches /etc/systemd/system/aidecheck.service 9420847c3ebd69bfcefd769824c0118ca5639f437e8e7ca62d5aecb1c1eb985b 644 root:root
   }
@@ -2152,9 +2184,9 @@ FORTRESS
     put_finish /etc/systemd/system/aidecheck.service
   }
   recover() { put_restore /etc/systemd/system/aidecheck.service; }
-  change 'files can be compared'
+  change 'the AIDE check service is installed'
 
-  # 72/75 AIDE knows what matters
+  # 72/75 AIDE is configured
   check() {
     put_matches /etc/aide/aide.conf 61114ec966ebf5c52a6ace17de3caf9ccb7bc09ecdd4cede509ad9889b57f56f 644 root:root
   }
@@ -2208,19 +2240,19 @@ FORTRESS
     { systemctl daemon-reload && systemctl --quiet enable aidecheck.service
     } || true # the old file was good for it once
   }
-  change 'AIDE knows what matters'
+  change 'AIDE is configured'
 
-  # 73/75 every file is known
+  # 73/75 AIDE baseline exists
   check() { [ -s /var/lib/aide/aide.db ]; }
   apply() {
     install --directory --mode=700 /var/lib/aide /var/log/aide; record_before /var/lib/aide/aide.db
     aide --config /etc/aide/aide.conf --init > /dev/null && mv /var/lib/aide/aide.db.new /var/lib/aide/aide.db
   }
-  change 'every file is known'
+  change 'AIDE baseline exists'
 
-  # 74/75 what changes is noticed every night
-  #   L08 the memory of all files is there [CIS 6.3.1, xccdf:aide_build_database]
-  #   L08a it is compared every night [CIS 6.3.2, xccdf:aide_periodic_checking_systemd_timer]
+  # 74/75 AIDE compares the files with its baseline every night
+  #   L08 AIDE baseline exists [CIS 6.3.1, xccdf:aide_build_database]
+  #   L08a AIDE check runs every night [CIS 6.3.2, xccdf:aide_periodic_checking_systemd_timer]
   #   L09a files of packages are compared every week [LYNIS PKGS-7370, debsums(1)]
   #   L08c the tools of the audit are among what is compared [CIS 6.3.3, xccdf:aide_check_audit_tools]
   check() {
@@ -2253,9 +2285,9 @@ FORTRESS
     { systemctl restart aidecheck.timer
     } || true # the old file was good for it once
   }
-  change 'what changes is noticed every night'
+  change 'AIDE compares the files with its baseline every night'
 
-  # 75/75 no file belongs to nobody, and none to everybody
+  # 75/75 no file is without an owner, and none is world-writable
   #   N05 every file belongs to somebody [CIS 7.1.12, xccdf:no_files_unowned_by_user, xccdf:file_permissions_ungroupowned, LYNIS FILE-6362]
   #   E13 in open directories nobody deletes what is another's [xccdf:dir_perms_world_writable_sticky_bits]
   #   N13 no file is open to everybody [CIS 7.1.11, xccdf:file_permissions_unauthorized_world_writable]
@@ -2291,7 +2323,7 @@ FORTRESS
     echo "unknown:${new:- none}"; [ -z "$new" ]
     )
   }
-  demand 'no file belongs to nobody, and none to everybody' 'look at each file that is named above: give it an owner, take the right from it, or remove it'
+  demand 'no file is without an owner, and none is world-writable' 'look at each file that is named above: give it an owner, take the right from it, or remove it'
 }
 
 # What main uses.

@@ -1,5 +1,5 @@
 #!/bin/bash
-# 05-host-wireguard: The one door: a WireGuard tunnel for the peers of the site.
+# 05-host-wireguard: A WireGuard tunnel for the peers of the site.
 #
 # Run it as root on fortress:
 #   FK_SECRETS=DIR bash 05-host-wireguard.sh
@@ -20,49 +20,52 @@ main() {
   begin
   : "${FK_SECRETS:?a directory with the secrets of this page}"
 
-  # 1/15 every peer has its keys on the laptop
+  # 1/15 the laptop has WireGuard keys for the host and every peer
   #   why: keys are made once, where they are kept; a machine gets its own and the public halves of the others
   check() {
     ! printf '%s\n' placeholder/wg+host///////////////////////A= placeholder/wg+peer+laptop////////////////A= | grep ^placeholder/
   }
-  demand 'every peer has its keys on the laptop' './task peer show laptop'
+  demand 'the laptop has WireGuard keys for the host and every peer' './task peer show laptop'
 
-  # 2/15 the tools of WireGuard are installed
+  # 2/15 wireguard-tools is installed
   check() {
-    dpkg-query --show --showformat='${db:Status-Abbrev}' wireguard-tools | grep ^ii > /dev/null
+    dpkg-query --show --showformat='${db:Status-Status} ${Package}\n' wireguard-tools |
+    awk '$1 != "installed" { print "not installed:", $2; missing = 1 } END { exit missing }'
   }
   apply() {
     apt-get --quiet=2 update
     DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes --no-install-recommends install wireguard-tools
   }
-  change 'the tools of WireGuard are installed'
+  change 'wireguard-tools is installed'
 
-  # 3/15 this machine can speak WireGuard
+  # 3/15 the kernel or wireguard-go provides WireGuard
   check() {
-    test -d /sys/module/wireguard || modinfo wireguard > /dev/null 2>&1 || command -v wireguard-go > /dev/null
+    test -d /sys/module/wireguard || modinfo wireguard > /dev/null 2>&1 ||
+    command -v wireguard-go > /dev/null
   }
-  demand 'this machine can speak WireGuard' 'start the distribution'\''s own kernel (WireGuard is in Linux since 5.6), or install wireguard-go'
+  demand 'the kernel or wireguard-go provides WireGuard' 'start the distribution'\''s own kernel (WireGuard is in Linux since 5.6), or install wireguard-go'
 
-  # 4/15 nobody else uses the name wg0
+  # 4/15 no other interface is called wg0
   check() {
-    systemctl --quiet is-active wg-quick@wg0.service || ! ip link show dev wg0 > /dev/null 2>&1 || test "$(wg show wg0 public-key)" = placeholder/wg+host///////////////////////A=
+    systemctl --quiet is-active wg-quick@wg0.service || ! ip link show dev wg0 > /dev/null 2>&1 ||
+    test "$(wg show wg0 public-key)" = placeholder/wg+host///////////////////////A=
   }
-  demand 'nobody else uses the name wg0' 'an interface wg0 is up that is not of this site: take it down, or choose another tunnel.interface'
+  demand 'no other interface is called wg0' 'an interface wg0 is up that is not of this site: take it down, or choose another tunnel.interface'
 
   # The steps 5 to 15 are one transaction.
   FK_RESTART='active	wg-quick@wg0.service	/etc/wireguard/	-	-' FK_TABLES=''
   transaction 180
 
-  # 5/15 /etc/wireguard is for root alone
+  # 5/15 /etc/wireguard is readable by root alone
   check() {
     test "$(stat --format='%a %U:%G' /etc/wireguard /etc/wireguard/wg0)" = $'700 root:root\n700 root:root'
   }
   apply() {
     install --directory --mode=700 --owner=root --group=root /etc/wireguard /etc/wireguard/wg0
   }
-  change '/etc/wireguard is for root alone'
+  change '/etc/wireguard is readable by root alone'
 
-  # 6/15 the machine holds its own key
+  # 6/15 the WireGuard private key of the host is installed
   check() {
     put_finished /etc/wireguard/wg0.key && [ "$(stat --format='%a %U:%G' /etc/wireguard/wg0.key)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/wireguard/wg0.key.sha256
   }
@@ -76,9 +79,9 @@ main() {
     put_finish /etc/wireguard/wg0.key
   }
   recover() { put_restore /etc/wireguard/wg0.key; }
-  change 'the machine holds its own key'
+  change 'the WireGuard private key of the host is installed'
 
-  # 7/15 the machine shares a key with laptop
+  # 7/15 the WireGuard preshared key of laptop is installed
   #   why: who records the traffic today and breaks Curve25519 some day still cannot read it
   check() {
     put_finished /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk && [ "$(stat --format='%a %U:%G' /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk.sha256
@@ -93,9 +96,9 @@ main() {
     put_finish /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk
   }
   recover() { put_restore /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk; }
-  change 'the machine shares a key with laptop'
+  change 'the WireGuard preshared key of laptop is installed'
 
-  # 8/15 peers come and go without an interruption for the others
+  # 8/15 a script adds and removes WireGuard peers without interrupting the others
   check() {
     put_matches /usr/local/sbin/fortress-wireguard f17e2fd531dedef5918b6ea57278023567e45de76486d4c3b2467b0b9c855c02 755 root:root
   }
@@ -119,9 +122,9 @@ FORTRESS
     put_finish /usr/local/sbin/fortress-wireguard
   }
   recover() { put_restore /usr/local/sbin/fortress-wireguard; }
-  change 'peers come and go without an interruption for the others'
+  change 'a script adds and removes WireGuard peers without interrupting the others'
 
-  # 9/15 a tunnel that failed is started again
+  # 9/15 wg-quick@wg0.service is restarted on failure
   check() {
     put_matches /etc/systemd/system/wg-quick@wg0.service.d/fortress.conf 52005c6cd72acdb37ec35a2268ab4ef785806f4fe12e23cb25d474e929ef2e8a 644 root:root
   }
@@ -145,9 +148,9 @@ FORTRESS
     { systemctl daemon-reload
     } || true # the old file was good for it once
   }
-  change 'a tunnel that failed is started again'
+  change 'wg-quick@wg0.service is restarted on failure'
 
-  # 10/15 the peers of the site, and no others, are in the file
+  # 10/15 wg0.conf lists the peers of the site, and no others
   #   why: each may use one address and nothing else
   check() {
     put_matches /etc/wireguard/wg0.conf 916bd1b480e0e28d62dd4e515c4b489ea08e0bc0e26d91c91812a3c2f450017d 600 root:root
@@ -172,37 +175,39 @@ FORTRESS
     { ! systemctl --quiet is-active wg-quick@wg0.service || systemctl reload wg-quick@wg0.service
     } || true # the old file was good for it once
   }
-  change 'the peers of the site, and no others, are in the file'
+  change 'wg0.conf lists the peers of the site, and no others'
 
-  # 11/15 the tunnel is up, and starts with the machine
+  # 11/15 the WireGuard tunnel is up, and starts at boot
   #   why: the running interface is asked, not the file: a revoked peer is gone from the kernel
-  #   G13 The keys of WireGuard are files of their own, for root alone [WireGuard wg-quick(8)]
-  #   G14 A peer may use one address, and has a preshared key [WireGuard wg(8)]
+  #   G13 WireGuard keys are files of their own, readable by root alone [WireGuard wg-quick(8)]
+  #   G14 A WireGuard peer may use one address, and has a preshared key [WireGuard wg(8)]
   check() {
     systemctl --quiet is-enabled wg-quick@wg0.service &&
     systemctl --quiet is-active wg-quick@wg0.service &&
     ip -oneline -4 address show dev wg0 | grep --fixed-strings ' 10.66.0.1/24 ' > /dev/null &&
     test "$(wg show wg0 public-key) $(wg show wg0 listen-port)" = 'placeholder/wg+host///////////////////////A= 51820' &&
     cmp <(wg show wg0 allowed-ips | LC_ALL=C sort) <(printf '%s\t%s\n' placeholder/wg+peer+laptop////////////////A= 10.66.0.2/32 | LC_ALL=C sort) &&
-    cmp <(wg show wg0 preshared-keys | LC_ALL=C sort) <(paste <(printf '%s\n' placeholder/wg+peer+laptop////////////////A=) <(awk 1 /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk) | LC_ALL=C sort)
+    cmp <(wg show wg0 preshared-keys | LC_ALL=C sort) <(
+      paste <(printf '%s\n' placeholder/wg+peer+laptop////////////////A=) <(awk 1 /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk) | LC_ALL=C sort)
   }
   apply() {
     systemctl enable wg-quick@wg0.service
-    systemctl --quiet is-active wg-quick@wg0.service || ! ip link show dev wg0 > /dev/null 2>&1 || ip link delete dev wg0
+    systemctl --quiet is-active wg-quick@wg0.service || ! ip link show dev wg0 > /dev/null 2>&1 ||
+    ip link delete dev wg0
     if ip -oneline -4 address show dev wg0 | grep --fixed-strings ' 10.66.0.1/24 ' > /dev/null; then systemctl reload wg-quick@wg0.service; else systemctl restart wg-quick@wg0.service; fi
   }
-  change 'the tunnel is up, and starts with the machine'
+  change 'the WireGuard tunnel is up, and starts at boot'
 
-  # 12/15 the keys of peers that were revoked are gone
+  # 12/15 preshared keys of revoked peers are deleted
   check() {
     ! find /etc/wireguard/wg0 -type f '!' -path /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk | grep .
   }
   apply() {
     find /etc/wireguard/wg0 -type f '!' -path /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk -delete
   }
-  change 'the keys of peers that were revoked are gone'
+  change 'preshared keys of revoked peers are deleted'
 
-  # 13/15 somebody can put the tunnel back
+  # 13/15 tunnel watchdog service is installed
   check() {
     put_matches /etc/systemd/system/fortress-tunnel.service 68da94599dda6f95eb4dd79be8cd9c245be92635a064e08eb8ebfb074bcb423a 644 root:root
   }
@@ -224,9 +229,9 @@ FORTRESS
     { systemctl daemon-reload
     } || true # the old file was good for it once
   }
-  change 'somebody can put the tunnel back'
+  change 'tunnel watchdog service is installed'
 
-  # 14/15 and looks for it every minute
+  # 14/15 tunnel watchdog timer runs every minute
   check() {
     put_matches /etc/systemd/system/fortress-tunnel.timer 18941128461609d2d6cb2a47c6dc741066240272c8ade5693b606bde469fe050 644 root:root
   }
@@ -254,16 +259,17 @@ FORTRESS
     { systemctl try-restart fortress-tunnel.timer
     } || true # the old file was good for it once
   }
-  change 'and looks for it every minute'
+  change 'tunnel watchdog timer runs every minute'
 
-  # 15/15 the look-out is on, and starts with the machine
+  # 15/15 tunnel watchdog is enabled
   #   why: behind a closed firewall a tunnel that is gone is a machine that is gone
-  #   G15 The tunnel comes back by itself: when it fails, when it vanishes, and after a reboot [fortress-kit]
+  #   G15 The tunnel is restarted when it fails, when its interface is gone, and after a reboot [fortress-kit]
   check() {
-    systemctl --quiet is-enabled fortress-tunnel.timer && systemctl --quiet is-active fortress-tunnel.timer
+    systemctl --quiet is-enabled fortress-tunnel.timer &&
+    systemctl --quiet is-active fortress-tunnel.timer
   }
   apply() { systemctl enable --now fortress-tunnel.timer; }
-  change 'the look-out is on, and starts with the machine'
+  change 'tunnel watchdog is enabled'
 
   confirm
 }

@@ -1,5 +1,5 @@
 #!/bin/bash
-# 06-host-firewall: Nothing enters but WireGuard, and SSH only through it.
+# 06-host-firewall: An nftables firewall: nothing enters but WireGuard, and SSH only through the tunnel.
 #
 # Run it as root on fortress:
 #   bash 06-host-firewall.sh
@@ -17,7 +17,10 @@ main() {
   begin
 
   # 1/8 nftables is installed
-  check() { dpkg-query --show --showformat='${db:Status-Abbrev}' nftables | grep ^ii > /dev/null; }
+  check() {
+    dpkg-query --show --showformat='${db:Status-Status} ${Package}\n' nftables |
+    awk '$1 != "installed" { print "not installed:", $2; missing = 1 } END { exit missing }'
+  }
   apply() {
     apt-get --quiet=2 update
     DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes --no-install-recommends install nftables
@@ -28,17 +31,21 @@ main() {
   FK_RESTART='' FK_TABLES='inet fortress'
   transaction 180 'through the tunnel'
 
-  # 2/8 a peer has come through the tunnel in the last three minutes
-  #   why: one door is closed only while somebody stands in the other; once it is closed, this is not asked again
+  # 2/8 a peer has made a WireGuard handshake in the last three minutes
+  #   why: SSH is closed outside of the tunnel only while somebody is inside; once it is closed, this holds by itself
   check() {
-    nft list table inet fortress > /dev/null 2>&1 || wg show wg0 latest-handshakes | awk -v now="$(date +%s)" '{ print "last handshake of " $1 ": " ($2 ? now - $2 " s ago" : "never") } $2 > now - 180 { found = 1 } END { exit !found }'
+    nft list table inet fortress > /dev/null 2>&1 ||
+    wg show wg0 latest-handshakes | awk -v now="$(date +%s)" '
+  { print "last handshake of " $1 ": " ($2 ? now - $2 " s ago" : "never") }
+  $2 > now - 180 { found = 1 }
+  END { exit !found }'
   }
-  demand 'a peer has come through the tunnel in the last three minutes' 'on the laptop, make the client file and bring the tunnel up; then run this again
+  demand 'a peer has made a WireGuard handshake in the last three minutes' 'on the laptop, make the client file and bring the tunnel up; then run this again
 ./task peer show laptop
 sudo wg-quick up FILE && ping 10.66.0.1'
 
-  # 3/8 the packet filter has a unit of its own
-  #   why: Debian's empties every table of the machine when it stops, those of libvirt and of a cluster included
+  # 3/8 the unit that loads the nftables rules is installed
+  #   why: Debian's own empties every table of the machine when it stops, those of libvirt and of a cluster included
   check() {
     put_matches /etc/systemd/system/fortress-firewall.service 79a24c75f28bc308c2de5765f78ccfad0c1577d16f5789b5d1e1bb834b862aaa 644 root:root
   }
@@ -76,9 +83,9 @@ FORTRESS
     { systemctl daemon-reload
     } || true # the old file was good for it once
   }
-  change 'the packet filter has a unit of its own'
+  change 'the unit that loads the nftables rules is installed'
 
-  # 4/8 virtual machines get names and addresses from the host, and nothing else
+  # 4/8 nftables rules give virtual machines DNS and DHCP of the host, and nothing else of it
   check() {
     put_matches /etc/nftables.d/10-cluster.nft b9dc33a9f1cd95ef5202b51ab664e2b182009533a8010206144407dae656b969 644 root:root
   }
@@ -123,9 +130,9 @@ FORTRESS
     put_finish /etc/nftables.d/10-cluster.nft
   }
   recover() { put_restore /etc/nftables.d/10-cluster.nft; }
-  change 'virtual machines get names and addresses from the host, and nothing else'
+  change 'nftables rules give virtual machines DNS and DHCP of the host, and nothing else of it'
 
-  # 5/8 what leaves is logged, now and then
+  # 5/8 nftables rules log a sample of what leaves (egress)
   check() {
     put_matches /etc/nftables.d/20-egress.nft 32f32f6d45a775e27c00d5efab3d36fae2f2d2a3aa6cbd764a23835ee240f419 644 root:root
   }
@@ -142,9 +149,9 @@ FORTRESS
     put_finish /etc/nftables.d/20-egress.nft
   }
   recover() { put_restore /etc/nftables.d/20-egress.nft; }
-  change 'what leaves is logged, now and then'
+  change 'nftables rules log a sample of what leaves (egress)'
 
-  # 6/8 the rules: one UDP port, and SSH within the tunnel
+  # 6/8 nftables rules let in one UDP port, and SSH within the tunnel
   check() {
     put_matches /etc/nftables.conf c1fc21621388c9e6e1c9404e61fce322ddd2ac6122e86c7e6511e37b0af7a8d4 640 root:root
   }
@@ -263,35 +270,36 @@ FORTRESS
     put_finish /etc/nftables.conf
   }
   recover() { put_restore /etc/nftables.conf; }
-  change 'the rules: one UDP port, and SSH within the tunnel'
+  change 'nftables rules let in one UDP port, and SSH within the tunnel'
 
-  # 7/8 the packet filter is on, and starts before the network
+  # 7/8 the firewall is active, and starts before the network
   #   why: the rules in the kernel are compared with what the files give in an empty network namespace
-  #   G02 The rules are a table of their own, replaced whole, and nothing flushes the tables of others [nftables nft(8)]
-  #   G03 What nothing lets in is dropped [CIS Debian 13, CIS Ubuntu 24.04, debian-cis, DISA STIG Ubuntu 24.04, ANSSI BP-028]
-  #   G04 Loopback and answers pass, packets of no connection do not [CIS Debian 13, CIS Ubuntu 24.04, debian-cis, Lynis FIRE-4520]
-  #   G05 What nothing forwards is dropped [CIS Debian 13, CIS Ubuntu 24.04, debian-cis]
+  #   G02 The nftables rules are a table of their own, and nothing flushes the tables of others [nftables nft(8)]
+  #   G03 Incoming packets are dropped by default [CIS Debian 13, CIS Ubuntu 24.04, debian-cis, DISA STIG Ubuntu 24.04, ANSSI BP-028]
+  #   G04 Loopback and established connections pass, invalid packets are dropped [CIS Debian 13, CIS Ubuntu 24.04, debian-cis, Lynis FIRE-4520]
+  #   G05 Forwarded packets are dropped by default [CIS Debian 13, CIS Ubuntu 24.04, debian-cis]
   #   G06 From outside, UDP 51820 is the one open port [fortress-kit]
-  #   G07 SSH is reached through the tunnel only, and not in a hurry [konstruktoid hardening, DISA STIG Ubuntu 24.04]
-  #   G08 The ICMP that networks need passes, slowly [debian-cis, RFC 4890]
-  #   G09 What is dropped is logged, and the log cannot be flooded [CIS Debian 13, CIS Ubuntu 24.04, debian-cis, ANSSI BP-028, Lynis]
-  #   G10 What leaves is on a list, or is logged [CIS Debian 13, CIS Ubuntu 24.04, debian-cis]
-  #   G11 The rules are there after a reboot, before the network is [debian-cis]
-  #   G12 Addresses that cannot come from there are dropped, IPv6 too [RFC 2827, RFC 3704]
+  #   G07 SSH is reached through the tunnel only, and its connection rate is limited [konstruktoid hardening, DISA STIG Ubuntu 24.04]
+  #   G08 The ICMP and ICMPv6 that networks need passes, rate-limited [debian-cis, RFC 4890]
+  #   G09 Dropped packets are logged, rate-limited [CIS Debian 13, CIS Ubuntu 24.04, debian-cis, ANSSI BP-028, Lynis]
+  #   G10 Outgoing packets are on a list, or logged (egress) [CIS Debian 13, CIS Ubuntu 24.04, debian-cis]
+  #   G11 The nftables rules are loaded at boot, before the network is up [debian-cis]
+  #   G12 Packets with a spoofed source address are dropped, IPv6 too [RFC 2827, RFC 3704]
   check() {
     systemctl --quiet is-enabled fortress-firewall.service &&
     systemctl --quiet is-active fortress-firewall.service &&
     test "$(systemctl show --property=Id --value nftables.service)" = fortress-firewall.service &&
-    diff <(unshare --net bash -c 'nft --file /etc/nftables.conf && nft --stateless --terse list table inet fortress') <(nft --stateless --terse list table inet fortress)
+    diff <(unshare --net bash -c 'nft --file /etc/nftables.conf &&
+  nft --stateless --terse list table inet fortress') <(nft --stateless --terse list table inet fortress)
   }
   apply() {
     systemctl enable fortress-firewall.service
     systemctl daemon-reload
     systemctl reload-or-restart fortress-firewall.service
   }
-  change 'the packet filter is on, and starts before the network'
+  change 'the firewall is active, and starts before the network'
 
-  # 8/8 no other program manages the firewall
+  # 8/8 no other firewall manager is active (ufw, firewalld, netfilter-persistent)
   #   why: two managers undo each other at the next boot
   #   G01 One tool manages the firewall [debian-cis, CIS Debian 13]
   check() {
@@ -303,7 +311,7 @@ FORTRESS
       if systemctl cat "$unit" > /dev/null 2>&1; then systemctl disable --now "$unit"; fi
     done
   }
-  change 'no other program manages the firewall'
+  change 'no other firewall manager is active (ufw, firewalld, netfilter-persistent)'
 
   confirm
 }

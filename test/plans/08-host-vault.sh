@@ -1,5 +1,5 @@
 #!/bin/bash
-# 08-host-vault: An encrypted disk that opens by itself on this machine, and on no other.
+# 08-host-vault: A LUKS2 disk that the TPM2 of this machine opens at boot, and that no other machine opens without a key.
 #
 # Run it as root on fortress:
 #   bash 08-host-vault.sh
@@ -12,15 +12,99 @@ export FK_PAGE FK_FILE
 
 main() {
   begin
+  # vault_blank DISK UUID: it carries nothing, or our header.
+  vault_blank() {
+    local found
+    found=$(wipefs --no-act --noheadings --output TYPE,UUID,LABEL,OFFSET "$1")
+    if [ -n "$found" ]; then
+      printf '%s\n' "$found" | awk -v ours="$2" '
+      $1 == "crypto_LUKS" && $2 == ours { next }
+      { print "it carries:", $0; bad = 1 }
+      END { exit bad }'
+    elif [ -e "$VAULT_NOTES/${1##*/}.made" ]; then
+      vault_no 'it was made the vault, and its header is gone: the data can come back, see: ./task vault restore-header'
+    elif [ ! -e "$VAULT_NOTES/${1##*/}.begun" ]; then
+      cmp --bytes=1048576 "$1" /dev/zero > /dev/null 2>&1 ||
+        vault_no 'it carries no known signature, yet its first MiB is not blank, like a disk encrypted without a header'
+    fi
+  }
 
-  # 1/1 the site chooses no disk for the vault, so there is nothing to encrypt; verify lists the disks there are
-  #   why: a disk is chosen by a person, by its id, in vault.disk of the site document
+  # vault_begin DISK UUID NAME: notes that this disk, as it is now, is about to be formatted. Not when it is ours already.
+  vault_begin() {
+    local note=$VAULT_NOTES/${1##*/}
+    if [ ! -e "$note.begun" ] && vault_is "$1" "$2"; then
+      cryptsetup luksDump "$1" | grep --extended-regexp '^  0: luks2' > /dev/null ||
+        vault_no 'its header is ours and has lost its keys: the data can come back, see: ./task vault restore-header'
+      return
+    fi
+    vault_same "$1" && vault_idle "$1" "$3" && vault_blank "$1" "$2" || return
+    if [ -e "$note.begun" ]; then return; fi
+    install --directory --mode=700 /var/lib/fortress "$VAULT_NOTES"
+    vault_identity "$1" > "$note.part"
+    sync "$note.part"
+    mv "$note.part" "$note.begun"
+    sync "$VAULT_NOTES"
+  }
+
+  # vault_may_format DISK UUID NAME: it has been begun, it is the same disk, and there is nothing on it but our own beginning.
+  vault_may_format() {
+    [ -e "$VAULT_NOTES/${1##*/}.begun" ] ||
+      vault_no "$1 has our header, and our passphrase does not open it: it is not formatted again" || return
+    vault_disk "$1" && vault_same "$1" && vault_idle "$1" "$3" && vault_blank "$1" "$2" || return
+    [ ! -e "/dev/mapper/$3" ] || vault_no "/dev/mapper/$3 is open"
+  }
+
+  export -f vault_blank vault_begin vault_may_format
+  # vault_sector DISK: 4096 where the disk can be divided by it.
+  vault_sector() { if [ $(($(blockdev --getsize64 "$1") % 4096)) -eq 0 ]; then echo 4096; else echo 512; fi; }
+
+  vault_tpm2() { [ "$(cat /sys/class/tpm/tpm0/tpm_version_major 2> /dev/null)" = 2 ]; }
+
+  # vault_unseals DISK: this machine's TPM2 gives the key now.
+  vault_unseals() {
+    cryptsetup open --test-passphrase --token-only --token-type systemd-tpm2 "$1" > /dev/null 2>&1 ||
+      vault_no 'the TPM2 does not give its key: what it was bound to has changed, or it was cleared'
+  }
+
+  # vault_sealed DISK PCRS: the key of the TPM2 is bound to these registers, and the TPM2 gives it now.
+  vault_sealed() {
+    cryptsetup luksDump "$1" 2> /dev/null |
+      awk -v want="$2" '$1 == "tpm2-hash-pcrs:" && $2 == want { found = 1 } END { exit !found }' ||
+      vault_no "no key is bound to PCR $2" || return
+    vault_unseals "$1"
+  }
+
+  vault_header_digest() { vault_header "$1" | sha256sum | cut --delimiter=' ' --fields=1; }
+
+  # vault_open DISK UUID NAME: the mapping is there, and it is this vault's.
+  vault_open() {
+    local node
+    node=$(readlink --canonicalize-existing "/dev/mapper/$3") || vault_no "/dev/mapper/$3 is not there" || return
+    [ "$(cat "/sys/class/block/${node##*/}/dm/uuid")" = "CRYPT-LUKS2-${2//-/}-$3" ] ||
+      vault_no "/dev/mapper/$3 is something else"
+  }
+
+  # vault_slots DISK: every key that opens it, and no key that nobody knows.
+  vault_slots() {
+    systemd-cryptenroll "$1" | awk '
+    NR > 1 { kind = $1 == 0 && $2 == "password" ? "passphrase" : $2
+             line = line (line == "" ? "" : " ") $1 "=" kind }
+    kind ~ /^(password|conflict|other)$/ { unknown = 1 }
+    END { print line; exit unknown }'
+  }
+
+  export -f vault_sector vault_tpm2 vault_unseals vault_sealed vault_header_digest vault_open vault_slots
+
+  # 1/1 no disk is chosen for the vault (vault.disk), so nothing is encrypted
+  #   why: a disk is chosen by a person, by its id, in vault.disk of the site document; verify lists the disks there are
   #   F12 The data of the cluster has an encrypted disk of its own [NIST SP 800-53 SC-28(1)]
   check() { true; }
-  demand 'the site chooses no disk for the vault, so there is nothing to encrypt; verify lists the disks there are' 'write one of the ids under /dev/disk/by-id into vault.disk'
+  demand 'no disk is chosen for the vault (vault.disk), so nothing is encrypted' 'write one of the ids under /dev/disk/by-id into vault.disk'
 }
 
 # What main uses.
+# from lib/host/vault.sh: VAULT_NOTES VAULT_HEADER_BYTES vault_no vault_identity vault_uuid vault_is vault_candidates
+# from lib/host/vault.sh: vault_carries vault_disk vault_idle vault_same vault_header
 # from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock holds demand fail
 
 main "$@"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# 12-vm-ignition: What a node becomes on its first boot, all at once.
+# 12-vm-ignition: The first-boot configuration of every node: Ignition for Flatcar, a machine configuration for Talos.
 #
 # Run it as root on fortress:
 #   FK_SECRETS=DIR bash 12-vm-ignition.sh
@@ -16,12 +16,12 @@ main() {
   begin
   : "${FK_SECRETS:?a directory with the secrets of this page}"
 
-  # 1/2 the directory of the machines is there, and QEMU has a user of its own
+  # 1/2 /var/lib/libvirt/fortress exists, and QEMU has a user of its own
   check() { test -d /var/lib/libvirt/fortress && getent passwd libvirt-qemu; }
-  demand 'the directory of the machines is there, and QEMU has a user of its own' './task vm-host apply'
+  demand '/var/lib/libvirt/fortress exists, and QEMU has a user of its own' './task vm-host apply'
 
-  # 2/2 what fortress-node becomes on its first boot is written down
-  #   why: users, keys, address, settings and the pinned k3s come with the first start: nothing is set up by hand afterwards
+  # 2/2 the Ignition of fortress-node is written
+  #   why: users, keys, address, settings and the pinned k3s come with the first boot: nothing is set up by hand afterwards
   check() {
     put_finished /var/lib/libvirt/fortress/fortress-node.ign && [ "$(stat --format='%a %U:%G' /var/lib/libvirt/fortress/fortress-node.ign)" = "400 libvirt-qemu:libvirt-qemu" ] && sha256sum --check --status /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& [ "$(cat /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around)" = a3c86d7f885c06c8eb5f2726328876c08975cb2e1bb11428839f5e5602cacaf4 ]
   }
@@ -35,7 +35,7 @@ main() {
     put_finish /var/lib/libvirt/fortress/fortress-node.ign
   }
   recover() { put_restore /var/lib/libvirt/fortress/fortress-node.ign; }
-  change 'what fortress-node becomes on its first boot is written down'
+  change 'the Ignition of fortress-node is written'
 }
 
 # What main uses.

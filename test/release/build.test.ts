@@ -85,7 +85,7 @@ describe('task build-all on a virtual Debian', () => {
   test('it builds until the laptop needs a key for the tunnel, and says how', async () => {
     const { code, text } = await task('build-all', '--confirm', 'virtio-fk-vault')
     assert.equal(code, 1, text)
-    assert.match(text, /^failed +\d+\/\d+ every peer has its keys on the laptop$/m)
+    assert.match(text, /^failed +\d+\/\d+ the laptop has WireGuard keys for the host and every peer$/m)
     assert.match(text, /next: {2}\.\/task peer show laptop/)
   })
 
@@ -97,7 +97,7 @@ describe('task build-all on a virtual Debian', () => {
     symlinkSync(client, tunnel())
     const { code, text } = await task('build-all', '--confirm', 'virtio-fk-vault')
     assert.equal(code, 1, text)
-    assert.match(text, /a peer has come through the tunnel in the last three minutes/)
+    assert.match(text, /a peer has made a WireGuard handshake in the last three minutes/)
   })
 
   test('with the tunnel up it closes every other door and makes the vault', async () => {

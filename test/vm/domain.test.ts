@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
 import type { Context } from '../../lib/engine/page.ts'
 import { isChange } from '../../lib/engine/step.ts'
+import { makeSshKey, sshPublicKey } from '../../lib/ground/keys.ts'
 import { Secret } from '../../lib/ground/secret.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import {
@@ -18,7 +19,6 @@ import {
   greeting,
   networkOf,
 } from '../../lib/vm/domain.ts'
-import { makeHostKey, publicHalf } from '../../lib/vm/hostkey.ts'
 import { ignition } from '../../lib/vm/ignition.ts'
 import hostPage from '../../scripts/10-vm-host.ts'
 import page from '../../scripts/13-vm-provision.ts'
@@ -142,9 +142,9 @@ test('a Raspberry Pi is its own node: the pages say what is lost, and make nothi
 test('what a node greets with goes beside its template, and is where the page looks', () => {
   const context = contextOf()
   const [{ node } = { node: undefined }] = domainsOf(context)
-  const hostKey = makeHostKey('test')
+  const hostKey = makeSshKey('test')
   const made = ignition(context, node!, {
-    adminKey: publicHalf(hostKey),
+    adminKey: sshPublicKey(hostKey),
     hostKey,
     fragments: [greeting],
   })
@@ -162,7 +162,7 @@ test('Talos is waited for by its own program, and asked for no SSH', () => {
 
 test('the page that deletes asks for the name, and for the mark before that', () => {
   const [mine, typed] = destroy('fortress-node').steps(contextOf())
-  assert.match(mine!.name, /no machine of somebody else is called fortress-node/)
+  assert.match(mine!.name, /no virtual machine of another owner is called fortress-node/)
   assert.equal(typed && 'typed' in typed && typed.typed, 'fortress-node')
   assert.throws(() => destroy('other').steps(contextOf()), /fortress runs no virtual machine other/)
 })
@@ -174,7 +174,7 @@ after(() => rmSync(dir, { recursive: true }))
 
 /** Bash with the functions of the page, and a virsh that says what it is told. */
 function shell(command: string, virsh = 'return 1'): { code: number | null; said: string } {
-  const text = `export FK_TMP=${dir}\n${domainShell}\nvirsh() { ${virsh}; }\nset -euo pipefail\n${command}`
+  const text = `export FK_TMP=${dir}\n${domainShell}\n${page.prepare?.text}\n${hostPage.prepare?.text}\nvirsh() { ${virsh}; }\nset -euo pipefail\n${command}`
   const { status, stdout, stderr } = spawnSync('bash', ['--norc', '-c', text], { encoding: 'utf8' })
   return { code: status, said: `${stdout}${stderr}`.trim() }
 }

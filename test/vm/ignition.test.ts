@@ -3,16 +3,17 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
+import { makeSshKey, sshPublicKey } from '../../lib/ground/keys.ts'
 import { Secret } from '../../lib/ground/secret.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import { nodesOf } from '../../lib/site/machines.ts'
 import type { Config } from '../../lib/site/model.ts'
 import type { Ignition } from '../../lib/vm/butane.ts'
-import { hostKeyOf, makeHostKey, publicHalf } from '../../lib/vm/hostkey.ts'
+import { hostKeyOf } from '../../lib/vm/domain.ts'
 import { type Given, adminKey, ignition, ignitionFile } from '../../lib/vm/ignition.ts'
 
-const hostKey = makeHostKey('test')
-const given: Given = { adminKey: `${publicHalf(hostKey)} ada@example.org`, hostKey }
+const hostKey = makeSshKey('test')
+const given: Given = { adminKey: `${sshPublicKey(hostKey)} ada@example.org`, hostKey }
 const load = (site = 'fortress') => structuredClone(loadConfig({ env: {}, site }))
 
 function made(change: (config: Config) => void = () => {}, more: Partial<Given> = {}): Ignition {
@@ -172,11 +173,11 @@ describe('the keys of a node', () => {
       return new Secret(name, make!)
     })
     assert.deepEqual(asked, ['fortress-node-ssh-host-key'])
-    assert.match(publicHalf(await secret.resolve()), /^ssh-ed25519 AAAA\S+$/)
+    assert.match(sshPublicKey(await secret.resolve()), /^ssh-ed25519 AAAA\S+$/)
   })
 
   test('no two host keys are the same', () => {
-    assert.notEqual(publicHalf(makeHostKey('a')), publicHalf(makeHostKey('a')))
+    assert.notEqual(sshPublicKey(makeSshKey('a')), sshPublicKey(makeSshKey('a')))
   })
 
   test('a node’s file is a secret, and what is shown of it has names where secrets stand', async (t) => {
@@ -203,7 +204,7 @@ describe('the keys of a node', () => {
 
   test('what is no host key has no public half', () => {
     for (const text of ['', 'ssh-ed25519 AAAA', '-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END-----\n'])
-      assert.throws(() => publicHalf(text), { message: 'this is not an Ed25519 host key' })
+      assert.throws(() => sshPublicKey(text), { message: 'this is not an Ed25519 private key of OpenSSH' })
   })
 
   test('the admin’s key is the public half beside FK_SSH_KEY, or a sentence that asks for it', (t) => {

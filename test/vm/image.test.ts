@@ -35,8 +35,8 @@ const names = (given: Context) => page.steps(given).map((step) => step.name)
 
 test('Flatcar is proven by its signature, for each architecture', () => {
   assert.deepEqual(names(context()).slice(0, 2), [
-    '/var/lib/fortress/images belongs to root, and only root may write there',
-    'there is room for the image',
+    '/var/lib/fortress/images is writable by root alone',
+    'the disk of /var/lib/fortress/images has room for the base image',
   ])
   for (const arch of ['amd64', 'arm64']) {
     const { artifact, format, path } = imageOf(context('fortress', {}, arch))
@@ -54,7 +54,7 @@ test('Flatcar is proven by its signature, for each architecture', () => {
 test('Talos stops before anything is changed, as long as nothing proves its image', () => {
   const talos = context('fortress', { FK_NODE_OS: 'talos' })
   const [first] = page.steps(talos)
-  assert.match(first?.name ?? '', /^something proves the image of Talos v/)
+  assert.match(first?.name ?? '', /^a signature or digest proves the image of Talos v/)
   const step = first && 'check' in first ? first : assert.fail('it is no demand')
   assert.equal(spawnSync('bash', ['--norc', '-c', step.check.text]).status, 1)
   const text = printed({ ...page, steps: page.steps(talos) })
@@ -64,8 +64,8 @@ test('Talos stops before anything is changed, as long as nothing proves its imag
 test('Talos comes with the program that speaks to it, proven by its digest', () => {
   const talos = context('fortress', { FK_NODE_OS: 'talos' })
   assert.deepEqual(names(talos).slice(-2), [
-    `talosctl ${talos.pins['talosctl']?.version} is here, as its makers published it`,
-    '/usr/local/sbin/talosctl is that program',
+    `talosctl ${talos.pins['talosctl']?.version} is on the host, proven by its SHA-256`,
+    'talosctl is installed as /usr/local/sbin/talosctl',
   ])
   const text = printed({ ...page, steps: page.steps(talos) })
   assert.match(
@@ -84,7 +84,7 @@ test('the schematic of Talos is what its URL says', () => {
 
 test('a Raspberry Pi has no virtual machine, and the page says what is lost', () => {
   const [step, ...more] = page.steps(context('fortress-pi'))
-  assert.equal(step?.name, 'the site has no virtual machine, and so no image for one')
+  assert.equal(step?.name, 'the site has no virtual machine, and no base image for one')
   assert.match(step?.why ?? '', /^what is lost: /)
   assert.deepEqual(more, [])
 })

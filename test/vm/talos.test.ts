@@ -29,7 +29,6 @@ import {
   machineConfig,
   machineConfigFile,
   talosNodes,
-  talosShell,
 } from '../../lib/vm/talos.ts'
 import first from '../../scripts/12-vm-ignition.ts'
 import page from '../../scripts/14-vm-talos.ts'
@@ -252,7 +251,7 @@ describe('the secrets of Talos', () => {
 
 /** Bash with the functions of the page, and a node that answers at once. */
 function shell(command: string): { code: number | null; said: string } {
-  const text = `export FK_TMP=${scratch}\n${talosShell}\nTALOS_DECLARED=${tools} TALOS_NOTES=${tools}/notes\nsleep() { :; }\nset -euo pipefail\n${command}`
+  const text = `export FK_TMP=${scratch}\n${page.prepare?.text}\nTALOS_DECLARED=${tools} TALOS_NOTES=${tools}/notes\nsleep() { :; }\nset -euo pipefail\n${command}`
   const { status, stdout, stderr } = spawnSync('bash', ['-c', text], {
     encoding: 'utf8',
     env: { ...process.env, PATH: `${tools}${delimiter}${process.env['PATH']}` },
@@ -278,21 +277,21 @@ describe('the node', () => {
   })
 
   test('is asked what it would change, and no value is shown, because it may be a secret', () => {
-    assert.deepEqual(shell('talos_obeys n'), { code: 0, said: 'No changes.' })
+    assert.deepEqual(shell('talos_applied n'), { code: 0, said: 'No changes.' })
     writeFileSync(
       join(tools, 'n.talos.yaml'),
       told
         .replace('b3Mga2V5', 'bmV3IGtleQ==')
         .replace("vm.max_map_count: '262144'", "vm.max_map_count: '262145'"),
     )
-    assert.deepEqual(shell('talos_obeys n'), {
+    assert.deepEqual(shell('talos_applied n'), {
       code: 1,
       said: 'it would change:\n+ key\n+ vm.max_map_count\n- key\n- vm.max_map_count',
     })
     here('refuses', 'error applying new configuration: this change needs a reboot\n')
-    assert.deepEqual(shell('talos_obeys n'), {
+    assert.deepEqual(shell('talos_applied n'), {
       code: 1,
-      said: 'it would not take what is written down: error applying new configuration: this change needs a reboot',
+      said: 'it refuses the machine configuration: error applying new configuration: this change needs a reboot',
     })
     assert.ok(asked().every((words) => words.includes('--dry-run --mode=try')))
   })
@@ -307,7 +306,7 @@ describe('the node', () => {
       `${client} apply-config --mode=no-reboot --file ${tools}/n.talos.yaml`,
     ])
     assert.match(readFileSync(at('kept'), 'utf8'), /podPidsLimit: 2048/)
-    assert.equal(shell('talos_obeys n').code, 0)
+    assert.equal(shell('talos_applied n').code, 0)
   })
 
   test('that is silent after a change is left to take it back', () => {
@@ -320,26 +319,26 @@ describe('the node', () => {
     assert.ok(!existsSync(at('kept')))
   })
 
-  test('begins etcd once, whatever happens in between', () => {
+  test('bootstraps etcd once, whatever happens in between', () => {
     here('not-yet', 'bootstrap is not available yet\ntime is not in sync yet\n')
     assert.equal(shell('talos_member n').code, 1)
-    assert.deepEqual(shell('talos_begin fortress-node').code, 1) // nobody knows us under that name yet
+    assert.deepEqual(shell('talos_bootstrap fortress-node').code, 1) // nobody knows us under that name yet
     writeFileSync(join(tools, 'fortress-node.talosconfig'), '')
     here('not-yet', 'bootstrap is not available yet\ntime is not in sync yet\n')
-    assert.equal(shell('talos_begin fortress-node').code, 0)
+    assert.equal(shell('talos_bootstrap fortress-node').code, 0)
     assert.equal(asked().filter((words) => words.endsWith(' bootstrap')).length, 4)
     assert.equal(shell('talos_member fortress-node').code, 0)
 
     // Killed before it was noted: the node says that there is one.
     rmSync(join(tools, 'notes'), { recursive: true })
-    assert.equal(shell('talos_begin fortress-node').code, 0)
+    assert.equal(shell('talos_bootstrap fortress-node').code, 0)
     assert.ok(existsSync(join(tools, 'notes/fortress-node.bootstrapped')))
 
     // Its disk is gone, and nobody said that it should be: a new etcd would hide that.
     rmSync(at('etcd'))
     assert.match(
-      shell('talos_begin fortress-node').said,
-      /^etcd began here on \d{4}-\S+, and is gone: beginning anew would forget/,
+      shell('talos_bootstrap fortress-node').said,
+      /^etcd was bootstrapped here on \d{4}-\S+, and is gone: a new bootstrap would forget/,
     )
     assert.ok(!existsSync(at('etcd')))
   })
@@ -380,7 +379,7 @@ describe('certificates', { skip: without('openssl') }, () => {
 
   test('are asked how long they are good', { skip: process.getuid?.() === 0 ? false : 'needs root' }, () => {
     const path = join(scratch, 'kubeconfig')
-    const good = () => shell(`talos_good ${path} client-certificate-data 30`)
+    const good = () => shell(`talos_certificate ${path} client-certificate-data 30`)
     assert.equal(good().said, `${path} is not there`)
     writeFileSync(path, `users:\n- user:\n    client-certificate-data: ${made(90)}\n`, { mode: 0o600 })
     assert.match(good().said, /^its certificate is good until /)
@@ -398,7 +397,7 @@ describe('certificates', { skip: without('openssl') }, () => {
     const { port } = free.address() as { port: number }
     free.close()
     const ask = () => {
-      const text = `export FK_TMP=${scratch}\n${talosShell}\nset -euo pipefail\ntalos_shut 127.0.0.1 ${port}`
+      const text = `export FK_TMP=${scratch}\n${page.prepare?.text}\nset -euo pipefail\ntalos_closed 127.0.0.1 ${port}`
       const { status, stdout } = spawnSync('bash', ['-c', text], { encoding: 'utf8' })
       return { code: status, said: stdout.trim().toLowerCase() }
     }
