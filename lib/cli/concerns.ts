@@ -9,13 +9,13 @@ import {
   type NodeState,
   type Status,
   type Verdict,
-  RENEW,
   age,
   count,
   done,
   isBackup,
   isDrill,
   newest,
+  RENEW,
 } from './health.ts'
 
 /** Hours that a backup may be old, and days that a drill may be. */

@@ -1,10 +1,10 @@
 // Is everything here and there that the pages will need? One line for each thing, with the remedy; nothing is changed.
 import { existsSync, readdirSync, statfsSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { signingKey } from '../engine/signature.ts'
 import type { Machine } from '../engine/machine.ts'
 import { plain } from '../engine/program.ts'
 import { count, duration } from '../engine/report.ts'
+import { signingKey } from '../engine/signature.ts'
 import { onAnswer } from '../engine/wire.ts'
 import { Fault } from '../ground/fault.ts'
 import { $ } from '../ground/laptop.ts'

@@ -1,7 +1,7 @@
 // One run of pages over the machines of a site: in which order, which machines at once, and when it ends early.
 import { createRequire } from 'node:module'
-import { type Fetch, downloads } from '../engine/delivery.ts'
 import type { Artifact } from '../engine/artifact.ts'
+import { type Fetch, downloads } from '../engine/delivery.ts'
 import type { Machine } from '../engine/machine.ts'
 import type { Page } from '../engine/page.ts'
 import { type Report, buffered } from '../engine/report.ts'

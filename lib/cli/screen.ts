@@ -1,6 +1,6 @@
 // The screen of ./task status, as text.
 import { clean } from '../engine/report.ts'
-import { type Status, RENEW, age, count, done, isBackup, isDrill, newest } from './health.ts'
+import { type Status, age, count, done, isBackup, isDrill, newest, RENEW } from './health.ts'
 
 type Paint = (code: number, text: string) => string
 const [red, green, yellow, cyan, bold] = [31, 32, 33, 36, 1] as const
