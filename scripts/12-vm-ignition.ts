@@ -10,7 +10,7 @@
 import { file } from '../lib/engine/file.ts'
 import type { Step } from '../lib/engine/step.ts'
 import { sh } from '../lib/ground/sh.ts'
-import { fragmentOf } from '../lib/k3s/members.ts'
+import { fragmentOf } from '../lib/k3s/configuration.ts'
 import { type Context, script } from '../lib/script.ts'
 import { nodesOf } from '../lib/site/machines.ts'
 import { greeting, ignitionPath, toldPath, vmDir } from '../lib/vm/domain.ts'

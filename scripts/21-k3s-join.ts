@@ -1,43 +1,67 @@
-// The other nodes of the cluster: servers one at a time, with every member of etcd well before the next; then agents.
+// The other nodes of the cluster: servers one at a time, with every member of etcd healthy before the next; then agents.
 //
-// Needs   k3s-server, and on each node what that page needs. They know whom they join by the fingerprint of its authority.
-// Leaves  the same as k3s-server, without secrets of its own; an agent knows nothing of the control plane.
-// Undo    stops k3s on the node. The cluster still knows it: ./task node remove NAME takes it out.
+// Needs   k3s-server, and on each node what that page needs. The join token holds the fingerprint of the cluster CA.
+// Leaves  the same as k3s-server, without secrets of its own; an agent has nothing of the control plane.
+// Undo    stops k3s on the node. Its Node stays in the cluster: ./task node remove NAME takes it out.
+import type { Step } from '../lib/engine/step.ts'
 import { sh } from '../lib/ground/sh.ts'
-import { clusterOf, groundOf, k3sShell, memberOf, runningOf, wellWithout } from '../lib/k3s/members.ts'
+import { configurationSteps } from '../lib/k3s/configuration.ts'
+import { clusterOf, memberOf, wellWithout } from '../lib/k3s/members.ts'
+import { prerequisites, serviceShell, startStep } from '../lib/k3s/service.ts'
 import { script } from '../lib/script.ts'
 
-export default script(import.meta, { layer: 'L2', on: 'node', library: k3sShell }, (context) => {
+const about = { layer: 'L2', on: 'node', library: serviceShell, prepare: etcdVotes() } as const
+
+export default script(import.meta, about, (context) => {
   const member = memberOf(context)
   const members = clusterOf(context)
+  if (member.first) return members.length > 1 ? [] : [singleNode()]
   const servers = members.filter(({ role }) => role === 'server')
-  const [first, ...others] = members
-  if (member.first)
-    return others.length > 0
-      ? []
-      : [
-          {
-            name: 'the site has one node: nobody joins it',
-            check: sh`test "$(k3s_kubectl get nodes --output name | wc --lines)" -le 1`,
-            help: 'the cluster has nodes that the site does not know: describe them under machines:, or ./task node remove NAME',
-          },
-        ]
-  const before = servers.findIndex(({ name }) => name === member.name)
+  const position = servers.findIndex(({ name }) => name === member.name)
   return [
-    ...groundOf(context, member),
-    ...runningOf(context, member, {
-      on: first?.name ?? '',
-      before: [wellWithout(member, members, member.role === 'server' ? before : servers.length)],
+    ...prerequisites(context, member),
+    ...configurationSteps(context, member),
+    // One server after the other: each waits until all those before it have a vote.
+    startStep(member, {
+      on: members[0]?.name ?? '',
+      before: [wellWithout(member, members, member.role === 'server' ? position : servers.length)],
       after: [],
     }),
     ...(member.role === 'server'
       ? [
           {
-            name: `${member.name} has a vote in etcd, as those before it`,
-            until: sh`k3s_etcd ${before + 1}`,
+            name: `${member.name} is a voting member of etcd, with all servers before it`,
+            until: sh`etcd_votes ${position + 1}`,
             seconds: 300,
           },
         ]
       : []),
   ]
 })
+
+/** A site of one node has nothing to join. */
+function singleNode(): Step {
+  return {
+    name: 'the cluster has no Node that the site does not describe',
+    check: sh`test "$(k3s_kubectl get nodes --output name | wc --lines)" -le 1`,
+    help: 'describe the other nodes under machines: of the site, or take them out: ./task node remove NAME',
+  }
+}
+
+/** The members of etcd as this server sees them. Prints one line for each server without a vote, and the count of votes. */
+function etcdVotes() {
+  return sh`
+# etcd_votes COUNT: etcd is ready on this server, COUNT servers or more are members, and every one of them has a vote.
+etcd_votes() {
+  local said name vote all=0 bad=0
+  said=$(k3s_kubectl get --raw /readyz/etcd 2>&1) || k3s_no "etcd is not ready: $(tail --lines=1 <<< "$said")" || return
+  said=$(k3s_votes 2>&1) || k3s_no "$said" || return
+  while read -r name vote; do
+    [ -n "$name" ] || continue
+    all=$((all + 1))
+    [ "$vote" = True ] || { printf '%s has no vote in etcd\n' "$name" && bad=$((bad + 1)); }
+  done <<< "$said"
+  printf '%s members of etcd have a vote\n' "$((all - bad))"
+  [ "$bad" -eq 0 ] && [ "$all" -ge "$1" ]
+}`
+}

@@ -1,10 +1,10 @@
 // Programs of this computer that tests ask: whether they are here, and in which words they are asked.
 import { spawnSync } from 'node:child_process'
-import { find } from '../lib/lab/command.ts'
+import { which } from '../lib/ground/laptop.ts'
 
 /** Why a test cannot run here, for its `skip`: the first of the programs that is not installed. */
 export function without(...programs: string[]): string | false {
-  const missing = programs.find((program) => find(program) === undefined)
+  const missing = programs.find((program) => which(program) === undefined)
   return missing === undefined ? false : `${missing} is not installed`
 }
 

@@ -1,22 +1,23 @@
 #!/bin/bash
 # fortress-backup: bundles of the cluster that this node serves, each one file that only the owner's age identities open.
-#   make                makes one now, brings it to every place of /etc/fortress/backup/settings, and deletes the oldest there
-#   list                what lies in each place: place, name, bytes
-#   fetch PLACE NAME    brings one back from a place to this node, and prints its path
-# A bundle is a tar: manifest.json with the digest of everything else, a snapshot of etcd, the tokens, the authorities, the keys by
-# which Secrets are encrypted, and what k3s is told. Nothing of it touches a disk in clear, but the snapshot that k3s takes itself.
+#   make                makes one now, uploads it to every place of /etc/fortress/backup/settings, and deletes the oldest there
+#   list                the bundles of each place: place, name, bytes
+#   fetch PLACE NAME    downloads one from a place to this node, and prints its path
+# A bundle is a tar: manifest.json with the digest of everything else, a snapshot of etcd, the tokens, the CAs, the keys by which
+# Secrets are encrypted, and the configuration of k3s. Only the snapshot that k3s takes itself touches a disk in clear.
 set -euo pipefail
 umask 077
 export LC_ALL=C.UTF-8 PATH=/opt/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
-told=/etc/fortress/backup
+settings=/etc/fortress/backup
 home=/var/lib/fortress/backup
 notes=$home/notes
 data=/var/lib/rancher/k3s/server
 etc=/etc/rancher
-SITE='' NODE='' KEEP=14 DIRECTORY='' SSH_HOST='' SSH_PORT=22 SSH_USER='' SSH_PATH='' S3_ENDPOINT='' S3_BUCKET='' S3_REGION='' S3_PREFIX=''
+SITE='' NODE='' KEEP=14 DIRECTORY='' SSH_HOST='' SSH_PORT=22 SSH_USER='' SSH_PATH=''
+S3_ENDPOINT='' S3_BUCKET='' S3_REGION='' S3_PREFIX=''
 # shellcheck disable=SC1091 # written by the page
-. "$told/settings"
+. "$settings/settings"
 mine=fortress-backup_${SITE}_${NODE}_
 work=''
 
@@ -28,7 +29,7 @@ no() {
 # kubectl WORD...: as the admin of the cluster.
 kubectl() { timeout 60 /opt/bin/k3s kubectl --kubeconfig "$etc/k3s/k3s.yaml" "$@"; }
 
-# note PLACE NAME BYTES ok|failed [WHY]: the last of each place, and the last good one, for whoever asks how old the backup is.
+# note PLACE NAME BYTES ok|failed [WHY]: the last of each place, and the last good one, for ./task status.
 note() {
   local line why=${5-}
   why=${why//[$'\t\n\r']/ }
@@ -52,7 +53,7 @@ room() {
   [ "$free" -gt $(($2 + 16777216)) ] || no "$1 has $((free / 1048576)) MiB left, and $(($2 / 1048576 + 16)) MiB are needed"
 }
 
-# places: where bundles are brought, beside this node.
+# places: where bundles are uploaded, beside this node.
 places() {
   [ -z "$DIRECTORY" ] || echo directory
   [ -z "$SSH_HOST" ] || echo ssh
@@ -79,8 +80,9 @@ directory_get() { directory_there && cp "$DIRECTORY/$1" "$2"; }
 # ssh_do: batch commands of sftp on standard input; the first that fails ends it. The host key is the one of the site document.
 ssh_do() {
   { printf 'cd "%s"\n' "$SSH_PATH" && cat; } |
-    timeout 3600 sftp -q -b - -F /dev/null -P "$SSH_PORT" -i "$told/ssh-key" -o IdentitiesOnly=yes -o BatchMode=yes -o StrictHostKeyChecking=yes \
-      -o "UserKnownHostsFile=$told/known_hosts" -o GlobalKnownHostsFile=/dev/null -o HostKeyAlias=backup -o CheckHostIP=no -o ConnectTimeout=20 \
+    timeout 3600 sftp -q -b - -F /dev/null -P "$SSH_PORT" -i "$settings/ssh-key" \
+      -o IdentitiesOnly=yes -o BatchMode=yes -o StrictHostKeyChecking=yes -o "UserKnownHostsFile=$settings/known_hosts" \
+      -o GlobalKnownHostsFile=/dev/null -o HostKeyAlias=backup -o CheckHostIP=no -o ConnectTimeout=20 \
       -o ServerAliveInterval=15 "$SSH_USER@$SSH_HOST"
 }
 ssh_list() { ssh_do <<< 'ls -ln' | awk '!/^sftp>/ { print $NF, $5 }'; }
@@ -102,7 +104,7 @@ ssh_get() { ssh_do <<< "get \"$1\" \"$2\"" > /dev/null; }
 s3_do() {
   local path=$1
   shift
-  curl --silent --show-error --fail-with-body --connect-timeout 20 --max-time 3600 --proto =http,https --config "$told/s3" \
+  curl --silent --show-error --fail-with-body --connect-timeout 20 --max-time 3600 --proto =http,https --config "$settings/s3" \
     --aws-sigv4 "aws:amz:$S3_REGION:s3" "$@" "$S3_ENDPOINT/$S3_BUCKET$path"
 }
 s3_said() { sed --quiet 's|.*<Code>\([^<]*\)</Code>.*|\1|p' <<< "$1" | head --lines=1; }
@@ -110,20 +112,22 @@ s3_put() {
   local said digest
   digest=$(sha256sum "$home/$1" | cut --delimiter=' ' --fields=1)
   # The digest is signed: what arrives as something else is refused there, and an object is whole or not at all.
-  said=$(s3_do "/$S3_PREFIX$1" --header "x-amz-content-sha256: $digest" --upload-file "$home/$1" 2>&1) || no "$(s3_said "$said") ${said: -300}"
+  said=$(s3_do "/$S3_PREFIX$1" --header "x-amz-content-sha256: $digest" --upload-file "$home/$1" 2>&1) ||
+    no "$(s3_said "$said") ${said: -300}"
 }
 s3_list() {
   local said
   said=$(s3_do "?list-type=2&max-keys=1000&prefix=$(sed 's|/|%2F|g' <<< "$S3_PREFIX$mine")") || no "$(s3_said "$said")" || return
   sed 's|<Contents>|\n&|g' <<< "$said" |
-    sed --quiet 's|^<Contents>.*<Key>\([^<]*\)</Key>.*<Size>\([0-9]*\)</Size>.*|\1 \2|p; s|^<Contents>.*<Size>\([0-9]*\)</Size>.*<Key>\([^<]*\)</Key>.*|\2 \1|p' |
+    sed --quiet --expression='s|^<Contents>.*<Key>\([^<]*\)</Key>.*<Size>\([0-9]*\)</Size>.*|\1 \2|p' \
+      --expression='s|^<Contents>.*<Size>\([0-9]*\)</Size>.*<Key>\([^<]*\)</Key>.*|\2 \1|p' |
     while read -r key size; do printf '%s %s\n' "${key#"$S3_PREFIX"}" "$size"; done
 }
 s3_delete() { s3_do "/$S3_PREFIX$1" --request DELETE > /dev/null; }
 s3_get() { s3_do "/$S3_PREFIX$1" --output "$2"; }
 
-# brought PLACE NAME: it arrives whole or not at all; then the oldest go, never the one that came, and nothing that is not ours.
-brought() {
+# uploaded PLACE NAME: it arrives whole or not at all; then the oldest are deleted there, never this one, and no file of others.
+uploaded() {
   local place=$1 name=$2 said old bytes
   bytes=$(stat --format=%s "$home/$name")
   if said=$("${place}_put" "$name" 2>&1); then
@@ -156,18 +160,22 @@ collect() {
     canary Secret "$secret"
     printf -- '---\n'
     canary ConfigMap "$config"
-  } | kubectl apply --server-side --force-conflicts --field-manager=fortress-backup --filename=- > /dev/null || no 'the canary cannot be written: does the API answer?' || return
-  # The server takes it, in the directory that it has for that; its name tells it from those that it takes by the clock.
-  /opt/bin/k3s etcd-snapshot save --name fortress-backup > "$work/said" 2>&1 || no "k3s takes no snapshot: $(tail --lines=1 "$work/said")" || return
-  snapshot=$(find "$data/db/snapshots" -maxdepth 1 -type f -name 'fortress-backup-*' -printf '%T@ %p\n' | sort --numeric-sort | tail --lines=1 | cut --delimiter=' ' --fields=2-)
-  [ -n "$snapshot" ] && [ "$(stat --format=%Y "$snapshot")" -ge "$began" ] || no 'k3s says that it took a snapshot, and there is none' || return
+  } | kubectl apply --server-side --force-conflicts --field-manager=fortress-backup --filename=- > /dev/null ||
+    no 'the canary cannot be written: does the API answer?' || return
+  # The name distinguishes it from the snapshots that k3s takes on its own schedule.
+  /opt/bin/k3s etcd-snapshot save --name fortress-backup > "$work/said" 2>&1 ||
+    no "k3s takes no snapshot: $(tail --lines=1 "$work/said")" || return
+  snapshot=$(find "$data/db/snapshots" -maxdepth 1 -type f -name 'fortress-backup-*' -printf '%T@ %p\n' |
+    sort --numeric-sort | tail --lines=1 | cut --delimiter=' ' --fields=2-)
+  [ -n "$snapshot" ] && [ "$(stat --format=%Y "$snapshot")" -ge "$began" ] ||
+    no 'k3s says that it took a snapshot, and there is none' || return
   mkdir "$work/bundle" "$work/bundle/snapshot"
   ln --symbolic "$snapshot" "$work/bundle/snapshot/"
   for path in "$etc"/k3s "$etc"/node/password; do
     [ ! -e "$path" ] || find "$path" -type f ! -name k3s.yaml ! -name '.*' -print
   done > "$work/files"
-  for path in token agent-token cred/encryption-config.json cred/encryption-state.json cred/passwd cred/ipsec.psk tls/service.key \
-    tls/{client,server,request-header,etcd/server,etcd/peer}-ca.{crt,key}; do
+  for path in token agent-token cred/encryption-config.json cred/encryption-state.json cred/passwd cred/ipsec.psk \
+    tls/service.key tls/{client,server,request-header,etcd/server,etcd/peer}-ca.{crt,key}; do
     [ ! -e "$data/$path" ] || printf '%s\n' "$data/$path"
   done >> "$work/files"
   while read -r path; do
@@ -175,18 +183,24 @@ collect() {
     install --directory --mode=700 "$(dirname "$work/bundle/$file")"
     cp --dereference "$path" "$work/bundle/$file"
   done < "$work/files"
-  [ -s "$work/bundle/server/token" ] && [ -s "$work/bundle/rancher/k3s/token" ] || no "the token is not there, without which no snapshot opens: $data/token" || return
+  [ -s "$work/bundle/server/token" ] && [ -s "$work/bundle/rancher/k3s/token" ] ||
+    no "the token is missing, without which no snapshot opens: $data/token" || return
   {
-    printf '{\n  "format": 1,\n  "site": "%s",\n  "node": "%s",\n  "time": "%s",\n' "$SITE" "$NODE" "$(date --utc --date="@$began" +%Y-%m-%dT%H:%M:%SZ)"
+    printf '{\n  "format": 1,\n  "site": "%s",\n  "node": "%s",\n' "$SITE" "$NODE"
+    printf '  "time": "%s",\n' "$(date --utc --date="@$began" +%Y-%m-%dT%H:%M:%SZ)"
     printf '  "k3s": "%s",\n' "$(/opt/bin/k3s --version | awk '/^k3s version / { print $3 }')"
-    printf '  "address": "%s",\n' "$(kubectl get node "$NODE" --output jsonpath='{.status.addresses[?(@.type=="InternalIP")].address}' | cut --delimiter=' ' --fields=1)"
-    printf '  "revision": "%s",\n' "$(kubectl get configmap canary --namespace fortress-canary --output jsonpath='{.metadata.resourceVersion}')"
+    printf '  "address": "%s",\n' "$(kubectl get node "$NODE" --output \
+      jsonpath='{.status.addresses[?(@.type=="InternalIP")].address}' | cut --delimiter=' ' --fields=1)"
+    printf '  "revision": "%s",\n' "$(kubectl get configmap canary --namespace fortress-canary --output \
+      jsonpath='{.metadata.resourceVersion}')"
     printf '  "database": %s,\n' "$(stat --format=%s "$data/db/etcd/member/snap/db")"
     printf '  "authority": "%s",\n' "$(digest < "$data/tls/server-ca.crt")"
-    printf '  "canary": { "secret": "%s", "configmap": "%s" },\n  "files": [' "$(printf %s "$secret" | digest)" "$(printf %s "$config" | digest)"
+    printf '  "canary": { "secret": "%s", "configmap": "%s" },\n  "files": [' \
+      "$(printf %s "$secret" | digest)" "$(printf %s "$config" | digest)"
     path=''
     while read -r file; do
-      printf '%s\n    { "name": "%s", "bytes": %s, "sha256": "%s" }' "$path" "$file" "$(stat --dereference --format=%s "$work/bundle/$file")" "$(digest < "$work/bundle/$file")"
+      printf '%s\n    { "name": "%s", "bytes": %s, "sha256": "%s" }' "$path" "$file" \
+        "$(stat --dereference --format=%s "$work/bundle/$file")" "$(digest < "$work/bundle/$file")"
       path=,
     done < <(cd "$work/bundle" && find . ! -type d -printf '%P\n' | sort)
     printf '\n  ]\n}\n'
@@ -197,7 +211,7 @@ collect() {
 # make: one bundle. Whatever becomes of it is noted; one that is killed has been noted as failed before.
 make() {
   local name part bytes began rc place said bad=0 failed=''
-  # systemd makes it in memory, for root alone, and takes it away when this ends, however it ends.
+  # systemd makes it in memory, for root alone, and removes it when this ends, however it ends.
   work=${RUNTIME_DIRECTORY-}
   [ -d "$work" ] || no 'it is started so: systemctl start fortress-backup' || return
   printf -v began '%(%s)T' -1
@@ -220,11 +234,12 @@ make() {
     # The manifest comes first, so that whoever opens it knows what must follow.
     if ! said=$({ room "$home" "$bytes" && cd "$work/bundle" &&
       tar --create --format=ustar --dereference --owner=root:0 --group=root:0 --sort=name manifest.json rancher server snapshot |
-      age --encrypt --recipients-file "$told/recipients" --output "$part" && sync "$part"; } 2>&1); then
+      age --encrypt --recipients-file "$settings/recipients" --output "$part" && sync "$part"; } 2>&1); then
       failed=${said:-it could not be written}
     fi
   fi
-  /opt/bin/k3s etcd-snapshot prune --name fortress-backup --snapshot-retention 1 > /dev/null 2>&1 || true # the next backup tries again
+  /opt/bin/k3s etcd-snapshot prune --name fortress-backup --snapshot-retention 1 > /dev/null 2>&1 ||
+    true # the next backup tries again
   if [ -n "$failed" ]; then
     rm --force "$part"
     note node "$name" 0 failed "$failed"
@@ -234,13 +249,13 @@ make() {
   sync "$home"
   bytes=$(stat --format=%s "$home/$name")
   note node "$name" "$bytes" ok
-  for place in $(places); do brought "$place" "$name" || bad=1; done
+  for place in $(places); do uploaded "$place" "$name" || bad=1; done
   node_list | cut --delimiter=' ' --fields=1 | surplus | while read -r old; do node_delete "$old"; done
   printf '%s\t%s\n' "$name" "$bytes"
   return "$bad"
 }
 
-# list: one line for each bundle; a place that is away is told on standard error, and the others are listed all the same.
+# list: one line for each bundle; a place that does not answer is named on standard error, and the others are listed all the same.
 list() {
   local place bad=0 said
   for place in node $(places); do
@@ -260,9 +275,10 @@ fetch() {
   local place=$1 name=$2
   [ -n "$(ours <<< "$name")" ] || no "$name is no bundle of $NODE" || return
   if [ ! -f "$home/$name" ]; then
-    places | grep --line-regexp --fixed-strings "$place" > /dev/null || no "$name is not on this node, and '$place' is no other place" || return
+    places | grep --line-regexp --fixed-strings "$place" > /dev/null ||
+      no "$name is not on this node, and '$place' is no destination" || return
     rm --force "$home/$name.fetch"
-    "${place}_get" "$name" "$home/$name.fetch" || no "$name could not be brought back from $place" || return
+    "${place}_get" "$name" "$home/$name.fetch" || no "$name could not be downloaded from $place" || return
     sync "$home/$name.fetch"
     mv --force --no-target-directory "$home/$name.fetch" "$home/$name"
   fi

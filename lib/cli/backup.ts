@@ -7,18 +7,9 @@ import type { Machine } from '../engine/machine.ts'
 import type { Report } from '../engine/report.ts'
 import { Fault } from '../ground/fault.ts'
 import type { SecretStore } from '../ground/secret.ts'
-import {
-  ask,
-  byTime,
-  copies,
-  laptopNotes,
-  nodeNotes,
-  noteHere,
-  program,
-  secretOf,
-  sshKey,
-} from '../k3s/backup.ts'
+import { ask, byTime, copies, laptopNotes, nodeNotes, noteHere } from '../k3s/backup.ts'
 import { madeAt } from '../k3s/bundle.ts'
+import { backupSecrets, program, sshKey } from '../k3s/destinations.ts'
 import { type Member, clusterOf } from '../k3s/members.ts'
 import { machinesFor } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
@@ -102,11 +93,11 @@ export async function backup(call: Call): Promise<number> {
       const machine = await at.reach()
       const { report } = at
       report.note(`${machine.label} makes a bundle. That takes as long as its places need.`)
-      const [code] = await ask(
+      const { code } = await ask(
         machine,
         [
-          'systemctl cat fortress-backup.service > /dev/null 2>&1 || { frame answer no "this node makes no backups yet: ./task k3s-backup apply"; exit 0; }',
-          'systemctl start fortress-backup.service > /dev/null 2>&1; frame answer "$?"',
+          'systemctl cat fortress-backup.service > /dev/null 2>&1 || { answer refused why "this node makes no backups yet: ./task k3s-backup apply"; exit 0; }',
+          'systemctl start fortress-backup.service > /dev/null 2>&1; answer backup code "$?"',
         ],
         'the backup',
         6 * 3600,
@@ -156,7 +147,7 @@ async function takeKey({ store, terminal, report }: Here): Promise<number> {
     throw new Fault('this is no key of object storage: an access key and a secret key are asked for', {
       next: 'on a terminal ./task backup s3-key asks for them; or give both on standard input, on one line or two',
     })
-  await store.put(secretOf.s3, text)
+  await store.put(backupSecrets.s3, text)
   report.note('Stored, encrypted. The node has it with the next ./task k3s-backup apply')
   return 0
 }
@@ -191,8 +182,9 @@ export async function backups(call: Call): Promise<number> {
       let missing = 0
       try {
         machine = await reach()
-        const [text = '', said = ''] = await ask(machine, [
-          `frame answer "$(${program} list 2> "$FK_TMP/said")" "$(cat "$FK_TMP/said")"`,
+        const { text = '', said = '' } = await ask(machine, [
+          `text=$(${program} list 2> "$FK_TMP/said")`,
+          'answer bundles text "$text" said "$(cat "$FK_TMP/said")"',
         ])
         for (const line of text.split('\n').filter(Boolean)) {
           const [place = '', name = '', bytes = ''] = line.split('\t')

@@ -4,7 +4,7 @@
 # vm MIB CPUS GIB, or metal; FK_DISK is the disk of the vault; FK_TPM is yes where the vault wants one.
 : "${FK_ROOT=}" "${FK_ROLE=metal}" "${FK_DISK=}" "${FK_TPM=no}"
 
-finding() { frame finding "$@"; }
+finding() { answer finding subject "$1" state "$2" found "$3" remedy "${4-}"; }
 
 doctor_cpu() {
   local flag threads vendor want
@@ -156,7 +156,7 @@ doctor_restart() {
 }
 
 doctor() {
-  frame clock "$(date +%s%3N)" "$(timedatectl show --property=NTPSynchronized --value 2> /dev/null)"
+  answer clock now "$(date +%s%3N)" synchronised "$(timedatectl show --property=NTPSynchronized --value 2> /dev/null)"
   doctor_cpu
   doctor_firmware
   doctor_tpm

@@ -2,10 +2,11 @@
 import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, statfsSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { signingKey } from '../engine/download.ts'
 import type { Machine } from '../engine/machine.ts'
 import { plain } from '../engine/program.ts'
 import { type Report, count, createReport, duration } from '../engine/report.ts'
+import { signingKey } from '../engine/signature.ts'
+import { onAnswer } from '../engine/wire.ts'
 import { Fault } from '../ground/fault.ts'
 import { read } from '../ground/root.ts'
 import { quote } from '../ground/sh.ts'
@@ -306,17 +307,20 @@ async function examine(there: Machine, config: Config, spec: Placed): Promise<Fi
   const findings: Finding[] = []
   const shell = read('lib/cli/doctor.sh')
   const sent = Date.now()
-  const outcome = await there.run(await plain('doctor', [needs(config, spec), shell, 'doctor']), (frame) => {
-    const [first = '', second = '', found = '', remedy = ''] = frame.fields
-    if (frame.kind === 'clock') findings.push(clock(Number(first), sent, Date.now(), second))
-    else if (frame.kind === 'finding')
-      findings.push({
-        subject: first,
-        state: second as Finding['state'],
-        found,
-        ...(remedy ? { remedy } : {}),
-      })
-  })
+  const outcome = await there.run(
+    await plain('doctor', [needs(config, spec), shell, 'doctor']),
+    onAnswer((values, name) => {
+      const { subject = '', state, found = '', remedy, now = '', synchronised = '' } = values
+      if (name === 'clock') findings.push(clock(Number(now), sent, Date.now(), synchronised))
+      else
+        findings.push({
+          subject,
+          state: state as Finding['state'],
+          found,
+          ...(remedy ? { remedy } : {}),
+        })
+    }),
+  )
   if (!outcome.finished)
     findings.push({
       subject: 'reach',

@@ -4,7 +4,7 @@ import { parse, stringify } from 'yaml'
 import { Fault } from '../ground/fault.ts'
 import { nearest } from '../ground/nearest.ts'
 import { land, secretStore } from '../ground/secret.ts'
-import { type Member, clusterOf, kept } from '../k3s/members.ts'
+import { type Member, clusterOf, secretNames } from '../k3s/members.ts'
 import { leaving } from '../k3s/nodes.ts'
 import { loadConfig } from '../site/config.ts'
 import { machinesFor, nodesOf } from '../site/machines.ts'
@@ -94,7 +94,7 @@ async function kubeconfig(name: string, config: Config): Promise<number> {
   const server = clusterOf(config).find((member) => member.name === name)
   const dir = join(env.FK_STATE_DIR, site.name)
   const store = secretStore({ dir, identity: env.FK_AGE_IDENTITY })
-  const secret = server ? kept.kubeconfig : `${name}-kubeconfig`
+  const secret = server ? secretNames.kubeconfig : `${name}-kubeconfig`
   if (!store.has(secret))
     throw new Fault(`the cluster of ${name} has no kubeconfig on this laptop`, {
       next: `./task ${server ? 'k3s-server' : 'vm-talos'} apply fetches it`,

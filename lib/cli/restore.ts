@@ -8,11 +8,15 @@ import type { Page } from '../engine/page.ts'
 import type { Step } from '../engine/step.ts'
 import { Fault } from '../ground/fault.ts'
 import { Command, quote, sh } from '../ground/sh.ts'
-import { ask, backupShell, copies, noteHere, orNo, program } from '../k3s/backup.ts'
+import { ask, backupShell, copies, noteHere, orNo } from '../k3s/backup.ts'
 import { type Bundle, madeAt, opened, readBundle } from '../k3s/bundle.ts'
-import { clusterOf, groundOf, k3sTransaction, kept, memberOf, runningOf } from '../k3s/members.ts'
+import { configurationSteps } from '../k3s/configuration.ts'
+import { program } from '../k3s/destinations.ts'
+import { clusterOf, k3sTransaction, memberOf, secretNames } from '../k3s/members.ts'
+import { prerequisites } from '../k3s/service.ts'
 import { machinesFor } from '../site/machines.ts'
 import { type Here, age, copy, here, size } from './backup.ts'
+import { pageNamed } from './scripts.ts'
 import type { Call } from './taskfile.ts'
 
 const load = createRequire(import.meta.url)
@@ -35,13 +39,13 @@ async function found(at: Here, word: string | undefined): Promise<string> {
   if (madeAt(word) === undefined || basename(word) !== word)
     throw new Fault(`${word} is no file, and no name of a bundle`, { next: './task backups lists them' })
   const machine = await at.reach()
-  const [said = ''] = await ask(
+  const { said = '' } = await ask(
     machine,
     [
       `place=$(${program} list 2> /dev/null | awk -F '\\t' -v name=${quote(word)} '$2 == name { print $1; exit }')`,
-      `[ -n "$place" ] || { frame answer no "no place has ${word}"; exit 0; }`,
+      `[ -n "$place" ] || { answer refused why "no place has ${word}"; exit 0; }`,
       orNo(sh`${new Command(program, undefined, '')} fetch "$place" ${word}`),
-      'frame answer "$said"',
+      'answer found said "$said"',
     ],
     'finding the bundle',
     3600,
@@ -55,13 +59,13 @@ async function ofOurs({ store, state, config }: Here, { path, manifest, text }: 
   const other = (reason: string): Fault =>
     new Fault(`${path} is refused: it is of another cluster: ${reason}`, {
       state: 'nothing of it was sent anywhere',
-      next: `if the cluster that the laptop knows is gone for good: put ${[kept.server, kept.agent, kept.joinServer, kept.joinAgent].map((n) => `${n}.age`).join(', ')} in ${state} aside, and try again`,
+      next: `if the cluster that the laptop knows is gone for good: put ${[secretNames.server, secretNames.agent, secretNames.joinServer, secretNames.joinAgent].map((n) => `${n}.age`).join(', ')} in ${state} aside, and try again`,
     })
   if (manifest.site !== config.site.name) throw other(`of the site ${manifest.site}`)
   let known = false
-  if (store.has(kept.joinServer)) {
+  if (store.has(secretNames.joinServer)) {
     known = true
-    const join = Buffer.from((await store.get(kept.joinServer)).reveal(), 'base64')
+    const join = Buffer.from((await store.get(secretNames.joinServer)).reveal(), 'base64')
       .toString('utf8')
       .trim()
     const authority = /^K10([0-9a-f]{64})::/.exec(join)?.[1]
@@ -70,10 +74,10 @@ async function ofOurs({ store, state, config }: Here, { path, manifest, text }: 
         `its authority is ${manifest.authority.slice(0, 16)}…, and the laptop knows ${authority.slice(0, 16)}…`,
       )
   }
-  if (store.has(kept.server)) {
+  if (store.has(secretNames.server)) {
     known = true
     // Who could write a bundle knows the token only when it is the cluster's own node.
-    if ((await store.get(kept.server)).reveal().trim() !== text('rancher/k3s/token').trim())
+    if ((await store.get(secretNames.server)).reveal().trim() !== text('rancher/k3s/token').trim())
       throw other('its token is not the one that the laptop made')
   }
   return known
@@ -86,7 +90,7 @@ async function sendTo(
   identity: string,
   mib: number,
 ): Promise<void> {
-  await ask(machine, [orNo(sh`backup_open ${mib}`), 'frame answer yes'], 'making room in memory')
+  await ask(machine, [orNo(sh`backup_open ${mib}`), 'answer done'], 'making room in memory')
   const outcome = await machine.feed(
     `umask 077; cd ${bundle} && exec tar --extract --file=- --no-same-owner --no-same-permissions`,
     Readable.from(opened(path, identity)),
@@ -96,14 +100,10 @@ async function sendTo(
       said: outcome.stderr.trim(),
     })
   const sums = manifest.files.map(({ name, sha256 }) => `${sha256}  ${name}\n`).join('')
-  await ask(
-    machine,
-    [orNo(sh`backup_whole <<< ${sums.trimEnd()}`), 'frame answer yes'],
-    'looking at what arrived',
-  )
+  await ask(machine, [orNo(sh`backup_whole <<< ${sums.trimEnd()}`), 'answer done'], 'looking at what arrived')
 }
 
-const clear = (machine: Machine) => ask(machine, ['backup_close', 'frame answer yes'], 'clearing the memory')
+const clear = (machine: Machine) => ask(machine, ['backup_close', 'answer done'], 'clearing the memory')
 
 const mib = (bytes: number) => Math.ceil(bytes / 2 ** 20)
 
@@ -142,7 +142,7 @@ export async function drill(call: Call): Promise<number> {
               orNo(
                 sh`backup_drill ${name} ${address || '192.0.2.1'} ${canary.secret} ${canary.configmap} ${k3s}`,
               ),
-              'frame answer yes',
+              'answer done',
             ],
             'the drill',
             1500,
@@ -198,14 +198,14 @@ export async function restore(call: Call): Promise<number> {
       const there = await mayEnd(at, machine, others)
       const { besideRestore } = load('../k3s/nodes.ts') as typeof import('../k3s/nodes.ts')
       const { runPages } = load('./pages.ts') as typeof import('./pages.ts')
-      const beside = besideRestore(member.name, others, there)
+      const beside = besideRestore(member.name, others, there, pageNamed('k3s-join'))
       const run = async (pages: Page[]) =>
         pages.length === 0 ? 0 : runPages(pages, 'apply', given, call.signal)
       // The page knows it from here on, so that none of its secrets is made anew.
       const lent: string[] = []
       for (const [secret, from] of [
-        [kept.server, 'rancher/k3s/token'],
-        [kept.agent, 'rancher/k3s/agent-token'],
+        [secretNames.server, 'rancher/k3s/token'],
+        [secretNames.agent, 'rancher/k3s/agent-token'],
       ] as const)
         if (!store.has(secret) && text(from) !== '') {
           await store.put(secret, text(from).trim())
@@ -227,8 +227,8 @@ export async function restore(call: Call): Promise<number> {
       }
       if (code === 1) return 1
       for (const [secret, from] of [
-        [kept.joinServer, 'server/token'],
-        [kept.joinAgent, 'server/agent-token'],
+        [secretNames.joinServer, 'server/token'],
+        [secretNames.joinAgent, 'server/agent-token'],
       ] as const)
         if (!store.has(secret) && text(from) !== '')
           await store.put(secret, Buffer.from(text(from)).toString('base64'))
@@ -260,7 +260,7 @@ async function mayEnd(at: Here, first: Machine, others: string[]): Promise<strin
   const { ask: question, connectTo } = load('./pages.ts') as typeof import('./pages.ts')
   const living: string[] = []
   const look = async (machine: Machine) => {
-    const [said = ''] = await ask(machine, ['frame answer "$(backup_nobody)"'])
+    const { said = '' } = await ask(machine, ['answer living said "$(backup_nobody)"'])
     if (said !== '') living.push(`${machine.label}: ${said}`)
   }
   await look(first)
@@ -313,11 +313,10 @@ async function become(at: Here, machine: Machine, { manifest }: Bundle, name: st
   const member = memberOf(context)
   const when = new Date().toISOString()
   const { canary, k3s } = manifest
-  // All that k3s is told, and not that it starts: the last step does that. One transaction: what fails takes all of it back.
-  const told = runningOf(context, member).slice(0, -1)
+  // The last step starts k3s. One transaction: what fails takes all of it back.
   const steps: Step[] = [
-    ...groundOf(context, member),
-    ...told,
+    ...prerequisites(context, member),
+    ...configurationSteps(context, member),
     {
       name: `the cluster is what ${name} holds`,
       why: 'k3s makes a cluster of one out of the snapshot; with the token of that time it finds its authorities and keys in it',

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What a machine says of itself for ./task status, in one round trip: frames of a word and its values. It reads, and asks the API
+# What a machine says of itself for ./task status, in one round trip: answers with names. It reads, and asks the API
 # where there is one; what does not answer is left out.
 
 status_machine() {
@@ -12,8 +12,9 @@ status_machine() {
     restart='a new system'
   fi
   failed=$(systemctl list-units --state=failed --plain --no-legend --no-pager 2> /dev/null | cut --delimiter=' ' --fields=1 | paste --serial --delimiters=' ')
-  frame machine "$(cut --delimiter=. --fields=1 /proc/uptime)" "$PRETTY_NAME" "$(uname --kernel-release)" "$restart" "$failed" \
-    "$(df --output=target,pcent / /var/lib/rancher 2> /dev/null | awk 'NR > 1 && $2 + 0 >= 85 && !seen[$1]++ { printf "%s%s %s", sep, $1, $2; sep = ", " }')"
+  answer machine up "$(cut --delimiter=. --fields=1 /proc/uptime)" system "$PRETTY_NAME" kernel "$(uname --kernel-release)" \
+    restart "$restart" failed "$failed" \
+    full "$(df --output=target,pcent / /var/lib/rancher 2> /dev/null | awk 'NR > 1 && $2 + 0 >= 85 && !seen[$1]++ { printf "%s%s %s", sep, $1, $2; sep = ", " }')"
 }
 
 # A file that differs from what the last page that changed it left there.
@@ -32,7 +33,7 @@ status_pages() {
   while IFS= read -r dir; do
     dir=${dir##*/}
     changed=$(awk -F '\t' -v page="$dir" '$1 == page { print $2 }' "$FK_TMP/changed")
-    frame page "$dir" "$changed"
+    answer page name "$dir" changed "$changed"
   done < "$FK_TMP/pages"
 }
 
@@ -49,17 +50,18 @@ status_k3s() {
   local said
   [ -L "$K3S" ] || return 0
   said=$(k3s_certificates leaf 2> /dev/null | head --lines=1) || said=''
-  frame k3s "$(systemctl is-active k3s.service 2> /dev/null)" "$(k3s_version)" "$(ls /opt/k3s 2> /dev/null)" "$(k3s_noted to)" "$said" "$(k3s_said | tail --lines=1)" "$(status_unfinished)"
+  answer k3s active "$(systemctl is-active k3s.service 2> /dev/null)" version "$(k3s_version)" staged "$(ls /opt/k3s 2> /dev/null)" \
+    upgrading "$(k3s_noted to)" certificate "$said" said "$(k3s_said | tail --lines=1)" unfinished "$(status_unfinished)"
   [ -s "$K3S_ETC/k3s.yaml" ] || return 0
   # A server that hangs is no reason to wait long: others are asked as well.
   said=$(K3S_SECONDS=10 k3s_kubectl get nodes --output jsonpath="{range .items[*]}{.metadata.name}{\"\t\"}{.status.nodeInfo.kubeletVersion}{\"\t\"}{.status.conditions[?(@.type==\"Ready\")].status}{\"\t\"}{.status.conditions[?(@.type==\"Ready\")].reason}{\"\t\"}{.status.conditions[?(@.type==\"EtcdIsVoter\")].status}{\"\t\"}{.spec.unschedulable}{\"\t\"}{.metadata.annotations.$AWAY}{\"\t\"}{.metadata.annotations.$STAGED}{\"\n\"}{end}" 2> /dev/null) || return 0
-  frame nodes "$said"
+  answer nodes nodes "$said"
 }
 
 # What the backup notes: which, time, name, bytes, ok or failed, why.
 status_backup() {
   local note
   for note in /var/lib/fortress/backup/notes/*; do
-    case $note in *.part | *'*') ;; *) frame note "${note##*/}" "$(cat "$note")" ;; esac
+    case $note in *.part | *'*') ;; *) answer note which "${note##*/}" line "$(cat "$note")" ;; esac
   done
 }

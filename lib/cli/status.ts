@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import type { Machine } from '../engine/machine.ts'
 import { plain } from '../engine/program.ts'
 import { clean, createReport } from '../engine/report.ts'
+import { onAnswer } from '../engine/wire.ts'
 import { Fault } from '../ground/fault.ts'
 import { type Note, laptopNotes } from '../k3s/backup.ts'
 import { type Member, clusterOf, programOf } from '../k3s/members.ts'
@@ -131,7 +132,11 @@ async function answersOf(config: Config, spec: Placed, terminal: boolean): Promi
       ['status_machine', 'status_pages', 'status_k3s', 'status_backup'],
       ['put.sh', 'snapshot.sh', 'lib/k3s/members.sh', 'lib/k3s/nodes.sh', 'lib/cli/status.sh'],
     )
-    const outcome = await machine.run(program, ({ kind, fields }) => take(answers, kind, fields), 60)
+    const outcome = await machine.run(
+      program,
+      onAnswer((values, name) => take(answers, name, values)),
+      60,
+    )
     if (!outcome.finished)
       answers.silent = {
         why:
@@ -153,14 +158,15 @@ async function answersOf(config: Config, spec: Placed, terminal: boolean): Promi
 
 const lines = (text = '') => text.split('\n').filter(Boolean)
 
-/** One frame of lib/cli/status.sh. */
-export function take(answers: Answers, kind: string, fields: string[]): void {
+/** One answer of lib/cli/status.sh. */
+export function take(answers: Answers, kind: string, values: Record<string, string>): void {
   if (kind === 'machine') {
-    const [up, system = '', kernel = '', restart = '', failed = '', full = ''] = fields
+    const { up, system = '', kernel = '', restart = '', failed = '', full = '' } = values
     Object.assign(answers, { up: Number(up), system, kernel, restart, failed, full })
-  } else if (kind === 'page') answers.pages.push({ name: fields[0] ?? '', changed: lines(fields[1]) })
+  } else if (kind === 'page')
+    answers.pages.push({ name: values['name'] ?? '', changed: lines(values['changed']) })
   else if (kind === 'k3s') {
-    const [active, version = '', staged, upgrading, certificate, said = '', unfinished] = fields
+    const { active, version = '', staged, upgrading, certificate, said = '', unfinished } = values
     const [days, path] = certificate?.split(' ') ?? []
     answers.k3s = {
       active: active === 'active',
@@ -172,12 +178,12 @@ export function take(answers: Answers, kind: string, fields: string[]): void {
       ...(unfinished ? { unfinished } : {}),
     }
   } else if (kind === 'nodes')
-    answers.nodes = lines(fields[0]).map((line) => {
+    answers.nodes = lines(values['nodes']).map((line) => {
       const [name = '', version = '', ready = '', reason = '', voter = '', cordoned, away = '', staged = ''] =
         line.split('\t')
       return { name, version, ready, reason, voter, cordoned: cordoned === 'true', away, staged }
     })
-  else if (kind === 'note') answers.notes.push(noteOf(fields[0] ?? '', fields[1] ?? ''))
+  else if (kind === 'note') answers.notes.push(noteOf(values['which'] ?? '', values['line'] ?? ''))
 }
 
 function noteOf(which: string, line: string): Note {

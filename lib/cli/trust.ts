@@ -2,6 +2,7 @@
 import type { Machine } from '../engine/machine.ts'
 import { plain } from '../engine/program.ts'
 import { type Report, createReport, duration } from '../engine/report.ts'
+import { onAnswer } from '../engine/wire.ts'
 import { Fault } from '../ground/fault.ts'
 import { nearest } from '../ground/nearest.ts'
 import { loadConfig } from '../site/config.ts'
@@ -25,7 +26,7 @@ export async function trust(call: Call): Promise<number> {
  */
 export async function unlock(call: Call): Promise<number> {
   return visit(call, ['[MACHINE]'], async (machine, report, given) => {
-    const [owner, age] = await ask(machine, HELD)
+    const { owner, age } = await ask(machine, HELD)
     if (owner === undefined) {
       report.note(`Nobody holds ${machine.label}.`)
       return
@@ -35,7 +36,7 @@ export async function unlock(call: Call): Promise<number> {
       throw new Fault(`${said} Nothing was done.`, {
         next: `./task unlock${given.words.map((name) => ` ${name}`).join('')} --yes ends that run`,
       })
-    const [left] = await ask(machine, END)
+    const { left } = await ask(machine, END)
     if (left === undefined) report.note(`${said} That run is ended; the next one goes on where it was.`)
     else throw new Fault(`${said} Its processes do not end: ${left}`, { next: 'restart the machine' })
   })
@@ -44,15 +45,17 @@ export async function unlock(call: Call): Promise<number> {
 const HELD = [
   '[ -e /run/fortress/lock ] || exit 0',
   'flock --nonblock /run/fortress/lock true && exit 0',
-  'frame answer "$(cat /run/fortress/owner)" "$(($(date +%s) - $(stat --format=%Y /run/fortress/owner)))"',
+  'age=$(($(date +%s) - $(stat --format=%Y /run/fortress/owner)))',
+  'answer held owner "$(cat /run/fortress/owner)" age "$age"',
 ]
-const END = ['left=$(fk_deadman_end)', '[ -z "$left" ] || frame answer "$left"']
+const END = ['left=$(fk_deadman_end)', '[ -z "$left" ] || answer held left "$left"']
 
-async function ask(machine: Machine, statements: string[]): Promise<string[]> {
-  let answer: string[] = []
-  const outcome = await machine.run(await plain('unlock', statements, ['guard.sh']), ({ kind, fields }) => {
-    if (kind === 'answer') answer = fields
-  })
+async function ask(machine: Machine, statements: string[]): Promise<Record<string, string>> {
+  let answer: Record<string, string> = {}
+  const outcome = await machine.run(
+    await plain('unlock', statements, ['guard.sh']),
+    onAnswer((values) => (answer = values)),
+  )
   if (outcome.code !== 0) throw new Fault(`${machine.label} did not answer`, { said: outcome.stderr })
   return answer
 }

@@ -10,9 +10,12 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '../ground/fault.ts'
 import { quote } from '../ground/sh.ts'
 import type { Config } from '../site/model.ts'
-import { type Artifact, type Transfer, type Verified, download, meter } from './download.ts'
+import type { Artifact } from './artifact.ts'
+import { type Verified, download } from './download.ts'
 import type { Machine } from './machine.ts'
 import { plain } from './program.ts'
+import { type Transfer, meter } from './transfer.ts'
+import { onAnswer } from './wire.ts'
 
 /** Fetches an artifact, or gives it at once when it was fetched before in this run. */
 export type Fetch = (artifact: Artifact) => Promise<Verified>
@@ -123,18 +126,17 @@ const appending = (part: string, from: number) =>
   ].join('; ')
 
 async function there(machine: Machine, part: string): Promise<{ bytes: number; room: number }> {
-  let answer: string[] = []
+  let answer: Record<string, string> = {}
   const outcome = await machine.run(
     await plain('delivery', [
       `part=${quote(part)}`,
-      'frame part "$(stat --format=%s "$part" 2> /dev/null || echo 0)" "$(df --output=avail --block-size=1 "$(dirname "$part")" | tail --lines=1)"',
+      'room=$(df --output=avail --block-size=1 "$(dirname "$part")" | tail --lines=1)',
+      'answer part bytes "$(stat --format=%s "$part" 2> /dev/null || echo 0)" room "${room// /}"',
     ]),
-    ({ kind, fields }) => {
-      if (kind === 'part') answer = fields
-    },
+    onAnswer((values) => (answer = values)),
   )
-  const [bytes, room] = answer.map(Number)
-  if (bytes === undefined || room === undefined)
+  const [bytes, room] = [Number(answer['bytes']), Number(answer['room'])]
+  if (Number.isNaN(bytes) || Number.isNaN(room))
     throw new Fault(`${machine.label} did not answer`, { said: outcome.stderr.trim() })
   return { bytes, room }
 }
@@ -151,13 +153,13 @@ export async function collect(machine: Machine, path: string, to: string): Promi
         `file=${quote(path)}`,
         'digest=$(sha256sum "$file") || exit 1',
         // Lines of whole groups of four letters, each of which is decoded by itself.
-        'base64 --wrap=65536 "$file" | awk -v word="$FK_NONCE" \'{ printf "%s\\tpart\\t%s\\n", word, $0 }\' >&3',
-        'frame digest "${digest%% *}"',
+        'base64 --wrap=65536 "$file" | awk -v word="$FK_NONCE" \'{ printf "%s\\tpiece\\t%s\\n", word, $0 }\' >&3',
+        'answer digest sha256 "${digest%% *}"',
       ]),
-      ({ kind, fields: [text = ''] }) => {
-        if (kind === 'digest') is = text
-        if (kind !== 'part') return
-        const bytes = Buffer.from(text, 'base64')
+      (frame) => {
+        if (frame.kind === 'answer') is = frame.values['sha256'] ?? ''
+        if (frame.kind !== 'piece') return
+        const bytes = Buffer.from(frame.body, 'base64')
         hash.update(bytes)
         writeSync(file, bytes)
       },

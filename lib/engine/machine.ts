@@ -17,8 +17,9 @@ import type { Readable } from 'node:stream'
 import { Fault } from '../ground/fault.ts'
 import { quote } from '../ground/sh.ts'
 import { systemMarks, systemOf } from '../site/systems.ts'
-import { type Frame, type Program, frameOf, plain } from './program.ts'
+import { type Program, plain } from './program.ts'
 import type { Route } from './step.ts'
+import { type Frame, frameOf, onAnswer } from './wire.ts'
 
 /** What a page may know of its machine before it asks. */
 export interface Facts {
@@ -109,16 +110,23 @@ const FEED_LIMIT = 6 * 3600
 export async function connect(access: Access): Promise<Machine> {
   const link = access.target === 'local' ? new Local() : new Ssh(access.target, access)
   if (link instanceof Ssh) await link.trust()
-  const fields: string[] = []
+  let found: Record<string, string> | undefined
   const program = await plain('facts', FACTS)
-  let outcome = await link.run(program, (f) => f.kind === 'facts' && fields.push(...f.fields), LIMIT, 'user')
-  if (fields.length === 0 && link instanceof Ssh && link.route === 'tunnel') {
+  const ask = () =>
+    link.run(
+      program,
+      onAnswer((values) => (found = values)),
+      LIMIT,
+      'user',
+    )
+  let outcome = await ask()
+  if (found === undefined && link instanceof Ssh && link.route === 'tunnel') {
     // The tunnel may be down while the machine still listens where it did.
     link.route = 'direct'
-    outcome = await link.run(program, (f) => f.kind === 'facts' && fields.push(...f.fields), LIMIT, 'user')
+    outcome = await ask()
   }
-  const [uid, user, id = '', version = '', marks = '', arch, model, via, sudo] = fields
-  if (uid === undefined) throw unreachable(link.label(access.name), outcome, access.advice)
+  if (found === undefined) throw unreachable(link.label(access.name), outcome, access.advice)
+  const { uid, user = '', id = '', version = '', marks = '', arch = '', model = '', via = '', sudo } = found
   if (uid !== '0') {
     if (sudo === 'none')
       throw new Fault(`${user} cannot become root on ${link.label(access.name)}: there is no sudo`, {
@@ -126,7 +134,7 @@ export async function connect(access: Access): Promise<Machine> {
       })
     link.become = sudo === 'free' ? 'sudo' : { password: await access.password(link.label(access.name)) }
     const root = await link.run(
-      await plain('root', ['[ "$(id --user)" -eq 0 ] && frame root']),
+      await plain('root', ['[ "$(id --user)" -eq 0 ] && answer root']),
       () => {},
       LIMIT,
     )
@@ -142,10 +150,10 @@ export async function connect(access: Access): Promise<Machine> {
   const facts = {
     name: access.name,
     os: systemOf({ id, version, marks: marks.split(' ').filter(Boolean) }),
-    arch: arch ?? '',
-    model: model ?? '',
-    user: user ?? '',
-    via: via ?? '',
+    arch,
+    model,
+    user,
+    via,
   }
   return {
     facts,
@@ -185,7 +193,8 @@ const FACTS = [
   "model=$({ tr --delete '\\0' < /proc/device-tree/model || cat /sys/class/dmi/id/product_name; } 2> /dev/null || printf unknown)",
   'if ! command -v sudo > /dev/null; then sudo=none; elif sudo --reset-timestamp --non-interactive true 2> /dev/null; then sudo=free; else sudo=password; fi',
   'set -- ${SSH_CONNECTION-}',
-  'frame facts "$(id --user)" "$(id --user --name)" "$ID" "${VERSION_ID-}" "$marks" "$arch" "$model" "${1-}" "$sudo"',
+  'answer facts uid "$(id --user)" user "$(id --user --name)" id "$ID" version "${VERSION_ID-}" marks "$marks" \\',
+  '  arch "$arch" model "$model" via "${1-}" sudo "$sudo"',
 ]
 
 abstract class Link {

@@ -19,11 +19,6 @@ export interface Program {
   nonce: string
 }
 
-export interface Frame {
-  kind: string
-  fields: string[]
-}
-
 export const engineShell = (name: string) => read(name.includes('/') ? name : `lib/engine/shell/${name}`)
 
 /** What the checks and commands of a page have at hand: functions of lib/, and the page's own. */
@@ -52,7 +47,7 @@ export async function asking(
     {},
     () => '',
     [
-      owner === undefined ? 'fk_unproven' : `fk_lock ${quote(owner)}`,
+      owner === undefined ? 'fk_unconfirmed' : `fk_lock ${quote(owner)}`,
       ...(files.length > 0 ? [`fk_landed ${files.join(' ')}`] : []),
     ],
     [`fk_ask_all ${steps.map(({ step, index }) => `'${index} ${step.controls?.length ?? 0}'`).join(' ')}`],
@@ -241,15 +236,3 @@ export function wayBack(steps: Step[]): string[] {
 }
 
 const fn = (name: string, body: string) => `${name}() {\n${body.trim() === '' ? ':' : body}\n}`
-
-/** A line that a program wrote, or undefined when it is somebody else's. */
-export function frameOf(line: string, nonce: string): Frame | undefined {
-  const [word, kind, ...fields] = line.split('\t')
-  if (word !== nonce || kind === undefined) return undefined
-  return {
-    kind,
-    fields: fields.map((f) =>
-      f.replaceAll(/\\([\\nt])/g, (_, c: string) => ({ n: '\n', t: '\t' })[c] ?? '\\'),
-    ),
-  }
-}

@@ -1,6 +1,6 @@
 // What the person at the terminal reads, what a program reads instead (--json), and what the run log keeps.
 import { stripVTControlCharacters } from 'node:util'
-import type { Transfer } from './download.ts'
+import type { Transfer } from './transfer.ts'
 
 export type State =
   'ok' | 'change' | 'changed' | 'ready' | 'failed' | 'n/a' | 'waived' | 'pending' | 'demand' | 'wait'

@@ -8,28 +8,20 @@ import { type Fetch, deliver } from './delivery.ts'
 import { type Machine, type Outcome, lockOwner } from './machine.ts'
 import type { Page } from './page.ts'
 import { besides } from './print.ts'
-import {
-  type Applying,
-  type Frame,
-  type Numbered,
-  type Program,
-  applying,
-  asking,
-  plain,
-  undoing,
-} from './program.ts'
+import { type Applying, type Numbered, type Program, applying, asking, plain, undoing } from './program.ts'
 import type { FaultReport, Report } from './report.ts'
 import {
   type Change,
   type Control,
   type Demand,
-  type Step,
   type Route,
+  type Step,
   type Target,
   isChange,
   isWait,
   transactionOf,
 } from './step.ts'
+import type { Frame } from './wire.ts'
 
 export type Mode = 'plan' | 'apply' | 'verify' | 'undo'
 
@@ -127,15 +119,14 @@ export async function runPage(
   return summarise(page, steps, seen, mode, running, run, (Date.now() - began) / 1000)
 }
 
-function note(seen: Seen[], { kind, fields }: Frame): void {
-  const [n = '', ...rest] = fields
-  const at = seen[Number(n)]
+function note(seen: Seen[], frame: Frame): void {
+  const at = 'step' in frame ? seen[frame.step] : undefined
   if (!at) return
-  if (kind === 'check') at.check = { rc: Number(rest[1]), found: rest[2] ?? '' }
-  else if (kind === 'control') at.controls[Number(rest[1])] = { rc: Number(rest[2]), found: rest[3] ?? '' }
-  else if (kind === 'said') at.said = { command: Number(rest[0]), rc: Number(rest[1]), text: rest[2] ?? '' }
-  else if (kind === 'end')
-    at.end = { state: rest[0] ?? '', reason: rest[1] ?? '', taken: rest[2] === 'taken-back' }
+  if (frame.kind === 'check') at.check = { rc: frame.rc, found: frame.found }
+  else if (frame.kind === 'control') at.controls[frame.control] = { rc: frame.rc, found: frame.found }
+  else if (frame.kind === 'said') at.said = { command: frame.command, rc: frame.rc, text: frame.text }
+  else if (frame.kind === 'end')
+    at.end = { state: frame.state, reason: frame.reason ?? '', taken: frame.rolledBack }
 }
 
 /** Sends a program, waits while another run holds the machine, and tells what it says on the way. */
@@ -152,11 +143,11 @@ async function send(
     const outcome = await machine.run(
       program,
       (frame) => {
-        const [a = '', b = ''] = frame.fields
-        if (frame.kind === 'locked') locked = `${a || 'another run'} is at work there, since ${b} s`
-        else if (frame.kind === 'unproven')
-          locked = `${a} changed a door there and has not proven it; it is taken back in ${b} s`
-        else if (frame.kind === 'note') running.report.note(a)
+        if (frame.kind === 'locked')
+          locked = `${frame.owner || 'another run'} is at work there, since ${frame.seconds} s`
+        else if (frame.kind === 'unconfirmed')
+          locked = `${frame.owner} changed a door there and has not proven it; it is taken back in ${frame.seconds} s`
+        else if (frame.kind === 'note') running.report.note(frame.text)
         else onFrame(frame)
       },
       seconds,
@@ -264,26 +255,27 @@ async function apply(
       await applying(page.name, chunk.steps, options, page),
       (frame) => {
         note(seen, frame)
-        const [n = '', name = '', body = ''] = frame.fields
-        const step = steps[Number(n)]?.step
+        const at = 'step' in frame ? frame.step : -1
+        const step = steps[at]?.step
         if (frame.kind === 'armed') armed = true
-        else if (frame.kind === 'save') payloads.push([name, gunzipSync(Buffer.from(body, 'base64'))])
+        else if (frame.kind === 'save')
+          payloads.push([frame.name, gunzipSync(Buffer.from(frame.body, 'base64'))])
         else if (frame.kind === 'run' && step && isChange(step))
           report.running({
-            index: Number(n) + 1,
+            index: at + 1,
             total: steps.length,
             name: step.name,
             limit: step.seconds ?? 300,
           })
         else if (frame.kind === 'check' && step && isWait(step))
           report.running({
-            index: Number(n) + 1,
+            index: at + 1,
             total: steps.length,
             name: step.name,
             limit: step.seconds,
-            saw: frame.fields[3] ?? '',
+            saw: frame.found,
           })
-        else if (frame.kind === 'end' && frame.fields[1] === 'changed') changed += 1
+        else if (frame.kind === 'end' && frame.state === 'changed') changed += 1
       },
       machine,
       seconds,
@@ -424,7 +416,7 @@ async function prove(
         limit: seconds,
         saw: last,
       })
-      let answer: string[] | undefined
+      let answer: Extract<Frame, { kind: 'commit' }> | undefined
       const left = Math.ceil((deadline - Date.now()) / 1000)
       const outcome = await fresh
         .run(
@@ -432,22 +424,23 @@ async function prove(
             page.name,
             [
               'rc=0; said=$(fk_commit ' + id + ' 2>&1) || rc=$?',
-              'case $rc in 0) frame committed ;; 75) frame waits "$said" ;; 76) frame died "$said" ;; *) frame refused "$said" ;; esac',
+              'case $rc in 0) state=committed ;; 75) state=running ;; 76) state=died ;; *) state=refused ;; esac',
+              'frame commit "$state" "$said"',
             ],
             ['put.sh', 'snapshot.sh', 'guard.sh'],
           ),
           (f) => {
-            answer = [f.kind, ...f.fields]
+            if (f.kind === 'commit') answer = f
           },
           Math.max(5, Math.min(30, left)),
         )
         .catch((error: unknown) => ({ code: 255, stderr: String(error), finished: false }))
-      if (answer?.[0] === 'committed') {
+      if (answer?.state === 'committed') {
         if (route !== machine.route) machine.move(route)
         return undefined
       }
-      word = answer?.[0] ?? ''
-      last = answer?.[1] ?? outcome.stderr.trim().split('\n').at(-1) ?? `ended with ${outcome.code}`
+      word = answer?.state ?? ''
+      last = answer?.said ?? outcome.stderr.trim().split('\n').at(-1) ?? `ended with ${outcome.code}`
       if (word === 'refused' || word === 'died') break
       await new Promise((resolve) => setTimeout(resolve, wait))
     }
@@ -698,20 +691,20 @@ async function undo(page: Page, steps: Numbered[], running: Running): Promise<Re
   const options: Applying = { owner: lockOwner(), page: steps.map(({ step }) => step) }
   if (transaction)
     options.transaction = { id: `${page.name}-${Date.now().toString(36)}`, seconds: running.deadman }
-  let answer: string[] = []
+  let answer: Extract<Frame, { kind: 'undone' }> | undefined
   let armed = false
   const outcome = await send(
     running,
     await undoing(page.name, steps, options, page),
     (f) => {
-      if (f.kind === 'undone') answer = f.fields
+      if (f.kind === 'undone') answer = f
       if (f.kind === 'armed') armed = true
     },
     machine,
     900,
   )
   const result = (code: 0 | 1): Result => ({ code, changed: 0, controls: { hold: 0, total: 0 } })
-  const [word, said = '', next = 'run it again'] = answer
+  const { state: word, said = '', next = '' } = (answer ?? {}) as Partial<Extract<Frame, { kind: 'undone' }>>
   if (word === 'nothing') {
     report.note(`${page.name}: there is nothing of it on this machine`)
     return result(0)
@@ -723,7 +716,7 @@ async function undo(page: Page, steps: Numbered[], running: Running): Promise<Re
       said: outcome.locked ?? (said || outcome.stderr.trim()),
       state:
         word === 'failed' ? 'not all of it is taken back; the record of it is kept' : 'nothing was changed',
-      next,
+      next: next || 'run it again',
     })
     return result(1)
   }

@@ -1,6 +1,6 @@
 // The three kinds of step. A script is a list of them.
 import type { Command } from '../ground/sh.ts'
-import type { Artifact } from './download.ts'
+import type { Artifact } from './artifact.ts'
 
 /**
  * One requirement of a security guide that a step makes true, reported by itself.

@@ -43,7 +43,7 @@ export interface JsonSchema {
   properties?: Record<string, JsonSchema>
 }
 
-/** What a format asks of a text: undefined when it holds, else what is wrong. */
+/** What a format requires of a text: undefined when it holds, else what is wrong. */
 export type Format = (text: string) => Omit<Problem, 'path'> | undefined
 
 /** In what a document differs from plain YAML 1.2. */
@@ -88,54 +88,89 @@ export function checkDocument<T>(
   rules: (document: Partially<T>, raw: (path: Path) => string) => Iterable<Problem>,
   reading: Reading = {},
 ): { document: T; faults: Diagnostic[] } {
+  const read = parsed(file, text, reading)
+  if ('faults' in read) return { document: {} as T, faults: read.faults }
+  const { root, fault } = read
+  if (root === null)
+    return {
+      document: {} as T,
+      faults: schema.required === undefined ? [] : [{ file, path: '', reason: 'is empty' }],
+    }
+  const { keys, values, faults, refused } = placesOf(root, fault)
+  if (refused !== undefined) return { document: {} as T, faults: [...faults, refused] }
+
+  const unfilled: Problem[] = []
+  const document = filled(read.toJS(), [], reading.fill, unfilled) as T
+  const raw = (path: Path): string => {
+    const range = values.get(JSON.stringify(path))?.range
+    return range ? text.slice(range[0], range[1]) : ''
+  }
+  const { problems, sound } = checkSchema(schema, formats, document, raw)
+  const all = sound === undefined ? problems : [...problems, ...rules(sound as Partially<T>, raw)]
+  // What has no value cannot be wrong in another way as well.
+  const empty = new Set(unfilled.map((problem) => JSON.stringify(problem.path)))
+  for (const problem of [...unfilled, ...all.filter(({ path }) => !empty.has(JSON.stringify(path)))]) {
+    let node = problem.atKey ? keys.get(JSON.stringify(problem.path)) : undefined
+    for (let depth = problem.path.length; node === undefined; depth--)
+      node = values.get(JSON.stringify(problem.path.slice(0, depth))) ?? (depth === 0 ? root : undefined)
+    const found = fault(node.range![0], problem.path, problem.reason, problem.suggestion)
+    faults.push(problem.secret ? { ...found, source: undefined } : found)
+  }
+  faults.sort((a, b) => a.line! - b.line! || a.column! - b.column!)
+  return { document, faults }
+}
+
+/** Makes a diagnostic of a place in the text: its offset, and the path that it has in the document. */
+type FaultAt = (offset: number, path: Path, reason: string, suggestion?: string) => Diagnostic
+
+/** The tree of a document (null: there is nothing in it), or why the text is not one. */
+function parsed(
+  file: string,
+  text: string,
+  reading: Reading,
+): { root: Node | null; toJS: () => unknown; fault: FaultAt } | { faults: Diagnostic[] } {
   const yaml = require('yaml') as typeof import('yaml')
   const lineCounter = new yaml.LineCounter()
   const lines = text.split('\n')
-  const fault = (offset: number, path: Path, reason: string, suggestion?: string): Diagnostic => {
+  const fault: FaultAt = (offset, path, reason, suggestion) => {
     const { line, col } = lineCounter.linePos(offset)
-    const source = lines[line - 1] ?? ''
-    return {
-      file,
-      line,
-      column: col,
-      path: pathText(path),
-      reason,
-      suggestion,
-      source: source.replace(/\r$/, ''),
-    }
+    const source = (lines[line - 1] ?? '').replace(/\r$/, '')
+    return { file, line, column: col, path: pathText(path), reason, suggestion, source }
   }
-  const broken = (faults: Diagnostic[]): { document: T; faults: Diagnostic[] } => ({
-    document: {} as T,
-    faults,
-  })
-
-  let parsed: ReturnType<typeof yaml.parseDocument<Node>>
+  const tooDeep = { faults: [{ file, path: '', reason: 'is nested too deeply' }] }
+  let document: ReturnType<typeof yaml.parseDocument<Node>>
   try {
-    parsed = yaml.parseDocument<Node>(text, {
+    document = yaml.parseDocument<Node>(text, {
       lineCounter,
       prettyErrors: false,
       uniqueKeys: false,
       customTags: (tags) => (reading.octal ? [octal, ...tags] : tags),
     })
   } catch (error) {
-    const reason = error instanceof RangeError ? 'is nested too deeply' : `is not YAML: ${String(error)}`
-    return broken([{ file, path: '', reason }])
+    if (error instanceof RangeError) return tooDeep
+    return { faults: [{ file, path: '', reason: `is not YAML: ${String(error)}` }] }
   }
-  if (parsed.errors.some(({ code }) => code === 'RESOURCE_EXHAUSTION'))
-    return broken([{ file, path: '', reason: 'is nested too deeply' }])
-  const syntax = [...parsed.errors, ...parsed.warnings].map((e) =>
+  if (document.errors.some(({ code }) => code === 'RESOURCE_EXHAUSTION')) return tooDeep
+  const syntax = [...document.errors, ...document.warnings].map((e) =>
     fault(e.pos[0], [], yamlReason(e.code, e.message)),
   )
   // One slip often upsets the parser twice.
   if (syntax.length > 0)
-    return broken(syntax.filter((e, i) => syntax.findIndex((f) => f.line === e.line) === i))
-  const root = parsed.contents
-  if (root === null || (yaml.isScalar(root) && root.value === null))
-    return schema.required === undefined
-      ? { document: {} as T, faults: [] }
-      : broken([{ file, path: '', reason: 'is empty' }])
+    return { faults: syntax.filter((e, i) => syntax.findIndex((f) => f.line === e.line) === i) }
+  const root = document.contents
+  const empty = root === null || (yaml.isScalar(root) && root.value === null)
+  return { root: empty ? null : root, toJS: () => document.toJS(), fault }
+}
 
-  // Places by path, as JSON.
+/**
+ * Where each key and value of a document stands, by its path as JSON; `faults` are keys that stand twice, `refused` is the first
+ * thing that no document may have.
+ */
+function placesOf(
+  root: Node,
+  fault: FaultAt,
+): { keys: Map<string, Node>; values: Map<string, Node>; faults: Diagnostic[]; refused?: Diagnostic } {
+  const yaml = require('yaml') as typeof import('yaml')
   const keys = new Map<string, Node>()
   const values = new Map<string, Node>()
   const faults: Diagnostic[] = []
@@ -156,7 +191,7 @@ export function checkDocument<T>(
         const first = keys.get(JSON.stringify(at))
         if (first === undefined) keys.set(JSON.stringify(at), key)
         else {
-          const { line } = lineCounter.linePos(first.range![0])
+          const { line } = fault(first.range![0], at, '')
           faults.push(fault(key.range![0], at, `is given twice; first in line ${line}`))
         }
         walk(value, at)
@@ -164,27 +199,17 @@ export function checkDocument<T>(
     }
   }
   walk(root, [])
-  if (refused !== undefined) return broken([...faults, refused])
+  return { keys, values, faults, ...(refused === undefined ? {} : { refused }) }
+}
 
-  const unfilled: Problem[] = []
-  const document = filled(parsed.toJS(), [], reading.fill, unfilled) as T
-  const raw = (path: Path): string => {
-    const range = values.get(JSON.stringify(path))?.range
-    return range ? text.slice(range[0], range[1]) : ''
-  }
-  const { problems, sound } = checkSchema(schema, formats, document, raw)
-  const all = sound === undefined ? problems : [...problems, ...rules(sound as Partially<T>, raw)]
-  // What has no value cannot be wrong in another way as well.
-  const empty = new Set(unfilled.map((problem) => JSON.stringify(problem.path)))
-  for (const problem of [...unfilled, ...all.filter(({ path }) => !empty.has(JSON.stringify(path)))]) {
-    let node = problem.atKey ? keys.get(JSON.stringify(problem.path)) : undefined
-    for (let depth = problem.path.length; node === undefined; depth--)
-      node = values.get(JSON.stringify(problem.path.slice(0, depth))) ?? (depth === 0 ? root : undefined)
-    const found = fault(node.range![0], problem.path, problem.reason, problem.suggestion)
-    faults.push(problem.secret ? { ...found, source: undefined } : found)
-  }
-  faults.sort((a, b) => a.line! - b.line! || a.column! - b.column!)
-  return { document, faults }
+/** A value of another type as `type` would spell it; undefined where that is anybody's guess. `text` is how it was written. */
+function respelt(type: string, data: unknown, text: string): string | undefined {
+  if (type === 'string') return ['number', 'boolean'].includes(typeof data) ? `'${text}'` : undefined
+  if (typeof data !== 'string') return undefined
+  if (type === 'integer' && /^(0|[1-9][0-9]*)$/.test(data)) return data
+  if (type === 'boolean' && /^(yes|on|no|off|true|false)$/i.test(data))
+    return String(/^(yes|on|true)$/i.test(data))
+  return undefined
 }
 
 const octal: ScalarTag = {
@@ -244,8 +269,8 @@ export function checkSchema(
   if (ajv === undefined) {
     const { Ajv2020: Ajv } = require('ajv/dist/2020.js') as typeof import('ajv/dist/2020.js')
     ajv = new Ajv({ allErrors: true, verbose: true, useDefaults: true, strict: true })
-    // rule: the pattern in words, or why a key is refused; secret: its line is not to be shown; ignition: what a version of Butane
-    // becomes. The others are of FK_ variables.
+    // rule: the pattern in words, or why a key is refused; secret: its line is not to be shown; ignition: what a version of
+    // Butane becomes. The others are of FK_ variables.
     for (const keyword of ['rule', 'when', 'path', 'internal', 'secret', 'ignition']) ajv.addKeyword(keyword)
   }
   for (const [name, format] of Object.entries(formats))
@@ -335,11 +360,7 @@ function explain(
     case 'type': {
       const type = String(params['type'])
       const reason = `must be ${kinds[type]}, is ${typeof data === 'number' ? `the number ${raw(path)}` : show(data)}`
-      const suggestion =
-        type === 'string' && (typeof data === 'number' || typeof data === 'boolean') ? `'${raw(path)}'`
-        : type === 'integer' && typeof data === 'string' && /^(0|[1-9][0-9]*)$/.test(data) ? data
-        : type === 'boolean' && typeof data === 'string' && /^(yes|on|no|off|true|false)$/i.test(data) ? String(/^(yes|on|true)$/i.test(data))
-        : undefined // prettier-ignore
+      const suggestion = respelt(type, data, raw(path))
       return { path, reason, suggestion }
     }
     case 'enum': {
@@ -355,7 +376,7 @@ function explain(
     case 'not':
       return { path, atKey: true, reason: String(parent['rule']), secret: Boolean(parent['secret']) }
     case 'pattern':
-      // The pattern of a key is told by propertyNames, which knows the key.
+      // The pattern of a key is reported by propertyNames, which has the key.
       if (error.propertyName !== undefined) return undefined
       return { path, reason: `must be ${parent['rule']}, is ${show(data)}` }
     case 'propertyNames': {

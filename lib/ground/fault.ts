@@ -1,8 +1,8 @@
-// What is refused or fails, as a person reads it: what ran, what it said, how things stand, and what to do next.
+// What is refused or fails, as a person reads it: what ran, what it said, the state this leaves, and what to do next.
 
 const mark = Symbol.for('fortress-kit/fault')
 
-/** A refusal or failure that is told in a few lines, without a stack. */
+/** A refusal or failure that is printed in a few lines, without a stack. */
 export class Fault extends Error {
   readonly ran: string | undefined
   readonly said: string | undefined

@@ -4,7 +4,7 @@
 //   const { stdout } = await orFault($`ssh-keygen -lf ${file}`)
 //   const { exitCode } = await $({ nothrow: true, input })`cat | talosctl gen config ${words}`
 //
-// zx is loaded when the first command runs (20 ms), the rest of zx when it is asked for (70 ms): a list of tasks needs neither.
+// zx is loaded when the first command runs (20 ms), the rest of zx when it is used (70 ms): a list of tasks needs neither.
 import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { delimiter } from 'node:path'
@@ -45,7 +45,7 @@ function shell(given: Given): Shell {
   return Object.defineProperty(run, 'sync', { get: () => shell({ ...given, sync: true }) }) as Shell
 }
 
-/** All that zx would take from the variables ZX_… or from the moment of its loading is said here. */
+/** All that zx would take from variables ZX_… or from the moment when it was loaded is set here. */
 const settings = ({ env, ...given }: Given): Partial<Options> => ({
   cwd: process.cwd(),
   shell: 'bash',
@@ -99,8 +99,8 @@ async function kill(pid: number | string, signal: NodeJS.Signals = 'SIGKILL'): P
 }
 
 /**
- * Kills a command with all that it has started, and waits for no one who still holds its pipes. What has ended is left alone. With
- * `detached` the command has a process group of its own, and also those of it die whose parent is gone.
+ * Kills a command with all that it has started, and waits for no one who still holds its pipes. What has ended is left alone.
+ * With `detached` the command has a process group of its own, and also those of it die whose parent is gone.
  */
 export async function end(command: ProcessPromise): Promise<void> {
   const { child } = command
@@ -110,8 +110,8 @@ export async function end(command: ProcessPromise): Promise<void> {
   child.stderr?.destroy()
 }
 
-/** What a command may not do without end, and how its failure is told. */
-interface Limits {
+/** How long a command may take, and what its failure says. */
+export interface Limits {
   /** It is killed when it has not ended by then. Default: it may take as long as it likes. */
   seconds?: number
   /** Any exit code will do; otherwise one that is not 0 is a Fault. */

@@ -9,7 +9,7 @@ import { inspect } from 'node:util'
 /** Loaded when a secret is read or made: that takes longer than all else that a look at a machine loads. */
 const age = () => createRequire(import.meta.url)('age-encryption') as typeof import('age-encryption')
 
-/** A value that shows only its name. It is fetched when somebody asks for it, and at most once. */
+/** A value that shows only its name. It is fetched when it is resolved, and at most once. */
 export class Secret {
   readonly name: string
   readonly #fetch: () => string | Promise<string>
@@ -53,7 +53,7 @@ export class Secret {
   }
 }
 
-/** Makes a value the first time it is asked for. */
+/** Makes a value the first time it is resolved. */
 /** A secret of a site by its name; `make` runs on the laptop the first time it is needed. */
 export type Secrets = (name: string, make?: Make) => Secret
 
@@ -95,19 +95,6 @@ export function secretStore({
     return join(dir, `${name}.age`)
   }
 
-  async function read(name: string): Promise<string> {
-    const decrypter = new (age().Decrypter)()
-    for (const key of identities(identity, path(name))) decrypter.addIdentity(key)
-    try {
-      return await decrypter.decrypt(readFileSync(path(name)), 'text')
-    } catch (error) {
-      throw new Error(
-        `${path(name)} cannot be decrypted with ${identity}: ${said(error)}. ` +
-          'Restore the file or the identity from your backup; it is never replaced by itself.',
-      )
-    }
-  }
-
   /** Lands beside and is then named; `replace` decides between two runs that make the same secret at once. */
   async function write(name: string, value: string, replace: boolean): Promise<void> {
     mkdirSync(dir, { recursive: true, mode: 0o700 })
@@ -126,7 +113,7 @@ export function secretStore({
       if (!make) throw new Error(`there is no secret '${name}' in ${dir}`)
       await write(name, await make(), false)
     }
-    return read(name)
+    return decrypted(path(name), identity)
   }
 
   const store: SecretStore = {
@@ -158,6 +145,20 @@ export function secretStore({
     },
   }
   return store
+}
+
+/** The text of an age file. Throws when the identity file is not to be used, or does not open it. */
+async function decrypted(path: string, identity: string): Promise<string> {
+  const decrypter = new (age().Decrypter)()
+  for (const key of identities(identity, path)) decrypter.addIdentity(key)
+  try {
+    return await decrypter.decrypt(readFileSync(path), 'text')
+  } catch (error) {
+    throw new Error(
+      `${path} cannot be decrypted with ${identity}: ${said(error)}. ` +
+        'Restore the file or the identity from your backup; it is never replaced by itself.',
+    )
+  }
 }
 
 /** Writes a file of mode 0600 that appears whole or not at all. Without `replace` an older one stays as it is. */
@@ -211,7 +212,7 @@ function orphaned(dir: string): string | undefined {
   return [dir, ...list(dirname(dir))].flatMap(list).find((path) => /^[a-z0-9].*\.age$/.test(basename(path)))
 }
 
-/** The keys of an identity file, as age-keygen writes it; `wanted` is what they are to open. Throws for a file that others can read. */
+/** The keys of an identity file, as age-keygen writes it; `wanted` is what they are to open. Throws when others can read it. */
 export function identities(path: string, wanted: string): string[] {
   if (!existsSync(path))
     throw new Error(

@@ -1,4 +1,5 @@
-// Commands as values: shell that is written down now and run later, by somebody else.
+// Commands as values: shell that is written down now and run later, by somebody else. It hides quoting, and refuses what cannot
+// be quoted.
 import { read } from './root.ts'
 import { Secret } from './secret.ts'
 
@@ -50,7 +51,7 @@ export function quote(word: string): string {
 }
 
 function compose(strings: TemplateStringsArray, values: Value[], secret: Secret | undefined): Command {
-  // Only a fault asks where it was written, and the answer takes longer than all the rest.
+  // Only a fault needs the place where it was written, and finding that takes longer than all the rest.
   const at = new Error()
   let text = ''
   strings.raw.forEach((piece, i) => {

@@ -1,50 +1,8 @@
 # shellcheck shell=bash
-# What is asked of a node about its backups, and what a bundle becomes there: a drill beside the living cluster, or the cluster itself.
-# It stands on lib/k3s.sh. A bundle in clear is in memory only, for root alone, and not for long.
+# Backups on a node: its notes about them, and what a bundle becomes there: a drill beside the running cluster, or the cluster
+# itself. It uses lib/k3s/members.sh. A bundle in clear is in memory only, for root alone, and not for long.
 BACKUP=/var/lib/fortress/backup BUNDLE=/run/fortress/bundle
 export BACKUP BUNDLE
-
-# backup_age VERSION SHA256: the program that encrypts is here, unpacked from what is pinned.
-backup_age() {
-  local dir=/opt/age/$1
-  [ "$(cat "$dir/of" 2> /dev/null)" = "$2" ] || k3s_no "age $1 is not there" || return
-  [ "$(stat --format='%a %U:%G' "$dir/age")" = '755 root:root' ] || k3s_no "$dir/age can be changed" || return
-  (cd "$dir" && sha256sum --check --status age.sha256) || k3s_no "$dir/age is not what it was when it was unpacked" || return
-  [ "$(readlink /opt/bin/age)" = "../age/$1/age" ] || k3s_no "/opt/bin/age is another one"
-}
-
-# backup_land VERSION: what was sent is unpacked.
-backup_land() {
-  local dir=/opt/age/$1
-  arrived "$dir/age.tar.gz" || return
-  keep "$dir/age" && keep "$dir/age.sha256" && keep "$dir/of" && keep /opt/bin/age
-  tar --extract --gzip --to-stdout --file="$FK_PART" age/age > "$dir/age.part"
-  chown root:root "$dir/age.part"
-  chmod 755 "$dir/age.part"
-  sync "$dir/age.part"
-  mv --force --no-target-directory "$dir/age.part" "$dir/age"
-  (cd "$dir" && sha256sum age > age.sha256)
-  install --directory --mode=755 /opt/bin
-  ln --symbolic --force --no-dereference "../age/$1/age" /opt/bin/age.new
-  mv --force --no-target-directory /opt/bin/age.new /opt/bin/age
-  printf '%s\n' "$FK_DIGEST" > "$dir/of"
-  sync "$dir/of"
-  rm --force "$FK_PART"
-}
-
-# backup_tools WORD...: the programs that the places need are here.
-backup_tools() {
-  local tool missing=''
-  for tool; do command -v "$tool" > /dev/null || missing+=" $tool"; done
-  [ -z "$missing" ] || k3s_no "not here:$missing"
-}
-
-# backup_timer: the timer runs, with what it is told now.
-backup_timer() {
-  systemctl --quiet is-enabled fortress-backup.timer && systemctl --quiet is-active fortress-backup.timer || k3s_no 'nothing starts it' || return
-  [ "$(systemctl show --property=NeedDaemonReload --value fortress-backup.timer fortress-backup.service | sort --unique | tail --lines=1)" = no ] ||
-    k3s_no 'systemd has not read what it is told now'
-}
 
 # backup_said: all notes of this node, one line each: which, then time, name, bytes, ok or failed, why.
 backup_said() {
@@ -65,18 +23,20 @@ backup_note() {
   [ "$3" = failed ] || cp --force "$BACKUP/notes/$1" "$BACKUP/notes/$1.good"
 }
 
-# backup_open MIB: an empty place in memory for a bundle in clear. What an earlier run left there, because it was killed, goes first.
+# backup_open MIB: mounts an empty file system in memory for a bundle in clear, in place of one that a killed run has left.
 backup_open() {
   local free options=mode=0700,nosuid,nodev,size=${1}m
   install --directory --mode=700 /run/fortress
   ! systemctl --quiet is-active fortress-drill.service || k3s_no 'another drill is under way there' || return
-  [ ! -e /run/fortress/lock ] || flock --nonblock /run/fortress/lock true || k3s_no "$(cat /run/fortress/owner) is at work there, and may need the bundle that is open: wait, or ./task unlock" || return
+  [ ! -e /run/fortress/lock ] || flock --nonblock /run/fortress/lock true ||
+    k3s_no "$(cat /run/fortress/owner) is at work there, and may need the bundle that is open: wait, or ./task unlock" || return
   backup_close
   free=$(($(awk '/^MemAvailable:/ { print $2 }' /proc/meminfo) / 1024))
   [ "$free" -gt "$(($1 + 256))" ] || k3s_no "it needs $(($1 + 256)) MiB of memory, and $free MiB are free" || return
   install --directory --mode=700 "$BUNDLE"
-  mount --types tmpfs --options "$options,noswap" bundle "$BUNDLE" 2> /dev/null || mount --types tmpfs --options "$options" bundle "$BUNDLE" || return
-  # When the laptop is gone before it could clear it.
+  mount --types tmpfs --options "$options,noswap" bundle "$BUNDLE" 2> /dev/null ||
+    mount --types tmpfs --options "$options" bundle "$BUNDLE" || return
+  # In case the laptop is gone before it could unmount it.
   systemd-run --quiet --collect --unit=fortress-bundle --on-active=2h umount --lazy "$BUNDLE"
 }
 
@@ -85,7 +45,7 @@ backup_close() {
   while mountpoint --quiet "$BUNDLE"; do umount --lazy "$BUNDLE" || return; done
 }
 
-# backup_whole: what arrived is what the laptop has proven. Standard input has a line for each file, as sha256sum writes it.
+# backup_whole: the files that arrived are those that the laptop has verified. Standard input: lines of sha256sum.
 backup_whole() {
   (cd "$BUNDLE" && sha256sum --check --quiet --strict) || k3s_no 'what arrived is not what was sent'
 }
@@ -103,16 +63,23 @@ backup_reset() {
   local said rc=0
   # It unpacks a compressed snapshot into the directory in which it is started.
   cd "$BUNDLE/snapshot" || return
-  said=$(timeout 600 "$K3S" server --config "$K3S_ETC/config.yaml" "$@" --cluster-reset --cluster-reset-restore-path="$(printf '%s\n' "$BUNDLE"/snapshot/* | head --lines=1)" 2>&1) || rc=$?
+  said=$(timeout 600 "$K3S" server --config "$K3S_ETC/config.yaml" "$@" --cluster-reset \
+    --cluster-reset-restore-path="$(printf '%s\n' "$BUNDLE"/snapshot/* | head --lines=1)" 2>&1) || rc=$?
   cd /
-  [ "$rc" -eq 0 ] || k3s_no "k3s does not take the snapshot: $(grep --extended-regexp 'level=(fatal|error)|^Error: ' <<< "$said" | tail --lines=1 | cut --characters=1-400)"
+  [ "$rc" -eq 0 ] || k3s_no "k3s does not take the snapshot: $(backup_error <<< "$said")"
+}
+
+# backup_error: the last error of k3s on standard input.
+backup_error() {
+  grep --extended-regexp 'level=(fatal|error)|^Error: |^[EF][0-9]{4} ' | tail --lines=1 | cut --characters=1-400
 }
 
 # backup_canary SECRET CONFIGMAP: the canary is the one of this bundle, by the digests of its two values.
 backup_canary() {
   local kind is
   for kind in secret configmap; do
-    is=$(timeout 30 "$K3S" kubectl --kubeconfig "$K3S_ETC/k3s.yaml" get "$kind" canary --namespace fortress-canary --output jsonpath='{.data.value}' 2>&1) || k3s_no "there is no canary: $(tail --lines=1 <<< "$is")" || return
+    is=$(timeout 30 "$K3S" kubectl --kubeconfig "$K3S_ETC/k3s.yaml" get "$kind" canary --namespace fortress-canary \
+      --output jsonpath='{.data.value}' 2>&1) || k3s_no "there is no canary: $(tail --lines=1 <<< "$is")" || return
     [ "$kind" = configmap ] || is=$(base64 --decode <<< "$is")
     is=$(printf %s "$is" | sha256sum | cut --delimiter=' ' --fields=1)
     [ "$is" = "$1" ] || k3s_no "the $kind of the canary is not the one of this bundle" || return
@@ -120,10 +87,10 @@ backup_canary() {
   done
 }
 
-# backup_inside ADDRESS SECRET CONFIGMAP: runs where there is no network but its own, on files that are nobody else's.
+# backup_inside ADDRESS SECRET CONFIGMAP: the drill itself, in a network namespace and on a file system of its own.
 backup_inside() {
   local pid deadline said='' same
-  # By the address of the node in question, which nobody can meet here.
+  # It has the address of the node that made the bundle: no other machine is in this network.
   ip address add "$1/32" dev lo
   ip route add default dev lo
   backup_reset --disable-agent --node-ip="$1" || return
@@ -132,33 +99,40 @@ backup_inside() {
   deadline=$((SECONDS + 300))
   until [ "$(timeout 10 "$K3S" kubectl --kubeconfig "$K3S_ETC/k3s.yaml" get --raw /readyz 2> /dev/null)" = ok ]; do
     if ! kill -0 "$pid" 2> /dev/null || [ "$SECONDS" -ge "$deadline" ]; then
-      k3s_no "what was restored does not come up: $(grep --extended-regexp 'level=(fatal|error)|^Error: |^[EF][0-9]{4} ' "$BUNDLE/log" | tail --lines=1 | cut --characters=1-400)"
+      k3s_no "the restored cluster did not become ready: $(backup_error < "$BUNDLE/log")"
       return
     fi
     sleep 1
   done
   said=$(backup_canary "$2" "$3") || k3s_no "$said" || return
   for same in cred/encryption-config.json tls/server-ca.crt; do
-    [ ! -e "$BUNDLE/server/$same" ] || cmp --silent "$BUNDLE/server/$same" "$K3S_DATA/server/$same" || k3s_no "$same in the bundle is not that of its snapshot" || return
+    [ ! -e "$BUNDLE/server/$same" ] || cmp --silent "$BUNDLE/server/$same" "$K3S_DATA/server/$same" ||
+      k3s_no "$same in the bundle is not that of its snapshot" || return
   done
   kill "$pid"
   wait "$pid" || true # it ends with the signal that it got
 }
 
-# backup_drill NAME ADDRESS SECRET CONFIGMAP VERSION: the bundle becomes a cluster, beside the living one and unseen by it.
+# backup_drill NAME ADDRESS SECRET CONFIGMAP VERSION: the bundle becomes a cluster, beside the running one and isolated from it.
 backup_drill() {
   local said inside rc=0
   said=$(backup_newer "$5") || k3s_no "$said" || return
-  # A unit knows nothing of the shell that starts it.
+  # A unit has nothing of the shell that starts it.
   inside=$BUNDLE/inside
-  { declare -p K3S K3S_ETC K3S_DATA BUNDLE && declare -f k3s_no backup_reset backup_canary backup_inside && printf 'backup_inside "$@"\n'; } > "$inside"
-  install --directory --mode=700 "$BUNDLE/data" "$BUNDLE/data/server" "$BUNDLE/data/server/logs" "$BUNDLE/data/data" "$BUNDLE/rancher"
+  {
+    declare -p K3S K3S_ETC K3S_DATA BUNDLE
+    declare -f k3s_no backup_reset backup_error backup_canary backup_inside
+    printf 'backup_inside "$@"\n'
+  } > "$inside" || return
+  install --directory --mode=700 "$BUNDLE"/{data,data/server,data/server/logs,data/data,rancher}
   # A program that the bundle might hold is never run, and nothing outside of the bundle can be written.
   said=$(systemd-run --quiet --collect --wait --pipe --unit=fortress-drill \
-    --property=PrivateNetwork=yes --property=PrivateTmp=yes --property=PrivateIPC=yes --property=ProtectSystem=strict --property=ProtectHome=yes \
-    --property=ProtectKernelTunables=yes --property=ProtectKernelModules=yes --property=ProtectControlGroups=yes --property=NoNewPrivileges=yes \
-    --property="ReadWritePaths=$BUNDLE" --property="BindPaths=$BUNDLE/data:$K3S_DATA" --property="BindPaths=$BUNDLE/rancher:/etc/rancher" \
-    --property="BindReadOnlyPaths=-$K3S_DATA/data" --property=LimitCORE=0 --property=Nice=5 --property=RuntimeMaxSec=1200 \
+    --property=PrivateNetwork=yes --property=PrivateTmp=yes --property=PrivateIPC=yes \
+    --property=ProtectSystem=strict --property=ProtectHome=yes --property=ProtectKernelTunables=yes \
+    --property=ProtectKernelModules=yes --property=ProtectControlGroups=yes --property=NoNewPrivileges=yes \
+    --property="ReadWritePaths=$BUNDLE" --property="BindPaths=$BUNDLE/data:$K3S_DATA" \
+    --property="BindPaths=$BUNDLE/rancher:/etc/rancher" --property="BindReadOnlyPaths=-$K3S_DATA/data" \
+    --property=LimitCORE=0 --property=Nice=5 --property=RuntimeMaxSec=1200 \
     bash --noprofile --norc -uo pipefail "$inside" "$2" "$3" "$4" 2>&1) || rc=$?
   if [ "$rc" -eq 0 ]; then
     backup_note drill "$1" ok
@@ -168,14 +142,19 @@ backup_drill() {
   fi
 }
 
-# backup_nobody: there is no data of a cluster here that could be lost, also none that a restore put aside before it was killed.
+# backup_nobody: no data of a cluster is here that could be lost, also none that a restore moved away before it was killed.
 backup_nobody() {
   local aside=$K3S_DATA/before-restore
-  [ ! -e "$aside/begun" ] || [ ! -d "$aside/server" ] || k3s_no "a restore was killed here, and a cluster has its data in $aside" || return
-  [ ! -d "$K3S_DATA/server/db/etcd/member" ] || k3s_no "a cluster has its data here: $(du --summarize --human-readable "$K3S_DATA/server/db/etcd" | cut --fields=1), changed $(date --utc --date="@$(stat --format=%Y "$K3S_DATA/server/db/etcd/member/wal")" +%FT%TZ)"
+  local size changed etcd=$K3S_DATA/server/db/etcd
+  [ ! -e "$aside/begun" ] || [ ! -d "$aside/server" ] ||
+    k3s_no "a restore was killed here, and a cluster has its data in $aside" || return
+  [ -d "$etcd/member" ] || return 0
+  size=$(du --summarize --human-readable "$etcd" | cut --fields=1)
+  changed=$(date --utc --date="@$(stat --format=%Y "$etcd/member/wal")" +%FT%TZ)
+  k3s_no "a cluster has its data here: $size, changed $changed"
 }
 
-# backup_returns: what a restore has put aside comes back, also in the next run when the restore was killed.
+# backup_returns: the data that a restore has moved away comes back, also in the next run when the restore was killed.
 backup_returns() {
   local aside=$K3S_DATA/before-restore
   [ -e "$aside/begun" ] || return 0
@@ -191,10 +170,10 @@ backup_returns() {
 }
 
 # backup_restored WHEN: it was restored in this run.
-backup_restored() { [ "$(cat "$BACKUP/restored" 2> /dev/null)" = "$1" ] || k3s_no 'it is not what runs here'; }
+backup_restored() { [ "$(cat "$BACKUP/restored" 2> /dev/null)" = "$1" ] || k3s_no 'this cluster is not the one of the bundle'; }
 
-# backup_restore WHEN NAME NODE SECRET CONFIGMAP VERSION: the bundle becomes the cluster of this node. What was there is
-# put aside, and comes back when this fails.
+# backup_restore WHEN NAME NODE SECRET CONFIGMAP VERSION: the bundle becomes the cluster of this node. The data that
+# was there is moved away, and comes back when this fails.
 backup_restore() {
   local aside=$K3S_DATA/before-restore said when=$1
   shift
@@ -205,10 +184,14 @@ backup_restore() {
   install --directory --mode=700 "$aside"
   if [ -d "$K3S_DATA/server/db" ]; then echo something; else echo nothing; fi > "$aside/begun"
   sync "$aside/begun" "$aside"
-  if [ -d "$K3S_DATA/server/db" ]; then aside "$K3S_DATA/server" "$aside/server" k3s.service; else rm --recursive --force "$K3S_DATA/server"; fi
+  if [ -d "$K3S_DATA/server/db" ]; then
+    aside "$K3S_DATA/server" "$aside/server" k3s.service
+  else
+    rm --recursive --force "$K3S_DATA/server"
+  fi
   if [ -e /etc/rancher/node/password ]; then cp --preserve=mode /etc/rancher/node/password "$aside/password"; fi
   install --directory --mode=700 "$K3S_DATA/server" "$K3S_DATA/server/logs"
-  # The restored cluster knows this node by it, and would refuse another one.
+  # The restored cluster has the hash of this password, and would refuse a node with another one.
   if [ -e "$BUNDLE/rancher/node/password" ]; then
     install --directory --mode=755 /etc/rancher/node
     install --mode=600 "$BUNDLE/rancher/node/password" /etc/rancher/node/password
@@ -225,5 +208,5 @@ backup_restore() {
   k3s_no "$said"
 }
 
-export -f backup_age backup_land backup_tools backup_timer backup_said backup_note backup_open backup_close backup_whole backup_newer \
-  backup_reset backup_canary backup_inside backup_drill backup_nobody backup_returns backup_restored backup_restore
+export -f backup_said backup_note backup_open backup_close backup_whole backup_newer \
+  backup_reset backup_error backup_canary backup_inside backup_drill backup_nobody backup_returns backup_restored backup_restore

@@ -71,7 +71,9 @@ export interface Difference {
   why: string | undefined
 }
 
-/** Whether two answers say the same. WARN is kube-bench's word for what a person has to look at, and for manual ones that fail. */
+/**
+ * Whether two answers say the same. WARN is kube-bench's word for what a person has to look at, and for manual ones that fail.
+ */
 const alike: Record<BenchResult['status'], CisState[]> = {
   PASS: ['pass'],
   FAIL: ['fail'],
@@ -92,7 +94,7 @@ export function differences(theirs: BenchResult[], ours: CisResult[], known = be
     const to = id in known.moved ? known.moved[id] : id
     const result = to === null || to === undefined ? undefined : mine.get(to)
     if (result === undefined) {
-      out.push({ id, ours: undefined, says: status, we: 'not asked', why: 'the newer list has it no more' })
+      out.push({ id, ours: undefined, says: status, we: 'not checked', why: 'the newer list has it no more' })
       continue
     }
     met.add(result.id)
@@ -105,12 +107,12 @@ export function differences(theirs: BenchResult[], ours: CisResult[], known = be
       we: result.state,
       why:
         explain(id, status, result.state) ??
-        (left ? 'it leaves this to a person, and a machine can ask it' : undefined),
+        (left ? 'it leaves this to a person, and the machine can check it' : undefined),
     })
   }
   for (const { id, state } of ours)
     if (!met.has(id))
-      out.push({ id: '-', ours: id, says: 'not asked', we: state, why: `it is not in ${known.benchmark}` })
+      out.push({ id: '-', ours: id, says: 'not checked', we: state, why: `it is not in ${known.benchmark}` })
   return out
 }
 
@@ -119,18 +121,20 @@ export function differenceText(node: string, all: Difference[]): string {
   const open = all.filter(({ why }) => why === undefined)
   const byWhy = new Map<string, string[]>()
   for (const { id, ours, says, we, why } of all) {
-    const label = `${ours ?? id}${ours !== undefined && id !== '-' && id !== ours ? ` (its ${id})` : ''}: it says ${says}, we ${we}`
+    const other = ours !== undefined && id !== '-' && id !== ours ? ` (its ${id})` : ''
+    const label = `${ours ?? id}${other}: it says ${says}, we ${we}`
     const key = why ?? 'not explained yet: add it to config/k3s/bench.yaml'
     byWhy.set(key, [...(byWhy.get(key) ?? []), label])
   }
   return [
-    `${node}: kube-bench with ${bench().benchmark} says something else of ${count(all.length, 'control')}, ${open.length} of them unexplained`,
+    `${node}: kube-bench with ${bench().benchmark} says something else of ${count(all.length, 'control')}, ` +
+      `${open.length} of them unexplained`,
     ...[...byWhy].flatMap(([why, labels]) => [`  ${why}`, ...labels.map((label) => `    ${label}`)]),
   ].join('\n')
 }
 
 /**
- * The pinned kube-bench, brought to the node, run there, and taken away again. `dir` is a directory of controls on the laptop in
+ * The pinned kube-bench: uploaded to the node, run there, and removed. `dir` is a directory of controls on the laptop in
  * place of those that it comes with.
  */
 export async function runBench(
@@ -142,14 +146,16 @@ export async function runBench(
   signal: AbortSignal,
 ): Promise<BenchResult[]> {
   const { deliver, downloads } = load('../engine/delivery.ts') as typeof import('../engine/delivery.ts')
-  const { artifactOf } = load('../engine/download.ts') as typeof import('../engine/download.ts')
+  const { artifactOf } = load('../engine/artifact.ts') as typeof import('../engine/artifact.ts')
   const { plain } = load('../engine/program.ts') as typeof import('../engine/program.ts')
+  const { onAnswer } = load('../engine/wire.ts') as typeof import('../engine/wire.ts')
   const { execFileSync } = load('node:child_process') as typeof import('node:child_process')
   const fetch = downloads(config, {
     signal,
     onTransfer: (t) => report.transfer(t),
     say: (s) => report.note(s),
   })
+  const targets = role === 'server' ? 'master,etcd,controlplane,node,policies' : 'node'
   const file = await fetch(artifactOf(config.pins, 'kube-bench', machine.facts.arch))
   const to = '/var/tmp/kube-bench.tar.gz'
   await deliver(machine, file, to, { onTransfer: (t) => report.transfer(t), signal })
@@ -160,34 +166,39 @@ export async function runBench(
       : execFileSync('tar', ['--create', '--gzip', '--directory', dir, '.'], {
           maxBuffer: 16 * 2 ** 20,
         }).toString('base64')
-  let said: string[] = []
+  let said: Record<string, string> = {}
   const outcome = await machine.run(
     await plain(
       'k3s-cis',
       [
         k3sShell.text,
         `FK_SENT=${quote(`${file.sha256} ${to}\n`)}`,
-        `arrived ${to} 2> "$FK_TMP/said" || { frame bench "$(cat "$FK_TMP/said")" ''; exit 1; }`,
-        'mkdir "$FK_TMP/bench" "$FK_TMP/bin" && tar --extract --gzip --file="$FK_PART" --directory="$FK_TMP/bench" --no-same-owner && rm --force "$FK_PART"',
+        `arrived ${to} 2> "$FK_TMP/said" || { answer bench complained "$(cat "$FK_TMP/said")"; exit 1; }`,
+        'mkdir "$FK_TMP/bench" "$FK_TMP/bench.bin"',
+        'tar --extract --gzip --file="$FK_PART" --directory="$FK_TMP/bench" --no-same-owner && rm --force "$FK_PART"',
         // Its controls call kubectl.
-        `printf '#!/bin/sh\\nexec %s kubectl --kubeconfig %s "$@"\\n' "$K3S" "$K3S_ETC/k3s.yaml" > "$FK_TMP/bin/kubectl" && chmod 755 "$FK_TMP/bin/kubectl"`,
+        `printf '#!/bin/sh\\nexec %s kubectl --kubeconfig %s "$@"\\n' "$K3S" "$K3S_ETC/k3s.yaml" > "$FK_TMP/bench.bin/kubectl"`,
+        'chmod 755 "$FK_TMP/bench.bin/kubectl"',
         ...(own === ''
           ? []
           : [
-              `rm --recursive --force "$FK_TMP/bench/cfg" && mkdir "$FK_TMP/bench/cfg" && base64 --decode <<< ${quote(own)} | tar --extract --gzip --directory="$FK_TMP/bench/cfg" --no-same-owner`,
+              'rm --recursive --force "$FK_TMP/bench/cfg" && mkdir "$FK_TMP/bench/cfg"',
+              `base64 --decode <<< ${quote(own)} |`,
+              '  tar --extract --gzip --directory="$FK_TMP/bench/cfg" --no-same-owner',
             ]),
-        `PATH=$FK_TMP/bin:$PATH timeout 240 "$FK_TMP/bench/kube-bench" run --config-dir "$FK_TMP/bench/cfg" --config "$FK_TMP/bench/cfg/config.yaml" --benchmark ${bench().benchmark} --targets ${role === 'server' ? 'master,etcd,controlplane,node,policies' : 'node'} --json > "$FK_TMP/said" 2> "$FK_TMP/complained" || true # what fails is in what it says`,
-        'frame bench "$(tail --lines=3 "$FK_TMP/complained")" "$(gzip < "$FK_TMP/said" | base64 --wrap=0)"',
+        'PATH=$FK_TMP/bench.bin:$PATH timeout 240 "$FK_TMP/bench/kube-bench" run --json \\',
+        '  --config-dir "$FK_TMP/bench/cfg" --config "$FK_TMP/bench/cfg/config.yaml" \\',
+        `  --benchmark ${bench().benchmark} --targets ${targets} \\`,
+        '  > "$FK_TMP/said" 2> "$FK_TMP/complained" || true # its output has what failed',
+        'answer bench complained "$(tail --lines=3 "$FK_TMP/complained")" body "$(gzip < "$FK_TMP/said" | base64 --wrap=0)"',
       ],
       ['put.sh'],
     ),
-    ({ kind, fields }) => {
-      if (kind === 'bench') said = fields
-    },
+    onAnswer((values) => (said = values)),
     300,
   )
   const { gunzipSync } = load('node:zlib') as typeof import('node:zlib')
-  const [complained = '', body = ''] = said
+  const { complained = '', body = '' } = said
   if (body === '')
     throw new Fault(`kube-bench did not run on ${machine.label}`, {
       said: complained || outcome.stderr.trim(),

@@ -70,7 +70,9 @@ export async function* opened(path: string, identity: string): AsyncGenerator<Bu
   }
 }
 
-/** Reads a tar of plain files: `begin` is told each of them, and gives what takes its content. Throws for anything else in it. */
+/**
+ * Reads a tar of plain files: `begin` is called for each of them, and returns what takes its content. Throws for anything else.
+ */
 async function files(
   plain: AsyncIterable<Buffer>,
   begin: (name: string, bytes: number) => { data(chunk: Buffer): void; end(): void },
@@ -153,7 +155,7 @@ export async function readBundle(path: string, identity: string): Promise<Bundle
       const listed = manifest?.files.find((file) => file.name === name)
       if (name !== 'manifest.json') {
         if (manifest === undefined) throw new Error('it does not begin with its manifest')
-        if (listed === undefined) throw new Error(`its manifest does not know ${name}`)
+        if (listed === undefined) throw new Error(`its manifest does not list ${name}`)
         if (listed.bytes !== size)
           throw new Error(`${name} has ${size} bytes, and its manifest says ${listed.bytes}`)
       }
@@ -197,7 +199,7 @@ function understood(text: string): Manifest {
     throw new Error('its manifest is no JSON')
   }
   if (found.format !== 1)
-    throw new Error(`its format is ${JSON.stringify(found.format)}, and this program knows 1`)
+    throw new Error(`its format is ${JSON.stringify(found.format)}, and this program reads 1`)
   const wrong = (
     [
       ['site', /^[a-z0-9-]{1,63}$/],

@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# What the controls of config/k3s/cis.yaml ask with, beside lib/controls.sh and lib/k3s.sh: how the parts of k3s run, what its API
-# holds, and what it refuses. Everything is read-only; a pod that should be refused is offered as a dry run.
+# The checks of config/k3s/cis.yaml, beside lib/host/controls.sh and lib/k3s/members.sh: how the components of k3s run, what its
+# API holds, and what it refuses. Everything is read-only; a pod that should be refused is sent as a dry run.
 
-# cis_up PORT…: what k3s starts has started, by the ports that it listens at: that a Node is there says nothing of this start.
+# cis_up PORT…: the components of k3s listen on these ports: that a Node exists says nothing of this start.
 cis_up() {
   local port
   for port; do
-    cis_listens "$port" || k3s_no "nobody listens at port $port" || return
+    cis_listens "$port" || k3s_no "no process listens on port $port" || return
   done
 }
 
@@ -45,27 +45,30 @@ cis_flags() {
   cis_begun "$1"
 }
 
-# cis_name: as whom the cluster knows this node.
+# cis_name: the name of this node in the cluster.
 cis_name() {
   local said
   said=$(k3s_self auth whoami --output jsonpath='{.status.userInfo.username}' --request-timeout=10s 2> /dev/null) || return
   printf '%s\n' "${said#system:node:}"
 }
 
-# cis_words: what k3s was told when it started, in files and on its command line, as name=value; it writes that to its Node.
+# cis_words: the configuration that k3s was started with, of files and command line, as name=value; it writes that to its Node.
 cis_words() {
   local name
   name=$(cis_name) || return
-  k3s_self get node "$name" --output jsonpath='{.metadata.annotations.k3s\.io/node-args}' --request-timeout=10s 2> /dev/null | cis_json |
+  k3s_self get node "$name" --output jsonpath='{.metadata.annotations.k3s\.io/node-args}' --request-timeout=10s 2> /dev/null |
+    cis_json |
     awk '{ sub(/^=/, "") } name != "" { print name "=" $0; name = ""; next } sub(/^--/, "") { name = $0 }'
 }
 
-# cis_begun PART: its arguments, behind a line that says who tells of them: the journal, to which k3s writes them when it starts it, or
-# else its Node, with those that k3s was given for it. The journal forgets what is old, and drops what comes too fast.
+# cis_begun PART: its arguments, behind a line that says who tells of them: the journal, to which k3s writes them when it starts
+# it, or else its Node, with those that k3s was given for it. The journal forgets what is old, and drops what comes too fast.
 cis_begun() {
   local said
   fact started cis_started
-  said=$(awk -v part="$1" '$1 == part { line = $0 } END { n = split(line, words, " "); for (i = 2; i <= n; i++) { sub(/^--/, "", words[i]); print words[i] } }' <<< "$FK_FACT")
+  said=$(awk -v part="$1" '
+    $1 == part { line = $0 }
+    END { n = split(line, words, " "); for (i = 2; i <= n; i++) { sub(/^--/, "", words[i]); print words[i] } }' <<< "$FK_FACT")
   if [ -n "$said" ]; then
     printf '@the journal\n%s\n' "$said"
     return
@@ -126,8 +129,9 @@ cis_yaml() {
 }
 
 # The names that settings of the kubelet have as flags, and in its configuration.
-CIS_KUBELET='anonymous-auth authentication.anonymous.enabled authorization-mode authorization.mode client-ca-file authentication.x509.clientCAFile
-  read-only-port readOnlyPort streaming-connection-idle-timeout streamingConnectionIdleTimeout make-iptables-util-chains makeIPTablesUtilChains
+CIS_KUBELET='anonymous-auth authentication.anonymous.enabled authorization-mode authorization.mode
+  client-ca-file authentication.x509.clientCAFile read-only-port readOnlyPort
+  streaming-connection-idle-timeout streamingConnectionIdleTimeout make-iptables-util-chains makeIPTablesUtilChains
   event-qps eventRecordQPS tls-cert-file tlsCertFile tls-private-key-file tlsPrivateKeyFile rotate-certificates rotateCertificates
   tls-cipher-suites tlsCipherSuites pod-max-pids podPidsLimit seccomp-default seccompDefault'
 
@@ -137,15 +141,17 @@ cis_kubelet_names() {
     BEGIN { n = split(names, words, /[ \n]+/); for (i = 1; i < n; i += 2) flag[words[i + 1]] = words[i] }
     {
       at = index($0, "="); path = substr($0, 1, at - 1); value = substr($0, at + 1); sub(/^kubeletconfig\./, "", path)
-      if (sub(/^featureGates\./, "", path)) { value = path "=" value; name = "feature-gates" } else if (path in flag) name = flag[path]; else next
+      if (sub(/^featureGates\./, "", path)) { value = path "=" value; name = "feature-gates" }
+      else if (path in flag) name = flag[path]
+      else next
       if (name in said) value = said[name] "," value
       said[name] = value
     }
     END { for (name in said) print name "=" said[name] }'
 }
 
-# cis_kubelet_told: what the kubelet was told: by files that k3s writes for it, and by arguments, which go before them.
-cis_kubelet_told() {
+# cis_kubelet_started: the settings that the kubelet was started with: files that k3s writes for it, and arguments, which win.
+cis_kubelet_started() {
   local path flags
   flags=$(cis_begun kubelet)
   [ -n "$flags" ] || return
@@ -156,15 +162,17 @@ cis_kubelet_told() {
   tail --lines=+2 <<< "$flags"
 }
 
-# cis_kubelet: what the kubelet has made of it; a server may ask it, an agent knows what it was told.
+# cis_kubelet: its live settings; a server may read them, an agent has those that it was started with.
 cis_kubelet() {
   local node live=''
   node=$(cis_name) || node=''
-  [ -z "$node" ] || live=$(k3s_kubectl get --raw "/api/v1/nodes/$node/proxy/configz" --request-timeout=10s 2> /dev/null | cis_json | cis_kubelet_names) || live=''
-  if [ -n "$live" ]; then printf '@its /configz\n%s\n' "$live"; else cis_kubelet_told; fi
+  [ -z "$node" ] ||
+    live=$(k3s_kubectl get --raw "/api/v1/nodes/$node/proxy/configz" --request-timeout=10s 2> /dev/null |
+      cis_json | cis_kubelet_names) || live=''
+  if [ -n "$live" ]; then printf '@its /configz\n%s\n' "$live"; else cis_kubelet_started; fi
 }
 
-# cis_etcd: what k3s has told its etcd.
+# cis_etcd: the configuration that k3s has written for its etcd.
 cis_etcd() {
   [ -r "$K3S_DATA/server/db/etcd/config" ] || return
   printf '@%s\n' "$K3S_DATA/server/db/etcd/config"
@@ -184,7 +192,11 @@ cis_value() {
 cis_seconds() {
   local left=$1 seconds=0
   while [[ $left =~ ^([0-9]+)(\.[0-9]+)?(h|ms|m|s)(.*)$ ]]; do
-    case ${BASH_REMATCH[3]} in h) seconds=$((seconds + BASH_REMATCH[1] * 3600)) ;; m) seconds=$((seconds + BASH_REMATCH[1] * 60)) ;; s) seconds=$((seconds + BASH_REMATCH[1])) ;; esac
+    case ${BASH_REMATCH[3]} in
+      h) seconds=$((seconds + BASH_REMATCH[1] * 3600)) ;;
+      m) seconds=$((seconds + BASH_REMATCH[1] * 60)) ;;
+      s) seconds=$((seconds + BASH_REMATCH[1])) ;;
+    esac
     left=${BASH_REMATCH[4]}
   done
   case $left in '') ;; *[!0-9]*) seconds=-1 ;; *) seconds=$left ;; esac
@@ -214,12 +226,12 @@ cis_fits() {
   esac
 }
 
-# cis_are WHAT NAME OPERATOR WANTED [NAME OPERATOR WANTED…]: FK_FACT says so. What nobody can tell does not hold.
+# cis_are WHAT NAME OPERATOR WANTED [NAME OPERATOR WANTED…]: FK_FACT says so. What is unknown does not hold.
 cis_are() {
   local what=$1 bad='' said='' source
   shift
   [[ $FK_FACT =~ $'\n@'([^$'\n']*) ]] || {
-    echo "nothing tells how $what runs: neither itself, nor the journal of this start, nor its Node"
+    echo "the arguments of $what are unknown: neither its API, nor the journal of this start, nor its Node has them"
     return 1
   }
   source=${BASH_REMATCH[1]}
@@ -243,9 +255,9 @@ kubelet_is() {
   cis_are kubelet "$@"
 }
 
-# told_is PART …: by what it was told when it was started, where its own answer leaves that out.
-told_is() {
-  if [ "$1" = kubelet ]; then fact told.kubelet cis_kubelet_told; else fact "told.$1" cis_begun "$1"; fi
+# started_is PART …: by the arguments that it was started with, where its own answer leaves them out.
+started_is() {
+  if [ "$1" = kubelet ]; then fact started.kubelet cis_kubelet_started; else fact "started.$1" cis_begun "$1"; fi
   cis_are "$@"
 }
 
@@ -255,7 +267,7 @@ etcd_is() {
   cis_are etcd "$@"
 }
 
-# cis_known PART...: the parts can be asked at all: the API as a whole, etcd by its configuration, others by their flags.
+# cis_known PART...: these can answer: the API as a whole, etcd by its configuration, others by their flags.
 cis_known() {
   local part
   for part; do
@@ -265,8 +277,9 @@ cis_known() {
       continue
     fi
     case $part in etcd) fact etcd cis_etcd ;; kubelet) fact kubelet cis_kubelet ;; *) fact "flags.$part" cis_flags "$part" ;; esac
-    [[ $FK_FACT =~ $'\n@'([^$'\n']*) ]] || k3s_no "nothing tells how $part runs: is k3s up, and does the API answer?" || return
-    printf '%s tells of %s\n' "${BASH_REMATCH[1]}" "$part"
+    [[ $FK_FACT =~ $'\n@'([^$'\n']*) ]] ||
+      k3s_no "the arguments of $part are unknown: is k3s up, and does the API answer?" || return
+    printf '%s has the arguments of %s\n' "${BASH_REMATCH[1]}" "$part"
   done
 }
 
@@ -294,7 +307,8 @@ encrypted_by() {
   local first
   cis_file encryption-provider-config || return
   # In a list of providers each is an object of one key; the first of each list is what new data is written with.
-  first=$(tr --delete ' \n\t' < "$FK_VALUE" | grep --only-matching '"providers":\[{"[a-z]*"' | sed 's/.*{"//; s/"$//' | sort --unique | tr '\n' ' ')
+  first=$(tr --delete ' \n\t' < "$FK_VALUE" | grep --only-matching '"providers":\[{"[a-z]*"' |
+    sed 's/.*{"//; s/"$//' | sort --unique | tr '\n' ' ')
   echo "new data is written with: ${first:-nothing that could be read}"
   [ -n "$first" ] || return 1
   for first in $first; do
@@ -307,7 +321,8 @@ audit_covers() {
   local resource missing=''
   cis_file audit-policy-file || return
   for resource; do
-    grep --word-regexp --fixed-strings -e "$resource" <(grep --invert-match '^ *#' "$FK_VALUE") > /dev/null || missing+=" $resource"
+    grep --word-regexp --fixed-strings -e "$resource" <(grep --invert-match '^ *#' "$FK_VALUE") > /dev/null ||
+      missing+=" $resource"
   done
   [ "$(grep . "$FK_VALUE" | tail --lines=1 | tr --delete ' ')" = '-level:Metadata' ] || missing+=' what no other rule names'
   echo "$FK_VALUE${missing:+ says nothing about$missing}"
@@ -332,13 +347,73 @@ own_authority() {
 # shellcheck disable=SC2016 # the variables are those of the template
 cis_objects() {
   local name='{{if .metadata.namespace}}{{.metadata.namespace}}/{{end}}{{.metadata.name}}' container template
-  container='pod{{"\t"}}{{$pod}}{{"\t"}}{{$in}}{{"\t"}}{{range $key, $value := .securityContext}}{{if eq $key "privileged" "allowPrivilegeEscalation" "runAsNonRoot" "procMount"}}{{$key}}={{$value}},{{end}}{{if eq $key "capabilities"}}{{range .add}}add={{.}},{{end}}{{range .drop}}drop={{.}},{{end}}{{end}}{{if eq $key "windowsOptions"}}{{if .hostProcess}}hostProcess,{{end}}{{end}}{{if eq $key "seccompProfile"}}seccomp={{.type}},{{end}}{{end}}{{range .ports}}{{if .hostPort}}hostPort,{{end}}{{end}}{{range .env}}{{if .valueFrom}}{{if .valueFrom.secretKeyRef}}secret,{{end}}{{end}}{{end}}{{range .envFrom}}{{if .secretRef}}secret,{{end}}{{end}}{{"\n"}}'
-  template='{{range .items}}'
-  template+='{{if eq .kind "ClusterRole" "Role"}}{{$of := .}}{{$by := "none"}}{{range $key, $value := .metadata.labels}}{{if eq $key "kubernetes.io/bootstrapping"}}{{$by = $value}}{{end}}{{end}}{{range .rules}}rule{{"\t"}}{{with $of}}'$name'{{end}}{{"\t"}}{{$by}}{{"\t"}}{{range .verbs}}{{.}},{{end}}{{"\t"}}{{range .resources}}{{.}},{{end}}{{"\t"}}{{range .apiGroups}}{{.}},{{end}}{{"\n"}}{{end}}{{end}}'
-  template+='{{if eq .kind "ClusterRoleBinding" "RoleBinding"}}{{$of := .}}{{range .subjects}}binding{{"\t"}}{{with $of}}'$name'{{"\t"}}{{.roleRef.name}}{{end}}{{"\t"}}{{.kind}}{{"\t"}}{{.name}}{{"\n"}}{{end}}{{end}}'
-  template+='{{if eq .kind "Pod"}}{{$in := ""}}{{$pod := printf "%s/%s" .metadata.namespace .metadata.name}}{{$of := .spec}}{{range $key, $value := .spec}}{{if eq $key "hostPID" "hostIPC" "hostNetwork"}}{{if $value}}{{$in = printf "%s%s," $in $key}}{{end}}{{end}}{{if eq $key "securityContext"}}{{range $name, $set := $value}}{{if eq $name "runAsNonRoot"}}{{$in = printf "%spod.%s=%v," $in $name $set}}{{end}}{{if eq $name "seccompProfile"}}{{$in = printf "%spod.seccomp=%v," $in $set.type}}{{end}}{{if eq $name "windowsOptions"}}{{if $set.hostProcess}}{{$in = printf "%shostProcess," $in}}{{end}}{{end}}{{end}}{{end}}{{end}}{{range .spec.volumes}}{{if .hostPath}}{{$in = printf "%shostPath," $in}}{{end}}{{if .projected}}{{range .projected.sources}}{{if .serviceAccountToken}}{{$in = printf "%stoken-of-%s," $in $of.serviceAccountName}}{{end}}{{end}}{{end}}{{end}}{{range .spec.containers}}'$container'{{end}}{{range .spec.initContainers}}'$container'{{end}}{{range .spec.ephemeralContainers}}'$container'{{end}}{{end}}'
-  template+='{{if eq .kind "ServiceAccount"}}{{if eq .metadata.name "default"}}account{{"\t"}}{{.metadata.namespace}}{{"\t"}}{{.automountServiceAccountToken}}{{"\n"}}{{end}}{{end}}'
-  template+='{{if eq .kind "Namespace"}}{{if not .metadata.deletionTimestamp}}space{{"\t"}}{{.metadata.name}}{{"\n"}}{{end}}{{end}}{{if eq .kind "NetworkPolicy"}}policy{{"\t"}}{{.metadata.namespace}}{{"\n"}}{{end}}{{end}}'
+  container='pod{{"\t"}}{{$pod}}{{"\t"}}{{$in}}{{"\t"}}
+    {{- range $key, $value := .securityContext}}
+      {{- if eq $key "privileged" "allowPrivilegeEscalation" "runAsNonRoot" "procMount"}}{{$key}}={{$value}},{{end}}
+      {{- if eq $key "capabilities"}}{{range .add}}add={{.}},{{end}}{{range .drop}}drop={{.}},{{end}}{{end}}
+      {{- if eq $key "windowsOptions"}}{{if .hostProcess}}hostProcess,{{end}}{{end}}
+      {{- if eq $key "seccompProfile"}}seccomp={{.type}},{{end}}
+    {{- end}}
+    {{- range .ports}}{{if .hostPort}}hostPort,{{end}}{{end}}
+    {{- range .env}}{{if .valueFrom}}{{if .valueFrom.secretKeyRef}}secret,{{end}}{{end}}{{end}}
+    {{- range .envFrom}}{{if .secretRef}}secret,{{end}}{{end}}
+    {{- "\n"}}'
+  template='{{range .items}}
+      {{- if eq .kind "ClusterRole" "Role"}}
+        {{- $of := .}}{{$by := "none"}}
+        {{- range $key, $value := .metadata.labels}}
+          {{- if eq $key "kubernetes.io/bootstrapping"}}{{$by = $value}}{{end}}
+        {{- end}}
+        {{- range .rules -}}
+          rule{{"\t"}}{{with $of}}'$name'{{end}}{{"\t"}}{{$by}}{{"\t"}}
+          {{- range .verbs}}{{.}},{{end}}
+          {{- "\t"}}
+          {{- range .resources}}{{.}},{{end}}
+          {{- "\t"}}
+          {{- range .apiGroups}}{{.}},{{end}}
+          {{- "\n"}}
+        {{- end}}
+      {{- end}}
+      {{- if eq .kind "ClusterRoleBinding" "RoleBinding"}}
+        {{- $of := .}}
+        {{- range .subjects -}}
+          binding{{"\t"}}{{with $of}}'$name'{{"\t"}}{{.roleRef.name}}{{end}}{{"\t"}}{{.kind}}{{"\t"}}{{.name}}{{"\n"}}
+        {{- end}}
+      {{- end}}
+      {{- if eq .kind "Pod"}}
+        {{- $in := ""}}{{$pod := printf "%s/%s" .metadata.namespace .metadata.name}}{{$of := .spec}}
+        {{- range $key, $value := .spec}}
+          {{- if eq $key "hostPID" "hostIPC" "hostNetwork"}}{{if $value}}{{$in = printf "%s%s," $in $key}}{{end}}{{end}}
+          {{- if eq $key "securityContext"}}
+            {{- range $name, $set := $value}}
+              {{- if eq $name "runAsNonRoot"}}{{$in = printf "%spod.%s=%v," $in $name $set}}{{end}}
+              {{- if eq $name "seccompProfile"}}{{$in = printf "%spod.seccomp=%v," $in $set.type}}{{end}}
+              {{- if eq $name "windowsOptions"}}{{if $set.hostProcess}}{{$in = printf "%shostProcess," $in}}{{end}}{{end}}
+            {{- end}}
+          {{- end}}
+        {{- end}}
+        {{- range .spec.volumes}}
+          {{- if .hostPath}}{{$in = printf "%shostPath," $in}}{{end}}
+          {{- if .projected}}
+            {{- range .projected.sources}}
+              {{- if .serviceAccountToken}}{{$in = printf "%stoken-of-%s," $in $of.serviceAccountName}}{{end}}
+            {{- end}}
+          {{- end}}
+        {{- end}}
+        {{- range .spec.containers}}'$container'{{end}}
+        {{- range .spec.initContainers}}'$container'{{end}}
+        {{- range .spec.ephemeralContainers}}'$container'{{end}}
+      {{- end}}
+      {{- if eq .kind "ServiceAccount"}}
+        {{- if eq .metadata.name "default" -}}
+          account{{"\t"}}{{.metadata.namespace}}{{"\t"}}{{.automountServiceAccountToken}}{{"\n"}}
+        {{- end}}
+      {{- end}}
+      {{- if eq .kind "Namespace"}}
+        {{- if not .metadata.deletionTimestamp}}space{{"\t"}}{{.metadata.name}}{{"\n"}}{{end}}
+      {{- end}}
+      {{- if eq .kind "NetworkPolicy"}}policy{{"\t"}}{{.metadata.namespace}}{{"\n"}}{{end}}
+    {{- end}}'
   k3s_kubectl get clusterroles,roles,clusterrolebindings,rolebindings,pods,serviceaccounts,namespaces,networkpolicies \
     --all-namespaces --output "go-template=$template" && echo @the API
 }
@@ -368,10 +443,12 @@ granted() {
   local verbs=$1 resources=$2
   shift 2
   cis_api rule || return
-  cis_none "roles that may ${verbs//,/ or } ${resources//,/ or }" "$(awk -F '\t' -v verbs="$verbs" -v resources="$resources" -v but=" $* " '
-    ($2 == "rbac-defaults" && $1 ~ /(^|\/)(system:.*|extension-apiserver-authentication-reader|cluster-admin|admin|edit|view)$/) || index(but, " " $1 " ") || NF < 5 { next }
+  cis_none "roles that may ${verbs//,/ or } ${resources//,/ or }" "$(cis_own_rules "$@" |
+    awk -F '\t' -v verbs="$verbs" -v resources="$resources" '
     {
-      verb = index("," $3, ",*,"); n = split(verbs, words, ","); for (i = 1; i <= n; i++) if (index("," $3, "," words[i] ",")) verb = 1
+      verb = index("," $3, ",*,")
+      n = split(verbs, words, ",")
+      for (i = 1; i <= n; i++) if (index("," $3, "," words[i] ",")) verb = 1
       if (!verb) next
       if (index("," $4, ",*,")) { print $1; next }
       n = split(resources, words, ",")
@@ -379,15 +456,23 @@ granted() {
         part = words[i]
         if (index("," $4, "," part ",") || (sub(/^.*\//, "", part) && index("," $4, ",*/" part ","))) { print $1; next }
       }
-    }' <<< "$FK_FACT")"
+    }')"
 }
 
 # wildcards [ROLE…]: nobody has made a role that says * for verbs, resources or groups, but for ROLE….
 wildcards() {
   cis_api rule || return
-  cis_none 'roles with *' "$(awk -F '\t' -v but=" $* " '
-    ($2 == "rbac-defaults" && $1 ~ /(^|\/)(system:.*|cluster-admin|admin|edit|view)$/) || index(but, " " $1 " ") || NF < 5 { next }
-    index("," $3, ",*,") || index("," $4, ",*,") || index("," $5, ",*,") { print $1 }' <<< "$FK_FACT")"
+  cis_none 'roles with *' "$(cis_own_rules "$@" |
+    awk -F '\t' 'index("," $3, ",*,") || index("," $4, ",*,") || index("," $5, ",*,") { print $1 }')"
+}
+
+# cis_own_rules [ROLE…]: the rules of FK_FACT, without those of Kubernetes itself and of ROLE….
+cis_own_rules() {
+  awk -F '\t' -v but=" $* " '
+    NF < 5 || index(but, " " $1 " ") { next }
+    $2 == "rbac-defaults" && $1 ~ /(^|\/)(system:.*|extension-apiserver-authentication-reader)$/ { next }
+    $2 == "rbac-defaults" && $1 ~ /(^|\/)(cluster-admin|admin|edit|view)$/ { next }
+    { print }' <<< "$FK_FACT"
 }
 
 # bound_to ROLE [BINDING…]: nobody is bound to it but by BINDING….
@@ -395,7 +480,8 @@ bound_to() {
   local role=$1
   shift
   cis_api binding || return
-  cis_none "bound to $role" "$(awk -F '\t' -v role="$role" -v but=" $* " '$2 == role && !index(but, " " $1 " ") { print $1 }' <<< "$FK_FACT")"
+  cis_none "bound to $role" "$(awk -F '\t' -v role="$role" -v but=" $* " '
+    $2 == role && !index(but, " " $1 " ") { print $1 }' <<< "$FK_FACT")"
 }
 
 # bound_group GROUP [BINDING…]: the group has rights by nothing but BINDING….
@@ -403,15 +489,19 @@ bound_group() {
   local group=$1
   shift
   cis_api binding || return
-  cis_none "bindings of $group" "$(awk -F '\t' -v group="$group" -v but=" $* " '$3 == "Group" && $4 == group && !index(but, " " $1 " ") { print $1 }' <<< "$FK_FACT")"
+  cis_none "bindings of $group" "$(awk -F '\t' -v group="$group" -v but=" $* " '
+    $3 == "Group" && $4 == group && !index(but, " " $1 " ") { print $1 }' <<< "$FK_FACT")"
 }
 
 # cis_reviews: whether an account that has nothing but a name may do what CIS names, one line each.
 cis_reviews() {
   local what=''
   for what in get.secrets list.secrets watch.secrets create.pods; do
-    printf '{"apiVersion":"authorization.k8s.io/v1","kind":"SubjectAccessReview","spec":{"user":"nobody","groups":["system:authenticated","system:serviceaccounts"],"resourceAttributes":{"verb":"%s","resource":"%s"}}}\n' "${what%.*}" "${what#*.}"
-  done | k3s_kubectl create --filename=- --output jsonpath='{.spec.resourceAttributes.verb} {.spec.resourceAttributes.resource} {.status.allowed}{"\n"}'
+    printf '{"apiVersion":"authorization.k8s.io/v1","kind":"SubjectAccessReview","spec":{"user":"nobody",'
+    printf '"groups":["system:authenticated","system:serviceaccounts"],'
+    printf '"resourceAttributes":{"verb":"%s","resource":"%s"}}}\n' "${what%.*}" "${what#*.}"
+  done | k3s_kubectl create --filename=- --output \
+    jsonpath='{.spec.resourceAttributes.verb} {.spec.resourceAttributes.resource} {.status.allowed}{"\n"}'
 }
 
 # nobody_may VERBS RESOURCE: who has nothing but an account may not do it, in any namespace.
@@ -419,25 +509,24 @@ nobody_may() {
   local verb
   fact reviews cis_reviews
   for verb in ${1//,/ }; do
-    case $FK_FACT in *$'\n'"$verb $2 false"*) ;; *$'\n'"$verb $2 true"*) k3s_no "an account without rights may $verb $2" || return ;; *) k3s_no 'the API does not answer' || return ;; esac
+    case $FK_FACT in
+      *$'\n'"$verb $2 false"*) ;;
+      *$'\n'"$verb $2 true"*) k3s_no "an account without rights may $verb $2" || return ;;
+      *) k3s_no 'the API does not answer' || return ;;
+    esac
   done
   echo "an account without rights may not ${1//,/ or } $2"
 }
 
-# default_accounts: the accounts called default, and whether pods get their token unasked.
-default_accounts() {
-  k3s_kubectl get serviceaccounts --all-namespaces --field-selector metadata.name=default \
-    --output jsonpath='{range .items[*]}{.metadata.namespace}{" "}{.automountServiceAccountToken}{"\n"}{end}'
-}
-
-# quiet_accounts: none of them does, and every namespace has its own.
+# quiet_accounts: no default service account mounts its token, and every namespace has one.
 quiet_accounts() {
   local spaces space
   cis_api space || return
   spaces=$FK_FACT
   cis_api account || return
   for space in $spaces; do
-    grep --quiet "^$space"$'\t' <<< "$FK_FACT" || k3s_no "$space has no account called default: what makes them does not run, or not yet" || return
+    grep --quiet "^$space"$'\t' <<< "$FK_FACT" ||
+      k3s_no "$space has no account called default: the controller manager has not created it" || return
   done
   cis_none 'default accounts whose token is mounted unasked, in' "$(awk '$2 != "false" { print $1 }' <<< "$FK_FACT")"
 }
@@ -451,10 +540,16 @@ cis_pods_with() {
     NF < 3 { next }
     { split($1, at, "/"); if (index(but, " " at[1] " ")) next; of = "," tolower($2); has = "," tolower($3) }
     mark == "escalation" { if (!set("allowprivilegeescalation=false")) print $1; next }
-    mark == "root" { if (!set("runasnonroot=true") && !(of ~ /,pod.runasnonroot=true,/ && !set("runasnonroot=false"))) print $1; next }
+    mark == "root" {
+      if (!set("runasnonroot=true") && !(of ~ /,pod.runasnonroot=true,/ && !set("runasnonroot=false"))) print $1
+      next
+    }
     mark == "capabilities" { if (!set("drop=all")) print $1; next }
     mark == "netraw" { if (set("add=net_raw") || set("add=all")) print $1; next }
-    mark == "unconfined" { if (set("seccomp=unconfined") || (of ~ /,pod.seccomp=unconfined,/ && has !~ /,seccomp=/)) print $1; next }
+    mark == "unconfined" {
+      if (set("seccomp=unconfined") || (of ~ /,pod.seccomp=unconfined,/ && has !~ /,seccomp=/)) print $1
+      next
+    }
     mark == "token" { if (of ~ /,token-of-default,/) print $1; next }
     set(mark) || set(mark "=true") || set(mark "=unmasked") || index(of, "," mark ",") { print $1 }' <<< "$FK_FACT"
 }
@@ -471,16 +566,18 @@ cis_offered() {
   echo @the API
 }
 
-# refuses POD: the API refuses it for its security, and takes the pod that asks for nothing.
+# refuses POD: the API refuses it for its security, and takes the pod that needs no rights.
 refuses() {
   local said
   fact offered cis_offered
   case $FK_FACT in *$'\n'"pod/tame created"*) ;; *)
-    echo "the API does not even take a pod that asks for nothing: $(grep tame <<< "$FK_FACT" || grep . <<< "$FK_FACT" | tail --lines=2)"
+    said=$(grep tame <<< "$FK_FACT" || grep . <<< "$FK_FACT" | tail --lines=2) || true # it may have said nothing
+    echo "the API does not even take a pod that needs no rights: $said"
     return 1
     ;;
   esac
-  said=$(grep --fixed-strings "pods \"$1\" is forbidden: violates PodSecurity" <<< "$FK_FACT") || k3s_no "it would take a pod with $1" || return
+  said=$(grep --fixed-strings "pods \"$1\" is forbidden: violates PodSecurity" <<< "$FK_FACT") ||
+    k3s_no "it would take a pod with $1" || return
   echo "it is refused: ${said#*violates }"
 }
 
@@ -501,8 +598,12 @@ no_secret() {
 ending_tokens() {
   local said
   if no_secret bootstrap.kubernetes.io/token; then return; fi
-  said=$(k3s_kubectl get secrets --namespace=kube-system --field-selector type=bootstrap.kubernetes.io/token --output go-template='{{range .items}}{{if not .data.expiration}}{{.metadata.name}}{{"\n"}}{{end}}{{end}}@' 2>&1)
-  case $said in *@) cis_none 'tokens to join with that never end' "${said%@}" ;; *) k3s_no "the API does not answer: $said" ;; esac
+  said=$(k3s_kubectl get secrets --namespace=kube-system --field-selector type=bootstrap.kubernetes.io/token --output \
+    go-template='{{range .items}}{{if not .data.expiration}}{{.metadata.name}}{{"\n"}}{{end}}{{end}}@' 2>&1)
+  case $said in
+    *@) cis_none 'tokens to join with that never end' "${said%@}" ;;
+    *) k3s_no "the API does not answer: $said" ;;
+  esac
 }
 
 # policed [NAMESPACE…]: every other namespace has a NetworkPolicy.
@@ -520,59 +621,19 @@ policed() {
 # unused_default: in the namespace default there is nothing but what Kubernetes puts there.
 unused_default() {
   local said
-  said=$(k3s_kubectl get pods,services,deployments,daemonsets,statefulsets,jobs,cronjobs,configmaps,secrets,persistentvolumeclaims --namespace=default --output name 2>&1) || k3s_no "the API does not answer: $said" || return
-  cis_none 'in the namespace default' "$(grep --invert-match --line-regexp --extended-regexp 'service/kubernetes|configmap/kube-root-ca.crt|' <<< "$said")"
+  said=pods,services,deployments,daemonsets,statefulsets,jobs,cronjobs,configmaps,secrets,persistentvolumeclaims
+  said=$(k3s_kubectl get "$said" --namespace=default --output name 2>&1) || k3s_no "the API does not answer: $said" || return
+  cis_none 'in the namespace default' "$(grep --invert-match --line-regexp --extended-regexp \
+    'service/kubernetes|configmap/kube-root-ca.crt|' <<< "$said")"
 }
 
-# proxy_is_local: there is no kube-proxy, by the journal and by the ports of its metrics and its health, 10249 and 10256; else what it
-# listens on for metrics is this machine alone.
+# proxy_is_local: there is no kube-proxy, by the journal and by the ports of its metrics and its health, 10249 and 10256; else
+# what it listens on for metrics is this machine alone.
 proxy_is_local() {
   fact started cis_started
-  case $FK_FACT in *$'\nkube-proxy '*) ;; *) cis_listens 10249 || cis_listens 10256 || na 'there is no kube-proxy: Cilium does its work' ;; esac
+  case $FK_FACT in
+    *$'\nkube-proxy '*) ;;
+    *) cis_listens 10249 || cis_listens 10256 || na 'there is no kube-proxy: Cilium does its work' ;;
+  esac
   arg_is kube-proxy metrics-bind-address unset-or '127.0.0.1|127.0.0.1:10249|[::1]:10249'
 }
-
-# cis_slack: what k3s has written that others can read or change, or that is not root's: what its mode has to lose, and the path.
-cis_slack() {
-  cis_open u-x,go= 177 "$K3S_ETC/k3s.yaml" "$K3S_DATA"/{server/cred,agent}/*.kubeconfig "$K3S_DATA"/agent/*.key "$K3S_DATA"/agent/etc/kubelet.conf.d/*.conf
-  cis_open go= 077 "$K3S_DATA/server/db/etcd" "$K3S_DATA/agent/etc/kubelet.conf.d"
-  cis_open a-x,go-w 133 "$K3S_DATA/agent/client-ca.crt"
-  [ ! -d "$K3S_DATA/server/tls" ] || find "$K3S_DATA/server/tls" -xdev ! -type l | while IFS= read -r path; do
-    case $path in *.key) cis_open u-x,go= 177 "$path" ;; *.crt) cis_open a-x,go-w 133 "$path" ;; *) cis_open go-w 022 "$path" ;; esac
-  done
-}
-
-# cis_open LESS MASK PATH...: of these, those that have a bit of MASK, or are not root's.
-cis_open() {
-  local less=$1 mask=$2 path
-  shift 2
-  for path; do
-    [ ! -e "$path" ] || find "$path" -maxdepth 0 \( -perm "/$mask" -o ! -user root -o ! -group root \) -printf "$less %p\n"
-  done
-}
-
-# quiet_default: pods no longer get the token of an account called default unasked; what it was is noted on the account.
-# A server that has just begun makes them late: they are waited for.
-quiet_default() {
-  local space was deadline=$((SECONDS + 60))
-  while [ "$(k3s_kubectl get namespaces --field-selector status.phase=Active --output name | wc --lines)" -gt "$(default_accounts | wc --lines)" ]; do
-    [ "$SECONDS" -lt "$deadline" ] || break
-    sleep 1
-  done
-  default_accounts | awk '$2 != "false"' | while read -r space was; do
-    k3s_kubectl annotate serviceaccount default --namespace "$space" --overwrite "fortress-kit/token-was=${was:-unset}" > /dev/null
-    k3s_kubectl patch serviceaccount default --namespace "$space" --patch '{"automountServiceAccountToken":false}' > /dev/null
-  done
-}
-
-# unquiet_default: where that is noted, it is as it was.
-unquiet_default() {
-  local space was
-  k3s_kubectl get serviceaccounts --all-namespaces --field-selector metadata.name=default \
-    --output jsonpath='{range .items[*]}{.metadata.namespace}{" "}{.metadata.annotations.fortress-kit/token-was}{"\n"}{end}' | while read -r space was; do
-    [ -n "$was" ] || continue
-    k3s_kubectl patch serviceaccount default --namespace "$space" --patch "{\"automountServiceAccountToken\":${was/unset/null}}" > /dev/null
-    k3s_kubectl annotate serviceaccount default --namespace "$space" fortress-kit/token-was- > /dev/null
-  done
-}
-export -f cis_slack cis_open default_accounts quiet_default unquiet_default

@@ -1,10 +1,11 @@
-// The benchmark of CIS for k3s: its list as data, how a node is asked, and what came of it: ./task cis.
+// The CIS benchmark for k3s: config/k3s/cis.yaml as the controls that a node is checked for.
 import { createRequire } from 'node:module'
 import type { Context } from '../engine/page.ts'
+import { type Entry, type Kinds, type Section, Requirements } from '../engine/requirements.ts'
 import type { Control } from '../engine/step.ts'
 import { read } from '../ground/root.ts'
 import { Command, quote, shellText } from '../ground/sh.ts'
-import { type Entry, type Kinds, type Section, hostKinds, questions, Requirements } from '../host/controls.ts'
+import { hostKinds, questions } from '../host/controls.ts'
 import { waiversFor } from '../site/waivers.ts'
 import { k3sShell } from './members.ts'
 
@@ -29,11 +30,11 @@ const operators = [
 type Operator = (typeof operators)[number]
 type Settings = Record<string, Wanted>
 
-/** One control of the list, beside the way to ask. */
+/** One control of the list, beside its check. */
 export interface CisEntry extends Entry {
-  /** What the list says of it; who asks is another matter. */
+  /** How the list itself wants it assessed. */
   assessed: 'automated' | 'manual'
-  /** What somebody has to look at. */
+  /** What a person has to look at. */
   person?: string
   /** Why it has no meaning for k3s. */
   na?: string
@@ -43,7 +44,7 @@ export interface CisEntry extends Entry {
 export interface CisSection extends Section<CisEntry> {
   title: string
   on: ('server' | 'agent')[]
-  /** Parts that must be able to answer: those of lib/k3s/cis.sh, etcd, or api. */
+  /** Components that must be able to answer: those of lib/k3s/cis.sh, etcd, or api. */
   known: string[]
   /** What to do when something does not hold. */
   help: string
@@ -55,10 +56,10 @@ function settings(wanted: Settings): string {
     .flatMap(([name, want]) => {
       const each = typeof want === 'string' ? { is: want } : want
       const unknown = Object.keys(each).filter((word) => !operators.includes(word as Operator))
+      const fault =
+        unknown.length > 0 ? `there is no operator ${unknown.join(', ')}` : 'says nothing that is wanted'
       if (unknown.length > 0 || Object.keys(each).length === 0)
-        throw new TypeError(
-          `cis.yaml, ${name}: ${unknown.length > 0 ? `there is no operator ${unknown.join(', ')}` : 'says nothing that is wanted'}; there are ${operators.join(', ')}`,
-        )
+        throw new TypeError(`cis.yaml, ${name}: ${fault}; there are ${operators.join(', ')}`)
       return Object.entries(each).map(
         ([word, operand]) => `${quote(name)} ${word} ${quote(operand === true ? 'yes' : String(operand))}`,
       )
@@ -75,7 +76,7 @@ const each = (word: string, parts: Parts) =>
 const kinds = {
   arg: (parts: Parts) => each('arg_is', parts),
   kubelet: (wanted: Settings) => `kubelet_is ${settings(wanted)}`,
-  told: (parts: Parts) => each('told_is', parts),
+  started: (parts: Parts) => each('started_is', parts),
   etcd: (wanted: Settings) => `etcd_is ${settings(wanted)}`,
   mode: hostKinds.mode,
   tree: (words: string) => `tree_is ${words.split(' ').map(quote).join(' ')}`,
@@ -101,7 +102,7 @@ function exempt(): string[] {
   return plugins.find(({ name }) => name === 'PodSecurity')?.configuration.exemptions?.namespaces ?? []
 }
 
-/** The sections that a node of this role is asked, and the controls of each. `today` decides which waivers hold. */
+/** The sections that a node of this role is checked for, and the controls of each. `today` decides which waivers hold. */
 export function cisOf(
   { site }: Pick<Context, 'site'>,
   role: 'server' | 'agent',
@@ -120,7 +121,7 @@ export function cisOf(
 
 type Tree = { [key: string]: Tree | unknown }
 
-/** The pods of config/k3s/refused.yaml as Kubernetes takes them: name → pod. `tame` is the one that asks for nothing. */
+/** The pods of config/k3s/refused.yaml: name → pod. `tame` is the one that needs no rights. */
 export function offeredPods(): Record<string, object> {
   const { parse } = load('yaml') as typeof import('yaml')
   type Difference = { spec?: Tree; container?: Tree }
@@ -150,7 +151,9 @@ function laid(under: Tree, over: Tree): Tree {
   return { ...under, ...(Object.fromEntries(both) as Tree) }
 }
 
-/** What the controls of the list share: lib/k3s/members.sh, lib/host/controls.sh, lib/k3s/cis.sh, and the pods that are offered. */
+/**
+ * What the controls of the list share: lib/k3s/members.sh, lib/host/controls.sh, lib/k3s/cis.sh, and the pods that are offered.
+ */
 export function cisShell(): Command {
   const pods = JSON.stringify({ apiVersion: 'v1', kind: 'List', items: Object.values(offeredPods()) })
   return new Command(

@@ -1,35 +1,26 @@
 # shellcheck shell=bash
-# A node of k3s: what is asked of it, and how it starts. Everything that says no prints why.
+# A node of k3s: the checks about it, and how it starts. Every function that fails prints why.
 K3S=/opt/bin/k3s K3S_ETC=/etc/rancher/k3s K3S_DATA=/var/lib/rancher/k3s K3S_NOTES=/var/lib/fortress/k3s
 export K3S K3S_ETC K3S_DATA K3S_NOTES
 
+# k3s_no TEXT: prints why, and fails.
 k3s_no() {
   printf '%s\n' "$*"
   return 1
 }
 
-# k3s_program VERSION SHA256: it is here as it was published, and nobody else may write it.
+# k3s_program VERSION SHA256: the program of this version is installed as it was published, and root alone may write it.
 k3s_program() {
   local path=/opt/k3s/$1/k3s
-  [ -f "$path" ] && [ ! -L "$path" ] || k3s_no "$path is not there" || return
-  [ "$(stat --format='%a %U:%G' "$path")" = '755 root:root' ] || k3s_no "$path can be changed: $(stat --format='%a %U:%G' "$path")" || return
-  printf '%s  %s\n' "$2" "$path" | sha256sum --check --status || k3s_no "$path is not what is pinned"
+  [ -f "$path" ] && [ ! -L "$path" ] || k3s_no "$path is missing" || return
+  [ "$(stat --format='%a %U:%G' "$path")" = '755 root:root' ] ||
+    k3s_no "$path can be changed: $(stat --format='%a %U:%G' "$path")" || return
+  printf '%s  %s\n' "$2" "$path" | sha256sum --check --status || k3s_no "$path differs from the pinned file"
 }
 
-# k3s_land VERSION: what was sent becomes the program of this version.
-k3s_land() {
-  local path=/opt/k3s/$1/k3s
-  arrived "$path" || return
-  keep "$path"
-  chown root:root "$FK_PART"
-  chmod 755 "$FK_PART"
-  sync "$FK_PART"
-  mv --force --no-target-directory "$FK_PART" "$path"
-}
-
-# k3s_use VERSION: from the next start on. The link changes in one go.
+# k3s_use VERSION: /opt/bin/k3s becomes this version, for the next start. The link changes atomically.
 k3s_use() {
-  [ -x "/opt/k3s/$1/k3s" ] || k3s_no "/opt/k3s/$1/k3s is not there" || return
+  [ -x "/opt/k3s/$1/k3s" ] || k3s_no "/opt/k3s/$1/k3s is missing" || return
   keep "$K3S"
   install --directory --mode=755 "$(dirname "$K3S")"
   ln --symbolic --force --no-dereference "../k3s/$1/k3s" "$K3S.new"
@@ -50,16 +41,19 @@ k3s_kubectl() { timeout "${K3S_SECONDS:-30}" "$K3S" kubectl --kubeconfig "$K3S_E
 # k3s_self WORD...: as this node itself, which may read little more than itself.
 k3s_self() { timeout 30 "$K3S" kubectl --kubeconfig "$K3S_DATA/agent/kubelet.kubeconfig" "$@"; }
 
-# k3s_told: one digest of all that a start depends on: the program, the unit, the configuration, the secrets.
-k3s_told() {
+# k3s_config_digest: one digest of all that a start depends on: the program, the unit, the configuration, the tokens.
+k3s_config_digest() {
+  local unit=/etc/systemd/system/k3s.service
   {
     readlink "$K3S"
-    { find "$K3S_ETC" /etc/systemd/system/k3s.service /etc/systemd/system/k3s.service.d -type f ! -name k3s.yaml ! -name '.*' -print0 2> /dev/null || true; } | # there need be no drop-in
-      LC_ALL=C sort --zero-terminated | xargs --null --no-run-if-empty sha256sum
+    {
+      find "$K3S_ETC" "$unit" "$unit.d" -type f ! -name k3s.yaml ! -name '.*' -print0 2> /dev/null ||
+        true # there need be no drop-in
+    } | LC_ALL=C sort --zero-terminated | xargs --null --no-run-if-empty sha256sum
   } | sha256sum | cut --delimiter=' ' --fields=1
 }
 
-# k3s_answers ROLE: a server answers and says that it is ready; an agent is known to the cluster as a node.
+# k3s_answers ROLE NAME: a server answers and says that it is ready; of an agent the cluster has a Node.
 k3s_answers() {
   local said
   systemctl --quiet is-active k3s.service || k3s_no "k3s does not run"$'\n'"$(k3s_said)" || return
@@ -67,68 +61,64 @@ k3s_answers() {
     said=$(k3s_kubectl get --raw /readyz 2>&1) || k3s_no "the API does not answer: $(tail --lines=1 <<< "$said")" || return
     [ "$said" = ok ] || k3s_no "the API is not ready: $said"
   else
-    said=$(k3s_self get node "$2" --output name 2>&1) || k3s_no "the cluster does not know $2: $(tail --lines=1 <<< "$said")"
+    said=$(k3s_self get node "$2" --output name 2>&1) || k3s_no "the cluster has no Node $2: $(tail --lines=1 <<< "$said")"
   fi
 }
 
-# k3s_said: the last things that it complained about. Why it ends, and that it ends, are different lines.
+# k3s_said: the last errors in its journal. Why it ends, and that it ends, are different lines.
 k3s_said() {
   journalctl --unit=k3s.service --lines=400 --output=cat --no-pager 2> /dev/null |
     grep --extended-regexp 'level=(fatal|error)|^[EF][0-9]{4} |[Ee]rror:' | cut --characters=1-400 | tail --lines=20 |
-    awk '{ key = $0; sub(/time="[^"]*"/, "", key) } !seen[key]++' | tail --lines=3 || true # it may say nothing
+    awk '{ key = $0; sub(/time="[^"]*"/, "", key) } !seen[key]++' | tail --lines=3 || true # there may be none
 }
 
-# k3s_runs ROLE NAME: with all that is declared now, and not with what was declared when it started.
+# k3s_runs ROLE NAME: with the configuration that is on the node now, and not with the one that it was started with.
 k3s_runs() {
-  systemctl --quiet is-enabled k3s.service || k3s_no 'k3s does not start with the machine' || return
+  systemctl --quiet is-enabled k3s.service || k3s_no 'k3s.service is not enabled' || return
   k3s_answers "$1" "$2" || return
-  [ "$(cat "$K3S_NOTES/started" 2> /dev/null)" = "$(systemctl show --property=InvocationID --value k3s.service) $(k3s_told)" ] ||
-    k3s_restarted "$1" || k3s_no 'it was started before this was declared'
+  [ "$(cat "$K3S_NOTES/started" 2> /dev/null)" = \
+    "$(systemctl show --property=InvocationID --value k3s.service) $(k3s_config_digest)" ] ||
+    k3s_restarted || k3s_no 'k3s was started before the current configuration was written'
 }
 
-# k3s_restarted: the machine or systemd started it again, with what stands there now.
+# k3s_restarted: the machine or systemd has restarted it since, with the configuration that it has now.
 k3s_restarted() {
   local begun
-  [ "$(cut --delimiter=' ' --fields=2 "$K3S_NOTES/started" 2> /dev/null)" = "$(k3s_told)" ] || return
+  [ "$(cut --delimiter=' ' --fields=2 "$K3S_NOTES/started" 2> /dev/null)" = "$(k3s_config_digest)" ] || return
   begun=$(systemctl show --property=ActiveEnterTimestamp --value k3s.service)
   [ -n "$begun" ] && [ "$(date --date="$begun" +%s)" -ge "$(stat --format=%Y "$K3S_NOTES/started")" ]
 }
 
-# k3s_start ROLE NAME SECONDS: it starts anew, and is waited for. What it was told is noted only when it answers.
+# k3s_start ROLE NAME SECONDS: restarts it and waits until it is ready; only then is the digest of its configuration noted.
 k3s_start() {
-  local told deadline=$((SECONDS + $3)) fails=0 said=''
-  told=$(k3s_told)
+  local digest deadline=$((SECONDS + $3)) fails=0 said=''
+  digest=$(k3s_config_digest)
   install --directory --mode=700 "$K3S_NOTES"
-  # Set aside: when this run is killed, nobody knows with what it was started.
+  # When this run is killed, the configuration that k3s was started with is unknown.
   [ ! -e "$K3S_NOTES/started" ] || mv --force "$K3S_NOTES/started" "$K3S_NOTES/started.before"
   systemctl daemon-reload
   systemctl --quiet enable k3s.service
   systemctl reset-failed k3s.service 2> /dev/null || true # it has not failed
   systemctl restart --no-block k3s.service
   while ! said=$(k3s_answers "$1" "$2"); do
-    # A server that cannot read what it is told ends at once, again and again: nothing becomes better by waiting.
+    # A server that cannot read its configuration ends at once, again and again: waiting does not help.
     fails=$(systemctl show --property=NRestarts --value k3s.service)
     if [ "$fails" -ge 3 ] || [ "$SECONDS" -ge "$deadline" ]; then
-      said="it does not come up: $said"
-      if [ -s "$K3S_NOTES/upgrading" ] && [ -z "${K3S_SWAPS-}" ]; then said+=$'\nan upgrade has begun here: ./task k3s-upgrade apply ends it, or goes back'; fi
-      # What it was told before may come back, and with it what was noted then.
+      said="k3s did not become ready: $said"
+      if [ -s "$K3S_NOTES/upgrading" ] && [ -z "${K3S_SWAPS-}" ]; then
+        said+=$'\nan upgrade of this node is not finished: ./task k3s-upgrade apply finishes it, or goes back'
+      fi
+      # The previous configuration may return, and with it its digest.
       [ ! -e "$K3S_NOTES/started.before" ] || mv --force "$K3S_NOTES/started.before" "$K3S_NOTES/started"
       k3s_no "$said"
       return
     fi
     sleep 1
   done
-  printf '%s %s\n' "$(systemctl show --property=InvocationID --value k3s.service)" "$told" > "$K3S_NOTES/started.part"
+  printf '%s %s\n' "$(systemctl show --property=InvocationID --value k3s.service)" "$digest" > "$K3S_NOTES/started.part"
   sync "$K3S_NOTES/started.part"
   mv --force "$K3S_NOTES/started.part" "$K3S_NOTES/started"
   rm --force "$K3S_NOTES/started.before"
-}
-
-# k3s_fresh BEGUN: this node has data of the cluster, or the cluster has not begun anywhere. On an empty disk the first server
-# would begin another cluster beside the one that is known, and nobody would notice before the backup is missed.
-k3s_fresh() {
-  [ ! -d "$K3S_DATA/server/db/etcd" ] || return 0
-  [ "$1" = no ] || k3s_no "the cluster has begun, and there is nothing of it on this disk"
 }
 
 # k3s_votes: a line for each server: its name, and whether it has a vote in etcd, as the leader found within the last 15 s.
@@ -137,22 +127,8 @@ k3s_votes() {
     jsonpath='{range .items[*]}{.metadata.name}{" "}{.status.conditions[?(@.type=="EtcdIsVoter")].status}{"\n"}{end}'
 }
 
-# k3s_etcd COUNT: its own member of etcd is healthy, and every member has a vote. Prints one line for each server.
-k3s_etcd() {
-  local said name vote all=0 bad=0
-  said=$(k3s_kubectl get --raw '/readyz/etcd' 2>&1) || k3s_no "etcd is not ready: $(tail --lines=1 <<< "$said")" || return
-  said=$(k3s_votes 2>&1) || k3s_no "$said" || return
-  while read -r name vote; do
-    [ -n "$name" ] || continue
-    all=$((all + 1))
-    [ "$vote" = True ] || { printf '%s has no vote in etcd\n' "$name" && bad=$((bad + 1)); }
-  done <<< "$said"
-  printf '%s members of etcd have a vote\n' "$((all - bad))"
-  [ "$bad" -eq 0 ] && [ "$all" -ge "${1:-1}" ]
-}
-
-# k3s_well COUNT NAME 'NODE URL'…: COUNT servers are members of etcd, and all of them but NAME have a vote and answer at their URL, so
-# that it costs nobody the majority when NAME stops or joins. What a member says of another is up to 15 s old; an answer is not.
+# k3s_well COUNT NAME 'NODE URL'…: COUNT servers are members of etcd, and all of them but NAME have a vote and answer at their
+# URL: etcd keeps its quorum when NAME stops or joins. What a member reports of another is up to 15 s old; an answer is not.
 k3s_well() {
   local count=$1 but=$2 said name vote server members=''
   shift 2
@@ -162,7 +138,7 @@ k3s_well() {
     [ "$vote" = True ] || k3s_no "$name has no vote in etcd" || return
     members+=" $name"
   done <<< "$said"
-  [ "$(wc --words <<< "$members")" -ge "$count" ] || k3s_no "of $count servers etcd knows$members" || return
+  [ "$(wc --words <<< "$members")" -ge "$count" ] || k3s_no "of $count servers the members of etcd are:$members" || return
   for server; do
     case " $members " in *" ${server% *} "*) ;; *) continue ;; esac
     said=$(k3s_kubectl --server="${server#* }" get --raw /readyz 2>&1) && [ "$said" = ok ] ||
@@ -170,11 +146,11 @@ k3s_well() {
   done
 }
 
-# k3s_stop: for undo. What containers it started is ended too; the data stays.
+# k3s_stop: for undo. The containers that it started end too; the data stays.
 k3s_stop() {
   systemctl disable --now k3s.service 2> /dev/null || true # it is gone already
   if [ -e /sys/fs/cgroup/kubepods.slice/cgroup.kill ]; then echo 1 > /sys/fs/cgroup/kubepods.slice/cgroup.kill; fi
 }
 
-export -f k3s_no k3s_program k3s_land k3s_use k3s_version k3s_kubectl k3s_self k3s_told k3s_answers k3s_said k3s_runs k3s_restarted \
-  k3s_start k3s_fresh k3s_votes k3s_etcd k3s_well k3s_stop
+export -f k3s_no k3s_program k3s_use k3s_version k3s_kubectl k3s_self k3s_config_digest k3s_answers k3s_said k3s_runs \
+  k3s_restarted k3s_start k3s_votes k3s_well k3s_stop

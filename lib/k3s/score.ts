@@ -20,7 +20,7 @@ export interface CisResult {
 
 export type Tally = Record<CisState, number>
 
-/** One node, asked. */
+/** The results of one node. */
 export interface CisReport {
   benchmark: string
   site: string
@@ -42,10 +42,10 @@ export type Answers = Map<string, { state: string; found?: string; waived?: stri
 
 /** The results of a node, in the order of the list. What was not answered fails, and says so. */
 export function resultsOf(
-  asked: { section: CisSection; controls: Control[] }[],
+  sections: { section: CisSection; controls: Control[] }[],
   answers: Answers,
 ): CisResult[] {
-  return asked.flatMap(({ section, controls }) =>
+  return sections.flatMap(({ section, controls }) =>
     controls.map(({ id, title }) => {
       const entry = section.controls.find((c) => c.id === id)
       const answer = answers.get(id)
@@ -65,7 +65,7 @@ export function resultsOf(
         title,
         assessed: entry?.assessed ?? 'manual',
         state,
-        found: answer === undefined ? 'it was not asked' : (answer.found ?? '').trim(),
+        found: answer === undefined ? 'it was not checked' : (answer.found ?? '').trim(),
         ...(answer?.waived === undefined ? {} : { waived: answer.waived }),
       }
     }),
@@ -78,6 +78,7 @@ export function scoreText({ node, role, results }: CisReport): string {
     `  ${name.padEnd(5)}${title.padEnd(30)}${states.map((state) => String(t[state]).padStart(8)).join('')}`
   const sections = cisRequirements.sections().filter(({ on }) => on.includes(role))
   const automated = tally(results.filter(({ assessed }) => assessed === 'automated'))
+  const good = automated.pass + automated.waived
   const bad = results.filter(({ state }) => state === 'fail')
   return [
     `${node}: ${benchmark}, as ${role}`,
@@ -86,12 +87,14 @@ export function scoreText({ node, role, results }: CisReport): string {
       row(step, title, tally(results.filter(({ section }) => section === step))),
     ),
     row('', 'all', tally(results)),
-    `  ${automated.pass + automated.waived} of ${automated.pass + automated.waived + automated.fail} automated controls that apply pass or are waived.`,
+    `  ${good} of ${good + automated.fail} automated controls that apply pass or are waived.`,
     ...bad.map(({ id, title, found }) => `  fails: ${id} ${title}: ${found.split('\n').join(' ')}`),
   ].join('\n')
 }
 
-/** The same as SARIF (config/k3s/sarif.json says which): one run of one tool, a rule for each control, a result for each answer. */
+/**
+ * The same as SARIF (config/k3s/sarif.json says which): one run of one tool, a rule for each control, a result for each answer.
+ */
 export function sarifOf(report: CisReport): object {
   const { node, site, role, time, results } = report
   const kind = {

@@ -4,7 +4,8 @@
 import { createHash } from 'node:crypto'
 import fs from 'node:fs'
 import path from 'node:path'
-import { run } from './command.ts'
+import { $ } from '../ground/laptop.ts'
+import { done } from './command.ts'
 import { type Keys, keys } from './keys.ts'
 import { demand, mirrors, needRoot } from './packages.ts'
 import { type LabOptions, entries, filesBelow, homes, kit, labDir, needSpace, readIf } from './place.ts'
@@ -46,17 +47,6 @@ export async function treeOf(options: LabOptions): Promise<string> {
   fs.mkdirSync(path.dirname(tree), { recursive: true })
   const log = `${tree}.log`
   // flock: the lock is held by the build itself, so that a second caller waits even for an orphaned one, then finds it done.
-  const words = [
-    `${tree}.lock`,
-    'unshare',
-    '--mount',
-    '--pid',
-    '--fork',
-    '--kill-child',
-    'bash',
-    treeScript,
-    tree,
-  ]
   const env = {
     LAB_CONFIG: path.join(kit, 'config/lab'),
     LAB_SOURCES: sources,
@@ -65,7 +55,13 @@ export async function treeOf(options: LabOptions): Promise<string> {
     DEBIAN_FRONTEND: 'noninteractive',
     LC_ALL: 'C.UTF-8',
   }
-  await run('flock', words, { env, onLine: options.progress, log, seconds: 1800 })
+  const output = fs.openSync(log, 'w')
+  const build = $({
+    env,
+    stdio: ['ignore', 'pipe', output],
+  })`flock ${tree}.lock unshare --mount --pid --fork --kill-child bash ${treeScript} ${tree}`
+  fs.closeSync(output)
+  await done(build, { onLine: options.progress, said: () => readIf(log), seconds: 1800 })
   fs.rmSync(log, { force: true })
   await prune(tree, options)
   return tree

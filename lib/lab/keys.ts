@@ -1,8 +1,9 @@
-// How the lab gets into its machines: one ssh key and one password of the user admin, made once.
+// The credentials of the lab's machines: one ssh key and one password of the user admin, made once.
 import { randomBytes } from 'node:crypto'
 import fs from 'node:fs'
 import path from 'node:path'
-import { run } from './command.ts'
+import { $ } from '../ground/laptop.ts'
+import { done } from './command.ts'
 import { belongToCheckout } from './place.ts'
 
 export interface Keys {
@@ -19,17 +20,7 @@ export async function keys(lab: string): Promise<Keys> {
   if (!fs.existsSync(dir)) {
     fs.mkdirSync(lab, { recursive: true })
     const fresh = fs.mkdtempSync(`${dir}.part-`)
-    await run('ssh-keygen', [
-      '-q',
-      '-t',
-      'ed25519',
-      '-N',
-      '',
-      '-C',
-      'fortress-kit lab',
-      '-f',
-      path.join(fresh, 'id'),
-    ])
+    await done($`ssh-keygen -q -t ed25519 -N '' -C 'fortress-kit lab' -f ${path.join(fresh, 'id')}`)
     fs.writeFileSync(path.join(fresh, 'password'), `${randomBytes(15).toString('base64url')}\n`, {
       mode: 0o600,
     })

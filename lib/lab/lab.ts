@@ -12,12 +12,11 @@ import { type LabMachine, checkName, claim, hangUp, labRun, ownerOf, record } fr
 import { endNode, startNode } from './node.ts'
 import { demand, needRoot } from './packages.ts'
 import { type LabOptions, entries, homes, nodesDir, readIf, writable } from './place.ts'
-import { ask, endVm, running, tail } from './qemu.ts'
+import { endVm, monitorCommand, running, tail } from './qemu.ts'
 import { vmOf } from './snapshot.ts'
 import { type LabUpOptions, type LabVm, boot, removeVm, restore } from './vm.ts'
 
-export type { LabResult } from './command.ts'
-export { type LabMachine, labRun } from './machine.ts'
+export { type LabMachine, type LabResult, labRun } from './machine.ts'
 export { type LabDeps, labDeps, labInstall } from './packages.ts'
 export { type LabOptions, labDir } from './place.ts'
 export type { LabUpOptions, LabVm } from './vm.ts'
@@ -114,7 +113,7 @@ export async function labDown(
   if (!options.keepDisk) return removeVm(name, dir)
   await hangUp(dir)
   if (running(dir) && !options.hard) {
-    await ask(dir, 'system_powerdown')
+    await monitorCommand(dir, 'system_powerdown')
     const deadline = Date.now() + 120_000
     while (running(dir)) {
       if (Date.now() > deadline)
@@ -133,7 +132,7 @@ export async function labClearTpm(name = 'lab', options: Pick<LabOptions, 'dir'>
   fs.rmSync(path.join(dir, 'tpm'), { recursive: true, force: true })
 }
 
-/** The VM that FK_HOST=lab means: the one that is up, or a new one that stays. `say` is told what is going on. */
+/** The VM that FK_HOST=lab means: the one that is up, or a new one that stays. `say` is given each line of progress. */
 export async function labMachine(
   options: LabUpOptions & { say?: (line: string) => void } = {},
 ): Promise<LabVm> {
@@ -142,7 +141,7 @@ export async function labMachine(
   return labUp('lab', { keep: true, ...(options.say ? { progress: options.say } : {}), ...options })
 }
 
-/** Boots a machine anew from inside, or (`hard`) by its reset button, and waits until it is another boot that lets us in. */
+/** Boots a machine anew from inside, or (`hard`) by its reset button, and waits until another boot accepts a login. */
 export async function labReboot(
   machine: LabMachine,
   options: { hard?: boolean; seconds?: number } = {},
@@ -151,7 +150,7 @@ export async function labReboot(
     (await labRun(machine, 'cat /proc/sys/kernel/random/boot_id', { fresh: true })).stdout
   const before = await id()
   await hangUp(machine.dir)
-  if (options.hard) await ask(machine.dir, 'system_reset')
+  if (options.hard) await monitorCommand(machine.dir, 'system_reset')
   else await labRun(machine, 'systemctl reboot', { root: true, fresh: true })
   const deadline = Date.now() + (options.seconds ?? 900) * 1000
   for (;;) {

@@ -2,8 +2,9 @@
 import fs from 'node:fs'
 import path from 'node:path'
 import { Fault } from '../ground/fault.ts'
+import { $ } from '../ground/laptop.ts'
 import { quote } from '../ground/sh.ts'
-import { type LabResult, run } from './command.ts'
+import { done } from './command.ts'
 import { keys } from './keys.ts'
 import { type LabOptions, labDir, readIf } from './place.ts'
 
@@ -52,7 +53,7 @@ function startOf(pid: number): string {
 
 /** Who owns the machine of a directory: a living process, somebody who keeps it, or nobody any more. */
 export function ownerOf(dir: string): Owner | 'keep' | 'gone' {
-  // A claim tells its owner by its name: between making a directory and writing a file into it somebody may look.
+  // A claim has its owner in its name: between making a directory and writing a file into it somebody may look.
   const [, pid, started] = /\.claim-(\d+)-(\d+)-\w+$/.exec(dir) ?? []
   const claimed = pid && started ? JSON.stringify({ pid: Number(pid), started }) : ''
   const text = claimed || readIf(path.join(dir, 'owner'))
@@ -137,12 +138,19 @@ function sshPath(file: string): string {
   return `"${file.replaceAll('%', '%%')}"`
 }
 
+/** What came of a command on a machine. */
+export interface LabResult {
+  code: number
+  stdout: string
+  stderr: string
+}
+
 /** What it takes to run commands on a machine. */
 export type Reach = Pick<LabMachine, 'name' | 'dir' | 'sshConfigFile' | 'password'>
 
 /**
- * Runs a bash command on a machine and returns what came of it, whatever the exit code. `root` goes through sudo and its password.
- * Connections are shared; `fresh` makes one of its own.
+ * Runs a bash command on a machine and returns what came of it, whatever the exit code. `root` goes through sudo and its
+ * password. Connections are shared; `fresh` makes one of its own.
  */
 export async function labRun(
   machine: Reach,
@@ -153,19 +161,21 @@ export async function labRun(
   const ssh = ['-F', machine.sshConfigFile, '-o', 'BatchMode=yes']
   if (!options.fresh && !fs.existsSync(socket))
     // The master outlives this command: it must not hold our pipes.
-    await run('ssh', [...ssh, '-M', '-N', '-f', '-S', socket, machine.name], { code: 'any', detached: true })
+    await done($({ stdio: 'ignore' })`ssh ${ssh} -M -N -f -S ${socket} ${machine.name}`, { code: 'any' })
   const words = [...ssh, '-S', options.fresh ? 'none' : socket, machine.name]
   const script = `bash -c ${quote(command)}`
-  return run('ssh', [...words, options.root ? `sudo --stdin --prompt= -- ${script}` : script], {
+  const there = options.root ? `sudo --stdin --prompt= -- ${script}` : script
+  const input = (options.root ? `${machine.password}\n` : '') + (options.input ?? '')
+  const seconds = options.seconds ?? 600
+  const { exitCode, stdout, stderr } = await done($({ input })`ssh ${words} ${there}`, {
     code: 'any',
-    input: (options.root ? `${machine.password}\n` : '') + (options.input ?? ''),
-    seconds: options.seconds ?? 600,
+    seconds,
   })
+  return { code: exitCode as number, stdout, stderr }
 }
 
 /** Ends the shared connection to a machine, which could outlive it. */
 export async function hangUp(dir: string): Promise<void> {
   const socket = path.join(dir, 'ssh.sock')
-  if (fs.existsSync(socket))
-    await run('ssh', ['-F', 'none', '-S', socket, '-O', 'exit', 'lab'], { code: 'any' })
+  if (fs.existsSync(socket)) await done($`ssh -F none -S ${socket} -O exit lab`, { code: 'any' })
 }

@@ -15,7 +15,9 @@ lock=/run/lock/fk-lab
 # Everything that belongs to a node runs in a cgroup of its own, fk-NAME: two systemds in one cgroup would end each
 # other's services, and ending the cgroup ends the node and nothing else. Beside cgroup v1 systemd has a second tree.
 cgroups=()
-while read -r root; do cgroups+=("$root/fk-$name"); done < <(findmnt --noheadings --types cgroup2 --output TARGET | head --lines=1)
+while read -r root; do
+  cgroups+=("$root/fk-$name")
+done < <(findmnt --noheadings --types cgroup2 --output TARGET | head --lines=1)
 [ ! -d /sys/fs/cgroup/systemd ] || cgroups+=("/sys/fs/cgroup/systemd/fk-$name")
 
 enter() { # the calling shell joins the node's cgroup, or one below it
@@ -54,7 +56,7 @@ down() {
     ip link delete "fk-$(cat "$dir/number")"
   fi
   [ ! -e "/run/netns/fk-$name" ] || ip netns delete "fk-$name"
-  # The last one out turns off the light.
+  # The bridge goes with the last node.
   if [ -e "/sys/class/net/$bridge" ] && [ -z "$(ls "/sys/class/net/$bridge/brif")" ]; then ip link delete "$bridge"; fi
   exec 9>&-
 
@@ -114,7 +116,7 @@ END
   while [ -e "/sys/class/net/fk-$number" ]; do number=$((number + 1)); done
   [ $number -lt 255 ] || { echo "254 nodes are up: end some first" >&2; return 1; }
   echo $number > "$dir/number"
-  # A fixed hardware address per number: whoever knew the last node of this number need not ask again.
+  # A fixed hardware address per number: who has the last node of this number in a cache need not resolve it again.
   ip -batch - <<END
 link add fk-$number type veth peer name host0 address 02:00:0a:4e:00:$(printf %02x $number) netns fk-$name
 link set fk-$number master $bridge up

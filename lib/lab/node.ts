@@ -1,7 +1,8 @@
 // One node of the lab: a container of this computer, started and ended by node.sh.
 import fs from 'node:fs'
 import path from 'node:path'
-import { run } from './command.ts'
+import { $ } from '../ground/laptop.ts'
+import { done } from './command.ts'
 import { hangUp } from './machine.ts'
 import { needRoot } from './packages.ts'
 import { kit } from './place.ts'
@@ -10,9 +11,8 @@ const nodeScript = path.join(kit, 'lib/lab/node.sh')
 
 /** Starts a node on a copy of `tree`, with `dir` for what is its own. Returns its address once sshd greets there. */
 export async function startNode(name: string, dir: string, tree: string, net: boolean): Promise<string> {
-  const { stdout } = await run('bash', [nodeScript, 'up', name, dir, tree, ...(net ? ['net'] : [])], {
-    seconds: 60,
-  })
+  const words = [name, dir, tree, ...(net ? ['net'] : [])]
+  const { stdout } = await done($`bash ${nodeScript} up ${words}`, { seconds: 60 })
   return stdout.trim()
 }
 
@@ -21,5 +21,5 @@ export async function endNode(name: string, dir: string): Promise<void> {
   if (!fs.existsSync(dir)) return
   needRoot('ending a node')
   await hangUp(dir)
-  await run('bash', [nodeScript, 'down', name, dir], { seconds: 60 })
+  await done($`bash ${nodeScript} down ${name} ${dir}`, { seconds: 60 })
 }

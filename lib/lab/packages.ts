@@ -2,7 +2,8 @@
 import { createHash } from 'node:crypto'
 import path from 'node:path'
 import { Fault } from '../ground/fault.ts'
-import { find, run } from './command.ts'
+import { $, which } from '../ground/laptop.ts'
+import { done } from './command.ts'
 import { type LabOptions, entries, kit, readIf } from './place.ts'
 
 /** Debian package → a file or command that shows it is there. */
@@ -62,13 +63,13 @@ export interface LabDeps {
 export async function labDeps(kind?: 'node' | 'vm'): Promise<LabDeps> {
   const wanted = kind ? packages[kind] : { ...packages.node, ...packages.vm, ...packages.tests }
   const missing = Object.entries(wanted)
-    .filter(([, proof]) => find(proof) === undefined)
+    .filter(([, proof]) => which(proof) === undefined)
     .map(([name]) => name)
   const reasons: string[] = []
   if (process.platform !== 'linux' || process.arch !== 'x64')
     reasons.push(`the lab runs on Linux on x86-64, this is ${process.platform} on ${process.arch}`)
   if (missing.length > 0) reasons.push(`missing Debian packages: ${missing.join(', ')}`)
-  if (wanted['qemu-utils'] && find('qemu-system-x86_64')) {
+  if (wanted['qemu-utils'] && which('qemu-system-x86_64')) {
     const { text, major } = await qemuVersion()
     if (major < 10) {
       reasons.push(`QEMU ${text} is too old: before 10 its guests crash at random when they are emulated`)
@@ -82,11 +83,11 @@ export async function labDeps(kind?: 'node' | 'vm'): Promise<LabDeps> {
 }
 
 // What tests compare our own with, and Debian has not. The version and every digest of a program stand in its directory.
-const oracles: Record<string, { at: string; source: string; knows?: string }> = {
+const oracles: Record<string, { at: string; source: string; versionOf?: string }> = {
   butane: { at: 'test/oracle', source: 'github.com/coreos/butane/internal' },
   'talos-oracle': { at: 'test/oracle/talos', source: '.' },
-  // Kubernetes does not know its own version unless its build says so.
-  'kube-bed': { at: 'test/cluster/bed', source: '.', knows: 'k8s.io/kubernetes' },
+  // Kubernetes has no version of its own unless its build sets it.
+  'kube-bed': { at: 'test/cluster/bed', source: '.', versionOf: 'k8s.io/kubernetes' },
 }
 
 /** Where stands of which source a program was built. */
@@ -103,17 +104,19 @@ function sourceOf(name: string): string {
   return hash.digest('hex')
 }
 
-const isBuilt = (name: string) => find(name) !== undefined && readIf(builtOf(name)).trim() === sourceOf(name)
+const isBuilt = (name: string) => which(name) !== undefined && readIf(builtOf(name)).trim() === sourceOf(name)
 
-/** Debian's Go fetches a newer one where a program asks for it, proven as every module is. */
+/** Debian's Go fetches a newer one where a program requires it, verified as every module is. */
 function build(name: string): string {
-  const { at, source, knows } = oracles[name]!
+  const { at, source, versionOf } = oracles[name]!
   const go = 'GOTOOLCHAIN=auto go'
   const dir = `-C '${path.join(kit, at)}'`
-  const version = `$(${go} list ${dir} -m -f '{{.Version}}' ${knows})`
-  const flags = knows ? `-ldflags="-s -w -X k8s.io/component-base/version.gitVersion=${version}" ` : ''
+  const version = `$(${go} list ${dir} -m -f '{{.Version}}' ${versionOf})`
+  const flags = versionOf ? `-ldflags="-s -w -X k8s.io/component-base/version.gitVersion=${version}" ` : ''
   const line = `${go} build ${dir} -trimpath ${flags}-o /usr/local/bin/${name} ${source}`
-  return `{ ${line} && install -D --mode=644 /dev/stdin ${builtOf(name)} <<< ${sourceOf(name)}; } || echo '${name} could not be built: the tests that compare with it will be skipped' >&2`
+  const note = `install -D --mode=644 /dev/stdin ${builtOf(name)} <<< ${sourceOf(name)}`
+  const skipped = `${name} could not be built: the tests that compare with it will be skipped`
+  return `{ ${line} && ${note}; } || echo '${skipped}' >&2`
 }
 
 /** Installs what `labDeps` misses. Needs root; on Debian 12 QEMU comes from bookworm-backports. */
@@ -123,10 +126,8 @@ export async function labInstall(options: Pick<LabOptions, 'progress'> = {}): Pr
   needRoot('installing packages', install)
   for (const line of install) {
     options.progress?.(line)
-    await run('bash', ['--norc', '-euo', 'pipefail', '-c', line], {
-      env: { DEBIAN_FRONTEND: 'noninteractive' },
-      seconds: 1800,
-    })
+    const env = { DEBIAN_FRONTEND: 'noninteractive' }
+    await done($({ env })`bash --norc -euo pipefail -c ${line}`, { seconds: 1800 })
   }
   const { reasons } = await labDeps()
   if (reasons.length > 0)
@@ -151,7 +152,7 @@ function installLines(missing: string[]): string[] {
 }
 
 async function qemuVersion(): Promise<{ text: string; major: number }> {
-  const { stdout } = await run('qemu-system-x86_64', ['--version'])
+  const { stdout } = await done($`qemu-system-x86_64 --version`)
   const text = /version (\S+)/.exec(stdout)?.[1] ?? 'of an unknown version'
   return { text, major: Number.parseInt(text) || 0 }
 }

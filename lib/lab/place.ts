@@ -16,7 +16,7 @@ export interface LabOptions {
   dir?: string
   /** Further Debian packages in the image: another image, cached beside the plain one. */
   extra?: string[]
-  /** Told one line at a time what is going on. */
+  /** Given one line at a time: what is going on. */
   progress?: (line: string) => void
   /** Stays up when the calling process ends; otherwise it is removed some time after. */
   keep?: boolean
@@ -27,7 +27,7 @@ let configured: string | undefined
 /** The lab's directory, absolute: `dir`, or what FK_LAB_DIR says. */
 export function labDir(dir?: string): string {
   if (dir) return path.resolve(kit, dir)
-  // Loaded only where it is asked for: a test names its own directory and needs no configuration.
+  // Loaded only where it is needed: a test names its own directory and needs no configuration.
   const { loadConfig } = createRequire(import.meta.url)(
     '../site/config.ts',
   ) as typeof import('../site/config.ts')

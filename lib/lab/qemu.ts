@@ -1,12 +1,12 @@
 // QEMU and its TPM as processes that outlive us: the command line, the start, the monitor, the end, and the ports they take.
-import { spawn } from 'node:child_process'
 import dgram from 'node:dgram'
 import fs from 'node:fs'
 import net from 'node:net'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '../ground/fault.ts'
-import { run } from './command.ts'
+import { $ } from '../ground/laptop.ts'
+import { done } from './command.ts'
 import { readIf } from './place.ts'
 
 /** The firmware's code, and its variables as they are on the first start. */
@@ -80,17 +80,10 @@ export async function startTpm(dir: string): Promise<void> {
       next: 'name a shorter one in FK_LAB_DIR',
     })
   fs.mkdirSync(at('tpm'), { recursive: true, mode: 0o700 })
-  const words = [
-    'socket',
-    '--tpm2',
-    '--tpmstate',
-    `dir=${at('tpm')}`,
-    '--ctrl',
-    `type=unixio,path=${at('tpm.sock')}`,
-  ]
-  await run('swtpm', [...words, '--terminate', '--daemon', '--pid', `file=${at('swtpm.pid')}`], {
-    detached: true,
-  })
+  // It leaves a daemon behind, which must not hold our pipes.
+  const quiet = $({ stdio: 'ignore' })
+  await done(quiet`swtpm socket --tpm2 --tpmstate dir=${at('tpm')} --ctrl type=unixio,path=${at('tpm.sock')} \
+    --terminate --daemon --pid file=${at('swtpm.pid')}`)
 }
 
 /** Starts QEMU, which outlives us, and returns when it listens to its monitor. What it complains of is in qemu.log. */
@@ -98,15 +91,17 @@ export async function startQemu(vm: Start): Promise<void> {
   const log = path.join(vm.dir, 'qemu.log')
   fs.rmSync(path.join(vm.dir, 'qmp'), { force: true })
   const output = fs.openSync(log, 'w')
-  const child = spawn('qemu-system-x86_64', qemuWords(vm), {
+  const qemu = $({
     detached: true,
+    nothrow: true,
     stdio: ['ignore', output, output],
-  })
+  })`exec qemu-system-x86_64 ${qemuWords(vm)}`
   fs.closeSync(output)
   let failed: Error | undefined
-  child.once('error', (error) => (failed = error))
-  child.once('exit', (code) => (failed = new Fault(`QEMU failed (exit ${code})`, { said: tail(log) })))
-  child.unref()
+  void qemu.then(({ exitCode, signal }) => {
+    failed = new Fault(`QEMU failed (${signal ?? `exit ${exitCode}`})`, { said: tail(log) })
+  })
+  qemu.child?.unref()
   for (;;) {
     try {
       return (await connect(vm.dir)).close()
@@ -142,7 +137,7 @@ export async function endVm(dir: string): Promise<void> {
 }
 
 interface Monitor {
-  ask(command: object): Promise<unknown>
+  send(command: object): Promise<unknown>
   close(): void
 }
 
@@ -164,42 +159,42 @@ async function connect(dir: string): Promise<Monitor> {
     }
   })
   const monitor: Monitor = {
-    ask: (command) =>
+    send: (command) =>
       new Promise((resolve, reject) => {
         answer = { resolve, reject }
         connection.write(`${JSON.stringify(command)}\n`)
       }),
     close: () => void connection.destroy(),
   }
-  await monitor.ask({ execute: 'qmp_capabilities' })
+  await monitor.send({ execute: 'qmp_capabilities' })
   return monitor
 }
 
-/** Gives QEMU's monitor of the machine in `dir` one command. */
-export async function ask(dir: string, execute: string): Promise<void> {
+/** Sends one command to QEMU's monitor of the machine in `dir`. */
+export async function monitorCommand(dir: string, execute: string): Promise<void> {
   const monitor = await connect(dir)
-  await monitor.ask({ execute })
+  await monitor.send({ execute })
   monitor.close()
 }
 
 /** Stops a machine, keeps the state of its devices in a file, and ends its QEMU. Its memory is in a file already. */
 export async function keepState(dir: string, file: string): Promise<void> {
   const monitor = await connect(dir)
-  await monitor.ask({ execute: 'stop' })
-  await monitor.ask(snapshotFlags)
-  await monitor.ask({ execute: 'migrate', arguments: { uri: `file:${file}` } })
+  await monitor.send({ execute: 'stop' })
+  await monitor.send(snapshotFlags)
+  await monitor.send({ execute: 'migrate', arguments: { uri: `file:${file}` } })
   await migrated(monitor)
-  await monitor.ask({ execute: 'quit' })
+  await monitor.send({ execute: 'quit' })
   monitor.close()
 }
 
 /** Lets a machine that was started with `incoming` go on from the state in a file. */
 export async function restoreState(dir: string, file: string): Promise<void> {
   const monitor = await connect(dir)
-  await monitor.ask(snapshotFlags)
-  await monitor.ask({ execute: 'migrate-incoming', arguments: { uri: `file:${file}` } })
+  await monitor.send(snapshotFlags)
+  await monitor.send({ execute: 'migrate-incoming', arguments: { uri: `file:${file}` } })
   await migrated(monitor)
-  await monitor.ask({ execute: 'cont' })
+  await monitor.send({ execute: 'cont' })
   monitor.close()
 }
 
@@ -210,7 +205,7 @@ const snapshotFlags = {
 
 async function migrated(monitor: Monitor): Promise<void> {
   for (;;) {
-    const info = (await monitor.ask({ execute: 'query-migrate' })) as {
+    const info = (await monitor.send({ execute: 'query-migrate' })) as {
       status?: string
       'error-desc'?: string
     }

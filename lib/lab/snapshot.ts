@@ -1,9 +1,9 @@
 // The VM's image: a disk made of the tree by disk.sh, and the memory of a machine that has just booted from it.
-import { spawn } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
 import { Fault } from '../ground/fault.ts'
-import { find, run } from './command.ts'
+import { $, orFault, which } from '../ground/laptop.ts'
+import { done } from './command.ts'
 import { fingerprint, prune, treeName, treeOf, use } from './image.ts'
 import { keys } from './keys.ts'
 import { labRun, sshConfig } from './machine.ts'
@@ -30,7 +30,7 @@ export async function vmOf(options: LabOptions): Promise<string> {
     })
   const diskScript = path.join(kit, 'lib/lab/disk.sh')
   const identity = (file: string) => {
-    const found = fs.statSync(find(file) ?? '/', { throwIfNoEntry: false })
+    const found = fs.statSync(which(file) ?? '/', { throwIfNoEntry: false })
     return `${file} ${found?.size} ${found?.mtimeMs}`
   }
   const disk: Start['disk'] = { file: '', format: 'raw' }
@@ -62,7 +62,7 @@ export async function vmOf(options: LabOptions): Promise<string> {
     fs.mkdirSync(part, { recursive: true })
     try {
       options.progress?.('writing the VM’s disk')
-      await run('unshare', ['--mount', 'bash', diskScript, from, part])
+      await done($`unshare --mount bash ${diskScript} ${from} ${part}`)
       await snapshot(part, options)
     } catch (error) {
       await endVm(part)
@@ -94,8 +94,8 @@ async function snapshot(dir: string, options: LabOptions): Promise<void> {
   const config = sshConfig({ name: 'lab', host: '127.0.0.1', port, identityFile, dir })
   const machine = { name: 'lab', dir, sshConfigFile: config, password }
   await untilLogin(machine, { root: false, command: () => 'true' }, 900)
-  options.progress?.(`it answered after ${seconds(began)} s; letting it settle`)
-  // The second login brings what a login needs back into memory.
+  options.progress?.(`it answered after ${seconds(began)} s; waiting until it has settled`)
+  // The second login loads what a login needs into memory again.
   for (const command of [settle, 'udevadm settle']) {
     const { code, stderr } = await labRun(machine, command, { root: true, fresh: true })
     if (code !== 0) throw new Fault('the lab’s VM did not settle', { said: stderr })
@@ -112,17 +112,17 @@ async function withLock<T>(
   progress: LabOptions['progress'],
   work: () => Promise<T>,
 ): Promise<T> {
-  const holder = spawn('flock', [file, 'sh', '-c', 'echo held; cat'], { stdio: ['pipe', 'pipe', 'ignore'] })
+  // Its standard input ends with this process.
+  const holder = $({ stdio: ['pipe', 'pipe', 'ignore'] })`flock ${file} sh -c 'echo held; cat'`
   const waiting = setTimeout(() => progress?.('another process is building the same: waiting for it'), 500)
   try {
-    await new Promise((resolve, reject) =>
-      holder.once('error', reject).stdout.once('data', resolve).once('end', resolve),
-    )
+    const ended = orFault(holder, { install: 'sudo npx task lab setup' })
+    await Promise.race([ended, new Promise((held) => holder.stdout.once('data', held))])
     clearTimeout(waiting)
     return await work()
   } finally {
     clearTimeout(waiting)
-    holder.stdin.end()
+    holder.child?.stdin?.end()
   }
 }
 

@@ -2,9 +2,9 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { Fault } from '../ground/fault.ts'
+import { $ } from '../ground/laptop.ts'
 import { nearest } from '../ground/nearest.ts'
 import { loadConfig } from '../site/config.ts'
-import { zx } from './command.ts'
 import { type LabVm, labDeps, labDown, labFind, labInstall, labList, labMachine, labNodeDown } from './lab.ts'
 
 const words = ['setup', 'up', 'ssh', 'list', 'down'] as const
@@ -12,9 +12,9 @@ const words = ['setup', 'up', 'ssh', 'list', 'down'] as const
 const help = `./task lab setup           installs the Debian packages that the lab and the tests need, as root
 ./task lab up              a fresh Debian 13 VM, from a snapshot; FK_HOST=lab makes it the machine of every page
            --with PACKAGE,…  with further Debian packages in it
-./task lab ssh [COMMAND]   a shell in it, as an admin, by the way that is open
+./task lab ssh [COMMAND]   a shell in it, as an admin, by the route that is open
 ./task lab list            what is up, containers of the tests included
-./task lab down [NAME]     ends it, or another machine of the list; nothing of it stays
+./task lab down [NAME]     removes it, or another machine of the list
 `
 
 /** Resolves to the exit code: that of the remote shell for `ssh`, 0 otherwise. */
@@ -27,7 +27,7 @@ export async function main(argv: string[]): Promise<number> {
   if (!(words as readonly string[]).includes(word)) {
     const near = nearest(word, words)
     throw new Fault(
-      `The lab has no '${word}'${near ? `; did you mean ${near}?` : `: it knows ${words.join(', ')}`}`,
+      `There is no lab command '${word}'${near ? `; did you mean ${near}?` : `: there are ${words.join(', ')}`}`,
     )
   }
   const extra = word === 'up' ? packagesOf(rest) : undefined
@@ -66,9 +66,8 @@ export async function main(argv: string[]): Promise<number> {
   } else {
     const machine = await labFind('lab', { dir })
     if (!machine) throw new Fault('The lab is not up', { next: './task lab up' })
-    const { exitCode } = await zx()({
-      stdio: 'inherit',
-    })`${[...wayIn(machine as LabVm), machine.name, ...rest]}`
+    const words = [...sshWords(machine as LabVm), machine.name, ...rest]
+    const { exitCode } = await $({ stdio: 'inherit', nothrow: true })`exec ${words}`
     return exitCode ?? 255
   }
   return 0
@@ -85,8 +84,8 @@ function packagesOf(rest: string[]): string[] | undefined {
   return names
 }
 
-/** ssh and its options for the path that remains: once the firewall is closed, the lab's laptop has the only way in. */
-function wayIn(machine: LabVm): string[] {
+/** ssh and its options for the route that is open: once the firewall is closed, only the lab's laptop reaches the machine. */
+function sshWords(machine: LabVm): string[] {
   const { sshConfigFile, outsideNamespace, dir } = machine
   const config = ['-F', sshConfigFile]
   if (outsideNamespace === undefined || !existsSync(join(dir, 'door'))) return ['ssh', ...config]

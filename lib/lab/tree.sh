@@ -25,12 +25,15 @@ echo 'installing Debian 13 from packages into a directory (half a minute)'
 mmdebstrap --quiet --mode=root --format=directory --variant=apt --include="$packages${LAB_EXTRA:+,$LAB_EXTRA}" \
   --hook-dir="$eatmydata" --aptopt='APT::Install-Recommends "false"' \
   --skip=download/empty,cleanup/apt/lists,output/dev \
-  --setup-hook='tar --create --directory="$LAB_CONFIG/root" --owner=0 --group=0 --mode=u=rwX,go=rX etc/dpkg etc/initramfs-tools | tar --extract --directory="$1" --no-overwrite-dir' \
+  --setup-hook='tar --create --directory="$LAB_CONFIG/root" --owner=0 --group=0 --mode=u=rwX,go=rX etc/dpkg etc/initramfs-tools |
+    tar --extract --directory="$1" --no-overwrite-dir' \
   trixie "$dir" - <<< "$LAB_SOURCES"
 
 echo 'adding the user admin, the network and sshd'
-rm --force "$dir/etc/apt/apt.conf.d/99mmdebstrap" "$dir/etc/apt/sources.list" "$dir/etc/apt/sources.list.d/"* "$dir/etc/resolv.conf"
-tar --create --directory="$LAB_CONFIG/root" --owner=0 --group=0 --mode='u=rwX,go=rX' . | tar --extract --directory="$dir" --no-overwrite-dir
+rm --force "$dir/etc/apt/apt.conf.d/99mmdebstrap" "$dir/etc/apt/sources.list" "$dir/etc/apt/sources.list.d/"* \
+  "$dir/etc/resolv.conf"
+tar --create --directory="$LAB_CONFIG/root" --owner=0 --group=0 --mode='u=rwX,go=rX' . |
+  tar --extract --directory="$dir" --no-overwrite-dir
 printf '%s\n' "$LAB_SOURCES" > "$dir/etc/apt/sources.list.d/debian.sources"
 
 chroot "$dir" useradd --create-home --shell /bin/bash --groups sudo,users --comment 'Lab admin' admin

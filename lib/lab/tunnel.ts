@@ -1,24 +1,25 @@
-// The lab's admin laptop: the client end of the tunnel, in the namespace outside the VM, so that doors can be closed for real.
+// The lab's admin laptop: the client end of the tunnel, in the namespace outside the VM, so that a firewall can really close.
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Fault } from '../ground/fault.ts'
-import { run } from './command.ts'
+import { $ } from '../ground/laptop.ts'
+import { done } from './command.ts'
 import type { LabVm } from './vm.ts'
 
 /**
- * Brings the tunnel of a client file up in the namespace outside the VM; an earlier one is replaced. The kernel's WireGuard
+ * Starts the tunnel of a client file in the namespace outside the VM; an earlier one is replaced. The kernel's WireGuard
  * is used where there is one, wireguard-go elsewhere. Returns the namespace in which the tunnel's addresses are reached.
  */
 export async function labTunnel(vm: LabVm, client: string, inside: string): Promise<string> {
   const namespace = vm.outsideNamespace
   if (namespace === undefined)
     throw new Fault('the lab has no network outside its VM', {
-      next: 'run it as root, or bring the tunnel up yourself',
+      next: 'run it as root, or start the tunnel yourself',
     })
   const dir = join(vm.dir, 'tunnel')
   const file = join(dir, 'fk-lab-wg.conf')
   mkdirSync(dir, { recursive: true, mode: 0o700 })
-  const within = (...words: string[]) => run('ip', ['netns', 'exec', namespace, ...words])
+  const within = (...words: string[]) => done($`ip netns exec ${namespace} ${words}`)
   await within('wg-quick', 'down', file).catch(() => undefined) // there was none
   writeFileSync(file, client.replace(/^Endpoint = .*:(\d+)$/m, `Endpoint = ${vm.outsideAddress}:$1`), {
     mode: 0o600,
@@ -31,7 +32,7 @@ export async function labTunnel(vm: LabVm, client: string, inside: string): Prom
       next: 'apt-get install wireguard-tools wireguard-go',
     })
   }
-  // The first packet asks for the handshake; whether the machine answers is for the page to find out.
+  // The first packet starts the handshake; whether the machine answers is for the page to find out.
   await within('ping', '-c', '1', '-W', '3', inside).catch(() => undefined)
   return namespace
 }

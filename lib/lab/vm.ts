@@ -1,10 +1,11 @@
-// One VM of the lab: from its first instruction, cold or restored, until it lets us in; and without a trace when it goes.
+// One VM of the lab: from its first instruction, cold or restored, until it accepts a login; and without a trace when it goes.
 import { createHash } from 'node:crypto'
 import fs from 'node:fs'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '../ground/fault.ts'
-import { run } from './command.ts'
+import { $ } from '../ground/laptop.ts'
+import { done } from './command.ts'
 import { keys } from './keys.ts'
 import { type LabMachine, type Reach, hangUp, labRun, record, sshConfig } from './machine.ts'
 import { type LabOptions, labDir } from './place.ts'
@@ -28,7 +29,7 @@ export interface LabVm extends LabMachine {
   outsideAddress: '192.0.2.2'
   /** With `outside: true`: the network namespace whose address on that network is 192.0.2.1. */
   outsideNamespace?: string
-  /** Socket of the serial console: a way in that needs no network. What it said is in `console.log` beside it. */
+  /** Socket of the serial console, which needs no network. What it printed is in `console.log` beside it. */
   console: string
 }
 
@@ -56,8 +57,8 @@ export async function restore(
 ): Promise<LabVm> {
   for (const file of ['vars.fd', 'host_keys']) fs.copyFileSync(path.join(image, file), path.join(dir, file))
   emptyDisks(dir)
-  const base = ['-b', path.join(image, 'disk'), '-F', 'raw', path.join(dir, 'disk.qcow2')]
-  await run('qemu-img', ['create', '-q', '-f', 'qcow2', ...base])
+  const [base, overlay] = [path.join(image, 'disk'), path.join(dir, 'disk.qcow2')]
+  await done($`qemu-img create -q -f qcow2 -b ${base} -F raw ${overlay}`)
   const ram = `memory-backend-file,mem-path=${path.join(image, 'ram')},share=off,readonly=on,rom=off`
   return start(name, dir, options, ram, () => restoreState(dir, path.join(image, 'state')))
 }
@@ -100,7 +101,7 @@ async function start(
       await ready?.()
     } catch (error) {
       const said = [(error as Error).message, tail(path.join(dir, 'qemu.log'))].filter(Boolean).join('\n')
-      throw new Fault(`the VM ${name} did not wake up from its snapshot`, {
+      throw new Fault(`the VM ${name} was not restored from its snapshot`, {
         said,
         next: `remove ${path.join(labDir(options.dir), 'vm')}: it is built again`,
       })
@@ -127,10 +128,10 @@ async function start(
 
 /** QEMU's tap goes into a namespace of its own; it vanishes with QEMU. */
 async function moveOutside(namespace: string, tap: string): Promise<void> {
-  if (!fs.existsSync(`/run/netns/${namespace}`)) await run('ip', ['netns', 'add', namespace])
-  await run('ip', ['link', 'set', tap, 'netns', namespace, 'name', 'outside'])
+  if (!fs.existsSync(`/run/netns/${namespace}`)) await done($`ip netns add ${namespace}`)
+  await done($`ip link set ${tap} netns ${namespace} name outside`)
   const input = 'link set lo up\naddress add 192.0.2.1/24 dev outside\nlink set outside up\n'
-  await run('ip', ['-netns', namespace, '-batch', '-'], { input })
+  await done($({ input })`ip -netns ${namespace} -batch -`)
 }
 
 /** Ends a VM, and leaves nothing of it. */
@@ -139,9 +140,9 @@ export async function removeVm(name: string, dir: string): Promise<void> {
   await endVm(dir)
   const namespace = `fk-${name}-outside`
   if (fs.existsSync(`/run/netns/${namespace}`)) {
-    const { stdout } = await run('ip', ['netns', 'pids', namespace])
+    const { stdout } = await done($`ip netns pids ${namespace}`)
     for (const pid of stdout.split('\n').filter(Boolean)) process.kill(Number(pid), 'SIGKILL')
-    await run('ip', ['netns', 'delete', namespace])
+    await done($`ip netns delete ${namespace}`)
   }
   fs.rmSync(dir, { recursive: true, force: true })
 }
@@ -168,18 +169,15 @@ export async function untilLogin(
     if (code === 0) return
     const qemu = running(machine.dir)
     if (!qemu || Date.now() > deadline)
-      throw new Fault(
-        `the VM ${machine.name} ${qemu ? `does not let us in after ${limit} s` : 'has ended'}`,
-        {
-          said: [
-            stderr.trim(),
-            tail(path.join(machine.dir, 'qemu.log')),
-            tail(path.join(machine.dir, 'console.log')),
-          ]
-            .filter(Boolean)
-            .join('\n'),
-        },
-      )
+      throw new Fault(`the VM ${machine.name} ${qemu ? `accepts no login after ${limit} s` : 'has ended'}`, {
+        said: [
+          stderr.trim(),
+          tail(path.join(machine.dir, 'qemu.log')),
+          tail(path.join(machine.dir, 'console.log')),
+        ]
+          .filter(Boolean)
+          .join('\n'),
+      })
     await sleep(200)
   }
 }

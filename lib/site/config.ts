@@ -1,4 +1,5 @@
-// The settings of a run: FK_ variables, the site document and the pins, read once and checked whole.
+// The settings of a run: FK_ variables, the site document and the pins, read once and checked whole. It hides files, defaults,
+// and the cache of what was found valid.
 import { createHash } from 'node:crypto'
 import fs from 'node:fs'
 import { createRequire } from 'node:module'
@@ -27,7 +28,7 @@ export class ConfigError extends Error {
 // Libraries and checkers are loaded when they are needed: what was checked before starts in a fifth of the time.
 const load = createRequire(import.meta.url)
 
-/** Whether faults are told with the place in the code where they happened: the variable DEBUG. */
+/** Whether faults are shown with the place in the code where they happened: the variable DEBUG. */
 export const debug = (): boolean => Boolean(process.env['DEBUG'])
 
 /**
@@ -60,8 +61,8 @@ export function loadConfig(
 
   const inputs = [
     ...Object.values(schema).map(({ text }) => text),
-    ...['site/config.ts', 'ground/document.ts', 'site/rules.ts', 'ground/address.ts'].map((name) =>
-      fs.readFileSync(path.join(kit, 'lib', name), 'utf8'),
+    ...['site/config.ts', 'ground/document.ts', 'site/formats.ts', 'site/rules.ts', 'ground/address.ts'].map(
+      (name) => fs.readFileSync(path.join(kit, 'lib', name), 'utf8'),
     ),
     JSON.stringify([settings, chosen, site, pins, root, os.homedir()]),
   ]
@@ -70,7 +71,8 @@ export function loadConfig(
   const known = recall(cache, key) as Config | undefined
   if (known !== undefined) return known
 
-  const { formats, pinProblems, siteProblems } = load('./rules.ts') as typeof import('./rules.ts')
+  const { formats } = load('./formats.ts') as typeof import('./formats.ts')
+  const { pinProblems, siteProblems } = load('./rules.ts') as typeof import('./rules.ts')
   const { checkDocument } = load('../ground/document.ts') as typeof import('../ground/document.ts')
   const faults: Diagnostic[] = []
   const check = <T>(source: Text, json: JsonSchema, rules: (found: Partially<T>) => Iterable<Problem>): T => {
@@ -313,7 +315,7 @@ function checkEnv(root: string, settings: Settings, schema: EnvSchema): Env {
     else values[name] = value
   }
   const { checkSchema } = load('../ground/document.ts') as typeof import('../ground/document.ts')
-  const { formats } = load('./rules.ts') as typeof import('./rules.ts')
+  const { formats } = load('./formats.ts') as typeof import('./formats.ts')
   const { problems } = checkSchema(schema as unknown as JsonSchema, formats, values)
   for (const [name, fact] of Object.entries(settings.files)) {
     const file = settings.values[name]!.value

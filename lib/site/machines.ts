@@ -13,7 +13,7 @@ export interface Node {
   prefix: number
   /** The host, as its nodes see it: their way out, and their name server. */
   gateway: string
-  /** Follows from the names of site and node, so that the host and the node know it without asking each other. */
+  /** Follows from the names of site and node, so that host and node compute the same one. */
   mac: string
 }
 
@@ -61,8 +61,8 @@ export function everyMachine(config: { site: Site; env: Pick<Env, 'FK_NODE_OS'> 
 
 /**
  * The machines of a site that pages for `on` run on, in the order of the document; of nodes the servers come before the agents. A
- * host is the metal. A node runs k3s: the metal itself, or the virtual machines on it; where these run Talos there is none, because
- * it has no shell and no k3s.
+ * host is the metal. A node runs k3s: the metal itself, or the virtual machines on it; where these run Talos there is none,
+ * because it has no shell and no k3s.
  */
 export function machinesFor(
   { site, env }: { site: Site; env: Pick<Env, 'FK_NODE_OS'> },

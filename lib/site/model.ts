@@ -82,7 +82,7 @@ export interface Site {
   components: Partial<Record<Slot, string>>
 }
 
-/** When the cluster is backed up, and where its bundles are brought beside the node itself; each place is optional. */
+/** When the cluster is backed up, and where its bundles are copied beside the node itself; each place is optional. */
 export interface Backup {
   schedule: string
   keep: number

@@ -1,161 +1,14 @@
-// What no schema can say: formats with a likely spelling, and how the parts of a site and of a pin fit together.
+// What no schema can say: how the parts of a site, and those of a pin, fit together.
 import {
   type Network,
   contains,
   formatNetwork,
-  isHostName,
   overlap,
   parseAddress,
-  parseHost,
   parseNetwork,
 } from '../ground/address.ts'
-import { type Format, type Partially, type Path, type Problem, pathText, show } from '../ground/document.ts'
-import { nearest } from '../ground/nearest.ts'
+import { type Partially, type Path, type Problem, pathText, show } from '../ground/document.ts'
 import type { PerArch, Pins, Site } from './model.ts'
-
-/** The formats that the schemas name. */
-export const formats: Record<string, Format> = {
-  'fk-host': (text) => {
-    const host = parseHost(text)
-    return 'reason' in host ? host : undefined
-  },
-
-  ipv4: (text) => {
-    if (parseAddress(text)?.family === 4) return undefined
-    const [address = ''] = text.split('/')
-    if (address !== text && parseAddress(address)?.family === 4)
-      return { reason: 'is one address, without a prefix length', suggestion: address }
-    const bare = address.replace(/\b0+(?=[0-9])/g, '')
-    if (bare !== address && parseAddress(bare)?.family === 4)
-      return { reason: 'has leading zeros, which some programs read as octal', suggestion: bare }
-    return { reason: `must be an IPv4 address such as 10.66.0.1, is ${show(text)}` }
-  },
-
-  network: (text) => {
-    const network = parseNetwork(text)
-    if (network?.family === 4) return networkReason(text, network)
-    if (parseAddress(text)?.family === 4) {
-      const suggestion = ['24', '16', '8'].map((prefix) => `${text}/${prefix}`).find(hasNoHostBits)
-      return { reason: 'has no prefix length', suggestion }
-    }
-    const [address, mask = ''] = text.split('/')
-    const bits = parseAddress(mask)?.value.toString(2) ?? ''
-    const meant =
-      /^1+0*$/.test(bits) && bits.length === 32 && parseNetwork(`${address}/${bits.lastIndexOf('1') + 1}`)
-    if (meant)
-      return { reason: 'has a netmask in place of a prefix length', suggestion: formatNetwork(meant) }
-    return { reason: `must be an IPv4 network such as 10.66.0.0/24, is ${show(text)}` }
-  },
-
-  destination: (text) => {
-    if (text === 'any' || parseAddress(text) !== undefined) return undefined
-    const network = parseNetwork(text)
-    if (network !== undefined) return networkReason(text, network)
-    return { reason: `must be an IP address, a network or any, is ${show(text)}` }
-  },
-
-  host: (text) => {
-    if (parseAddress(text) !== undefined || isHostName(text)) return undefined
-    const at = text.lastIndexOf('@')
-    if (at >= 0)
-      return { reason: 'is the address only; the login name goes to user', suggestion: text.slice(at + 1) }
-    return { reason: `must be an IP address or a host name, is ${show(text)}` }
-  },
-
-  timezone: (text) => {
-    const names = ['UTC', 'Etc/UTC', ...Intl.supportedValuesOf('timeZone')]
-    if (names.includes(text)) return undefined
-    const same = names.find((name) => name.toLowerCase() === text.toLowerCase())
-    if (same === undefined && isZoneAlias(text)) return undefined
-    const city = (name: string): string => name.slice(name.lastIndexOf('/') + 1)
-    const nearestCity = nearest(text, names.map(city))
-    const suggestion = same ?? nearest(text, names) ?? names.find((name) => city(name) === nearestCity)
-    return { reason: `must be a time zone such as Europe/Berlin, is ${show(text)}`, suggestion }
-  },
-
-  disk: (text) => {
-    if (text === '' || /^\/dev\/disk\/by-id\/(?!\.)[A-Za-z0-9#+.:=@_\\-]+$/.test(text)) return undefined
-    if (/^\/dev\/(sd|nvme|vd|mmcblk)/.test(text))
-      return {
-        reason:
-          'is a name that another disk can have after the next boot: use its /dev/disk/by-id/ path (ls -l /dev/disk/by-id)',
-      }
-    return { reason: `must be a /dev/disk/by-id/ path, or empty, is ${show(text)}` }
-  },
-
-  calendar: (text) => {
-    if (/^(hourly|daily|weekly|monthly)$/.test(text)) return undefined
-    const word = nearest(text, ['hourly', 'daily', 'weekly', 'monthly'])
-    if (/^[a-z]+$/i.test(text) && word !== undefined)
-      return { reason: 'is no calendar event of systemd', suggestion: word }
-    if (/^((\*|@)\/\S+|(\S+\s+){4}\S+)$/.test(text) && !text.includes(':'))
-      return { reason: `is written for cron; systemd says it as *-*-* 03:17:00, is ${show(text)}` }
-    return calendar.test(text)
-      ? undefined
-      : { reason: `must be a calendar event such as daily, 03:17 or Mon *-*-* 03:17:00, is ${show(text)}` }
-  },
-
-  recipient: (text) => {
-    if (/^AGE-SECRET-KEY-/i.test(text))
-      return { reason: 'is an identity, which opens everything: give its public key, and keep it elsewhere' }
-    // Bech32 has no 1, b, i and o behind its prefix.
-    if (/^age1(pq1)?[02-9ac-hj-np-z]{58,}$/.test(text)) return undefined
-    return { reason: `must be an age recipient such as age1…, as age-keygen shows it, is ${show(text)}` }
-  },
-
-  endpoint: (text) => {
-    // Requests are signed, but not encrypted; that is borne only where nobody else listens.
-    if (/^http:\/\//i.test(text) && !/^http:\/\/(127\.|localhost\b|\[::1\])/i.test(text))
-      return { reason: 'must be https', suggestion: `https${text.slice(4)}` }
-    if (
-      /^https?:\/\/[a-z0-9.-]+(:[0-9]+)?$/i.test(text) ||
-      /^https?:\/\/\[[0-9a-f:]+\](:[0-9]+)?$/i.test(text)
-    )
-      return undefined
-    const bare = /^(https?:\/\/[^/]+)\/$/.exec(text)?.[1]
-    if (bare !== undefined) return { reason: 'ends with /', suggestion: bare }
-    return { reason: `must be a URL without a path, such as https://s3.example.net, is ${show(text)}` }
-  },
-
-  download: (text) => {
-    if (/^http:\/\//i.test(text)) return { reason: 'must be https', suggestion: `https${text.slice(4)}` }
-    const wrong = /\{(?!version\})[^}]*\}?/.exec(text)?.[0]
-    if (wrong !== undefined)
-      return { reason: `holds ${wrong}, which nothing fills in`, suggestion: '{version}' }
-    if (!/^https:\/\/[a-z0-9.-]+(:[0-9]+)?\/[^\s"'\\^`|<>]+$/i.test(text))
-      return { reason: `must be an https URL, is ${show(text)}` }
-    return undefined
-  },
-}
-
-// Days of the week, a date and a time of day, each with lists, ranges and repetitions; a machine asks systemd itself once more.
-const day = '(Mon|Tue|Wed|Thu|Fri|Sat|Sun)'
-const part = String.raw`[0-9*,./~]+`
-const calendar = new RegExp(
-  `^(?=\\S)(${day}((,|\\.\\.)${day})*( +|$))?((${part}-)?${part}-${part}( +|$))?(${part}:${part}(:${part})?)?$`,
-)
-
-// Names such as Asia/Kolkata are accepted but not listed; on a machine they are files, so capitals count.
-function isZoneAlias(text: string): boolean {
-  try {
-    new Intl.DateTimeFormat('en', { timeZone: text })
-    return /^[A-Z]/.test(text)
-  } catch {
-    return false
-  }
-}
-
-function hasNoHostBits(text: string): boolean {
-  const network = parseNetwork(text)
-  return network !== undefined && formatNetwork(network) === text
-}
-
-function networkReason(text: string, network: Network): Omit<Problem, 'path'> | undefined {
-  const [address = ''] = text.split('/')
-  return parseAddress(address)?.value === network.first
-    ? undefined
-    : { reason: 'has host bits set', suggestion: formatNetwork(network) }
-}
 
 // Networks nobody on the internet can own (RFC 1918, RFC 6598): any other would hide real hosts.
 const privateNetworks = ['10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16', '100.64.0.0/10']
@@ -209,7 +62,9 @@ function* machineProblems(site: Partially<Site>): Generator<Problem> {
   if (servers.length > 0 && servers.length % 2 === 0)
     yield {
       path: ['machines'],
-      reason: `has ${servers.length} servers: etcd needs a majority, so an even number bears the loss of no more than one less, and costs one more. Have 1, 3 or 5; the others can be agents`,
+      reason:
+        `has ${servers.length} servers: etcd needs a majority, so an even number bears the loss of no more than one less, ` +
+        'and costs one more. Have 1, 3 or 5; the others can be agents',
     }
   // A role that is misspelt may have been the one.
   const known = machines.every(([, { roles }]) => roles?.length && roles.every((role) => role !== undefined))
@@ -298,12 +153,15 @@ export function* pinProblems(pins: Partially<Pins>): Generator<Problem> {
       if (rule !== undefined && signature.key !== undefined && !rule.pattern.test(signature.key))
         yield { path: [name, 'signature', 'key'], reason: `must be ${rule.is}, is ${show(signature.key)}` }
       if (signature.kind === 'gpg' && !('key_url' in signature))
-        yield { path: [name, 'signature'], reason: 'has no key_url, so nobody knows where the key file is' }
+        yield {
+          path: [name, 'signature'],
+          reason: 'has no key_url: there is no place to fetch the key file from',
+        }
     }
     if (unproven !== undefined && [sha256, sha512, signature].some((proof) => proof !== undefined))
       yield { path: [name, 'unproven'], reason: 'is not so any more: there is a proof, so delete this line' }
     for (const arch of architectures) {
-      // A digest that is there and malformed has been told already.
+      // A digest that is there and malformed has been reported already.
       const proven = [sha256, sha512, signature?.url].some((proof) => proof !== undefined && arch in proof)
       const alone = arch !== 'any' || Object.keys(url ?? {}).length === 1
       if (

@@ -84,8 +84,8 @@ export function waiversFor(site: Site, today = new Date(), text?: string, of: Wa
 const group = 'xccdf_org.ssgproject.content'
 
 /**
- * An OpenSCAP tailoring of `profile` (cis_level2_server): waived rules are not selected, each with its reason, and our values stand.
- * Its own profile is called `<profile>_fortress`; oscap wants that name in --profile.
+ * An OpenSCAP tailoring of `profile` (cis_level2_server): waived rules are not selected, each with its reason, and our values
+ * stand. Its own profile is called `<profile>_fortress`; oscap wants that name in --profile.
  */
 export function openscapTailoring(site: Site, profile: string, today?: Date): string {
   const { reviewed, values } = document()

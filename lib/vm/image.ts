@@ -1,6 +1,6 @@
 // The base images that nodes are made from.
 import { join } from 'node:path'
-import { type Artifact, artifactOf } from '../engine/download.ts'
+import { type Artifact, artifactOf } from '../engine/artifact.ts'
 import type { Context } from '../engine/page.ts'
 import { library } from '../ground/sh.ts'
 

@@ -141,7 +141,11 @@ async function main(): Promise<void> {
       const inventory = join(dir, `hosts-${rtt}`)
       writeFileSync(
         inventory,
-        `m ansible_host=${far.host} ansible_port=${far.port} ansible_user=admin ansible_ssh_private_key_file=${machine.identityFile} ansible_become_password=${machine.password} ansible_ssh_common_args='-o HostKeyAlias=bench -o UserKnownHostsFile=${dir}/known_hosts'\n`,
+        [
+          `m ansible_host=${far.host} ansible_port=${far.port} ansible_user=admin`,
+          `ansible_ssh_private_key_file=${machine.identityFile} ansible_become_password=${machine.password}`,
+          `ansible_ssh_common_args='-o HostKeyAlias=bench -o UserKnownHostsFile=${dir}/known_hosts'\n`,
+        ].join(' '),
         { mode: 0o600 },
       )
       const ours: number[] = []
@@ -159,7 +163,12 @@ async function main(): Promise<void> {
           }),
         )
       rows.push(
-        `${String(rtt).padStart(5)}  ${median(ours).toFixed(2).padStart(12)}  ${median(theirs).toFixed(1).padStart(24)}  ${(median(theirs) / median(ours)).toFixed(0).padStart(5)}`,
+        [
+          String(rtt).padStart(5),
+          median(ours).toFixed(2).padStart(12),
+          median(theirs).toFixed(1).padStart(24),
+          (median(theirs) / median(ours)).toFixed(0).padStart(5),
+        ].join('  '),
       )
       far.close()
     }
@@ -179,7 +188,8 @@ async function main(): Promise<void> {
       .map((l) => JSON.parse(l) as { event: string })
     const count = (kind: string) => events.filter((e) => e.event === kind).length
     process.stdout.write(
-      `verify-all: ${count('page')} pages, ${count('step')} steps, ${count('control')} controls; ssh channels: ${median(trips)} (one for each page, one to connect, one to say good-bye)\n`,
+      `verify-all: ${count('page')} pages, ${count('step')} steps, ${count('control')} controls; ` +
+        `ssh channels: ${median(trips)} (one for each page, one to connect, one to close)\n`,
     )
     process.stdout.write(
       `ansible-playbook --check: ${tasks} tasks\n\nRTT ms  verify-all s  ansible-playbook --check s  ratio\n${rows.join('\n')}\n`,

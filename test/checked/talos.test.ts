@@ -8,14 +8,14 @@ import { delimiter, join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { parse } from 'yaml'
 import type { Context } from '../../lib/engine/page.ts'
+import { which } from '../../lib/ground/laptop.ts'
 import { secretStore } from '../../lib/ground/secret.ts'
-import { find } from '../../lib/lab/command.ts'
 import { loadConfig, siteNames } from '../../lib/site/config.ts'
 import { clientConfig, machineConfigFile, talosNodes } from '../../lib/vm/talos.ts'
 
 /** What the lab has installed, or what somebody without root has built into .cache/tools. */
 const built = join(import.meta.dirname, '../../.cache/tools/talos-oracle')
-const oracle = existsSync(built) ? built : find('talos-oracle')
+const oracle = existsSync(built) ? built : which('talos-oracle')
 const skip = oracle === undefined ? 'talos-oracle is not installed' : false
 
 const scratch = mkdtempSync(join(tmpdir(), 'fk-talos-'))

@@ -60,7 +60,7 @@ function says(change: Change = {}, told = needs(config(), machineOf('fortress'))
     if (typeof content === 'string') writeFileSync(join(dir, path), content, 'latin1')
     else symlinkSync(content.link, join(dir, path))
   }
-  const script = `set -u; frame() { shift; local IFS=$'\\t'; printf '%s\\n' "$*"; }
+  const script = `set -u; answer() { shift; printf '%s\\t%s\\t%s\\t%s\\n' "$2" "$4" "$6" "$8"; }
     FK_ROOT=${dir} ${told}
     . ${join(root, 'lib/cli/doctor.sh')}
     doctor_cpu; doctor_firmware; doctor_tpm; doctor_memory; doctor_disks; doctor_nics; doctor_apparmor; doctor_node`

@@ -22,12 +22,19 @@ function site(...roles: string[]) {
 }
 const pinned = site('server').pins['k3s']!.version
 
-/** A machine on which all is well; `more` are frames as it would send them. */
-function well(name: string, ...more: [string, ...string[]][]): Answers {
+type Answer = [string, Record<string, string>]
+
+/** A machine on which all is well; `more` is what else it answers. */
+function well(name: string, ...more: Answer[]): Answers {
   const answers: Answers = { name, pages: [], notes: [] }
-  take(answers, 'machine', ['86400', 'Debian GNU/Linux 13 (trixie)', '6.12.48', '', '', ''])
-  take(answers, 'k3s', ['active', pinned, pinned, '', '300 server/tls/client-admin.crt', ''])
-  for (const [kind, ...fields] of more) take(answers, kind, fields)
+  take(answers, 'machine', { up: '86400', system: 'Debian GNU/Linux 13 (trixie)', kernel: '6.12.48' })
+  take(answers, 'k3s', {
+    active: 'active',
+    version: pinned,
+    staged: pinned,
+    certificate: '300 server/tls/client-admin.crt',
+  })
+  for (const [kind, values] of more) take(answers, kind, values)
   return answers
 }
 const node = (
@@ -44,10 +51,10 @@ const node = (
     more.away ?? '',
     pinned,
   ].join('\t')
-const nodes = (...lines: string[]): [string, string] => ['nodes', lines.join('\n')]
-const backups: [string, ...string[]][] = [
-  ['note', 'node.good', '2026-11-21T09:00:00Z\tbundle\t100\tok\t'],
-  ['note', 'drill.good', '2026-11-11T09:00:00Z\tbundle\t100\tok\t'],
+const nodes = (...lines: string[]): Answer => ['nodes', { nodes: lines.join('\n') }]
+const backups: Answer[] = [
+  ['note', { which: 'node.good', line: '2026-11-21T09:00:00Z\tbundle\t100\tok\t' }],
+  ['note', { which: 'drill.good', line: '2026-11-11T09:00:00Z\tbundle\t100\tok\t' }],
 ]
 const shown = (config: ReturnType<typeof site>, machines: Answers[]) => statusOf(config, machines, [], now)
 const said = (config: ReturnType<typeof site>, machines: Answers[]) =>
@@ -91,8 +98,8 @@ describe('what needs attention', () => {
   })
 
   test('an upgrade that was cut short, and who has cordoned a node', () => {
-    const one = (frame: [string, string], upgrading = '') => {
-      const machine = well('pi-1', frame, ...backups)
+    const one = (answer: Answer, upgrading = '') => {
+      const machine = well('pi-1', answer, ...backups)
       if (upgrading) machine.k3s!.upgrading = upgrading
       return said(site('server'), [machine]).join()
     }
@@ -126,9 +133,14 @@ describe('what needs attention', () => {
   test('certificates, backups and drills that are too old, at the limit and beyond it', () => {
     const machine = (days: number, backup: string, drill: string) => {
       const answers = well('pi-1', nodes(node('pi-1')))
-      take(answers, 'k3s', ['active', pinned, pinned, '', `${days} agent/client-kubelet.crt`, ''])
-      take(answers, 'note', ['ssh.good', `${backup}\tb\t1\tok\t`])
-      take(answers, 'note', ['drill.good', `${drill}\tb\t1\tok\t`])
+      take(answers, 'k3s', {
+        active: 'active',
+        version: pinned,
+        staged: pinned,
+        certificate: `${days} agent/client-kubelet.crt`,
+      })
+      take(answers, 'note', { which: 'ssh.good', line: `${backup}\tb\t1\tok\t` })
+      take(answers, 'note', { which: 'drill.good', line: `${drill}\tb\t1\tok\t` })
       return said(site('server'), [answers])
     }
     assert.deepEqual(machine(90, '2026-11-20T11:00:00Z', '2026-10-22T12:00:00Z'), [])
@@ -155,7 +167,7 @@ describe('what needs attention', () => {
   test('a restore that was cut off, on its first server and on another one', () => {
     const machines = ['restore', 'aside'].map((unfinished, i) => {
       const machine = well(`pi-${i + 1}`)
-      take(machine, 'k3s', ['inactive', pinned, pinned, '', '', '', unfinished])
+      take(machine, 'k3s', { active: 'inactive', version: pinned, staged: pinned, unfinished })
       return machine
     })
     assert.deepEqual(said(site('server', 'server'), machines).slice(1, 3), [
@@ -167,8 +179,7 @@ describe('what needs attention', () => {
   test('files that somebody else has changed are counted, and the first of them named', () => {
     const machine = well('pi-1', nodes(node('pi-1')), ...backups, [
       'page',
-      '00-host-harden',
-      '/etc/a\n/etc/b\n/etc/c\n/etc/d',
+      { name: '00-host-harden', changed: '/etc/a\n/etc/b\n/etc/c\n/etc/d' },
     ])
     assert.deepEqual(said(site('server'), [machine]), [
       'warn pi-1: somebody changed /etc/a, /etc/b, /etc/c and 1 more → ./task plan-all shows how, ./task build-all takes it back',

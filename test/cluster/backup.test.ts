@@ -12,7 +12,7 @@ import { labRun } from '../../lib/lab/lab.ts'
 import { type Said, node, root, said } from '../machine/kit.ts'
 import { type Checkout, checkout } from '../machine/laptop.ts'
 import { without } from '../programs.ts'
-import { type Bed, alone, bed, data, etc, pinAge, program, version } from './kit.ts'
+import { type Bed, alone, bed, data, etc, pinAge, program, untilReady, version } from './kit.ts'
 import { type Storage, storage } from './storage.ts'
 
 const missing =
@@ -138,7 +138,9 @@ ${backup}`,
   test('the page is applied, holds, and a second time there is nothing to do', async () => {
     const line = (await good(server, 'backup', 'ssh-key')).split('\n').find((l) => l.startsWith('restrict'))!
     await away.root(
-      'useradd --create-home keeper && install --directory --owner=keeper --mode=700 /home/keeper/.ssh /home/keeper/bundles && cat > /home/keeper/.ssh/authorized_keys && chown keeper /home/keeper/.ssh/authorized_keys',
+      `useradd --create-home keeper &&
+  install --directory --owner=keeper --mode=700 /home/keeper/.ssh /home/keeper/bundles &&
+  cat > /home/keeper/.ssh/authorized_keys && chown keeper /home/keeper/.ssh/authorized_keys`,
       `${line}\n`,
     )
     const first = await server.page(copy.page('23-k3s-backup'), 'apply')
@@ -173,17 +175,13 @@ ${backup}`,
   })
 
   test('the drill brings the canary back, and the living cluster does not notice it', async () => {
-    const before = await server.ok(
-      'systemctl show --property=InvocationID k3s; ss --listening --numeric --tcp | sort; ls /var/lib/rancher/k3s /etc/rancher/k3s',
-    )
+    const look = `systemctl show --property=InvocationID k3s
+ss --listening --numeric --tcp | sort
+ls /var/lib/rancher/k3s /etc/rancher/k3s`
+    const before = await server.ok(look)
     const text = await good(server, 'drill')
     assert.match(text, /The canary came back/)
-    assert.equal(
-      await server.ok(
-        'systemctl show --property=InvocationID k3s; ss --listening --numeric --tcp | sort; ls /var/lib/rancher/k3s /etc/rancher/k3s',
-      ),
-      before,
-    )
+    assert.equal(await server.ok(look), before)
     assert.equal(
       await server.ok(
         'findmnt /run/fortress/bundle; systemctl list-units --all --plain --no-legend "fortress-drill*" "fortress-bundle*"; true',
@@ -210,7 +208,8 @@ ${backup}`,
     writeFileSync(file, JSON.stringify(manifest))
     const path = join(scratch, `${dir.slice(-6)}_20260101T000000Z.age`)
     bash(
-      `tar --create --format=ustar manifest.json rancher server snapshot | age --encrypt --recipient "$(age-keygen -y ${identity})" --output ${path}`,
+      `tar --create --format=ustar manifest.json rancher server snapshot |
+         age --encrypt --recipient "$(age-keygen -y ${identity})" --output ${path}`,
     )
     return path
   }
@@ -290,7 +289,8 @@ ${backup}`,
 
   test('a disk without room and a run that is killed are noted as failed, and leave nothing', async () => {
     await server.ok(
-      `mv ${home} ${home}.aside && install --directory --mode=700 ${home} && mount --types tmpfs --options size=1m,mode=700 none ${home}`,
+      `mv ${home} ${home}.aside && install --directory --mode=700 ${home} &&
+  mount --types tmpfs --options size=1m,mode=700 none ${home}`,
     )
     await refused(/has \d+ MiB left, and \d+ MiB are needed/, server, 'backup')
     await server.ok(`umount ${home} && rmdir ${home} && mv ${home}.aside ${home}`)
@@ -311,7 +311,9 @@ ${backup}`,
 
   test('while another run is at work on the node, its bundle is not thrown away for another one', async () => {
     await server.ok(
-      'echo root@elsewhere > /run/fortress/owner; systemd-run --quiet --unit=busy flock /run/fortress/lock sleep 60; until ! flock --nonblock /run/fortress/lock true; do sleep 0.1; done',
+      `echo root@elsewhere > /run/fortress/owner
+systemd-run --quiet --unit=busy flock /run/fortress/lock sleep 60
+until ! flock --nonblock /run/fortress/lock true; do sleep 0.1; done`,
     )
     for (const words of [['drill'], ['restore', copies().at(-1)!, '--format', 'fortress']])
       await refused(/root@elsewhere is at work there, and may need the bundle/, server, ...words)
@@ -352,7 +354,8 @@ ${backup}`,
     )
     const ended = said(child)
     await server.ok(
-      `for try in {1..600}; do [ ! -d ${data}/before-restore/server ] || break; sleep 0.1; done; test -d ${data}/before-restore/server`,
+      `for try in {1..600}; do [ ! -d ${data}/before-restore/server ] || break; sleep 0.1; done
+test -d ${data}/before-restore/server`,
     )
     await how(child)
     return ended
@@ -373,16 +376,14 @@ ${backup}`,
       laptop.kill('SIGKILL')
     })
   const alive = async () => {
-    await server.ok(
-      'for try in {1..120}; do [ "$(/opt/bin/k3s kubectl get --raw /readyz 2> /dev/null)" != ok ] || exit 0; sleep 1; done; exit 1',
-    )
+    await server.ok(untilReady(120))
     assert.equal((await server.kubectl('get configmap later --output name')).stdout, 'configmap/later\n')
     await server.ok(`! test -e ${data}/before-restore/server`)
   }
 
   const holders =
     '$(find /proc/[0-9]*/fd -lname /run/fortress/lock | cut --delimiter=/ --fields=3 | sort --unique)'
-  /** What the clock would do when nobody comes. */
+  /** What the timer does when nobody confirms the transaction. */
   const clock = 'for run in /var/lib/fortress/tx/*/rollback; do bash "$run"; done'
 
   test('a restore that is killed on the node is taken back at once when the laptop sees it', async () => {

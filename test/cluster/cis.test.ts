@@ -1,4 +1,5 @@
-// Every control of the list holds on a control plane that is told by config/k3s, and fails on one that is weakened under it.
+// Every control of the list holds on a control plane with the configuration of config/k3s, and fails on one that is weakened
+// under it.
 import assert from 'node:assert/strict'
 import { execFileSync, spawn } from 'node:child_process'
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
@@ -29,7 +30,7 @@ const of = (batch: string) => Object.entries(all).filter(([, w]) => w.batch === 
 const expected = (changes: [string, Weakening][]) =>
   [...new Set(changes.flatMap(([id, { also = [] }]) => [id, ...also]))].toSorted()
 
-describe('CIS Kubernetes 2.1 on a control plane that is told by config/k3s', () => {
+describe('CIS Kubernetes 2.1 on a control plane with the configuration of config/k3s', () => {
   let node: Bed
   let machine: Machine
   let config: Config
@@ -177,7 +178,7 @@ kubectl delete namespace weak`)
       assert.deepEqual(ids(found), expected(changes), told_(found))
     })
 
-  test('what was told before holds again', async () => {
+  test('with the shipped configuration everything holds again', async () => {
     node.put({ [`${etc}/config.yaml`]: told('config.yaml') })
     assert.deepEqual(await node.begin(), { code: 0, said: '' })
     assert.equal(told_(await failing()), '')
@@ -202,7 +203,7 @@ kubectl delete namespace weak`)
     assert.equal(sarif.runs[0]?.results.length, 134)
   })
 
-  test('--bench brings a second opinion to the node, runs it there, and takes it away again', async (t) => {
+  test('--bench uploads kube-bench to the node, runs it there, and removes it', async (t) => {
     const copy = checkout()
     t.after(() => copy.end())
     for (const part of ['bin', 'Taskfile.ts'])
@@ -266,5 +267,7 @@ etcd_says() {
     { print }' "$file" > "$file.new"
   mv "$file.new" "$file"
 }
-etcd_as_it_was() { [ ! -e ${data}/server/db/etcd/config.kept ] || mv ${data}/server/db/etcd/config.kept ${data}/server/db/etcd/config; }
+etcd_as_it_was() {
+  [ ! -e ${data}/server/db/etcd/config.kept ] || mv ${data}/server/db/etcd/config.kept ${data}/server/db/etcd/config
+}
 `

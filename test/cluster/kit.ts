@@ -17,14 +17,14 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { stringify } from 'yaml'
+import { which } from '../../lib/ground/laptop.ts'
 import { quote } from '../../lib/ground/sh.ts'
-import { find } from '../../lib/lab/command.ts'
 import { type Kit, node, root } from '../machine/kit.ts'
 import type { Checkout } from '../machine/laptop.ts'
 
 /** What the lab has installed, or what somebody without root has built into .cache/tools. */
 const built = join(root, '.cache/tools/kube-bed')
-export const program = existsSync(built) ? built : find('kube-bed')
+export const program = existsSync(built) ? built : which('kube-bed')
 
 export const etc = '/etc/rancher/k3s'
 export const data = '/var/lib/rancher/k3s'
@@ -110,19 +110,30 @@ export const alone: Record<string, string> = {
   [`${etc}/agent-token`]: `${'a9'.repeat(32)}\n`,
 }
 
+/** Bash that waits until the API of a server says that it is ready, and fails when it does not within these seconds. */
+export const untilReady = (seconds: number) => `
+for second in $(seq ${seconds}); do
+  [ "$(/opt/bin/k3s kubectl get --raw /readyz 2> /dev/null)" != ok ] || exit 0
+  sleep 1
+done
+exit 1`
+
 /** Pins in `copy` the age of this computer, packed as its makers do, and lays it where a download would be. Needs age here. */
 export function pinAge(copy: Checkout, downloads: string): void {
   const dir = mkdtempSync(join(tmpdir(), 'fk-age-'))
   const tarball = join(downloads, 'age-v1.3.2-amd64.tar.gz')
   mkdirSync(join(dir, 'age'))
   mkdirSync(downloads, { recursive: true })
-  cpSync(find('age')!, join(dir, 'age/age'), { dereference: true })
+  cpSync(which('age')!, join(dir, 'age/age'), { dereference: true })
   execFileSync('tar', ['--create', '--gzip', '--file', tarball, '--directory', dir, 'age'])
   rmSync(dir, { recursive: true })
   copy.pin('age', readFileSync(tarball))
 }
 
-/** A node with the program in its place, told `files`, not started yet; `net` gives it a way out. It ends with the test, or by end(). */
+/**
+ * A node with the program in its place, told `files`, not started yet; `net` gives it a way out. It ends with the test, or by
+ * end().
+ */
 export async function bed(
   t: Pick<TestContext, 'after'> | undefined,
   name: string,
@@ -185,7 +196,8 @@ install --directory --mode=700 ${data} ${data}/server ${data}/server/logs`)
   const tls = `${data}/server/tls/etcd`
   const etcdctl = (words: string) =>
     ok(
-      `/opt/bin/etcdctl --endpoints=https://127.0.0.1:2379 --cacert=${tls}/server-ca.crt --cert=${tls}/client.crt --key=${tls}/client.key ${words}`,
+      `/opt/bin/etcdctl --endpoints=https://127.0.0.1:2379 --cacert=${tls}/server-ca.crt \\
+         --cert=${tls}/client.crt --key=${tls}/client.key ${words}`,
     )
   return {
     ...kit,

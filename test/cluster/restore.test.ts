@@ -26,8 +26,12 @@ describe('a snapshot', { skip: program === undefined ? 'kube-bed is not installe
   /** An empty place with a network of its own, where nothing is left but the snapshot, the configuration and a token. */
   const place = async (name: string, token: string) => {
     const dir = `/var/lib/${name}`
+    const config = alone[`${etc}/config.yaml`]!.replaceAll(data, dir).replaceAll(
+      `${etc}/token`,
+      `/root/${name}/token`,
+    )
     server.put({
-      [`/root/${name}/config.yaml`]: `${alone[`${etc}/config.yaml`]!.replaceAll(data, dir).replaceAll(`${etc}/token`, `/root/${name}/token`)}
+      [`/root/${name}/config.yaml`]: `${config}
 data-dir: ${dir}
 node-name: ${name}
 write-kubeconfig: /root/${name}/k3s.yaml
@@ -48,7 +52,9 @@ install --directory --mode=700 ${dir} ${dir}/server ${dir}/server/logs`)
         ),
       start: async (more = '') => {
         const { code } = await server.root(
-          `systemd-run --quiet ${more} --unit=${name} --property=Type=notify --property=NetworkNamespacePath=/run/netns/${name} --setenv=FK_BED_NO_SYSCTL=yes /opt/bin/k3s server --config /root/${name}/config.yaml`,
+          `systemd-run --quiet ${more} --unit=${name} --property=Type=notify \\
+             --property=NetworkNamespacePath=/run/netns/${name} --setenv=FK_BED_NO_SYSCTL=yes \\
+             /opt/bin/k3s server --config /root/${name}/config.yaml`,
         )
         return { code, said: await said() }
       },

@@ -1,4 +1,5 @@
-// 20-k3s-server as an admin runs it: the program is fetched and proven, k3s is told, starts, and is taken back when it does not.
+// 20-k3s-server as an admin runs it: the program is downloaded and verified, k3s is configured and starts, and is rolled back
+// when it does not.
 import assert from 'node:assert/strict'
 import { createReadStream, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { type Server, createServer } from 'node:http'
@@ -8,7 +9,7 @@ import { after, before, describe, test } from 'node:test'
 import { secretStore } from '../../lib/ground/secret.ts'
 import { type Kit, differences, node, said } from '../machine/kit.ts'
 import { type Checkout, checkout } from '../machine/laptop.ts'
-import { data, etc, program } from './kit.ts'
+import { data, etc, program, untilReady } from './kit.ts'
 
 describe('k3s-server', { skip: program === undefined ? 'kube-bed is not installed' : false }, () => {
   let kit: Kit & { end(): Promise<void> }
@@ -74,7 +75,7 @@ printf '[Service]\\nEnvironment=FK_BED_NO_SYSCTL=yes\\n' > /etc/systemd/system/k
     assert.deepEqual(differences(untouched, await kit.digest()), [])
   })
 
-  test('apply brings the program, tells it what to do, and waits until the API answers', async () => {
+  test('apply installs the program and its configuration, and waits until the API answers', async () => {
     const { code, text } = await page('apply')
     assert.equal(code, 0, text)
     assert.equal(await ok('/opt/bin/k3s kubectl get --raw /readyz'), 'ok')
@@ -82,7 +83,13 @@ printf '[Service]\\nEnvironment=FK_BED_NO_SYSCTL=yes\\n' > /etc/systemd/system/k
       await ok(
         `stat --format='%a %U %n' ${etc}/token ${etc}/agent-token ${etc}/config.yaml ${etc}/k3s.yaml ${data}/server/logs`,
       ),
-      `600 root ${etc}/token\n600 root ${etc}/agent-token\n600 root ${etc}/config.yaml\n600 root ${etc}/k3s.yaml\n700 root ${data}/server/logs`,
+      [
+        `600 root ${etc}/token`,
+        `600 root ${etc}/agent-token`,
+        `600 root ${etc}/config.yaml`,
+        `600 root ${etc}/k3s.yaml`,
+        `700 root ${data}/server/logs`,
+      ].join('\n'),
     )
     for (const line of text.split('\n')) assert.doesNotMatch(line, /K10[0-9a-f]{16}|[0-9a-f]{64}(?!.*pinned)/)
   })
@@ -124,24 +131,25 @@ printf '[Service]\\nEnvironment=FK_BED_NO_SYSCTL=yes\\n' > /etc/systemd/system/k
     await ok(`printf 'anonymous-auth: true\\n' > ${etc}/config.yaml.d/50-mine.yaml`)
     const { code, text } = await page('verify')
     assert.equal(code, 1)
-    assert.match(text, /it was started before this was declared/)
+    assert.match(text, /k3s was started before the current configuration was written/)
     await ok(`rm ${etc}/config.yaml.d/50-mine.yaml && chmod 644 ${etc}/audit.yaml`)
     assert.equal((await page('apply')).code, 0)
     assert.equal(await ok(`stat --format=%a ${etc}/audit.yaml`), '600')
     assert.equal(await start(), begun, 'a mode is no reason for a restart')
   })
 
-  test('what k3s does not come up with is taken back, and the API answers as before', async () => {
+  test('a configuration with which k3s does not become ready is rolled back, and the API answers as before', async () => {
     const before = await ok(`sha256sum ${etc}/config.yaml`)
     gate('NoSuchGate')
     const { code, text } = await page('apply')
     assert.equal(code, 1)
-    assert.match(text, /it does not come up: k3s does not run\n[^]*unrecognized feature gate: NoSuchGate/)
+    assert.match(
+      text,
+      /k3s did not become ready: k3s does not run\n[^]*unrecognized feature gate: NoSuchGate/,
+    )
     assert.match(text, /this door and the doors before it are as they were: taken back at once/)
     assert.equal(await ok(`sha256sum ${etc}/config.yaml`), before)
-    await ok(
-      'for second in $(seq 90); do [ "$(/opt/bin/k3s kubectl get --raw /readyz 2> /dev/null)" != ok ] || exit 0; sleep 1; done; exit 1',
-    )
+    await ok(untilReady(90))
   })
 
   test('when the laptop is gone in the middle, the machine takes it back by itself', async () => {
@@ -149,27 +157,29 @@ printf '[Service]\\nEnvironment=FK_BED_NO_SYSCTL=yes\\n' > /etc/systemd/system/k
     const child = kit.start(copy.page('20-k3s-server'), 'apply')
     const ended = said(child)
     await ok(
-      `until grep NoSuchGate ${etc}/config.yaml > /dev/null && ls -d /var/lib/fortress/tx/k3s-server-* /var/lib/fortress/tx/20-k3s-server-* 2> /dev/null | grep . > /dev/null; do sleep 0.1; done`,
+      `until grep NoSuchGate ${etc}/config.yaml > /dev/null &&
+  ls -d /var/lib/fortress/tx/k3s-server-* /var/lib/fortress/tx/20-k3s-server-* 2> /dev/null | grep . > /dev/null; do
+  sleep 0.1
+done`,
     )
     child.kill('SIGKILL')
     await ended
     const timer = await ok(
-      "systemctl list-timers --no-legend 'fortress-deadman-*' --output=json | grep --only-matching 'fortress-deadman-[^\"]*timer'",
+      `systemctl list-timers --no-legend 'fortress-deadman-*' --output=json |
+         grep --only-matching 'fortress-deadman-[^"]*timer'`,
     )
     await ok('pkill -KILL --full "[e]xit 0 # FK" || true')
     // The hour that the timer waits for has come.
     await ok(`systemctl start ${timer.replace(/timer$/, 'service')}
 until ls /var/lib/fortress/tx/*/rolled-back > /dev/null 2>&1; do sleep 0.2; done`)
     assert.equal(await ok(`sha256sum ${etc}/config.yaml`), before)
-    await ok(
-      'for second in $(seq 90); do [ "$(/opt/bin/k3s kubectl get --raw /readyz 2> /dev/null)" != ok ] || exit 0; sleep 1; done; exit 1',
-    )
+    await ok(untilReady(90))
     edit('k3s/config.yaml', '  - feature-gates=NoSuchGate=true\n', '')
     const { code, text } = await page('apply')
     assert.equal(code, 0, text)
   })
 
-  test('a configuration that is wrong is refused before the machine hears of it', async () => {
+  test('a configuration that is wrong is refused before it is written to the machine', async () => {
     edit('k3s/config.yaml', 'secrets-encryption: true', 'secrets-encryption: false')
     const { code, text } = await page('apply')
     assert.equal(code, 1)
@@ -177,11 +187,11 @@ until ls /var/lib/fortress/tx/*/rolled-back > /dev/null 2>&1; do sleep 0.2; done
     edit('k3s/config.yaml', 'secrets-encryption: false', 'secrets-encryption: true')
   })
 
-  test('on an empty disk no second cluster begins beside the one that the laptop knows', async () => {
+  test('on an empty disk no second cluster is initialised beside the one whose tokens the laptop has', async () => {
     await ok(`systemctl stop k3s.service && mv ${data}/server ${data}/server.kept`)
     const { code, text } = await page('apply')
     assert.equal(code, 1)
-    assert.match(text, /the cluster has begun, and there is nothing of it on this disk/)
+    assert.match(text, /the cluster is initialised, and etcd has no data on this disk/)
     assert.match(text, /\.\/task restore/)
     assert.equal((await kit.root(`ls ${data}/server`)).code, 2)
     await ok(`mv ${data}/server.kept ${data}/server && systemctl start k3s.service`)

@@ -1,4 +1,5 @@
-// Three servers of a real control plane and an agent, built by the pages: one bundle brings all of them back to the same time, or none.
+// Three servers of a real control plane and an agent, built by the pages: one bundle brings all of them back to the same time,
+// or none.
 import assert from 'node:assert/strict'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -6,7 +7,7 @@ import { after, before, describe, test } from 'node:test'
 import type { CisReport } from '../../lib/k3s/score.ts'
 import { type Fleet, fleet } from '../machine/fleet.ts'
 import { without } from '../programs.ts'
-import { data, noSysctl, patience, pinAge, program, version } from './kit.ts'
+import { data, noSysctl, patience, pinAge, program, untilReady, version } from './kit.ts'
 
 const missing = program === undefined ? 'kube-bed is not installed' : without('age', 'tar')
 
@@ -26,7 +27,8 @@ describe('a cluster of three servers', { skip: missing }, () => {
     (
       await cluster.on(
         first,
-        `/opt/bin/etcdctl --endpoints=https://127.0.0.1:2379 --cacert=${tls}/server-ca.crt --cert=${tls}/client.crt --key=${tls}/client.key member list`,
+        `/opt/bin/etcdctl --endpoints=https://127.0.0.1:2379 --cacert=${tls}/server-ca.crt \\
+           --cert=${tls}/client.crt --key=${tls}/client.key member list`,
       )
     )
       .trim()
@@ -37,11 +39,7 @@ describe('a cluster of three servers', { skip: missing }, () => {
       })
       .toSorted()
   const all = servers.map((name) => `${name} started votes`)
-  const ready = async (on: string) =>
-    cluster.on(
-      on,
-      'for try in {1..180}; do [ "$(/opt/bin/k3s kubectl get --raw /readyz 2> /dev/null)" != ok ] || exit 0; sleep 1; done; exit 1',
-    )
+  const ready = async (on: string) => cluster.on(on, untilReady(180))
 
   before(async () => {
     cluster = await fleet('trio', ['server', 'server', 'server', 'agent'], () => readFileSync(program!))
@@ -120,7 +118,8 @@ describe('a cluster of three servers', { skip: missing }, () => {
     // It goes away by itself, and comes back when a file says so: nobody gets in meanwhile.
     await cluster.on(
       third,
-      'systemd-run --quiet --unit=back --path-property=PathExists=/back systemctl start ssh.service k3s.service; systemd-run --quiet --on-active=1 --timer-property=AccuracySec=100ms systemctl stop k3s.service ssh.service ssh.socket',
+      `systemd-run --quiet --unit=back --path-property=PathExists=/back systemctl start ssh.service k3s.service
+systemd-run --quiet --on-active=1 --timer-property=AccuracySec=100ms systemctl stop k3s.service ssh.service ssh.socket`,
     )
     await new Promise((resolve) => setTimeout(resolve, 5000))
     const text = await good('restore', await newest(), '--format', first)
@@ -133,7 +132,7 @@ describe('a cluster of three servers', { skip: missing }, () => {
     assert.deepEqual(await members(), all)
   })
 
-  test('an agent is asked what an agent can be asked, and fails where it is weak, also when the journal has lost its start', async () => {
+  test('an agent is checked for what it has, and fails where it is weak, also when the journal lost its start', async () => {
     // journald drops what a unit says too fast: a server that has lost its peers does.
     const forget = async () => {
       for (const name of cluster.names)
@@ -155,7 +154,8 @@ describe('a cluster of three servers', { skip: missing }, () => {
     assert.deepEqual(await failing(), [])
     await cluster.on(
       agent,
-      `printf 'kubelet-arg+:\\n  - anonymous-auth=true\\n  - read-only-port=10255\\n' > /etc/rancher/k3s/config.yaml.d/90-weak.yaml
+      `printf 'kubelet-arg+:\\n  - anonymous-auth=true\\n  - read-only-port=10255\\n' \\
+  > /etc/rancher/k3s/config.yaml.d/90-weak.yaml
 systemctl restart k3s && chmod 644 ${data}/agent/kubelet.kubeconfig`,
     )
     await forget()

@@ -70,7 +70,7 @@ export async function storage(dir: string): Promise<Storage> {
       const items = [...objects].filter(([k]) => k.startsWith(prefix)).sort()
       say(
         200,
-        `<?xml version="1.0"?><ListBucketResult><Name>bundles</Name>${items.map(([k, v]) => `<Contents><Key>${k}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified><Size>${v.length}</Size></Contents>`).join('')}</ListBucketResult>`,
+        `<?xml version="1.0"?><ListBucketResult><Name>bundles</Name>${items.map(listed).join('')}</ListBucketResult>`,
       )
     })
   })
@@ -78,6 +78,14 @@ export async function storage(dir: string): Promise<Storage> {
   const { port } = server.address() as AddressInfo
   return Object.assign(found, { endpoint: `https://${host}:${port}`, end: () => server.close() })
 }
+
+const listed = ([key, { length }]: [string, Buffer]) =>
+  `<Contents><Key>${key}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified><Size>${length}</Size></Contents>`
+
+const authorizationHeader = new RegExp(
+  '^AWS4-HMAC-SHA256 Credential=([^/]+)/(\\d{8})/([^/]+)/([^/]+)/aws4_request, ?' +
+    'SignedHeaders=([^,]+), ?Signature=([0-9a-f]{64})$',
+)
 
 /** What is wrong with the signature of a request (AWS Signature Version 4); undefined when it is right. */
 function unsigned(
@@ -87,9 +95,7 @@ function unsigned(
 ): string | undefined {
   const { authorization = '' } = request.headers
   const [, who, date, region, service, names = '', signature = ''] =
-    /^AWS4-HMAC-SHA256 Credential=([^/]+)\/(\d{8})\/([^/]+)\/([^/]+)\/aws4_request, ?SignedHeaders=([^,]+), ?Signature=([0-9a-f]{64})$/.exec(
-      authorization,
-    ) ?? []
+    authorizationHeader.exec(authorization) ?? []
   if (who === undefined || date === undefined) return 'AccessDenied'
   if (who !== access) return 'InvalidAccessKeyId'
   if (region !== 'lab' || service !== 's3') return 'AuthorizationHeaderMalformed'

@@ -10,9 +10,9 @@ import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { after, beforeEach, describe, test } from 'node:test'
 import { deliver, downloads, waitingPlace } from '../../lib/engine/delivery.ts'
-import type { Transfer } from '../../lib/engine/download.ts'
 import type { Machine, Outcome } from '../../lib/engine/machine.ts'
-import { frameOf } from '../../lib/engine/program.ts'
+import type { Transfer } from '../../lib/engine/transfer.ts'
+import { frameOf } from '../../lib/engine/wire.ts'
 import { Fault } from '../../lib/ground/fault.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 
@@ -70,7 +70,7 @@ function machine({ cut = Infinity, room }: { cut?: number; room?: number } = {})
       const outcome = await bash(program.text)
       for (const line of outcome.stdout.split('\n')) {
         const frame = frameOf(line, program.nonce)
-        if (frame?.kind === 'part' && room !== undefined) frame.fields[1] = String(room)
+        if (frame?.kind === 'answer' && room !== undefined) frame.values['room'] = String(room)
         if (frame) onFrame(frame)
       }
       return outcome

@@ -1,6 +1,5 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import { frameOf } from '../../lib/engine/program.ts'
 import { chunks } from '../../lib/engine/run.ts'
 import type { Change, Step } from '../../lib/engine/step.ts'
 import { sh } from '../../lib/ground/sh.ts'
@@ -40,15 +39,4 @@ describe('steps travel together as far as safety allows', () => {
     ],
   ]
   for (const [name, steps, want] of cases) test(name, () => assert.deepEqual(shape(steps), want))
-})
-
-describe('a machine speaks in frames', () => {
-  test('a line behind the right word is a frame, with its fields unescaped', () => {
-    assert.deepEqual(frameOf('FKabc\tcheck\t1\ta\\nb\\tc\\\\d', 'FKabc'), {
-      kind: 'check',
-      fields: ['1', 'a\nb\tc\\d'],
-    })
-  })
-  for (const line of ['FKabd\tcheck\t1', 'hello', '', 'FKabc'])
-    test(`${JSON.stringify(line)} is somebody else's`, () => assert.equal(frameOf(line, 'FKabc'), undefined))
 })

@@ -182,7 +182,9 @@ test('a lost identity is not replaced while secrets wait for it', async () => {
     message: lost,
   })
   await assert.rejects(open().get('one'), {
-    message: `the age identity ${identity} is not there, and ${join(dir, 'one.age')} needs it. Restore it, or name it in FK_AGE_IDENTITY.`,
+    message:
+      `the age identity ${identity} is not there, and ${join(dir, 'one.age')} needs it. ` +
+      'Restore it, or name it in FK_AGE_IDENTITY.',
   })
   assert.equal(existsSync(identity), false)
 })

@@ -15,12 +15,12 @@ import {
 import type { Context } from '../../lib/engine/page.ts'
 import { isChange } from '../../lib/engine/step.ts'
 import { Secret } from '../../lib/ground/secret.ts'
-import { backupSteps, laptopNotes } from '../../lib/k3s/backup.ts'
+import { laptopNotes } from '../../lib/k3s/backup.ts'
 import { type Manifest, madeAt, readBundle } from '../../lib/k3s/bundle.ts'
-import { memberOf } from '../../lib/k3s/members.ts'
 import { recipientOf, recipientsIn } from '../../lib/k3s/recipient.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import type { Config } from '../../lib/site/model.ts'
+import backup from '../../scripts/23-k3s-backup.ts'
 
 const dir = mkdtempSync(join(tmpdir(), 'fk-bundle-'))
 after(() => rmSync(dir, { recursive: true }))
@@ -147,7 +147,7 @@ describe('a bundle', () => {
     )
     await refused(
       lie((f) => (f.name = 'snapshot/other')),
-      /its manifest does not know snapshot\/fortress-backup-1\.zip/,
+      /its manifest does not list snapshot\/fortress-backup-1\.zip/,
     )
     await refused(tar(Object.entries(content).slice(0, 2)), /snapshot\/fortress-backup-1\.zip is missing/)
     await refused(
@@ -197,7 +197,7 @@ describe('a bundle', () => {
   })
 
   test('of another format, or whose manifest would end up in a shell as something else, is refused', async () => {
-    await refused(tar(undefined, { ...manifest(), format: 2 }), /its format is 2, and this program knows 1/)
+    await refused(tar(undefined, { ...manifest(), format: 2 }), /its format is 2, and this program reads 1/)
     await refused(tar(undefined, { ...manifest(), node: 'a; reboot' }), /no node that could be one/)
     await refused(tar(undefined, { ...manifest(), k3s: 'newest' }), /no k3s that could be one/)
     await refused(tar(undefined, { ...manifest(), canary: {} }), /says nothing of the canary/)
@@ -241,12 +241,12 @@ describe('the recipient of an identity', () => {
   })
 })
 
-describe('what a node is told of its backups', () => {
-  const steps = (backup: Partial<Config['site']['backup']>) => {
+describe('the configuration of backups on a node', () => {
+  const steps = (places: Partial<Config['site']['backup']>) => {
     const config = structuredClone(
       loadConfig({ env: { FK_AGE_IDENTITY: join(dir, 'none') }, site: 'fortress' }),
     )
-    Object.assign(config.site.backup, backup)
+    Object.assign(config.site.backup, places)
     const context = {
       ...config,
       machine: { name: 'fortress-node' },
@@ -254,7 +254,7 @@ describe('what a node is told of its backups', () => {
       has: () => false,
       state: dir,
     } as unknown as Context
-    return backupSteps(context, memberOf(context))
+    return backup.steps(context)
   }
   const landed = (found: ReturnType<typeof steps>) =>
     Object.fromEntries(

@@ -89,7 +89,7 @@ test('titles are short, and in words of our own', () => {
 })
 
 for (const role of ['server', 'agent'] as const)
-  test(`on a node that is ${role} every control can be asked`, () => {
+  test(`on a node that is ${role} every control can be checked`, () => {
     const asked = cisOf({ site }, role, today)
     const expected = role === 'server' ? list.map(([section]) => section) : ['4.1', '4.2', '4.3']
     assert.deepEqual(
@@ -108,7 +108,8 @@ for (const [fault, line, message] of [
   [
     'an operator that is misspelt',
     '{ id: X, title: t, assessed: manual, arg: { kubelet: { a: { at-leest: 1 } } } }',
-    'cis.yaml, a: there is no operator at-leest; there are is, set, absent, has, has-not, only, at-least, at-most, lasts, unset-or',
+    'cis.yaml, a: there is no operator at-leest; ' +
+      'there are is, set, absent, has, has-not, only, at-least, at-most, lasts, unset-or',
   ],
   [
     'nothing that is wanted',
@@ -118,7 +119,7 @@ for (const [fault, line, message] of [
   [
     'two ways to ask',
     '{ id: X, title: t, assessed: manual, na: no, check: "true" }',
-    'cis.yaml, X: say exactly one of arg, kubelet, told, etcd, mode, tree, refused, check, na, person',
+    'cis.yaml, X: say exactly one of arg, kubelet, started, etcd, mode, tree, refused, check, na, person',
   ],
 ] as const)
   test(`a control with ${fault} is refused`, () => {
@@ -126,7 +127,7 @@ for (const [fault, line, message] of [
     assert.throws(() => cisRequirements.controlsFor(place, entry(line)), { name: 'TypeError', message })
   })
 
-test('waivers are of controls that are asked, say why, and end', () => {
+test('waivers are of controls that are checked, give a reason, and end', () => {
   const ids = waiversFor(site, today, undefined, 'k3s').flatMap(({ controls }) => controls)
   assert.deepEqual(ids, ['1.2.11', '5.3.2'])
   assert.deepEqual(waiversFor(site, new Date('2028-01-01'), undefined, 'k3s'), [])
@@ -207,8 +208,8 @@ const controls = cisOf({ site }, 'server', today).flatMap(({ section, controls }
 )
 /** The part of k3s whose arguments answer a control. */
 const partOf = ({ id, entry }: (typeof controls)[number]) =>
-  entry && ('arg' in entry || 'told' in entry)
-    ? Object.keys(('arg' in entry ? entry.arg : entry.told) as object)[0]
+  entry && ('arg' in entry || 'started' in entry)
+    ? Object.keys(('arg' in entry ? entry.arg : entry.started) as object)[0]
     : entry && 'kubelet' in entry
       ? 'kubelet'
       : id === '4.3.1'
@@ -274,12 +275,12 @@ test('a part of which nothing is known holds nothing, not even what should be ab
   assert.equal(code, 1)
   assert.equal(
     said,
-    'nothing tells how kube-apiserver runs: neither itself, nor the journal of this start, nor its Node',
+    'the arguments of kube-apiserver are unknown: neither its API, nor the journal of this start, nor its Node has them',
   )
   assert.equal(bash('cis_known kube-scheduler', { lines: '' }).code, 1)
 })
 
-test('when the journal has lost the start, the Node and the files of k3s tell how the kubelet runs', () => {
+test('when the journal has lost the start, the Node and the files of k3s have the arguments of the kubelet', () => {
   const words = ['agent', '--node-name', 'one', '--kubelet-arg', 'pod-max-pids=4096', '--token', '********']
   const weak = [...words, '--kubelet-arg', 'anonymous-auth=true']
   const ask = 'kubelet_is anonymous-auth is false pod-max-pids at-most 4096'
@@ -289,9 +290,9 @@ test('when the journal has lost the start, the Node and the files of k3s tell ho
   const found = bash(ask, { lines: '', words: weak })
   assert.equal(found.code, 1, found.said)
   assert.match(found.said, /^anonymous-auth=true .*; wanted: anonymous-auth is false$/)
-  // A part of which the Node says nothing was told nothing: that is an answer too.
+  // A part of which the Node says nothing has no arguments: that is an answer too.
   assert.deepEqual(
-    bash('told_is kube-controller-manager feature-gates has-not X=false', { lines: '', words }),
+    bash('started_is kube-controller-manager feature-gates has-not X=false', { lines: '', words }),
     {
       code: 0,
       said: 'feature-gates=unset (by its Node)',
@@ -299,13 +300,13 @@ test('when the journal has lost the start, the Node and the files of k3s tell ho
   )
 })
 
-test('a kube-proxy of which only its port tells is there, and nobody knows how it runs', async () => {
+test('a kube-proxy of which only the port is open has unknown arguments, and fails', async () => {
   const server = createServer().listen(10249, '127.0.0.1')
   await once(server, 'listening')
   try {
     const { code, said } = bash('proxy_is_local', { lines: '' })
     assert.equal(code, 1)
-    assert.match(said, /nothing tells how kube-proxy runs/)
+    assert.match(said, /the arguments of kube-proxy are unknown/)
   } finally {
     server.close()
   }
@@ -315,7 +316,14 @@ test('a kube-proxy of which only its port tells is there, and nobody knows how i
 for (const separator of [':', ': ', '=', ' '])
   test(`the live flags of a part go before its journal, whatever parts them: '${separator}'`, () => {
     const line = (name: string, value: string) => `${name}${separator}${value}\n`
-    const flagz = `\nkube-apiserver flagz\nWarning: This endpoint is not meant to be machine parseable, has no formatting compatibility guarantees and is for debugging purposes only.\n${line('authorization-mode', '[Node,RBAC]')}${line('profiling', 'true')}${line('token-auth-file', '')}`
+    const flagz = [
+      '\nkube-apiserver flagz\n',
+      'Warning: This endpoint is not meant to be machine parseable, ',
+      'has no formatting compatibility guarantees and is for debugging purposes only.\n',
+      line('authorization-mode', '[Node,RBAC]'),
+      line('profiling', 'true'),
+      line('token-auth-file', ''),
+    ].join('')
     assert.deepEqual(
       bash('arg_is kube-apiserver authorization-mode has RBAC token-auth-file absent yes', { flagz }),
       {
@@ -445,7 +453,7 @@ test('what was not answered fails', () => {
   const given = answers()
   given.delete('5.6.4')
   const last = reportOf(given).results.at(-1)
-  assert.deepEqual([last?.id, last?.state, last?.found], ['5.6.4', 'fail', 'it was not asked'])
+  assert.deepEqual([last?.id, last?.state, last?.found], ['5.6.4', 'fail', 'it was not checked'])
 })
 
 interface Sarif {
@@ -523,7 +531,7 @@ for (const [what, text, message] of [
     assert.throws(() => readBench(text), { message })
   })
 
-test('where kube-bench and we differ, the reason is told, or that there is none', () => {
+test('where kube-bench and we differ, the reason is given, or that there is none', () => {
   const { results } = reportOf(answers({ '1.2.6': { state: 'failed', found: 'AlwaysAllow' } }))
   const found = differences(readBench(output), results)
   const of = (id: string) => found.find((d) => d.id === id)
@@ -537,7 +545,7 @@ test('where kube-bench and we differ, the reason is told, or that there is none'
   assert.deepEqual(of('1.2.15'), { id: '1.2.15', ours: '1.2.15', says: 'FAIL', we: 'pass', why: undefined })
   assert.equal(of('5.2.12')?.ours, '5.2.11')
   assert.equal(of('5.2.9')?.why, 'the newer list has it no more')
-  assert.ok(found.some(({ ours, says }) => ours === '5.1.14' && says === 'not asked'))
+  assert.ok(found.some(({ ours, says }) => ours === '5.1.14' && says === 'not checked'))
   const text = differenceText('fortress-node', found)
   assert.match(text, /2 of them unexplained/)
   assert.match(

@@ -6,7 +6,8 @@ import { parse } from 'yaml'
 import { describe as told } from '../../lib/ground/document.ts'
 import { type K3sFile, type K3sNode, checkCluster, checkK3s } from '../../lib/k3s/check/config.ts'
 import { allFlags, demanded, refusals, secrets, switches } from '../../lib/k3s/check/flags.ts'
-import { clusterOf, filesOf } from '../../lib/k3s/members.ts'
+import { filesOf } from '../../lib/k3s/configuration.ts'
+import { clusterOf } from '../../lib/k3s/members.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 
 const root = join(import.meta.dirname, '../..')
@@ -41,7 +42,7 @@ const refusal = (files: K3sFile[], role: 'server' | 'agent'): string =>
     .map((fault) => `${told(fault)}\n`)
     .join('')
 
-describe('a node that is told nothing wrong is accepted', () => {
+describe('a node whose configuration is right is accepted', () => {
   for (const role of ['server', 'agent'] as const)
     test(`the ${role} that the others are made of`, () => {
       assert.equal(refusal(filesIn(`${fixtures}/${role}`), role), '')
@@ -180,7 +181,7 @@ describe('the servers of one cluster', () => {
   })
 })
 
-test('a version whose flags nobody wrote down is refused', () => {
+test('a version whose flags are not described is refused', () => {
   const [fault] = checkK3s(filesIn(`${fixtures}/agent`), { role: 'agent', version: 'v1.99.0+k3s1' })
   assert.deepEqual([fault!.file, fault!.path], ['config/k3s/flags.yaml', '1.99'])
 })

@@ -1,9 +1,10 @@
-// The cluster of a site: its members, what each is told, and what a virtual machine gets of it with its first boot.
+// The cluster of a site: its members, their configuration, and what a virtual machine gets of it with its first boot.
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { parse } from 'yaml'
 import type { Context } from '../../lib/engine/page.ts'
-import { clusterOf, filesOf, fragmentOf, memberOf, programOf } from '../../lib/k3s/members.ts'
+import { filesOf, fragmentOf } from '../../lib/k3s/configuration.ts'
+import { clusterOf, memberOf, programOf } from '../../lib/k3s/members.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import { machinesFor, nodesOf } from '../../lib/site/machines.ts'
 import type { Config, MachineSpec } from '../../lib/site/model.ts'
@@ -29,7 +30,7 @@ function metal(...machines: Partial<MachineSpec>[]): Config {
   return config
 }
 const agent: Partial<MachineSpec> = { roles: ['host', 'node', 'agent'] }
-const told = (config: Config, name: string) => {
+const configuration = (config: Config, name: string) => {
   const member = clusterOf(config).find((found) => found.name === name)!
   return Object.fromEntries(filesOf(config, member).map(({ path, text }) => [path, parse(text) as object]))
 }
@@ -62,7 +63,7 @@ describe('the machines that pages run on', () => {
 })
 
 describe('the members of a cluster', () => {
-  test('servers come first, in the order of the site, and the first of them begins', () => {
+  test('servers come first, in the order of the site, and the first of them initialises the cluster', () => {
     const members = clusterOf(metal(agent, {}, agent, {}, {}))
     assert.deepEqual(
       members.map(({ name, role, first }) => `${name} ${role}${first ? ' first' : ''}`),
@@ -89,10 +90,10 @@ describe('the members of a cluster', () => {
   })
 })
 
-describe('what a node is told', () => {
-  test('the first begins the cluster, the others join it at its address, and only the drop-in differs', () => {
+describe('the configuration of a node', () => {
+  test('the first initialises the cluster, the others join it at its address, and only the drop-in differs', () => {
     const config = metal({}, {}, {})
-    const [first, second] = [told(config, 'pi-1'), told(config, 'pi-2')]
+    const [first, second] = [configuration(config, 'pi-1'), configuration(config, 'pi-2')]
     const own = '/etc/rancher/k3s/config.yaml.d/10-node.yaml'
     assert.deepEqual(first[own], {
       'node-name': 'pi-1',
@@ -111,8 +112,8 @@ describe('what a node is told', () => {
     assert.deepEqual(first, second)
   })
 
-  test('an agent is told nothing of the control plane', () => {
-    const files = told(metal({}, agent), 'pi-2')
+  test('an agent gets nothing of the control plane', () => {
+    const files = configuration(metal({}, agent), 'pi-2')
     assert.deepEqual(Object.keys(files), [
       '/etc/rancher/k3s/config.yaml',
       '/etc/rancher/k3s/config.yaml.d/10-node.yaml',
@@ -120,8 +121,8 @@ describe('what a node is told', () => {
     assert.doesNotMatch(JSON.stringify(files), /apiserver|etcd|secrets-encryption|cluster-init|agent-token/)
   })
 
-  test('files that k3s is told to read are among those that it is given', () => {
-    const files = told(load(), 'fortress-node')
+  test('files that the configuration names are among those that the node gets', () => {
+    const files = configuration(load(), 'fortress-node')
     const server = files['/etc/rancher/k3s/config.yaml'] as Record<string, string[]>
     const named = (server['kube-apiserver-arg'] ?? []).flatMap((arg) => /=(\/etc\/.*)$/.exec(arg)?.[1] ?? [])
     assert.equal(named.length, 2)
@@ -154,7 +155,7 @@ describe('what a virtual machine gets of k3s with its first boot', () => {
     }
   })
 
-  test('everything that it is told, for root alone, and no secret: it starts when they are there', () => {
+  test('its configuration, for root alone, and no secret: k3s starts when the tokens are there', () => {
     const config = made()
     const files = config.storage!.files!.filter(({ path }) => path.startsWith('/etc/rancher/'))
     assert.deepEqual(files.map(({ path, mode }) => `${path} ${mode?.toString(8)}`).sort(), [

@@ -10,10 +10,15 @@ import type { Context } from '../../lib/engine/page.ts'
 import { printed } from '../../lib/engine/print.ts'
 import { chunks } from '../../lib/engine/run.ts'
 import { type Change, isChange } from '../../lib/engine/step.ts'
-import { clusterOf, filesOf, urlOf, wellWithout } from '../../lib/k3s/members.ts'
-import { clusterShell, helperOf, leaving, upgradeOf } from '../../lib/k3s/nodes.ts'
+import { root } from '../../lib/ground/root.ts'
+import { filesOf } from '../../lib/k3s/configuration.ts'
+import { clusterOf, urlOf, wellWithout } from '../../lib/k3s/members.ts'
+import { clusterShell, helperOf, leaving } from '../../lib/k3s/nodes.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import { machinesFor } from '../../lib/site/machines.ts'
+import cis from '../../scripts/22-k3s-cis.ts'
+import upgrade from '../../scripts/25-k3s-upgrade.ts'
+import renew from '../../scripts/26-k3s-renew.ts'
 
 function site(roles: string[], address = (n: number) => `192.0.2.${11 + n}`) {
   const config = structuredClone(loadConfig({ env: {}, site: 'fortress-pi' }))
@@ -27,7 +32,7 @@ function site(roles: string[], address = (n: number) => `192.0.2.${11 + n}`) {
   return config
 }
 const stepsOf = (config: ReturnType<typeof site>, name: string) =>
-  upgradeOf({ ...config, machine: { name } } as unknown as Context)
+  upgrade.steps({ ...config, machine: { name } } as unknown as Context)
 const swapOf = (config: ReturnType<typeof site>, name: string) =>
   stepsOf(config, name).find((step): step is Change => isChange(step) && step.recover !== undefined)!
 
@@ -47,8 +52,8 @@ test('an address of IPv6 stands in brackets where a port follows it', () => {
   const config = site(['server', 'server'], (n) => `2001:db8::${n + 1}`)
   const [first, second] = clusterOf(config)
   assert.equal(urlOf(first!), 'https://[2001:db8::1]:6443')
-  const told = filesOf(config, second!).find(({ path }) => path.endsWith('10-node.yaml'))?.text
-  assert.equal((parse(told ?? '') as { server: string }).server, 'https://[2001:db8::1]:6443')
+  const written = filesOf(config, second!).find(({ path }) => path.endsWith('10-node.yaml'))?.text
+  assert.equal((parse(written ?? '') as { server: string }).server, 'https://[2001:db8::1]:6443')
   assert.match(wellWithout(second!, clusterOf(config), 1).until.text, /'pi-1 https:\/\/\[2001:db8::1\]:6443'/)
 })
 
@@ -66,19 +71,19 @@ describe('an upgrade', () => {
     )
   })
 
-  test('pods leave before the swap and return after it, and nothing of that begins before the questions are answered', () => {
+  test('the node is drained before the swap and uncordoned after it, and neither begins before the checks have passed', () => {
     const config = site(['server', 'server', 'agent'])
     for (const name of ['pi-1', 'pi-2', 'pi-3']) {
       const { onOtherNode } = swapOf(config, name)
-      assert.match(onOtherNode?.before.at(-1)?.name ?? '', new RegExp(`the pods of ${name} have left`))
-      assert.match(onOtherNode?.after[0]?.name ?? '', new RegExp(`pods may come to ${name} again`))
+      assert.match(onOtherNode?.before.at(-1)?.name ?? '', new RegExp(`${name} is cordoned and drained`))
+      assert.match(onOtherNode?.after[0]?.name ?? '', new RegExp(`${name} is uncordoned`))
       const steps = stepsOf(config, name).map((step, index) => ({ step, index }))
       for (const chunk of chunks(steps))
         assert.ok(chunk.steps.slice(1).every(({ step }) => !isChange(step) || step.onOtherNode === undefined))
     }
   })
 
-  test('one node alone sends nobody away, and asks for its name', () => {
+  test('a single node is not drained, and its name must be typed', () => {
     const steps = stepsOf(site(['server']), 'pi-1')
     assert.equal(swapOf(site(['server']), 'pi-1').onOtherNode, undefined)
     assert.ok(steps.some((step) => 'typed' in step && step.typed === 'pi-1'))
@@ -88,22 +93,28 @@ describe('an upgrade', () => {
   test('the printed page runs on the other machine what it has to do there, and waits for it here', () => {
     const steps = stepsOf(site(['server', 'server']), 'pi-2')
     const text = printed({ name: 'x', summary: 'y', steps, library: clusterShell, called: 'x.pi-2.sh' })
+    const commands = [...text.matchAll(/^# {3}\d\. (.*)$/gm)].map(([, command]) => command)
+    assert.deepEqual(commands.slice(0, 3), [
+      'on pi-1:  bash x.pi-2.sh before',
+      'here:  FK_OTHER_NODE=done bash x.pi-2.sh',
+      'on pi-1:  bash x.pi-2.sh after    (also when the command before it failed)',
+    ])
     assert.match(
       text,
-      /^#\s+1\. on pi-1: {2}bash x\.pi-2\.sh before\n#\s+2\. here: {2}FK_OTHER_NODE=done bash x\.pi-2\.sh\n#\s+3\. on pi-1: {2}bash x\.pi-2\.sh after/m,
+      /^before_here\(\) \{[\s\S]*# 2\/2 pi-2 is cordoned and drained[\s\S]*k3s_drain pi-2 [\s\S]*?^\}/m,
     )
-    assert.match(
-      text,
-      /^before_here\(\) \{[\s\S]*# 2\/2 the pods of pi-2 have left[\s\S]*k3s_drain pi-2 [\s\S]*?^\}/m,
-    )
-    assert.match(text, /^after_here\(\) \{[\s\S]*pods may come to pi-2 again[\s\S]*?^\}/m)
+    assert.match(text, /^after_here\(\) \{[\s\S]*pi-2 is uncordoned[\s\S]*?^\}/m)
     assert.match(text, /needs_other_node pi-1 'bash x\.pi-2\.sh before' 'done' after\n {2}# .*pi-2 runs k3s/)
   })
 
   const follows = (from: string, to: string) =>
-    spawnSync('bash', ['-c', `${clusterShell.text}\nk3s_follows "$1" "$2"`, 'x', from, to], {
-      encoding: 'utf8',
-    })
+    spawnSync(
+      'bash',
+      ['-c', `${clusterShell.text}\n${upgrade.prepare!.text}\nnext_version "$1" "$2"`, 'x', from, to],
+      {
+        encoding: 'utf8',
+      },
+    )
   for (const [from, to] of [
     ['v1.36.4+k3s1', 'v1.36.4+k3s1'],
     ['v1.36.4+k3s1', 'v1.36.4+k3s2'],
@@ -132,9 +143,9 @@ describe('an upgrade', () => {
 })
 
 describe('a node that leaves', () => {
-  test('who begins the cluster cannot, and the way to it is said', () => {
+  test('the first server cannot, and the message says what to do first', () => {
     assert.throws(() => leaving(site(['server', 'server']), 'pi-1', true), {
-      message: /pi-1 begins the cluster of fortress-pi/,
+      message: /pi-1 is the first server of fortress-pi/,
       next: /put another server before it/,
     })
   })
@@ -149,7 +160,7 @@ describe('a node that leaves', () => {
     assert.ok(
       leave!
         .steps({} as Context)
-        .some((step) => !isChange(step) && /k3s_silent/.test('check' in step ? step.check.text : '')),
+        .some((step) => !isChange(step) && /node_unreachable/.test('check' in step ? step.check.text : '')),
     )
   })
 
@@ -197,12 +208,18 @@ users:
   })
 })
 
-test('the functions for several nodes are exported, so that commands in a shell of their own find them', () => {
-  const text = readFileSync(join(import.meta.dirname, '../../lib/k3s/nodes.sh'), 'utf8')
-  const defined = [...text.matchAll(/^(k3s_\w+)\(\)/gm)].map(([, name]) => name)
-  const exported = /^export -f ([\s\S]*)$/m
-    .exec(text)?.[1]
-    ?.split(/[\s\\]+/)
-    .filter(Boolean)
-  assert.deepEqual(exported?.toSorted(), defined.toSorted())
-})
+const shells: Record<string, string> = {
+  'lib/k3s/members.sh': readFileSync(join(root, 'lib/k3s/members.sh'), 'utf8'),
+  'lib/k3s/nodes.sh': readFileSync(join(root, 'lib/k3s/nodes.sh'), 'utf8'),
+  'k3s-cis': cis.prepare!.text,
+  'k3s-upgrade': upgrade.prepare!.text,
+  'k3s-renew': renew.prepare!.text,
+}
+for (const [name, text] of Object.entries(shells))
+  test(`the functions of ${name} are exported, so that commands in a shell of their own find them`, () => {
+    const defined = [...text.matchAll(/^(\w+)\(\)/gm)].map(([, name]) => name)
+    const exported = [...text.matchAll(/^export -f ((?:.*\\\n)*.*)$/gm)].flatMap(([, names = '']) =>
+      names.split(/[\s\\]+/).filter(Boolean),
+    )
+    assert.deepEqual(exported.toSorted(), defined.toSorted())
+  })

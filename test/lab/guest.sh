@@ -25,7 +25,8 @@ if [ ! -e /etc/.ignition-result.json ]; then
   ip link set eth0 up
   busybox udhcpc -i eth0 -n -q -t 20 || echo 'ignition: no network'
   for stage in fetch disks mount files; do
-    if ! IGNITION_CONFIG_FILE=/run/config.ign /usr/lib/dracut/modules.d/30ignition/ignition -platform=file -stage="$stage" -root=/ -log-to-stdout > "/run/ignition-$stage.log" 2>&1; then
+    if ! IGNITION_CONFIG_FILE=/run/config.ign /usr/lib/dracut/modules.d/30ignition/ignition -platform=file \
+      -stage="$stage" -root=/ -log-to-stdout > "/run/ignition-$stage.log" 2>&1; then
       echo "ignition: the stage $stage failed"
       tail --lines=5 "/run/ignition-$stage.log"
       echo o > /proc/sysrq-trigger
@@ -36,7 +37,8 @@ if [ ! -e /etc/.ignition-result.json ]; then
   ip address flush dev eth0
   ip link set eth0 down
   # A preset counts on a machine that has no id yet; this one has.
-  sed --quiet 's/^enable //p' /etc/systemd/system-preset/20-ignition.preset | while read -r unit; do systemctl enable "$unit"; done
+  sed --quiet 's/^enable //p' /etc/systemd/system-preset/20-ignition.preset |
+    while read -r unit; do systemctl enable "$unit"; done
   rm --recursive --force /etc/selinux
   [ -e /etc/.ignition-result.json ] || echo "ignition: it left no report"
   sync
@@ -44,11 +46,12 @@ fi
 exec /usr/lib/systemd/systemd "$@" > /dev/console 2>&1
 INIT
 chmod 755 "$dir/tree/usr/sbin/init"
-echo 'AuthorizedKeysFile .ssh/authorized_keys .ssh/authorized_keys.d/ignition' > "$dir/tree/etc/ssh/sshd_config.d/00-ignition.conf"
+echo 'AuthorizedKeysFile .ssh/authorized_keys .ssh/authorized_keys.d/ignition' \
+  > "$dir/tree/etc/ssh/sshd_config.d/00-ignition.conf"
 # As on Flatcar.
 echo 'core ALL=(ALL) NOPASSWD: ALL' > "$dir/tree/etc/sudoers.d/core"
-openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj /CN=laptop -addext subjectAltName=IP:10.78.0.1 \
-  -keyout "$dir/tls.key" -out "$dir/tls.crt" 2> /dev/null
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj /CN=laptop \
+  -addext subjectAltName=IP:10.78.0.1 -keyout "$dir/tls.key" -out "$dir/tls.crt" 2> /dev/null
 mkdir --parents "$dir/tree/etc/ssl/certs"
 cat "$dir/tls.crt" >> "$dir/tree/etc/ssl/certs/ca-certificates.crt"
 bash "$script" "$dir/tree" "$dir"

@@ -219,7 +219,8 @@ describe('the VM of the lab', () => {
   test('has a TPM, two empty disks, two networks and the right time', async () => {
     const { stdout } = await labRun(
       vm,
-      `lsblk --nodeps --noheadings --output SERIAL,SIZE --exclude 11 | xargs; ls /dev/tpm*; hostname --all-ip-addresses; date +%s`,
+      'lsblk --nodeps --noheadings --output SERIAL,SIZE --exclude 11 | xargs; ' +
+        'ls /dev/tpm*; hostname --all-ip-addresses; date +%s',
     )
     const [disks, ...rest] = stdout.trimEnd().split('\n')
     const now = Number(rest.pop())

@@ -1,5 +1,6 @@
-// The pages of the cluster on several machines, where a stand-in is k3s and writes down what happens: who joins after whom, what an
-// upgrade does in which order, what it refuses, how it goes back, and that a run that was killed anywhere is ended by the next one.
+// The pages of the cluster on several machines, where a stand-in is k3s and writes down what happens: who joins after whom,
+// what an upgrade does in which order, what it refuses, how it goes back, and that a run that was killed anywhere is ended by
+// the next one.
 import assert from 'node:assert/strict'
 import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -31,17 +32,17 @@ describe('a cluster', () => {
   // What one test breaks, the next one finds whole.
   afterEach(() => cluster.api.mend())
 
-  test('the first server begins it, and nobody else', async () => {
+  test('the first server initialises it, and no other', async () => {
     const { code, text } = await cluster.page('20-k3s-server', 'apply')
     assert.equal(code, 0, text)
     assert.deepEqual(cluster.api.told('join', 'member'), ['member begin-2', 'join begin-2'])
   })
 
-  test('nobody joins a cluster that is not well', async () => {
+  test('no node joins a cluster that is not healthy', async () => {
     cluster.api.faults.sick.add('begin-2')
     const { code, text } = await cluster.page('21-k3s-join', 'apply')
     assert.equal(code, 1)
-    assert.match(text, /on begin-2: the servers of the cluster are well without begin-3/)
+    assert.match(text, /on begin-2: etcd and API servers are healthy without begin-3/)
     assert.match(text, /begin-2 has no vote in etcd/)
     assert.deepEqual(cluster.api.told('join'), ['join begin-2'])
     cluster.api.faults.sick.clear()
@@ -91,7 +92,7 @@ describe('a cluster', () => {
     assert.equal(first.code, 1, first.text)
     assert.match(
       first.text,
-      /on begin-3: the servers of the cluster are well without begin-2[\s\S]*begin-4 has no vote/,
+      /on begin-3: etcd and API servers are healthy without begin-2[\s\S]*begin-4 has no vote/,
     )
     const others = await cluster.page('21-k3s-join', 'apply')
     assert.equal(others.code, 1, others.text)
@@ -119,17 +120,17 @@ describe('a cluster', () => {
     assert.deepEqual(cluster.api.told('cordon', 'stop', 'snapshot'), [])
   })
 
-  test('it begins nowhere before all nodes have the program', async () => {
+  test('an upgrade begins nowhere before all nodes are staged', async () => {
     cluster.pin(next)
     const { code, text } = await cluster.page('25-k3s-upgrade', 'apply')
     assert.equal(code, 1)
-    assert.match(text, /not yet on begin-2 begin-3 begin-4 begin-1\n/)
+    assert.match(text, /not staged on begin-2 begin-3 begin-4 begin-1\n/)
     const staged = await cluster.page('24-k3s-stage', 'apply')
     assert.equal(staged.code, 0, staged.text)
     assert.deepEqual(cluster.api.told('cordon', 'stop', 'snapshot'), [])
   })
 
-  test('nor while somebody uses an API that the new version does not have: the plan names it', async () => {
+  test('no upgrade begins while a client uses an API that the new version does not have: the plan names it', async () => {
     cluster.api.faults.deprecated = [
       { group: 'flowcontrol.apiserver.k8s.io', version: 'v1beta3', resource: 'flowschemas', removed: '1.36' },
       { group: 'example.org', version: 'v1beta1', resource: 'lasting', removed: '1.37' },
@@ -137,13 +138,13 @@ describe('a cluster', () => {
     const { text } = await cluster.page('25-k3s-upgrade', 'plan')
     assert.match(text, /flowschemas of flowcontrol\.apiserver\.k8s\.io\/v1beta3, removed in 1\.36/)
     assert.doesNotMatch(text, /lasting|componentstatuses/)
-    assert.match(text, /# first, on begin-3: the pods of begin-2 have left/)
+    assert.match(text, /# first, on begin-3: begin-2 is cordoned and drained/)
     assert.equal((await cluster.page('25-k3s-upgrade', 'apply')).code, 1)
     assert.deepEqual(cluster.api.told('cordon', 'stop', 'snapshot'), [])
     cluster.api.faults.deprecated = []
   })
 
-  test('nor without a snapshot, nor in a cluster that is not well', async () => {
+  test('no upgrade begins without a snapshot, nor in a cluster that is not healthy', async () => {
     cluster.api.faults.snapshot = true
     const full = await cluster.page('25-k3s-upgrade', 'apply')
     assert.equal(full.code, 1)
@@ -157,14 +158,11 @@ describe('a cluster', () => {
     assert.deepEqual(cluster.api.told('cordon', 'stop', 'snapshot'), [])
   })
 
-  test('a pod that may not leave stops it: the node takes pods again, and the budget is named', async () => {
+  test('a pod that cannot be evicted stops the upgrade: the node is uncordoned, and the budget is named', async () => {
     cluster.api.pods = [{ space: 'shop', name: 'web-0', node: 'begin-2', budget: 'web' }]
     const { code, text } = await cluster.page('25-k3s-upgrade', 'apply')
     assert.equal(code, 1)
-    assert.match(
-      text,
-      /shop\/web-0 does not leave: of the PodDisruptionBudgets there web allows none to be missing/,
-    )
+    assert.match(text, /shop\/web-0 cannot be evicted: the PodDisruptionBudget web allows no disruption/)
     assert.match(text, /FK_DRAIN=force/)
     assert.deepEqual(cluster.api.told('snapshot'), ['snapshot begin-2'])
     assert.deepEqual(cluster.api.told('cordon', 'stuck', 'uncordon', 'stop'), [
@@ -175,13 +173,13 @@ describe('a cluster', () => {
     assert.deepEqual(cluster.api.nodes.get('begin-2')?.metadata.annotations['fortress-kit/away'], undefined)
   })
 
-  test('a version that does not start is swapped back, its pods return, and nobody else is touched', async () => {
+  test('a version that does not start is swapped back, the node is uncordoned, and no other is touched', async () => {
     cluster.api.pods = []
     cluster.api.log.length = 0
     cluster.api.faults.crashes.add(next)
     const { code, text } = await cluster.page('25-k3s-upgrade', 'apply')
     assert.equal(code, 1)
-    assert.match(text, /it does not come up: k3s does not run\n.*this version does not start/)
+    assert.match(text, /k3s did not become ready: k3s does not run\n.*this version does not start/)
     assert.deepEqual(cluster.api.told('drain', 'uncordon'), ['drain begin-2', 'uncordon begin-2'])
     assert.deepEqual([...new Set(cluster.api.told('stop'))], ['stop begin-2'])
     assert.equal(cluster.api.log.findLast(({ what }) => what === 'ready')?.more, old)
@@ -191,18 +189,18 @@ describe('a cluster', () => {
     )
   })
 
-  test('so is one that starts and is not well', async () => {
+  test('a version that starts and is not healthy is swapped back', async () => {
     cluster.api.log.length = 0
     cluster.api.faults.ill.add(next)
     const { code, text } = await cluster.page('25-k3s-upgrade', 'apply')
     assert.equal(code, 1)
-    assert.match(text, /it does not come up: the API does not answer: .*etcd failed/)
+    assert.match(text, /k3s did not become ready: the API does not answer: .*etcd failed/)
     assert.deepEqual(cluster.api.told('drain', 'uncordon'), ['drain begin-2', 'uncordon begin-2'])
     assert.equal(cluster.api.log.findLast(({ what }) => what === 'ready')?.more, old)
     assert.deepEqual([...new Set(cluster.api.told('stop'))], ['stop begin-2'])
   })
 
-  test('killed at every place, it is ended by the next runs: servers one at a time, then the agent', async (t) => {
+  test('an upgrade that is killed at every place is finished by the next runs, one server at a time, then the agent', async (t) => {
     cluster.api.log.length = 0
     // Somebody has cordoned one of them, and wants it so.
     cluster.api.nodes.get('begin-4')!.spec.unschedulable = true
@@ -236,7 +234,7 @@ describe('a cluster', () => {
     for (const name of cluster.names) assert.equal(await cluster.on(name, 'ls /opt/k3s'), `${old}\n${next}\n`)
   })
 
-  test('then there is nothing to do, nothing starts anew, and all pages agree', async () => {
+  test('after the upgrade there is nothing to do, nothing restarts, and all pages agree', async () => {
     cluster.api.log.length = 0
     for (const page of ['20-k3s-server', '21-k3s-join', '24-k3s-stage', '25-k3s-upgrade', '26-k3s-renew']) {
       const { code, text } = await cluster.page(page, 'apply')
@@ -307,7 +305,9 @@ describe('a cluster', () => {
     )
     await cluster.on(
       'begin-3',
-      `head --lines=-1 /etc/sysctl.d/99-zz-fortress-k3s.conf > /root/x && cat /root/x > /etc/sysctl.d/99-zz-fortress-k3s.conf; systemctl start k3s`,
+      `head --lines=-1 /etc/sysctl.d/99-zz-fortress-k3s.conf > /root/x
+cat /root/x > /etc/sysctl.d/99-zz-fortress-k3s.conf
+systemctl start k3s`,
     )
     await settled(() => cluster.api.up.has('begin-3'))
   })
@@ -345,13 +345,13 @@ describe('a cluster', () => {
     cluster.api.log.length = 0
     const unnamed = await cluster.task('node', 'replace', 'begin-3')
     assert.equal(unnamed.code, 1)
-    assert.match(unnamed.text, /type begin-3 when you are asked, or say --format begin-3/)
+    assert.match(unnamed.text, /type begin-3 at the prompt, or say --confirm begin-3/)
     const first = await cluster.task('node', 'replace', 'begin-2', '--format', 'begin-2')
-    assert.match(first.text, /begin-2 begins the cluster of fortress-pi[\s\S]*put another server before it/)
+    assert.match(first.text, /begin-2 is the first server of fortress-pi[\s\S]*put another server before it/)
     cluster.api.faults.sick.add('begin-4')
     const many = await cluster.task('node', 'replace', 'begin-3', '--format', 'begin-3')
     assert.equal(many.code, 1)
-    assert.match(many.text, /of 3 members of etcd 1 are well without begin-3/)
+    assert.match(many.text, /of 3 members of etcd 1 are healthy without begin-3/)
     cluster.api.faults.sick.clear()
     const unknown = await cluster.task('node', 'replace', 'begin-8', '--format', 'begin-8')
     assert.match(unknown.text, /has no node begin-8; did you mean begin-/)
@@ -425,10 +425,10 @@ describe('a cluster of one node', () => {
   })
   after(() => cluster?.end())
 
-  test('an upgrade makes its API silent, and nobody is there to answer for it: somebody says so by its name', async () => {
+  test('an upgrade takes its API down, and there is no other server: its name must be typed', async () => {
     const { code, text } = await cluster.page('25-k3s-upgrade', 'apply', '--yes')
     assert.equal(code, 1)
-    assert.match(text, /the API of alone-1 is silent for a minute[\s\S]*say --format alone-1/)
+    assert.match(text, /operator accepts API downtime: alone-1[\s\S]*say --confirm alone-1/)
     assert.deepEqual(cluster.api.told('stop', 'cordon'), [])
   })
 

@@ -197,7 +197,7 @@ export function deadly(
   const kill = (at: number) =>
     grain === 'steps' && at % 100 !== 99
       ? ':'
-      : `[ ${at} -lt ${from} ] || { frame killed ${at}; kill -KILL $$; }`
+      : `[ ${at} -lt ${from} ] || { answer killed at ${at}; kill -KILL $$; }`
   const stab = (program: Program): Program => ({
     ...program,
     text: program.text
@@ -221,7 +221,10 @@ export function deadly(
     run: (program, onFrame, seconds) =>
       machine.run(
         stab(program),
-        (frame) => (frame.kind === 'killed' ? killed(Number(frame.fields[0])) : onFrame(frame)),
+        (frame) =>
+          frame.kind === 'answer' && frame.name === 'killed'
+            ? killed(Number(frame.values['at']))
+            : onFrame(frame),
         seconds,
       ),
   }

@@ -1,5 +1,5 @@
-// A cluster that is recorded: nodes of the lab on which test/fixtures/k3s/k3s stands in for k3s, and the API that all of them ask. It
-// writes down what happens, can be made to fail, and knows what a real one would refuse.
+// A cluster that is recorded: nodes of the lab on which test/fixtures/k3s/k3s stands in for k3s, and the API that all of them
+// ask. It writes down what happens, can be made to fail, and knows what a real one would refuse.
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { type Socket, createServer } from 'node:net'
@@ -324,11 +324,8 @@ export class Api {
       return [
         0,
         [
-          'apiserver_requested_deprecated_apis{group="",removed_release="",resource="componentstatuses",subresource="",version="v1"} 1',
-          ...this.faults.deprecated.map(
-            ({ group, version, resource, removed }) =>
-              `apiserver_requested_deprecated_apis{group="${group}",removed_release="${removed}",resource="${resource}",subresource="",version="${version}"} 1`,
-          ),
+          deprecatedApi({ group: '', removed: '', resource: 'componentstatuses', version: 'v1' }),
+          ...this.faults.deprecated.map(deprecatedApi),
         ].join('\n'),
       ]
     return this.#well(name)
@@ -345,7 +342,8 @@ export class Api {
       this.#note('stuck', name)
       return [
         1,
-        `error: unable to drain node "${name}" due to error: cannot delete cannot delete Pods that declare no controller (use --force to override): ${bare.map((pod) => `${pod.space}/${pod.name}`).join(', ')}, continuing command...\n`,
+        `error: unable to drain node "${name}" due to error: cannot delete cannot delete Pods that declare no controller ` +
+          `(use --force to override): ${bare.map((pod) => `${pod.space}/${pod.name}`).join(', ')}, continuing command...\n`,
       ]
     }
     const blocked = force ? [] : mine.filter((pod) => pod.budget)
@@ -359,7 +357,8 @@ export class Api {
         blocked
           .map(
             (pod) =>
-              `error when evicting pods/"${pod.name}" -n "${pod.space}" (will retry after 5s): Cannot evict pod as it would violate the pod's disruption budget.\n`,
+              `error when evicting pods/"${pod.name}" -n "${pod.space}" (will retry after 5s): ` +
+              `Cannot evict pod as it would violate the pod's disruption budget.\n`,
           )
           .join(''),
       ]
@@ -370,10 +369,18 @@ export class Api {
 }
 
 /**
- * The machine, on which a program kills itself, once at each place: before each command of a step and behind the last of them, and
- * within the swap of two versions. What it has killed there stands in /run of the machine, so that the next run gets further.
+ * The machine, on which a program kills itself, once at each place: before each command of a step and behind the last of them,
+ * and within the swap of two versions. What it has killed there stands in /run of the machine, so that the next run gets
+ * further.
  */
 export function deadlyOnce(machine: Machine): Machine {
+  const within = [
+    String.raw`\[ "\$\(k3s_version\)" = "\$3" \]`,
+    String.raw`k3s_runs "\$1" "\$2" > `,
+    String.raw`until said=\$\(k3s_is`,
+    String.raw`rm --force "\$K3S_NOTES/upgrading"\n`,
+    'k3s_kubectl (?:cordon|uncordon|annotate|delete) ',
+  ]
   const key = (text: string) => createHash('sha256').update(text).digest('hex').slice(0, 12)
   const stabbed = (text: string) => {
     const questions = new Map(
@@ -382,7 +389,8 @@ export function deadlyOnce(machine: Machine): Machine {
     return text
       .replace(
         '\n',
-        '\nexport FK_MAIN=$$; stab() { [ -e "/run/stab.$1" ] || { : > "/run/stab.$1"; kill -KILL "$FK_MAIN" $$; }; }; export -f stab\n',
+        '\nexport FK_MAIN=$$; stab() { [ -e "/run/stab.$1" ] || { : > "/run/stab.$1"; kill -KILL "$FK_MAIN" $$; }; }\n' +
+          'export -f stab\n',
       )
       .replaceAll(
         /^fk_do (\d+) (\d+) /gm,
@@ -393,7 +401,7 @@ export function deadlyOnce(machine: Machine): Machine {
         (tail, n: string) => `\nstab ${key(`${questions.get(n)} end`)}${tail}`,
       )
       .replaceAll(
-        /^ {2}(?:\[ "\$\(k3s_version\)" = "\$3" \]|k3s_runs "\$1" "\$2" > |until said=\$\(k3s_is|rm --force "\$K3S_NOTES\/upgrading"\n|k3s_kubectl (?:cordon|uncordon|annotate|delete) )/gm,
+        new RegExp(`^ {2}(?:${within.join('|')})`, 'gm'),
         (line, at: number, all: string) => `  stab ${key(all.slice(at, at + 90))}\n${line}`,
       )
   }
@@ -405,6 +413,16 @@ export function deadlyOnce(machine: Machine): Machine {
       machine.run({ ...program, text: stabbed(program.text) }, onFrame, seconds),
   }
 }
+
+/** One line of the metrics by which an API server counts who asks for what goes away. */
+const deprecatedApi = ({
+  group,
+  version,
+  resource,
+  removed,
+}: Record<'group' | 'version' | 'resource' | 'removed', string>) =>
+  `apiserver_requested_deprecated_apis{group="${group}",removed_release="${removed}",` +
+  `resource="${resource}",subresource="",version="${version}"} 1`
 
 /** As much of kubectl's jsonpath as is used: fields, `[*]` behind range, and `[?(@.a=="b")]`. */
 export function jsonpath(template: string, object: object): string {

@@ -54,7 +54,7 @@ test('a question that hangs is the one that is named, and the answers to the oth
     const answered: string[] = []
     const { code, finished } = await machine.run(
       await asking('hanging', steps),
-      ({ kind, fields: [n = '', , rc] }) => void (kind === 'check' && answered.push(`${n}: ${rc}`)),
+      (frame) => void (frame.kind === 'check' && answered.push(`${frame.step}: ${frame.rc}`)),
       5,
     )
     assert.deepEqual({ code, finished }, { code: 124, finished: false })

@@ -15,13 +15,13 @@ import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { parse } from 'yaml'
+import { which } from '../../lib/ground/laptop.ts'
 import { secretStore } from '../../lib/ground/secret.ts'
-import { find } from '../../lib/lab/command.ts'
 import { type Kit, node, root } from './kit.ts'
 import { type Checkout, checkout, differences } from './laptop.ts'
 
 const built = join(root, '.cache/tools/talos-oracle')
-const oracle = existsSync(built) ? built : find('talos-oracle')
+const oracle = existsSync(built) ? built : which('talos-oracle')
 
 describe('Talos', { skip: oracle === undefined ? 'talos-oracle is not installed' : false }, () => {
   const scratch = mkdtempSync(join(tmpdir(), 'fk-talos-'))

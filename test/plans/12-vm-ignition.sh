@@ -23,14 +23,14 @@ main() {
   # 2/2 what fortress-node becomes on its first boot is written down
   #   why: users, keys, address, settings and the pinned k3s come with the first start: nothing is set up by hand afterwards
   check() {
-    settled /var/lib/libvirt/fortress/fortress-node.ign && [ "$(stat --format='%a %U:%G' /var/lib/libvirt/fortress/fortress-node.ign)" = "400 libvirt-qemu:libvirt-qemu" ] && sha256sum --check --status /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& [ "$(cat /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around)" = 1cfc1780ff02eea2673dda6d33b8c6b8697a22d3c6fd5be4f795e0959f343916 ]
+    settled /var/lib/libvirt/fortress/fortress-node.ign && [ "$(stat --format='%a %U:%G' /var/lib/libvirt/fortress/fortress-node.ign)" = "400 libvirt-qemu:libvirt-qemu" ] && sha256sum --check --status /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& [ "$(cat /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around)" = a3c86d7f885c06c8eb5f2726328876c08975cb2e1bb11428839f5e5602cacaf4 ]
   }
   apply() {
     {
       put /var/lib/libvirt/fortress/fortress-node.ign 400 libvirt-qemu:libvirt-qemu
     } < "$FK_SECRETS"/fortress-node-ignition
     (
-      install --directory --mode=700 "$(dirname /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256)" && sha256sum /var/lib/libvirt/fortress/fortress-node.ign > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& echo 1cfc1780ff02eea2673dda6d33b8c6b8697a22d3c6fd5be4f795e0959f343916 > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around
+      install --directory --mode=700 "$(dirname /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256)" && sha256sum /var/lib/libvirt/fortress/fortress-node.ign > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& echo a3c86d7f885c06c8eb5f2726328876c08975cb2e1bb11428839f5e5602cacaf4 > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around
     )
     settle /var/lib/libvirt/fortress/fortress-node.ign
   }

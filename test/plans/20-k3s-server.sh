@@ -1,5 +1,5 @@
 #!/bin/bash
-# 20-k3s-server: The first server of the cluster: hardened by files, and proven to answer before it is kept.
+# 20-k3s-server: The first server of the cluster: hardened by files, and proven to answer before its configuration is kept.
 #
 # Run it as root on fortress-node:
 #   FK_SECRETS=DIR FK_FILES=DIR bash 20-k3s-server.sh
@@ -24,14 +24,15 @@ main() {
   : "${FK_SECRETS:?a directory with the secrets of this page}"
   : "${FK_FILES:?a directory with the downloads of this page}"
 
-  # 1/17 the kernel has cgroups of the second kind, and the clock is set
-  #   why: the kubelet of this version refuses the first kind, and certificates are not good before their time
+  # 1/17 cgroup v2 is mounted and the clock is synchronised
+  #   why: the kubelet of this version refuses cgroup v1, and certificates are not valid before their time
   check() {
-    test "$(stat --file-system --format=%T /sys/fs/cgroup)" = cgroup2fs && { systemd-detect-virt --quiet --container || test "$(timedatectl show --property=NTPSynchronized --value)" = yes; }
+    test "$(stat --file-system --format=%T /sys/fs/cgroup)" = cgroup2fs &&
+      { systemd-detect-virt --quiet --container || test "$(timedatectl show --property=NTPSynchronized --value)" = yes; }
   }
-  demand 'the kernel has cgroups of the second kind, and the clock is set' 'find out why the clock is not synchronised: timedatectl timesync-status, or chronyc tracking'
+  demand 'cgroup v2 is mounted and the clock is synchronised' 'find out why the clock is not synchronised: timedatectl timesync-status, or chronyc tracking'
 
-  # 2/17 there is a place for k3s v1.36.4+k3s1
+  # 2/17 directory /opt/k3s/v1.36.4+k3s1 exists
   check() { test "$(stat --format='%F %a %U:%G' /opt/k3s/v1.36.4+k3s1)" = 'directory 755 root:root'; }
   apply() {
     (
@@ -39,37 +40,39 @@ main() {
     )
     install --directory --mode=755 --owner=root --group=root /opt/k3s /opt/k3s/v1.36.4+k3s1
   }
-  change 'there is a place for k3s v1.36.4+k3s1'
+  change 'directory /opt/k3s/v1.36.4+k3s1 exists'
 
-  # 3/17 k3s v1.36.4+k3s1 is here, as its makers published it
-  #   why: it has the digest that is pinned; nothing that comes from the network is run to install it
+  # 3/17 k3s v1.36.4+k3s1 is downloaded and verified
+  #   why: it has the pinned SHA-256; nothing that comes from the network is run to install it
   check() { k3s_program v1.36.4+k3s1 835873f37245fc615f547a2fe2af9402a347875f13fa64a1f136de644955ea3f; }
   apply() {
     printf '%s  %s\n' 835873f37245fc615f547a2fe2af9402a347875f13fa64a1f136de644955ea3f "$FK_FILES"/k3s | sha256sum --check --quiet
     digest=$(sha256sum "$FK_FILES"/k3s | cut --delimiter=' ' --fields=1)
     cp "$FK_FILES"/k3s /opt/k3s/v1.36.4+k3s1/.k3s."${digest:0:16}".part
     export FK_SENT="$digest"' /opt/k3s/v1.36.4+k3s1/k3s'
-    k3s_land v1.36.4+k3s1
+    receive /opt/k3s/v1.36.4+k3s1/k3s 755
   }
-  change 'k3s v1.36.4+k3s1 is here, as its makers published it'
+  change 'k3s v1.36.4+k3s1 is downloaded and verified'
 
-  # 4/17 one of the versions that are here is the one that runs
-  #   why: which one, is changed by k3s-upgrade alone: it takes the pods away first, and goes back when the new one fails
+  # 4/17 /opt/bin/k3s links to an installed version
+  #   why: only k3s-upgrade changes to which: it drains the node first, and goes back when the new version fails
   check() { test -n "$(k3s_version)" && test -x /opt/bin/k3s; }
   apply() { k3s_use v1.36.4+k3s1; }
-  change 'one of the versions that are here is the one that runs'
+  change '/opt/bin/k3s links to an installed version'
 
-  # 5/17 no second cluster begins beside the one that the laptop knows
-  #   why: on an empty disk the first server would make new authorities and forget everything: secrets are never made anew silently
-  check() { k3s_fresh no; }
-  demand 'no second cluster begins beside the one that the laptop knows' 'bring a backup back: ./task restore FILE. Or put another server first in config/sites/fortress.yaml, so that fortress-node joins it.
-If the old cluster is gone for good, and its backups too: delete k3s-join-server.age, k3s-join-agent.age and k3s-kubeconfig.age in /nonexistent/fortress'
+  # 5/17 no second cluster is initialised on an empty disk
+  #   why: it would get a new CA and new keys, and hold nothing of what the cluster held
+  check() { test -d /var/lib/rancher/k3s/server/db/etcd || true; }
+  demand 'no second cluster is initialised on an empty disk' 'restore a backup: ./task restore FILE.
+Or put another server first in config/sites/fortress.yaml, and fortress-node joins it.
+If the old cluster is gone for good, and its backups too: delete
+k3s-join-server.age, k3s-join-agent.age, k3s-kubeconfig.age in /nonexistent/fortress'
 
   # The steps 6 to 14 are one transaction.
   FK_RESTART='always	k3s.service	/etc/rancher/k3s/	/etc/rancher/k3s/k3s.yaml	/etc/rancher/k3s/token' FK_TABLES=''
   transaction 840
 
-  # 6/17 k3s has a unit
+  # 6/17 k3s.service unit is installed
   check() {
     landed /etc/systemd/system/k3s.service 8d3f5bc4c878f81a7c70c8630117857be6c380029c8ee01eb18294ea0724c047 644 root:root
   }
@@ -108,15 +111,15 @@ FORTRESS
     { systemctl daemon-reload
     } || true # the old file was good for it once
   }
-  change 'k3s has a unit'
+  change 'k3s.service unit is installed'
 
-  # 7/17 k3s is told what to do: config.yaml
+  # 7/17 k3s configuration: config.yaml
   check() {
-    landed /etc/rancher/k3s/config.yaml e0524fb11e6a1de056048a53b3dacbda376e94fbd435cefc3e7e68f0ee4a90da 600 root:root
+    landed /etc/rancher/k3s/config.yaml d06603553e44b3ab525f362b114e61a79bd2fc5c66bb8dacff0679259b5f054a 600 root:root
   }
   apply() {
     put /etc/rancher/k3s/config.yaml 600 root:root << 'FORTRESS'
-# What k3s is told on every server of the cluster: the same on all, or they disagree about what is encrypted and who may join.
+# The configuration of k3s on every server of the cluster: the same on all, or they disagree about what is encrypted and who may join.
 # What differs from node to node stands beside it, in config.yaml.d. Here each key stands once: k3s would take the last one.
 
 # Secrets come from files that only root can read. Agents have a token of their own, with which nobody can become a server.
@@ -152,7 +155,7 @@ kube-apiserver-arg:
   - request-timeout=300s
   - service-account-extend-token-expiration=false
   - profiling=false
-  # What was asked is written down
+  # Requests are written to the audit log
   - audit-policy-file=/etc/rancher/k3s/audit.yaml
   - audit-log-path=/var/lib/rancher/k3s/server/logs/audit.log
   - audit-log-maxage=30
@@ -184,15 +187,15 @@ FORTRESS
     settle /etc/rancher/k3s/config.yaml
   }
   recover() { putback /etc/rancher/k3s/config.yaml; }
-  change 'k3s is told what to do: config.yaml'
+  change 'k3s configuration: config.yaml'
 
-  # 8/17 k3s is told what to do: config.yaml.d/10-node.yaml
+  # 8/17 k3s configuration: config.yaml.d/10-node.yaml
   check() {
-    landed /etc/rancher/k3s/config.yaml.d/10-node.yaml 8e01147e1fbe289db3ce2fb0eb0e75b0165ea542742107e27adeee881bc4cf86 600 root:root
+    landed /etc/rancher/k3s/config.yaml.d/10-node.yaml 06b4b7ee8a6e834df675f5ca3578bf6a27f005fc459e61dd228a07272c805ec1 600 root:root
   }
   apply() {
     put /etc/rancher/k3s/config.yaml.d/10-node.yaml 600 root:root << 'FORTRESS'
-# What only this node is told; the rest is the same on all.
+# The configuration of this node alone; the rest is the same on all.
 node-name: fortress-node
 node-ip: 10.77.0.2
 cluster-init: true
@@ -203,11 +206,11 @@ FORTRESS
     settle /etc/rancher/k3s/config.yaml.d/10-node.yaml
   }
   recover() { putback /etc/rancher/k3s/config.yaml.d/10-node.yaml; }
-  change 'k3s is told what to do: config.yaml.d/10-node.yaml'
+  change 'k3s configuration: config.yaml.d/10-node.yaml'
 
-  # 9/17 k3s is told what to do: admission.yaml
+  # 9/17 k3s configuration: admission.yaml
   check() {
-    landed /etc/rancher/k3s/admission.yaml 6a0d757b000af77175fd4d3a63a41a8c6be959853dfea1eaf0a7ec71f8b97ce2 600 root:root
+    landed /etc/rancher/k3s/admission.yaml 9f224e56105989bceafc297e9779592295eb847b2c46fdb0b1782fddb6c36761 600 root:root
   }
   apply() {
     put /etc/rancher/k3s/admission.yaml 600 root:root << 'FORTRESS'
@@ -230,7 +233,7 @@ plugins:
       exemptions:
         usernames: []
         runtimeClasses: []
-        # The network of the nodes and what k3s brings itself.
+        # The network of the nodes and what k3s comes with.
         namespaces: [kube-system]
   # Without limits here the API server would not start: the plug-in demands one.
   - name: EventRateLimit
@@ -249,9 +252,9 @@ FORTRESS
     settle /etc/rancher/k3s/admission.yaml
   }
   recover() { putback /etc/rancher/k3s/admission.yaml; }
-  change 'k3s is told what to do: admission.yaml'
+  change 'k3s configuration: admission.yaml'
 
-  # 10/17 k3s is told what to do: audit.yaml
+  # 10/17 k3s configuration: audit.yaml
   check() {
     landed /etc/rancher/k3s/audit.yaml 0a2c83ea15eb40c8f53d751dfa9754ed7c192f687459dba5978f76c7f42cb0a4 600 root:root
   }
@@ -329,16 +332,18 @@ FORTRESS
     settle /etc/rancher/k3s/audit.yaml
   }
   recover() { putback /etc/rancher/k3s/audit.yaml; }
-  change 'k3s is told what to do: audit.yaml'
+  change 'k3s configuration: audit.yaml'
 
-  # 11/17 the audit log has a directory that only root can read
+  # 11/17 audit log directory is readable by root alone
   check() { test "$(stat --format='%a %U:%G' /var/lib/rancher/k3s/server/logs)" = '700 root:root'; }
   apply() {
-    install --directory --mode=700 --owner=root --group=root /var/lib/rancher/k3s/server /var/lib/rancher/k3s/server/logs
+    install --directory --mode=700 --owner=root --group=root \
+      /var/lib/rancher/k3s/server /var/lib/rancher/k3s/server/logs
   }
-  change 'the audit log has a directory that only root can read'
+  change 'audit log directory is readable by root alone'
 
-  # 12/17 agents come with a token of their own, with which nobody becomes a server
+  # 12/17 agent token is installed
+  #   why: agents join with a token of their own, with which no machine becomes a server
   check() {
     settled /etc/rancher/k3s/agent-token && [ "$(stat --format='%a %U:%G' /etc/rancher/k3s/agent-token)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/rancher/k3s/agent-token.sha256
   }
@@ -352,9 +357,10 @@ FORTRESS
     settle /etc/rancher/k3s/agent-token
   }
   recover() { putback /etc/rancher/k3s/agent-token; }
-  change 'agents come with a token of their own, with which nobody becomes a server'
+  change 'agent token is installed'
 
-  # 13/17 the cluster has its token
+  # 13/17 server token is installed
+  #   why: servers join with it, and it encrypts the bootstrap data in etcd
   check() {
     settled /etc/rancher/k3s/token && [ "$(stat --format='%a %U:%G' /etc/rancher/k3s/token)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/rancher/k3s/token.sha256
   }
@@ -368,56 +374,57 @@ FORTRESS
     settle /etc/rancher/k3s/token
   }
   recover() { putback /etc/rancher/k3s/token; }
-  change 'the cluster has its token'
+  change 'server token is installed'
 
-  # 14/17 k3s runs as server fortress-node, with all that it is told
-  #   why: it starts anew only when something of that has changed; when it does not come up, what it was told before returns
+  # 14/17 k3s server fortress-node runs with the current configuration
+  #   why: it restarts only after a change of its version, unit, configuration or tokens; when it fails, the previous ones return
   check() { k3s_runs server fortress-node; }
   apply() { k3s_start server fortress-node 540; }
-  change 'k3s runs as server fortress-node, with all that it is told'
+  change 'k3s server fortress-node runs with the current configuration'
 
   confirm
 
-  # 15/17 the laptop knows what another server joins with, and whom
+  # 15/17 join token for servers is saved on the laptop, encrypted
   check() {
     saved k3s-join-server "$(sha256sum /var/lib/rancher/k3s/server/token | cut --delimiter=' ' --fields=1)"
   }
   apply() {
-    : # the copy is made by the laptop, see save
+    : # the laptop makes the copy, see save
     {
       cat /var/lib/rancher/k3s/server/token
     } | save k3s-join-server once
   }
-  change 'the laptop knows what another server joins with, and whom'
+  change 'join token for servers is saved on the laptop, encrypted'
 
-  # 16/17 the laptop knows what an agent joins with, and whom
+  # 16/17 join token for agents is saved on the laptop, encrypted
   check() {
     saved k3s-join-agent "$(sha256sum /var/lib/rancher/k3s/server/agent-token | cut --delimiter=' ' --fields=1)"
   }
   apply() {
-    : # the copy is made by the laptop, see save
+    : # the laptop makes the copy, see save
     {
       cat /var/lib/rancher/k3s/server/agent-token
     } | save k3s-join-agent once
   }
-  change 'the laptop knows what an agent joins with, and whom'
+  change 'join token for agents is saved on the laptop, encrypted'
 
-  # 17/17 the laptop has the kubeconfig, encrypted
+  # 17/17 kubeconfig of the cluster is saved on the laptop, encrypted
   check() {
     saved k3s-kubeconfig "$(sha256sum /etc/rancher/k3s/k3s.yaml | cut --delimiter=' ' --fields=1)"
   }
   apply() {
-    : # the copy is made by the laptop, see save
+    : # the laptop makes the copy, see save
     {
       cat /etc/rancher/k3s/k3s.yaml
     } | save k3s-kubeconfig
   }
-  change 'the laptop has the kubeconfig, encrypted'
+  change 'kubeconfig of the cluster is saved on the laptop, encrypted'
 }
 
 # What main uses.
-# from lib/k3s/members.sh: K3S K3S_ETC K3S_DATA K3S_NOTES k3s_no k3s_program k3s_land k3s_use k3s_version k3s_kubectl
-# from lib/k3s/members.sh: k3s_self k3s_told k3s_answers k3s_said k3s_runs k3s_restarted k3s_start k3s_fresh
+# from lib/engine/shell/receive.sh: receive
+# from lib/k3s/members.sh: K3S K3S_ETC K3S_DATA K3S_NOTES k3s_no k3s_program k3s_use k3s_version k3s_kubectl k3s_self
+# from lib/k3s/members.sh: k3s_config_digest k3s_answers k3s_said k3s_runs k3s_restarted k3s_start
 # from lib/engine/shell/put.sh: FK_STATE put settle settled putback arrived landed
 # from lib/engine/shell/snapshot.sh: fk_etc fk_units fk_packages fk_sysctls fk_tables fk_functions fk_sure fk_room
 # from lib/engine/shell/snapshot.sh: fk_describe fk_snapshot keep fk_changed fk_restore_etc fk_restore_kept

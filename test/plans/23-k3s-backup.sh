@@ -1,5 +1,5 @@
 #!/bin/bash
-# 23-k3s-backup: The cluster is backed up by the clock, encrypted on the node, and brought away from it.
+# 23-k3s-backup: The cluster is backed up on a schedule, encrypted on the node, and uploaded to other places.
 #
 # Run it as root on fortress-node:
 #   FK_FILES=DIR bash 23-k3s-backup.sh
@@ -16,7 +16,7 @@ main() {
   begin
   : "${FK_FILES:?a directory with the downloads of this page}"
 
-  # 1/8 there is a place for age v1.3.2
+  # 1/8 directory /opt/age/v1.3.2 exists
   check() { test "$(stat --format='%F %a %U:%G' /opt/age/v1.3.2)" = 'directory 755 root:root'; }
   apply() {
     (
@@ -24,40 +24,59 @@ main() {
     )
     install --directory --mode=755 --owner=root --group=root /opt/age /opt/age/v1.3.2
   }
-  change 'there is a place for age v1.3.2'
+  change 'directory /opt/age/v1.3.2 exists'
 
-  # 2/8 age v1.3.2 is here, as its makers published it
+  # 2/8 age v1.3.2 is downloaded and verified
   #   why: the node encrypts what leaves it; it has public keys only, so it cannot open it again
-  check() { backup_age v1.3.2 cbe24006683f8eb669266162894b9a522a1af52f2665fbc63a4bb032ed26ac10; }
+  check() {
+    test "$(cat /opt/age/v1.3.2/of)" = cbe24006683f8eb669266162894b9a522a1af52f2665fbc63a4bb032ed26ac10 && (cd /opt/age/v1.3.2 && sha256sum --check --quiet age.sha256) &&
+      test "$(stat --format='%a %U:%G' /opt/age/v1.3.2/age)" = '755 root:root' &&
+      test "$(readlink /opt/bin/age)" = ../age/v1.3.2/age
+  }
   apply() {
     printf '%s  %s\n' cbe24006683f8eb669266162894b9a522a1af52f2665fbc63a4bb032ed26ac10 "$FK_FILES"/age-v1.3.2-linux-amd64.tar.gz | sha256sum --check --quiet
     digest=$(sha256sum "$FK_FILES"/age-v1.3.2-linux-amd64.tar.gz | cut --delimiter=' ' --fields=1)
     cp "$FK_FILES"/age-v1.3.2-linux-amd64.tar.gz /opt/age/v1.3.2/.age.tar.gz."${digest:0:16}".part
     export FK_SENT="$digest"' /opt/age/v1.3.2/age.tar.gz'
-    backup_land v1.3.2
+    (
+      keep /opt/age/v1.3.2/age && keep /opt/age/v1.3.2/age.sha256 && keep /opt/age/v1.3.2/of && keep /opt/bin/age
+    )
+    (
+      receive /opt/age/v1.3.2/age.tar.gz 600
+      tar --extract --gzip --to-stdout --file=/opt/age/v1.3.2/age.tar.gz age/age > /opt/age/v1.3.2/age.part
+      install --mode=755 --owner=root --group=root /opt/age/v1.3.2/age.part /opt/age/v1.3.2/age.new
+      sync /opt/age/v1.3.2/age.new && mv --force --no-target-directory /opt/age/v1.3.2/age.new /opt/age/v1.3.2/age
+      (cd /opt/age/v1.3.2 && sha256sum age > age.sha256)
+      install --directory --mode=755 /opt/bin
+      ln --symbolic --force --no-dereference ../age/v1.3.2/age /opt/bin/age.new
+      mv --force --no-target-directory /opt/bin/age.new /opt/bin/age
+      echo cbe24006683f8eb669266162894b9a522a1af52f2665fbc63a4bb032ed26ac10 > /opt/age/v1.3.2/of && sync /opt/age/v1.3.2/of
+      rm --force /opt/age/v1.3.2/age.tar.gz /opt/age/v1.3.2/age.part
+    )
   }
-  change 'age v1.3.2 is here, as its makers published it'
+  change 'age v1.3.2 is downloaded and verified'
 
-  # 3/8 bundles are encrypted for the laptop, and for the second identity of the site where it has one
+  # 3/8 age recipients of the backups are configured
   check() {
-    landed /etc/fortress/backup/recipients da8d8faec48bd1457e92d1ccdce746f9209180909de0b42ee463cf3e71980443 644 root:root
+    landed /etc/fortress/backup/recipients 0684149b7bb1009615a5fbcb74d56a8954d489df469ec6079b3b957ecc16dc51 644 root:root
   }
   apply() {
-    put /etc/fortress/backup/recipients 644 root:root 'grep --quiet '\''^age1'\'' "$new" || { echo '\''the laptop had no age identity when this began: run it again'\''; false; }' << 'FORTRESS'
-# Whose identities open the bundles: the laptop’s, and the one for the day when it is lost.
+    put /etc/fortress/backup/recipients 644 root:root 'grep --quiet '\''^age1'\'' "$new" ||
+  { echo '\''the laptop had no age identity when this run began: run it again'\''; false; }' << 'FORTRESS'
+# The age recipients of every bundle: the identity of the laptop, and the one for the day when it is lost.
 FORTRESS
     settle /etc/fortress/backup/recipients
   }
   recover() { putback /etc/fortress/backup/recipients; }
-  change 'bundles are encrypted for the laptop, and for the second identity of the site where it has one'
+  change 'age recipients of the backups are configured'
 
-  # 4/8 the node knows where its bundles are brought
+  # 4/8 backup destinations are configured
   check() {
-    landed /etc/fortress/backup/settings dc4ecb63037b474d5ab226dbe25222b51641a05f2d67bf43bcb79e410a778144 600 root:root
+    landed /etc/fortress/backup/settings aa9648e4c310df585f92dbad9e3d3e91cf4079eeb9b41109c315f093b5b10c03 600 root:root
   }
   apply() {
     put /etc/fortress/backup/settings 600 root:root << 'FORTRESS'
-# What /opt/bin/fortress-backup is told; config/schema/site.json says what each means.
+# Settings of /opt/bin/fortress-backup; config/schema/site.json says what each means.
 SITE=fortress
 NODE=fortress-node
 KEEP=14
@@ -65,34 +84,35 @@ FORTRESS
     settle /etc/fortress/backup/settings
   }
   recover() { putback /etc/fortress/backup/settings; }
-  change 'the node knows where its bundles are brought'
+  change 'backup destinations are configured'
 
-  # 5/8 the node can make bundles by itself
+  # 5/8 fortress-backup program is installed
   check() {
-    landed /opt/bin/fortress-backup f8e16070d459c10e528827a0e7556027d654b5021119225fc38cb3414759fc1e 755 root:root
+    landed /opt/bin/fortress-backup 00d143487e5eea93460c7fd38bc9d27e3e4b1e2ffba077319b264c0b5bce396f 755 root:root
   }
   apply() {
     (
       put /opt/bin/fortress-backup 755 root:root << 'FORTRESS'
 #!/bin/bash
 # fortress-backup: bundles of the cluster that this node serves, each one file that only the owner's age identities open.
-#   make                makes one now, brings it to every place of /etc/fortress/backup/settings, and deletes the oldest there
-#   list                what lies in each place: place, name, bytes
-#   fetch PLACE NAME    brings one back from a place to this node, and prints its path
-# A bundle is a tar: manifest.json with the digest of everything else, a snapshot of etcd, the tokens, the authorities, the keys by
-# which Secrets are encrypted, and what k3s is told. Nothing of it touches a disk in clear, but the snapshot that k3s takes itself.
+#   make                makes one now, uploads it to every place of /etc/fortress/backup/settings, and deletes the oldest there
+#   list                the bundles of each place: place, name, bytes
+#   fetch PLACE NAME    downloads one from a place to this node, and prints its path
+# A bundle is a tar: manifest.json with the digest of everything else, a snapshot of etcd, the tokens, the CAs, the keys by which
+# Secrets are encrypted, and the configuration of k3s. Only the snapshot that k3s takes itself touches a disk in clear.
 set -euo pipefail
 umask 077
 export LC_ALL=C.UTF-8 PATH=/opt/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
-told=/etc/fortress/backup
+settings=/etc/fortress/backup
 home=/var/lib/fortress/backup
 notes=$home/notes
 data=/var/lib/rancher/k3s/server
 etc=/etc/rancher
-SITE='' NODE='' KEEP=14 DIRECTORY='' SSH_HOST='' SSH_PORT=22 SSH_USER='' SSH_PATH='' S3_ENDPOINT='' S3_BUCKET='' S3_REGION='' S3_PREFIX=''
+SITE='' NODE='' KEEP=14 DIRECTORY='' SSH_HOST='' SSH_PORT=22 SSH_USER='' SSH_PATH=''
+S3_ENDPOINT='' S3_BUCKET='' S3_REGION='' S3_PREFIX=''
 # shellcheck disable=SC1091 # written by the page
-. "$told/settings"
+. "$settings/settings"
 mine=fortress-backup_${SITE}_${NODE}_
 work=''
 
@@ -104,7 +124,7 @@ no() {
 # kubectl WORD...: as the admin of the cluster.
 kubectl() { timeout 60 /opt/bin/k3s kubectl --kubeconfig "$etc/k3s/k3s.yaml" "$@"; }
 
-# note PLACE NAME BYTES ok|failed [WHY]: the last of each place, and the last good one, for whoever asks how old the backup is.
+# note PLACE NAME BYTES ok|failed [WHY]: the last of each place, and the last good one, for ./task status.
 note() {
   local line why=${5-}
   why=${why//[$'\t\n\r']/ }
@@ -128,7 +148,7 @@ room() {
   [ "$free" -gt $(($2 + 16777216)) ] || no "$1 has $((free / 1048576)) MiB left, and $(($2 / 1048576 + 16)) MiB are needed"
 }
 
-# places: where bundles are brought, beside this node.
+# places: where bundles are uploaded, beside this node.
 places() {
   [ -z "$DIRECTORY" ] || echo directory
   [ -z "$SSH_HOST" ] || echo ssh
@@ -155,8 +175,9 @@ directory_get() { directory_there && cp "$DIRECTORY/$1" "$2"; }
 # ssh_do: batch commands of sftp on standard input; the first that fails ends it. The host key is the one of the site document.
 ssh_do() {
   { printf 'cd "%s"\n' "$SSH_PATH" && cat; } |
-    timeout 3600 sftp -q -b - -F /dev/null -P "$SSH_PORT" -i "$told/ssh-key" -o IdentitiesOnly=yes -o BatchMode=yes -o StrictHostKeyChecking=yes \
-      -o "UserKnownHostsFile=$told/known_hosts" -o GlobalKnownHostsFile=/dev/null -o HostKeyAlias=backup -o CheckHostIP=no -o ConnectTimeout=20 \
+    timeout 3600 sftp -q -b - -F /dev/null -P "$SSH_PORT" -i "$settings/ssh-key" \
+      -o IdentitiesOnly=yes -o BatchMode=yes -o StrictHostKeyChecking=yes -o "UserKnownHostsFile=$settings/known_hosts" \
+      -o GlobalKnownHostsFile=/dev/null -o HostKeyAlias=backup -o CheckHostIP=no -o ConnectTimeout=20 \
       -o ServerAliveInterval=15 "$SSH_USER@$SSH_HOST"
 }
 ssh_list() { ssh_do <<< 'ls -ln' | awk '!/^sftp>/ { print $NF, $5 }'; }
@@ -178,7 +199,7 @@ ssh_get() { ssh_do <<< "get \"$1\" \"$2\"" > /dev/null; }
 s3_do() {
   local path=$1
   shift
-  curl --silent --show-error --fail-with-body --connect-timeout 20 --max-time 3600 --proto =http,https --config "$told/s3" \
+  curl --silent --show-error --fail-with-body --connect-timeout 20 --max-time 3600 --proto =http,https --config "$settings/s3" \
     --aws-sigv4 "aws:amz:$S3_REGION:s3" "$@" "$S3_ENDPOINT/$S3_BUCKET$path"
 }
 s3_said() { sed --quiet 's|.*<Code>\([^<]*\)</Code>.*|\1|p' <<< "$1" | head --lines=1; }
@@ -186,20 +207,22 @@ s3_put() {
   local said digest
   digest=$(sha256sum "$home/$1" | cut --delimiter=' ' --fields=1)
   # The digest is signed: what arrives as something else is refused there, and an object is whole or not at all.
-  said=$(s3_do "/$S3_PREFIX$1" --header "x-amz-content-sha256: $digest" --upload-file "$home/$1" 2>&1) || no "$(s3_said "$said") ${said: -300}"
+  said=$(s3_do "/$S3_PREFIX$1" --header "x-amz-content-sha256: $digest" --upload-file "$home/$1" 2>&1) ||
+    no "$(s3_said "$said") ${said: -300}"
 }
 s3_list() {
   local said
   said=$(s3_do "?list-type=2&max-keys=1000&prefix=$(sed 's|/|%2F|g' <<< "$S3_PREFIX$mine")") || no "$(s3_said "$said")" || return
   sed 's|<Contents>|\n&|g' <<< "$said" |
-    sed --quiet 's|^<Contents>.*<Key>\([^<]*\)</Key>.*<Size>\([0-9]*\)</Size>.*|\1 \2|p; s|^<Contents>.*<Size>\([0-9]*\)</Size>.*<Key>\([^<]*\)</Key>.*|\2 \1|p' |
+    sed --quiet --expression='s|^<Contents>.*<Key>\([^<]*\)</Key>.*<Size>\([0-9]*\)</Size>.*|\1 \2|p' \
+      --expression='s|^<Contents>.*<Size>\([0-9]*\)</Size>.*<Key>\([^<]*\)</Key>.*|\2 \1|p' |
     while read -r key size; do printf '%s %s\n' "${key#"$S3_PREFIX"}" "$size"; done
 }
 s3_delete() { s3_do "/$S3_PREFIX$1" --request DELETE > /dev/null; }
 s3_get() { s3_do "/$S3_PREFIX$1" --output "$2"; }
 
-# brought PLACE NAME: it arrives whole or not at all; then the oldest go, never the one that came, and nothing that is not ours.
-brought() {
+# uploaded PLACE NAME: it arrives whole or not at all; then the oldest are deleted there, never this one, and no file of others.
+uploaded() {
   local place=$1 name=$2 said old bytes
   bytes=$(stat --format=%s "$home/$name")
   if said=$("${place}_put" "$name" 2>&1); then
@@ -232,18 +255,22 @@ collect() {
     canary Secret "$secret"
     printf -- '---\n'
     canary ConfigMap "$config"
-  } | kubectl apply --server-side --force-conflicts --field-manager=fortress-backup --filename=- > /dev/null || no 'the canary cannot be written: does the API answer?' || return
-  # The server takes it, in the directory that it has for that; its name tells it from those that it takes by the clock.
-  /opt/bin/k3s etcd-snapshot save --name fortress-backup > "$work/said" 2>&1 || no "k3s takes no snapshot: $(tail --lines=1 "$work/said")" || return
-  snapshot=$(find "$data/db/snapshots" -maxdepth 1 -type f -name 'fortress-backup-*' -printf '%T@ %p\n' | sort --numeric-sort | tail --lines=1 | cut --delimiter=' ' --fields=2-)
-  [ -n "$snapshot" ] && [ "$(stat --format=%Y "$snapshot")" -ge "$began" ] || no 'k3s says that it took a snapshot, and there is none' || return
+  } | kubectl apply --server-side --force-conflicts --field-manager=fortress-backup --filename=- > /dev/null ||
+    no 'the canary cannot be written: does the API answer?' || return
+  # The name distinguishes it from the snapshots that k3s takes on its own schedule.
+  /opt/bin/k3s etcd-snapshot save --name fortress-backup > "$work/said" 2>&1 ||
+    no "k3s takes no snapshot: $(tail --lines=1 "$work/said")" || return
+  snapshot=$(find "$data/db/snapshots" -maxdepth 1 -type f -name 'fortress-backup-*' -printf '%T@ %p\n' |
+    sort --numeric-sort | tail --lines=1 | cut --delimiter=' ' --fields=2-)
+  [ -n "$snapshot" ] && [ "$(stat --format=%Y "$snapshot")" -ge "$began" ] ||
+    no 'k3s says that it took a snapshot, and there is none' || return
   mkdir "$work/bundle" "$work/bundle/snapshot"
   ln --symbolic "$snapshot" "$work/bundle/snapshot/"
   for path in "$etc"/k3s "$etc"/node/password; do
     [ ! -e "$path" ] || find "$path" -type f ! -name k3s.yaml ! -name '.*' -print
   done > "$work/files"
-  for path in token agent-token cred/encryption-config.json cred/encryption-state.json cred/passwd cred/ipsec.psk tls/service.key \
-    tls/{client,server,request-header,etcd/server,etcd/peer}-ca.{crt,key}; do
+  for path in token agent-token cred/encryption-config.json cred/encryption-state.json cred/passwd cred/ipsec.psk \
+    tls/service.key tls/{client,server,request-header,etcd/server,etcd/peer}-ca.{crt,key}; do
     [ ! -e "$data/$path" ] || printf '%s\n' "$data/$path"
   done >> "$work/files"
   while read -r path; do
@@ -251,18 +278,24 @@ collect() {
     install --directory --mode=700 "$(dirname "$work/bundle/$file")"
     cp --dereference "$path" "$work/bundle/$file"
   done < "$work/files"
-  [ -s "$work/bundle/server/token" ] && [ -s "$work/bundle/rancher/k3s/token" ] || no "the token is not there, without which no snapshot opens: $data/token" || return
+  [ -s "$work/bundle/server/token" ] && [ -s "$work/bundle/rancher/k3s/token" ] ||
+    no "the token is missing, without which no snapshot opens: $data/token" || return
   {
-    printf '{\n  "format": 1,\n  "site": "%s",\n  "node": "%s",\n  "time": "%s",\n' "$SITE" "$NODE" "$(date --utc --date="@$began" +%Y-%m-%dT%H:%M:%SZ)"
+    printf '{\n  "format": 1,\n  "site": "%s",\n  "node": "%s",\n' "$SITE" "$NODE"
+    printf '  "time": "%s",\n' "$(date --utc --date="@$began" +%Y-%m-%dT%H:%M:%SZ)"
     printf '  "k3s": "%s",\n' "$(/opt/bin/k3s --version | awk '/^k3s version / { print $3 }')"
-    printf '  "address": "%s",\n' "$(kubectl get node "$NODE" --output jsonpath='{.status.addresses[?(@.type=="InternalIP")].address}' | cut --delimiter=' ' --fields=1)"
-    printf '  "revision": "%s",\n' "$(kubectl get configmap canary --namespace fortress-canary --output jsonpath='{.metadata.resourceVersion}')"
+    printf '  "address": "%s",\n' "$(kubectl get node "$NODE" --output \
+      jsonpath='{.status.addresses[?(@.type=="InternalIP")].address}' | cut --delimiter=' ' --fields=1)"
+    printf '  "revision": "%s",\n' "$(kubectl get configmap canary --namespace fortress-canary --output \
+      jsonpath='{.metadata.resourceVersion}')"
     printf '  "database": %s,\n' "$(stat --format=%s "$data/db/etcd/member/snap/db")"
     printf '  "authority": "%s",\n' "$(digest < "$data/tls/server-ca.crt")"
-    printf '  "canary": { "secret": "%s", "configmap": "%s" },\n  "files": [' "$(printf %s "$secret" | digest)" "$(printf %s "$config" | digest)"
+    printf '  "canary": { "secret": "%s", "configmap": "%s" },\n  "files": [' \
+      "$(printf %s "$secret" | digest)" "$(printf %s "$config" | digest)"
     path=''
     while read -r file; do
-      printf '%s\n    { "name": "%s", "bytes": %s, "sha256": "%s" }' "$path" "$file" "$(stat --dereference --format=%s "$work/bundle/$file")" "$(digest < "$work/bundle/$file")"
+      printf '%s\n    { "name": "%s", "bytes": %s, "sha256": "%s" }' "$path" "$file" \
+        "$(stat --dereference --format=%s "$work/bundle/$file")" "$(digest < "$work/bundle/$file")"
       path=,
     done < <(cd "$work/bundle" && find . ! -type d -printf '%P\n' | sort)
     printf '\n  ]\n}\n'
@@ -273,7 +306,7 @@ collect() {
 # make: one bundle. Whatever becomes of it is noted; one that is killed has been noted as failed before.
 make() {
   local name part bytes began rc place said bad=0 failed=''
-  # systemd makes it in memory, for root alone, and takes it away when this ends, however it ends.
+  # systemd makes it in memory, for root alone, and removes it when this ends, however it ends.
   work=${RUNTIME_DIRECTORY-}
   [ -d "$work" ] || no 'it is started so: systemctl start fortress-backup' || return
   printf -v began '%(%s)T' -1
@@ -296,11 +329,12 @@ make() {
     # The manifest comes first, so that whoever opens it knows what must follow.
     if ! said=$({ room "$home" "$bytes" && cd "$work/bundle" &&
       tar --create --format=ustar --dereference --owner=root:0 --group=root:0 --sort=name manifest.json rancher server snapshot |
-      age --encrypt --recipients-file "$told/recipients" --output "$part" && sync "$part"; } 2>&1); then
+      age --encrypt --recipients-file "$settings/recipients" --output "$part" && sync "$part"; } 2>&1); then
       failed=${said:-it could not be written}
     fi
   fi
-  /opt/bin/k3s etcd-snapshot prune --name fortress-backup --snapshot-retention 1 > /dev/null 2>&1 || true # the next backup tries again
+  /opt/bin/k3s etcd-snapshot prune --name fortress-backup --snapshot-retention 1 > /dev/null 2>&1 ||
+    true # the next backup tries again
   if [ -n "$failed" ]; then
     rm --force "$part"
     note node "$name" 0 failed "$failed"
@@ -310,13 +344,13 @@ make() {
   sync "$home"
   bytes=$(stat --format=%s "$home/$name")
   note node "$name" "$bytes" ok
-  for place in $(places); do brought "$place" "$name" || bad=1; done
+  for place in $(places); do uploaded "$place" "$name" || bad=1; done
   node_list | cut --delimiter=' ' --fields=1 | surplus | while read -r old; do node_delete "$old"; done
   printf '%s\t%s\n' "$name" "$bytes"
   return "$bad"
 }
 
-# list: one line for each bundle; a place that is away is told on standard error, and the others are listed all the same.
+# list: one line for each bundle; a place that does not answer is named on standard error, and the others are listed all the same.
 list() {
   local place bad=0 said
   for place in node $(places); do
@@ -336,9 +370,10 @@ fetch() {
   local place=$1 name=$2
   [ -n "$(ours <<< "$name")" ] || no "$name is no bundle of $NODE" || return
   if [ ! -f "$home/$name" ]; then
-    places | grep --line-regexp --fixed-strings "$place" > /dev/null || no "$name is not on this node, and '$place' is no other place" || return
+    places | grep --line-regexp --fixed-strings "$place" > /dev/null ||
+      no "$name is not on this node, and '$place' is no destination" || return
     rm --force "$home/$name.fetch"
-    "${place}_get" "$name" "$home/$name.fetch" || no "$name could not be brought back from $place" || return
+    "${place}_get" "$name" "$home/$name.fetch" || no "$name could not be downloaded from $place" || return
     sync "$home/$name.fetch"
     mv --force --no-target-directory "$home/$name.fetch" "$home/$name"
   fi
@@ -354,9 +389,9 @@ FORTRESS
     settle /opt/bin/fortress-backup
   }
   recover() { putback /opt/bin/fortress-backup; }
-  change 'the node can make bundles by itself'
+  change 'fortress-backup program is installed'
 
-  # 6/8 a backup runs as a unit of its own
+  # 6/8 fortress-backup.service unit is installed
   check() {
     landed /etc/systemd/system/fortress-backup.service 9d95abd36c8f95b84d1828712b4c4b98c9f3c32b1c8ce9d65e32de68d42d6173 644 root:root
   }
@@ -394,9 +429,9 @@ FORTRESS
     { systemctl daemon-reload
     } || true # the old file was good for it once
   }
-  change 'a backup runs as a unit of its own'
+  change 'fortress-backup.service unit is installed'
 
-  # 7/8 it is said when: *-*-* 03:17
+  # 7/8 backup schedule: *-*-* 03:17
   check() {
     landed /etc/systemd/system/fortress-backup.timer 0f8824e060b388311269b2ccf90d70f91f5e24d8da619a4134279533a094ef6b 644 root:root
   }
@@ -422,21 +457,24 @@ FORTRESS
     { systemctl daemon-reload
     } || true # the old file was good for it once
   }
-  change 'it is said when: *-*-* 03:17'
+  change 'backup schedule: *-*-* 03:17'
 
-  # 8/8 backups are made by the clock
-  #   why: one that was missed is made when the machine is on again
-  check() { backup_timer; }
+  # 8/8 backup timer is enabled
+  #   why: a backup that was missed is made when the machine is on again
+  check() {
+    systemctl --quiet is-enabled fortress-backup.timer && systemctl --quiet is-active fortress-backup.timer &&
+      test no = "$(systemctl show --property=NeedDaemonReload --value \
+        fortress-backup.timer fortress-backup.service | sort | tail --lines=1)"
+  }
   apply() {
     systemctl daemon-reload
     systemctl --quiet enable fortress-backup.timer && systemctl restart fortress-backup.timer
   }
-  change 'backups are made by the clock'
+  change 'backup timer is enabled'
 }
 
 # What main uses.
-# from lib/k3s/members.sh: k3s_no
-# from lib/k3s/backup.sh: backup_age backup_land backup_timer
+# from lib/engine/shell/receive.sh: receive
 # from lib/engine/shell/put.sh: FK_STATE put settle settled putback arrived landed
 # from lib/engine/shell/snapshot.sh: keep
 # from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change

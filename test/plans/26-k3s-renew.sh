@@ -12,23 +12,46 @@ export FK_PAGE FK_FILE
 
 main() {
   begin
+  # certificates_last KIND DAYS: no certificate of this kind (leaf, authority) in /var/lib/rancher/k3s ends before.
+  certificates_last() {
+    local said days path
+    said=$(k3s_certificates "$1") || k3s_no "$said" || return
+    [ -n "$said" ] || k3s_no "there is no certificate in $K3S_DATA" || return
+    read -r days path <<< "$said"
+    printf '%s days are left of %s\n' "$days" "$path"
+    [ "$days" -ge "$2" ]
+  }
 
-  # 1/2 no certificate of fortress-node ends within 90 days
-  #   why: k3s renews them when it starts and never else: a node that just runs locks itself out after a year
-  check() { k3s_lasts leaf 90; }
-  apply() { k3s_renewed server fortress-node 540; }
-  change 'no certificate of fortress-node ends within 90 days'
+  # restart_to_renew ROLE NAME SECONDS: restarts k3s, which renews what ends within 120 days, and waits until it is healthy.
+  restart_to_renew() {
+    local said deadline=$((SECONDS + $3)) ready version
+    read -r version ready <<< "$(k3s_node "$1" "$2" \
+      '{.status.nodeInfo.kubeletVersion} {.status.conditions[?(@.type=="Ready")].status}' 2> /dev/null)" ||
+      true # with expired certificates the API does not answer
+    k3s_start "$1" "$2" "$3" || return
+    until said=$(k3s_is "$1" "$2" "${version:-$(k3s_version)}" "${ready:-Unknown}"); do
+      [ "$SECONDS" -lt "$deadline" ] || k3s_no "k3s restarted, and is not healthy: $said" || return
+      sleep 1
+    done
+  }
+  export -f certificates_last restart_to_renew
 
-  # 2/2 the authorities of the cluster last for another year
-  #   why: they are made for ten years, and never renewed by themselves
-  check() { k3s_lasts authority 365; }
-  demand 'the authorities of the cluster last for another year' 'docs.k3s.io/cli/certificate tells how to rotate them: k3s certificate rotate-ca. All nodes then join by another fingerprint'
+  # 1/2 certificates of fortress-node are valid for 90 days or more
+  #   why: k3s renews those that end within 120 days, and only when it starts: otherwise they expire after a year
+  check() { certificates_last leaf 90; }
+  apply() { restart_to_renew server fortress-node 540; }
+  change 'certificates of fortress-node are valid for 90 days or more'
+
+  # 2/2 cluster CA certificates are valid for 365 days or more
+  #   why: they are made for ten years, and k3s never renews them by itself
+  check() { certificates_last authority 365; }
+  demand 'cluster CA certificates are valid for 365 days or more' 'docs.k3s.io/cli/certificate: k3s certificate rotate-ca. The fingerprint in the join token changes with it'
 }
 
 # What main uses.
-# from lib/k3s/members.sh: K3S K3S_ETC K3S_DATA K3S_NOTES k3s_no k3s_version k3s_kubectl k3s_self k3s_told k3s_answers
-# from lib/k3s/members.sh: k3s_said k3s_start
-# from lib/k3s/nodes.sh: k3s_node k3s_is k3s_renewed k3s_certificates k3s_lasts
+# from lib/k3s/members.sh: K3S K3S_ETC K3S_DATA K3S_NOTES k3s_no k3s_version k3s_kubectl k3s_self k3s_config_digest
+# from lib/k3s/members.sh: k3s_answers k3s_said k3s_start
+# from lib/k3s/nodes.sh: k3s_node k3s_is k3s_certificates
 # from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
 # from lib/engine/shell/printed.sh: demand fail
 

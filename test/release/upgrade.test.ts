@@ -96,7 +96,7 @@ describe('an upgrade to the next minor version', { skip: missing }, () => {
     cluster.pin(version)
     const { code, text } = await cluster.task('k3s-upgrade', 'apply')
     assert.equal(code, 1)
-    assert.match(text, /not yet on rise-1 rise-2 rise-3 rise-4/)
+    assert.match(text, /not staged on rise-1 rise-2 rise-3 rise-4/)
     await good('k3s-stage', 'apply')
     assert.deepEqual((await versions())[3], `${old} ${old} ${old} ${old}`)
   })

@@ -322,7 +322,8 @@ describe('a refusal', () => {
     assert.equal(
       refusal({ env: {}, root: checkout(), site: 'fortress-pie' }).message,
       '--site: 1 problem; nothing was run\n' +
-        '  --site  "fortress-pie" names no document in config/sites (there are fortress, fortress-pi, lab); did you mean fortress-pi?',
+        '  --site  "fortress-pie" names no document in config/sites (there are fortress, fortress-pi, lab); ' +
+        'did you mean fortress-pi?',
     )
   })
 

@@ -17,6 +17,9 @@ frame() {
   printf '%s\n' "$line" >&3
 }
 
+# answer NAME KEY VALUE…: what a command of the laptop, or a layer, asked for. It may come more than once.
+answer() { frame answer "$@"; }
+
 # fk_ask FUNCTION: a question in a shell of its own. Always a plain statement: behind `if` or `&&` bash would ignore set -e inside.
 fk_ask() {
   FK_OUT=$(
@@ -156,7 +159,7 @@ fk_fail() {
   if [ -n "$FK_ARMED" ]; then
     fk_take_back "$FK_TX"
     FK_ARMED=''
-    frame end "$1" failed "$2" taken-back
+    frame end "$1" failed "$2" rolled-back
   else
     frame end "$1" failed "$2" kept
   fi
@@ -182,14 +185,14 @@ fk_lock() {
       fk_take_back "$tx"
       frame note "an earlier run did not confirm a change of the door; it was taken back"
     else
-      frame unproven "$(cat "$FK_STATE/tx/$tx/owner")" "$(($(cat "$FK_STATE/tx/$tx/due") - $(date +%s)))"
+      frame unconfirmed "$(cat "$FK_STATE/tx/$tx/owner")" "$(($(cat "$FK_STATE/tx/$tx/due") - $(date +%s)))"
       exit 75
     fi
   done
 }
 
-# fk_unproven: says which changes of a door wait for their proof.
-fk_unproven() {
+# fk_unconfirmed: says which changes of other runs wait to be confirmed.
+fk_unconfirmed() {
   local tx
   for tx in "$FK_STATE"/tx/*/; do
     [ -e "$tx/armed" ] || continue

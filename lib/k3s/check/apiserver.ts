@@ -24,7 +24,10 @@ interface Plugin {
   configuration?: { defaults?: { enforce?: string } }
 }
 
-/** Adds what is wrong with the settings of plug-ins, of which `known` are all and `enabled` ours; gives the names that have some. */
+/**
+ * Adds what is wrong with the settings of plug-ins, of which `known` are all and `enabled` ours; gives the names that have
+ * some.
+ */
 export function admissionProblems(source: Checked, enabled: string[], known: string[]): string[] {
   const settings = schemaOf('admission')['$defs'] as Record<string, JsonSchema>
   const plugins = ((source.document['plugins'] ?? []) as (Plugin | undefined)[]).map((plugin) => plugin ?? {})
@@ -118,7 +121,9 @@ export function auditProblems(source: Checked): void {
       const met = meets(rule, group, resource)
       if (met.some && !covered.has(resource) && (level === 'Request' || level === 'RequestResponse')) {
         add([i, 'level'], {
-          reason: `is ${level} and meets ${resource}: secrets would be written into the log. A rule above with level Metadata prevents it`,
+          reason:
+            `is ${level} and meets ${resource}: secrets would be written into the log. ` +
+            'A rule above with level Metadata prevents it',
         })
         covered.add(resource)
       }

@@ -1,5 +1,5 @@
-// What a node's k3s is told, checked before the node hears of it: config.yaml with its drop-ins, and the two files that the API
-// server reads. k3s skips a key that it does not know, takes the last of two, and starts with what is left.
+// The configuration of k3s on a node, checked before it is written there: config.yaml with its drop-ins, and the two files that
+// the API server reads. k3s skips a key that it does not know, takes the last of two, and starts with what is left.
 import { posix } from 'node:path'
 import { contains, formatNetwork, overlap, parseAddress, parseNetwork } from '../../ground/address.ts'
 import {
@@ -36,7 +36,7 @@ export interface K3sFile {
   file?: string
 }
 
-/** A node, and what its k3s is told. */
+/** A node, and the configuration files of its k3s. */
 export interface K3sNode {
   name: string
   role: Role
@@ -71,7 +71,7 @@ class Source {
       this.raw = raw
       this.legible = true
     })
-    // An empty file is one too, and has no rules asked.
+    // An empty file is one too, and no rules are checked.
     if (this.#alone.length === 0) this.legible = true
   }
 
@@ -255,7 +255,8 @@ function sound(item: Item<unknown>, key: string, kind: Kind): boolean {
     : show(value) // prettier-ignore
   const suggestion =
     kind === 'text' && typeof value === 'number' ? `'${raw}'`
-    : kind === 'boolean' && typeof value === 'string' && /^(yes|on|no|off|true|false)$/i.test(value) ? String(/^(yes|on|true)$/i.test(value))
+    : kind === 'boolean' && typeof value === 'string' && /^(yes|on|no|off|true|false)$/i.test(value)
+      ? String(/^(yes|on|true)$/i.test(value))
     : undefined // prettier-ignore
   say(
     item,
@@ -464,10 +465,11 @@ class Reading {
       })
     const ofEtcd = config.keys().filter((key) => key.startsWith('etcd-') && key !== 'etcd-arg')
     const [idle] = ofEtcd.map((key) => config.value(key)!)
+    const store = datastore ? 'what datastore-endpoint names' : 'SQLite'
     if (idle && this.node.role === 'server' && !init && !config.has('server'))
       say(idle, {
         atKey: true,
-        reason: `has no effect: without cluster-init or server, k3s stores in ${datastore ? 'what datastore-endpoint names' : 'SQLite'}`,
+        reason: `has no effect: without cluster-init or server, k3s stores in ${store}`,
       })
     const s3 = ofEtcd.filter((key) => key.startsWith('etcd-s3-'))
     if (s3.length > 0 && !on('etcd-s3'))
@@ -495,7 +497,7 @@ class Reading {
       if (file === undefined) {
         const paths = this.node.files.map(({ path }) => path).filter((path) => !used.has(path))
         say(argument, {
-          reason: `${flag} names ${argument.value}, which is not brought to the node`,
+          reason: `${flag} names ${argument.value}, which is not among the files of the node`,
           suggestion: nearest(argument.value, paths),
         })
         return undefined
@@ -545,8 +547,8 @@ const ownLabels = new Set(
 // ─── all nodes ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /**
- * Everything that is wrong with what the k3s of a node is told; none when it can be brought there. `files` are config.yaml, its
- * drop-ins and what they name, in any order: k3s' own order is kept. `version` is that of k3s, as it is pinned.
+ * Everything that is wrong with the configuration of k3s on a node; none when it can be written there. `files` are config.yaml,
+ * its drop-ins and what they name, in any order: k3s' own order is kept. `version` is that of k3s, as it is pinned.
  */
 export function checkK3s(files: K3sFile[], { role, version }: { role: Role; version: string }): Diagnostic[] {
   return checkCluster([{ name: role, role, files }], version)
@@ -579,7 +581,7 @@ function compare(servers: Reading[], flags: Flags): void {
   const [first, ...others] = servers
   if (first === undefined) return
   const founder = servers.find(({ config }) => !config.has('server'))
-  const told = (config: Config, key: string): string =>
+  const valueOf = (config: Config, key: string): string =>
     JSON.stringify(
       flags.server.flags.get(key) === 'list'
         ? config
@@ -597,7 +599,7 @@ function compare(servers: Reading[], flags: Flags): void {
         reason: `is missing: ${node.name} would found a cluster beside that of ${founder.node.name}`,
       })
     for (const key of flags.alike) {
-      if (told(config, key) === told(first.config, key)) continue
+      if (valueOf(config, key) === valueOf(first.config, key)) continue
       const item = config.value(key)
       const reason = `of ${node.name} is not as on ${first.node.name}: it must be the same on all servers`
       if (item) say(item, { atKey: true, reason })

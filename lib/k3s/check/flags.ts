@@ -1,4 +1,4 @@
-// What k3s and the programs in it can be told, by version, and what they must not be told though they would take it.
+// The flags of k3s and of the programs in it, by version, and the values that they must not have though they would take them.
 import { createRequire } from 'node:module'
 import { type Problem, show } from '../../ground/document.ts'
 import { nearest } from '../../ground/nearest.ts'
@@ -15,7 +15,7 @@ export interface Program {
   removed: Map<string, string>
 }
 
-/** Everything that a version of k3s can be told. */
+/** Every flag of a version of k3s. */
 export interface Flags {
   server: Program
   agent: Program
@@ -26,7 +26,7 @@ export interface Flags {
   programs: Map<string, Program>
   /** The plug-ins of the API server. */
   admission: string[]
-  /** The ciphers that a program of Kubernetes can be told. */
+  /** The ciphers that a program of Kubernetes accepts. */
   ciphers: string[]
 }
 

@@ -1,0 +1,155 @@
+// The formats that the schemas name: what is wrong with a text, and how it is most likely meant.
+import {
+  type Network,
+  formatNetwork,
+  isHostName,
+  parseAddress,
+  parseHost,
+  parseNetwork,
+} from '../ground/address.ts'
+import { type Format, type Problem, show } from '../ground/document.ts'
+import { nearest } from '../ground/nearest.ts'
+
+/** The formats that the schemas name. */
+export const formats: Record<string, Format> = {
+  'fk-host': (text) => {
+    const host = parseHost(text)
+    return 'reason' in host ? host : undefined
+  },
+
+  ipv4: (text) => {
+    if (parseAddress(text)?.family === 4) return undefined
+    const [address = ''] = text.split('/')
+    if (address !== text && parseAddress(address)?.family === 4)
+      return { reason: 'is one address, without a prefix length', suggestion: address }
+    const bare = address.replace(/\b0+(?=[0-9])/g, '')
+    if (bare !== address && parseAddress(bare)?.family === 4)
+      return { reason: 'has leading zeros, which some programs read as octal', suggestion: bare }
+    return { reason: `must be an IPv4 address such as 10.66.0.1, is ${show(text)}` }
+  },
+
+  network: (text) => {
+    const network = parseNetwork(text)
+    if (network?.family === 4) return networkReason(text, network)
+    if (parseAddress(text)?.family === 4) {
+      const suggestion = ['24', '16', '8'].map((prefix) => `${text}/${prefix}`).find(hasNoHostBits)
+      return { reason: 'has no prefix length', suggestion }
+    }
+    const [address, mask = ''] = text.split('/')
+    const bits = parseAddress(mask)?.value.toString(2) ?? ''
+    const meant =
+      /^1+0*$/.test(bits) && bits.length === 32 && parseNetwork(`${address}/${bits.lastIndexOf('1') + 1}`)
+    if (meant)
+      return { reason: 'has a netmask in place of a prefix length', suggestion: formatNetwork(meant) }
+    return { reason: `must be an IPv4 network such as 10.66.0.0/24, is ${show(text)}` }
+  },
+
+  destination: (text) => {
+    if (text === 'any' || parseAddress(text) !== undefined) return undefined
+    const network = parseNetwork(text)
+    if (network !== undefined) return networkReason(text, network)
+    return { reason: `must be an IP address, a network or any, is ${show(text)}` }
+  },
+
+  host: (text) => {
+    if (parseAddress(text) !== undefined || isHostName(text)) return undefined
+    const at = text.lastIndexOf('@')
+    if (at >= 0)
+      return { reason: 'is the address only; the login name goes to user', suggestion: text.slice(at + 1) }
+    return { reason: `must be an IP address or a host name, is ${show(text)}` }
+  },
+
+  timezone: (text) => {
+    const names = ['UTC', 'Etc/UTC', ...Intl.supportedValuesOf('timeZone')]
+    if (names.includes(text)) return undefined
+    const same = names.find((name) => name.toLowerCase() === text.toLowerCase())
+    if (same === undefined && isZoneAlias(text)) return undefined
+    const city = (name: string): string => name.slice(name.lastIndexOf('/') + 1)
+    const nearestCity = nearest(text, names.map(city))
+    const suggestion = same ?? nearest(text, names) ?? names.find((name) => city(name) === nearestCity)
+    return { reason: `must be a time zone such as Europe/Berlin, is ${show(text)}`, suggestion }
+  },
+
+  disk: (text) => {
+    if (text === '' || /^\/dev\/disk\/by-id\/(?!\.)[A-Za-z0-9#+.:=@_\\-]+$/.test(text)) return undefined
+    if (/^\/dev\/(sd|nvme|vd|mmcblk)/.test(text))
+      return {
+        reason:
+          'is a name that another disk can have after the next boot: use its /dev/disk/by-id/ path (ls -l /dev/disk/by-id)',
+      }
+    return { reason: `must be a /dev/disk/by-id/ path, or empty, is ${show(text)}` }
+  },
+
+  calendar: (text) => {
+    if (/^(hourly|daily|weekly|monthly)$/.test(text)) return undefined
+    const word = nearest(text, ['hourly', 'daily', 'weekly', 'monthly'])
+    if (/^[a-z]+$/i.test(text) && word !== undefined)
+      return { reason: 'is no calendar event of systemd', suggestion: word }
+    if (/^((\*|@)\/\S+|(\S+\s+){4}\S+)$/.test(text) && !text.includes(':'))
+      return { reason: `is written for cron; systemd says it as *-*-* 03:17:00, is ${show(text)}` }
+    return calendar.test(text)
+      ? undefined
+      : { reason: `must be a calendar event such as daily, 03:17 or Mon *-*-* 03:17:00, is ${show(text)}` }
+  },
+
+  recipient: (text) => {
+    if (/^AGE-SECRET-KEY-/i.test(text))
+      return { reason: 'is an identity, which opens everything: give its public key, and keep it elsewhere' }
+    // Bech32 has no 1, b, i and o behind its prefix.
+    if (/^age1(pq1)?[02-9ac-hj-np-z]{58,}$/.test(text)) return undefined
+    return { reason: `must be an age recipient such as age1…, as age-keygen shows it, is ${show(text)}` }
+  },
+
+  endpoint: (text) => {
+    // Requests are signed, but not encrypted; that is borne only where nobody else listens.
+    if (/^http:\/\//i.test(text) && !/^http:\/\/(127\.|localhost\b|\[::1\])/i.test(text))
+      return { reason: 'must be https', suggestion: `https${text.slice(4)}` }
+    if (
+      /^https?:\/\/[a-z0-9.-]+(:[0-9]+)?$/i.test(text) ||
+      /^https?:\/\/\[[0-9a-f:]+\](:[0-9]+)?$/i.test(text)
+    )
+      return undefined
+    const bare = /^(https?:\/\/[^/]+)\/$/.exec(text)?.[1]
+    if (bare !== undefined) return { reason: 'ends with /', suggestion: bare }
+    return { reason: `must be a URL without a path, such as https://s3.example.net, is ${show(text)}` }
+  },
+
+  download: (text) => {
+    if (/^http:\/\//i.test(text)) return { reason: 'must be https', suggestion: `https${text.slice(4)}` }
+    const wrong = /\{(?!version\})[^}]*\}?/.exec(text)?.[0]
+    if (wrong !== undefined)
+      return { reason: `holds ${wrong}, which nothing fills in`, suggestion: '{version}' }
+    if (!/^https:\/\/[a-z0-9.-]+(:[0-9]+)?\/[^\s"'\\^`|<>]+$/i.test(text))
+      return { reason: `must be an https URL, is ${show(text)}` }
+    return undefined
+  },
+}
+
+// Days of the week, a date and a time of day, each with lists, ranges and repetitions; on a machine systemd checks it again.
+const day = '(Mon|Tue|Wed|Thu|Fri|Sat|Sun)'
+const part = String.raw`[0-9*,./~]+`
+const calendar = new RegExp(
+  `^(?=\\S)(${day}((,|\\.\\.)${day})*( +|$))?((${part}-)?${part}-${part}( +|$))?(${part}:${part}(:${part})?)?$`,
+)
+
+// Names such as Asia/Kolkata are accepted but not listed; on a machine they are files, so capitals count.
+function isZoneAlias(text: string): boolean {
+  try {
+    new Intl.DateTimeFormat('en', { timeZone: text })
+    return /^[A-Z]/.test(text)
+  } catch {
+    return false
+  }
+}
+
+function hasNoHostBits(text: string): boolean {
+  const network = parseNetwork(text)
+  return network !== undefined && formatNetwork(network) === text
+}
+
+function networkReason(text: string, network: Network): Omit<Problem, 'path'> | undefined {
+  const [address = ''] = text.split('/')
+  return parseAddress(address)?.value === network.first
+    ? undefined
+    : { reason: 'has host bits set', suggestion: formatNetwork(network) }
+}
