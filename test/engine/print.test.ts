@@ -154,29 +154,29 @@ test('an upload whose pin has a signature is proven by it, whatever page it is o
   assert.match(text, /^signed_by\(\) \{/m)
 })
 
-describe('a printed page, run', () => {
-  /** Runs the steps as the user who tests: what needs root or a machine is replaced. */
-  const run = (steps: Step[], variables: Record<string, string> = {}, words = '', prepare?: string) => {
-    const text = printed({
-      name: 'x',
-      summary: 'A page.',
-      steps,
-      ...(prepare ? { prepare: sh`${prepare}` } : {}),
-    })
-    const stubs = 'begin() { :; }\nlock() { :; }\n'
-    const script = text.replace(
-      /\nmain "\$@"\n$/,
-      `\n${stubs}FK_STATE=$(mktemp --directory) FK_SAVED=$FK_STATE/saved\nmain ${words}\n`,
-    )
-    const { status, stdout, stderr } = bash(script, variables)
-    return { status, said: stdout + stderr }
-  }
-  const fact = (name: string): Step => ({
-    name,
-    check: sh`test -e "$FK_TMP"/${name}`,
-    apply: [sh`touch "$FK_TMP"/${name}`],
+/** Runs the steps as the user who tests: what needs root or a machine is replaced. */
+const run = (steps: Step[], variables: Record<string, string> = {}, words = '', prepare?: string) => {
+  const text = printed({
+    name: 'x',
+    summary: 'A page.',
+    steps,
+    ...(prepare ? { prepare: sh`${prepare}` } : {}),
   })
+  const stubs = 'begin() { :; }\nlock() { :; }\n'
+  const script = text.replace(
+    /\nmain "\$@"\n$/,
+    `\n${stubs}FK_STATE=$(mktemp --directory) FK_SAVED=$FK_STATE/saved\nmain ${words}\n`,
+  )
+  const { status, stdout, stderr } = bash(script, variables)
+  return { status, said: stdout + stderr }
+}
+const fact = (name: string): Step => ({
+  name,
+  check: sh`test -e "$FK_TMP"/${name}`,
+  apply: [sh`touch "$FK_TMP"/${name}`],
+})
 
+describe('a printed page, run', () => {
   test('changes what does not hold, in order, and checks again', () => {
     assert.deepEqual(run([fact('a'), { ...fact('a'), name: 'again' }]), {
       status: 0,
@@ -245,7 +245,9 @@ END`,
     assert.deepEqual(run([{ name: 'a', until: sh`true`, seconds: 1 }]), { status: 0, said: 'ready    a\n' })
     assert.match(run([{ name: 'a', until: sh`false`, seconds: 0 }]).said, /not yet after 0 s/)
   })
+})
 
+describe('a step that waits for another node', () => {
   const visit: Step[] = [
     fact('a'),
     { ...fact('b'), onOtherNode: { on: 'n', before: [fact('left')], after: [fact('back')] } } as Step,

@@ -6,6 +6,13 @@ import { secretStore } from '../../lib/ground/secret.ts'
 import { quote } from '../../lib/ground/sh.ts'
 import { type Kit, differences } from './kit.ts'
 
+/** A machine's own: host keys, names, passwords, caches, and records of runs. */
+const own = [
+  '^/(etc/(ssh/ssh_host_.*|hostname|hosts|resolv\\.conf|machine-id|g?shadow-?|\\.updated|ld\\.so\\.cache|mtab)',
+  'var/lib/fortress/(pages|tx|pending|printed|aside)(/.*)?',
+  'usr/local/lib/systemd(/.*)?)$',
+].join('|')
+
 /**
  * Bash that prints one line for each thing that a page can leave: files with mode, owner and content, links, enabled and active
  * units, rules of nftables, sysctls. What is a machine's own, what moves by itself, and records of runs are left out.
@@ -14,13 +21,15 @@ const script = `
 export LC_ALL=C
 shopt -s nullglob
 places=(/etc /usr/local /opt /var/lib/fortress)
-own='^/(etc/(ssh/ssh_host_.*|hostname|hosts|resolv\\.conf|machine-id|g?shadow-?|\\.updated|ld\\.so\\.cache|mtab)|var/lib/fortress/(pages|tx|pending|printed|aside)(/.*)?|usr/local/lib/systemd(/.*)?)$'
+own='${own}'
 find "\${places[@]}" -xdev -type f -regextype posix-extended ! -regex "$own" -printf 'file %p %m %U:%G\\n' 2> /dev/null | sort
 find "\${places[@]}" -xdev -type f -regextype posix-extended ! -regex "$own" -print0 2> /dev/null |
   sort --zero-terminated | xargs --null --no-run-if-empty sha256sum
-find "\${places[@]}" -xdev ! -type f -regextype posix-extended ! -regex "$own" -printf 'entry %p %y %m %U:%G %l\\n' 2> /dev/null | sort
+find "\${places[@]}" -xdev ! -type f -regextype posix-extended ! -regex "$own" -printf 'entry %p %y %m %U:%G %l\\n' \\
+  2> /dev/null | sort
 systemctl list-unit-files --no-legend --no-pager | awk '$2 != "transient" { print "unit file", $1, $2 }' | sort
-systemctl list-units --all --plain --no-legend --no-pager --type=service,socket,timer,path,mount | awk '{ print "unit", $1, $3 }' |
+systemctl list-units --all --plain --no-legend --no-pager --type=service,socket,timer,path,mount |
+  awk '{ print "unit", $1, $3 }' |
   grep -v -E ' (session-|user|run-|systemd-|apt-|dpkg-|fortress-deadman|ssh@|modprobe@|man-db|e2scrub|logrotate)' | sort
 sysctl --all 2> /dev/null | grep -v -E '${[
   'random|quota|dentry|inode|file-nr|ns_last_pid|conntrack_count|kernel.pty.nr|max_newidle|aio-nr|sched_domain|cad_pid',
@@ -87,7 +96,7 @@ export async function runPrinted(
   return stdout
 }
 
-/** Both machines (or the same one at two times) have the same left on them. `but`: lines that may differ, and must be explained. */
+/** Two machines, or one at two times, have the same left on them. `but`: lines that may differ. */
 export function sameLeft(applied: string, printed: string, but?: RegExp): void {
   const all = differences(applied, printed)
   assert.deepEqual(but ? all.filter((line) => !but.test(line)) : all, [])
