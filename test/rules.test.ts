@@ -1,8 +1,9 @@
 // The rules of this house, as a table. Every fault is listed before a rule fails; every rule is shown to be able to fail.
 import assert from 'node:assert/strict'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
-import { dirname, join, relative } from 'node:path'
+import { join, relative } from 'node:path'
 import { test } from 'node:test'
+import { type Arrow, arrowsOf, circles, closure, upward } from './arrows.ts'
 import { pages } from '../lib/cli/scripts.ts'
 
 const root = join(import.meta.dirname, '..')
@@ -163,6 +164,15 @@ const rules: Rule[] = [
     good: "address: '10.66.0.1'",
   },
   {
+    says: 'no line is longer than 130 columns',
+    why: 'two of them stand side by side on a screen, and a diff can be read',
+    pattern: /^.{131,}$/u,
+    // What a test feeds a machine and expects of it is data.
+    in: /^(lib|scripts|bin|\.ci)\/|^test\/\w+\.ts$|^task$|^Taskfile\.ts$/,
+    bad: 'x'.repeat(131),
+    good: 'x'.repeat(130),
+  },
+  {
     says: 'output has no pictures in it',
     why: 'a log is read by people over bad lines, and by grep',
     pattern: /\p{Emoji_Presentation}/u,
@@ -211,46 +221,148 @@ test('files are named after a noun they own', () => {
   )
 })
 
-/** What a file imports from this repository, as paths from the root; types alone need nothing at run time. */
-function imports({ path, text }: { path: string; text: string }, types = true): string[] {
-  return [...text.matchAll(/^(?:import|export)\b([^'"]*?\bfrom\b)?\s*['"](\.{1,2}\/[^'"]+)['"]/gm)]
-    .filter(([, what]) => types || !/^\s*type\b/.test(what ?? ''))
-    .map(([, , target]) => relative(root, join(root, dirname(path), target ?? '')))
-}
+const sources = files.filter(({ path }) => code.test(path) && !path.startsWith('test/'))
+const shown = ({ from, to, kind }: Arrow) => `${from} needs ${to} (${kind})`
 
-test('arrows point one way: scripts to lib and config, config to nothing', () => {
-  const faults = files
-    .filter(({ path }) => code.test(path))
-    .flatMap((file) =>
-      imports(file).flatMap((target) => {
-        const [from, to] = [file.path, target].map((path) => path.split('/')[0])
-        const bad =
-          (from === 'scripts' && !['lib', 'config'].includes(to ?? '')) ||
-          (from === 'lib' && !['lib', 'config'].includes(to ?? '')) ||
-          from === 'config'
-        return bad ? [`${file.path} imports ${target}`] : []
-      }),
-    )
+test('arrows point one way: each room of lib needs those below it, and pages need everything but the commands', () => {
+  const pagesOf = sources.filter(({ path }) => path.startsWith('scripts/')).flatMap(arrowsOf)
+  const wild = pagesOf.filter(({ to }) => !/^(lib|config)\//.test(to) || to.startsWith('lib/cli/'))
   none(
-    faults,
-    'each page runs alone and can be taken home; what it gives the next passes through the machine',
+    [...upward(sources), ...wild].map(shown),
+    'a page is taken home with what stands below it, and nothing else',
   )
 })
 
-test('no module of lib needs itself', () => {
-  const graph = new Map(
-    files
-      .filter((f) => f.path.startsWith('lib/') && code.test(f.path))
-      .map((f) => [f.path, imports(f, false)]),
+test('nothing in lib needs itself, be it for a type or later', () => {
+  none(
+    [
+      ...circles(sources).map((files) => files.join(' ↔ ')),
+      ...circles(sources, (path) => /^lib\/\w+(?=\/)/.exec(path)?.[0] ?? path).map((found) =>
+        found.join(' ↔ '),
+      ),
+    ],
+    'which of them is ready first would depend on who asks, and neither can be read alone',
   )
-  const circles = new Set<string>()
-  const visit = (path: string, way: string[]) => {
-    const at = way.indexOf(path)
-    if (at >= 0) circles.add([...way.slice(at), path].join(' → '))
-    else for (const next of graph.get(path) ?? []) visit(next, [...way, path])
-  }
-  for (const path of graph.keys()) visit(path, [])
-  none([...circles], 'which of them is ready first would depend on who asks')
+})
+
+for (const [what, text] of [
+  ['a value', "import { runPages } from '../cli/pages.ts'"],
+  ['a type', "import type { Flags } from '../cli/pages.ts'"],
+  ['types among braces', "import {\n  type Flags,\n  type Other,\n} from '../cli/pages.ts'"],
+  ['what is loaded later', "const { runPages } = load('../cli/pages.ts')"],
+  ['the type of what is loaded later', "let pages: typeof import('../cli/pages.ts')"],
+] as const) {
+  const planted = { path: 'lib/k3s/planted.ts', text: `${text}\n` }
+  const below = { path: 'lib/cli/pages.ts', text: "import { planted } from '../k3s/planted.ts'\n" }
+  test(`an arrow that points up is found: ${what}`, () => assert.equal(upward([planted, below]).length, 1))
+  test(`a circle is found: ${what}`, () =>
+    assert.deepEqual(circles([planted, below]), [['lib/cli/pages.ts', 'lib/k3s/planted.ts']]))
+}
+
+test('an arrow that points down is none that points up', () => {
+  const text =
+    "import { sh } from '../ground/sh.ts'\nconst { read } = load('../site/config.ts')\n// load('../cli/pages.ts')\n"
+  assert.deepEqual(upward([{ path: 'lib/k3s/planted.ts', text }]), [])
+})
+
+/** What the engine must not know: it runs the steps of layers that nobody has written yet. */
+const foreign = [
+  ...pages().map(({ name }) => name),
+  ...[
+    'k3s',
+    'kube',
+    'kubelet',
+    'kubectl',
+    'etcd',
+    'cilium',
+    'helm',
+    'talos',
+    'talosctl',
+    'flatcar',
+    'ignition',
+    'butane',
+  ],
+  ...[
+    'libvirt',
+    'virsh',
+    'qemu',
+    'wireguard',
+    'wg',
+    'wg0',
+    'wg-quick',
+    'nftables.service',
+    'fortress0',
+    'raspios',
+  ],
+  ...[
+    'cryptsetup',
+    'luks',
+    'vault',
+    'aide',
+    'auditd',
+    'kube-bench',
+    'longhorn',
+    'kyverno',
+    'flux',
+    'garage',
+    'velero',
+  ],
+  ...[
+    'ssh.service',
+    'sshd.service',
+    'k3s.service',
+    'chrony',
+    'apparmor',
+    'firewall',
+    'gvisor',
+    'prometheus',
+    'falco',
+  ],
+]
+const foreignName = new RegExp(
+  `(?<![\\w/-])(${foreign.map((name) => name.replaceAll('.', '\\.')).join('|')})(?![\\w-])`,
+  'i',
+)
+
+test('the engine and the ground know no layer, unit, interface, page or component by its name', () => {
+  assert.match('systemctl restart wg-quick@wg0', foreignName)
+  assert.match("next: './task vm-provision apply'", /vm-provision/)
+  none(
+    files
+      .filter(({ path }) => /^lib\/(engine|ground)\//.test(path))
+      .flatMap(({ path, text }) =>
+        text.split('\n').flatMap((line, i) => {
+          const [name] = foreignName.exec(line) ?? []
+          return name === undefined ? [] : [`${path}:${i + 1}  ${name}: ${line.trim().slice(0, 100)}`]
+        }),
+      ),
+    'five more layers come, and none of them should have to change it',
+  )
+})
+
+test('every page carries its own commands, and delegates none of its steps', () => {
+  const faults = sources
+    .filter(({ path }) => /^scripts\/\d/.test(path))
+    .flatMap(({ path, text }) => {
+      const commands = [...text.matchAll(/\b(sh|feed\([^)]*\))`|\bfile\(/g)].length
+      const steps = /script\(\s*import\.meta,[\s\S]*?\},\s*(\w+),?\s*\)/.exec(text)?.[1]
+      const own = steps === undefined || new RegExp(`^function ${steps}\\b`, 'm').test(text)
+      return [
+        ...(commands > 0 ? [] : [`${path} has no command`]),
+        ...(own ? [] : [`${path} takes its steps from elsewhere: ${steps}`]),
+      ]
+    })
+  none(faults, 'a reader sees on the page what will run')
+})
+
+test('a page is taken home with few files', () => {
+  const faults = sources
+    .filter(({ path }) => /^scripts\/\d/.test(path))
+    .flatMap(({ path }) => {
+      const { files, lines } = closure(path, sources)
+      return files.length <= 14 && lines <= 2000 ? [] : [`${path}: ${files.length} files, ${lines} lines`]
+    })
+  none(faults, 'at most 14 files and 2,000 lines, itself among them')
 })
 
 const scripts = files.map((f) => f.path).filter((path) => /^scripts\/\d/.test(path))
