@@ -115,7 +115,7 @@ export function guards({ disk, name, uuid }: Vault, memory: number): Demand[] {
 function unalarmed({ disk, uuid }: Vault): Demand {
   return {
     name: 'the machine boots as it did when the TPM2 was given its key',
-    why: 'Secure Boot off, its keys changed, the TPM2 cleared, another board: a repair, or somebody who waits for your passphrase',
+    why: 'Secure Boot off, other keys, a cleared TPM2, another board: a repair, or somebody who waits for your passphrase',
     check: sh`! vault_is ${disk} ${uuid} || ! vault_token ${disk} tpm2 || vault_unseals ${disk}`,
     help: [
       'find out what changed before you give this machine a key. When it was you:',

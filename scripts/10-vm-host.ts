@@ -1,8 +1,8 @@
 // KVM and libvirt on the host, so that virtual machines run confined by AppArmor, on a bridge of their own.
 //
 // Needs   a processor that virtualises, switched on in the firmware; AppArmor in the kernel; room for the virtual machines.
-// Leaves  KVM and libvirt of the distribution, where nothing runs unconfined, and the network of the virtual machines: a bridge that
-//         no cable is plugged into. What passes it is decided by host-firewall.
+// Leaves  KVM and libvirt of the distribution, where nothing runs unconfined, and the network of the virtual machines: a bridge
+//         that no cable is plugged into. What passes it is decided by host-firewall.
 // Undo    removes what it installed, when no virtual machine needs it any more.
 import { file } from '../lib/engine/file.ts'
 import { packages } from '../lib/engine/packages.ts'

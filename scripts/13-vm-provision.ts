@@ -1,8 +1,8 @@
 // An immutable system in a virtual machine of its own, confined by AppArmor, and kept only when it has answered.
 //
 // Needs   vm-host, the base image of vm-image, and the first-boot configuration of vm-ignition.
-// Leaves  a running virtual machine that starts with the host. It is only kept when it has answered with the key that was made for
-//         it; otherwise the host rolls it back by itself, whatever has become of the laptop.
+// Leaves  a running virtual machine that starts with the host. It is only kept when it has answered with the key that was made
+//         for it; otherwise the host rolls it back by itself, whatever has become of the laptop.
 // Undo    stops the virtual machine and undefines it. Its disk stays: ./task node destroy NAME deletes that too.
 import { file } from '../lib/engine/file.ts'
 import type { Change, Control, Demand, Step } from '../lib/engine/step.ts'

@@ -125,7 +125,7 @@ function healthy({ name, address }: Node): Step[] {
     },
     {
       name: `the Talos API of ${name} refuses whoever has no certificate of ours`,
-      why: 'while it waits for its first configuration Talos would listen to anybody; checked by a connection without a certificate',
+      why: 'before its first configuration Talos listens to anybody; checked by a connection without a certificate',
       check: sh`talos_closed ${address} 50000`,
       help: 'somebody else made this node, or it lost its machine configuration: ./task node rebuild NAME',
       controls: [
@@ -219,10 +219,11 @@ function configuration(): Command {
       return 1
     }
 
-    # talos_try NAME: the node takes its machine configuration for two minutes, and keeps it only when it answers then as it did before.
+    # talos_try NAME: the node takes its machine configuration for two minutes, and keeps it only when it answers as before.
     talos_try() {
       local file=$TALOS_DECLARED/$1.talos.yaml second said
-      said=$(talos "$1" apply-config --mode=try --timeout=2m --file "$file") || talos_no "$(printf '%s\n' "$said" | talos_names)" || return
+      said=$(talos "$1" apply-config --mode=try --timeout=2m --file "$file") ||
+        talos_no "$(printf '%s\n' "$said" | talos_names)" || return
       for second in $(seq 12); do
         sleep 5
         # Twice: the first answer may still be the old one.
@@ -300,7 +301,7 @@ function certificates(): Command {
       openssl x509 -in "$FK_TMP/certificate" -noout -checkend $(($3 * 86400)) > /dev/null
     }
 
-    # talos_closed ADDRESS PORT: whoever shows no certificate is refused. TLS says so after its handshake, so the answer is waited for.
+    # talos_closed ADDRESS PORT: whoever shows no certificate is refused. TLS says so after its handshake, so wait for the answer.
     talos_closed() {
       local said
       said=$(timeout 15 openssl s_client -connect "$1:$2" -alpn h2 2>&1 < <(sleep 2)) || true # the words decide

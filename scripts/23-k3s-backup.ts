@@ -87,7 +87,8 @@ function ageInstalled({ pins, env, site: { backup } }: Context, { arch }: Member
           test "$(readlink /opt/bin/age)" = ${`../age/${version}/age`}`,
       upload: { artifact, to: tarball },
       apply: [
-        sh`record_before ${place}/age && record_before ${place}/age.sha256 && record_before ${place}/of && record_before /opt/bin/age`,
+        sh`record_before ${place}/age && record_before ${place}/age.sha256 &&
+          record_before ${place}/of && record_before /opt/bin/age`,
         sh`
           receive ${tarball} 600
           tar --extract --gzip --to-stdout --file=${tarball} age/age > ${place}/age.part

@@ -3,8 +3,8 @@ import assert from 'node:assert/strict'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import { test } from 'node:test'
-import { type Arrow, arrowsOf, circles, closure, upward } from './arrows.ts'
 import { pages } from '../lib/cli/scripts.ts'
+import { type Arrow, arrowsOf, circles, closure, upward } from './arrows.ts'
 
 const root = join(import.meta.dirname, '..')
 const outside = ['.git', 'node_modules', 'out', '.cache', 'secrets']
@@ -268,56 +268,13 @@ test('an arrow that points down is none that points up', () => {
 /** What the engine must not know: it runs the steps of layers that nobody has written yet. */
 const foreign = [
   ...pages().map(({ name }) => name),
-  ...[
-    'k3s',
-    'kube',
-    'kubelet',
-    'kubectl',
-    'etcd',
-    'cilium',
-    'helm',
-    'talos',
-    'talosctl',
-    'flatcar',
-    'ignition',
-    'butane',
-  ],
-  ...[
-    'libvirt',
-    'virsh',
-    'qemu',
-    'wireguard',
-    'wg',
-    'wg0',
-    'wg-quick',
-    'nftables.service',
-    'fortress0',
-    'raspios',
-  ],
-  ...[
-    'cryptsetup',
-    'luks',
-    'vault',
-    'aide',
-    'auditd',
-    'kube-bench',
-    'longhorn',
-    'kyverno',
-    'flux',
-    'garage',
-    'velero',
-  ],
-  ...[
-    'ssh.service',
-    'sshd.service',
-    'k3s.service',
-    'chrony',
-    'apparmor',
-    'firewall',
-    'gvisor',
-    'prometheus',
-    'falco',
-  ],
+  // One line for each layer, and one for units.
+  ...'aide auditd apparmor chrony firewall wireguard wg wg0 wg-quick cryptsetup luks vault'.split(' '),
+  ...'libvirt virsh qemu flatcar ignition butane talos talosctl raspios fortress0'.split(' '),
+  ...'k3s kube kubelet kubectl etcd kube-bench cilium helm gvisor kyverno flux longhorn garage velero prometheus falco'.split(
+    ' ',
+  ),
+  ...'ssh.service sshd.service k3s.service nftables.service'.split(' '),
 ]
 const foreignName = new RegExp(
   `(?<![\\w/-])(${foreign.map((name) => name.replaceAll('.', '\\.')).join('|')})(?![\\w-])`,
@@ -345,7 +302,7 @@ test('every page carries its own commands, and delegates none of its steps', () 
     .filter(({ path }) => /^scripts\/\d/.test(path))
     .flatMap(({ path, text }) => {
       const commands = [...text.matchAll(/\b(sh|feed\([^)]*\))`|\bfile\(/g)].length
-      const steps = /script\(\s*import\.meta,[\s\S]*?\},\s*(\w+),?\s*\)/.exec(text)?.[1]
+      const steps = /script\(\s*import\.meta,(?:(?!=>)[\s\S])*?,\s*(\w+),?\s*\)\n/.exec(text)?.[1]
       const own = steps === undefined || new RegExp(`^function ${steps}\\b`, 'm').test(text)
       return [
         ...(commands > 0 ? [] : [`${path} has no command`]),

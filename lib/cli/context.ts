@@ -1,7 +1,6 @@
 // What a page gets to write its steps: the site's settings, its secrets, and what is known of the machine.
 import { join } from 'node:path'
-import type { Facts } from '../engine/machine.ts'
-import type { Context, Page } from '../engine/page.ts'
+import type { Context, Facts, Page } from '../engine/page.ts'
 import type { Report } from '../engine/report.ts'
 import { type SecretStore, secretStore } from '../ground/secret.ts'
 import { type Placed, machinesFor } from '../site/machines.ts'

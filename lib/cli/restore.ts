@@ -254,7 +254,7 @@ async function replaceFirst(
   return code
 }
 
-/** The tokens of the bundle become the laptop's where it has none, so that none of them is made again. Resolves to their names. */
+/** The tokens of the bundle become the laptop's where it has none, so that none is made again. Resolves to their names. */
 async function borrowTokens({ store }: Session, { text }: Bundle): Promise<string[]> {
   const borrowed: string[] = []
   for (const [secret, from] of [

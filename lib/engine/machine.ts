@@ -18,22 +18,10 @@ import { Fault } from '../ground/fault.ts'
 import { type ProcessPromise, $, end } from '../ground/laptop.ts'
 import { quote } from '../ground/sh.ts'
 import { systemMarks, systemOf } from '../site/systems.ts'
+import type { Facts } from './page.ts'
 import { type Program, plain } from './program.ts'
 import type { Route } from './step.ts'
 import { type Frame, frameOf, onAnswer } from './wire.ts'
-
-/** What a page knows of its machine before any check. */
-export interface Facts {
-  name: string
-  /** As a site document names it: `debian-13`, or what os-release says of an unknown one. */
-  os: string
-  arch: string
-  model: string
-  /** The user of the login. */
-  user: string
-  /** The laptop's own address as the machine sees it; empty on this computer. */
-  via: string
-}
 
 export interface Outcome {
   code: number

@@ -3,8 +3,8 @@ import { sh } from '../ground/sh.ts'
 import type { Change } from './step.ts'
 
 /**
- * The packages are installed, without those that they only recommend. `name`, `why`, `controls` and `seconds` (900 when nothing is
- * said; each command may take so long) are those of any step. Throws TypeError for an empty list.
+ * The packages are installed, without those that they only recommend. `name`, `why`, `controls` and `seconds` are those of any
+ * step; each command may take 900 seconds by default. Throws TypeError for an empty list.
  */
 export function packages(
   names: readonly string[],

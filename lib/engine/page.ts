@@ -2,8 +2,20 @@
 import type { Secrets } from '../ground/secret.ts'
 import type { Command } from '../ground/sh.ts'
 import type { Env, Pins, Site } from '../site/model.ts'
-import type { Facts } from './machine.ts'
 import type { Step } from './step.ts'
+
+/** What a page knows of its machine before any check. */
+export interface Facts {
+  name: string
+  /** As a site document names it: `debian-13`, or what os-release says of an unknown one. */
+  os: string
+  arch: string
+  model: string
+  /** The user of the login. */
+  user: string
+  /** The laptop's own address as the machine sees it; empty on this computer. */
+  via: string
+}
 
 /** What a page may use to write its steps. */
 export interface Context {

@@ -269,9 +269,9 @@ export function checkSchema(
   if (ajv === undefined) {
     const { Ajv2020: Ajv } = require('ajv/dist/2020.js') as typeof import('ajv/dist/2020.js')
     ajv = new Ajv({ allErrors: true, verbose: true, useDefaults: true, strict: true })
-    // rule: the pattern in words, or why a key is refused; secret: its line is not to be shown; ignition: what a version of
-    // Butane becomes. The others are of FK_ variables.
-    for (const keyword of ['rule', 'when', 'path', 'internal', 'secret', 'ignition']) ajv.addKeyword(keyword)
+    // rule: the pattern in words, or why a key is refused; secret: its line is not to be shown; becomes: what a value is
+    // in the format that the document is translated to. The others are of FK_ variables.
+    for (const keyword of ['rule', 'when', 'path', 'internal', 'secret', 'becomes']) ajv.addKeyword(keyword)
   }
   for (const [name, format] of Object.entries(formats))
     ajv.addFormat(name, (text: string) => format(text) === undefined)

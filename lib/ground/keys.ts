@@ -1,4 +1,4 @@
-// Keys, passphrases and identifiers: how each is written, so that the programs which read them need not be installed on the laptop.
+// Keys, passphrases and identifiers: how each is written, so that the programs that read them need not be on the laptop.
 import {
   createHash,
   createPrivateKey,

@@ -2,7 +2,7 @@
 // zx up: it hides which shell stands between, what that inherits, how a command ends in time, and how a failure becomes a Fault.
 //
 //   const { stdout } = await orFault($`ssh-keygen -lf ${file}`)
-//   const { exitCode } = await $({ nothrow: true, input })`cat | talosctl gen config ${words}`
+//   const { exitCode } = await $({ nothrow: true, input })`cat | age --decrypt --identity ${file}`
 //
 // zx is loaded when the first command runs (20 ms), the rest of zx when it is used (70 ms): a list of tasks needs neither.
 import { existsSync } from 'node:fs'

@@ -246,7 +246,10 @@ audit_has() {
           path=${path%% *}
           path=${path%/}
           case $FK_FACT in *$'\n'"-w $path -p "*"$key"* | *$'\n'"-w $path/ -p "*"$key"*) ;; *)
-            [ ! -d "${path%/*}" ] || case $FK_FACT in *"-F path=$path "* | *"-F dir=$path "* | *"-w ${path/#\/var\/run/\/run} "*) ;; *) missing+=" $path" ;; esac
+            [ ! -d "${path%/*}" ] || case $FK_FACT in
+              *"-F path=$path "* | *"-F dir=$path "* | *"-w ${path/#\/var\/run/\/run} "*) ;;
+              *) missing+=" $path" ;;
+            esac
             ;;
           esac
           ;;
@@ -340,12 +343,20 @@ all_of() {
 }
 
 # privileged_rules: an audit rule for each set-id file that walk, on standard input, has found.
-privileged_rules() { awk '$1 == "s" { print "-a always,exit -F path=" $2 " -F perm=x -F auid>=1000 -F auid!=unset -k privileged" }' | LC_ALL=C sort; }
+privileged_rules() {
+  awk '$1 == "s" { print "-a always,exit -F path=" $2 " -F perm=x -F auid>=1000 -F auid!=unset -k privileged" }' |
+    LC_ALL=C sort
+}
 export -f walk privileged_rules
 
 # Lists of what is not as it should be: one word for the question and for its cure.
-system_shells() { awk -F : '$3 < 1000 && $1 != "root" && $7 !~ /(\/nologin|\/bin\/sync|\/sbin\/shutdown|\/sbin\/halt)$/ { print $1 }' /etc/passwd; }
-clear_swaps() { swapon --noheadings --raw --show=NAME | grep --invert-match --extended-regexp '^/dev/(zram|dm-|mapper/)' || [ $? -eq 1 ]; }
+system_shells() {
+  awk -F : '$3 < 1000 && $1 != "root" && $7 !~ /(\/nologin|\/bin\/sync|\/sbin\/shutdown|\/sbin\/halt)$/ { print $1 }' /etc/passwd
+}
+clear_swaps() {
+  swapon --noheadings --raw --show=NAME |
+    grep --invert-match --extended-regexp '^/dev/(zram|dm-|mapper/)' || [ $? -eq 1 ]
+}
 shm_lines() { awk '$1 !~ /^#/ && $2 == "/dev/shm"' "$1"; }
 endless_passwords() { awk -F : '$2 !~ /^[!*]/ && $2 != "" && ($5 == "" || $5 > 365) { print $1 }' /etc/shadow; }
 open_logs() { find /var/log -xdev -type f -perm /0137 ! -name 'wtmp*' ! -name 'btmp*' ! -name 'lastlog*' ! -name '*.journal*'; }
@@ -362,8 +373,9 @@ open_homes() {
 # slack_profiles PATTERN: files of AppArmor profiles whose flags match, and that are not disabled.
 slack_profiles() {
   local path
-  { grep --directories=skip --files-with-matches --extended-regexp -e "$1" /etc/apparmor.d/* || true; } | while IFS= read -r path; do
-    [ -e "/etc/apparmor.d/disable/${path##*/}" ] || echo "$path"
-  done
+  { grep --directories=skip --files-with-matches --extended-regexp -e "$1" /etc/apparmor.d/* || true; } |
+    while IFS= read -r path; do
+      [ -e "/etc/apparmor.d/disable/${path##*/}" ] || echo "$path"
+    done
 }
 export -f system_shells shm_lines clear_swaps endless_passwords open_logs open_homes slack_profiles

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What the page host-vault and ./task vault restore-header check of a disk. Everything here only reads, apart from vault_made, which
-# writes a note under /var/lib/fortress/vault. A check that does not hold prints why.
+# What the page host-vault and ./task vault restore-header check of a disk. Everything here only reads, apart from vault_made:
+# it writes a note under /var/lib/fortress/vault. A check that does not hold prints why.
 #
 # Two notes for each disk: <id>.begun from just before the format until a key is proven to open it, <id>.made from then on.
 # While <id>.begun is there nothing can be stored on the disk, so a format that a power cut ended may be begun again. While

@@ -89,8 +89,8 @@ function* machineProblems(site: Partially<Site>): Generator<Problem> {
     yield {
       path: ['nodes'],
       reason:
-        `would be made on each of ${owners.map(([, { name }]) => name ?? 'a host').join(' and ')}: the same virtual machines with the ` +
-        'same addresses twice. Give each host a site document of its own, or give all but one of them the role node too',
+        `would be made on each of ${owners.map(([, { name }]) => name ?? 'a host').join(' and ')}: the same virtual machines ` +
+        'with the same addresses twice. Give each host a site document of its own, or give all but one of them the role node too',
     }
   if (hosts.length < 2) return
   for (const [at, machine] of hosts)

@@ -455,7 +455,7 @@ function ignition(documents: Butane[], files: string | undefined): Ignition {
     if ('reason' in found) throw new Error(`${local} ${found.reason}`)
     return { source: dataUrl(found.bytes), compression: '' }
   }
-  const version = (schema.properties!['version'] as { ignition: string }).ignition
+  const version = (schema.properties!['version'] as { becomes: string }).becomes
   return pruned({
     ignition: { version },
     kernelArguments: {
@@ -504,7 +504,8 @@ function ignition(documents: Butane[], files: string | undefined): Ignition {
 function dataUrl(bytes: Buffer): string {
   const base64 = `data:;base64,${bytes.toString('base64')}`
   const text = bytes.toString('latin1')
-  const escaped = `data:,${text.replace(/[^A-Za-z0-9_.!~*'()-]/g, (letter) => `%${letter.charCodeAt(0).toString(16).toUpperCase().padStart(2, '0')}`)}`
+  const hex = (letter: string) => `%${letter.charCodeAt(0).toString(16).toUpperCase().padStart(2, '0')}`
+  const escaped = `data:,${text.replace(/[^A-Za-z0-9_.!~*'()-]/g, hex)}`
   return base64.length < escaped.length ? base64 : escaped
 }
 

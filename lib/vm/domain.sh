@@ -22,10 +22,13 @@ vm_facts() { xsltproc --nonet "$FK_TMP/facts.xsl" - | LC_ALL=C sort; }
 vm_sift() {
   grep --invert-match --extended-regexp \
     -e '^(domain|network)/@(id|connections|ipv6)=' -e '/alias/@name=' -e '/devices/[^/]*/address/@' -e '/backingStore$' \
-    -e '^domain/devices/controller\[(pci|sata|virtio-serial) [0-9]+\]/' -e '^domain/devices/(input\[(mouse|keyboard) ps2\]|audio\[none \])' \
+    -e '^domain/devices/controller\[(pci|sata|virtio-serial) [0-9]+\]/' \
+    -e '^domain/devices/(input\[(mouse|keyboard) ps2\]|audio\[none \])' \
     -e '^domain/devices/watchdog/@(model=itco|action=reset)$' \
-    -e '^domain/devices/disk\[vd[abc]\]/source/@index=' -e '^domain/devices/interface\[[^]]*\]/(target/@dev=vnet|source/@(portid|bridge)=)' \
-    -e '^domain/devices/console/(@tty=|source/@path=/dev/pts/)' -e '^domain/os/(loader|nvram)/@(format|templateFormat|secure|stateless|type)=(raw|no|file)$' \
+    -e '^domain/devices/disk\[vd[abc]\]/source/@index=' \
+    -e '^domain/devices/interface\[[^]]*\]/(target/@dev=vnet|source/@(portid|bridge)=)' \
+    -e '^domain/devices/console/(@tty=|source/@path=/dev/pts/)' \
+    -e '^domain/os/(loader|nvram)/@(format|templateFormat|secure|stateless|type)=(raw|no|file)$' \
     -e '^domain/os/(@firmware=efi|firmware/feature\[(enrolled-keys|secure-boot)\]/@(enabled=no|name=.*))$' \
     -e '^domain/cpu/@(check=none|migratable=on)$' -e '^domain/features/gic/@version=' -e '^domain/resource/partition=/machine$' \
     -e '^domain/seclabel\[(apparmor|dac) dynamic\]/' -e '^network/(forward|bridge)/@(dev|macTableManager)='
@@ -36,7 +39,8 @@ vm_differs() {
   local lines
   vm_facts < "$1" > "$FK_TMP/declared.facts" && [ -s "$FK_TMP/declared.facts" ] || vm_no "$1 cannot be read" || return
   vm_facts < "$2" > "$FK_TMP/actual.facts" && [ -s "$FK_TMP/actual.facts" ] || vm_no "$2 cannot be read" || return
-  lines=$(LC_ALL=C comm -3 "$FK_TMP/declared.facts" <(vm_sift < "$FK_TMP/actual.facts") | sed 's/^\t/is        /; t; s/^/should be /')
+  lines=$(LC_ALL=C comm -3 "$FK_TMP/declared.facts" <(vm_sift < "$FK_TMP/actual.facts") |
+    sed 's/^\t/is        /; t; s/^/should be /')
   [ -z "$lines" ] || vm_no "$lines"
 }
 
@@ -54,13 +58,15 @@ vm_free() {
   name=$(virsh domname "$2" 2> /dev/null | head --lines=1) || true
   [ -n "$uuid$name" ] || return 0
   [ "$name" = "$1" ] || [ -z "$name" ] || vm_no "the machine $name has the UUID $2" || return
-  [ "$uuid" = "$2" ] && vm_mark "$1" "$3" || vm_no "there is a machine $1 that is not of the site $3: $(virsh domstate "$1" | head --lines=1), UUID $uuid"
+  [ "$uuid" = "$2" ] && vm_mark "$1" "$3" ||
+    vm_no "there is a machine $1 that is not of the site $3: $(virsh domstate "$1" | head --lines=1), UUID $uuid"
 }
 
 # vm_memory MIB: beside it there is a GiB for QEMU, and one for the host.
 vm_memory() {
   awk -v want="$1" '/^MemTotal:/ && int($2 / 1024) < want + 2048 {
-    print "the host has", int($2 / 1024), "MiB, and needs 2048 beside the", want, "for guests"; bad = 1 } END { exit bad }' /proc/meminfo
+    print "the host has", int($2 / 1024), "MiB, and needs 2048 beside the", want, "for guests"; bad = 1 }
+    END { exit bad }' /proc/meminfo
 }
 
 # vm_cores N

@@ -18,7 +18,7 @@ import { declaredDir } from './domain.ts'
 const load = createRequire(import.meta.url)
 const template = 'config/vm/talos-controlplane.yaml'
 
-/** What is no secret in what talosctl prints about a configuration: the first line, the faults that it lists, and names of keys. */
+/** What is no secret in what talosctl prints about a configuration: its first line, the faults it lists, the names of keys. */
 export const configNames = sh`sed --quiet --expression='1p' \
   --expression='2,$s/^\([[:space:]-]*[A-Za-z0-9_./-]*:\).*/\1/p' --expression='2,$s/^[[:space:]]*\* //p'`
 

@@ -16,7 +16,8 @@ export interface Filling {
 const words = ['kvm', 'tcg', 'amd64', 'arm64', 'flatcar', 'talos', 'console', 'kata', 'alone', 'vault']
 
 /**
- * The document at `path` with its conditions and values filled in, indented. Throws TypeError when template and values do not fit.
+ * The document at `path` with its conditions and values filled in, indented. Throws TypeError when template and values do not
+ * fit.
  */
 export function render(path: string, filling: Filling): string {
   const document = new DOMParser({

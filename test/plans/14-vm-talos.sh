@@ -46,10 +46,11 @@ main() {
     return 1
   }
 
-  # talos_try NAME: the node takes its machine configuration for two minutes, and keeps it only when it answers then as it did before.
+  # talos_try NAME: the node takes its machine configuration for two minutes, and keeps it only when it answers as before.
   talos_try() {
     local file=$TALOS_DECLARED/$1.talos.yaml second said
-    said=$(talos "$1" apply-config --mode=try --timeout=2m --file "$file") || talos_no "$(printf '%s\n' "$said" | talos_names)" || return
+    said=$(talos "$1" apply-config --mode=try --timeout=2m --file "$file") ||
+      talos_no "$(printf '%s\n' "$said" | talos_names)" || return
     for second in $(seq 12); do
       sleep 5
       # Twice: the first answer may still be the old one.
@@ -117,7 +118,7 @@ main() {
     openssl x509 -in "$FK_TMP/certificate" -noout -checkend $(($3 * 86400)) > /dev/null
   }
 
-  # talos_closed ADDRESS PORT: whoever shows no certificate is refused. TLS says so after its handshake, so the answer is waited for.
+  # talos_closed ADDRESS PORT: whoever shows no certificate is refused. TLS says so after its handshake, so wait for the answer.
   talos_closed() {
     local said
     said=$(timeout 15 openssl s_client -connect "$1:$2" -alpn h2 2>&1 < <(sleep 2)) || true # the words decide

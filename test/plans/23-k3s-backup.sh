@@ -39,7 +39,8 @@ main() {
     cp "$FK_FILES"/age-v1.3.2-linux-amd64.tar.gz /opt/age/v1.3.2/.age.tar.gz."${digest:0:16}".part
     export FK_SENT="$digest"' /opt/age/v1.3.2/age.tar.gz'
     (
-      record_before /opt/age/v1.3.2/age && record_before /opt/age/v1.3.2/age.sha256 && record_before /opt/age/v1.3.2/of && record_before /opt/bin/age
+      record_before /opt/age/v1.3.2/age && record_before /opt/age/v1.3.2/age.sha256 &&
+      record_before /opt/age/v1.3.2/of && record_before /opt/bin/age
     )
     (
       receive /opt/age/v1.3.2/age.tar.gz 600

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
-# A program on a computer where we are not root: the laptop. Its lock, and the record of what pages changed, lie in FK_STATE of this
-# user. There is no /etc to record and no transaction: an undo runs the steps' own commands, and restores what `keep` has kept.
+# A program on a computer where we are not root: the laptop. Its lock, and the record of what pages changed, lie in FK_STATE of
+# this user. There is no /etc to record and no transaction: an undo runs the steps' own commands, and restores what
+# `record_before` has copied.
 if [ -n "${FK_ROOTLESS-}" ]; then
   PATH=$FK_ROOTLESS # the programs of this user
 
