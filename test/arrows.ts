@@ -30,7 +30,7 @@ const statements =
 const typeof_ = /\btypeof\s+import\(\s*['"](\.{1,2}\/[^'"]+)['"]\s*\)/g
 const loads = /(?<!\btypeof\s+import)\(\s*['"](\.{1,2}\/[^'"]+\.(?:ts|cjs))['"]\s*\)/g
 
-/** Every arrow that leaves a file to another of this repository; `load('./x.ts')`, `require('./x.ts')` and `typeof import()` count. */
+/** Every arrow that leaves a file to another one here; `load('./x.ts')`, `require('./x.ts')` and `typeof import()` count. */
 export function arrowsOf({ path, text }: Source): Arrow[] {
   const to = (target: string) => normalize(join(dirname(path), target))
   const code = text.replaceAll(/^\s*(\/\/|\*|\/\*).*$/gm, '')

@@ -63,7 +63,10 @@ test('what is written again is the same to bash', () => {
 })
 
 for (const file of ['host', 'vm', 'k3s', 'engine/shell'].flatMap((dir) =>
-  readdirSync(join(root, 'lib', dir)).flatMap((name) => (name.endsWith('.sh') ? `lib/${dir}/${name}` : [])),
+  readdirSync(join(root, 'lib', dir)).flatMap((name) =>
+    // What replaces functions on a computer without root stands behind a condition, and is never printed.
+    name.endsWith('.sh') && name !== 'rootless.sh' ? `lib/${dir}/${name}` : [],
+  ),
 ))
   test(`bash finds the same functions in ${file}`, () => {
     const own = definitionsIn(file).flatMap((each) => (each.kind === 'function' ? each.names : []))

@@ -33,7 +33,7 @@ systemctl list-units --all --plain --no-legend --no-pager --type=service,socket,
   grep -v -E ' (session-|user|run-|systemd-|apt-|dpkg-|fortress-deadman|ssh@|modprobe@|man-db|e2scrub|logrotate)' | sort
 sysctl --all 2> /dev/null | grep -v -E '${[
   'random|quota|dentry|inode|file-nr|ns_last_pid|conntrack_count|kernel.pty.nr|max_newidle|aio-nr|sched_domain|cad_pid',
-  'perf_event_max_sample_rate|kernel.hostname|\\.eth0\\.|\\.host0\\.',
+  'perf_event_max_sample_rate|stable_secret|kernel.hostname|\\.eth0\\.|\\.host0\\.',
 ].join('|')}' | sort
 nft --stateless --terse list ruleset 2> /dev/null || true
 `

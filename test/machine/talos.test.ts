@@ -165,7 +165,10 @@ rm ${behind}/etcd`)
     assert.match(verified.text, /10\.77\.0\.2 port 50000 speaks to whoever comes/)
     const { code, text } = await page('apply')
     assert.equal(code, 1)
-    assert.match(text, /etcd began here on .*, and is gone: beginning anew would forget what it held/)
+    assert.match(
+      text,
+      /etcd was bootstrapped here on .*, and is gone: a new bootstrap would forget what it held/,
+    )
     assert.equal((await asked('bootstrap')).length, 1)
     await ok('systemctl stop open')
   })
