@@ -2,7 +2,9 @@
 import type { Given, Table } from './flags.ts'
 
 const site = { takes: 'NAME', help: 'another document of config/sites' } as const
-const json = { help: 'for programs: one JSON document a line' } as const
+const json = {
+  help: 'for programs: one JSON document a line, for each event of lib/engine/report.ts',
+} as const
 const verbose = { help: 'everything that was found' } as const
 const yes = { help: 'do not ask' } as const
 const confirm = {

@@ -44,7 +44,7 @@ export interface Transaction {
   restart?: Restart[]
   /** Tables of nftables that are made or changed: `inet fortress`. A rollback restores these and no others. */
   tables?: string[]
-  /** Seconds that must pass before it is rolled back, where that is more than FK_DEADMAN_SECONDS. */
+  /** The dead man's timer: seconds that must pass before it is rolled back, where that is more than FK_DEADMAN_SECONDS. */
   within?: number
 }
 

@@ -1,4 +1,6 @@
-// How an operating system is named in a site document, from what /etc/os-release says.
+// How an operating system is named in a site document, from what /etc/os-release says. Which systems a site may name stands in
+// config/schema/site.json and model.ts. What assumes apt and dpkg: lib/engine/packages.ts, lib/engine/shell/record.sh and
+// snapshot.sh, lib/host/controls.sh, and the pages 00, 08 and 23.
 
 /** A system that os-release alone does not name as we do. */
 interface System {

@@ -258,11 +258,12 @@ FORTRESS
   #   C28 what guests send over a bridge is filtered once [https://libvirt.org/formatnwfilter.html]
   #   B35 these settings come back when interfaces come up [CIS 3.3.1.16, CIS 3.3.1.17, xccdf:sysctl_reapply_after_network]
   check() {
-    put_matches /etc/sysctl.d/99-zz-fortress.conf 2741ba4b591c85b6ded7472a9eba33d3fe185f7157360a819b2be11713a1bbe7 644 root:root
+    put_matches /etc/sysctl.d/99-zz-fortress.conf cd8b810f291f287c1ab2bf498b25dabdf0016c564f2f5acc8ab3f2c448118ad1 644 root:root
   }
   apply() {
     put /etc/sysctl.d/99-zz-fortress.conf 644 root:root << 'FORTRESS'
 # Kernel settings of the host. The name 99-zz sorts after the distribution's 99-protect-links.conf, and the last file wins.
+# A key is verified only when it has a line in controls.yaml too (steps kernel and network). Virtual machines, k3s: config/vm, config/k3s.
 # A leading - : some kernels do not know the key, and that is no fault.
 
 # What the kernel shows
@@ -1725,12 +1726,13 @@ FORTRESS
   #   J27a time servers prove who they are, and two must agree [RFC 8915, chrony.conf(5)]
   #   J27b the host sets nobody else's clock [chrony.conf(5)]
   check() {
-    put_matches /etc/chrony/chrony.conf 7619d71ac8eb5963ec87c9ce454dae0d60dfe2e9b64f32c351cea5477c477586 644 root:root
+    put_matches /etc/chrony/chrony.conf 2634ddc486009f7a318e536f410cea07dfedf88a2d206e682f7dcc37ab09bb1a 644 root:root
   }
   apply() {
     put /etc/chrony/chrony.conf 644 root:root 'chronyd -p -f "$new" > /dev/null' << 'FORTRESS'
 # Time from servers that prove who they are (NTS, RFC 8915), at least two of which agree. The whole file: the distribution's
-# names a pool without proof, and one such source would do for a lie.
+# names a pool without proof, and one such source would do for a lie. Other servers, or fewer: see J27a in controls.yaml,
+# var_multiple_time_servers in waivers.yaml, and ports 123 and 4460 in nftables.conf and nftables-nodes.nft.
 server time.cloudflare.com iburst nts
 server nts.netnod.se iburst nts
 server ptbtime1.ptb.de iburst nts

@@ -153,7 +153,7 @@ FORTRESS
 
   # 6/8 nftables rules let in one UDP port, and SSH within the tunnel
   check() {
-    put_matches /etc/nftables.conf c1fc21621388c9e6e1c9404e61fce322ddd2ac6122e86c7e6511e37b0af7a8d4 640 root:root
+    put_matches /etc/nftables.conf aebca7a5c19708ffafac96c30e452822c482e55e9eb6f9819b80965815681f11 640 root:root
   }
   apply() {
     put /etc/nftables.conf 640 root:root 'nft --check --file "$new"' << 'FORTRESS'
@@ -235,7 +235,8 @@ table inet fortress {
     ct state { established, related } accept
     jump cluster_output
 
-    # What the machine cannot live without: the tunnel, names, time, addresses, and word of broken paths.
+    # What the machine cannot live without: the tunnel, names, time, addresses, and word of broken paths. To any address:
+    # firewall.allow of the site cannot narrow these.
     udp sport 51820 accept
     udp dport { 53, 123 } accept
     tcp dport { 53, 853, 4460 } accept
