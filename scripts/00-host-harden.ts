@@ -43,6 +43,9 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
   ]
 })
 
+// From this page alone nobody knows how the person who runs it is connected: any login over IPv6 counts.
+const overIpv6 = sh`ss --no-header --tcp --numeric --processes state established |
+  grep sshd | grep --invert-match --fixed-strings ::ffff: | grep --fixed-strings '['`
 const inContainer = sh`systemd-detect-virt --quiet --container` // its kernel is not ours, and the controls say so
 
 // What is rolled back has to be read again by the daemon that serves logins.
@@ -91,7 +94,7 @@ function prerequisites({ user, controls }: Host, via: string): Step[] {
     {
       name: 'your SSH connection does not depend on IPv6 autoconfiguration',
       why: 'the host will learn no IPv6 addresses and routes from its network any more',
-      check: sh`[ -z "$(ip -6 route show default proto ra)" ] || ! echo ${via || 'local'} | grep : > /dev/null`,
+      check: sh`[ -z "$(ip -6 route show default proto ra)" ] || ${via === '' ? overIpv6 : sh`echo ${via} | grep :`} > /dev/null`,
       help: 'log in over IPv4, or give the host a fixed IPv6 address and route',
     },
     {

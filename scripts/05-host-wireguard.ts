@@ -141,7 +141,7 @@ function running(tunnel: Tunnel): Step[] {
   return [
     {
       name: 'the WireGuard tunnel is up, and starts at boot',
-      why: 'the running interface is asked, not the file: a revoked peer is gone from the kernel',
+      why: 'the running interface decides, not the file: a revoked peer is gone from the kernel',
       check: sh`systemctl --quiet is-enabled ${unit} &&
         systemctl --quiet is-active ${unit} &&
         ${hasAddress} &&

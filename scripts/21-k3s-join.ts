@@ -43,7 +43,7 @@ export default script(import.meta, about, (context) => {
 function singleNode(): Step {
   return {
     name: 'the cluster has no Node that the site does not describe',
-    check: sh`test "$(k3s_kubectl get nodes --output name | wc --lines)" -le 1`,
+    check: sh`nodes=$(k3s_kubectl get nodes --output name) && test "$(wc --lines <<< "$nodes")" -le 1`,
     help: 'describe the other nodes under machines: of the site, or take them out: ./task node remove NAME',
   }
 }

@@ -4,6 +4,7 @@ import type { Context, Facts, Page } from '../engine/page.ts'
 import type { Report } from '../engine/report.ts'
 import { type SecretStore, secretStore } from '../ground/secret.ts'
 import { type Placed, machinesFor } from '../site/machines.ts'
+import { parseHost } from '../ground/address.ts'
 import type { Config } from '../site/model.ts'
 
 /** The directory of a site on the laptop: secrets, public keys, notes. */
@@ -28,15 +29,12 @@ export function contextOf(config: Config, machine: Facts, store: SecretStore): C
   }
 }
 
-/** The facts of a machine that is not connected: what the site document says. */
-export const declaredFacts = ({ name, os, arch, user = 'admin' }: Placed): Facts => ({
-  name,
-  os,
-  arch,
-  model: '',
-  user,
-  via: '198.51.100.7',
-})
+/** The facts of a machine that is not connected: what the site document says, and the user of FK_HOST. */
+export function declaredFacts({ name, os, arch, user }: Placed, { env }: Pick<Config, 'env'>): Facts {
+  const host = parseHost(env.FK_HOST ?? '')
+  const login = 'kind' in host && host.kind === 'ssh' ? host.user : undefined
+  return { name, os, arch, model: '', user: user ?? login ?? 'admin', via: '' }
+}
 
 /** The machines of the site that a page runs on. */
 export const placesOf = (page: Page, config: Config): Placed[] =>

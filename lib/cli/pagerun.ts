@@ -89,7 +89,7 @@ export class PageRun {
     const { config, store } = this.#session
     for (const page of this.#pages)
       for (const spec of placesOf(page, this.#session.config))
-        for (const artifact of uploads(page.steps(contextOf(config, declaredFacts(spec), store))))
+        for (const artifact of uploads(page.steps(contextOf(config, declaredFacts(spec, config), store))))
           this.#fetch(artifact).catch(() => {})
   }
 

@@ -66,7 +66,7 @@ export async function runPages(
   })
   const { config, report, store } = session
   try {
-    const declared = (spec: Placed) => contextOf(config, declaredFacts(spec), store)
+    const declared = (spec: Placed) => contextOf(config, declaredFacts(spec, config), store)
     if (mode === 'print') {
       const [only, ...more] = pages
       if (only === undefined || more.length > 0 || given.layer !== undefined)

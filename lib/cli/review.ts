@@ -20,7 +20,7 @@ function all(site?: string): { pages: PrintedPage[]; context: (machine: Placed) 
   const env = { FK_STATE_DIR: none, FK_AGE_IDENTITY: none }
   const config = loadConfig(site === undefined ? { env } : { env, site })
   const store = secretStore({ dir: none, identity: none })
-  const context = (machine: Placed) => contextOf(config, declared(machine), store)
+  const context = (machine: Placed) => contextOf(config, declared(machine, config), store)
   return { pages: printedPages(pages().map(open), context, config), context, config }
 }
 
@@ -45,6 +45,8 @@ export function review(): number {
   mkdirSync(folder, { recursive: true })
   for (const name of readdirSync(folder)) rmSync(join(folder, name))
   for (const [name, text] of printed) writeFileSync(join(folder, name), text)
-  process.stdout.write('test/plans is written. What changed: git diff test/plans\n')
+  process.stdout.write(
+    'test/plans is written. What changed: git add --intent-to-add test/plans && git diff test/plans\n',
+  )
   return 0
 }

@@ -38,7 +38,8 @@ export const page = {
   ],
   flags: { ...run, machine },
   notes: [
-    'FK_HOST chooses the machine: admin@192.0.2.10, local, or lab. Unset, it is a rehearsal: nothing is touched.',
+    'FK_HOST chooses the machine: admin@192.0.2.10, local, or lab. Unset, plan and apply are a rehearsal',
+    'that touches nothing; verify and undo need a machine.',
     'Exit code: 0 done or nothing to do, 1 failed, 2 changes pending.',
   ],
 } as const satisfies Table
@@ -171,7 +172,7 @@ export const backup = {
       help: 'a backup now, and a copy of it on this laptop',
       among: {
         'ssh-key': "the public half of the node's key, for the account that stores backups",
-        's3-key': 'store the key of the object storage, which is asked for',
+        's3-key': 'type in the key of the object storage, which is stored',
       },
     },
   ],

@@ -32,7 +32,10 @@ const keys = (call: Call): Promise<number> =>
       const vault = vaultOf({ site, machine, secrets: (name) => store.secret(name) })
       if (!store.has(`${machine.name}-${site.vault.name}-recovery-key`))
         throw new Fault(`The vault of ${machine.name} has no keys yet`, {
-          next: './task host-vault apply makes them',
+          next:
+            site.vault.disk === ''
+              ? `the site has no vault: choose a disk as vault.disk in config/sites/${site.name}.yaml`
+              : './task host-vault apply makes them',
         })
       const [passphrase, recovery] = (await vault.keys.resolve()).split('\n')
       const disk = site.vault.disk || 'no disk chosen'

@@ -56,6 +56,7 @@ export function pagePart(page: Printable): string {
   const main = [
     'main() {',
     ...inside([
+      ...refusal(elsewhere),
       beginOf(page),
       ...(prepare ? [prepare.text.trimEnd()] : []),
       ...(elsewhere
@@ -213,6 +214,7 @@ function header(page: Printable, file: string, elsewhere: Elsewhere | undefined)
   const { steps } = page
   const secrets = secretsOf(steps)
   const uploads = uploadsOf(steps)
+  const signed = uploads.some(({ signature }) => signature !== undefined)
   const typed = typedOf(steps)
   const given = [
     ...(secrets.length > 0 ? ['FK_SECRETS=DIR '] : []),
@@ -226,8 +228,10 @@ function header(page: Printable, file: string, elsewhere: Elsewhere | undefined)
       ? 'Run it on the laptop, as yourself:'
       : `Run it as root${page.machine === undefined ? '' : ` on ${page.machine}`}:`,
     ...commandsFor(file, given, elsewhere),
-    `It has ${steps.length} ${steps.length === 1 ? 'step' : 'steps'}. Each checks first, and changes only what does not hold.`,
-    'No record is kept, and no control is checked: undo knows nothing of it, and verify says what holds.',
+    steps.length === 1
+      ? 'It has 1 step, which checks first, and changes only what does not hold.'
+      : `It has ${steps.length} steps. Each checks first, and changes only what does not hold.`,
+    'It keeps no record, so undo cannot take it back. It checks no controls: verify does.',
     ...(secrets.length > 0
       ? [
           'FK_SECRETS is a directory with one file for each of these secrets, as the machine gets it:',
@@ -236,7 +240,7 @@ function header(page: Printable, file: string, elsewhere: Elsewhere | undefined)
       : []),
     ...(uploads.length > 0
       ? [
-          'FK_FILES is a directory with these downloads. Each is proven before it is used:',
+          `FK_FILES is a directory with these downloads. Each is proven before it is used${signed ? ', by gpg and gpgv' : ''}:`,
           ...uploads.flatMap(addresses),
         ]
       : []),
@@ -250,7 +254,8 @@ function header(page: Printable, file: string, elsewhere: Elsewhere | undefined)
       ? [
           'Steps that could lock you out are transactions. When one is done, log in by a NEW connection and run:',
           '  touch /run/fortress-confirm',
-          'Otherwise the machine rolls it back. FK_KEEP_CHANGES=yes goes without, for who sits at a console.',
+          `If you do not within ${longest(steps)} seconds of its beginning, the machine rolls it back.`,
+          'At a console: FK_KEEP_CHANGES=yes, and nothing is rolled back.',
         ]
       : []),
   ]
@@ -282,6 +287,11 @@ function needs(steps: Step[]): string[] {
   ]
 }
 
+/** A page takes no words, or those by which it runs its part on another node: whoever asks for help must not run it. */
+const refusal = (elsewhere: Elsewhere | undefined): string[] => [
+  `case ${'${1-}'} in ${[`''`, ...(elsewhere ? phases(elsewhere) : [])].join(' | ')}) ;; *) usage ;; esac`,
+]
+
 const inside = (lines: string[]): string[] => indented(lines.join('\n'), '  ').split('\n')
 
 /** The steps, one paragraph each. Neighbouring steps with a transaction are one transaction. */
@@ -298,7 +308,7 @@ function body(steps: Step[], elsewhere?: Elsewhere, file = ''): string[] {
     if (elsewhere && waits) lines.push(waiting(elsewhere, met, file))
     if (transaction)
       lines.push(
-        ...(group.length > 1 ? [`# The steps ${i + 1} to ${end} are one transaction.`] : []),
+        ...(group.length > 1 ? [`# Steps ${i + 1} to ${end} are one transaction.`] : []),
         ...rollbackData(group),
         `transaction ${limit(group)}${transaction.route?.apply === 'tunnel' ? " 'through the tunnel'" : ''}`,
         '',
@@ -319,6 +329,18 @@ function waiting({ on, before }: Elsewhere, met: boolean, file: string): string 
 }
 
 /** Seconds until a transaction is rolled back: those that its steps may take, and those of the person who confirms it. */
+/** Of all transactions of a page the longest time until one is rolled back, in seconds. */
+function longest(steps: Step[]): number {
+  let most = 0
+  for (let i = 0; i < steps.length;) {
+    let end = i + 1
+    if (steps[i]?.transaction) while (steps[end]?.transaction) end += 1
+    if (steps[i]?.transaction) most = Math.max(most, limit(steps.slice(i, end)))
+    i = end
+  }
+  return most
+}
+
 function limit(steps: Step[]): number {
   const within = transactionOf(steps)?.within ?? 0
   const slow = steps.map((step) => (isWait(step) || isChange(step) ? (step.seconds ?? 0) : 0))
@@ -420,7 +442,11 @@ function callsOf({ on, steps, prepare }: Printable, elsewhere: Elsewhere | undef
     ...(isChange(step) && step.target?.digest ? ['landed'] : []),
     ...(step.transaction ? ['transaction', 'confirm'] : []),
   ])
-  return [beginOf({ on }), prepare?.text ?? '', ...(elsewhere ? ['needs_other_node'] : []), ...words].join(
-    '\n',
-  )
+  return [
+    'usage',
+    beginOf({ on }),
+    prepare?.text ?? '',
+    ...(elsewhere ? ['needs_other_node'] : []),
+    ...words,
+  ].join('\n')
 }

@@ -180,7 +180,7 @@ async function ask({ artifact, tool, command, env = {} }: Question): Promise<Che
   }
 }
 
-/** All questions answered, those that are known from an earlier run without the checker. What failed is asked again each time. */
+/** All questions answered; what an earlier run has found to pass is not checked again. */
 async function answered(questions: Question[], site: string): Promise<Check[]> {
   const known = verdicts(site)
   const checks: Check[] = []
@@ -227,7 +227,7 @@ function verdicts(site: string): {
   try {
     if (file !== undefined) before = JSON.parse(readFileSync(file, 'utf8')) as typeof before
   } catch {
-    // There is none, or it cannot be read: all is asked again.
+    // There is none, or it cannot be read: all is checked again.
   }
   const now: Record<string, Verdict> = {}
   return {
@@ -256,7 +256,9 @@ function summarise(report: Report, checks: Check[], path: string, pages: number,
   for (const { by, said } of checks.filter((c) => c.result === 'not checked'))
     missing.set(`${by}: ${said}`, (missing.get(`${by}: ${said}`) ?? 0) + 1)
   const many = pages === 1 ? '1 page' : `${pages} pages`
-  report.note(`\nWritten to ${path}: ${many} as bash in print/, ${files} files for machines, report.json.`)
+  report.note(
+    `\nWritten to ${path}: ${many} as bash in print/, ${files === 1 ? '1 file' : `${files} files`} for machines, report.json.`,
+  )
   const bad = failed.length > 0 ? `, ${failed.length} do not` : ''
   report.note(`Checked: ${passed} artifacts pass their own checker${bad}.`)
   for (const [why, n] of missing) report.note(`Not checked: ${n} with ${why}.`)

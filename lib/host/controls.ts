@@ -55,7 +55,7 @@ export const hostKinds: { [K in keyof Ways]: (value: Ways[K]) => string } = {
 const every = (questions: string[]) =>
   questions.length === 1 ? (questions[0] as string) : `all_of ${words(questions)}`
 
-/** What a host is asked. */
+/** The controls of a host. */
 export const hostRequirements = new Requirements('config/host/controls.yaml', hostKinds as Kinds)
 
 /** One question that asks all of them, for a step that is nothing but its controls. */

@@ -149,7 +149,7 @@ export async function runBench(
   const { artifactOf } = load('../engine/artifact.ts') as typeof import('../engine/artifact.ts')
   const { plain } = load('../engine/program.ts') as typeof import('../engine/program.ts')
   const { onAnswer } = load('../engine/wire.ts') as typeof import('../engine/wire.ts')
-  const { execFileSync } = load('node:child_process') as typeof import('node:child_process')
+  const { $, orFault } = load('../ground/laptop.ts') as typeof import('../ground/laptop.ts')
   const fetch = downloads(config, {
     signal,
     onTransfer: (t) => report.transfer(t),
@@ -163,9 +163,7 @@ export async function runBench(
   const own =
     dir === undefined
       ? ''
-      : execFileSync('tar', ['--create', '--gzip', '--directory', dir, '.'], {
-          maxBuffer: 16 * 2 ** 20,
-        }).toString('base64')
+      : (await orFault($`tar --create --gzip --directory ${dir} . | base64 --wrap=0`)).stdout.trim()
   let said: Record<string, string> = {}
   const outcome = await machine.run(
     await plain(

@@ -1,6 +1,7 @@
 // The lab for a person at a terminal: ./task lab setup, up, ssh, list, down.
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
+import minimist from 'minimist'
 import { Fault } from '../ground/fault.ts'
 import { $ } from '../ground/laptop.ts'
 import { nearest } from '../ground/nearest.ts'
@@ -19,7 +20,7 @@ const help = `./task lab setup           installs the Debian packages that the l
 
 /** Resolves to the exit code: that of the remote shell for `ssh`, 0 otherwise. */
 export async function main(argv: string[]): Promise<number> {
-  const [word = 'help', ...rest] = argv
+  const [word = 'help', ...behind] = argv
   if (word === 'help') {
     process.stdout.write(help)
     return 0
@@ -30,7 +31,7 @@ export async function main(argv: string[]): Promise<number> {
       `There is no lab command '${word}'${near ? `; did you mean ${near}?` : `: there are ${words.join(', ')}`}`,
     )
   }
-  const extra = word === 'up' ? packagesOf(rest) : undefined
+  const { words: rest, extra } = wordsOf(word, behind)
   const most = { setup: 0, up: 0, list: 0, down: 1, ssh: Infinity }[word as (typeof words)[number]]
   if (rest.length > most)
     throw new Fault(
@@ -73,15 +74,20 @@ export async function main(argv: string[]): Promise<number> {
   return 0
 }
 
-/** Takes `--with a,b` out of the words behind `up`. */
-function packagesOf(rest: string[]): string[] | undefined {
-  const at = rest.findIndex((word) => /^--with(=|$)/.test(word))
-  if (at < 0) return undefined
-  const [flag] = rest.splice(at, 1) as [string]
-  const names = (flag.includes('=') ? flag.slice('--with='.length) : rest.splice(at, 1).join()).split(',')
-  const wrong = names.find((name) => !/^[a-z0-9][a-z0-9.+-]+$/.test(name)) // what Debian's policy lets a package be called
+/** The words behind a lab command, and the packages of `--with a,b`. Everything behind `ssh` is for the remote shell. */
+function wordsOf(command: string, argv: string[]): { words: string[]; extra: string[] | undefined } {
+  const parsed = minimist(command === 'ssh' ? ['--', ...argv] : argv, {
+    string: ['with', '_'],
+    unknown(word) {
+      if (!word.startsWith('-') || (command === 'up' && /^--with(=|$)/.test(word))) return true
+      throw new Fault(`lab ${command} has no flag '${word}'`)
+    },
+  })
+  const names = (parsed['with'] as string | undefined)?.split(',')
+  // What Debian's policy lets a package be called.
+  const wrong = names?.find((name) => !/^[a-z0-9][a-z0-9.+-]+$/.test(name))
   if (wrong !== undefined) throw new Fault(`lab up: '${wrong}' is not the name of a Debian package`)
-  return names
+  return { words: parsed._, extra: names }
 }
 
 /** ssh and its options for the route that is open: once the firewall is closed, only the lab's laptop reaches the machine. */

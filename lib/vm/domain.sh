@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The virtual machines of a host: what is asked of libvirt about them, and the few things that are done to them. Everything
+# The virtual machines of a host: what libvirt says about them, and the few things that are done to them. Everything
 # that says no prints why.
 #
 #   /var/lib/libvirt/fortress   what QEMU reads and writes: NAME.qcow2, NAME.vars.fd, NAME.ign or NAME.cidata
@@ -70,7 +70,7 @@ vm_memory() {
 }
 
 # vm_cores N
-vm_cores() { [ "$(nproc)" -ge "$1" ] || vm_no "the host has $(nproc) processors, and $1 are asked for"; }
+vm_cores() { [ "$(nproc)" -ge "$1" ] || vm_no "the host has $(nproc) processors, and FK_VM_VCPUS wants $1"; }
 
 # vm_disk NAME: where its system lies.
 vm_disk() { printf '%s/%s.qcow2\n' "$VM_DIR" "$1"; }

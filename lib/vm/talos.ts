@@ -1,5 +1,4 @@
 // A node that runs Talos: hides how its machine configuration and the certificates of both sides are made, on the laptop.
-import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { createRequire } from 'node:module'
 import { file } from '../engine/file.ts'
@@ -220,29 +219,20 @@ export function talosctlHelp(pins: Pins): string {
 }
 
 /** talosctl of the laptop. What it writes is secret and goes nowhere else; of what it prints, the last line is shown. */
-function talosctl(pins: Pins, args: string[], input = ''): Promise<string> {
-  // It opens /dev/stdin, which it can when that is a pipe; Node gives its children a socket.
-  const script = 'command -v talosctl > /dev/null || exit 127; cat | talosctl "$@"'
-  const child = spawn('/bin/sh', ['-c', script, 'talosctl', ...args], { stdio: 'pipe' })
-  const out: Buffer[] = []
-  let said = ''
-  child.stdout.on('data', (chunk: Buffer) => out.push(chunk))
-  child.stderr.setEncoding('utf8').on('data', (text: string) => (said += text))
-  child.stdin.on('error', () => {}) // it ended before it had read everything; the exit code says why
-  child.stdin.end(input)
-  const ran = `talosctl ${args.slice(0, 2).join(' ')}`
-  return new Promise((resolve, reject) => {
-    child.on('error', reject)
-    child.on('close', (status) => {
-      if (status === 0) resolve(Buffer.concat(out).toString('utf8'))
-      else if (status === 127)
-        reject(
-          new Fault('talosctl is not on this laptop, and it makes the secrets of Talos', {
-            state: 'nothing was changed',
-            next: talosctlHelp(pins),
-          }),
-        )
-      else reject(new Fault(`${ran} failed`, { said: said.trim().split('\n').at(-1) ?? '' }))
+async function talosctl(pins: Pins, args: string[], input = ''): Promise<string> {
+  const { $, which } = load('../ground/laptop.ts') as typeof import('../ground/laptop.ts')
+  if (which('talosctl') === undefined)
+    throw new Fault('talosctl is not on this laptop, and it makes the secrets of Talos', {
+      state: 'nothing was changed',
+      next: talosctlHelp(pins),
     })
+  // It opens /dev/stdin, which is a socket without the cat; whether it reads all of it is its own matter.
+  const { exitCode, stdout, stderr } = await $({
+    nothrow: true,
+    input,
+  })`{ cat || true; } | talosctl ${args}`
+  if (exitCode === 0) return stdout
+  throw new Fault(`talosctl ${args.slice(0, 2).join(' ')} failed`, {
+    said: stderr.trim().split('\n').at(-1) ?? '',
   })
 }

@@ -21,7 +21,7 @@ import type { Config } from '../../lib/site/model.ts'
 
 const store = secretStore({ dir: '/nonexistent', identity: '/nonexistent' })
 const env = { FK_STATE_DIR: '/nonexistent', FK_AGE_IDENTITY: '/nonexistent' }
-const contextIn = (config: Config) => (machine: Placed) => contextOf(config, declared(machine), store)
+const contextIn = (config: Config) => (machine: Placed) => contextOf(config, declared(machine, config), store)
 
 /** A site whose metal runs k3s, with a machine for each role: a, b, c… */
 function metal(roles: ('server' | 'agent')[], change: (config: Config) => void = () => {}): Config {
@@ -100,6 +100,13 @@ for (const [what, config] of sites)
       const words = new Set(commandsOf(text).match(/\b[a-z]\w*_\w+\b/g))
       assert.deepEqual(
         known.filter((name) => words.has(name) && !defined.includes(name)),
+        [],
+        called,
+      )
+      // A function of the engine that was renamed is in no list; what compgen takes is the beginning of one.
+      const engine = [...words].filter((word) => word.startsWith('fk_') && !defined.includes(word))
+      assert.deepEqual(
+        engine.filter((word) => !known.some((name) => name.startsWith(`${word}_`))),
         [],
         called,
       )
@@ -274,4 +281,27 @@ describe('the time until a transaction is rolled back', () => {
     assert.equal(seconds([step, { ...step, seconds: 600 } as Step]), 780))
   test('is no less than a step says', () =>
     assert.equal(seconds([{ ...step, transaction: { kind: 'ssh', within: 900 } } as Step]), 1080))
+})
+
+test('a printed page that gets a word it does not know runs nothing', () => {
+  const { status, stdout, stderr } = bash(`set -- --help\n${print('06-host-firewall', sites[0]![1])}`)
+  assert.equal(status, 64)
+  assert.equal(stdout, '')
+  assert.match(stderr, /^06-host-firewall\.sh takes no words .* Nothing was run/)
+})
+
+test('a page is printed for the user that FK_HOST names', () => {
+  const config = structuredClone(sites[0]![1])
+  config.env.FK_HOST = 'ada@192.0.2.10'
+  assert.match(print('00-host-harden', config), /usermod --append --groups ssh-admins ada/)
+})
+
+test('a cluster that does not answer is not taken for one without further Nodes', () => {
+  const [page] = [pageOf('21-k3s-join')]
+  const [step] = page.steps(contextIn(metal(['server']))({ ...metal(['server']).site.machines[0]! }))
+  const check = step && 'check' in step ? step.check.text : ''
+  const asked = (answer: string) => bash(`set -euo pipefail\nk3s_kubectl() { ${answer}; }\n${check}`).status
+  assert.equal(asked('echo node/a'), 0)
+  assert.equal(asked('printf "node/a\\nnode/b\\n"'), 1)
+  assert.notEqual(asked('return 1'), 0)
 })

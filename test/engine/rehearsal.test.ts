@@ -44,7 +44,12 @@ async function run(pages: Page[]) {
   const lines: string[] = []
   const stdout = { write: (text: string) => lines.push(text) }
   const report = createReport({ stdout, tty: false, color: false })
-  const code = await rehearse(pages, (spec) => contextOf(config, declared(spec), store), config, report)
+  const code = await rehearse(
+    pages,
+    (spec) => contextOf(config, declared(spec, config), store),
+    config,
+    report,
+  )
   return { code, text: lines.join('') }
 }
 

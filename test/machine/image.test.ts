@@ -71,7 +71,7 @@ describe('the image of the node', { skip: noGpg }, () => {
   const there = async () => (await kit.root(`cd ${at} && find . -type f -printf '%f %m %u\\n' | sort`)).stdout
 
   before(async () => {
-    kit = await node(undefined, 'image')
+    kit = await node(undefined, 'image', { net: true })
     copy = checkout()
     mkdirSync(home, { mode: 0o700 })
     for (const name of ['maker', 'thief'])
@@ -195,7 +195,7 @@ describe('the image of the node', { skip: noGpg }, () => {
       .map((line) => JSON.parse(line) as Record<string, string>)
     const of = found.filter(({ of }) => of === 'fortress').map(({ subject }) => subject)
     for (const subject of [
-      'reach',
+      'access',
       'system',
       'clock',
       'cpu',
@@ -231,6 +231,10 @@ describe('the image of the node', { skip: noGpg }, () => {
       'image.img.sig': name('1.1/image.img.sig'),
       'key.asc': name('key.asc'),
     }
+    const installed = await kit.root(
+      'DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install gpg gpgv',
+    )
+    assert.equal(installed.code, 0, installed.stderr)
     const printed = await printOf(kit, copy.page('11-vm-image'))
     const other = { ...given, 'image.img': Buffer.from('another image') }
     await assert.rejects(runPrinted(kit, printed, { files: other }), /is not signed by/)

@@ -120,7 +120,7 @@ test('a machine that cannot be used says why, and what to do', async (t) => {
     const before = await kit.digest()
     const { code, text } = await around(kit.machine).page(page, 'apply')
     assert.equal(code, 1, text)
-    assert.match(text, /ran: {3}keeping what is there now/)
+    assert.match(text, /ran: {3}the snapshot to roll back to, and its timer/)
     assert.match(text, /said: {2}No space left on device: less than 32 MiB are free in \/var\/lib\/fortress/)
     assert.match(text, /state: nothing was changed\n {2}next: {2}make room/)
     assert.deepEqual(differences(before, await kit.digest()), [])

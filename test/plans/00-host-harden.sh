@@ -4,18 +4,20 @@
 # Run it as root on fortress:
 #   FK_SECRETS=DIR bash 00-host-harden.sh
 # It has 75 steps. Each checks first, and changes only what does not hold.
-# No record is kept, and no control is checked: undo knows nothing of it, and verify says what holds.
+# It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # FK_SECRETS is a directory with one file for each of these secrets, as the machine gets it:
 #   fortress-boot-password
 # Steps that could lock you out are transactions. When one is done, log in by a NEW connection and run:
 #   touch /run/fortress-confirm
-# Otherwise the machine rolls it back. FK_KEEP_CHANGES=yes goes without, for who sits at a console.
+# If you do not within 180 seconds of its beginning, the machine rolls it back.
+# At a console: FK_KEEP_CHANGES=yes, and nothing is rolled back.
 # shellcheck disable=SC2034 # functions read what is set here
 set -euo pipefail
 FK_PAGE=00-host-harden FK_FILE=00-host-harden.sh
 export FK_PAGE FK_FILE
 
 main() {
+  case ${1-} in '') ;; *) usage ;; esac
   begin
   : "${FK_SECRETS:?a directory with the secrets of this page}"
 
@@ -56,7 +58,10 @@ main() {
 
   # 6/75 your SSH connection does not depend on IPv6 autoconfiguration
   #   why: the host will learn no IPv6 addresses and routes from its network any more
-  check() { [ -z "$(ip -6 route show default proto ra)" ] || ! echo 198.51.100.7 | grep : > /dev/null; }
+  check() {
+    [ -z "$(ip -6 route show default proto ra)" ] || ss --no-header --tcp --numeric --processes state established |
+    grep sshd | grep --invert-match --fixed-strings ::ffff: | grep --fixed-strings '[' > /dev/null
+  }
   demand 'your SSH connection does not depend on IPv6 autoconfiguration' 'log in over IPv4, or give the host a fixed IPv6 address and route'
 
   # 7/75 no server software is installed that the host does not need
@@ -1026,7 +1031,7 @@ FORTRESS
   recover() { put_restore /etc/issue.net; }
   change 'SSH shows a warning banner that names no system'
 
-  # The steps 37 to 49 are one transaction.
+  # Steps 37 to 49 are one transaction.
   FK_RESTART='reload	ssh.service	/etc/ssh/	-	-' FK_TABLES=''
   transaction 180
 
@@ -2336,9 +2341,10 @@ FORTRESS
 # from lib/engine/shell/snapshot.sh: fk_describe fk_snapshot record_before fk_changed fk_restore_etc fk_restore_kept
 # from lib/engine/shell/snapshot.sh: fk_restore_aside fk_restore_units fk_restore_sysctls fk_restore_tables
 # from lib/engine/shell/snapshot.sh: fk_sysctl_keys fk_rollback fk_restart
-# from lib/engine/shell/guard.sh: fk_guard fk_arm fk_deadman_holders fk_deadman_end fk_commit fk_deadman_units fk_disarm
+# from lib/engine/shell/guard.sh: fk_guard fk_arm fk_deadman_holders fk_deadman_end fk_complete fk_commit
+# from lib/engine/shell/guard.sh: fk_deadman_units fk_disarm fk_rollback_now
 # from lib/engine/shell/record.sh: fk_add
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
-# from lib/engine/shell/printed.sh: demand fail transaction arm_rollback confirm
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage recover holds
+# from lib/engine/shell/printed.sh: change demand fail transaction arm_rollback confirm
 
 main "$@"

@@ -4,19 +4,21 @@
 # Run it as root on fortress:
 #   FK_SECRETS=DIR bash 05-host-wireguard.sh
 # It has 15 steps. Each checks first, and changes only what does not hold.
-# No record is kept, and no control is checked: undo knows nothing of it, and verify says what holds.
+# It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # FK_SECRETS is a directory with one file for each of these secrets, as the machine gets it:
 #   wg-host
 #   wg-psk-laptop
 # Steps that could lock you out are transactions. When one is done, log in by a NEW connection and run:
 #   touch /run/fortress-confirm
-# Otherwise the machine rolls it back. FK_KEEP_CHANGES=yes goes without, for who sits at a console.
+# If you do not within 180 seconds of its beginning, the machine rolls it back.
+# At a console: FK_KEEP_CHANGES=yes, and nothing is rolled back.
 # shellcheck disable=SC2034 # functions read what is set here
 set -euo pipefail
 FK_PAGE=05-host-wireguard FK_FILE=05-host-wireguard.sh
 export FK_PAGE FK_FILE
 
 main() {
+  case ${1-} in '') ;; *) usage ;; esac
   begin
   : "${FK_SECRETS:?a directory with the secrets of this page}"
 
@@ -52,7 +54,7 @@ main() {
   }
   demand 'no other interface is called wg0' 'an interface wg0 is up that is not of this site: take it down, or choose another tunnel.interface'
 
-  # The steps 5 to 15 are one transaction.
+  # Steps 5 to 15 are one transaction.
   FK_RESTART='active	wg-quick@wg0.service	/etc/wireguard/	-	-' FK_TABLES=''
   transaction 180
 
@@ -178,7 +180,7 @@ FORTRESS
   change 'wg0.conf lists the peers of the site, and no others'
 
   # 11/15 the WireGuard tunnel is up, and starts at boot
-  #   why: the running interface is asked, not the file: a revoked peer is gone from the kernel
+  #   why: the running interface decides, not the file: a revoked peer is gone from the kernel
   #   G13 WireGuard keys are files of their own, readable by root alone [WireGuard wg-quick(8)]
   #   G14 A WireGuard peer may use one address, and has a preshared key [WireGuard wg(8)]
   check() {
@@ -280,9 +282,10 @@ FORTRESS
 # from lib/engine/shell/snapshot.sh: fk_describe fk_snapshot record_before fk_changed fk_restore_etc fk_restore_kept
 # from lib/engine/shell/snapshot.sh: fk_restore_aside fk_restore_units fk_restore_sysctls fk_restore_tables
 # from lib/engine/shell/snapshot.sh: fk_sysctl_keys fk_rollback fk_restart
-# from lib/engine/shell/guard.sh: fk_guard fk_arm fk_deadman_holders fk_deadman_end fk_commit fk_deadman_units fk_disarm
+# from lib/engine/shell/guard.sh: fk_guard fk_arm fk_deadman_holders fk_deadman_end fk_complete fk_commit
+# from lib/engine/shell/guard.sh: fk_deadman_units fk_disarm fk_rollback_now
 # from lib/engine/shell/record.sh: fk_add
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
-# from lib/engine/shell/printed.sh: demand fail transaction arm_rollback confirm
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage recover holds
+# from lib/engine/shell/printed.sh: change demand fail transaction arm_rollback confirm
 
 main "$@"

@@ -4,16 +4,18 @@
 # Run it as root on fortress:
 #   bash 06-host-firewall.sh
 # It has 8 steps. Each checks first, and changes only what does not hold.
-# No record is kept, and no control is checked: undo knows nothing of it, and verify says what holds.
+# It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # Steps that could lock you out are transactions. When one is done, log in by a NEW connection and run:
 #   touch /run/fortress-confirm
-# Otherwise the machine rolls it back. FK_KEEP_CHANGES=yes goes without, for who sits at a console.
+# If you do not within 180 seconds of its beginning, the machine rolls it back.
+# At a console: FK_KEEP_CHANGES=yes, and nothing is rolled back.
 # shellcheck disable=SC2034 # functions read what is set here
 set -euo pipefail
 FK_PAGE=06-host-firewall FK_FILE=06-host-firewall.sh
 export FK_PAGE FK_FILE
 
 main() {
+  case ${1-} in '') ;; *) usage ;; esac
   begin
 
   # 1/8 nftables is installed
@@ -27,7 +29,7 @@ main() {
   }
   change 'nftables is installed'
 
-  # The steps 2 to 8 are one transaction.
+  # Steps 2 to 8 are one transaction.
   FK_RESTART='' FK_TABLES='inet fortress'
   transaction 180 'through the tunnel'
 
@@ -323,9 +325,10 @@ FORTRESS
 # from lib/engine/shell/snapshot.sh: fk_describe fk_snapshot record_before fk_changed fk_restore_etc fk_restore_kept
 # from lib/engine/shell/snapshot.sh: fk_restore_aside fk_restore_units fk_restore_sysctls fk_restore_tables
 # from lib/engine/shell/snapshot.sh: fk_sysctl_keys fk_rollback fk_restart
-# from lib/engine/shell/guard.sh: fk_guard fk_arm fk_deadman_holders fk_deadman_end fk_commit fk_deadman_units fk_disarm
+# from lib/engine/shell/guard.sh: fk_guard fk_arm fk_deadman_holders fk_deadman_end fk_complete fk_commit
+# from lib/engine/shell/guard.sh: fk_deadman_units fk_disarm fk_rollback_now
 # from lib/engine/shell/record.sh: fk_add
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
-# from lib/engine/shell/printed.sh: demand fail transaction arm_rollback confirm
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage recover holds
+# from lib/engine/shell/printed.sh: change demand fail transaction arm_rollback confirm
 
 main "$@"

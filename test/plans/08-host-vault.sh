@@ -3,14 +3,15 @@
 #
 # Run it as root on fortress:
 #   bash 08-host-vault.sh
-# It has 1 step. Each checks first, and changes only what does not hold.
-# No record is kept, and no control is checked: undo knows nothing of it, and verify says what holds.
+# It has 1 step, which checks first, and changes only what does not hold.
+# It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # shellcheck disable=SC2034 # functions read what is set here
 set -euo pipefail
 FK_PAGE=08-host-vault FK_FILE=08-host-vault.sh
 export FK_PAGE FK_FILE
 
 main() {
+  case ${1-} in '') ;; *) usage ;; esac
   begin
   # vault_blank DISK UUID: it carries nothing, or our header.
   vault_blank() {
@@ -105,6 +106,6 @@ main() {
 # What main uses.
 # from lib/host/vault.sh: VAULT_NOTES VAULT_HEADER_BYTES vault_no vault_identity vault_uuid vault_is vault_candidates
 # from lib/host/vault.sh: vault_carries vault_disk vault_idle vault_same vault_header
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock holds demand fail
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage holds demand fail
 
 main "$@"

@@ -4,13 +4,14 @@
 # Run it as root on fortress:
 #   bash 10-vm-host.sh
 # It has 13 steps. Each checks first, and changes only what does not hold.
-# No record is kept, and no control is checked: undo knows nothing of it, and verify says what holds.
+# It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # shellcheck disable=SC2034 # functions read what is set here
 set -euo pipefail
 FK_PAGE=10-vm-host FK_FILE=10-vm-host.sh
 export FK_PAGE FK_FILE
 
 main() {
+  case ${1-} in '') ;; *) usage ;; esac
   begin
   # vm_virtualises ARCH: the processor and its firmware allow KVM, for virtual machines of the host's own architecture.
   vm_virtualises() {
@@ -295,8 +296,8 @@ FORTRESS
 # from lib/vm/domain.sh: vm_no vm_facts vm_sift vm_differs vm_memory vm_cores
 # from lib/engine/shell/put.sh: FK_STATE put put_finish put_finished put_restore put_matches
 # from lib/engine/shell/snapshot.sh: record_before
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
-# from lib/engine/shell/printed.sh: demand fail
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage recover holds
+# from lib/engine/shell/printed.sh: change demand fail
 cat > "$FK_TMP/facts.xsl" << 'XSL'
 <!--
   What an XML of libvirt says, one fact a line, in no order: path/@attribute=value or path=text. Two machines are the same when

@@ -4,8 +4,8 @@
 # Run it as root on fortress:
 #   FK_FILES=DIR bash 11-vm-image.sh
 # It has 3 steps. Each checks first, and changes only what does not hold.
-# No record is kept, and no control is checked: undo knows nothing of it, and verify says what holds.
-# FK_FILES is a directory with these downloads. Each is proven before it is used:
+# It keeps no record, so undo cannot take it back. It checks no controls: verify does.
+# FK_FILES is a directory with these downloads. Each is proven before it is used, by gpg and gpgv:
 #   https://stable.release.flatcar-linux.net/amd64-usr/4757.2.1/flatcar_production_qemu_uefi_image.img
 #   https://stable.release.flatcar-linux.net/amd64-usr/4757.2.1/flatcar_production_qemu_uefi_image.img.sig
 #   https://www.flatcar.org/security/image-signing-key/Flatcar_Image_Signing_Key.asc
@@ -15,6 +15,7 @@ FK_PAGE=11-vm-image FK_FILE=11-vm-image.sh
 export FK_PAGE FK_FILE
 
 main() {
+  case ${1-} in '') ;; *) usage ;; esac
   begin
   # image_is PATH [DIGEST]: the file is there as it was when it was proven, and nobody may write it. DIGEST is that of the
   # download, where the pin says it. The whole of it is read in every run.
@@ -77,7 +78,7 @@ main() {
 # from lib/vm/image.sh: image_no image_land
 # from lib/engine/shell/put.sh: FK_STATE put put_finish received
 # from lib/engine/shell/snapshot.sh: record_before
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
-# from lib/engine/shell/printed.sh: demand fail signed_by
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage recover holds
+# from lib/engine/shell/printed.sh: change demand fail signed_by
 
 main "$@"

@@ -4,7 +4,7 @@
 # Run it as root on fortress:
 #   FK_SECRETS=DIR bash 12-vm-ignition.sh
 # It has 2 steps. Each checks first, and changes only what does not hold.
-# No record is kept, and no control is checked: undo knows nothing of it, and verify says what holds.
+# It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # FK_SECRETS is a directory with one file for each of these secrets, as the machine gets it:
 #   fortress-node-ignition
 # shellcheck disable=SC2034 # functions read what is set here
@@ -13,6 +13,7 @@ FK_PAGE=12-vm-ignition FK_FILE=12-vm-ignition.sh
 export FK_PAGE FK_FILE
 
 main() {
+  case ${1-} in '') ;; *) usage ;; esac
   begin
   : "${FK_SECRETS:?a directory with the secrets of this page}"
 
@@ -41,7 +42,7 @@ main() {
 # What main uses.
 # from lib/engine/shell/put.sh: FK_STATE put put_finish put_finished put_restore
 # from lib/engine/shell/snapshot.sh: record_before
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
-# from lib/engine/shell/printed.sh: demand fail
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage recover holds
+# from lib/engine/shell/printed.sh: change demand fail
 
 main "$@"

@@ -4,7 +4,7 @@
 # Run it as root on fortress:
 #   FK_SECRETS=DIR bash 13-vm-provision.sh
 # It has 12 steps. Each checks first, and changes only what does not hold.
-# No record is kept, and no control is checked: undo knows nothing of it, and verify says what holds.
+# It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # FK_SECRETS is a directory with one file for each of these secrets, as the machine gets it:
 #   fortress-node-known-hosts
 # shellcheck disable=SC2034 # functions read what is set here
@@ -13,6 +13,7 @@ FK_PAGE=13-vm-provision FK_FILE=13-vm-provision.sh
 export FK_PAGE FK_FILE
 
 main() {
+  case ${1-} in '') ;; *) usage ;; esac
   begin
   # vm_declared NAME: the domain XML that holds. Once the storage layer has plugged the vault in, that with the vault.
   vm_declared() {
@@ -358,8 +359,8 @@ FORTRESS
 # from lib/vm/domain.sh: vm_mark vm_free vm_memory vm_cores vm_disk vm_stop
 # from lib/engine/shell/put.sh: FK_STATE put put_finish put_finished put_restore put_matches
 # from lib/engine/shell/snapshot.sh: record_before
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
-# from lib/engine/shell/printed.sh: demand wait_for fail
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage recover holds
+# from lib/engine/shell/printed.sh: change demand wait_for fail
 cat > "$FK_TMP/facts.xsl" << 'XSL'
 <!--
   What an XML of libvirt says, one fact a line, in no order: path/@attribute=value or path=text. Two machines are the same when

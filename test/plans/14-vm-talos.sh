@@ -3,14 +3,15 @@
 #
 # Run it as root on fortress:
 #   bash 14-vm-talos.sh
-# It has 1 step. Each checks first, and changes only what does not hold.
-# No record is kept, and no control is checked: undo knows nothing of it, and verify says what holds.
+# It has 1 step, which checks first, and changes only what does not hold.
+# It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # shellcheck disable=SC2034 # functions read what is set here
 set -euo pipefail
 FK_PAGE=14-vm-talos FK_FILE=14-vm-talos.sh
 export FK_PAGE FK_FILE
 
 main() {
+  case ${1-} in '') ;; *) usage ;; esac
   begin
   TALOS_DECLARED=/etc/fortress/vm TALOS_NOTES=/var/lib/fortress/vm
   export TALOS_DECLARED TALOS_NOTES
@@ -141,6 +142,6 @@ main() {
 }
 
 # What main uses.
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock holds demand fail
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage holds demand fail
 
 main "$@"

@@ -4,7 +4,7 @@
 # Run it as root on fortress-node:
 #   FK_SECRETS=DIR FK_FILES=DIR bash 20-k3s-server.sh
 # It has 17 steps. Each checks first, and changes only what does not hold.
-# No record is kept, and no control is checked: undo knows nothing of it, and verify says what holds.
+# It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # FK_SECRETS is a directory with one file for each of these secrets, as the machine gets it:
 #   k3s-agent-token
 #   k3s-server-token
@@ -13,13 +13,15 @@
 # What should not be on this machine alone is saved to /root/fortress-saved: take it away from there.
 # Steps that could lock you out are transactions. When one is done, log in by a NEW connection and run:
 #   touch /run/fortress-confirm
-# Otherwise the machine rolls it back. FK_KEEP_CHANGES=yes goes without, for who sits at a console.
+# If you do not within 840 seconds of its beginning, the machine rolls it back.
+# At a console: FK_KEEP_CHANGES=yes, and nothing is rolled back.
 # shellcheck disable=SC2034 # functions read what is set here
 set -euo pipefail
 FK_PAGE=20-k3s-server FK_FILE=20-k3s-server.sh
 export FK_PAGE FK_FILE
 
 main() {
+  case ${1-} in '') ;; *) usage ;; esac
   begin
   : "${FK_SECRETS:?a directory with the secrets of this page}"
   : "${FK_FILES:?a directory with the downloads of this page}"
@@ -68,7 +70,7 @@ Or put another server first in config/sites/fortress.yaml, and fortress-node joi
 If the old cluster is gone for good, and its backups too: delete
 k3s-join-server.age, k3s-join-agent.age, k3s-kubeconfig.age in /nonexistent/fortress'
 
-  # The steps 6 to 14 are one transaction.
+  # Steps 6 to 14 are one transaction.
   FK_RESTART='always	k3s.service	/etc/rancher/k3s/	/etc/rancher/k3s/k3s.yaml	/etc/rancher/k3s/token' FK_TABLES=''
   transaction 840
 
@@ -430,9 +432,10 @@ FORTRESS
 # from lib/engine/shell/snapshot.sh: fk_describe fk_snapshot record_before fk_changed fk_restore_etc fk_restore_kept
 # from lib/engine/shell/snapshot.sh: fk_restore_aside fk_restore_units fk_restore_sysctls fk_restore_tables
 # from lib/engine/shell/snapshot.sh: fk_sysctl_keys fk_rollback fk_restart
-# from lib/engine/shell/guard.sh: fk_guard fk_arm fk_deadman_holders fk_deadman_end fk_commit fk_deadman_units fk_disarm
+# from lib/engine/shell/guard.sh: fk_guard fk_arm fk_deadman_holders fk_deadman_end fk_complete fk_commit
+# from lib/engine/shell/guard.sh: fk_deadman_units fk_disarm fk_rollback_now
 # from lib/engine/shell/record.sh: fk_add
-# from lib/engine/shell/printed.sh: FK_SAVED FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds
-# from lib/engine/shell/printed.sh: change demand fail transaction arm_rollback confirm save saved
+# from lib/engine/shell/printed.sh: FK_SAVED FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage recover
+# from lib/engine/shell/printed.sh: holds change demand fail transaction arm_rollback confirm save saved
 
 main "$@"

@@ -3,14 +3,15 @@
 #
 # Run it as root on fortress-node:
 #   bash 21-k3s-join.sh
-# It has 1 step. Each checks first, and changes only what does not hold.
-# No record is kept, and no control is checked: undo knows nothing of it, and verify says what holds.
+# It has 1 step, which checks first, and changes only what does not hold.
+# It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # shellcheck disable=SC2034 # functions read what is set here
 set -euo pipefail
 FK_PAGE=21-k3s-join FK_FILE=21-k3s-join.sh
 export FK_PAGE FK_FILE
 
 main() {
+  case ${1-} in '') ;; *) usage ;; esac
   begin
   # etcd_votes COUNT: etcd is ready on this server, COUNT servers or more are members, and every one of them has a vote.
   etcd_votes() {
@@ -27,12 +28,12 @@ main() {
   }
 
   # 1/1 the cluster has no Node that the site does not describe
-  check() { test "$(k3s_kubectl get nodes --output name | wc --lines)" -le 1; }
+  check() { nodes=$(k3s_kubectl get nodes --output name) && test "$(wc --lines <<< "$nodes")" -le 1; }
   demand 'the cluster has no Node that the site does not describe' 'describe the other nodes under machines: of the site, or take them out: ./task node remove NAME'
 }
 
 # What main uses.
 # from lib/k3s/members.sh: K3S K3S_ETC K3S_DATA K3S_NOTES k3s_no k3s_kubectl k3s_votes
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock holds demand fail
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage holds demand fail
 
 main "$@"

@@ -4,13 +4,14 @@
 # Run it as root on fortress-node:
 #   bash 22-k3s-cis.sh
 # It has 19 steps. Each checks first, and changes only what does not hold.
-# No record is kept, and no control is checked: undo knows nothing of it, and verify says what holds.
+# It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # shellcheck disable=SC2034 # functions read what is set here
 set -euo pipefail
 FK_PAGE=22-k3s-cis FK_FILE=22-k3s-cis.sh
 export FK_PAGE FK_FILE
 
 main() {
+  case ${1-} in '') ;; *) usage ;; esac
   begin
   # too_open: a line for each of them: the mode for chmod, and the path.
   too_open() {
@@ -278,7 +279,7 @@ main() {
 # from lib/k3s/cis.sh: CIS_KUBELET cis_kubelet_names cis_kubelet_started cis_kubelet cis_etcd cis_known cis_objects
 # from lib/k3s/cis.sh: cis_api cis_none quiet_accounts
 # from lib/engine/shell/snapshot.sh: record_before
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
-# from lib/engine/shell/printed.sh: demand wait_for fail
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage recover holds
+# from lib/engine/shell/printed.sh: change demand wait_for fail
 
 main "$@"

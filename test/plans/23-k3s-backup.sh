@@ -4,7 +4,7 @@
 # Run it as root on fortress-node:
 #   FK_FILES=DIR bash 23-k3s-backup.sh
 # It has 8 steps. Each checks first, and changes only what does not hold.
-# No record is kept, and no control is checked: undo knows nothing of it, and verify says what holds.
+# It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # FK_FILES is a directory with these downloads. Each is proven before it is used:
 #   https://github.com/FiloSottile/age/releases/download/v1.3.2/age-v1.3.2-linux-amd64.tar.gz
 # shellcheck disable=SC2034 # functions read what is set here
@@ -13,6 +13,7 @@ FK_PAGE=23-k3s-backup FK_FILE=23-k3s-backup.sh
 export FK_PAGE FK_FILE
 
 main() {
+  case ${1-} in '') ;; *) usage ;; esac
   begin
   : "${FK_FILES:?a directory with the downloads of this page}"
 
@@ -478,7 +479,7 @@ FORTRESS
 # from lib/engine/shell/receive.sh: receive
 # from lib/engine/shell/put.sh: FK_STATE put put_finish put_finished put_restore received put_matches
 # from lib/engine/shell/snapshot.sh: record_before
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
-# from lib/engine/shell/printed.sh: fail
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage recover holds
+# from lib/engine/shell/printed.sh: change fail
 
 main "$@"

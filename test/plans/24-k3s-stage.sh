@@ -4,7 +4,7 @@
 # Run it as root on fortress-node:
 #   FK_FILES=DIR bash 24-k3s-stage.sh
 # It has 3 steps. Each checks first, and changes only what does not hold.
-# No record is kept, and no control is checked: undo knows nothing of it, and verify says what holds.
+# It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # FK_FILES is a directory with these downloads. Each is proven before it is used:
 #   https://github.com/k3s-io/k3s/releases/download/v1.36.4%2Bk3s1/k3s
 # shellcheck disable=SC2034 # functions read what is set here
@@ -13,6 +13,7 @@ FK_PAGE=24-k3s-stage FK_FILE=24-k3s-stage.sh
 export FK_PAGE FK_FILE
 
 main() {
+  case ${1-} in '') ;; *) usage ;; esac
   begin
   : "${FK_FILES:?a directory with the downloads of this page}"
 
@@ -48,7 +49,7 @@ main() {
 # from lib/k3s/members.sh: K3S K3S_ETC K3S_DATA K3S_NOTES k3s_no k3s_program k3s_self
 # from lib/engine/shell/put.sh: received
 # from lib/engine/shell/snapshot.sh: record_before
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
-# from lib/engine/shell/printed.sh: fail
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage recover holds
+# from lib/engine/shell/printed.sh: change fail
 
 main "$@"

@@ -4,7 +4,7 @@
 # Run it as root on fortress-node:
 #   FK_CONFIRM=fortress-node bash 25-k3s-upgrade.sh
 # It has 7 steps. Each checks first, and changes only what does not hold.
-# No record is kept, and no control is checked: undo knows nothing of it, and verify says what holds.
+# It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # FK_CONFIRM=fortress-node confirms: operator accepts API downtime: fortress-node has no other server
 # shellcheck disable=SC2034 # functions read what is set here
 set -euo pipefail
@@ -12,6 +12,7 @@ FK_PAGE=25-k3s-upgrade FK_FILE=25-k3s-upgrade.sh
 export FK_PAGE FK_FILE
 
 main() {
+  case ${1-} in '') ;; *) usage ;; esac
   begin
   # version_numbers VERSION: vMAJOR.MINOR.PATCH[-rcN]+k3sN as five numbers; a release comes after all its candidates.
   version_numbers() {
@@ -179,7 +180,7 @@ The count starts anew with k3s: when the client is mended, systemctl restart k3s
 # from lib/k3s/members.sh: k3s_config_digest k3s_answers k3s_said k3s_runs k3s_restarted k3s_start k3s_votes k3s_well
 # from lib/k3s/nodes.sh: k3s_noted k3s_node k3s_is
 # from lib/engine/shell/snapshot.sh: record_before
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
-# from lib/engine/shell/printed.sh: demand fail
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage recover holds
+# from lib/engine/shell/printed.sh: change demand fail
 
 main "$@"

@@ -4,13 +4,14 @@
 # Run it as root on fortress-node:
 #   bash 26-k3s-renew.sh
 # It has 2 steps. Each checks first, and changes only what does not hold.
-# No record is kept, and no control is checked: undo knows nothing of it, and verify says what holds.
+# It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # shellcheck disable=SC2034 # functions read what is set here
 set -euo pipefail
 FK_PAGE=26-k3s-renew FK_FILE=26-k3s-renew.sh
 export FK_PAGE FK_FILE
 
 main() {
+  case ${1-} in '') ;; *) usage ;; esac
   begin
   # certificates_last KIND DAYS: no certificate of this kind (leaf, authority) in /var/lib/rancher/k3s ends before.
   certificates_last() {
@@ -52,7 +53,7 @@ main() {
 # from lib/k3s/members.sh: K3S K3S_ETC K3S_DATA K3S_NOTES k3s_no k3s_version k3s_kubectl k3s_self k3s_config_digest
 # from lib/k3s/members.sh: k3s_answers k3s_said k3s_start
 # from lib/k3s/nodes.sh: k3s_node k3s_is k3s_certificates
-# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock recover holds change
-# from lib/engine/shell/printed.sh: demand fail
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage recover holds
+# from lib/engine/shell/printed.sh: change demand fail
 
 main "$@"

@@ -339,7 +339,7 @@ describe('refuses', { skip: missing }, () => {
       'more processors than the host has',
       `nproc() { echo 2; }; vm_cores 4`,
       'return 1',
-      'the host has 2 processors, and 4 are asked for',
+      'the host has 2 processors, and FK_VM_VCPUS wants 4',
     ],
     [
       'a node of another architecture',

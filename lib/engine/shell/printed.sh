@@ -4,7 +4,8 @@
 # calls `change`.
 FK_SAVED=${FK_SAVED:-/root/fortress-saved}
 FK_OUT='' FK_RC=0 FK_TX='' FK_VISIT='' FK_ARM='' FK_BACK=''
-FK_TMP=$(mktemp --directory)
+# Not in /tmp, which a page may mount anew.
+FK_TMP=$(mktemp --directory --tmpdir="$([ -w /run ] && echo /run || echo "${TMPDIR:-/tmp}")" fortress.XXXXXXXXXX)
 trap 'rm --recursive --force "$FK_TMP"' EXIT
 export FK_TMP
 
@@ -27,6 +28,12 @@ lock() {
   exec 8>> /run/fortress/lock
   flock --nonblock 8 || { printf '%s is at work on this machine\n' "$(cat /run/fortress/owner)" >&2; exit 1; }
   printf 'the printed page %s\n' "$FK_PAGE" > /run/fortress/owner
+}
+
+# usage: somebody gave the page a word that it does not know.
+usage() {
+  echo "$FK_FILE takes no words but those that its first lines name. Nothing was run: read them." >&2
+  exit 64
 }
 
 # recover: a page replaces it for a step that needs one.
@@ -135,7 +142,7 @@ arm_rollback() {
   tx=$FK_PAGE-$(date +%s)
   fk_guard "$tx" "${FK_DEADMAN_SECONDS:-$FK_WITHIN}" "the printed page $FK_PAGE" ||
     fail 'a snapshot is taken, for a rollback' "$FK_OUT"
-  FK_TX=$tx FK_ARM='' FK_BACK=fk_take_back
+  FK_TX=$tx FK_ARM='' FK_BACK=fk_rollback_now
   export FK_KEEP=$FK_STATE/tx/$FK_TX
 }
 
@@ -143,7 +150,7 @@ arm_rollback() {
 confirm() {
   FK_ARM=''
   [ -n "$FK_TX" ] || return 0
-  fk_whole "$FK_TX"
+  fk_complete "$FK_TX"
   exec 8>&- # the timer ends whoever holds it, and this one has to say how it went
   printf 'Log in by a NEW connection%s now, and run as root: touch /run/fortress-confirm\n' "${FK_HOW:+ $FK_HOW}"
   until [ -e /run/fortress-confirm ] && FK_OUT=$(fk_commit "$FK_TX"); do
@@ -183,10 +190,14 @@ export -f saved
 # signed_by FILE SIGNATURE KEY FINGERPRINT: by the key of this fingerprint, or a subkey that it vouches for.
 signed_by() {
   local home status
+  if ! command -v gpg gpgv > /dev/null; then
+    echo 'gpg and gpgv prove it, and are not installed: apt-get install gpg gpgv' >&2
+    return 1
+  fi
   home=$(mktemp --directory "$FK_TMP/gpg.XXXXXX")
   gpg --homedir "$home" --batch --quiet --no-autostart --import "$3"
   gpg --homedir "$home" --batch --no-autostart --output "$home/pinned.gpg" --export "$4"
-  # gpgv is content with a key that has expired: its status lines are asked, not its exit code.
+  # gpgv is content with a key that has expired: its status lines decide, not its exit code.
   status=$(gpgv --status-fd=1 --weak-digest=SHA1 --keyring="$home/pinned.gpg" "$2" "$1" 2> /dev/null) || true # its words decide
   grep '^\[GNUPG:\] GOODSIG ' <<< "$status" > /dev/null &&
     grep "^\\[GNUPG:\\] VALIDSIG .* $4\$" <<< "$status" > /dev/null &&
