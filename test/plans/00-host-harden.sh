@@ -144,11 +144,11 @@ FORTRESS
 
   # 11/75 needrestart lists services and restarts none
   check() {
-    put_matches /etc/needrestart/conf.d/60-fortress.conf c45bf3bac4da510567e7173a0a5c9e474362432d9d349ce9e4eead5e38cf592c 644 root:root
+    put_matches /etc/needrestart/conf.d/60-fortress.conf 194fcfe34d313a1d85c82312433caac852455ed0d5bc3bd87c30369c708324eb 644 root:root
   }
   apply() {
     put /etc/needrestart/conf.d/60-fortress.conf 644 root:root << 'FORTRESS'
-# Only list what runs old code: a restart here could take guests with it.
+# Only list services that run old code: an automatic restart could stop virtual machines.
 $nrconf{restart} = 'l';
 $nrconf{kernelhints} = -1;
 FORTRESS
@@ -159,11 +159,11 @@ FORTRESS
 
   # 12/75 debsums compares the files of packages every week
   check() {
-    put_matches /etc/default/debsums cbb146dcfba08733613eabc8734493f233fe16384f3f6c936521fe59b923447b 644 root:root
+    put_matches /etc/default/debsums 86453d941e7beac23d7a77a5c8dc5678395fe32f0aeffff362fc868b15038960 644 root:root
   }
   apply() {
     put /etc/default/debsums 644 root:root << 'FORTRESS'
-# Once a week the files of all packages are compared with what the packages say of them.
+# Package files are verified weekly against their checksums.
 CRON_CHECK=weekly
 FORTRESS
     put_finish /etc/default/debsums
@@ -258,15 +258,15 @@ FORTRESS
   #   C28 bridge netfilter calls are off (bridge-nf-call) [https://libvirt.org/formatnwfilter.html]
   #   B35 network sysctls are reapplied when interfaces come up [CIS 3.3.1.16, CIS 3.3.1.17, xccdf:sysctl_reapply_after_network]
   check() {
-    put_matches /etc/sysctl.d/99-zz-fortress.conf cd8b810f291f287c1ab2bf498b25dabdf0016c564f2f5acc8ab3f2c448118ad1 644 root:root
+    put_matches /etc/sysctl.d/99-zz-fortress.conf 5740b53cc2a22c368c743e129f191f6566c041d9598603c2fc078de8edd6384a 644 root:root
   }
   apply() {
     put /etc/sysctl.d/99-zz-fortress.conf 644 root:root << 'FORTRESS'
 # Kernel settings of the host. The name 99-zz sorts after the distribution's 99-protect-links.conf, and the last file wins.
 # A key is verified only when it has a line in controls.yaml too (steps kernel and network). Virtual machines, k3s: config/vm, config/k3s.
-# A leading - : some kernels do not know the key, and that is no fault.
+# A leading - : kernels without the key are no error.
 
-# What the kernel shows
+# Kernel information: pointers, log, perf
 kernel.randomize_va_space = 2
 kernel.kptr_restrict = 2
 kernel.dmesg_restrict = 1
@@ -275,7 +275,7 @@ kernel.perf_event_paranoid = 3
 kernel.perf_event_max_sample_rate = 1
 kernel.perf_cpu_time_max_percent = 1
 
-# What it lets others do
+# Privileged interfaces: ptrace, BPF, kexec, SysRq
 kernel.unprivileged_bpf_disabled = 1
 net.core.bpf_jit_harden = 2
 -kernel.io_uring_disabled = 1
@@ -294,22 +294,22 @@ vm.mmap_min_addr = 65536
 vm.mmap_rnd_bits = 32
 vm.mmap_rnd_compat_bits = 16
 
-# Core dumps hold keys
+# Core dumps contain keys
 fs.suid_dumpable = 0
 kernel.core_pattern = |/bin/false
 kernel.core_uses_pid = 1
 
-# Links and files in directories of everyone
+# Links and files in world-writable directories
 fs.protected_hardlinks = 1
 fs.protected_symlinks = 1
 fs.protected_fifos = 2
 fs.protected_regular = 2
 
-# A kernel that stumbled is not to be trusted: start again. Exactly 10, because kubelet refuses anything else.
+# Reboot after an oops or a panic. Exactly 10, because the kubelet refuses any other value.
 kernel.panic_on_oops = 1
 kernel.panic = 10
 
-# Routing: believe nobody about the way
+# Routing: no redirects, no source routes, no spoofed sources
 net.ipv4.conf.all.rp_filter = 1
 net.ipv4.conf.default.rp_filter = 1
 net.ipv4.conf.all.accept_redirects = 0
@@ -357,7 +357,7 @@ net.ipv4.tcp_syn_retries = 5
 net.ipv4.tcp_synack_retries = 5
 net.ipv4.ip_local_port_range = 32768 65535
 
-# IPv6 addresses and routes are written down, not learnt from whoever speaks first on the wire
+# IPv6 addresses and routes are configured, not learnt from router advertisements
 net.ipv6.conf.all.accept_ra = 0
 net.ipv6.conf.default.accept_ra = 0
 net.ipv6.conf.all.autoconf = 0
@@ -373,7 +373,7 @@ net.ipv6.conf.default.accept_ra_rtr_pref = 0
 net.ipv6.conf.all.use_tempaddr = 0
 net.ipv6.conf.default.use_tempaddr = 0
 
-# What the guests send over a bridge is filtered once. The keys exist only where br_netfilter is loaded.
+# Bridged packets of virtual machines are filtered once. The keys exist only where br_netfilter is loaded.
 -net.bridge.bridge-nf-call-iptables = 0
 -net.bridge.bridge-nf-call-ip6tables = 0
 -net.bridge.bridge-nf-call-arptables = 0
@@ -392,12 +392,12 @@ FORTRESS
   #   C02 IPv4 forwarding is off except for nodes [CIS 3.3.1.1, xccdf:sysctl_net_ipv4_ip_forward, LYNIS KRNL-6000]
   #   C04 IPv6 forwarding is off except for nodes [CIS 3.3.2.1, xccdf:sysctl_net_ipv6_conf_all_forwarding]
   check() {
-    put_matches /etc/sysctl.d/99-zz-fortress-forwarding.conf 242b4b4c39e6ef14cb47e7e3b3b9d30e327ddbaf9a5cf0b06f478124184c50ac 644 root:root
+    put_matches /etc/sysctl.d/99-zz-fortress-forwarding.conf 41e45fed0476efbc68e43b3d6812032a437228250fbbf040379c4fdf62b327bd 644 root:root
   }
   apply() {
     put /etc/sysctl.d/99-zz-fortress-forwarding.conf 644 root:root << 'FORTRESS'
-# The host forwards nothing for anybody. libvirt turns forwarding on for its own networks when it starts them,
-# and the firewall drops everything else; a file of its own, so that loading the other settings never turns it off under them.
+# IP forwarding is off. libvirt turns forwarding on for its own networks when it starts them,
+# and the firewall drops everything else; a file of its own, so that loading the other sysctls never turns it off again.
 net.ipv4.ip_forward = 0
 net.ipv4.conf.all.forwarding = 0
 net.ipv4.conf.default.forwarding = 0
@@ -437,14 +437,14 @@ FORTRESS
   #   D18 cameras, speakers and floppies do not load [CVE-2024-53104]
   #   D19 the test driver vivid does not load [CVE-2019-18683]
   check() {
-    put_matches /etc/modprobe.d/60-fortress.conf b080bd4d63c56c6cdb359a0c55b9ce20a59435c5d05ce2fa570d6042b4bb0696 644 root:root
+    put_matches /etc/modprobe.d/60-fortress.conf 64be4d62235a4f1579ed2303bdcc0d1aa249c409adbf168bf84ef0292bb860b6 644 root:root
   }
   apply() {
     put /etc/modprobe.d/60-fortress.conf 644 root:root << 'FORTRESS'
-# Modules that this host never loads: `install` answers modprobe, `blacklist` answers udev.
-# Not here, on purpose: vfat (the EFI system partition), overlay (containers and guests' images).
+# Modules that this host never loads: `install` blocks modprobe, `blacklist` blocks udev.
+# Not here, on purpose: vfat (the EFI system partition), overlay (containers and images of virtual machines).
 
-# Rare disk formats: parsers of what a stranger may plug in or mount.
+# Rare file systems: parsers of foreign disks.
 install cramfs /bin/false
 blacklist cramfs
 install freevxfs /bin/false
@@ -490,7 +490,7 @@ blacklist psnap
 install p8022 /bin/false
 blacklist p8022
 
-# Devices that write memory past the processor, and radios.
+# Devices with direct memory access (FireWire, Thunderbolt), and radios.
 install firewire-core /bin/false
 blacklist firewire-core
 install firewire-ohci /bin/false
@@ -507,7 +507,7 @@ install btusb /bin/false
 blacklist btusb
 
 # Local root holes of 2026: CVE-2026-31431 (algif_aead), CVE-2026-43284 and CVE-2026-46300 (esp4, esp6), CVE-2026-43500 (rxrpc).
-# Costs IPsec and kAFS; WireGuard, dm-crypt and Cilium use none of them. A patched kernel is the cure, this is the belt.
+# Disables IPsec and kAFS; WireGuard, dm-crypt and Cilium use none of them. A patched kernel is the fix, this is a second line.
 install algif_aead /bin/false
 blacklist algif_aead
 install esp4 /bin/false
@@ -533,7 +533,7 @@ blacklist n_gsm
 install slip /bin/false
 blacklist slip
 
-# What a server has no use for.
+# Devices that a server does not need.
 install uvcvideo /bin/false
 blacklist uvcvideo
 install pcspkr /bin/false
@@ -561,11 +561,11 @@ FORTRESS
 
   # 17/75 /tmp is a tmpfs from the next boot on
   check() {
-    put_matches /etc/systemd/system/tmp.mount 3fff809f9ad3fd164b7f388320734153b77319c5727481dafa611790d195f43b 644 root:root
+    put_matches /etc/systemd/system/tmp.mount 92b282d17c2e993d4e7e02172309e9f0ce8cfcf52a8b517e7768404f439d2b98 644 root:root
   }
   apply() {
     put /etc/systemd/system/tmp.mount 644 root:root << 'FORTRESS'
-# In memory, gone at each start, and nothing in it runs. What unpacks and runs programs there sets TMPDIR.
+# tmpfs with noexec: emptied at each boot. Programs that unpack and execute files there need another TMPDIR.
 [Unit]
 Description=Temporary Directory /tmp
 ConditionPathIsSymbolicLink=!/tmp
@@ -598,14 +598,14 @@ FORTRESS
 
   # 18/75 noexec/nosuid mount options are set, directory by directory
   check() {
-    put_matches /usr/local/libexec/fortress-mounts 018e0741e39ac3496b29ad8a03b1e6a9fc1036b177dfe82a84fa2b583a5fcc9b 755 root:root
+    put_matches /usr/local/libexec/fortress-mounts a61bf6e488da174ee0fc5fa90c75e630a2a9c669bb70cd7c1b34b7bc1d546fba 755 root:root
   }
   apply() {
     (
       put /usr/local/libexec/fortress-mounts 755 root:root 'sh -n "$new"' << 'FORTRESS'
 #!/bin/sh
-# Gives directories the mount options a server needs. Where a directory is no mount of its own, it becomes one, bound onto itself:
-# that gives it the options, not space of its own. `fortress-mounts stop` takes it back.
+# Sets the mount options of directories (nodev, nosuid, noexec). A directory that is no mount is bind-mounted onto itself: that
+# gives it options, not space of its own. `fortress-mounts stop` removes them.
 set -eu
 ours=/run/fortress-mounts
 
@@ -614,7 +614,7 @@ options() {
   [ -d "$1" ] && [ ! -L "$1" ] || return 0
   if ! mountpoint --quiet "$1"; then
     mount --rbind "$1" "$1"
-    # Its own peer group: what is mounted below must not appear a second time below the hidden original.
+    # A peer group of its own: mounts below must not appear a second time below the hidden original.
     mount --make-private "$1"
     mount --make-shared "$1"
     echo "$1" >> "$ours"
@@ -626,7 +626,7 @@ options() {
 present() { if mountpoint --quiet "$1"; then mount --options "remount,bind,$2" "$1"; fi; }
 
 if [ "${1-}" = stop ]; then
-  # A host that shuts down unmounts in an order of its own.
+  # At a shutdown systemd unmounts in its own order.
   [ "$(systemctl is-system-running)" != stopping ] || exit 0
   [ ! -e "$ours" ] || tac "$ours" | while IFS= read -r directory; do umount --lazy "$directory"; done
   mount --options remount,bind,nodev,nosuid,exec /dev/shm
@@ -734,12 +734,12 @@ FORTRESS
 
   # 23/75 core dumps are off for every login, root's too
   check() {
-    put_matches /etc/security/limits.d/10-coredump-debian.conf aabf8df00e08e5cf92f1619ee0869976f37640a32afd2fc012edb9e8f45045a5 644 root:root
+    put_matches /etc/security/limits.d/10-coredump-debian.conf a3a3832ab1cda376b793bc0ebbf6d9798d3fbfad5228c1a785bb5f8999ba5736 644 root:root
   }
   apply() {
     put /etc/security/limits.d/10-coredump-debian.conf 644 root:root << 'FORTRESS'
-# Core dumps hold keys and passwords. Debian's file of this name raises the limit, for root by name, and a line for * in another
-# file would not reach root: so the whole file is ours.
+# Core dumps contain keys and passwords. Debian's file of this name raises the limit, for root by name, and a line for * in another
+# file would not reach root: so all of the file is written here.
 * soft core 0
 root soft core 0
 * hard core 0
@@ -828,11 +828,11 @@ FORTRESS
 
   # 28/75 inactive accounts are disabled
   check() {
-    put_matches /etc/default/useradd 8f2b064af188223e0b965062e7cd28d293e67dd5b84c323bdb3288b8f5dd1ce9 644 root:root
+    put_matches /etc/default/useradd 8815a1144db9548cc6acea6053ddbea88388643df6c45ffc108d2c51a54a4305 644 root:root
   }
   apply() {
     put /etc/default/useradd 644 root:root << 'FORTRESS'
-# Defaults of useradd. An account whose password ran out 45 days ago sleeps.
+# Defaults of useradd. An account is disabled 45 days after its password has expired.
 SHELL=/bin/bash
 INACTIVE=45
 FORTRESS
@@ -843,11 +843,11 @@ FORTRESS
 
   # 29/75 login.defs gives new accounts a private umask, and passwords that last a year
   check() {
-    put_matches /etc/login.defs cb52ef0e3f1cd1df2703a0ea4eb2edeae7dad9a2a3fc452aa1b5ba4573bf2c9a 644 root:root
+    put_matches /etc/login.defs 4187c1323973b2446f08bd562af6a4d490c88fc50f2aa0c4909f98446f84984d 644 root:root
   }
   apply() {
     put /etc/login.defs 644 root:root << 'FORTRESS'
-# Defaults of the tools that make users (shadow). They read this one file and no drop-ins, so the whole file is ours.
+# Defaults of the tools that create users (shadow). They read this one file and no drop-ins, so all of it is written here.
 MAIL_DIR /var/mail
 FAILLOG_ENAB yes
 LOG_UNKFAIL_ENAB no
@@ -867,7 +867,7 @@ UMASK 027
 HOME_MODE 0700
 USERGROUPS_ENAB yes
 
-# A password lasts a year, and is not changed back the same day
+# Passwords expire after a year, and cannot be changed twice a day
 PASS_MAX_DAYS 365
 PASS_MIN_DAYS 1
 PASS_WARN_AGE 7
@@ -893,7 +893,7 @@ CHFN_RESTRICT rwh
 DEFAULT_HOME no
 NONEXISTENT /nonexistent
 
-# Passwords are hashed slowly and with 64 MiB each; 11, the most there is, would need 1 GiB for a login.
+# yescrypt cost 7 needs 64 MiB for each hash; 11, the maximum, would need 1 GiB for a login.
 ENCRYPT_METHOD YESCRYPT
 YESCRYPT_COST_FACTOR 7
 SHA_CRYPT_MIN_ROUNDS 640000
@@ -944,12 +944,12 @@ FORTRESS
 
   # 32/75 interactive shells have the umask 027
   check() {
-    put_matches /etc/bash.bashrc 161db1ed28152ac54316f49085da0056885ef3f89fa6759ad4831aa352d99b6e 644 root:root
+    put_matches /etc/bash.bashrc bf4ee4e59290b9ffe8e9c3b89f2d0d33c9788a0c136af1f656a574dfe262cd83 644 root:root
   }
   apply() {
     (
       put /etc/bash.bashrc 644 root:root << 'FORTRESS'
-# Interactive bash. The file has no drop-ins, so the whole of it is ours.
+# Interactive bash. The file has no drop-ins, so all of it is written here.
 [ -z "${PS1-}" ] && return
 
 shopt -s checkwinsize
@@ -966,12 +966,12 @@ FORTRESS
 
   # 33/75 login shells have the umask 027, and end when idle (TMOUT)
   check() {
-    put_matches /etc/profile.d/60-fortress.sh a84c46aeea74205ea1742dde276cbe855ed78ef67e39d0eea69a64813c491825 644 root:root
+    put_matches /etc/profile.d/60-fortress.sh eb1fe985f0c7a4acad0354eafa2634b78c7a052d98ff794cb8990fa4843a9a37 644 root:root
   }
   apply() {
     (
       put /etc/profile.d/60-fortress.sh 644 root:root << 'FORTRESS'
-# Shells of people: new files are private, and an idle shell ends after a quarter of an hour.
+# Login shells: umask 027, and an idle shell ends after 15 minutes (TMOUT).
 umask 027
 if [ -n "${BASH_VERSION-}" ] && [ -z "${TMOUT-}" ]; then
   declare -xr TMOUT=900
@@ -1080,15 +1080,14 @@ FORTRESS
   #   H35 running sshd has loaded the current sshd_config [sshd(8)]
   #   H38 sshd_config has no Match blocks [sshd_config(5)]
   check() {
-    put_matches /etc/ssh/sshd_config 231fa67b633bd5c51bde983faaf07162419d2a446eba656b9e2d429ba13a15e3 600 root:root
+    put_matches /etc/ssh/sshd_config 666a852e814ec627c3246dc2b8b1f87899b9ecda4af6c806e7a14be71e785d48 600 root:root
   }
   apply() {
     put /etc/ssh/sshd_config 600 root:root 'sshd -t -f "$new"' << 'FORTRESS'
-# The whole of sshd. This is the main file and not a drop-in: the first value wins, so here nothing that lands in
-# sshd_config.d, now or by a later package, can weaken it; what is read there only adds to what is left open here.
-# sshd -T shows what holds.
+# All settings of sshd. This is the main file and not a drop-in: the first value wins, so no file in sshd_config.d, now or
+# of a later package, can weaken these; it can only set what is not set here. sshd -T shows the effective settings.
 
-# Who: members of one group, with a key. Nobody by password, never root.
+# Authentication: members of one group, with a key. No passwords, no root.
 AllowGroups ssh-admins
 PermitRootLogin no
 AuthenticationMethods publickey
@@ -1105,7 +1104,7 @@ StrictModes yes
 UsePAM yes
 RevokedKeys /etc/ssh/revoked_keys
 
-# How long, how many
+# Timeouts and limits
 LoginGraceTime 30
 MaxAuthTries 3
 MaxSessions 4
@@ -1115,7 +1114,7 @@ ClientAliveInterval 200
 ClientAliveCountMax 2
 TCPKeepAlive no
 
-# What a session may open: administrators reach the guests through the host, by port 22 only.
+# Forwarding: administrators reach the guests through the host, by port 22 only.
 AllowTcpForwarding local
 PermitOpen *:22
 AllowAgentForwarding no
@@ -1124,7 +1123,7 @@ GatewayPorts no
 PermitTunnel no
 X11Forwarding no
 
-# Cryptography: post-quantum key exchange first, where this sshd knows it
+# Cryptography: post-quantum key exchange first, where this sshd supports it
 KexAlgorithms mlkem768x25519-sha256,sntrup761x25519-sha512@openssh.com,curve25519-sha256,curve25519-sha256@libssh.org
 Ciphers chacha20-poly1305@openssh.com,aes256-gcm@openssh.com,aes256-ctr
 MACs hmac-sha2-512-etm@openssh.com,hmac-sha2-256-etm@openssh.com
@@ -1136,7 +1135,7 @@ RequiredRSASize 3072
 RekeyLimit 512M 1h
 Compression no
 
-# What is shown and written down
+# Logging and banners
 LogLevel VERBOSE
 Banner /etc/issue.net
 DebianBanner no
@@ -1147,7 +1146,7 @@ UseDNS no
 AcceptEnv LANG LC_*
 Subsystem sftp internal-sftp
 
-# Last, so that it cannot overrule what stands above.
+# Last, so that the drop-ins cannot override the settings above.
 Include /etc/ssh/sshd_config.d/*.conf
 FORTRESS
     systemctl try-reload-or-restart ssh.service
@@ -1162,12 +1161,12 @@ FORTRESS
 
   # 39/75 faillock locks an account for a while after four wrong passwords
   check() {
-    put_matches /etc/security/faillock.conf e73924034d27fd204fadae5babbb1f46ffb9580375fc85d833b7bbdfaef1f1d7 644 root:root
+    put_matches /etc/security/faillock.conf 8becb6c51ede4163a433abcd19c966efbf2cb5fd1cb70ff63391c9bd597304fc 644 root:root
   }
   apply() {
     put /etc/security/faillock.conf 644 root:root << 'FORTRESS'
-# Four wrong passwords within a quarter of an hour close an account for a quarter of an hour, root's included.
-# Logging in with a key does not ask for a password and is not affected.
+# Four wrong passwords within 15 minutes lock an account for 15 minutes, root's included.
+# Logins with a key use no password and are not affected.
 deny = 4
 fail_interval = 900
 unlock_time = 900
@@ -1371,12 +1370,12 @@ FORTRESS
   #   I08c pwquality is on in PAM [CIS 5.3.2.3, xccdf:accounts_password_pam_pwquality_enabled]
   #   I21 su is root-only [CIS 5.2.7, xccdf:use_pam_wheel_group_for_su, xccdf:ensure_pam_wheel_group_empty]
   check() {
-    put_matches /etc/pam.d/su 6e48aad1c25cd806559514400ae5c7772079ee4800d687d6b4d5d6ca1267af7f 644 root:root
+    put_matches /etc/pam.d/su ab92e5e34c31c56177c6ef0475deb569b07cac58ae3fe5e5168bcaa5ef654150 644 root:root
   }
   apply() {
     put /etc/pam.d/su 644 root:root << 'FORTRESS'
-# su is for root, and for members of an empty group: sudo is the way, and it writes down who.
-# pam-auth-update does not know this file, so the whole of it is ours.
+# su is root-only: its group has no members. Administrators use sudo, which logs them.
+# pam-auth-update does not manage this file, so all of it is written here.
 auth       sufficient pam_rootok.so
 auth       required   pam_wheel.so group=sugroup use_uid
 session    required   pam_env.so readenv=1
@@ -1399,11 +1398,11 @@ FORTRESS
   #   I20 sudo requires a password [CIS 5.2.4, CIS 5.2.5, xccdf:sudo_require_authentication, xccdf:sudo_remove_no_authenticate]
   #   I20a sudoers is valid and owned by root [visudo(8)]
   check() {
-    put_matches /etc/sudoers.d/60-fortress 18f4b2a2b9431b78780b94915e7793c0f2416157bb9e2b2e22c4732844c62e3b 440 root:root
+    put_matches /etc/sudoers.d/60-fortress 83c833273c6472fdfa530b69e787d990677a247eed3041e1937afcfaa9ace55a 440 root:root
   }
   apply() {
     put /etc/sudoers.d/60-fortress 440 root:root 'visudo --check --quiet --file="$new"' << 'FORTRESS'
-# sudo asks for a password, on a terminal of its own, and writes down what was done.
+# sudo requires a password, uses a pty, and logs commands.
 Defaults use_pty
 Defaults logfile="/var/log/sudo.log"
 Defaults env_reset
@@ -1429,7 +1428,7 @@ FORTRESS
   #   J06 full audit disk does not halt the host [auditd.conf(5)]
   #   J07 low space for audit logs is reported at 25% [CIS 6.2.2.4, auditd.conf(5), xccdf:auditd_data_retention_space_left_action]
   check() {
-    put_matches /etc/audit/auditd.conf 7e97fb51f831edfa90f6f25b1e59f0213d2913ea6f54605418a0bda67fc44406 640 root:root
+    put_matches /etc/audit/auditd.conf 9176dabb8ca61aa77134644afe027a6fc04008e7135fcc0d41989bd7a0ad2186 640 root:root
   }
   apply() {
     put /etc/audit/auditd.conf 640 root:root << 'FORTRESS'
@@ -1444,12 +1443,12 @@ freq = 50
 priority_boost = 4
 name_format = HOSTNAME
 
-# auditd deletes nothing, so nobody can push evidence out by making noise; tmpfiles removes what is older than 90 days.
+# auditd deletes no logs, so a flood of records cannot rotate evidence away; tmpfiles removes logs older than 90 days.
 max_log_file = 20
 num_logs = 99
 max_log_file_action = keep_logs
 
-# A host that stops because a disk is full locks its owner out: these speak up, then stop writing.
+# A host that halts on a full disk locks its owner out: these log a warning, then stop writing.
 space_left = 25%
 space_left_action = syslog
 admin_space_left = 10%
@@ -1480,11 +1479,11 @@ FORTRESS
 
   # 51/75 a faulty audit rule does not stop the others from loading
   check() {
-    put_matches /etc/audit/rules.d/10-start.rules c7c2f4412e350dbe36096989f7e8c6b8b9e94df1020f3b20fdd65648361c3c61 600 root:root
+    put_matches /etc/audit/rules.d/10-start.rules db2c14c9fa77e2e606f3905e116638ae260ff33bc0a74956d7ffea01e3baa4de 600 root:root
   }
   apply() {
     put /etc/audit/rules.d/10-start.rules 600 root:root << 'FORTRESS'
-# How the kernel loads these rules. -c: a rule it does not know must not hide the ones after it.
+# How the audit rules are loaded. -c: continue after a rule that the kernel does not support.
 -D
 -b 8192
 --backlog_wait_time 60000
@@ -1517,11 +1516,11 @@ FORTRESS
   #   J20a risky system calls are audited (bpf, ptrace, userfaultfd) [bpf(2), ptrace(2), userfaultfd(2)]
   #   J22 loaded audit rules match the files on disk [augenrules(8)]
   check() {
-    put_matches /etc/audit/rules.d/30-fortress.rules cf49412a8dc2bf2989abf63b67673f9dbdb6ef5aba72bb6596b15d6920cd72b4 600 root:root
+    put_matches /etc/audit/rules.d/30-fortress.rules 2dd89b47402c7cfea7b0b8fe6446ad3ec82e745b2cbebb65a74137c7a62e9b27 600 root:root
   }
   apply() {
     put /etc/audit/rules.d/30-fortress.rules 600 root:root << 'FORTRESS'
-# What the host writes down. Keys (-k) are what ausearch --key finds. Failures and changes by people: auid>=1000.
+# Audit rules. Keys (-k) are searched with ausearch --key. Failures and changes by people: auid>=1000.
 
 # Users, groups, PAM
 -w /etc/passwd -p wa -k identity
@@ -1533,7 +1532,7 @@ FORTRESS
 -w /etc/pam.conf -p wa -k identity
 -w /etc/pam.d/ -p wa -k identity
 
-# sudo, and what is done with somebody else's rights
+# sudo, and commands run as another user
 -w /etc/sudoers -p wa -k scope
 -w /etc/sudoers.d/ -p wa -k scope
 -w /var/log/sudo.log -p wa -k sudo
@@ -1547,7 +1546,7 @@ FORTRESS
 -a always,exit -F arch=b32 -S clock_settime -F a0=0x0 -k time
 -w /etc/localtime -p wa -k time
 
-# Name and network of the host
+# Hostname and network
 -a always,exit -F arch=b64 -S sethostname,setdomainname -k network
 -a always,exit -F arch=b64 -S sethostname,setdomainname -F auid>=1000 -F auid!=unset -k network
 -a always,exit -F arch=b32 -S sethostname,setdomainname -k network
@@ -1571,7 +1570,7 @@ FORTRESS
 -a always,exit -F arch=b64 -S setxattr,lsetxattr,fsetxattr,removexattr,lremovexattr,fremovexattr -F auid>=1000 -F auid!=unset -k perm_mod
 -a always,exit -F arch=b32 -S setxattr,lsetxattr,fsetxattr,removexattr,lremovexattr,fremovexattr -F auid>=1000 -F auid!=unset -k perm_mod
 
-# Files that somebody was not allowed to open
+# Denied file access
 -a always,exit -F arch=b64 -S creat,open,openat,openat2,open_by_handle_at,truncate,ftruncate -F exit=-EACCES -F auid>=1000 -F auid!=unset -k access
 -a always,exit -F arch=b32 -S creat,open,openat,openat2,open_by_handle_at,truncate,ftruncate -F exit=-EACCES -F auid>=1000 -F auid!=unset -k access
 -a always,exit -F arch=b64 -S creat,open,openat,openat2,open_by_handle_at,truncate,ftruncate -F exit=-EPERM -F auid>=1000 -F auid!=unset -k access
@@ -1600,7 +1599,7 @@ FORTRESS
 -w /etc/apparmor -p wa -k apparmor
 -w /etc/apparmor.d -p wa -k apparmor
 
-# The hypervisor's settings, keys of tunnel and disks
+# libvirt, and configuration and keys of WireGuard, crypttab, nftables and sshd
 -w /etc/libvirt -p wa -k hypervisor
 -w /etc/wireguard -p wa -k keys
 -w /etc/crypttab -p wa -k keys
@@ -1609,7 +1608,7 @@ FORTRESS
 -w /etc/ssh/sshd_config -p wa -k keys
 -w /etc/ssh/sshd_config.d -p wa -k keys
 
-# System calls that exploits are made of
+# Risky system calls (bpf, ptrace, userfaultfd)
 -a always,exit -F arch=b64 -S bpf,perf_event_open,userfaultfd,kexec_load,kexec_file_load,io_uring_setup -F auid>=1000 -F auid!=unset -k exploit
 -a always,exit -F arch=b32 -S bpf,perf_event_open,userfaultfd,io_uring_setup -F auid>=1000 -F auid!=unset -k exploit
 -a always,exit -F arch=b64 -S ptrace -F a0=0x4 -k ptrace
@@ -1617,7 +1616,7 @@ FORTRESS
 -a always,exit -F arch=b64 -S ptrace -F a0=0x5 -k ptrace
 -a always,exit -F arch=b32 -S ptrace -F a0=0x5 -k ptrace
 
-# Tools that change who may do what, whether they are installed yet or not
+# Account and permission tools, whether installed yet or not
 -a always,exit -F path=/usr/bin/kmod -F perm=x -F auid>=1000 -F auid!=unset -k tools
 -a always,exit -F path=/usr/bin/chcon -F perm=x -F auid>=1000 -F auid!=unset -k tools
 -a always,exit -F path=/usr/bin/chacl -F perm=x -F auid>=1000 -F auid!=unset -k tools
@@ -1652,11 +1651,11 @@ FORTRESS
 
   # 54/75 sysstat keeps its records for a week, unreadable for others
   check() {
-    put_matches /etc/sysstat/sysstat 635ed3d803751c720d20fe9bbf1fc2628f0c6a3f9c24a30faf09c047b612b79b 644 root:root
+    put_matches /etc/sysstat/sysstat d4b5625586b8f893981dd536db3fe6df3b7b38f8160364a80d813fe45606b754 644 root:root
   }
   apply() {
     put /etc/sysstat/sysstat 644 root:root << 'FORTRESS'
-# How much of the host was used, day by day, for a week; not for everybody to read.
+# Usage of the host, one file a day, kept for a week, not world-readable.
 HISTORY=7
 COMPRESSAFTER=10
 SADC_OPTIONS="-S DISK"
@@ -1726,12 +1725,12 @@ FORTRESS
   #   J27a NTS is required from all time servers, and 2 must agree (chrony) [RFC 8915, chrony.conf(5)]
   #   J27b NTP server is off (chrony) [chrony.conf(5)]
   check() {
-    put_matches /etc/chrony/chrony.conf 2634ddc486009f7a318e536f410cea07dfedf88a2d206e682f7dcc37ab09bb1a 644 root:root
+    put_matches /etc/chrony/chrony.conf bd71fb8a4fd0033c6f5d9ba7557868688e3aa9a786156dc0c3e32add0e648311 644 root:root
   }
   apply() {
     put /etc/chrony/chrony.conf 644 root:root 'chronyd -p -f "$new" > /dev/null' << 'FORTRESS'
-# Time from servers that prove who they are (NTS, RFC 8915), at least two of which agree. The whole file: the distribution's
-# names a pool without proof, and one such source would do for a lie. Other servers, or fewer: see J27a in controls.yaml,
+# Time from servers that authenticate (NTS, RFC 8915), at least two of which agree. The whole file: the distribution's
+# names a pool without NTS, and one such source could set a false time. Other servers, or fewer: see J27a in controls.yaml,
 # var_multiple_time_servers in waivers.yaml, and ports 123 and 4460 in nftables.conf and nftables-nodes.nft.
 server time.cloudflare.com iburst nts
 server nts.netnod.se iburst nts
@@ -1739,7 +1738,7 @@ server ptbtime1.ptb.de iburst nts
 server ntppool1.time.nl iburst nts
 authselectmode require
 minsources 2
-# A host whose clock is far off at the start cannot judge certificates by date; only the first answer is let through so.
+# A host whose clock is far off at the start cannot judge certificates by date; so NTS skips that for the first update only.
 nocerttimecheck 1
 ntsdumpdir /var/lib/chrony
 
@@ -1749,7 +1748,7 @@ rtcsync
 makestep 1 3
 leapseclist /usr/share/zoneinfo/leap-seconds.list
 
-# It asks and does not answer.
+# A client only: no NTP server, no command port.
 port 0
 cmdport 0
 user _chrony
@@ -1813,11 +1812,11 @@ FORTRESS
 
   # 59/75 USBGuard starts only on a machine that has USB
   check() {
-    put_matches /etc/systemd/system/usbguard.service.d/60-fortress.conf d02be33b9b568e531925f429ded406a922d58093bc581e842f279a2e1d7d87a3 644 root:root
+    put_matches /etc/systemd/system/usbguard.service.d/60-fortress.conf a791ee0ff3cc1eb91fcbc5882416a8d259d00de4e340c9d8b22fca1c0ffbf6eb 644 root:root
   }
   apply() {
     put /etc/systemd/system/usbguard.service.d/60-fortress.conf 644 root:root << 'FORTRESS'
-# A machine without USB needs no guard, and is not broken for it.
+# On a machine without USB the unit is skipped and does not fail.
 [Unit]
 ConditionPathExists=/sys/bus/usb/devices
 FORTRESS
@@ -1828,11 +1827,11 @@ FORTRESS
 
   # 60/75 USBGuard blocks every device that no rule names
   check() {
-    put_matches /etc/usbguard/usbguard-daemon.conf fd95285d9a410a266bc226069cd74db623663c20fcbc5a3499d6af826e92c627 600 root:root
+    put_matches /etc/usbguard/usbguard-daemon.conf fe377aab331be84d832a8c06f907fb31ed5fee88d503a2f45fb2ed428dfc6308 600 root:root
   }
   apply() {
     put /etc/usbguard/usbguard-daemon.conf 600 root:root << 'FORTRESS'
-# Which USB devices the kernel may talk to. The rules say it; what no rule names is blocked, whether it was there before or comes later.
+# Which USB devices the kernel may use: those in the rules. All others are blocked, whether attached before or after the start.
 RuleFile=/etc/usbguard/rules.conf
 ImplicitPolicyTarget=block
 PresentDevicePolicy=apply-policy
@@ -1870,7 +1869,7 @@ allow with-interface equals { 09:00:01 09:00:02 }
 allow with-interface all-of { 08:06:50 08:06:62 }
 allow with-interface equals { 08:06:50 }
 allow with-interface equals { 08:06:62 }
-# One keyboard for the console, when there is none
+# One keyboard for the console, when no other is attached
 allow with-interface one-of { 03:00:01 03:01:01 } if !allowed-matches(with-interface one-of { 03:00:01 03:01:01 })'; } |
               put /etc/usbguard/rules.conf 600 root:root
     (
@@ -1940,11 +1939,11 @@ FORTRESS
   # 65/75 file modes that other tools change are set back at once
   #   N12 file modes are restored after changes (fortress-modes) [tmpfiles.d(5)]
   check() {
-    put_matches /etc/systemd/system/fortress-modes.path fec2e82c41c2bf55a4a0b706995041bfaf7486d98674775a8a82c77ff200582e 644 root:root
+    put_matches /etc/systemd/system/fortress-modes.path 052e2ce5629cd90404bca0242a8009af8769b1a7b6df1dca644c6e6627bf24e2 644 root:root
   }
   apply() {
     put /etc/systemd/system/fortress-modes.path 644 root:root << 'FORTRESS'
-# The tools that change users, packages and logs write these files anew, with the mode they had in mind.
+# Tools that change users, packages and logs rewrite these files, with a mode of their own.
 [Unit]
 Description=Watch files whose mode other tools reset
 
@@ -1986,11 +1985,11 @@ FORTRESS
   #   N09 netplan files are root-only [netplan(5)]
   #   N11 /root is root-only [LYNIS HOME-9304]
   check() {
-    put_matches /etc/tmpfiles.d/fortress.conf 4d8c1b0843298708085c5b479215aa496620ec23ccabde464c95758f03d3a3a1 644 root:root
+    put_matches /etc/tmpfiles.d/fortress.conf e3d2ce9b4a05e5926753e4118a300e95986dba90d2063680493c143274979735 644 root:root
   }
   apply() {
     put /etc/tmpfiles.d/fortress.conf 644 root:root << 'FORTRESS'
-# Modes and owners, as data: z sets them where the path exists, at each start and whenever fortress-modes.path sees a change.
+# Modes and owners of sensitive files: z sets them where the path exists, at each boot and when fortress-modes.path sees a change.
 z /etc/passwd                    0644 root root
 z /etc/passwd-                   0600 root root
 z /etc/group                     0644 root root
@@ -2048,23 +2047,23 @@ FORTRESS
 
   # 67/75 GRUB has kernel arguments for audit, lockdown and wiped memory
   check() {
-    put_matches /etc/default/grub.d/60-fortress.cfg b22b78eeb4490794cf318cf15d3c1cf9c483362057d91a0fef289b4da65873e4 644 root:root
+    put_matches /etc/default/grub.d/60-fortress.cfg e0ddbce880defd850c350cafc3ea7a1f37542b12269323f959833d7147be9af3 644 root:root
   }
   apply() {
     put /etc/default/grub.d/60-fortress.cfg 644 root:root << 'FORTRESS'
-# Kernel arguments of the host. They hold from the next start on.
-# GRUB_CMDLINE_LINUX and not ..._DEFAULT: the recovery entry must be no way round them.
+# Kernel arguments of the host. They take effect at the next boot.
+# GRUB_CMDLINE_LINUX and not ..._DEFAULT: they apply to the recovery entry too.
 
-# Audit from the first process on, and room for what happens before auditd runs.
+# Audit from the first process on, and a backlog for records before auditd runs.
 GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX audit=1 audit_backlog_limit=8192"
 
-# AppArmor confines; lockdown=integrity keeps root out of the running kernel. Not confidentiality: it blinds BPF tracing.
+# AppArmor, and kernel lockdown: root cannot change the running kernel. Not confidentiality: that disables BPF tracing.
 GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX apparmor=1 security=apparmor lockdown=integrity module.sig_enforce=1"
 
-# Memory: no merged slabs, nothing handed out or given back unwiped, an order nobody can guess.
+# Memory: no merged slabs, wiping on allocation and free, randomised order of pages.
 GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX slab_nomerge init_on_alloc=1 init_on_free=1 page_alloc.shuffle=1 randomize_kstack_offset=on"
 
-# The processor: separate page tables, no vsyscall page, every mitigation the kernel finds necessary.
+# The processor: separate page tables, no vsyscall page, all mitigations that the kernel selects.
 GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX pti=on vsyscall=none mitigations=auto"
 
 # Devices reach only the memory they were given.
@@ -2080,13 +2079,13 @@ FORTRESS
 
   # 68/75 GRUB starts the host without a password
   check() {
-    put_matches /etc/grub.d/09_fortress_linux aaf86f8440f229c16840baef03a5441495dc5300745926d42e6b5cbc96e9bd6b 755 root:root
+    put_matches /etc/grub.d/09_fortress_linux a636b0cb0d9f50f82396b83533b0f36e2cc613d7a030f7e15c080c4799854585 755 root:root
   }
   apply() {
     put /etc/grub.d/09_fortress_linux 755 root:root << 'FORTRESS'
 #!/bin/sh
-# The distribution's own entries, made by its own 10_linux (which is switched off beside this file), with one difference: starting
-# them asks for no password. Only changing them does, so a host without a keyboard starts by itself.
+# The distribution's own entries, made by its own 10_linux (which is disabled), with one difference: booting them requires no
+# password. Only changing them does, so a host without a keyboard boots unattended.
 set -e
 here=$(dirname "$0")
 sed 's/^CLASS="/CLASS="--unrestricted /' "$here/10_linux" > "${TMPDIR:-/run}/fortress-10-linux"
@@ -2158,7 +2157,7 @@ FORTRESS
 
   # 71/75 the AIDE check service is installed
   check() {
-    put_matches /etc/systemd/system/aidecheck.service 9420847c3ebd69bfcefd769824c0118ca5639f437e8e7ca62d5aecb1c1eb985b 644 root:root
+    put_matches /etc/systemd/system/aidecheck.service bc2b6828ea118f9d51f30cd3fff19c5c1486c813f2fe823a2f5df684964b7250 644 root:root
   }
   apply() {
     put /etc/systemd/system/aidecheck.service 644 root:root << 'FORTRESS'
@@ -2167,10 +2166,10 @@ Description=Compare the files of this host with what AIDE remembers
 ConditionPathExists=/var/lib/aide/aide.db
 
 [Service]
-# simple and idle: a start of the host neither waits for it nor feels it.
+# simple and idle: the boot neither waits for the check nor is slowed by it.
 Type=simple
 ExecStart=/usr/bin/aide --config /etc/aide/aide.conf --check
-# 1 to 7 say which kinds of difference were found; they are in the journal.
+# Exit codes 1 to 7: kinds of difference; the journal lists them.
 SuccessExitStatus=1 2 3 4 5 6 7
 Nice=19
 CPUSchedulingPolicy=idle
@@ -2190,12 +2189,12 @@ FORTRESS
 
   # 72/75 AIDE is configured
   check() {
-    put_matches /etc/aide/aide.conf 61114ec966ebf5c52a6ace17de3caf9ccb7bc09ecdd4cede509ad9889b57f56f 644 root:root
+    put_matches /etc/aide/aide.conf e0aeb1d6a9494c95988efa031b986242015f0f2500b5f3bb5340a452f3abcc97 644 root:root
   }
   apply() {
     put /etc/aide/aide.conf 644 root:root 'aide --config "$new" --config-check' << 'FORTRESS'
-# What AIDE remembers and compares. The whole file: the distribution's thousand lines watch logs and guests' disks too,
-# and nobody reads what it then reports.
+# Which files AIDE records and compares. The whole file: the distribution's thousand lines include logs and disks of virtual
+# machines, and its reports are too long to be read.
 @@define DBDIR /var/lib/aide
 database_in=file:@@{DBDIR}/aide.db
 database_out=file:@@{DBDIR}/aide.db.new
@@ -2208,7 +2207,7 @@ report_summarize_changes=yes
 Full = p+i+n+u+g+s+b+acl+xattrs+sha512
 Place = p+n+u+g+acl+xattrs
 
-# The tools of the audit, with all that can be compared
+# Audit tools, with all attributes
 /usr/sbin/auditctl p+i+n+u+g+s+b+acl+selinux+xattrs+sha512
 /usr/sbin/auditd p+i+n+u+g+s+b+acl+selinux+xattrs+sha512
 /usr/sbin/ausearch p+i+n+u+g+s+b+acl+selinux+xattrs+sha512

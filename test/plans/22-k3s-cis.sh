@@ -95,7 +95,7 @@ main() {
   #   1.1.20 PKI certificates are writable by root only [CIS Kubernetes 2.1, 1.1.20]
   #   1.1.21 PKI private keys are readable by root only [CIS Kubernetes 2.1, 1.1.21]
   check() { systemctl is-active k3s.service; }
-  demand 'CIS 1.1, control plane files: every control passes or is waived' './task k3s-cis apply sets owners and modes of what k3s has written. What comes back is written by something else: look at its time'
+  demand 'CIS 1.1, control plane files: every control passes or is waived' './task k3s-cis apply sets owners and modes of files that k3s has written. If a mode changes back, another program writes the file: its modification time shows when'
 
   # 5/19 CIS 1.2, API server: every control passes or is waived
   #   1.2.1 API server anonymous auth is off [CIS Kubernetes 2.1, 1.2.1]
@@ -129,7 +129,7 @@ main() {
   #   1.2.29 API server TLS ciphers are strong [CIS Kubernetes 2.1, 1.2.29]
   #   1.2.30 service account tokens are not extended to a year [CIS Kubernetes 2.1, 1.2.30]
   check() { cis_known kube-apiserver; }
-  demand 'CIS 1.2, API server: every control passes or is waived' 'mend kube-apiserver-arg in config/k3s/config.yaml, then ./task k3s-server apply and ./task k3s-join apply; what k3s sets by itself must not stand there'
+  demand 'CIS 1.2, API server: every control passes or is waived' 'correct kube-apiserver-arg in config/k3s/config.yaml, then ./task k3s-server apply and ./task k3s-join apply; do not set there what k3s sets by default'
 
   # 6/19 CIS 1.3, controller manager: every control passes or is waived
   #   1.3.1 terminated pods are garbage-collected [CIS Kubernetes 2.1, 1.3.1]
@@ -140,13 +140,13 @@ main() {
   #   1.3.6 kubelet server certificates are rotated (controller manager) [CIS Kubernetes 2.1, 1.3.6]
   #   1.3.7 controller manager listens on loopback only [CIS Kubernetes 2.1, 1.3.7]
   check() { cis_known kube-controller-manager; }
-  demand 'CIS 1.3, controller manager: every control passes or is waived' 'mend kube-controller-manager-arg in config/k3s/config.yaml, then ./task k3s-server apply and ./task k3s-join apply'
+  demand 'CIS 1.3, controller manager: every control passes or is waived' 'correct kube-controller-manager-arg in config/k3s/config.yaml, then ./task k3s-server apply and ./task k3s-join apply'
 
   # 7/19 CIS 1.4, scheduler: every control passes or is waived
   #   1.4.1 scheduler profiling is off [CIS Kubernetes 2.1, 1.4.1]
   #   1.4.2 scheduler listens on loopback only [CIS Kubernetes 2.1, 1.4.2]
   check() { cis_known kube-scheduler; }
-  demand 'CIS 1.4, scheduler: every control passes or is waived' 'mend kube-scheduler-arg in config/k3s/config.yaml, then ./task k3s-server apply and ./task k3s-join apply'
+  demand 'CIS 1.4, scheduler: every control passes or is waived' 'correct kube-scheduler-arg in config/k3s/config.yaml, then ./task k3s-server apply and ./task k3s-join apply'
 
   # 8/19 CIS 2, etcd: every control passes or is waived
   #   2.1 etcd TLS certificate is set [CIS Kubernetes 2.1, 2.1]
@@ -157,20 +157,20 @@ main() {
   #   2.6 etcd self-signed peer certificates are off (peer-auto-tls) [CIS Kubernetes 2.1, 2.6]
   #   2.7 etcd has its own CA [CIS Kubernetes 2.1, 2.7]
   check() { cis_known etcd; }
-  demand 'CIS 2, etcd: every control passes or is waived' 'k3s writes /var/lib/rancher/k3s/server/db/etcd/config at each start: take etcd-arg out of config/k3s/config.yaml, and start k3s again'
+  demand 'CIS 2, etcd: every control passes or is waived' 'k3s writes /var/lib/rancher/k3s/server/db/etcd/config at each start: remove etcd-arg from config/k3s/config.yaml, and restart k3s'
 
   # 9/19 CIS 3.1, authentication: every control passes or is waived
   #   3.1.1 client certificates are not used by people [CIS Kubernetes 2.1, 3.1.1]
   #   3.1.2 service account tokens are not used by people [CIS Kubernetes 2.1, 3.1.2]
   #   3.1.3 bootstrap tokens are not used by people [CIS Kubernetes 2.1, 3.1.3]
   check() { cis_known api; }
-  demand 'CIS 3.1, authentication: every control passes or is waived' 'kubectl delete secret, and give the person another way: what the cluster checks has to be revocable'
+  demand 'CIS 3.1, authentication: every control passes or is waived' 'kubectl delete secret, and give the person credentials that can be revoked'
 
   # 10/19 CIS 3.2, audit logging: every control passes or is waived
   #   3.2.1 audit policy is set [CIS Kubernetes 2.1, 3.2.1]
   #   3.2.2 audit policy covers Secrets, tokens, exec and RBAC [CIS Kubernetes 2.1, 3.2.2]
   check() { cis_known kube-apiserver; }
-  demand 'CIS 3.2, audit logging: every control passes or is waived' 'mend config/k3s/audit.yaml, then ./task k3s-server apply and ./task k3s-join apply'
+  demand 'CIS 3.2, audit logging: every control passes or is waived' 'correct config/k3s/audit.yaml, then ./task k3s-server apply and ./task k3s-join apply'
 
   # 11/19 CIS 4.1, node files: every control passes or is waived
   #   4.1.1 kubelet service file is private [CIS Kubernetes 2.1, 4.1.1]
@@ -185,7 +185,7 @@ main() {
   #   4.1.10 kubelet config file is owned by root [CIS Kubernetes 2.1, 4.1.10]
   #   4.1.11 kubelet config directory is private [CIS Kubernetes 2.1, 4.1.11]
   check() { systemctl is-active k3s.service; }
-  demand 'CIS 4.1, node files: every control passes or is waived' './task k3s-cis apply sets owners and modes of what k3s has written'
+  demand 'CIS 4.1, node files: every control passes or is waived' './task k3s-cis apply sets owners and modes of files that k3s has written'
 
   # 12/19 CIS 4.2, kubelet: every control passes or is waived
   #   4.2.1 kubelet anonymous auth is off [CIS Kubernetes 2.1, 4.2.1]
@@ -203,12 +203,12 @@ main() {
   #   4.2.13 processes per pod are limited (pod-max-pids) [CIS Kubernetes 2.1, 4.2.13]
   #   4.2.14 seccomp is on by default (seccomp-default) [CIS Kubernetes 2.1, 4.2.14]
   check() { cis_known kubelet; }
-  demand 'CIS 4.2, kubelet: every control passes or is waived' 'mend kubelet-arg in config/k3s/config.yaml and config/k3s/agent.yaml, then ./task k3s-server apply and ./task k3s-join apply'
+  demand 'CIS 4.2, kubelet: every control passes or is waived' 'correct kubelet-arg in config/k3s/config.yaml and config/k3s/agent.yaml, then ./task k3s-server apply and ./task k3s-join apply'
 
   # 13/19 CIS 4.3, kube-proxy: every control passes or is waived
   #   4.3.1 kube-proxy metrics listen on loopback only [CIS Kubernetes 2.1, 4.3.1]
   check() { systemctl is-active k3s.service; }
-  demand 'CIS 4.3, kube-proxy: every control passes or is waived' 'take metrics-bind-address out of kube-proxy-arg'
+  demand 'CIS 4.3, kube-proxy: every control passes or is waived' 'remove metrics-bind-address from kube-proxy-arg'
 
   # 14/19 CIS 5.1, RBAC and service accounts: every control passes or is waived
   #   5.1.1 cluster-admin is bound only to system:masters [CIS Kubernetes 2.1, 5.1.1]
@@ -226,7 +226,7 @@ main() {
   #   5.1.13 creating service account tokens is not granted [CIS Kubernetes 2.1, 5.1.13]
   #   5.1.14 reading nodes/proxy is not granted to metrics readers [CIS Kubernetes 2.1, 5.1.14]
   check() { cis_known api; }
-  demand 'CIS 5.1, RBAC and service accounts: every control passes or is waived' 'each name above is a role, or what binds one: kubectl get clusterrole NAME --output yaml. Give it less, delete it, or say in config/k3s/cis.yaml or waivers.yaml why it is needed'
+  demand 'CIS 5.1, RBAC and service accounts: every control passes or is waived' 'each name above is a role or a binding: kubectl get clusterrole NAME --output yaml. Reduce or delete it, allow it in config/k3s/cis.yaml, or add a waiver with the reason to config/k3s/waivers.yaml'
 
   # 15/19 CIS 5.2, pod security: every control passes or is waived
   #   5.2.1 PodSecurity admission is on [CIS Kubernetes 2.1, 5.2.1]
@@ -243,24 +243,24 @@ main() {
   #   5.2.12 host ports are refused [CIS Kubernetes 2.1, 5.2.12]
   #   5.2.13 unmasked /proc is refused (procMount) [CIS Kubernetes 2.1, 5.2.13]
   check() { cis_known api; }
-  demand 'CIS 5.2, pod security: every control passes or is waived' 'mend config/k3s/admission.yaml; of a pod that runs outside of kube-system, give the namespace a stricter label, or say in config/k3s/waivers.yaml why it needs that'
+  demand 'CIS 5.2, pod security: every control passes or is waived' 'correct config/k3s/admission.yaml; for a pod outside kube-system, give its namespace a stricter label, or add a waiver with the reason to config/k3s/waivers.yaml'
 
   # 16/19 CIS 5.3, network policies: every control passes or is waived
   #   5.3.1 network plug-in enforces NetworkPolicies [CIS Kubernetes 2.1, 5.3.1]
   #   5.3.2 all namespaces have a NetworkPolicy [CIS Kubernetes 2.1, 5.3.2]
   check() { cis_known api; }
-  demand 'CIS 5.3, network policies: every control passes or is waived' 'the layer of the network writes a NetworkPolicy into every namespace'
+  demand 'CIS 5.3, network policies: every control passes or is waived' 'the network layer creates a NetworkPolicy in every namespace'
 
   # 17/19 CIS 5.4, Secrets: every control passes or is waived
   #   5.4.1 Secrets are files, not environment variables [CIS Kubernetes 2.1, 5.4.1]
   #   5.4.2 Secrets have their source outside the cluster [CIS Kubernetes 2.1, 5.4.2]
   check() { cis_known api; }
-  demand 'CIS 5.4, Secrets: every control passes or is waived' 'let the program read its Secret from a file: a volume of kind secret'
+  demand 'CIS 5.4, Secrets: every control passes or is waived' 'mount the Secret as a file: a volume of type secret'
 
   # 18/19 CIS 5.5, container images: every control passes or is waived
   #   5.5.1 image signatures are verified [CIS Kubernetes 2.1, 5.5.1]
   check() { cis_known api; }
-  demand 'CIS 5.5, container images: every control passes or is waived' 'no machine checks these'
+  demand 'CIS 5.5, container images: every control passes or is waived' 'these controls are reviewed by a person'
 
   # 19/19 CIS 5.6, namespaces and seccomp: every control passes or is waived
   #   5.6.1 namespaces separate owners [CIS Kubernetes 2.1, 5.6.1]
@@ -268,7 +268,7 @@ main() {
   #   5.6.3 security contexts are set on every pod [CIS Kubernetes 2.1, 5.6.3]
   #   5.6.4 default namespace is not used [CIS Kubernetes 2.1, 5.6.4]
   check() { cis_known api; }
-  demand 'CIS 5.6, namespaces and seccomp: every control passes or is waived' 'move what is named above into a namespace of its own'
+  demand 'CIS 5.6, namespaces and seccomp: every control passes or is waived' 'move the objects named above into a namespace of their own'
 }
 
 # What main uses.
