@@ -1,4 +1,4 @@
-# Interactive bash. The file has no drop-ins, so the whole of it is ours.
+# Interactive bash. The file has no drop-ins, so all of it is written here.
 [ -z "${PS1-}" ] && return
 
 shopt -s checkwinsize

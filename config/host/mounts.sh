@@ -1,6 +1,6 @@
 #!/bin/sh
-# Gives directories the mount options a server needs. Where a directory is no mount of its own, it becomes one, bound onto itself:
-# that gives it the options, not space of its own. `fortress-mounts stop` takes it back.
+# Sets the mount options of directories (nodev, nosuid, noexec). A directory that is no mount is bind-mounted onto itself: that
+# gives it options, not space of its own. `fortress-mounts stop` removes them.
 set -eu
 ours=/run/fortress-mounts
 
@@ -9,7 +9,7 @@ options() {
   [ -d "$1" ] && [ ! -L "$1" ] || return 0
   if ! mountpoint --quiet "$1"; then
     mount --rbind "$1" "$1"
-    # Its own peer group: what is mounted below must not appear a second time below the hidden original.
+    # A peer group of its own: mounts below must not appear a second time below the hidden original.
     mount --make-private "$1"
     mount --make-shared "$1"
     echo "$1" >> "$ours"
@@ -21,7 +21,7 @@ options() {
 present() { if mountpoint --quiet "$1"; then mount --options "remount,bind,$2" "$1"; fi; }
 
 if [ "${1-}" = stop ]; then
-  # A host that shuts down unmounts in an order of its own.
+  # At a shutdown systemd unmounts in its own order.
   [ "$(systemctl is-system-running)" != stopping ] || exit 0
   [ ! -e "$ours" ] || tac "$ours" | while IFS= read -r directory; do umount --lazy "$directory"; done
   mount --options remount,bind,nodev,nosuid,exec /dev/shm

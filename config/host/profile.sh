@@ -1,4 +1,4 @@
-# Shells of people: new files are private, and an idle shell ends after a quarter of an hour.
+# Login shells: umask 027, and an idle shell ends after 15 minutes (TMOUT).
 umask 027
 if [ -n "${BASH_VERSION-}" ] && [ -z "${TMOUT-}" ]; then
   declare -xr TMOUT=900

@@ -1,5 +1,5 @@
 #!/bin/bash
-# fortress-backup: bundles of the cluster that this node serves, each one file that only the owner's age identities open.
+# fortress-backup: bundles of the cluster of this node, each one file that only the owner's age identities decrypt.
 #   make                makes one now, uploads it to every place of /etc/fortress/backup/settings, and deletes the oldest there
 #   list                the bundles of each place: place, name, bytes
 #   fetch PLACE NAME    downloads one from a place to this node, and prints its path
@@ -46,7 +46,7 @@ ours() { grep --extended-regexp --line-regexp "${mine}[0-9]{8}T[0-9]{6}Z\.age" |
 # surplus: the names on standard input without the newest KEEP.
 surplus() { ours | head --lines="-$KEEP"; }
 
-# room DIR BYTES: they fit there, and something is left.
+# room DIR BYTES: that many bytes fit there, with some space left.
 room() {
   local free
   free=$(df --output=avail --block-size=1 "$1" | tail --lines=1)
@@ -111,7 +111,7 @@ s3_said() { sed --quiet 's|.*<Code>\([^<]*\)</Code>.*|\1|p' <<< "$1" | head --li
 s3_put() {
   local said digest
   digest=$(sha256sum "$home/$1" | cut --delimiter=' ' --fields=1)
-  # The digest is signed: what arrives as something else is refused there, and an object is whole or not at all.
+  # The digest is signed: an upload with another digest is refused, and an object is complete or absent.
   said=$(s3_do "/$S3_PREFIX$1" --header "x-amz-content-sha256: $digest" --upload-file "$home/$1" 2>&1) ||
     no "$(s3_said "$said") ${said: -300}"
 }
@@ -126,7 +126,7 @@ s3_list() {
 s3_delete() { s3_do "/$S3_PREFIX$1" --request DELETE > /dev/null; }
 s3_get() { s3_do "/$S3_PREFIX$1" --output "$2"; }
 
-# uploaded PLACE NAME: it arrives whole or not at all; then the oldest are deleted there, never this one, and no file of others.
+# uploaded PLACE NAME: the upload is complete or absent; then the oldest are deleted there, never this one, and no foreign file.
 uploaded() {
   local place=$1 name=$2 said old bytes
   bytes=$(stat --format=%s "$home/$name")
@@ -141,7 +141,7 @@ uploaded() {
   done
 }
 
-# canary KIND VALUE: an object that changes with every backup: who finds it again has restored this backup and no other.
+# canary KIND VALUE: an object that changes with every backup: its value proves which backup was restored.
 canary() {
   local field=data
   [ "$1" = ConfigMap ] || field=stringData
@@ -150,7 +150,7 @@ canary() {
 
 digest() { sha256sum | cut --delimiter=' ' --fields=1; }
 
-# collect: the parts of the bundle in $work; what is large is only named there.
+# collect: the parts of the bundle in $work; large files are only named there.
 collect() {
   local secret config file snapshot path
   secret=$(od --address-radix=n --format=x1 --read-bytes=32 /dev/urandom | tr --delete ' \n')
@@ -208,7 +208,7 @@ collect() {
   mv "$work/manifest.json" "$work/bundle/"
 }
 
-# make: one bundle. Whatever becomes of it is noted; one that is killed has been noted as failed before.
+# make: one bundle. Its result is recorded; a killed run has been recorded as failed before.
 make() {
   local name part bytes began rc place said bad=0 failed=''
   # systemd makes it in memory, for root alone, and removes it when this ends, however it ends.
@@ -231,7 +231,7 @@ make() {
     failed=$(tail --lines=3 "$work/why")
   else
     bytes=$(du --dereference --bytes --summarize "$work/bundle" | cut --fields=1)
-    # The manifest comes first, so that whoever opens it knows what must follow.
+    # The manifest comes first, so that a reader knows which files must follow.
     if ! said=$({ room "$home" "$bytes" && cd "$work/bundle" &&
       tar --create --format=ustar --dereference --owner=root:0 --group=root:0 --sort=name manifest.json rancher server snapshot |
       age --encrypt --recipients-file "$settings/recipients" --output "$part" && sync "$part"; } 2>&1); then

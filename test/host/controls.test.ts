@@ -486,7 +486,7 @@ test('OpenSCAP gets a tailoring that deselects what is waived, with the reason',
   <xccdf:Profile id="xccdf_org.ssgproject.content_profile_cis_level2_server_fortress" extends="xccdf_org.ssgproject.content_profile_cis_level2_server">
     <xccdf:title override="true">cis_level2_server with the waivers of config/host/waivers.yaml</xccdf:title>
     <xccdf:select idref="xccdf_org.ssgproject.content_rule_package_ufw_installed" selected="false">
-      <xccdf:remark>the firewall is nftables, one table of its own that is replaced in one transaction; a second tool would write beside it (until 2027-11-30)</xccdf:remark>
+      <xccdf:remark>the firewall is nftables, one table that is replaced in one transaction; ufw would write rules beside it (until 2027-11-30)</xccdf:remark>
     </xccdf:select>`,
   )
   const count = (pattern: RegExp) => [...xml.matchAll(pattern)].length
@@ -502,7 +502,7 @@ test('Lynis gets a profile that skips what is waived', () => {
     lynisProfile(siteOf('fortress'), today).split('\n').slice(0, 5).join('\n'),
     `# From config/host/waivers.yaml.
 
-# the firewall is nftables, one table of its own that is replaced in one transaction; a second tool would write beside it (until 2027-11-30)
+# the firewall is nftables, one table that is replaced in one transaction; ufw would write rules beside it (until 2027-11-30)
 skip-test=FIRE-4508
 skip-test=FIRE-4512`,
   )

@@ -446,7 +446,10 @@ test('the score has a line for each section, and tells what fails', () => {
   assert.equal(text.length, 2 + 16 + 1 + 1 + 1)
   assert.match(text.find((line) => line.startsWith('  1.2')) ?? '', /28 +1 +1 +0 +0$/)
   assert.equal(text.at(-2), '  51 of 52 automated controls that apply pass or are waived.')
-  assert.equal(text.at(-1), '  fails: 1.2.17 That is kept for 30 days: audit-log-maxage=7')
+  assert.equal(
+    text.at(-1),
+    '  fails: 1.2.17 audit logs of the API server are kept for 30 days: audit-log-maxage=7',
+  )
 })
 
 test('what was not answered fails', () => {

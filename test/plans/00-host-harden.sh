@@ -65,7 +65,7 @@ main() {
   demand 'your SSH connection does not depend on IPv6 autoconfiguration' 'log in over IPv4, or give the host a fixed IPv6 address and route'
 
   # 7/75 no server software is installed that the host does not need
-  #   M01 no services that nobody asked for [CIS 2.1.2, xccdf:package_avahi_removed]
+  #   M01 unneeded servers are absent (cups, samba, apache2) [CIS 2.1.2, xccdf:package_avahi_removed]
   check() {
     (
     package_absent avahi-daemon cups isc-dhcp-server bind9 vsftpd dovecot-core nfs-kernel-server ypserv rpcbind rsync-daemon samba snmpd tftpd-hpa squid apache2 nginx xinetd slapd xserver-common
@@ -82,7 +82,7 @@ main() {
   #   K06a USBGuard is installed [LYNIS USB-3000]
   #   J28a acct and sysstat are installed [LYNIS ACCT-9622, LYNIS ACCT-9626]
   #   L01 unattended-upgrades is installed [LYNIS PKGS-7420]
-  #   L11 no compiler is there for everybody [LYNIS HRDN-7220, LYNIS HRDN-7222]
+  #   L11 compilers are not usable by everybody [LYNIS HRDN-7220, LYNIS HRDN-7222]
   check() {
     dpkg-query --show --showformat='${db:Status-Status} ${Package}\n' acct aide apparmor apparmor-utils audispd-plugins auditd chrony cron debsums libcap2-bin libpam-pwquality needrestart sysstat unattended-upgrades usbguard |
     awk '$1 != "installed" { print "not installed:", $2; missing = 1 } END { exit missing }'
@@ -95,10 +95,10 @@ main() {
   change 'monitoring and audit packages are installed'
 
   # 9/75 packages for telemetry, clear-text protocols and automatic mounting are removed
-  #   L12 nothing reports home, nothing breaks AIDE [CIS 1.5.6, xccdf:disable_prelink]
-  #   M02 no clear-text clients [CIS 2.2.4, xccdf:package_telnet_removed]
-  #   M06 nothing mounts disks by itself [CIS 2.1.1, xccdf:service_autofs_disabled]
-  #   M08 no snaps [apt(8)]
+  #   L12 telemetry packages and prelink are absent [CIS 1.5.6, xccdf:disable_prelink]
+  #   M02 clear-text clients are absent (telnet, ftp, rsh) [CIS 2.2.4, xccdf:package_telnet_removed]
+  #   M06 automounters are absent (autofs, udisks2) [CIS 2.1.1, xccdf:service_autofs_disabled]
+  #   M08 snapd is absent [apt(8)]
   check() {
     [ -z "$(dpkg-query --show --showformat='${db:Status-Status}\n' apport autofs ftp inetutils-telnet ldap-utils nis popularity-contest prelink rsh-client snapd talk telnet tftp tnftp ubuntu-report udisks2 whoopsie 2> /dev/null |
     grep --line-regexp installed || true)" ]
@@ -110,12 +110,12 @@ main() {
   change 'packages for telemetry, clear-text protocols and automatic mounting are removed'
 
   # 10/75 APT verifies signatures, installs no recommended packages, and updates every day
-  #   L03 nothing unsigned is installed [apt-secure(8)]
-  #   L04 downloads run in a sandbox [apt.conf(5)]
-  #   L05 only what was asked for is installed [CIS 1.2.1.2, xccdf:apt_disable_weak_dependencies]
-  #   L01a updates are looked for and installed every day [LYNIS PKGS-7420, unattended-upgrade(8)]
-  #   L13 old kernels and leftovers go [LYNIS PKGS-7346]
-  #   L02 every source of packages names its key [sources.list(5)]
+  #   L03 APT refuses unsigned packages and repositories [apt-secure(8)]
+  #   L04 APT downloads run in a sandbox (seccomp) [apt.conf(5)]
+  #   L05 APT installs no recommended packages [CIS 1.2.1.2, xccdf:apt_disable_weak_dependencies]
+  #   L01a package updates are installed daily (unattended-upgrades) [LYNIS PKGS-7420, unattended-upgrade(8)]
+  #   L13 old kernels and unused packages are removed [LYNIS PKGS-7346]
+  #   L02 APT keys are bound to their source (Signed-By) [sources.list(5)]
   check() {
     put_matches /etc/apt/apt.conf.d/99-fortress cf3d465552d21d94154416fb244fef12ab3423a04771140df73fa37a90f8fd7b 644 root:root
   }
@@ -149,11 +149,11 @@ FORTRESS
 
   # 11/75 needrestart lists services and restarts none
   check() {
-    put_matches /etc/needrestart/conf.d/60-fortress.conf c45bf3bac4da510567e7173a0a5c9e474362432d9d349ce9e4eead5e38cf592c 644 root:root
+    put_matches /etc/needrestart/conf.d/60-fortress.conf 194fcfe34d313a1d85c82312433caac852455ed0d5bc3bd87c30369c708324eb 644 root:root
   }
   apply() {
     put /etc/needrestart/conf.d/60-fortress.conf 644 root:root << 'FORTRESS'
-# Only list what runs old code: a restart here could take guests with it.
+# Only list services that run old code: an automatic restart could stop virtual machines.
 $nrconf{restart} = 'l';
 $nrconf{kernelhints} = -1;
 FORTRESS
@@ -164,11 +164,11 @@ FORTRESS
 
   # 12/75 debsums compares the files of packages every week
   check() {
-    put_matches /etc/default/debsums cbb146dcfba08733613eabc8734493f233fe16384f3f6c936521fe59b923447b 644 root:root
+    put_matches /etc/default/debsums 86453d941e7beac23d7a77a5c8dc5678395fe32f0aeffff362fc868b15038960 644 root:root
   }
   apply() {
     put /etc/default/debsums 644 root:root << 'FORTRESS'
-# Once a week the files of all packages are compared with what the packages say of them.
+# Package files are verified weekly against their checksums.
 CRON_CHECK=weekly
 FORTRESS
     put_finish /etc/default/debsums
@@ -210,68 +210,68 @@ FORTRESS
   change 'sysctls are applied again when interfaces come up'
 
   # 14/75 kernel and network sysctls are hardened
-  #   B01 address space layout is randomised (ASLR) [CIS 1.5.9, xccdf:sysctl_kernel_randomize_va_space, LYNIS KRNL-6000]
-  #   B02 kernel addresses are hidden [CIS 1.5.8, xccdf:sysctl_kernel_kptr_restrict, LYNIS KRNL-6000, KSPP]
-  #   B03 the kernel log is root's [CIS 1.5.5, xccdf:sysctl_kernel_dmesg_restrict, LYNIS KRNL-6000, KSPP]
-  #   B04 only an administrator looks into another process [CIS 1.5.3, CIS 1.5.10, xccdf:sysctl_kernel_yama_ptrace_scope, ANSSI BP-028 R11]
-  #   B05 BPF programs need privilege [LYNIS KRNL-6000, KSPP, ANSSI BP-028 R9]
-  #   B06 compiled BPF programs are hardened [LYNIS KRNL-6000, KSPP]
-  #   B07 measuring other processes needs privilege [LYNIS KRNL-6000, KSPP]
-  #   B08 measuring cannot slow the host down [ANSSI BP-028 R9]
-  #   B09 no other kernel is started from this one [KSPP]
-  #   B10 the magic SysRq key is off [LYNIS KRNL-6000, ANSSI BP-028 R9]
-  #   B11 opening a terminal loads no driver [LYNIS KRNL-6000, KSPP]
-  #   B12 nobody types into another's terminal [KSPP, CVE-2023-28339]
-  #   B13 handling page faults of the kernel needs privilege [KSPP]
-  #   B14 nothing is mapped at address zero [KSPP, ANSSI BP-028 R9]
-  #   B15 mappings are as random as they can be [KSPP]
-  #   B16 privileged programs leave no dumps [CIS 1.5.4, xccdf:sysctl_fs_suid_dumpable, LYNIS KRNL-6000]
-  #   B17 dumps go nowhere [core(5)]
-  #   B18 a dump would say whose it is [LYNIS KRNL-6000]
-  #   B19 nobody makes hard links to what is not theirs [CIS 1.5.1, xccdf:sysctl_fs_protected_hardlinks, KSPP]
-  #   B20 links in shared directories lead nobody astray [CIS 1.5.2, xccdf:sysctl_fs_protected_symlinks, KSPP]
-  #   B21 nobody plants pipes in shared directories [LYNIS KRNL-6000, KSPP]
-  #   B22 nobody plants files in shared directories [LYNIS KRNL-6000, KSPP]
-  #   B23 the kernel panics on an oops [KSPP, ANSSI BP-028 R9]
-  #   B24 the host reboots ten seconds after a kernel panic [kubelet: protectKernelDefaults]
+  #   B01 ASLR is on (randomize_va_space) [CIS 1.5.9, xccdf:sysctl_kernel_randomize_va_space, LYNIS KRNL-6000]
+  #   B02 kernel pointers are hidden (kptr_restrict) [CIS 1.5.8, xccdf:sysctl_kernel_kptr_restrict, LYNIS KRNL-6000, KSPP]
+  #   B03 kernel log is root-only (dmesg_restrict) [CIS 1.5.5, xccdf:sysctl_kernel_dmesg_restrict, LYNIS KRNL-6000, KSPP]
+  #   B04 ptrace is root-only (Yama ptrace_scope) [CIS 1.5.3, CIS 1.5.10, xccdf:sysctl_kernel_yama_ptrace_scope, ANSSI BP-028 R11]
+  #   B05 unprivileged BPF is off [LYNIS KRNL-6000, KSPP, ANSSI BP-028 R9]
+  #   B06 BPF JIT is hardened [LYNIS KRNL-6000, KSPP]
+  #   B07 perf events need privilege (perf_event_paranoid) [LYNIS KRNL-6000, KSPP]
+  #   B08 perf sampling is limited [ANSSI BP-028 R9]
+  #   B09 kexec is off [KSPP]
+  #   B10 magic SysRq is off [LYNIS KRNL-6000, ANSSI BP-028 R9]
+  #   B11 TTY line disciplines are not loaded automatically (ldisc_autoload) [LYNIS KRNL-6000, KSPP]
+  #   B12 TIOCSTI is off [KSPP, CVE-2023-28339]
+  #   B13 unprivileged userfaultfd is off [KSPP]
+  #   B14 low addresses cannot be mapped (mmap_min_addr) [KSPP, ANSSI BP-028 R9]
+  #   B15 mmap randomness is at its maximum (mmap_rnd_bits) [KSPP]
+  #   B16 setuid programs leave no core dumps (suid_dumpable) [CIS 1.5.4, xccdf:sysctl_fs_suid_dumpable, LYNIS KRNL-6000]
+  #   B17 core dumps are discarded (core_pattern) [core(5)]
+  #   B18 core dump names contain the process ID (core_uses_pid) [LYNIS KRNL-6000]
+  #   B19 hard links are protected (protected_hardlinks) [CIS 1.5.1, xccdf:sysctl_fs_protected_hardlinks, KSPP]
+  #   B20 symbolic links are protected (protected_symlinks) [CIS 1.5.2, xccdf:sysctl_fs_protected_symlinks, KSPP]
+  #   B21 FIFOs in shared directories are protected (protected_fifos) [LYNIS KRNL-6000, KSPP]
+  #   B22 files in shared directories are protected (protected_regular) [LYNIS KRNL-6000, KSPP]
+  #   B23 kernel panics on an oops (panic_on_oops) [KSPP, ANSSI BP-028 R9]
+  #   B24 host reboots 10 seconds after a kernel panic [kubelet: protectKernelDefaults]
   #   B26 user namespaces need privilege [KSPP, user_namespaces(7)]
-  #   B28 AppArmor does not let anybody become unconfined [aa-status(8), apparmor(7)]
+  #   B28 unprivileged processes cannot become AppArmor-unconfined [aa-status(8), apparmor(7)]
   #   B29 io_uring needs privilege [https://docs.kernel.org/admin-guide/sysctl/kernel.html#io-uring-disabled]
-  #   B31 Ctrl-Alt-Del is no reset button [LYNIS KRNL-6000]
-  #   B30 no further module loads [LYNIS KRNL-6000, KSPP]
+  #   B31 immediate reboot by Ctrl-Alt-Del is off [LYNIS KRNL-6000]
+  #   B30 loading of further kernel modules is off (modules_disabled) [LYNIS KRNL-6000, KSPP]
   #   C01 reverse path filtering is on (rp_filter) [CIS 3.3.1.12, xccdf:sysctl_net_ipv4_conf_all_rp_filter, LYNIS KRNL-6000]
   #   C05 ICMP redirects are not accepted [CIS 3.3.1.8, xccdf:sysctl_net_ipv4_conf_all_accept_redirects]
-  #   C06 ICMP redirects of gateways are not accepted [CIS 3.3.1.10, xccdf:sysctl_net_ipv4_conf_all_secure_redirects]
+  #   C06 secure ICMP redirects are not accepted [CIS 3.3.1.10, xccdf:sysctl_net_ipv4_conf_all_secure_redirects]
   #   C07 ICMP redirects are not sent [CIS 3.3.1.4, xccdf:sysctl_net_ipv4_conf_all_send_redirects]
   #   C08 source-routed packets are not accepted [CIS 3.3.1.14, xccdf:sysctl_net_ipv4_conf_all_accept_source_route]
-  #   C09 packets with impossible source addresses are logged (martians) [CIS 3.3.1.16, xccdf:sysctl_net_ipv4_conf_all_log_martians]
-  #   C10 one wire is not taken for one network [ANSSI BP-028 R12]
-  #   C11 each address answers on its own wire only [ANSSI BP-028 R12]
-  #   C12 nobody tells us unasked who has an address [ANSSI BP-028 R12]
-  #   C13a our own addresses do not come in from outside [ANSSI BP-028 R12, CVE-2020-8558]
+  #   C09 martian packets are logged (log_martians) [CIS 3.3.1.16, xccdf:sysctl_net_ipv4_conf_all_log_martians]
+  #   C10 shared_media is off [ANSSI BP-028 R12]
+  #   C11 ARP is limited to the interface of the address (arp_ignore, arp_announce) [ANSSI BP-028 R12]
+  #   C12 gratuitous ARP is dropped [ANSSI BP-028 R12]
+  #   C13a local and loopback addresses are not accepted from outside (accept_local, route_localnet) [ANSSI BP-028 R12, CVE-2020-8558]
   #   C14 proxy ARP is off [LYNIS KRNL-6000]
-  #   C15 broadcast pings get no answer [CIS 3.3.1.7, xccdf:sysctl_net_ipv4_icmp_echo_ignore_broadcasts]
-  #   C16 nonsense in ICMP is ignored [CIS 3.3.1.6, xccdf:sysctl_net_ipv4_icmp_ignore_bogus_error_responses]
-  #   C17 ICMP answers are few [icmp(7)]
+  #   C15 broadcast pings are ignored [CIS 3.3.1.7, xccdf:sysctl_net_ipv4_icmp_echo_ignore_broadcasts]
+  #   C16 bogus ICMP errors are ignored [CIS 3.3.1.6, xccdf:sysctl_net_ipv4_icmp_ignore_bogus_error_responses]
+  #   C17 ICMP replies are rate-limited [icmp(7)]
   #   C18 TCP SYN cookies are on [CIS 3.3.1.18, xccdf:sysctl_net_ipv4_tcp_syncookies, CVE-1999-0116]
-  #   C19 a closed connection cannot be killed from outside [RFC 1337]
-  #   C20 old segments are told from new ones [RFC 7323, LYNIS KRNL-6000]
-  #   C21 connections that do not come about are given up soon [tcp(7)]
-  #   C23 IPv6 routes and addresses are not learnt from strangers [CIS 3.3.2.7, xccdf:sysctl_net_ipv6_conf_all_accept_ra]
-  #   C25 a server keeps its address [RFC 8981]
-  #   C27 outgoing ports come from a wide range [RFC 6056, ANSSI BP-028 R12]
-  #   C28 what guests send over a bridge is filtered once [https://libvirt.org/formatnwfilter.html]
-  #   B35 these settings come back when interfaces come up [CIS 3.3.1.16, CIS 3.3.1.17, xccdf:sysctl_reapply_after_network]
+  #   C19 TIME-WAIT assassination protection is on (tcp_rfc1337) [RFC 1337]
+  #   C20 old TCP segments are detected (timestamps) [RFC 7323, LYNIS KRNL-6000]
+  #   C21 half-open TCP connections are limited (SYN backlog, retries) [tcp(7)]
+  #   C23 IPv6 router advertisements are ignored (accept_ra, autoconf) [CIS 3.3.2.7, xccdf:sysctl_net_ipv6_conf_all_accept_ra]
+  #   C25 temporary IPv6 addresses are off (use_tempaddr) [RFC 8981]
+  #   C27 ephemeral port range is wide (ip_local_port_range) [RFC 6056, ANSSI BP-028 R12]
+  #   C28 bridge netfilter calls are off (bridge-nf-call) [https://libvirt.org/formatnwfilter.html]
+  #   B35 network sysctls are reapplied when interfaces come up [CIS 3.3.1.16, CIS 3.3.1.17, xccdf:sysctl_reapply_after_network]
   check() {
-    put_matches /etc/sysctl.d/99-zz-fortress.conf cd8b810f291f287c1ab2bf498b25dabdf0016c564f2f5acc8ab3f2c448118ad1 644 root:root
+    put_matches /etc/sysctl.d/99-zz-fortress.conf 5740b53cc2a22c368c743e129f191f6566c041d9598603c2fc078de8edd6384a 644 root:root
   }
   apply() {
     put /etc/sysctl.d/99-zz-fortress.conf 644 root:root << 'FORTRESS'
 # Kernel settings of the host. The name 99-zz sorts after the distribution's 99-protect-links.conf, and the last file wins.
 # A key is verified only when it has a line in controls.yaml too (steps kernel and network). Virtual machines, k3s: config/vm, config/k3s.
-# A leading - : some kernels do not know the key, and that is no fault.
+# A leading - : kernels without the key are no error.
 
-# What the kernel shows
+# Kernel information: pointers, log, perf
 kernel.randomize_va_space = 2
 kernel.kptr_restrict = 2
 kernel.dmesg_restrict = 1
@@ -280,7 +280,7 @@ kernel.perf_event_paranoid = 3
 kernel.perf_event_max_sample_rate = 1
 kernel.perf_cpu_time_max_percent = 1
 
-# What it lets others do
+# Privileged interfaces: ptrace, BPF, kexec, SysRq
 kernel.unprivileged_bpf_disabled = 1
 net.core.bpf_jit_harden = 2
 -kernel.io_uring_disabled = 1
@@ -299,22 +299,22 @@ vm.mmap_min_addr = 65536
 vm.mmap_rnd_bits = 32
 vm.mmap_rnd_compat_bits = 16
 
-# Core dumps hold keys
+# Core dumps contain keys
 fs.suid_dumpable = 0
 kernel.core_pattern = |/bin/false
 kernel.core_uses_pid = 1
 
-# Links and files in directories of everyone
+# Links and files in world-writable directories
 fs.protected_hardlinks = 1
 fs.protected_symlinks = 1
 fs.protected_fifos = 2
 fs.protected_regular = 2
 
-# A kernel that stumbled is not to be trusted: start again. Exactly 10, because kubelet refuses anything else.
+# Reboot after an oops or a panic. Exactly 10, because the kubelet refuses any other value.
 kernel.panic_on_oops = 1
 kernel.panic = 10
 
-# Routing: believe nobody about the way
+# Routing: no redirects, no source routes, no spoofed sources
 net.ipv4.conf.all.rp_filter = 1
 net.ipv4.conf.default.rp_filter = 1
 net.ipv4.conf.all.accept_redirects = 0
@@ -362,7 +362,7 @@ net.ipv4.tcp_syn_retries = 5
 net.ipv4.tcp_synack_retries = 5
 net.ipv4.ip_local_port_range = 32768 65535
 
-# IPv6 addresses and routes are written down, not learnt from whoever speaks first on the wire
+# IPv6 addresses and routes are configured, not learnt from router advertisements
 net.ipv6.conf.all.accept_ra = 0
 net.ipv6.conf.default.accept_ra = 0
 net.ipv6.conf.all.autoconf = 0
@@ -378,7 +378,7 @@ net.ipv6.conf.default.accept_ra_rtr_pref = 0
 net.ipv6.conf.all.use_tempaddr = 0
 net.ipv6.conf.default.use_tempaddr = 0
 
-# What the guests send over a bridge is filtered once. The keys exist only where br_netfilter is loaded.
+# Bridged packets of virtual machines are filtered once. The keys exist only where br_netfilter is loaded.
 -net.bridge.bridge-nf-call-iptables = 0
 -net.bridge.bridge-nf-call-ip6tables = 0
 -net.bridge.bridge-nf-call-arptables = 0
@@ -394,15 +394,15 @@ FORTRESS
   change 'kernel and network sysctls are hardened'
 
   # 15/75 IP forwarding serves only the host's own virtual machines
-  #   C02 the host forwards for its own guests only [CIS 3.3.1.1, xccdf:sysctl_net_ipv4_ip_forward, LYNIS KRNL-6000]
-  #   C04 IPv6 forwarding is off but for nodes [CIS 3.3.2.1, xccdf:sysctl_net_ipv6_conf_all_forwarding]
+  #   C02 IPv4 forwarding is off except for nodes [CIS 3.3.1.1, xccdf:sysctl_net_ipv4_ip_forward, LYNIS KRNL-6000]
+  #   C04 IPv6 forwarding is off except for nodes [CIS 3.3.2.1, xccdf:sysctl_net_ipv6_conf_all_forwarding]
   check() {
-    put_matches /etc/sysctl.d/99-zz-fortress-forwarding.conf 242b4b4c39e6ef14cb47e7e3b3b9d30e327ddbaf9a5cf0b06f478124184c50ac 644 root:root
+    put_matches /etc/sysctl.d/99-zz-fortress-forwarding.conf 41e45fed0476efbc68e43b3d6812032a437228250fbbf040379c4fdf62b327bd 644 root:root
   }
   apply() {
     put /etc/sysctl.d/99-zz-fortress-forwarding.conf 644 root:root << 'FORTRESS'
-# The host forwards nothing for anybody. libvirt turns forwarding on for its own networks when it starts them,
-# and the firewall drops everything else; a file of its own, so that loading the other settings never turns it off under them.
+# IP forwarding is off. libvirt turns forwarding on for its own networks when it starts them,
+# and the firewall drops everything else; a file of its own, so that loading the other sysctls never turns it off again.
 net.ipv4.ip_forward = 0
 net.ipv4.conf.all.forwarding = 0
 net.ipv4.conf.default.forwarding = 0
@@ -424,7 +424,7 @@ FORTRESS
 
   # 16/75 kernel modules that a server has no use for are blocked
   #   D01 cramfs does not load [CIS 1.1.1.1, xccdf:kernel_module_cramfs_disabled]
-  #   D02 rare disk formats do not load [CIS 1.1.1.2, CIS 1.1.1.3, CIS 1.1.1.4, CIS 1.1.1.5, xccdf:kernel_module_freevxfs_disabled, xccdf:kernel_module_hfs_disabled, xccdf:kernel_module_hfsplus_disabled, xccdf:kernel_module_jffs2_disabled]
+  #   D02 rare file systems do not load (freevxfs, jffs2, hfs, hfsplus) [CIS 1.1.1.2, CIS 1.1.1.3, CIS 1.1.1.4, CIS 1.1.1.5, xccdf:kernel_module_freevxfs_disabled, xccdf:kernel_module_hfs_disabled, xccdf:kernel_module_hfsplus_disabled, xccdf:kernel_module_jffs2_disabled]
   #   D03 udf does not load [CIS 1.1.1.8, xccdf:kernel_module_udf_disabled]
   #   D04 squashfs does not load [CIS 1.1.1.7, LYNIS STRG-1840]
   #   D05 overlay does not load [CIS 1.1.1.6, xccdf:kernel_module_overlayfs_disabled]
@@ -432,24 +432,24 @@ FORTRESS
   #   D08 SCTP does not load [CIS 3.2.5, xccdf:kernel_module_sctp_disabled]
   #   D09 RDS and TIPC do not load [CIS 3.2.4, CIS 3.2.6, CVE-2021-43267, xccdf:kernel_module_rds_disabled, xccdf:kernel_module_tipc_disabled]
   #   D10 ATM and CAN do not load [CIS 3.2.1, CIS 3.2.2, xccdf:kernel_module_atm_disabled, xccdf:kernel_module_can_disabled]
-  #   D11 USB disks do not attach [CIS 1.1.1.10, xccdf:kernel_module_usb-storage_disabled, LYNIS USB-1000]
+  #   D11 USB storage does not load (usb-storage, uas) [CIS 1.1.1.10, xccdf:kernel_module_usb-storage_disabled, LYNIS USB-1000]
   #   D12 Bluetooth does not load [CIS 3.1.3, xccdf:service_bluetooth_disabled]
   #   D13 FireWire does not load [CIS 1.1.1.9, xccdf:kernel_module_firewire-core_disabled, LYNIS STRG-1846]
   #   D14 Thunderbolt does not load [https://thunderspy.io]
-  #   D15 the kernel's local root holes of 2026 cannot be reached [CVE-2026-31431, CVE-2026-43284, CVE-2026-46300, CVE-2026-43500]
-  #   D16 no SMB server runs in the kernel [CVE-2022-47939]
+  #   D15 modules with local root vulnerabilities of 2026 do not load [CVE-2026-31431, CVE-2026-43284, CVE-2026-46300, CVE-2026-43500]
+  #   D16 kernel SMB server does not load (ksmbd) [CVE-2022-47939]
   #   D17 old serial and network protocols do not load [CVE-2017-2636, KSPP]
   #   D18 cameras, speakers and floppies do not load [CVE-2024-53104]
   #   D19 the test driver vivid does not load [CVE-2019-18683]
   check() {
-    put_matches /etc/modprobe.d/60-fortress.conf b080bd4d63c56c6cdb359a0c55b9ce20a59435c5d05ce2fa570d6042b4bb0696 644 root:root
+    put_matches /etc/modprobe.d/60-fortress.conf 64be4d62235a4f1579ed2303bdcc0d1aa249c409adbf168bf84ef0292bb860b6 644 root:root
   }
   apply() {
     put /etc/modprobe.d/60-fortress.conf 644 root:root << 'FORTRESS'
-# Modules that this host never loads: `install` answers modprobe, `blacklist` answers udev.
-# Not here, on purpose: vfat (the EFI system partition), overlay (containers and guests' images).
+# Modules that this host never loads: `install` blocks modprobe, `blacklist` blocks udev.
+# Not here, on purpose: vfat (the EFI system partition), overlay (containers and images of virtual machines).
 
-# Rare disk formats: parsers of what a stranger may plug in or mount.
+# Rare file systems: parsers of foreign disks.
 install cramfs /bin/false
 blacklist cramfs
 install freevxfs /bin/false
@@ -495,7 +495,7 @@ blacklist psnap
 install p8022 /bin/false
 blacklist p8022
 
-# Devices that write memory past the processor, and radios.
+# Devices with direct memory access (FireWire, Thunderbolt), and radios.
 install firewire-core /bin/false
 blacklist firewire-core
 install firewire-ohci /bin/false
@@ -512,7 +512,7 @@ install btusb /bin/false
 blacklist btusb
 
 # Local root holes of 2026: CVE-2026-31431 (algif_aead), CVE-2026-43284 and CVE-2026-46300 (esp4, esp6), CVE-2026-43500 (rxrpc).
-# Costs IPsec and kAFS; WireGuard, dm-crypt and Cilium use none of them. A patched kernel is the cure, this is the belt.
+# Disables IPsec and kAFS; WireGuard, dm-crypt and Cilium use none of them. A patched kernel is the fix, this is a second line.
 install algif_aead /bin/false
 blacklist algif_aead
 install esp4 /bin/false
@@ -538,7 +538,7 @@ blacklist n_gsm
 install slip /bin/false
 blacklist slip
 
-# What a server has no use for.
+# Devices that a server does not need.
 install uvcvideo /bin/false
 blacklist uvcvideo
 install pcspkr /bin/false
@@ -566,11 +566,11 @@ FORTRESS
 
   # 17/75 /tmp is a tmpfs from the next boot on
   check() {
-    put_matches /etc/systemd/system/tmp.mount 3fff809f9ad3fd164b7f388320734153b77319c5727481dafa611790d195f43b 644 root:root
+    put_matches /etc/systemd/system/tmp.mount 92b282d17c2e993d4e7e02172309e9f0ce8cfcf52a8b517e7768404f439d2b98 644 root:root
   }
   apply() {
     put /etc/systemd/system/tmp.mount 644 root:root << 'FORTRESS'
-# In memory, gone at each start, and nothing in it runs. What unpacks and runs programs there sets TMPDIR.
+# tmpfs with noexec: emptied at each boot. Programs that unpack and execute files there need another TMPDIR.
 [Unit]
 Description=Temporary Directory /tmp
 ConditionPathIsSymbolicLink=!/tmp
@@ -603,14 +603,14 @@ FORTRESS
 
   # 18/75 noexec/nosuid mount options are set, directory by directory
   check() {
-    put_matches /usr/local/libexec/fortress-mounts 018e0741e39ac3496b29ad8a03b1e6a9fc1036b177dfe82a84fa2b583a5fcc9b 755 root:root
+    put_matches /usr/local/libexec/fortress-mounts a61bf6e488da174ee0fc5fa90c75e630a2a9c669bb70cd7c1b34b7bc1d546fba 755 root:root
   }
   apply() {
     (
       put /usr/local/libexec/fortress-mounts 755 root:root 'sh -n "$new"' << 'FORTRESS'
 #!/bin/sh
-# Gives directories the mount options a server needs. Where a directory is no mount of its own, it becomes one, bound onto itself:
-# that gives it the options, not space of its own. `fortress-mounts stop` takes it back.
+# Sets the mount options of directories (nodev, nosuid, noexec). A directory that is no mount is bind-mounted onto itself: that
+# gives it options, not space of its own. `fortress-mounts stop` removes them.
 set -eu
 ours=/run/fortress-mounts
 
@@ -619,7 +619,7 @@ options() {
   [ -d "$1" ] && [ ! -L "$1" ] || return 0
   if ! mountpoint --quiet "$1"; then
     mount --rbind "$1" "$1"
-    # Its own peer group: what is mounted below must not appear a second time below the hidden original.
+    # A peer group of its own: mounts below must not appear a second time below the hidden original.
     mount --make-private "$1"
     mount --make-shared "$1"
     echo "$1" >> "$ours"
@@ -631,7 +631,7 @@ options() {
 present() { if mountpoint --quiet "$1"; then mount --options "remount,bind,$2" "$1"; fi; }
 
 if [ "${1-}" = stop ]; then
-  # A host that shuts down unmounts in an order of its own.
+  # At a shutdown systemd unmounts in its own order.
   [ "$(systemctl is-system-running)" != stopping ] || exit 0
   [ ! -e "$ours" ] || tac "$ours" | while IFS= read -r directory; do umount --lazy "$directory"; done
   mount --options remount,bind,nodev,nosuid,exec /dev/shm
@@ -707,17 +707,17 @@ FORTRESS
   change 'noexec/nosuid mount options are set at every boot'
 
   # 21/75 noexec/nosuid mount options are active
-  #   E01 /tmp is its own, and nothing in it runs [CIS 1.1.2.1.4, xccdf:mount_option_tmp_noexec, LYNIS FILE-6374]
-  #   E02 nothing in shared memory runs [CIS 1.1.2.2.4, CIS 1.1.2.2.2, CIS 1.1.2.2.3, xccdf:mount_option_dev_shm_noexec, xccdf:mount_option_dev_shm_nodev, xccdf:mount_option_dev_shm_nosuid]
+  #   E01 /tmp is mounted with nodev, nosuid and noexec [CIS 1.1.2.1.4, xccdf:mount_option_tmp_noexec, LYNIS FILE-6374]
+  #   E02 /dev/shm is mounted with nodev, nosuid and noexec [CIS 1.1.2.2.4, CIS 1.1.2.2.2, CIS 1.1.2.2.3, xccdf:mount_option_dev_shm_noexec, xccdf:mount_option_dev_shm_nodev, xccdf:mount_option_dev_shm_nosuid]
   #   E02a /etc/fstab mounts /dev/shm with nodev, nosuid and noexec [CIS 1.1.2.2.1, fstab(5)]
-  #   E03 nothing in /var/tmp runs [CIS 1.1.2.5.1, xccdf:partition_for_var_tmp, LYNIS FILE-6374]
-  #   E04 no devices and no set-id programs in /var [CIS 1.1.2.4.1, xccdf:partition_for_var, LYNIS FILE-6310]
-  #   E05 nothing among the logs runs [CIS 1.1.2.6.1, xccdf:partition_for_var_log]
-  #   E06 nothing among the audit logs runs [CIS 1.1.2.7.1, xccdf:partition_for_var_log_audit]
-  #   E07 no devices and no set-id programs in homes [CIS 1.1.2.3.1, xccdf:partition_for_home, LYNIS FILE-6310]
-  #   E08 nothing in /boot runs [LYNIS FILE-6374, ANSSI BP-028 R28]
-  #   E08a nothing on the EFI system partition runs [ANSSI BP-028 R28]
-  #   E15 the mounts are made at each start [mount(8)]
+  #   E03 /var/tmp is mounted with nodev, nosuid and noexec [CIS 1.1.2.5.1, xccdf:partition_for_var_tmp, LYNIS FILE-6374]
+  #   E04 /var is mounted with nodev and nosuid [CIS 1.1.2.4.1, xccdf:partition_for_var, LYNIS FILE-6310]
+  #   E05 /var/log is mounted with nodev, nosuid and noexec [CIS 1.1.2.6.1, xccdf:partition_for_var_log]
+  #   E06 /var/log/audit is mounted with nodev, nosuid and noexec [CIS 1.1.2.7.1, xccdf:partition_for_var_log_audit]
+  #   E07 /home is mounted with nodev and nosuid [CIS 1.1.2.3.1, xccdf:partition_for_home, LYNIS FILE-6310]
+  #   E08 /boot is mounted with nodev, nosuid and noexec [LYNIS FILE-6374, ANSSI BP-028 R28]
+  #   E08a /boot/efi is mounted with nodev, nosuid and noexec [ANSSI BP-028 R28]
+  #   E15 mount options are set at every boot (fortress-mounts) [mount(8)]
   check() { systemctl is-active fortress-mounts.service; }
   apply() {
     install --directory --mode=700 /var/log/audit
@@ -728,7 +728,7 @@ FORTRESS
 
   # 22/75 no unencrypted swap is in use
   #   why: what is in memory, keys included, would still be readable there when the host is off
-  #   E14 memory does not reach a disk in clear text [swapon(8)]
+  #   E14 swap is off, encrypted or in memory (zram) [swapon(8)]
   check() { [ -z "$(clear_swaps)" ]; }
   apply() {
     clear_swaps | xargs --no-run-if-empty swapoff
@@ -739,12 +739,12 @@ FORTRESS
 
   # 23/75 core dumps are off for every login, root's too
   check() {
-    put_matches /etc/security/limits.d/10-coredump-debian.conf aabf8df00e08e5cf92f1619ee0869976f37640a32afd2fc012edb9e8f45045a5 644 root:root
+    put_matches /etc/security/limits.d/10-coredump-debian.conf a3a3832ab1cda376b793bc0ebbf6d9798d3fbfad5228c1a785bb5f8999ba5736 644 root:root
   }
   apply() {
     put /etc/security/limits.d/10-coredump-debian.conf 644 root:root << 'FORTRESS'
-# Core dumps hold keys and passwords. Debian's file of this name raises the limit, for root by name, and a line for * in another
-# file would not reach root: so the whole file is ours.
+# Core dumps contain keys and passwords. Debian's file of this name raises the limit, for root by name, and a line for * in another
+# file would not reach root: so all of the file is written here.
 * soft core 0
 root soft core 0
 * hard core 0
@@ -774,9 +774,9 @@ FORTRESS
 
   # 25/75 core dumps are off for every service
   #   why: a copy of memory holds keys and passwords
-  #   E12 programs leave no core dumps [CIS 1.5.11, xccdf:disable_users_coredumps, LYNIS KRNL-5820]
+  #   E12 core dumps are off [CIS 1.5.11, xccdf:disable_users_coredumps, LYNIS KRNL-5820]
   #   E12a systemd stores no core dumps [CIS 1.5.13, CIS 1.5.12, xccdf:coredump_disable_storage, xccdf:coredump_disable_backtraces]
-  #   K05 a fault of systemd opens no shell [systemd-system.conf(5)]
+  #   K05 systemd crash shell and core dump are off [systemd-system.conf(5)]
   check() {
     put_matches /etc/systemd/system.conf.d/60-fortress.conf 98ff8702bdcf9013d65ac6381ec77d442c994cfc896276a5cfe660919c414695 644 root:root
   }
@@ -810,17 +810,17 @@ FORTRESS
   change 'only members of the group ssh-admins may log in, and you are one'
 
   # 27/75 system accounts and root are locked, and home directories are private
-  #   I01 root has no password [CIS 5.4.2.4, passwd(1), xccdf:ensure_root_access_controlled]
-  #   I02 only root is user 0 and group 0 [CIS 5.4.2.1, xccdf:accounts_no_uid_except_zero]
-  #   I03 accounts of the system have no shell [CIS 5.4.2.7, xccdf:no_shelllogin_for_systemaccounts, LYNIS AUTH-9266]
-  #   I03a accounts of the system have no password [CIS 5.4.2.8, xccdf:no_invalid_shell_accounts_unlocked]
+  #   I01 root password is locked [CIS 5.4.2.4, passwd(1), xccdf:ensure_root_access_controlled]
+  #   I02 only root has UID 0 and GID 0 [CIS 5.4.2.1, xccdf:accounts_no_uid_except_zero]
+  #   I03 system accounts have no login shell [CIS 5.4.2.7, xccdf:no_shelllogin_for_systemaccounts, LYNIS AUTH-9266]
+  #   I03a system accounts have no password [CIS 5.4.2.8, xccdf:no_invalid_shell_accounts_unlocked]
   #   I10a no account has an empty password [CIS 7.2.2, xccdf:no_empty_passwords_etc_shadow, LYNIS AUTH-9283]
-  #   I16 homes are private [CIS 7.2.9, xccdf:file_permissions_home_directories, LYNIS HOME-9304]
-  #   I16b nobody else writes what their shells start with [CIS 7.2.10, xccdf:file_permission_user_init_files]
-  #   I16a no home trusts other machines or keeps passwords for them [CIS 7.2.10, xccdf:no_rsh_trust_files, netrc(5)]
-  #   I23 the lists of users and groups agree [CIS 7.2.5, xccdf:account_unique_id, LYNIS AUTH-9222]
-  #   I26 nologin is no log-in shell [CIS 5.4.3.1, xccdf:no_nologin_in_shells]
-  #   I08a logging in needs somebody of ssh-admins [sshd_config(5)]
+  #   I16 home directories are private [CIS 7.2.9, xccdf:file_permissions_home_directories, LYNIS HOME-9304]
+  #   I16b shell start-up files in homes are private [CIS 7.2.10, xccdf:file_permission_user_init_files]
+  #   I16a homes have no .rhosts, .shosts, .forward or .netrc [CIS 7.2.10, xccdf:no_rsh_trust_files, netrc(5)]
+  #   I23 user and group databases are consistent [CIS 7.2.5, xccdf:account_unique_id, LYNIS AUTH-9222]
+  #   I26 nologin is not in /etc/shells [CIS 5.4.3.1, xccdf:no_nologin_in_shells]
+  #   I08a group ssh-admins has members [sshd_config(5)]
   check() {
     [ -z "$(system_shells)" ] && [ -z "$(open_homes)" ] && passwd --status root | grep '^root L' > /dev/null
   }
@@ -833,11 +833,11 @@ FORTRESS
 
   # 28/75 inactive accounts are disabled
   check() {
-    put_matches /etc/default/useradd 8f2b064af188223e0b965062e7cd28d293e67dd5b84c323bdb3288b8f5dd1ce9 644 root:root
+    put_matches /etc/default/useradd 8815a1144db9548cc6acea6053ddbea88388643df6c45ffc108d2c51a54a4305 644 root:root
   }
   apply() {
     put /etc/default/useradd 644 root:root << 'FORTRESS'
-# Defaults of useradd. An account whose password ran out 45 days ago sleeps.
+# Defaults of useradd. An account is disabled 45 days after its password has expired.
 SHELL=/bin/bash
 INACTIVE=45
 FORTRESS
@@ -848,11 +848,11 @@ FORTRESS
 
   # 29/75 login.defs gives new accounts a private umask, and passwords that last a year
   check() {
-    put_matches /etc/login.defs cb52ef0e3f1cd1df2703a0ea4eb2edeae7dad9a2a3fc452aa1b5ba4573bf2c9a 644 root:root
+    put_matches /etc/login.defs 4187c1323973b2446f08bd562af6a4d490c88fc50f2aa0c4909f98446f84984d 644 root:root
   }
   apply() {
     put /etc/login.defs 644 root:root << 'FORTRESS'
-# Defaults of the tools that make users (shadow). They read this one file and no drop-ins, so the whole file is ours.
+# Defaults of the tools that create users (shadow). They read this one file and no drop-ins, so all of it is written here.
 MAIL_DIR /var/mail
 FAILLOG_ENAB yes
 LOG_UNKFAIL_ENAB no
@@ -872,7 +872,7 @@ UMASK 027
 HOME_MODE 0700
 USERGROUPS_ENAB yes
 
-# A password lasts a year, and is not changed back the same day
+# Passwords expire after a year, and cannot be changed twice a day
 PASS_MAX_DAYS 365
 PASS_MIN_DAYS 1
 PASS_WARN_AGE 7
@@ -898,7 +898,7 @@ CHFN_RESTRICT rwh
 DEFAULT_HOME no
 NONEXISTENT /nonexistent
 
-# Passwords are hashed slowly and with 64 MiB each; 11, the most there is, would need 1 GiB for a login.
+# yescrypt cost 7 needs 64 MiB for each hash; 11, the maximum, would need 1 GiB for a login.
 ENCRYPT_METHOD YESCRYPT
 YESCRYPT_COST_FACTOR 7
 SHA_CRYPT_MIN_ROUNDS 640000
@@ -911,13 +911,13 @@ FORTRESS
 
   # 30/75 passwords expire after a year, and administrators are never disabled as inactive
   #   why: who comes with a key must not be refused because a password became old
-  #   I12 new passwords last a year [CIS 5.4.1.1, xccdf:accounts_maximum_age_login_defs, LYNIS AUTH-9286]
-  #   I10 passwords are hashed slowly [CIS 5.4.1.4, xccdf:set_password_hashing_algorithm_logindefs, crypt(5)]
-  #   I11 where SHA-512 is used, it takes long [LYNIS AUTH-9230]
-  #   I13 new files of new users are private [CIS 5.4.3.3, xccdf:accounts_umask_etc_login_defs, LYNIS AUTH-9328]
-  #   I12a forgotten accounts fall asleep [CIS 5.4.1.5, xccdf:account_disable_post_pw_expiration]
-  #   I12b passwords there are age as new ones do [CIS 5.4.1.1, xccdf:accounts_password_set_max_life_existing]
-  #   I12c no administrator's account falls asleep or ends [shadow(5), chage(1)]
+  #   I12 new passwords expire after 365 days (PASS_MAX_DAYS) [CIS 5.4.1.1, xccdf:accounts_maximum_age_login_defs, LYNIS AUTH-9286]
+  #   I10 password hash is yescrypt with cost 7 (login.defs) [CIS 5.4.1.4, xccdf:set_password_hashing_algorithm_logindefs, crypt(5)]
+  #   I11 SHA-512 password hashes have 640000 rounds [LYNIS AUTH-9230]
+  #   I13 default umask is 027 and homes have mode 0700 (login.defs) [CIS 5.4.3.3, xccdf:accounts_umask_etc_login_defs, LYNIS AUTH-9328]
+  #   I12a inactive accounts are disabled after 45 days [CIS 5.4.1.5, xccdf:account_disable_post_pw_expiration]
+  #   I12b existing passwords expire [CIS 5.4.1.1, xccdf:accounts_password_set_max_life_existing]
+  #   I12c admin accounts do not expire [shadow(5), chage(1)]
   check() { [ -z "$(endless_passwords)" ]; }
   apply() {
     endless_passwords | xargs --no-run-if-empty --max-args=1 chage --mindays 1 --maxdays 365 --warndays 7
@@ -949,12 +949,12 @@ FORTRESS
 
   # 32/75 interactive shells have the umask 027
   check() {
-    put_matches /etc/bash.bashrc 161db1ed28152ac54316f49085da0056885ef3f89fa6759ad4831aa352d99b6e 644 root:root
+    put_matches /etc/bash.bashrc bf4ee4e59290b9ffe8e9c3b89f2d0d33c9788a0c136af1f656a574dfe262cd83 644 root:root
   }
   apply() {
     (
       put /etc/bash.bashrc 644 root:root << 'FORTRESS'
-# Interactive bash. The file has no drop-ins, so the whole of it is ours.
+# Interactive bash. The file has no drop-ins, so all of it is written here.
 [ -z "${PS1-}" ] && return
 
 shopt -s checkwinsize
@@ -971,12 +971,12 @@ FORTRESS
 
   # 33/75 login shells have the umask 027, and end when idle (TMOUT)
   check() {
-    put_matches /etc/profile.d/60-fortress.sh a84c46aeea74205ea1742dde276cbe855ed78ef67e39d0eea69a64813c491825 644 root:root
+    put_matches /etc/profile.d/60-fortress.sh eb1fe985f0c7a4acad0354eafa2634b78c7a052d98ff794cb8990fa4843a9a37 644 root:root
   }
   apply() {
     (
       put /etc/profile.d/60-fortress.sh 644 root:root << 'FORTRESS'
-# Shells of people: new files are private, and an idle shell ends after a quarter of an hour.
+# Login shells: umask 027, and an idle shell ends after 15 minutes (TMOUT).
 umask 027
 if [ -n "${BASH_VERSION-}" ] && [ -z "${TMOUT-}" ]; then
   declare -xr TMOUT=900
@@ -1017,7 +1017,7 @@ FORTRESS
   change 'every session begins with a warning banner'
 
   # 36/75 SSH shows a warning banner that names no system
-  #   M09 banners warn, and do not say what runs here [CIS 1.6.2, xccdf:banner_etc_issue_cis, LYNIS BANN-7126]
+  #   M09 login banners warn and hide the system (issue, motd) [CIS 1.6.2, xccdf:banner_etc_issue_cis, LYNIS BANN-7126]
   check() {
     put_matches /etc/issue.net b86a02f5515bc406a7bb93224a6b654b489f1c7d7b404d09a8bcaddbb4bb3c41 644 root:root
   }
@@ -1049,51 +1049,50 @@ FORTRESS
   change 'sshd has a list of revoked keys'
 
   # 38/75 sshd accepts only public keys, of one group
-  #   H01 root does not log in [CIS 5.1.21, xccdf:sshd_disable_root_login]
-  #   H02 nobody logs in by password [sshd_config(5)]
-  #   H03 a key is the one way in [sshd_config(5)]
-  #   H04 an empty password is no password [CIS 5.1.20, xccdf:sshd_disable_empty_passwords]
-  #   H05 no machine vouches for its users [CIS 5.1.10, CIS 5.1.11, xccdf:disable_host_auth, xccdf:sshd_disable_rhosts]
-  #   H06 clients do not set our environment [CIS 5.1.22, xccdf:sshd_do_not_permit_user_env]
-  #   H07 locked accounts are refused [CIS 5.1.23, xccdf:sshd_enable_pam]
-  #   H08 only members of ssh-admins log in [CIS 5.1.4, xccdf:sshd_limit_user_access, LYNIS SSH-7440]
-  #   H09 nothing is forwarded [CIS 5.1.8, xccdf:sshd_disable_forwarding]
-  #   H10 no agent and no socket is forwarded, TCP only to our own guests [LYNIS SSH-7408]
-  #   H11 no X, no tunnels, no gateways [LYNIS SSH-7408]
-  #   H12 no Kerberos [CIS 5.1.9, xccdf:sshd_disable_gssapi_auth]
-  #   H13 dead sessions end [CIS 5.1.7, xccdf:sshd_set_idle_timeout, xccdf:sshd_set_keepalive]
-  #   H14 logging in takes half a minute at most [CIS 5.1.14, xccdf:sshd_set_login_grace_time]
-  #   H15 three keys may be tried [CIS 5.1.17, xccdf:sshd_set_max_auth_tries]
-  #   H16 a connection carries four sessions at most [CIS 5.1.18, xccdf:sshd_set_max_sessions]
-  #   H17 strangers cannot use up the log-ins [CIS 5.1.19, xccdf:sshd_set_maxstartups]
-  #   H18 the log says which key came in [LYNIS SSH-7408, sshd_config(5)]
-  #   H19 ciphers are strong [CIS 5.1.6, xccdf:sshd_use_strong_ciphers, CVE-2023-48795]
-  #   H20 checksums are strong [CIS 5.1.16, xccdf:sshd_use_strong_macs]
-  #   H21 key exchange withstands quantum computers [CIS 5.1.12, CIS 5.1.13, xccdf:sshd_use_strong_kex]
-  #   H22 keys are Ed25519 or RSA with SHA-2 [sshd_config(5)]
-  #   H23 RSA keys have 3072 bits at least [NIST SP 800-57]
-  #   H24 long sessions change keys [sshd_config(5)]
-  #   H25 no compression, no name service [LYNIS SSH-7408]
-  #   H26 keys that others can write do not count [LYNIS SSH-7408]
-  #   H27 who comes is warned, and not told what runs here [CIS 5.1.5, xccdf:sshd_enable_warning_banner_net]
-  #   H28 who comes sees when they last came [LYNIS SSH-7408]
-  #   H29 no weak Diffie-Hellman group is offered [CVE-2015-4000, sshd_config(5)]
-  #   H30 sshd's settings are root's [CIS 5.1.1, xccdf:file_permissions_sshd_config]
-  #   H31 host keys are root's [CIS 5.1.2, xccdf:file_permissions_sshd_private_key]
-  #   H32 sshd offers no DSA or ECDSA host key [sshd_config(5)]
-  #   H33 keys can be revoked [sshd_config(5)]
-  #   H35 the sshd that runs has read these settings [sshd(8)]
-  #   H38 no address and no user has weaker rules [sshd_config(5)]
+  #   H01 SSH root login is off [CIS 5.1.21, xccdf:sshd_disable_root_login]
+  #   H02 SSH password login is off [sshd_config(5)]
+  #   H03 SSH logins require a public key [sshd_config(5)]
+  #   H04 SSH empty passwords are refused [CIS 5.1.20, xccdf:sshd_disable_empty_passwords]
+  #   H05 SSH host-based login is off [CIS 5.1.10, CIS 5.1.11, xccdf:disable_host_auth, xccdf:sshd_disable_rhosts]
+  #   H06 SSH user environments are ignored (PermitUserEnvironment) [CIS 5.1.22, xccdf:sshd_do_not_permit_user_env]
+  #   H07 SSH uses PAM [CIS 5.1.23, xccdf:sshd_enable_pam]
+  #   H08 SSH logins are limited to group ssh-admins [CIS 5.1.4, xccdf:sshd_limit_user_access, LYNIS SSH-7440]
+  #   H09 SSH forwarding is off [CIS 5.1.8, xccdf:sshd_disable_forwarding]
+  #   H10 SSH agent and socket forwarding are off, TCP forwarding is limited [LYNIS SSH-7408]
+  #   H11 SSH X11 forwarding, tunnels and gateway ports are off [LYNIS SSH-7408]
+  #   H12 SSH Kerberos and GSSAPI are off [CIS 5.1.9, xccdf:sshd_disable_gssapi_auth]
+  #   H13 dead SSH sessions are closed (ClientAliveInterval) [CIS 5.1.7, xccdf:sshd_set_idle_timeout, xccdf:sshd_set_keepalive]
+  #   H14 SSH login grace time is 30 seconds [CIS 5.1.14, xccdf:sshd_set_login_grace_time]
+  #   H15 SSH login attempts are limited to 3 (MaxAuthTries) [CIS 5.1.17, xccdf:sshd_set_max_auth_tries]
+  #   H16 SSH sessions per connection are limited to 4 (MaxSessions) [CIS 5.1.18, xccdf:sshd_set_max_sessions]
+  #   H17 unauthenticated SSH connections are limited (MaxStartups) [CIS 5.1.19, xccdf:sshd_set_maxstartups]
+  #   H18 SSH logins are logged with their key (LogLevel VERBOSE) [LYNIS SSH-7408, sshd_config(5)]
+  #   H19 SSH ciphers are strong [CIS 5.1.6, xccdf:sshd_use_strong_ciphers, CVE-2023-48795]
+  #   H20 SSH MACs are strong [CIS 5.1.16, xccdf:sshd_use_strong_macs]
+  #   H21 SSH key exchange is post-quantum [CIS 5.1.12, CIS 5.1.13, xccdf:sshd_use_strong_kex]
+  #   H22 SSH keys are Ed25519 or RSA with SHA-2 [sshd_config(5)]
+  #   H23 SSH RSA keys have at least 3072 bits [NIST SP 800-57]
+  #   H24 SSH sessions are rekeyed (RekeyLimit) [sshd_config(5)]
+  #   H25 SSH compression, DNS lookups and TCP keepalive are off [LYNIS SSH-7408]
+  #   H26 SSH keys in files that others can write are refused (StrictModes) [LYNIS SSH-7408]
+  #   H27 SSH warning banner is on, Debian version is hidden [CIS 5.1.5, xccdf:sshd_enable_warning_banner_net]
+  #   H28 SSH shows the last login [LYNIS SSH-7408]
+  #   H29 weak Diffie-Hellman groups are not offered by sshd (moduli) [CVE-2015-4000, sshd_config(5)]
+  #   H30 sshd_config is root-only [CIS 5.1.1, xccdf:file_permissions_sshd_config]
+  #   H31 SSH host keys are root-only [CIS 5.1.2, xccdf:file_permissions_sshd_private_key]
+  #   H32 SSH host keys are not DSA or ECDSA [sshd_config(5)]
+  #   H33 SSH keys can be revoked (RevokedKeys) [sshd_config(5)]
+  #   H35 running sshd has loaded the current sshd_config [sshd(8)]
+  #   H38 sshd_config has no Match blocks [sshd_config(5)]
   check() {
-    put_matches /etc/ssh/sshd_config 231fa67b633bd5c51bde983faaf07162419d2a446eba656b9e2d429ba13a15e3 600 root:root
+    put_matches /etc/ssh/sshd_config 666a852e814ec627c3246dc2b8b1f87899b9ecda4af6c806e7a14be71e785d48 600 root:root
   }
   apply() {
     put /etc/ssh/sshd_config 600 root:root 'sshd -t -f "$new"' << 'FORTRESS'
-# The whole of sshd. This is the main file and not a drop-in: the first value wins, so here nothing that lands in
-# sshd_config.d, now or by a later package, can weaken it; what is read there only adds to what is left open here.
-# sshd -T shows what holds.
+# All settings of sshd. This is the main file and not a drop-in: the first value wins, so no file in sshd_config.d, now or
+# of a later package, can weaken these; it can only set what is not set here. sshd -T shows the effective settings.
 
-# Who: members of one group, with a key. Nobody by password, never root.
+# Authentication: members of one group, with a key. No passwords, no root.
 AllowGroups ssh-admins
 PermitRootLogin no
 AuthenticationMethods publickey
@@ -1110,7 +1109,7 @@ StrictModes yes
 UsePAM yes
 RevokedKeys /etc/ssh/revoked_keys
 
-# How long, how many
+# Timeouts and limits
 LoginGraceTime 30
 MaxAuthTries 3
 MaxSessions 4
@@ -1120,7 +1119,7 @@ ClientAliveInterval 200
 ClientAliveCountMax 2
 TCPKeepAlive no
 
-# What a session may open: administrators reach the guests through the host, by port 22 only.
+# Forwarding: administrators reach the guests through the host, by port 22 only.
 AllowTcpForwarding local
 PermitOpen *:22
 AllowAgentForwarding no
@@ -1129,7 +1128,7 @@ GatewayPorts no
 PermitTunnel no
 X11Forwarding no
 
-# Cryptography: post-quantum key exchange first, where this sshd knows it
+# Cryptography: post-quantum key exchange first, where this sshd supports it
 KexAlgorithms mlkem768x25519-sha256,sntrup761x25519-sha512@openssh.com,curve25519-sha256,curve25519-sha256@libssh.org
 Ciphers chacha20-poly1305@openssh.com,aes256-gcm@openssh.com,aes256-ctr
 MACs hmac-sha2-512-etm@openssh.com,hmac-sha2-256-etm@openssh.com
@@ -1141,7 +1140,7 @@ RequiredRSASize 3072
 RekeyLimit 512M 1h
 Compression no
 
-# What is shown and written down
+# Logging and banners
 LogLevel VERBOSE
 Banner /etc/issue.net
 DebianBanner no
@@ -1152,7 +1151,7 @@ UseDNS no
 AcceptEnv LANG LC_*
 Subsystem sftp internal-sftp
 
-# Last, so that it cannot overrule what stands above.
+# Last, so that the drop-ins cannot override the settings above.
 Include /etc/ssh/sshd_config.d/*.conf
 FORTRESS
     systemctl try-reload-or-restart ssh.service
@@ -1167,12 +1166,12 @@ FORTRESS
 
   # 39/75 faillock locks an account for a while after four wrong passwords
   check() {
-    put_matches /etc/security/faillock.conf e73924034d27fd204fadae5babbb1f46ffb9580375fc85d833b7bbdfaef1f1d7 644 root:root
+    put_matches /etc/security/faillock.conf 8becb6c51ede4163a433abcd19c966efbf2cb5fd1cb70ff63391c9bd597304fc 644 root:root
   }
   apply() {
     put /etc/security/faillock.conf 644 root:root << 'FORTRESS'
-# Four wrong passwords within a quarter of an hour close an account for a quarter of an hour, root's included.
-# Logging in with a key does not ask for a password and is not affected.
+# Four wrong passwords within 15 minutes lock an account for 15 minutes, root's included.
+# Logins with a key use no password and are not affected.
 deny = 4
 fail_interval = 900
 unlock_time = 900
@@ -1346,12 +1345,12 @@ FORTRESS
 
   # 47/75 PAM counts wrong passwords, and refuses empty and old ones
   #   why: pam-auth-update builds common-* from profiles; a line written there by hand would be lost, or stop it for good
-  #   I14 idle shells end [CIS 5.4.3.2, xccdf:accounts_tmout, LYNIS SHLL-6220]
-  #   I13a what people make is private [CIS 5.4.3.3, xccdf:accounts_umask_etc_profile, xccdf:accounts_umask_etc_bashrc, LYNIS AUTH-9328]
-  #   I13b what people's sessions make is private [pam_umask(8)]
-  #   I27 root runs nothing from a directory others can write [CIS 5.4.2.5, xccdf:accounts_root_path_dirs_no_write]
-  #   I15 no account opens log-ins without end, and no daemon runs out of files [limits.conf(5)]
-  #   I25 what a session leaves behind is cleared, its work is not [logind.conf(5)]
+  #   I14 idle shells end after 15 minutes (TMOUT) [CIS 5.4.3.2, xccdf:accounts_tmout, LYNIS SHLL-6220]
+  #   I13a umask of shells is 027 [CIS 5.4.3.3, xccdf:accounts_umask_etc_profile, xccdf:accounts_umask_etc_bashrc, LYNIS AUTH-9328]
+  #   I13b umask of PAM sessions is 027 [pam_umask(8)]
+  #   I27 root PATH has only root-owned directories [CIS 5.4.2.5, xccdf:accounts_root_path_dirs_no_write]
+  #   I15 logins per account and open files are limited (maxlogins, nofile) [limits.conf(5)]
+  #   I25 logind removes leftover IPC and keeps processes (RemoveIPC) [logind.conf(5)]
   check() {
     grep pam_faillock.so /etc/pam.d/common-account > /dev/null &&
     grep umask=027 /etc/pam.d/common-session > /dev/null &&
@@ -1363,25 +1362,25 @@ FORTRESS
   change 'PAM counts wrong passwords, and refuses empty and old ones'
 
   # 48/75 su is root-only
-  #   I05 guessing is stopped after four wrong passwords [CIS 5.3.3.1.1, CIS 5.3.3.1.2, xccdf:accounts_passwords_pam_faillock_deny, xccdf:accounts_passwords_pam_faillock_unlock_time]
-  #   I06 root's password too [CIS 5.3.3.1.3, xccdf:accounts_passwords_pam_faillock_root_unlock_time]
-  #   I08 passwords are long and mixed [CIS 5.3.3.2.2, xccdf:accounts_password_pam_minlen, LYNIS AUTH-9262]
-  #   I08b passwords are no runs and no words [CIS 5.3.3.2.4, xccdf:accounts_password_pam_maxrepeat]
-  #   I05a wrong passwords are counted, before and after [CIS 5.3.2.2, xccdf:accounts_passwords_pam_faillock_enabled, pam_faillock(8)]
-  #   I07 a wrong password costs time [pam_faildelay(8)]
-  #   I09 old passwords do not come back [CIS 5.3.3.3.1, xccdf:accounts_password_pam_pwhistory_remember]
-  #   I10b no empty password is accepted [CIS 5.3.3.4.1, xccdf:no_empty_passwords_unix]
-  #   I10c new passwords are hashed with yescrypt [CIS 5.3.3.4.3, xccdf:set_password_hashing_algorithm_systemauth]
-  #   I12d a password that ran out does not refuse a key [pam_unix(8)]
-  #   I08c pwquality is asked [CIS 5.3.2.3, xccdf:accounts_password_pam_pwquality_enabled]
-  #   I21 su is for root alone [CIS 5.2.7, xccdf:use_pam_wheel_group_for_su, xccdf:ensure_pam_wheel_group_empty]
+  #   I05 accounts are locked after 4 wrong passwords (faillock) [CIS 5.3.3.1.1, CIS 5.3.3.1.2, xccdf:accounts_passwords_pam_faillock_deny, xccdf:accounts_passwords_pam_faillock_unlock_time]
+  #   I06 root is locked after wrong passwords too (faillock) [CIS 5.3.3.1.3, xccdf:accounts_passwords_pam_faillock_root_unlock_time]
+  #   I08 passwords have at least 15 characters of 4 classes (pwquality) [CIS 5.3.3.2.2, xccdf:accounts_password_pam_minlen, LYNIS AUTH-9262]
+  #   I08b passwords have no sequences and no dictionary words (pwquality) [CIS 5.3.3.2.4, xccdf:accounts_password_pam_maxrepeat]
+  #   I05a faillock is on in PAM [CIS 5.3.2.2, xccdf:accounts_passwords_pam_faillock_enabled, pam_faillock(8)]
+  #   I07 wrong passwords are delayed by 4 seconds (pam_faildelay) [pam_faildelay(8)]
+  #   I09 last 24 passwords cannot be reused (pam_pwhistory) [CIS 5.3.3.3.1, xccdf:accounts_password_pam_pwhistory_remember]
+  #   I10b empty passwords are refused in PAM (nullok) [CIS 5.3.3.4.1, xccdf:no_empty_passwords_unix]
+  #   I10c new passwords are hashed with yescrypt (pam_unix) [CIS 5.3.3.4.3, xccdf:set_password_hashing_algorithm_systemauth]
+  #   I12d expired passwords do not block SSH keys (no_pass_expiry) [pam_unix(8)]
+  #   I08c pwquality is on in PAM [CIS 5.3.2.3, xccdf:accounts_password_pam_pwquality_enabled]
+  #   I21 su is root-only [CIS 5.2.7, xccdf:use_pam_wheel_group_for_su, xccdf:ensure_pam_wheel_group_empty]
   check() {
-    put_matches /etc/pam.d/su 6e48aad1c25cd806559514400ae5c7772079ee4800d687d6b4d5d6ca1267af7f 644 root:root
+    put_matches /etc/pam.d/su ab92e5e34c31c56177c6ef0475deb569b07cac58ae3fe5e5168bcaa5ef654150 644 root:root
   }
   apply() {
     put /etc/pam.d/su 644 root:root << 'FORTRESS'
-# su is for root, and for members of an empty group: sudo is the way, and it writes down who.
-# pam-auth-update does not know this file, so the whole of it is ours.
+# su is root-only: its group has no members. Administrators use sudo, which logs them.
+# pam-auth-update does not manage this file, so all of it is written here.
 auth       sufficient pam_rootok.so
 auth       required   pam_wheel.so group=sugroup use_uid
 session    required   pam_env.so readenv=1
@@ -1398,17 +1397,17 @@ FORTRESS
   change 'su is root-only'
 
   # 49/75 sudo asks for the password, and logs every command
-  #   I17 sudo writes down what was done, from a terminal of its own [CIS 5.2.2, CIS 5.2.3, xccdf:sudo_add_use_pty, xccdf:sudo_custom_logfile]
-  #   I18 sudo asks again after five minutes [CIS 5.2.6, xccdf:sudo_require_reauthentication]
-  #   I19 sudo takes no environment and shows no password [sudoers(5)]
-  #   I20 sudo always asks for a password [CIS 5.2.4, CIS 5.2.5, xccdf:sudo_require_authentication, xccdf:sudo_remove_no_authenticate]
-  #   I20a sudo's settings are sound and root's [visudo(8)]
+  #   I17 sudo uses a pty and writes a log [CIS 5.2.2, CIS 5.2.3, xccdf:sudo_add_use_pty, xccdf:sudo_custom_logfile]
+  #   I18 sudo password times out after 5 minutes [CIS 5.2.6, xccdf:sudo_require_reauthentication]
+  #   I19 sudo resets the environment and hides passwords [sudoers(5)]
+  #   I20 sudo requires a password [CIS 5.2.4, CIS 5.2.5, xccdf:sudo_require_authentication, xccdf:sudo_remove_no_authenticate]
+  #   I20a sudoers is valid and owned by root [visudo(8)]
   check() {
-    put_matches /etc/sudoers.d/60-fortress 18f4b2a2b9431b78780b94915e7793c0f2416157bb9e2b2e22c4732844c62e3b 440 root:root
+    put_matches /etc/sudoers.d/60-fortress 83c833273c6472fdfa530b69e787d990677a247eed3041e1937afcfaa9ace55a 440 root:root
   }
   apply() {
     put /etc/sudoers.d/60-fortress 440 root:root 'visudo --check --quiet --file="$new"' << 'FORTRESS'
-# sudo asks for a password, on a terminal of its own, and writes down what was done.
+# sudo requires a password, uses a pty, and logs commands.
 Defaults use_pty
 Defaults logfile="/var/log/sudo.log"
 Defaults env_reset
@@ -1430,11 +1429,11 @@ FORTRESS
   confirm
 
   # 50/75 auditd keeps its logs
-  #   J05 audit logs are kept [CIS 6.2.2.2, xccdf:auditd_data_retention_max_log_file_action]
-  #   J06 a full disk is said, and does not stop the host [auditd.conf(5)]
-  #   J07 little room is said early [CIS 6.2.2.4, auditd.conf(5), xccdf:auditd_data_retention_space_left_action]
+  #   J05 audit logs are kept (keep_logs) [CIS 6.2.2.2, xccdf:auditd_data_retention_max_log_file_action]
+  #   J06 full audit disk does not halt the host [auditd.conf(5)]
+  #   J07 low space for audit logs is reported at 25% [CIS 6.2.2.4, auditd.conf(5), xccdf:auditd_data_retention_space_left_action]
   check() {
-    put_matches /etc/audit/auditd.conf 7e97fb51f831edfa90f6f25b1e59f0213d2913ea6f54605418a0bda67fc44406 640 root:root
+    put_matches /etc/audit/auditd.conf 9176dabb8ca61aa77134644afe027a6fc04008e7135fcc0d41989bd7a0ad2186 640 root:root
   }
   apply() {
     put /etc/audit/auditd.conf 640 root:root << 'FORTRESS'
@@ -1449,12 +1448,12 @@ freq = 50
 priority_boost = 4
 name_format = HOSTNAME
 
-# auditd deletes nothing, so nobody can push evidence out by making noise; tmpfiles removes what is older than 90 days.
+# auditd deletes no logs, so a flood of records cannot rotate evidence away; tmpfiles removes logs older than 90 days.
 max_log_file = 20
 num_logs = 99
 max_log_file_action = keep_logs
 
-# A host that stops because a disk is full locks its owner out: these speak up, then stop writing.
+# A host that halts on a full disk locks its owner out: these log a warning, then stop writing.
 space_left = 25%
 space_left_action = syslog
 admin_space_left = 10%
@@ -1485,11 +1484,11 @@ FORTRESS
 
   # 51/75 a faulty audit rule does not stop the others from loading
   check() {
-    put_matches /etc/audit/rules.d/10-start.rules c7c2f4412e350dbe36096989f7e8c6b8b9e94df1020f3b20fdd65648361c3c61 600 root:root
+    put_matches /etc/audit/rules.d/10-start.rules db2c14c9fa77e2e606f3905e116638ae260ff33bc0a74956d7ffea01e3baa4de 600 root:root
   }
   apply() {
     put /etc/audit/rules.d/10-start.rules 600 root:root << 'FORTRESS'
-# How the kernel loads these rules. -c: a rule it does not know must not hide the ones after it.
+# How the audit rules are loaded. -c: continue after a rule that the kernel does not support.
 -D
 -b 8192
 --backlog_wait_time 60000
@@ -1502,31 +1501,31 @@ FORTRESS
   change 'a faulty audit rule does not stop the others from loading'
 
   # 52/75 audit rules for identity, access, time, modules and mounts are loaded
-  #   J01 the audit runs [CIS 6.2.1.2, xccdf:service_auditd_enabled, LYNIS ACCT-9628]
-  #   J02 a burst of records is not lost, and does not stop the host [CIS 6.2.1.4, auditctl(8), xccdf:grub2_audit_backlog_limit_argument]
-  #   J03 one bad rule does not hide the others [CIS 6.2.3.35, xccdf:audit_rules_continue_loading]
-  #   J04 the rules cannot be changed before the next start [CIS 6.2.3.36, xccdf:audit_rules_immutable]
-  #   J08 changes to users and groups are written down [CIS 6.2.3.13, xccdf:audit_rules_usergroup_modification_passwd]
-  #   J09 changes to sudo, and what is done with it [CIS 6.2.3.1, CIS 6.2.3.3, CIS 6.2.3.2, xccdf:audit_rules_sysadmin_actions, xccdf:audit_sudo_log_events, xccdf:audit_rules_suid_auid_privilege_function]
-  #   J10 changes of the clock [CIS 6.2.3.4, xccdf:audit_rules_time_adjtimex, xccdf:audit_rules_time_clock_settime]
-  #   J10a changes of name and network [CIS 6.2.3.8, xccdf:audit_rules_networkconfig_modification]
-  #   J11 changes of modes, owners and attributes [CIS 6.2.3.18, xccdf:audit_rules_dac_modification_chmod, xccdf:audit_rules_dac_modification_fchmodat2]
-  #   J12 files that somebody was not allowed to open [CIS 6.2.3.11, xccdf:audit_rules_unsuccessful_file_modification_openat]
-  #   J13 files deleted and renamed [CIS 6.2.3.25, xccdf:audit_rules_file_deletion_events_renameat2]
-  #   J14 mounts [CIS 6.2.3.21, xccdf:audit_rules_media_export]
-  #   J15 modules loaded and unloaded [CIS 6.2.3.32, xccdf:audit_rules_kernel_module_loading_init]
-  #   J16 sessions and log-ins [CIS 6.2.3.22, CIS 6.2.3.23, xccdf:audit_rules_session_events, xccdf:audit_rules_login_events_faillock]
-  #   J18 changes to AppArmor [CIS 6.2.3.26, xccdf:audit_rules_mac_modification_etc_apparmor]
-  #   J19 tools that change who may do what [CIS 6.2.3.27, CIS 6.2.3.30, xccdf:audit_rules_execution_chcon, xccdf:audit_rules_privileged_commands_usermod]
-  #   J20 changes to guests, to tunnels and to keys [audit.rules(7)]
-  #   J20a system calls that exploits are made of [bpf(2), ptrace(2), userfaultfd(2)]
-  #   J22 the rules that run are the rules on disk [augenrules(8)]
+  #   J01 audit is on and auditd runs [CIS 6.2.1.2, xccdf:service_auditd_enabled, LYNIS ACCT-9628]
+  #   J02 audit backlog is 8192 records and overflow does not halt the host [CIS 6.2.1.4, auditctl(8), xccdf:grub2_audit_backlog_limit_argument]
+  #   J03 audit rules load past a failing rule (-c) [CIS 6.2.3.35, xccdf:audit_rules_continue_loading]
+  #   J04 audit rules are immutable until reboot (-e 2) [CIS 6.2.3.36, xccdf:audit_rules_immutable]
+  #   J08 changes to users and groups are audited [CIS 6.2.3.13, xccdf:audit_rules_usergroup_modification_passwd]
+  #   J09 sudo and changes to sudoers are audited [CIS 6.2.3.1, CIS 6.2.3.3, CIS 6.2.3.2, xccdf:audit_rules_sysadmin_actions, xccdf:audit_sudo_log_events, xccdf:audit_rules_suid_auid_privilege_function]
+  #   J10 clock changes are audited [CIS 6.2.3.4, xccdf:audit_rules_time_adjtimex, xccdf:audit_rules_time_clock_settime]
+  #   J10a hostname and network changes are audited [CIS 6.2.3.8, xccdf:audit_rules_networkconfig_modification]
+  #   J11 permission changes are audited (chmod, chown, setxattr) [CIS 6.2.3.18, xccdf:audit_rules_dac_modification_chmod, xccdf:audit_rules_dac_modification_fchmodat2]
+  #   J12 denied file access is audited [CIS 6.2.3.11, xccdf:audit_rules_unsuccessful_file_modification_openat]
+  #   J13 file deletions and renames are audited [CIS 6.2.3.25, xccdf:audit_rules_file_deletion_events_renameat2]
+  #   J14 mounts are audited [CIS 6.2.3.21, xccdf:audit_rules_media_export]
+  #   J15 kernel module loading is audited [CIS 6.2.3.32, xccdf:audit_rules_kernel_module_loading_init]
+  #   J16 sessions and logins are audited [CIS 6.2.3.22, CIS 6.2.3.23, xccdf:audit_rules_session_events, xccdf:audit_rules_login_events_faillock]
+  #   J18 AppArmor changes are audited [CIS 6.2.3.26, xccdf:audit_rules_mac_modification_etc_apparmor]
+  #   J19 account and permission tools are audited (usermod, chcon) [CIS 6.2.3.27, CIS 6.2.3.30, xccdf:audit_rules_execution_chcon, xccdf:audit_rules_privileged_commands_usermod]
+  #   J20 changes to libvirt, WireGuard, nftables and sshd_config are audited [audit.rules(7)]
+  #   J20a risky system calls are audited (bpf, ptrace, userfaultfd) [bpf(2), ptrace(2), userfaultfd(2)]
+  #   J22 loaded audit rules match the files on disk [augenrules(8)]
   check() {
-    put_matches /etc/audit/rules.d/30-fortress.rules cf49412a8dc2bf2989abf63b67673f9dbdb6ef5aba72bb6596b15d6920cd72b4 600 root:root
+    put_matches /etc/audit/rules.d/30-fortress.rules 2dd89b47402c7cfea7b0b8fe6446ad3ec82e745b2cbebb65a74137c7a62e9b27 600 root:root
   }
   apply() {
     put /etc/audit/rules.d/30-fortress.rules 600 root:root << 'FORTRESS'
-# What the host writes down. Keys (-k) are what ausearch --key finds. Failures and changes by people: auid>=1000.
+# Audit rules. Keys (-k) are searched with ausearch --key. Failures and changes by people: auid>=1000.
 
 # Users, groups, PAM
 -w /etc/passwd -p wa -k identity
@@ -1538,7 +1537,7 @@ FORTRESS
 -w /etc/pam.conf -p wa -k identity
 -w /etc/pam.d/ -p wa -k identity
 
-# sudo, and what is done with somebody else's rights
+# sudo, and commands run as another user
 -w /etc/sudoers -p wa -k scope
 -w /etc/sudoers.d/ -p wa -k scope
 -w /var/log/sudo.log -p wa -k sudo
@@ -1552,7 +1551,7 @@ FORTRESS
 -a always,exit -F arch=b32 -S clock_settime -F a0=0x0 -k time
 -w /etc/localtime -p wa -k time
 
-# Name and network of the host
+# Hostname and network
 -a always,exit -F arch=b64 -S sethostname,setdomainname -k network
 -a always,exit -F arch=b64 -S sethostname,setdomainname -F auid>=1000 -F auid!=unset -k network
 -a always,exit -F arch=b32 -S sethostname,setdomainname -k network
@@ -1576,7 +1575,7 @@ FORTRESS
 -a always,exit -F arch=b64 -S setxattr,lsetxattr,fsetxattr,removexattr,lremovexattr,fremovexattr -F auid>=1000 -F auid!=unset -k perm_mod
 -a always,exit -F arch=b32 -S setxattr,lsetxattr,fsetxattr,removexattr,lremovexattr,fremovexattr -F auid>=1000 -F auid!=unset -k perm_mod
 
-# Files that somebody was not allowed to open
+# Denied file access
 -a always,exit -F arch=b64 -S creat,open,openat,openat2,open_by_handle_at,truncate,ftruncate -F exit=-EACCES -F auid>=1000 -F auid!=unset -k access
 -a always,exit -F arch=b32 -S creat,open,openat,openat2,open_by_handle_at,truncate,ftruncate -F exit=-EACCES -F auid>=1000 -F auid!=unset -k access
 -a always,exit -F arch=b64 -S creat,open,openat,openat2,open_by_handle_at,truncate,ftruncate -F exit=-EPERM -F auid>=1000 -F auid!=unset -k access
@@ -1605,7 +1604,7 @@ FORTRESS
 -w /etc/apparmor -p wa -k apparmor
 -w /etc/apparmor.d -p wa -k apparmor
 
-# The hypervisor's settings, keys of tunnel and disks
+# libvirt, and configuration and keys of WireGuard, crypttab, nftables and sshd
 -w /etc/libvirt -p wa -k hypervisor
 -w /etc/wireguard -p wa -k keys
 -w /etc/crypttab -p wa -k keys
@@ -1614,7 +1613,7 @@ FORTRESS
 -w /etc/ssh/sshd_config -p wa -k keys
 -w /etc/ssh/sshd_config.d -p wa -k keys
 
-# System calls that exploits are made of
+# Risky system calls (bpf, ptrace, userfaultfd)
 -a always,exit -F arch=b64 -S bpf,perf_event_open,userfaultfd,kexec_load,kexec_file_load,io_uring_setup -F auid>=1000 -F auid!=unset -k exploit
 -a always,exit -F arch=b32 -S bpf,perf_event_open,userfaultfd,io_uring_setup -F auid>=1000 -F auid!=unset -k exploit
 -a always,exit -F arch=b64 -S ptrace -F a0=0x4 -k ptrace
@@ -1622,7 +1621,7 @@ FORTRESS
 -a always,exit -F arch=b64 -S ptrace -F a0=0x5 -k ptrace
 -a always,exit -F arch=b32 -S ptrace -F a0=0x5 -k ptrace
 
-# Tools that change who may do what, whether they are installed yet or not
+# Account and permission tools, whether installed yet or not
 -a always,exit -F path=/usr/bin/kmod -F perm=x -F auid>=1000 -F auid!=unset -k tools
 -a always,exit -F path=/usr/bin/chcon -F perm=x -F auid>=1000 -F auid!=unset -k tools
 -a always,exit -F path=/usr/bin/chacl -F perm=x -F auid>=1000 -F auid!=unset -k tools
@@ -1643,7 +1642,7 @@ FORTRESS
 
   # 53/75 audit rules for every setuid and setgid program are loaded
   #   why: which there are differs between machines: the list is made there, and made again when it changes
-  #   J17 every program with somebody else's rights is written down [CIS 6.2.3.10, xccdf:audit_rules_privileged_commands]
+  #   J17 setuid and setgid programs are audited [CIS 6.2.3.10, xccdf:audit_rules_privileged_commands]
   check() {
     put_finished /etc/audit/rules.d/40-privileged.rules && fact walk walk &&
             diff <(privileged_rules <<< "$FK_FACT") /etc/audit/rules.d/40-privileged.rules > /dev/null
@@ -1657,11 +1656,11 @@ FORTRESS
 
   # 54/75 sysstat keeps its records for a week, unreadable for others
   check() {
-    put_matches /etc/sysstat/sysstat 635ed3d803751c720d20fe9bbf1fc2628f0c6a3f9c24a30faf09c047b612b79b 644 root:root
+    put_matches /etc/sysstat/sysstat d4b5625586b8f893981dd536db3fe6df3b7b38f8160364a80d813fe45606b754 644 root:root
   }
   apply() {
     put /etc/sysstat/sysstat 644 root:root << 'FORTRESS'
-# How much of the host was used, day by day, for a week; not for everybody to read.
+# Usage of the host, one file a day, kept for a week, not world-readable.
 HISTORY=7
 COMPRESSAFTER=10
 SADC_OPTIONS="-S DISK"
@@ -1676,11 +1675,11 @@ FORTRESS
   change 'sysstat keeps its records for a week, unreadable for others'
 
   # 55/75 the journal survives a reboot, never fills the disk, and is private
-  #   J23 logs survive a restart, sealed, and never fill the disk [CIS 6.1.1.1.5, CIS 6.1.1.1.6, xccdf:journald_storage, xccdf:journald_compress]
-  #   J23a one service keeps the logs [CIS 6.1.1.1.4, xccdf:journald_disable_forward_to_syslog]
-  #   J25 the host collects no logs of others [CIS 6.1.1.2.4, xccdf:socket_systemd-journal-remote_disabled]
-  #   J26 logs are not for everybody [CIS 6.1.3.1, xccdf:permissions_local_var_log]
-  #   J28 what processes use is written down [LYNIS ACCT-9626]
+  #   J23 journald is persistent, sealed and limited to 2 GB [CIS 6.1.1.1.5, CIS 6.1.1.1.6, xccdf:journald_storage, xccdf:journald_compress]
+  #   J23a journald does not forward to syslog [CIS 6.1.1.1.4, xccdf:journald_disable_forward_to_syslog]
+  #   J25 remote logs are not accepted (systemd-journal-remote) [CIS 6.1.1.2.4, xccdf:socket_systemd-journal-remote_disabled]
+  #   J26 log files are not world-readable [CIS 6.1.3.1, xccdf:permissions_local_var_log]
+  #   J28 process accounting and sysstat are on [LYNIS ACCT-9626]
   check() {
     put_matches /etc/systemd/journald.conf 97121643cebc608bfc32451b7e5dd9100b2362ba78bfdca6ec56b254ead419f1 644 root:root
   }
@@ -1727,16 +1726,16 @@ FORTRESS
   change 'the journal survives a reboot, never fills the disk, and is private'
 
   # 56/75 chrony follows time servers that prove who they are (NTS)
-  #   J27 one service sets the clock [CIS 2.3.1.1, xccdf:ntp_single_service_active, LYNIS TIME-3104]
-  #   J27a time servers prove who they are, and two must agree [RFC 8915, chrony.conf(5)]
-  #   J27b the host sets nobody else's clock [chrony.conf(5)]
+  #   J27 chrony is the only time service [CIS 2.3.1.1, xccdf:ntp_single_service_active, LYNIS TIME-3104]
+  #   J27a NTS is required from all time servers, and 2 must agree (chrony) [RFC 8915, chrony.conf(5)]
+  #   J27b NTP server is off (chrony) [chrony.conf(5)]
   check() {
-    put_matches /etc/chrony/chrony.conf 2634ddc486009f7a318e536f410cea07dfedf88a2d206e682f7dcc37ab09bb1a 644 root:root
+    put_matches /etc/chrony/chrony.conf bd71fb8a4fd0033c6f5d9ba7557868688e3aa9a786156dc0c3e32add0e648311 644 root:root
   }
   apply() {
     put /etc/chrony/chrony.conf 644 root:root 'chronyd -p -f "$new" > /dev/null' << 'FORTRESS'
-# Time from servers that prove who they are (NTS, RFC 8915), at least two of which agree. The whole file: the distribution's
-# names a pool without proof, and one such source would do for a lie. Other servers, or fewer: see J27a in controls.yaml,
+# Time from servers that authenticate (NTS, RFC 8915), at least two of which agree. The whole file: the distribution's
+# names a pool without NTS, and one such source could set a false time. Other servers, or fewer: see J27a in controls.yaml,
 # var_multiple_time_servers in waivers.yaml, and ports 123 and 4460 in nftables.conf and nftables-nodes.nft.
 server time.cloudflare.com iburst nts
 server nts.netnod.se iburst nts
@@ -1744,7 +1743,7 @@ server ptbtime1.ptb.de iburst nts
 server ntppool1.time.nl iburst nts
 authselectmode require
 minsources 2
-# A host whose clock is far off at the start cannot judge certificates by date; only the first answer is let through so.
+# A host whose clock is far off at the start cannot judge certificates by date; so NTS skips that for the first update only.
 nocerttimecheck 1
 ntsdumpdir /var/lib/chrony
 
@@ -1754,7 +1753,7 @@ rtcsync
 makestep 1 3
 leapseclist /usr/share/zoneinfo/leap-seconds.list
 
-# It asks and does not answer.
+# A client only: no NTP server, no command port.
 port 0
 cmdport 0
 user _chrony
@@ -1774,8 +1773,8 @@ FORTRESS
   # 57/75 every loaded AppArmor profile is enforced
   #   why: a profile that only complains, or confines nothing, hides the ones that matter
   #   K01 AppArmor is on [CIS 1.3.1.1, LYNIS MACF-6208, xccdf:package_apparmor_installed]
-  #   K02 every profile that is loaded is enforced [CIS 1.3.1.3, xccdf:all_apparmor_profiles_enforced]
-  #   K07 Yama and Landlock stand beside it [landlock(7)]
+  #   K02 all loaded AppArmor profiles are enforced [CIS 1.3.1.3, xccdf:all_apparmor_profiles_enforced]
+  #   K07 Yama and Landlock are on [landlock(7)]
   check() { [ -z "$(slack_profiles 'flags *= *\(.*(complain|unconfined)')" ]; }
   apply() {
     slack_profiles 'flags *= *\(.*(complain|unconfined)' | while IFS= read -r path; do
@@ -1786,17 +1785,17 @@ FORTRESS
   change 'every loaded AppArmor profile is enforced'
 
   # 58/75 Ctrl-Alt-Del, the debug shell, the sockets of systemd-ssh-generator and radios are off
-  #   A26 systemd starts no sshd on vsock or on a socket file [systemd-ssh-generator(8)]
-  #   A23 Ctrl-Alt-Del does nothing [systemd.special(7)]
-  #   A24 no root shell waits on a console [systemd-debug-generator(8)]
-  #   A25 memory is not written to disk after a fault [kdump(8)]
-  #   M05 no radio and no modem is served [CIS 3.1.3, xccdf:service_bluetooth_disabled]
-  #   M01a nothing announces us or prints [CIS 2.1.2, xccdf:service_avahi-daemon_disabled]
-  #   E11 nothing mounts what is plugged in [CIS 2.1.1, xccdf:service_autofs_disabled]
-  #   M07 cloud-init has done its work [https://docs.cloud-init.io]
-  #   A21 the rescue shell asks for a password [sulogin(8), LYNIS BOOT-5260]
-  #   M04 nothing listens but what should [ss(8)]
-  #   M03 no mail server listens to others [CIS 2.1.22, xccdf:postfix_network_listening_disabled]
+  #   A26 sshd does not listen on vsock or unix sockets [systemd-ssh-generator(8)]
+  #   A23 ctrl-alt-del.target is masked [systemd.special(7)]
+  #   A24 debug shell is masked [systemd-debug-generator(8)]
+  #   A25 kdump is off [kdump(8)]
+  #   M05 Bluetooth and ModemManager are off [CIS 3.1.3, xccdf:service_bluetooth_disabled]
+  #   M01a Avahi, CUPS and rpcbind are off [CIS 2.1.2, xccdf:service_avahi-daemon_disabled]
+  #   E11 automounting is off (autofs, udisks2) [CIS 2.1.1, xccdf:service_autofs_disabled]
+  #   M07 cloud-init is disabled [https://docs.cloud-init.io]
+  #   A21 rescue and emergency shells require a password [sulogin(8), LYNIS BOOT-5260]
+  #   M04 no unexpected ports are open [ss(8)]
+  #   M03 mail ports listen on loopback only [CIS 2.1.22, xccdf:postfix_network_listening_disabled]
   check() {
     [ "$(systemctl is-enabled ctrl-alt-del.target debug-shell.service | sort --unique)" = masked ] &&
     [ -L /etc/systemd/system-generators/systemd-ssh-generator ]
@@ -1818,11 +1817,11 @@ FORTRESS
 
   # 59/75 USBGuard starts only on a machine that has USB
   check() {
-    put_matches /etc/systemd/system/usbguard.service.d/60-fortress.conf d02be33b9b568e531925f429ded406a922d58093bc581e842f279a2e1d7d87a3 644 root:root
+    put_matches /etc/systemd/system/usbguard.service.d/60-fortress.conf a791ee0ff3cc1eb91fcbc5882416a8d259d00de4e340c9d8b22fca1c0ffbf6eb 644 root:root
   }
   apply() {
     put /etc/systemd/system/usbguard.service.d/60-fortress.conf 644 root:root << 'FORTRESS'
-# A machine without USB needs no guard, and is not broken for it.
+# On a machine without USB the unit is skipped and does not fail.
 [Unit]
 ConditionPathExists=/sys/bus/usb/devices
 FORTRESS
@@ -1833,11 +1832,11 @@ FORTRESS
 
   # 60/75 USBGuard blocks every device that no rule names
   check() {
-    put_matches /etc/usbguard/usbguard-daemon.conf fd95285d9a410a266bc226069cd74db623663c20fcbc5a3499d6af826e92c627 600 root:root
+    put_matches /etc/usbguard/usbguard-daemon.conf fe377aab331be84d832a8c06f907fb31ed5fee88d503a2f45fb2ed428dfc6308 600 root:root
   }
   apply() {
     put /etc/usbguard/usbguard-daemon.conf 600 root:root << 'FORTRESS'
-# Which USB devices the kernel may talk to. The rules say it; what no rule names is blocked, whether it was there before or comes later.
+# Which USB devices the kernel may use: those in the rules. All others are blocked, whether attached before or after the start.
 RuleFile=/etc/usbguard/rules.conf
 ImplicitPolicyTarget=block
 PresentDevicePolicy=apply-policy
@@ -1860,7 +1859,7 @@ FORTRESS
 
   # 61/75 USBGuard allows what is plugged in now, and refuses unknown devices
   #   why: a stick can be a keyboard that types; disks and one keyboard may still come
-  #   K06 USBGuard refuses unknown USB devices [usbguard-daemon.conf(5), LYNIS USB-3000]
+  #   K06 USBGuard blocks unknown USB devices [usbguard-daemon.conf(5), LYNIS USB-3000]
   check() {
     put_finished /etc/usbguard/rules.conf &&
     grep --fixed-strings '!allowed-matches' /etc/usbguard/rules.conf > /dev/null &&
@@ -1875,7 +1874,7 @@ allow with-interface equals { 09:00:01 09:00:02 }
 allow with-interface all-of { 08:06:50 08:06:62 }
 allow with-interface equals { 08:06:50 }
 allow with-interface equals { 08:06:62 }
-# One keyboard for the console, when there is none
+# One keyboard for the console, when no other is attached
 allow with-interface one-of { 03:00:01 03:01:01 } if !allowed-matches(with-interface one-of { 03:00:01 03:01:01 })'; } |
               put /etc/usbguard/rules.conf 600 root:root
     (
@@ -1943,13 +1942,13 @@ FORTRESS
   change 'a service that sets file modes is installed'
 
   # 65/75 file modes that other tools change are set back at once
-  #   N12 modes that other tools reset come back [tmpfiles.d(5)]
+  #   N12 file modes are restored after changes (fortress-modes) [tmpfiles.d(5)]
   check() {
-    put_matches /etc/systemd/system/fortress-modes.path fec2e82c41c2bf55a4a0b706995041bfaf7486d98674775a8a82c77ff200582e 644 root:root
+    put_matches /etc/systemd/system/fortress-modes.path 052e2ce5629cd90404bca0242a8009af8769b1a7b6df1dca644c6e6627bf24e2 644 root:root
   }
   apply() {
     put /etc/systemd/system/fortress-modes.path 644 root:root << 'FORTRESS'
-# The tools that change users, packages and logs write these files anew, with the mode they had in mind.
+# Tools that change users, packages and logs rewrite these files, with a mode of their own.
 [Unit]
 Description=Watch files whose mode other tools reset
 
@@ -1981,21 +1980,21 @@ FORTRESS
   change 'file modes that other tools change are set back at once'
 
   # 66/75 file modes let only root read keys, password hashes and rules
-  #   N01 the lists of users and groups are root's [CIS 7.1.1, xccdf:file_permissions_etc_passwd, LYNIS FILE-7524]
-  #   N02 password hashes are root's [CIS 7.1.5, CIS 7.1.6, xccdf:file_permissions_etc_shadow, xccdf:file_permissions_backup_etc_shadow]
-  #   N03 old password hashes are root's [CIS 7.1.10, xccdf:file_permissions_etc_security_opasswd, xccdf:file_permissions_etc_security_opasswd_old]
-  #   N04 crontab and cron directories belong to root [CIS 2.4.1.2, CIS 2.4.1.8, xccdf:file_permissions_crontab, xccdf:file_permissions_cron_d]
-  #   L06 sources and keys are root's [apt-secure(8)]
-  #   J21 audit logs and rules are root's [CIS 6.2.4.5, xccdf:file_permissions_etc_audit_rulesd]
-  #   N08 keys and rules are root's [ANSSI BP-028 R50]
-  #   N09 netplan's files are root's [netplan(5)]
-  #   N11 root's home is root's [LYNIS HOME-9304]
+  #   N01 /etc/passwd and /etc/group are writable by root only [CIS 7.1.1, xccdf:file_permissions_etc_passwd, LYNIS FILE-7524]
+  #   N02 shadow and gshadow are root-only [CIS 7.1.5, CIS 7.1.6, xccdf:file_permissions_etc_shadow, xccdf:file_permissions_backup_etc_shadow]
+  #   N03 opasswd is root-only [CIS 7.1.10, xccdf:file_permissions_etc_security_opasswd, xccdf:file_permissions_etc_security_opasswd_old]
+  #   N04 crontab and cron directories are root-only [CIS 2.4.1.2, CIS 2.4.1.8, xccdf:file_permissions_crontab, xccdf:file_permissions_cron_d]
+  #   L06 APT sources and keys are writable by root only [apt-secure(8)]
+  #   J21 audit logs, rules and tools are owned by root [CIS 6.2.4.5, xccdf:file_permissions_etc_audit_rulesd]
+  #   N08 sudoers.d, crypttab, WireGuard and nftables files are root-only [ANSSI BP-028 R50]
+  #   N09 netplan files are root-only [netplan(5)]
+  #   N11 /root is root-only [LYNIS HOME-9304]
   check() {
-    put_matches /etc/tmpfiles.d/fortress.conf 4d8c1b0843298708085c5b479215aa496620ec23ccabde464c95758f03d3a3a1 644 root:root
+    put_matches /etc/tmpfiles.d/fortress.conf e3d2ce9b4a05e5926753e4118a300e95986dba90d2063680493c143274979735 644 root:root
   }
   apply() {
     put /etc/tmpfiles.d/fortress.conf 644 root:root << 'FORTRESS'
-# Modes and owners, as data: z sets them where the path exists, at each start and whenever fortress-modes.path sees a change.
+# Modes and owners of sensitive files: z sets them where the path exists, at each boot and when fortress-modes.path sees a change.
 z /etc/passwd                    0644 root root
 z /etc/passwd-                   0600 root root
 z /etc/group                     0644 root root
@@ -2053,23 +2052,23 @@ FORTRESS
 
   # 67/75 GRUB has kernel arguments for audit, lockdown and wiped memory
   check() {
-    put_matches /etc/default/grub.d/60-fortress.cfg b22b78eeb4490794cf318cf15d3c1cf9c483362057d91a0fef289b4da65873e4 644 root:root
+    put_matches /etc/default/grub.d/60-fortress.cfg e0ddbce880defd850c350cafc3ea7a1f37542b12269323f959833d7147be9af3 644 root:root
   }
   apply() {
     put /etc/default/grub.d/60-fortress.cfg 644 root:root << 'FORTRESS'
-# Kernel arguments of the host. They hold from the next start on.
-# GRUB_CMDLINE_LINUX and not ..._DEFAULT: the recovery entry must be no way round them.
+# Kernel arguments of the host. They take effect at the next boot.
+# GRUB_CMDLINE_LINUX and not ..._DEFAULT: they apply to the recovery entry too.
 
-# Audit from the first process on, and room for what happens before auditd runs.
+# Audit from the first process on, and a backlog for records before auditd runs.
 GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX audit=1 audit_backlog_limit=8192"
 
-# AppArmor confines; lockdown=integrity keeps root out of the running kernel. Not confidentiality: it blinds BPF tracing.
+# AppArmor, and kernel lockdown: root cannot change the running kernel. Not confidentiality: that disables BPF tracing.
 GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX apparmor=1 security=apparmor lockdown=integrity module.sig_enforce=1"
 
-# Memory: no merged slabs, nothing handed out or given back unwiped, an order nobody can guess.
+# Memory: no merged slabs, wiping on allocation and free, randomised order of pages.
 GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX slab_nomerge init_on_alloc=1 init_on_free=1 page_alloc.shuffle=1 randomize_kstack_offset=on"
 
-# The processor: separate page tables, no vsyscall page, every mitigation the kernel finds necessary.
+# The processor: separate page tables, no vsyscall page, all mitigations that the kernel selects.
 GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX pti=on vsyscall=none mitigations=auto"
 
 # Devices reach only the memory they were given.
@@ -2085,13 +2084,13 @@ FORTRESS
 
   # 68/75 GRUB starts the host without a password
   check() {
-    put_matches /etc/grub.d/09_fortress_linux aaf86f8440f229c16840baef03a5441495dc5300745926d42e6b5cbc96e9bd6b 755 root:root
+    put_matches /etc/grub.d/09_fortress_linux a636b0cb0d9f50f82396b83533b0f36e2cc613d7a030f7e15c080c4799854585 755 root:root
   }
   apply() {
     put /etc/grub.d/09_fortress_linux 755 root:root << 'FORTRESS'
 #!/bin/sh
-# The distribution's own entries, made by its own 10_linux (which is switched off beside this file), with one difference: starting
-# them asks for no password. Only changing them does, so a host without a keyboard starts by itself.
+# The distribution's own entries, made by its own 10_linux (which is disabled), with one difference: booting them requires no
+# password. Only changing them does, so a host without a keyboard boots unattended.
 set -e
 here=$(dirname "$0")
 sed 's/^CLASS="/CLASS="--unrestricted /' "$here/10_linux" > "${TMPDIR:-/run}/fortress-10-linux"
@@ -2127,23 +2126,23 @@ FORTRESS
   change 'GRUB has a password for changes at its menu'
 
   # 70/75 grub.cfg is generated with the kernel arguments and the password
-  #   A04 audit is on from the first process (audit=1) [CIS 6.2.1.3, xccdf:grub2_audit_argument, LYNIS ACCT-9628]
-  #   A05 audit records of the boot are not lost (audit_backlog_limit) [CIS 6.2.1.4, xccdf:grub2_audit_backlog_limit_argument]
-  #   A06 AppArmor is the access control of the kernel [CIS 1.3.1.2, xccdf:grub2_enable_apparmor]
-  #   A07 root cannot change the running kernel [kernel_lockdown(7), KSPP]
-  #   A08 only signed modules load [KSPP, ANSSI BP-028 R8]
-  #   A09 kernel objects of different kinds do not share slabs [KSPP, ANSSI BP-028 R8]
+  #   A04 audit is on from boot (audit=1) [CIS 6.2.1.3, xccdf:grub2_audit_argument, LYNIS ACCT-9628]
+  #   A05 audit backlog at boot is 8192 records (audit_backlog_limit) [CIS 6.2.1.4, xccdf:grub2_audit_backlog_limit_argument]
+  #   A06 AppArmor is on from boot (apparmor=1) [CIS 1.3.1.2, xccdf:grub2_enable_apparmor]
+  #   A07 kernel lockdown is on (lockdown=integrity) [kernel_lockdown(7), KSPP]
+  #   A08 only signed kernel modules load (module.sig_enforce) [KSPP, ANSSI BP-028 R8]
+  #   A09 slab caches are not merged (slab_nomerge) [KSPP, ANSSI BP-028 R8]
   #   A10 memory is wiped when it is allocated and freed (init_on_alloc, init_on_free) [KSPP]
-  #   A11 the page allocator is randomised [KSPP, ANSSI BP-028 R8]
-  #   A12 the kernel stack offset is randomised at each system call [KSPP]
-  #   A13 kernel and programs have separate page tables [CVE-2017-5754, KSPP]
-  #   A14 there is no vsyscall page at a fixed address [KSPP]
-  #   A16 the IOMMU is on and strict [KSPP, ANSSI BP-028 R7]
+  #   A11 page allocator is randomised (page_alloc.shuffle) [KSPP, ANSSI BP-028 R8]
+  #   A12 kernel stack offset is randomised (randomize_kstack_offset) [KSPP]
+  #   A13 page table isolation is on (pti) [CVE-2017-5754, KSPP]
+  #   A14 vsyscall is off (vsyscall=none) [KSPP]
+  #   A16 IOMMU is on and strict [KSPP, ANSSI BP-028 R7]
   #   A18 debugfs is not mounted [KSPP]
-  #   A19 nobody writes another process' memory through /proc [KSPP, CVE-2016-5195]
-  #   A15 no flaw of the processor is left open where the kernel knows a cure [https://docs.kernel.org/admin-guide/hw-vuln/]
-  #   A02 changing what the boot loader starts needs a password; starting does not [CIS 1.4.1, xccdf:grub2_password, LYNIS BOOT-5122]
-  #   A03 the boot loader's files are root's [CIS 1.4.2, xccdf:file_permissions_grub2_cfg]
+  #   A19 writes to protected memory through /proc/PID/mem are off (proc_mem.force_override) [KSPP, CVE-2016-5195]
+  #   A15 CPU vulnerability mitigations are on [https://docs.kernel.org/admin-guide/hw-vuln/]
+  #   A02 GRUB password is set for changes, not for booting [CIS 1.4.1, xccdf:grub2_password, LYNIS BOOT-5122]
+  #   A03 grub.cfg is root-only [CIS 1.4.2, xccdf:file_permissions_grub2_cfg]
   check() {
     [ ! -e /boot/grub/grub.cfg ] || {
       [ /boot/grub/grub.cfg -nt /etc/default/grub.d/60-fortress.cfg ] &&
@@ -2163,7 +2162,7 @@ FORTRESS
 
   # 71/75 the AIDE check service is installed
   check() {
-    put_matches /etc/systemd/system/aidecheck.service 9420847c3ebd69bfcefd769824c0118ca5639f437e8e7ca62d5aecb1c1eb985b 644 root:root
+    put_matches /etc/systemd/system/aidecheck.service bc2b6828ea118f9d51f30cd3fff19c5c1486c813f2fe823a2f5df684964b7250 644 root:root
   }
   apply() {
     put /etc/systemd/system/aidecheck.service 644 root:root << 'FORTRESS'
@@ -2172,10 +2171,10 @@ Description=Compare the files of this host with what AIDE remembers
 ConditionPathExists=/var/lib/aide/aide.db
 
 [Service]
-# simple and idle: a start of the host neither waits for it nor feels it.
+# simple and idle: the boot neither waits for the check nor is slowed by it.
 Type=simple
 ExecStart=/usr/bin/aide --config /etc/aide/aide.conf --check
-# 1 to 7 say which kinds of difference were found; they are in the journal.
+# Exit codes 1 to 7: kinds of difference; the journal lists them.
 SuccessExitStatus=1 2 3 4 5 6 7
 Nice=19
 CPUSchedulingPolicy=idle
@@ -2195,12 +2194,12 @@ FORTRESS
 
   # 72/75 AIDE is configured
   check() {
-    put_matches /etc/aide/aide.conf 61114ec966ebf5c52a6ace17de3caf9ccb7bc09ecdd4cede509ad9889b57f56f 644 root:root
+    put_matches /etc/aide/aide.conf e0aeb1d6a9494c95988efa031b986242015f0f2500b5f3bb5340a452f3abcc97 644 root:root
   }
   apply() {
     put /etc/aide/aide.conf 644 root:root 'aide --config "$new" --config-check' << 'FORTRESS'
-# What AIDE remembers and compares. The whole file: the distribution's thousand lines watch logs and guests' disks too,
-# and nobody reads what it then reports.
+# Which files AIDE records and compares. The whole file: the distribution's thousand lines include logs and disks of virtual
+# machines, and its reports are too long to be read.
 @@define DBDIR /var/lib/aide
 database_in=file:@@{DBDIR}/aide.db
 database_out=file:@@{DBDIR}/aide.db.new
@@ -2213,7 +2212,7 @@ report_summarize_changes=yes
 Full = p+i+n+u+g+s+b+acl+xattrs+sha512
 Place = p+n+u+g+acl+xattrs
 
-# The tools of the audit, with all that can be compared
+# Audit tools, with all attributes
 /usr/sbin/auditctl p+i+n+u+g+s+b+acl+selinux+xattrs+sha512
 /usr/sbin/auditd p+i+n+u+g+s+b+acl+selinux+xattrs+sha512
 /usr/sbin/ausearch p+i+n+u+g+s+b+acl+selinux+xattrs+sha512
@@ -2260,8 +2259,8 @@ FORTRESS
   # 74/75 AIDE compares the files with its baseline every night
   #   L08 AIDE baseline exists [CIS 6.3.1, xccdf:aide_build_database]
   #   L08a AIDE check runs every night [CIS 6.3.2, xccdf:aide_periodic_checking_systemd_timer]
-  #   L09a files of packages are compared every week [LYNIS PKGS-7370, debsums(1)]
-  #   L08c the tools of the audit are among what is compared [CIS 6.3.3, xccdf:aide_check_audit_tools]
+  #   L09a package files are verified weekly (debsums) [LYNIS PKGS-7370, debsums(1)]
+  #   L08c audit tools are verified by AIDE [CIS 6.3.3, xccdf:aide_check_audit_tools]
   check() {
     put_matches /etc/systemd/system/aidecheck.timer 5cf5871288817ccbd3edad92b4dd88ee0e4a2d534e5e03960748f0b3dcf6664a 644 root:root
   }
@@ -2295,11 +2294,11 @@ FORTRESS
   change 'AIDE compares the files with its baseline every night'
 
   # 75/75 no file is without an owner, and none is world-writable
-  #   N05 every file belongs to somebody [CIS 7.1.12, xccdf:no_files_unowned_by_user, xccdf:file_permissions_ungroupowned, LYNIS FILE-6362]
-  #   E13 in open directories nobody deletes what is another's [xccdf:dir_perms_world_writable_sticky_bits]
-  #   N13 no file is open to everybody [CIS 7.1.11, xccdf:file_permissions_unauthorized_world_writable]
-  #   N06 every program with somebody else's rights is known [CIS 6.2.3.10, xccdf:audit_rules_privileged_commands, LYNIS FILE-7524]
-  #   N07 every program with a capability is known [capabilities(7)]
+  #   N05 all files have an owner and a group [CIS 7.1.12, xccdf:no_files_unowned_by_user, xccdf:file_permissions_ungroupowned, LYNIS FILE-6362]
+  #   E13 world-writable directories have the sticky bit [xccdf:dir_perms_world_writable_sticky_bits]
+  #   N13 no files are world-writable [CIS 7.1.11, xccdf:file_permissions_unauthorized_world_writable]
+  #   N06 all setuid and setgid programs are known [CIS 6.2.3.10, xccdf:audit_rules_privileged_commands, LYNIS FILE-7524]
+  #   N07 all programs with file capabilities are known [capabilities(7)]
   check() {
     (
     walked u

@@ -102,12 +102,12 @@ main() {
 
   # 8/15 a script adds and removes WireGuard peers without interrupting the others
   check() {
-    put_matches /usr/local/sbin/fortress-wireguard f17e2fd531dedef5918b6ea57278023567e45de76486d4c3b2467b0b9c855c02 755 root:root
+    put_matches /usr/local/sbin/fortress-wireguard b2cb83c857fe11a35f687888c19539b43172caaadade2db679537948fa489c9c 755 root:root
   }
   apply() {
     put /usr/local/sbin/fortress-wireguard 755 root:root 'bash -n "$new"' << 'FORTRESS'
 #!/bin/bash
-# fortress-wireguard INTERFACE: it gets exactly the peers of its file, with the keys that lie beside it, in one step.
+# fortress-wireguard INTERFACE: sets exactly the peers of its file, with the keys in the same directory, in one step.
 # Sessions of peers that stay are not interrupted. A preshared key is named after the key of its peer, with _ for /.
 set -euo pipefail
 interface=$1
@@ -128,7 +128,7 @@ FORTRESS
 
   # 9/15 wg-quick@wg0.service is restarted on failure
   check() {
-    put_matches /etc/systemd/system/wg-quick@wg0.service.d/fortress.conf 52005c6cd72acdb37ec35a2268ab4ef785806f4fe12e23cb25d474e929ef2e8a 644 root:root
+    put_matches /etc/systemd/system/wg-quick@wg0.service.d/fortress.conf c2146d2877ce641fdc29d4996b465359e0124272306b7743ce023b0cd990fa74 644 root:root
   }
   apply() {
     put /etc/systemd/system/wg-quick@wg0.service.d/fortress.conf 644 root:root << 'FORTRESS'
@@ -138,7 +138,7 @@ StartLimitIntervalSec=0
 [Service]
 Restart=on-failure
 RestartSec=5
-# Debian's own reload would take the keys away, because they are not in the file.
+# Debian's own reload would remove the keys, because they are not in the file.
 ExecReload=
 ExecReload=/usr/local/sbin/fortress-wireguard %i
 FORTRESS
@@ -155,11 +155,11 @@ FORTRESS
   # 10/15 wg0.conf lists the peers of the site, and no others
   #   why: each may use one address and nothing else
   check() {
-    put_matches /etc/wireguard/wg0.conf 916bd1b480e0e28d62dd4e515c4b489ea08e0bc0e26d91c91812a3c2f450017d 600 root:root
+    put_matches /etc/wireguard/wg0.conf b609c94447cd81be925ba2757b911109ddc876954a60e20941854e75660ba564 600 root:root
   }
   apply() {
     put /etc/wireguard/wg0.conf 600 root:root << 'FORTRESS'
-# The door of this machine. Keys lie beside this file: wg0.key and wg0/*.psk.
+# The WireGuard tunnel of this machine. Keys are in the same directory: wg0.key and wg0/*.psk.
 [Interface]
 Address = 10.66.0.1/24
 ListenPort = 51820

@@ -49,7 +49,7 @@ sudo wg-quick up FILE && ping 10.66.0.1'
   # 3/8 the unit that loads the nftables rules is installed
   #   why: Debian's own empties every table of the machine when it stops, those of libvirt and of a cluster included
   check() {
-    put_matches /etc/systemd/system/fortress-firewall.service 79a24c75f28bc308c2de5765f78ccfad0c1577d16f5789b5d1e1bb834b862aaa 644 root:root
+    put_matches /etc/systemd/system/fortress-firewall.service e5c1b0bcba3e319b8c3405c2820f4bdd38b74a56f6ec42088f115ad28ed9822d 644 root:root
   }
   apply() {
     put /etc/systemd/system/fortress-firewall.service 644 root:root << 'FORTRESS'
@@ -57,7 +57,7 @@ sudo wg-quick up FILE && ping 10.66.0.1'
 Description=Packet filter
 Documentation=man:nft(8)
 Wants=network-pre.target
-# The dead man of a change that nobody confirmed before a reboot has the first word.
+# The rollback of a change that was not confirmed before a reboot runs first.
 After=fortress-deadman.service
 Before=network-pre.target shutdown.target
 DefaultDependencies=no
@@ -68,13 +68,13 @@ RemainAfterExit=yes
 ExecStart=/usr/sbin/nft --file /etc/nftables.conf
 ExecReload=/usr/sbin/nft --file /etc/nftables.conf
 # There is no ExecStop: a stopped unit, a restart and a shutdown leave the rules where they are.
-# To open the machine on purpose: nft delete table inet fortress
+# To remove the firewall on purpose: nft delete table inet fortress
 ProtectSystem=full
 ProtectHome=yes
 
 [Install]
 WantedBy=sysinit.target
-# Debian's own unit empties every table of the machine when it stops; under its name there is this one.
+# Debian's own unit flushes all tables when it stops; this unit replaces it under its name.
 Alias=nftables.service
 FORTRESS
     systemctl daemon-reload
@@ -89,17 +89,17 @@ FORTRESS
 
   # 4/8 nftables rules give virtual machines DNS and DHCP of the host, and nothing else of it
   check() {
-    put_matches /etc/nftables.d/10-cluster.nft b9dc33a9f1cd95ef5202b51ab664e2b182009533a8010206144407dae656b969 644 root:root
+    put_matches /etc/nftables.d/10-cluster.nft 5ba4d275c145ac0b865122cb29c08cba4e39d29a63104b7362da8072619ade8c 644 root:root
   }
   apply() {
     put /etc/nftables.d/10-cluster.nft 644 root:root 'nft --check --file "$new"' << 'FORTRESS'
-# The virtual machines behind virbr-fort: what they may ask of the host, of each other and of the world.
+# The virtual machines behind virbr-fort: which connections they may open to the host, to each other and to other networks.
 table inet fortress {
   chain egress {
   }
 
   chain cluster_input {
-    # Addresses and names, and nothing else of the host.
+    # DHCP and DNS, and nothing else of the host.
     iifname "virbr-fort" udp dport { 53, 67 } accept
     iifname "virbr-fort" tcp dport 53 accept
     iifname "virbr-fort" drop
@@ -121,7 +121,7 @@ table inet fortress {
     oifname "virbr-fort" accept
   }
 
-  # libvirt's own rules for a NAT network would reject what comes from the tunnel, so its network is of the kind `open` and
+  # libvirt's own rules for a NAT network would reject packets from the tunnel, so its network has the mode `open` and
   # the addresses are translated here.
   chain cluster_postrouting {
     type nat hook postrouting priority srcnat; policy accept;
@@ -136,11 +136,11 @@ FORTRESS
 
   # 5/8 nftables rules log a sample of what leaves (egress)
   check() {
-    put_matches /etc/nftables.d/20-egress.nft 32f32f6d45a775e27c00d5efab3d36fae2f2d2a3aa6cbd764a23835ee240f419 644 root:root
+    put_matches /etc/nftables.d/20-egress.nft 835e6af4a41b8d420570596bc89870a7531946bf59ba6a6122e80ff21de59ab6 644 root:root
   }
   apply() {
     put /etc/nftables.d/20-egress.nft 644 root:root 'nft --check --file "$new"' << 'FORTRESS'
-# What may leave this machine, and the machines behind it, beyond what they cannot live without.
+# Egress of this machine, and of the virtual machines behind it, beyond what is always allowed.
 table inet fortress {
   chain egress {
     ct state new limit rate 1/minute burst 5 packets log prefix "nft-egress "
@@ -155,19 +155,19 @@ FORTRESS
 
   # 6/8 nftables rules let in one UDP port, and SSH within the tunnel
   check() {
-    put_matches /etc/nftables.conf aebca7a5c19708ffafac96c30e452822c482e55e9eb6f9819b80965815681f11 640 root:root
+    put_matches /etc/nftables.conf 4bede8686e89004a088cd9eed025e1c6a65b89b8b42235cc00817a587328a3a8 640 root:root
   }
   apply() {
     put /etc/nftables.conf 640 root:root 'nft --check --file "$new"' << 'FORTRESS'
 #!/usr/sbin/nft --file
-# What may enter, leave and pass this machine. Loaded by fortress-firewall.service, whole, in one transaction: there is no
-# moment without rules. Only this table is replaced; the tables of libvirt and of a cluster network stay as they are, and
+# The firewall: input, output and forwarding of this machine. fortress-firewall.service loads all of it in one transaction: there is
+# no moment without rules. Only this table is replaced; the tables of libvirt and of a cluster network stay as they are, and
 # what is dropped here stays dropped whatever they accept. The files of /etc/nftables.d fill the chains named cluster_… and
 # egress.
 table inet fortress
 delete table inet fortress
 table inet fortress {
-  # How often each peer has opened a connection to SSH lately.
+  # Rate of new SSH connections of each peer.
   set ssh_openings {
     type ipv4_addr
     size 1024
@@ -179,12 +179,12 @@ table inet fortress {
     type filter hook prerouting priority raw; policy accept;
     iif "lo" accept
     jump cluster_prerouting
-    # Neighbour discovery and DHCP speak before there is an address to judge by.
+    # Neighbour discovery and DHCP run before there is an address.
     icmpv6 type { nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } accept
     udp sport 67 udp dport 68 accept
     udp sport 68 udp dport 67 accept
-    # Nobody can rightly have these addresses, or one whose way back is not the way it came. The kernel's rp_filter knows
-    # no IPv6; this does both.
+    # Spoofed sources: addresses that nobody can have, or whose return route is another interface. The kernel's rp_filter
+    # has no IPv6; this does both.
     ip saddr { 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/3 } jump spoofed
     ip6 saddr { ::/128, ::1/128, ::ffff:0.0.0.0/96, ff00::/8 } jump spoofed
     fib saddr . iif oif missing jump spoofed
@@ -200,7 +200,7 @@ table inet fortress {
     iif "lo" accept
     ct state vmap { established : accept, related : accept, invalid : drop }
 
-    # The one door. WireGuard answers nobody who does not hold a key.
+    # WireGuard, the only open port: it answers only peers with a key.
     udp dport 51820 accept
 
     # SSH only from within the tunnel; a peer that opens more than 60 connections a minute waits.
@@ -208,7 +208,7 @@ table inet fortress {
     iifname "wg0" ip saddr 10.66.0.0/24 tcp dport 22 ct state new accept
     jump cluster_input
 
-    # Without these, IPv6 has no neighbours and large packets vanish.
+    # Needed for IPv6 neighbour discovery and path MTU discovery.
     icmp type { destination-unreachable, time-exceeded, parameter-problem, echo-request } limit rate 10/second accept
     icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert } ip6 hoplimit 255 accept
     icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem } accept
@@ -219,7 +219,7 @@ table inet fortress {
     ip daddr 255.255.255.255 udp sport 67 udp dport 68 accept
     ip6 saddr fe80::/10 ip6 daddr fe80::/10 udp sport 547 udp dport 546 accept
 
-    # What a network says to everybody is no news.
+    # Broadcasts and multicasts are dropped without a log line.
     meta pkttype { broadcast, multicast } drop
     limit rate 5/minute burst 10 packets log prefix "nft-drop-in "
   }
@@ -237,7 +237,7 @@ table inet fortress {
     ct state { established, related } accept
     jump cluster_output
 
-    # What the machine cannot live without: the tunnel, names, time, addresses, and word of broken paths. To any address:
+    # Always allowed: the tunnel, DNS, NTP, DHCP and ICMP errors. To any address:
     # firewall.allow of the site cannot narrow these.
     udp sport 51820 accept
     udp dport { 53, 123 } accept
@@ -245,7 +245,7 @@ table inet fortress {
     udp sport 68 udp dport 67 accept
     udp sport 546 udp dport 547 accept
     meta l4proto { icmp, ipv6-icmp } accept
-    # Its security updates: apt fetches as a user of its own.
+    # Package updates: apt downloads as the user _apt.
     meta skuid "_apt" tcp dport { 80, 443 } accept
 
     jump egress

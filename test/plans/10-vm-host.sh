@@ -107,11 +107,11 @@ To see it work without, twenty times slower: FK_VM_ACCEL=tcg'
   # 6/13 nested virtualization is off
   #   O10 Nested virtualisation is off [KVM documentation]
   check() {
-    put_matches /etc/modprobe.d/fortress-kvm.conf 8b0b6de127edc2c62f1638b80f187d1326ae7446f0e1fb0435d2d9d67f507293 644 root:root
+    put_matches /etc/modprobe.d/fortress-kvm.conf 377fba3463960b8fc40552c49bea3d2ee79c20ac8e7e25fd5ab353f79ac4f9ec 644 root:root
   }
   apply() {
     put /etc/modprobe.d/fortress-kvm.conf 644 root:root << 'FORTRESS'
-# Whether virtual machines may have machines inside. Each level is more code between a guest and the host.
+# Nested virtualization. Each level is more code that a virtual machine can attack.
 options kvm_intel nested=0
 options kvm_amd nested=0
 FORTRESS
@@ -138,11 +138,11 @@ FORTRESS
   # 7/13 AppArmor lets virt-aa-helper read the files of a virtual machine
   #   why: libvirt looks at them when it writes the AppArmor profile of a virtual machine
   check() {
-    put_matches /etc/apparmor.d/local/usr.lib.libvirt.virt-aa-helper 25283970a0901f03ac6c9d1f7e73203d8e295432064705f1f963f0697f793749 644 root:root
+    put_matches /etc/apparmor.d/local/usr.lib.libvirt.virt-aa-helper 0573704a505331b395aff699af621e512f55948640ae8a36fda2822c0d871c81 644 root:root
   }
   apply() {
     put /etc/apparmor.d/local/usr.lib.libvirt.virt-aa-helper 644 root:root << 'FORTRESS'
-# The helper that writes each machine's AppArmor profile has one itself, and may look at what it allows the machine to read.
+# The helper that writes the AppArmor profile of each virtual machine has a profile itself, and may read the files that it allows.
 /var/lib/libvirt/fortress/ r,
 /var/lib/libvirt/fortress/** r,
 FORTRESS
@@ -159,13 +159,13 @@ FORTRESS
   # 8/13 qemu.conf lets no virtual machine run unconfined, as root, or with capabilities
   #   O18 libvirt confines by AppArmor, and starts nothing that it cannot confine [NIST SP 800-125A, libvirt sVirt]
   check() {
-    put_matches /etc/libvirt/qemu.conf d0f71c88281aa9b149de86afe25786f11faf1eb43e4b5c3e8d1cc5e41bfe9cac 600 root:root
+    put_matches /etc/libvirt/qemu.conf 7f604fb186fb5d64e18202406959c780958a2ca495a16cccdfeacda248674032 600 root:root
   }
   apply() {
     put /etc/libvirt/qemu.conf 600 root:root << 'FORTRESS'
-# How libvirt runs every machine of this host. Each line is written down although some are the default today.
+# How libvirt runs all virtual machines of this host. Each setting is explicit, although some are today's default.
 
-# No machine runs unconfined: each QEMU gets an AppArmor profile of its own, named after its UUID.
+# No virtual machine runs unconfined: each QEMU gets an AppArmor profile of its own, named after its UUID.
 security_driver = "apparmor"
 security_default_confined = 1
 security_require_confined = 1
@@ -185,7 +185,7 @@ cgroup_device_acl = [ "/dev/null", "/dev/full", "/dev/zero", "/dev/random", "/de
 max_processes = 4096
 max_core = 0
 
-# What a guest prints goes through a daemon that limits it; a graphical console, should there ever be one, gets a socket and no port.
+# Console output goes through virtlogd, which limits it; a graphical console, if there is one, has a socket and no port.
 stdio_handler = "logd"
 vnc_auto_unix_socket = 1
 FORTRESS
@@ -300,8 +300,8 @@ FORTRESS
 # from lib/engine/shell/printed.sh: change demand fail
 cat > "$FK_TMP/facts.xsl" << 'XSL'
 <!--
-  What an XML of libvirt says, one fact a line, in no order: path/@attribute=value or path=text. Two machines are the same when
-  their facts are. Devices are told apart by what they are for the guest, and a machine type by its family, because libvirt
+  The facts of a libvirt XML, one a line, in no order: path/@attribute=value or path=text. Two machines are the same when
+  their facts are. Devices are identified by what they are for the guest, and a machine type by its family, because libvirt
   writes down which version of q35 it took.
 -->
 <xsl:stylesheet version="1.0" xmlns:xsl="http://www.w3.org/1999/XSL/Transform">

@@ -24,14 +24,14 @@ main() {
   # 2/2 the Ignition of fortress-node is written
   #   why: users, keys, address, settings and the pinned k3s come with the first boot: nothing is set up by hand afterwards
   check() {
-    put_finished /var/lib/libvirt/fortress/fortress-node.ign && [ "$(stat --format='%a %U:%G' /var/lib/libvirt/fortress/fortress-node.ign)" = "400 libvirt-qemu:libvirt-qemu" ] && sha256sum --check --status /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& [ "$(cat /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around)" = a3c86d7f885c06c8eb5f2726328876c08975cb2e1bb11428839f5e5602cacaf4 ]
+    put_finished /var/lib/libvirt/fortress/fortress-node.ign && [ "$(stat --format='%a %U:%G' /var/lib/libvirt/fortress/fortress-node.ign)" = "400 libvirt-qemu:libvirt-qemu" ] && sha256sum --check --status /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& [ "$(cat /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around)" = 2395edffe687b68a7909e8b5274e282988a289d1b1ed1470e4c33c641f034e4b ]
   }
   apply() {
     {
       put /var/lib/libvirt/fortress/fortress-node.ign 400 libvirt-qemu:libvirt-qemu
     } < "$FK_SECRETS"/fortress-node-ignition
     (
-      install --directory --mode=700 "$(dirname /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256)" && sha256sum /var/lib/libvirt/fortress/fortress-node.ign > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& echo a3c86d7f885c06c8eb5f2726328876c08975cb2e1bb11428839f5e5602cacaf4 > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around
+      install --directory --mode=700 "$(dirname /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256)" && sha256sum /var/lib/libvirt/fortress/fortress-node.ign > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& echo 2395edffe687b68a7909e8b5274e282988a289d1b1ed1470e4c33c641f034e4b > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around
     )
     put_finish /var/lib/libvirt/fortress/fortress-node.ign
   }

@@ -363,8 +363,8 @@ FORTRESS
 # from lib/engine/shell/printed.sh: change demand wait_for fail
 cat > "$FK_TMP/facts.xsl" << 'XSL'
 <!--
-  What an XML of libvirt says, one fact a line, in no order: path/@attribute=value or path=text. Two machines are the same when
-  their facts are. Devices are told apart by what they are for the guest, and a machine type by its family, because libvirt
+  The facts of a libvirt XML, one a line, in no order: path/@attribute=value or path=text. Two machines are the same when
+  their facts are. Devices are identified by what they are for the guest, and a machine type by its family, because libvirt
   writes down which version of q35 it took.
 -->
 <xsl:stylesheet version="1.0" xmlns:xsl="http://www.w3.org/1999/XSL/Transform">

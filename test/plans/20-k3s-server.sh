@@ -76,11 +76,11 @@ k3s-join-server.age, k3s-join-agent.age, k3s-kubeconfig.age in /nonexistent/fort
 
   # 6/17 k3s.service unit is installed
   check() {
-    put_matches /etc/systemd/system/k3s.service 8d3f5bc4c878f81a7c70c8630117857be6c380029c8ee01eb18294ea0724c047 644 root:root
+    put_matches /etc/systemd/system/k3s.service 007871f5f9ad3a69ed4a392b41ad2829c630099448d1ded931677b5d3c31132e 644 root:root
   }
   apply() {
     put /etc/systemd/system/k3s.service 644 root:root << 'FORTRESS'
-# k3s as server. It waits for the secrets of the cluster: until they are there systemd passes over this unit, which is no failure.
+# k3s as server. Until the secrets of the cluster are present, systemd skips this unit, which is no failure.
 [Unit]
 Description=Lightweight Kubernetes
 Documentation=https://docs.k3s.io
@@ -117,23 +117,23 @@ FORTRESS
 
   # 7/17 k3s configuration: config.yaml
   check() {
-    put_matches /etc/rancher/k3s/config.yaml d06603553e44b3ab525f362b114e61a79bd2fc5c66bb8dacff0679259b5f054a 600 root:root
+    put_matches /etc/rancher/k3s/config.yaml 81e1907eb08eb5ebb22f3447a49eb7ca220f9380b644d636d78d420d78bdb661 600 root:root
   }
   apply() {
     put /etc/rancher/k3s/config.yaml 600 root:root << 'FORTRESS'
-# The configuration of k3s on every server of the cluster: the same on all, or they disagree about what is encrypted and who may join.
-# What differs from node to node stands beside it, in config.yaml.d. Here each key stands once: k3s would take the last one.
+# The configuration of k3s on every server of the cluster, the same on all: encryption and tokens must agree. What differs between
+# nodes is in config.yaml.d. Each key is written once: k3s would take the last one.
 
-# Secrets come from files that only root can read. Agents have a token of their own, with which nobody can become a server.
+# Secrets come from files that only root can read. Agents have a token of their own, with which no node can join as a server.
 token-file: /etc/rancher/k3s/token
 agent-token-file: /etc/rancher/k3s/agent-token
 write-kubeconfig-mode: '0600'
 
-# What is stored is encrypted before it reaches the disk. This cannot be switched on later.
+# Encryption at rest: Secrets are encrypted in etcd. This cannot be switched on later.
 secrets-encryption: true
 secrets-encryption-provider: secretbox
 
-# Cilium is the network and does the work of kube-proxy. The gateway and the volumes come with their own layers.
+# Cilium is the network plug-in and replaces kube-proxy. The gateway and the volumes have their own layers.
 flannel-backend: none
 disable-network-policy: true
 disable-kube-proxy: true
@@ -141,16 +141,16 @@ disable:
   - traefik
   - servicelb
   - local-storage
-# It would install charts with the rights of cluster-admin for whoever may create a HelmChart.
+# The Helm controller would install charts as cluster-admin for everybody who may create a HelmChart.
 disable-helm-controller: true
 
-# A snapshot every six hours, for a week. They stay on this disk: the backup takes them away from it.
+# An etcd snapshot every six hours, kept for a week on this disk; the backup copies them elsewhere.
 etcd-snapshot-schedule-cron: '17 */6 * * *'
 etcd-snapshot-retention: 28
 etcd-snapshot-compress: true
 
 kube-apiserver-arg:
-  # Who may ask, and how much
+  # Authentication, authorization and limits of requests
   - anonymous-auth=false
   - enable-admission-plugins=NodeRestriction,EventRateLimit,DenyServiceExternalIPs
   - admission-control-config-file=/etc/rancher/k3s/admission.yaml
@@ -163,7 +163,7 @@ kube-apiserver-arg:
   - audit-log-maxage=30
   - audit-log-maxbackup=10
   - audit-log-maxsize=100
-  # Only ciphers that keep old traffic secret when a key is lost
+  # TLS ciphers with forward secrecy only
   - tls-min-version=VersionTLS12
   - tls-cipher-suites=TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
 
@@ -174,9 +174,9 @@ kube-controller-manager-arg:
 kube-scheduler-arg:
   - profiling=false
 
-# The kubelet refuses to start unless the kernel is as it wants it, in place of changing it.
+# The kubelet refuses to start when kernel settings differ from its own, and does not change them.
 protect-kernel-defaults: true
-# As arguments and not in a file of the kubelet's own: scanners read these.
+# As arguments and not in a configuration file of the kubelet: scanners read arguments.
 kubelet-arg:
   - streaming-connection-idle-timeout=5m
   - pod-max-pids=4096
@@ -212,11 +212,11 @@ FORTRESS
 
   # 9/17 k3s configuration: admission.yaml
   check() {
-    put_matches /etc/rancher/k3s/admission.yaml 9f224e56105989bceafc297e9779592295eb847b2c46fdb0b1782fddb6c36761 600 root:root
+    put_matches /etc/rancher/k3s/admission.yaml a6258c018a9ec9938327cbd59397fe9016c9f7e1e30eecab8639c57b457a3c6c 600 root:root
   }
   apply() {
     put /etc/rancher/k3s/admission.yaml 600 root:root << 'FORTRESS'
-# What the API server asks before it lets anything in.
+# Admission plug-ins of the API server: they check each request before an object is stored.
 apiVersion: apiserver.config.k8s.io/v1
 kind: AdmissionConfiguration
 plugins:
@@ -235,9 +235,9 @@ plugins:
       exemptions:
         usernames: []
         runtimeClasses: []
-        # The network of the nodes and what k3s comes with.
+        # The network plug-in and the add-ons of k3s.
         namespaces: [kube-system]
-  # Without limits here the API server would not start: the plug-in demands one.
+  # The plug-in requires a limit: without one the API server does not start.
   - name: EventRateLimit
     configuration:
       apiVersion: eventratelimit.admission.k8s.io/v1alpha1
@@ -258,17 +258,18 @@ FORTRESS
 
   # 10/17 k3s configuration: audit.yaml
   check() {
-    put_matches /etc/rancher/k3s/audit.yaml 0a2c83ea15eb40c8f53d751dfa9754ed7c192f687459dba5978f76c7f42cb0a4 600 root:root
+    put_matches /etc/rancher/k3s/audit.yaml db97d6903c6c20cae1a2c10d320cad27eebe170511daccf307b85224f7ac2ab6 600 root:root
   }
   apply() {
     put /etc/rancher/k3s/audit.yaml 600 root:root << 'FORTRESS'
-# Who asked the API for what. The first rule that matches decides; of Secrets nothing is ever written down but that they were asked for.
+# The audit policy: which requests to the API are logged. The first rule that matches decides; for Secrets the request is logged,
+# never its content.
 apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
 omitManagedFields: true
 rules:
-  # Noise: whether the server is well, and heartbeats.
+  # Noise: health checks and heartbeats.
   - level: None
     nonResourceURLs: ['/healthz*', '/livez*', '/readyz*', '/version']
   - level: None
@@ -298,7 +299,7 @@ rules:
       - group: authentication.k8s.io
         resources: [tokenreviews]
 
-  # Who enters a running pod, or passes through the API to one.
+  # Access to running pods: exec, attach, port forwarding, proxy.
   - level: Request
     resources:
       - group: ''
@@ -311,7 +312,7 @@ rules:
           - services/proxy
           - nodes/proxy
 
-  # What decides about rights, and about what is let in at all: with the answer.
+  # Changes of RBAC and of admission: with request and response.
   - level: RequestResponse
     verbs: [create, update, patch, delete, deletecollection]
     resources:
@@ -325,7 +326,7 @@ rules:
       - group: ''
         resources: [namespaces, nodes, serviceaccounts]
 
-  # Everything else that changes something.
+  # All other changes.
   - level: Request
     verbs: [create, update, patch, delete, deletecollection]
 

@@ -73,203 +73,203 @@ main() {
   }
   change 'default service accounts mount no token'
 
-  # 4/19 CIS 1.1, files of the control plane: every control passes or is waived
-  #   1.1.1 Mode of the API server's manifest [CIS Kubernetes 2.1, 1.1.1]
-  #   1.1.2 Owner of the API server's manifest [CIS Kubernetes 2.1, 1.1.2]
-  #   1.1.3 Mode of the controller manager's manifest [CIS Kubernetes 2.1, 1.1.3]
-  #   1.1.4 Owner of the controller manager's manifest [CIS Kubernetes 2.1, 1.1.4]
-  #   1.1.5 Mode of the scheduler's manifest [CIS Kubernetes 2.1, 1.1.5]
-  #   1.1.6 Owner of the scheduler's manifest [CIS Kubernetes 2.1, 1.1.6]
-  #   1.1.7 Mode of etcd's manifest [CIS Kubernetes 2.1, 1.1.7]
-  #   1.1.8 Owner of etcd's manifest [CIS Kubernetes 2.1, 1.1.8]
-  #   1.1.9 What the network of pods writes down is private [CIS Kubernetes 2.1, 1.1.9]
-  #   1.1.10 What the network of pods writes down is root's [CIS Kubernetes 2.1, 1.1.10]
-  #   1.1.11 The data of etcd is private [CIS Kubernetes 2.1, 1.1.11]
-  #   1.1.12 The data of etcd belongs to an account etcd [CIS Kubernetes 2.1, 1.1.12]
-  #   1.1.13 Kubeconfigs of the admin are private [CIS Kubernetes 2.1, 1.1.13]
-  #   1.1.14 Kubeconfigs of the admin are root's [CIS Kubernetes 2.1, 1.1.14]
-  #   1.1.15 The scheduler's kubeconfig is private [CIS Kubernetes 2.1, 1.1.15]
-  #   1.1.16 The scheduler's kubeconfig is root's [CIS Kubernetes 2.1, 1.1.16]
-  #   1.1.17 The controller manager's kubeconfig is private [CIS Kubernetes 2.1, 1.1.17]
-  #   1.1.18 The controller manager's kubeconfig is root's [CIS Kubernetes 2.1, 1.1.18]
-  #   1.1.19 Keys and certificates are root's [CIS Kubernetes 2.1, 1.1.19]
-  #   1.1.20 Certificates are written by root alone [CIS Kubernetes 2.1, 1.1.20]
-  #   1.1.21 Keys are read by root alone [CIS Kubernetes 2.1, 1.1.21]
+  # 4/19 CIS 1.1, control plane files: every control passes or is waived
+  #   1.1.1 API server manifest is private [CIS Kubernetes 2.1, 1.1.1]
+  #   1.1.2 API server manifest is owned by root [CIS Kubernetes 2.1, 1.1.2]
+  #   1.1.3 controller manager manifest is private [CIS Kubernetes 2.1, 1.1.3]
+  #   1.1.4 controller manager manifest is owned by root [CIS Kubernetes 2.1, 1.1.4]
+  #   1.1.5 scheduler manifest is private [CIS Kubernetes 2.1, 1.1.5]
+  #   1.1.6 scheduler manifest is owned by root [CIS Kubernetes 2.1, 1.1.6]
+  #   1.1.7 etcd manifest is private [CIS Kubernetes 2.1, 1.1.7]
+  #   1.1.8 etcd manifest is owned by root [CIS Kubernetes 2.1, 1.1.8]
+  #   1.1.9 CNI files are private [CIS Kubernetes 2.1, 1.1.9]
+  #   1.1.10 CNI files are owned by root [CIS Kubernetes 2.1, 1.1.10]
+  #   1.1.11 etcd data directory is private [CIS Kubernetes 2.1, 1.1.11]
+  #   1.1.12 etcd data directory is owned by the etcd account [CIS Kubernetes 2.1, 1.1.12]
+  #   1.1.13 admin kubeconfigs are private [CIS Kubernetes 2.1, 1.1.13]
+  #   1.1.14 admin kubeconfigs are owned by root [CIS Kubernetes 2.1, 1.1.14]
+  #   1.1.15 scheduler kubeconfig is private [CIS Kubernetes 2.1, 1.1.15]
+  #   1.1.16 scheduler kubeconfig is owned by root [CIS Kubernetes 2.1, 1.1.16]
+  #   1.1.17 controller manager kubeconfig is private [CIS Kubernetes 2.1, 1.1.17]
+  #   1.1.18 controller manager kubeconfig is owned by root [CIS Kubernetes 2.1, 1.1.18]
+  #   1.1.19 PKI files are owned by root [CIS Kubernetes 2.1, 1.1.19]
+  #   1.1.20 PKI certificates are writable by root only [CIS Kubernetes 2.1, 1.1.20]
+  #   1.1.21 PKI private keys are readable by root only [CIS Kubernetes 2.1, 1.1.21]
   check() { systemctl is-active k3s.service; }
-  demand 'CIS 1.1, files of the control plane: every control passes or is waived' './task k3s-cis apply sets owners and modes of what k3s has written. What comes back is written by something else: look at its time'
+  demand 'CIS 1.1, control plane files: every control passes or is waived' './task k3s-cis apply sets owners and modes of files that k3s has written. If a mode changes back, another program writes the file: its modification time shows when'
 
-  # 5/19 CIS 1.2, the API server: every control passes or is waived
-  #   1.2.1 Nobody asks without a name [CIS Kubernetes 2.1, 1.2.1]
-  #   1.2.2 No file of tokens [CIS Kubernetes 2.1, 1.2.2]
-  #   1.2.3 Services take no addresses of others [CIS Kubernetes 2.1, 1.2.3]
-  #   1.2.4 It shows kubelets a certificate [CIS Kubernetes 2.1, 1.2.4]
-  #   1.2.5 It checks whom it takes for a kubelet [CIS Kubernetes 2.1, 1.2.5]
-  #   1.2.6 Not everybody may do everything [CIS Kubernetes 2.1, 1.2.6]
-  #   1.2.7 Kubelets may do what nodes need [CIS Kubernetes 2.1, 1.2.7]
-  #   1.2.8 Rights follow roles [CIS Kubernetes 2.1, 1.2.8]
-  #   1.2.9 A flood of events is limited [CIS Kubernetes 2.1, 1.2.9]
-  #   1.2.10 Nothing admits everything [CIS Kubernetes 2.1, 1.2.10]
-  #   1.2.11 Images are always asked for anew [CIS Kubernetes 2.1, 1.2.11]
-  #   1.2.12 Pods have accounts [CIS Kubernetes 2.1, 1.2.12]
-  #   1.2.13 Nothing is made in a namespace that ends [CIS Kubernetes 2.1, 1.2.13]
-  #   1.2.14 A node changes itself only [CIS Kubernetes 2.1, 1.2.14]
-  #   1.2.15 It is not profiled [CIS Kubernetes 2.1, 1.2.15]
-  #   1.2.16 What is asked is written down [CIS Kubernetes 2.1, 1.2.16]
-  #   1.2.17 That is kept for 30 days [CIS Kubernetes 2.1, 1.2.17]
-  #   1.2.18 In ten files or more [CIS Kubernetes 2.1, 1.2.18]
-  #   1.2.19 Of 100 MB or more [CIS Kubernetes 2.1, 1.2.19]
-  #   1.2.20 Requests end [CIS Kubernetes 2.1, 1.2.20]
-  #   1.2.21 A deleted account's token is no good [CIS Kubernetes 2.1, 1.2.21]
-  #   1.2.22 Tokens are checked by a key of their own [CIS Kubernetes 2.1, 1.2.22]
-  #   1.2.23 It shows etcd a certificate [CIS Kubernetes 2.1, 1.2.23]
-  #   1.2.24 It serves with a certificate [CIS Kubernetes 2.1, 1.2.24]
-  #   1.2.25 It knows who signs for its clients [CIS Kubernetes 2.1, 1.2.25]
-  #   1.2.26 It checks whom it takes for etcd [CIS Kubernetes 2.1, 1.2.26]
-  #   1.2.27 What is stored is encrypted [CIS Kubernetes 2.1, 1.2.27]
-  #   1.2.28 By a cipher that is strong [CIS Kubernetes 2.1, 1.2.28]
-  #   1.2.29 It speaks strong ciphers only [CIS Kubernetes 2.1, 1.2.29]
-  #   1.2.30 Tokens of accounts are not made to last a year [CIS Kubernetes 2.1, 1.2.30]
+  # 5/19 CIS 1.2, API server: every control passes or is waived
+  #   1.2.1 API server anonymous auth is off [CIS Kubernetes 2.1, 1.2.1]
+  #   1.2.2 API server token file is not set [CIS Kubernetes 2.1, 1.2.2]
+  #   1.2.3 DenyServiceExternalIPs admission is on [CIS Kubernetes 2.1, 1.2.3]
+  #   1.2.4 API server client certificate for kubelets is set [CIS Kubernetes 2.1, 1.2.4]
+  #   1.2.5 API server verifies kubelet certificates [CIS Kubernetes 2.1, 1.2.5]
+  #   1.2.6 API server authorization is not AlwaysAllow [CIS Kubernetes 2.1, 1.2.6]
+  #   1.2.7 Node authorization is on [CIS Kubernetes 2.1, 1.2.7]
+  #   1.2.8 RBAC authorization is on [CIS Kubernetes 2.1, 1.2.8]
+  #   1.2.9 EventRateLimit admission is on [CIS Kubernetes 2.1, 1.2.9]
+  #   1.2.10 AlwaysAdmit admission is off [CIS Kubernetes 2.1, 1.2.10]
+  #   1.2.11 AlwaysPullImages admission is on [CIS Kubernetes 2.1, 1.2.11]
+  #   1.2.12 ServiceAccount admission is on [CIS Kubernetes 2.1, 1.2.12]
+  #   1.2.13 NamespaceLifecycle admission is on [CIS Kubernetes 2.1, 1.2.13]
+  #   1.2.14 NodeRestriction admission is on [CIS Kubernetes 2.1, 1.2.14]
+  #   1.2.15 API server profiling is off [CIS Kubernetes 2.1, 1.2.15]
+  #   1.2.16 API server audit log is on [CIS Kubernetes 2.1, 1.2.16]
+  #   1.2.17 audit logs of the API server are kept for 30 days [CIS Kubernetes 2.1, 1.2.17]
+  #   1.2.18 at least 10 audit log files of the API server are kept [CIS Kubernetes 2.1, 1.2.18]
+  #   1.2.19 audit log files of the API server rotate at 100 MB or more [CIS Kubernetes 2.1, 1.2.19]
+  #   1.2.20 API server request timeout is at most 300 seconds [CIS Kubernetes 2.1, 1.2.20]
+  #   1.2.21 tokens of deleted service accounts are refused [CIS Kubernetes 2.1, 1.2.21]
+  #   1.2.22 service account key file is set [CIS Kubernetes 2.1, 1.2.22]
+  #   1.2.23 API server client certificate for etcd is set [CIS Kubernetes 2.1, 1.2.23]
+  #   1.2.24 API server TLS certificate is set [CIS Kubernetes 2.1, 1.2.24]
+  #   1.2.25 API server client CA is set [CIS Kubernetes 2.1, 1.2.25]
+  #   1.2.26 API server verifies etcd certificates [CIS Kubernetes 2.1, 1.2.26]
+  #   1.2.27 encryption at rest is on [CIS Kubernetes 2.1, 1.2.27]
+  #   1.2.28 encryption at rest uses a strong cipher [CIS Kubernetes 2.1, 1.2.28]
+  #   1.2.29 API server TLS ciphers are strong [CIS Kubernetes 2.1, 1.2.29]
+  #   1.2.30 service account tokens are not extended to a year [CIS Kubernetes 2.1, 1.2.30]
   check() { cis_known kube-apiserver; }
-  demand 'CIS 1.2, the API server: every control passes or is waived' 'mend kube-apiserver-arg in config/k3s/config.yaml, then ./task k3s-server apply and ./task k3s-join apply; what k3s sets by itself must not stand there'
+  demand 'CIS 1.2, API server: every control passes or is waived' 'correct kube-apiserver-arg in config/k3s/config.yaml, then ./task k3s-server apply and ./task k3s-join apply; do not set there what k3s sets by default'
 
-  # 6/19 CIS 1.3, the controller manager: every control passes or is waived
-  #   1.3.1 Pods that have ended are forgotten [CIS Kubernetes 2.1, 1.3.1]
-  #   1.3.2 It is not profiled [CIS Kubernetes 2.1, 1.3.2]
-  #   1.3.3 Each controller has rights of its own [CIS Kubernetes 2.1, 1.3.3]
-  #   1.3.4 It signs tokens with a key of their own [CIS Kubernetes 2.1, 1.3.4]
-  #   1.3.5 Pods are told whom to believe [CIS Kubernetes 2.1, 1.3.5]
-  #   1.3.6 Certificates of kubelets are renewed [CIS Kubernetes 2.1, 1.3.6]
-  #   1.3.7 It answers on this machine only [CIS Kubernetes 2.1, 1.3.7]
+  # 6/19 CIS 1.3, controller manager: every control passes or is waived
+  #   1.3.1 terminated pods are garbage-collected [CIS Kubernetes 2.1, 1.3.1]
+  #   1.3.2 controller manager profiling is off [CIS Kubernetes 2.1, 1.3.2]
+  #   1.3.3 controllers use their own service accounts [CIS Kubernetes 2.1, 1.3.3]
+  #   1.3.4 service account signing key is set [CIS Kubernetes 2.1, 1.3.4]
+  #   1.3.5 root CA for pods is set [CIS Kubernetes 2.1, 1.3.5]
+  #   1.3.6 kubelet server certificates are rotated (controller manager) [CIS Kubernetes 2.1, 1.3.6]
+  #   1.3.7 controller manager listens on loopback only [CIS Kubernetes 2.1, 1.3.7]
   check() { cis_known kube-controller-manager; }
-  demand 'CIS 1.3, the controller manager: every control passes or is waived' 'mend kube-controller-manager-arg in config/k3s/config.yaml, then ./task k3s-server apply and ./task k3s-join apply'
+  demand 'CIS 1.3, controller manager: every control passes or is waived' 'correct kube-controller-manager-arg in config/k3s/config.yaml, then ./task k3s-server apply and ./task k3s-join apply'
 
-  # 7/19 CIS 1.4, the scheduler: every control passes or is waived
-  #   1.4.1 It is not profiled [CIS Kubernetes 2.1, 1.4.1]
-  #   1.4.2 It answers on this machine only [CIS Kubernetes 2.1, 1.4.2]
+  # 7/19 CIS 1.4, scheduler: every control passes or is waived
+  #   1.4.1 scheduler profiling is off [CIS Kubernetes 2.1, 1.4.1]
+  #   1.4.2 scheduler listens on loopback only [CIS Kubernetes 2.1, 1.4.2]
   check() { cis_known kube-scheduler; }
-  demand 'CIS 1.4, the scheduler: every control passes or is waived' 'mend kube-scheduler-arg in config/k3s/config.yaml, then ./task k3s-server apply and ./task k3s-join apply'
+  demand 'CIS 1.4, scheduler: every control passes or is waived' 'correct kube-scheduler-arg in config/k3s/config.yaml, then ./task k3s-server apply and ./task k3s-join apply'
 
   # 8/19 CIS 2, etcd: every control passes or is waived
-  #   2.1 Clients are served with its certificate [CIS Kubernetes 2.1, 2.1]
-  #   2.2 Clients show a certificate [CIS Kubernetes 2.1, 2.2]
-  #   2.3 No certificate for clients that signs itself [CIS Kubernetes 2.1, 2.3]
-  #   2.4 Members are served with its certificate [CIS Kubernetes 2.1, 2.4]
-  #   2.5 Members show a certificate [CIS Kubernetes 2.1, 2.5]
-  #   2.6 No certificate for members that signs itself [CIS Kubernetes 2.1, 2.6]
-  #   2.7 Its authorities sign for nothing else [CIS Kubernetes 2.1, 2.7]
+  #   2.1 etcd TLS certificate is set [CIS Kubernetes 2.1, 2.1]
+  #   2.2 etcd requires client certificates [CIS Kubernetes 2.1, 2.2]
+  #   2.3 etcd self-signed client certificates are off (auto-tls) [CIS Kubernetes 2.1, 2.3]
+  #   2.4 etcd peer TLS certificate is set [CIS Kubernetes 2.1, 2.4]
+  #   2.5 etcd requires peer certificates [CIS Kubernetes 2.1, 2.5]
+  #   2.6 etcd self-signed peer certificates are off (peer-auto-tls) [CIS Kubernetes 2.1, 2.6]
+  #   2.7 etcd has its own CA [CIS Kubernetes 2.1, 2.7]
   check() { cis_known etcd; }
-  demand 'CIS 2, etcd: every control passes or is waived' 'k3s writes /var/lib/rancher/k3s/server/db/etcd/config at each start: take etcd-arg out of config/k3s/config.yaml, and start k3s again'
+  demand 'CIS 2, etcd: every control passes or is waived' 'k3s writes /var/lib/rancher/k3s/server/db/etcd/config at each start: remove etcd-arg from config/k3s/config.yaml, and restart k3s'
 
-  # 9/19 CIS 3.1, who people are: every control passes or is waived
-  #   3.1.1 People do not come with certificates [CIS Kubernetes 2.1, 3.1.1]
-  #   3.1.2 People do not come with tokens of accounts [CIS Kubernetes 2.1, 3.1.2]
-  #   3.1.3 People do not come with tokens to join with [CIS Kubernetes 2.1, 3.1.3]
+  # 9/19 CIS 3.1, authentication: every control passes or is waived
+  #   3.1.1 client certificates are not used by people [CIS Kubernetes 2.1, 3.1.1]
+  #   3.1.2 service account tokens are not used by people [CIS Kubernetes 2.1, 3.1.2]
+  #   3.1.3 bootstrap tokens are not used by people [CIS Kubernetes 2.1, 3.1.3]
   check() { cis_known api; }
-  demand 'CIS 3.1, who people are: every control passes or is waived' 'kubectl delete secret, and give the person another way: what the cluster checks has to be revocable'
+  demand 'CIS 3.1, authentication: every control passes or is waived' 'kubectl delete secret, and give the person credentials that can be revoked'
 
-  # 10/19 CIS 3.2, what is written down: every control passes or is waived
-  #   3.2.1 A policy says what is written down [CIS Kubernetes 2.1, 3.2.1]
-  #   3.2.2 It covers what matters [CIS Kubernetes 2.1, 3.2.2]
+  # 10/19 CIS 3.2, audit logging: every control passes or is waived
+  #   3.2.1 audit policy is set [CIS Kubernetes 2.1, 3.2.1]
+  #   3.2.2 audit policy covers Secrets, tokens, exec and RBAC [CIS Kubernetes 2.1, 3.2.2]
   check() { cis_known kube-apiserver; }
-  demand 'CIS 3.2, what is written down: every control passes or is waived' 'mend config/k3s/audit.yaml, then ./task k3s-server apply and ./task k3s-join apply'
+  demand 'CIS 3.2, audit logging: every control passes or is waived' 'correct config/k3s/audit.yaml, then ./task k3s-server apply and ./task k3s-join apply'
 
-  # 11/19 CIS 4.1, files of the node: every control passes or is waived
-  #   4.1.1 Mode of the kubelet's unit [CIS Kubernetes 2.1, 4.1.1]
-  #   4.1.2 Owner of the kubelet's unit [CIS Kubernetes 2.1, 4.1.2]
-  #   4.1.3 The kubeconfig of kube-proxy is private [CIS Kubernetes 2.1, 4.1.3]
-  #   4.1.4 The kubeconfig of kube-proxy is root's [CIS Kubernetes 2.1, 4.1.4]
-  #   4.1.5 The kubelet's kubeconfig is private [CIS Kubernetes 2.1, 4.1.5]
-  #   4.1.6 The kubelet's kubeconfig is root's [CIS Kubernetes 2.1, 4.1.6]
-  #   4.1.7 The authority of its clients is written by root alone [CIS Kubernetes 2.1, 4.1.7]
-  #   4.1.8 The authority of its clients is root's [CIS Kubernetes 2.1, 4.1.8]
-  #   4.1.9 Mode of the kubelet's configuration [CIS Kubernetes 2.1, 4.1.9]
-  #   4.1.10 Owner of the kubelet's configuration [CIS Kubernetes 2.1, 4.1.10]
-  #   4.1.11 The files that k3s configures it with are private [CIS Kubernetes 2.1, 4.1.11]
+  # 11/19 CIS 4.1, node files: every control passes or is waived
+  #   4.1.1 kubelet service file is private [CIS Kubernetes 2.1, 4.1.1]
+  #   4.1.2 kubelet service file is owned by root [CIS Kubernetes 2.1, 4.1.2]
+  #   4.1.3 kube-proxy kubeconfig is private [CIS Kubernetes 2.1, 4.1.3]
+  #   4.1.4 kube-proxy kubeconfig is owned by root [CIS Kubernetes 2.1, 4.1.4]
+  #   4.1.5 kubelet kubeconfig is private [CIS Kubernetes 2.1, 4.1.5]
+  #   4.1.6 kubelet kubeconfig is owned by root [CIS Kubernetes 2.1, 4.1.6]
+  #   4.1.7 kubelet client CA is writable by root only [CIS Kubernetes 2.1, 4.1.7]
+  #   4.1.8 kubelet client CA is owned by root [CIS Kubernetes 2.1, 4.1.8]
+  #   4.1.9 kubelet config file is private [CIS Kubernetes 2.1, 4.1.9]
+  #   4.1.10 kubelet config file is owned by root [CIS Kubernetes 2.1, 4.1.10]
+  #   4.1.11 kubelet config directory is private [CIS Kubernetes 2.1, 4.1.11]
   check() { systemctl is-active k3s.service; }
-  demand 'CIS 4.1, files of the node: every control passes or is waived' './task k3s-cis apply sets owners and modes of what k3s has written'
+  demand 'CIS 4.1, node files: every control passes or is waived' './task k3s-cis apply sets owners and modes of files that k3s has written'
 
-  # 12/19 CIS 4.2, the kubelet: every control passes or is waived
-  #   4.2.1 Nobody asks it without a name [CIS Kubernetes 2.1, 4.2.1]
-  #   4.2.2 It asks the API server who may [CIS Kubernetes 2.1, 4.2.2]
-  #   4.2.3 It knows who signs for its clients [CIS Kubernetes 2.1, 4.2.3]
-  #   4.2.4 It has no second port without names [CIS Kubernetes 2.1, 4.2.4]
-  #   4.2.5 Idle connections end [CIS Kubernetes 2.1, 4.2.5]
-  #   4.2.6 It sets up the chains of iptables [CIS Kubernetes 2.1, 4.2.6]
-  #   4.2.7 Its name is not given to it [CIS Kubernetes 2.1, 4.2.7]
-  #   4.2.8 It tells of what happens [CIS Kubernetes 2.1, 4.2.8]
-  #   4.2.9 It serves with a certificate [CIS Kubernetes 2.1, 4.2.9]
-  #   4.2.10 Nobody has switched off that its certificate is renewed [CIS Kubernetes 2.1, 4.2.10]
-  #   4.2.11 Nobody has switched off that the one it serves with is renewed [CIS Kubernetes 2.1, 4.2.11]
-  #   4.2.12 It speaks strong ciphers only [CIS Kubernetes 2.1, 4.2.12]
-  #   4.2.13 A pod has only so many processes [CIS Kubernetes 2.1, 4.2.13]
-  #   4.2.14 System calls are filtered unless a pod says otherwise [CIS Kubernetes 2.1, 4.2.14]
+  # 12/19 CIS 4.2, kubelet: every control passes or is waived
+  #   4.2.1 kubelet anonymous auth is off [CIS Kubernetes 2.1, 4.2.1]
+  #   4.2.2 kubelet authorization is Webhook [CIS Kubernetes 2.1, 4.2.2]
+  #   4.2.3 kubelet client CA is set [CIS Kubernetes 2.1, 4.2.3]
+  #   4.2.4 kubelet read-only port is off [CIS Kubernetes 2.1, 4.2.4]
+  #   4.2.5 idle kubelet connections time out [CIS Kubernetes 2.1, 4.2.5]
+  #   4.2.6 kubelet iptables chains are on [CIS Kubernetes 2.1, 4.2.6]
+  #   4.2.7 kubelet hostname is not overridden [CIS Kubernetes 2.1, 4.2.7]
+  #   4.2.8 kubelet events are recorded [CIS Kubernetes 2.1, 4.2.8]
+  #   4.2.9 kubelet TLS certificate is set [CIS Kubernetes 2.1, 4.2.9]
+  #   4.2.10 kubelet client certificate rotation is on [CIS Kubernetes 2.1, 4.2.10]
+  #   4.2.11 kubelet server certificate rotation is on [CIS Kubernetes 2.1, 4.2.11]
+  #   4.2.12 kubelet TLS ciphers are strong [CIS Kubernetes 2.1, 4.2.12]
+  #   4.2.13 processes per pod are limited (pod-max-pids) [CIS Kubernetes 2.1, 4.2.13]
+  #   4.2.14 seccomp is on by default (seccomp-default) [CIS Kubernetes 2.1, 4.2.14]
   check() { cis_known kubelet; }
-  demand 'CIS 4.2, the kubelet: every control passes or is waived' 'mend kubelet-arg in config/k3s/config.yaml and config/k3s/agent.yaml, then ./task k3s-server apply and ./task k3s-join apply'
+  demand 'CIS 4.2, kubelet: every control passes or is waived' 'correct kubelet-arg in config/k3s/config.yaml and config/k3s/agent.yaml, then ./task k3s-server apply and ./task k3s-join apply'
 
   # 13/19 CIS 4.3, kube-proxy: every control passes or is waived
-  #   4.3.1 It tells its figures to this machine only [CIS Kubernetes 2.1, 4.3.1]
+  #   4.3.1 kube-proxy metrics listen on loopback only [CIS Kubernetes 2.1, 4.3.1]
   check() { systemctl is-active k3s.service; }
-  demand 'CIS 4.3, kube-proxy: every control passes or is waived' 'take metrics-bind-address out of kube-proxy-arg'
+  demand 'CIS 4.3, kube-proxy: every control passes or is waived' 'remove metrics-bind-address from kube-proxy-arg'
 
-  # 14/19 CIS 5.1, rights and accounts: every control passes or is waived
-  #   5.1.1 Nobody is bound to cluster-admin [CIS Kubernetes 2.1, 5.1.1]
-  #   5.1.2 An account alone reads no Secrets [CIS Kubernetes 2.1, 5.1.2]
-  #   5.1.3 Roles name what they are for [CIS Kubernetes 2.1, 5.1.3]
-  #   5.1.4 An account alone makes no pods [CIS Kubernetes 2.1, 5.1.4]
-  #   5.1.5 Nobody uses accounts called default [CIS Kubernetes 2.1, 5.1.5]
-  #   5.1.6 No pod carries the token of one [CIS Kubernetes 2.1, 5.1.6]
-  #   5.1.7 The group that may do everything is given nothing more [CIS Kubernetes 2.1, 5.1.7]
-  #   5.1.8 Nobody gives himself rights, or takes another's name [CIS Kubernetes 2.1, 5.1.8]
-  #   5.1.9 Nobody makes volumes out of directories of the node [CIS Kubernetes 2.1, 5.1.9]
-  #   5.1.10 Nobody goes through the API to kubelets [CIS Kubernetes 2.1, 5.1.10]
-  #   5.1.11 Nobody approves certificates [CIS Kubernetes 2.1, 5.1.11]
-  #   5.1.12 Nobody changes what is asked before something is let in [CIS Kubernetes 2.1, 5.1.12]
-  #   5.1.13 Nobody makes tokens for accounts [CIS Kubernetes 2.1, 5.1.13]
-  #   5.1.14 Who reads figures of kubelets may read nothing else [CIS Kubernetes 2.1, 5.1.14]
+  # 14/19 CIS 5.1, RBAC and service accounts: every control passes or is waived
+  #   5.1.1 cluster-admin is bound only to system:masters [CIS Kubernetes 2.1, 5.1.1]
+  #   5.1.2 Secrets are not readable by service accounts without a role [CIS Kubernetes 2.1, 5.1.2]
+  #   5.1.3 RBAC roles have no wildcards [CIS Kubernetes 2.1, 5.1.3]
+  #   5.1.4 pods cannot be created by service accounts without a role [CIS Kubernetes 2.1, 5.1.4]
+  #   5.1.5 default service accounts are not used [CIS Kubernetes 2.1, 5.1.5]
+  #   5.1.6 service account tokens are not mounted in pods [CIS Kubernetes 2.1, 5.1.6]
+  #   5.1.7 system:masters has no further bindings [CIS Kubernetes 2.1, 5.1.7]
+  #   5.1.8 bind, escalate and impersonate are not granted [CIS Kubernetes 2.1, 5.1.8]
+  #   5.1.9 creating persistent volumes is not granted [CIS Kubernetes 2.1, 5.1.9]
+  #   5.1.10 access to nodes/proxy is not granted [CIS Kubernetes 2.1, 5.1.10]
+  #   5.1.11 approving certificates is not granted [CIS Kubernetes 2.1, 5.1.11]
+  #   5.1.12 changing admission webhooks is not granted [CIS Kubernetes 2.1, 5.1.12]
+  #   5.1.13 creating service account tokens is not granted [CIS Kubernetes 2.1, 5.1.13]
+  #   5.1.14 reading nodes/proxy is not granted to metrics readers [CIS Kubernetes 2.1, 5.1.14]
   check() { cis_known api; }
-  demand 'CIS 5.1, rights and accounts: every control passes or is waived' 'each name above is a role, or what binds one: kubectl get clusterrole NAME --output yaml. Give it less, delete it, or say in config/k3s/cis.yaml or waivers.yaml why it is needed'
+  demand 'CIS 5.1, RBAC and service accounts: every control passes or is waived' 'each name above is a role or a binding: kubectl get clusterrole NAME --output yaml. Reduce or delete it, allow it in config/k3s/cis.yaml, or add a waiver with the reason to config/k3s/waivers.yaml'
 
-  # 15/19 CIS 5.2, what pods may: every control passes or is waived
-  #   5.2.1 Something decides what pods may [CIS Kubernetes 2.1, 5.2.1]
-  #   5.2.2 None is privileged [CIS Kubernetes 2.1, 5.2.2]
-  #   5.2.3 None sees processes of the node [CIS Kubernetes 2.1, 5.2.3]
-  #   5.2.4 None shares memory with the node [CIS Kubernetes 2.1, 5.2.4]
-  #   5.2.5 None is in the network of the node [CIS Kubernetes 2.1, 5.2.5]
-  #   5.2.6 None gains rights [CIS Kubernetes 2.1, 5.2.6]
-  #   5.2.7 None is root [CIS Kubernetes 2.1, 5.2.7]
-  #   5.2.8 None forges packets [CIS Kubernetes 2.1, 5.2.8]
-  #   5.2.9 None has parts of root's rights [CIS Kubernetes 2.1, 5.2.9]
-  #   5.2.10 None is a process of a Windows node [CIS Kubernetes 2.1, 5.2.10]
-  #   5.2.11 None sees directories of the node [CIS Kubernetes 2.1, 5.2.11]
-  #   5.2.12 None takes ports of the node [CIS Kubernetes 2.1, 5.2.12]
-  #   5.2.13 None sees all of /proc [CIS Kubernetes 2.1, 5.2.13]
+  # 15/19 CIS 5.2, pod security: every control passes or is waived
+  #   5.2.1 PodSecurity admission is on [CIS Kubernetes 2.1, 5.2.1]
+  #   5.2.2 privileged containers are refused [CIS Kubernetes 2.1, 5.2.2]
+  #   5.2.3 host PID namespace is refused [CIS Kubernetes 2.1, 5.2.3]
+  #   5.2.4 host IPC namespace is refused [CIS Kubernetes 2.1, 5.2.4]
+  #   5.2.5 host network is refused [CIS Kubernetes 2.1, 5.2.5]
+  #   5.2.6 privilege escalation is refused [CIS Kubernetes 2.1, 5.2.6]
+  #   5.2.7 root containers are refused [CIS Kubernetes 2.1, 5.2.7]
+  #   5.2.8 NET_RAW capability is refused [CIS Kubernetes 2.1, 5.2.8]
+  #   5.2.9 added capabilities are refused [CIS Kubernetes 2.1, 5.2.9]
+  #   5.2.10 Windows HostProcess containers are refused [CIS Kubernetes 2.1, 5.2.10]
+  #   5.2.11 hostPath volumes are refused [CIS Kubernetes 2.1, 5.2.11]
+  #   5.2.12 host ports are refused [CIS Kubernetes 2.1, 5.2.12]
+  #   5.2.13 unmasked /proc is refused (procMount) [CIS Kubernetes 2.1, 5.2.13]
   check() { cis_known api; }
-  demand 'CIS 5.2, what pods may: every control passes or is waived' 'mend config/k3s/admission.yaml; of a pod that runs outside of kube-system, give the namespace a stricter label, or say in config/k3s/waivers.yaml why it needs that'
+  demand 'CIS 5.2, pod security: every control passes or is waived' 'correct config/k3s/admission.yaml; for a pod outside kube-system, give its namespace a stricter label, or add a waiver with the reason to config/k3s/waivers.yaml'
 
-  # 16/19 CIS 5.3, the network of pods: every control passes or is waived
-  #   5.3.1 The network obeys policies [CIS Kubernetes 2.1, 5.3.1]
-  #   5.3.2 Every namespace has a policy [CIS Kubernetes 2.1, 5.3.2]
+  # 16/19 CIS 5.3, network policies: every control passes or is waived
+  #   5.3.1 network plug-in enforces NetworkPolicies [CIS Kubernetes 2.1, 5.3.1]
+  #   5.3.2 all namespaces have a NetworkPolicy [CIS Kubernetes 2.1, 5.3.2]
   check() { cis_known api; }
-  demand 'CIS 5.3, the network of pods: every control passes or is waived' 'the layer of the network writes a NetworkPolicy into every namespace'
+  demand 'CIS 5.3, network policies: every control passes or is waived' 'the network layer creates a NetworkPolicy in every namespace'
 
   # 17/19 CIS 5.4, Secrets: every control passes or is waived
-  #   5.4.1 Programs read Secrets from files [CIS Kubernetes 2.1, 5.4.1]
-  #   5.4.2 Secrets are kept outside of the cluster [CIS Kubernetes 2.1, 5.4.2]
+  #   5.4.1 Secrets are files, not environment variables [CIS Kubernetes 2.1, 5.4.1]
+  #   5.4.2 Secrets have their source outside the cluster [CIS Kubernetes 2.1, 5.4.2]
   check() { cis_known api; }
-  demand 'CIS 5.4, Secrets: every control passes or is waived' 'let the program read its Secret from a file: a volume of kind secret'
+  demand 'CIS 5.4, Secrets: every control passes or is waived' 'mount the Secret as a file: a volume of type secret'
 
-  # 18/19 CIS 5.5, images: every control passes or is waived
-  #   5.5.1 Only images of known makers run [CIS Kubernetes 2.1, 5.5.1]
+  # 18/19 CIS 5.5, container images: every control passes or is waived
+  #   5.5.1 image signatures are verified [CIS Kubernetes 2.1, 5.5.1]
   check() { cis_known api; }
-  demand 'CIS 5.5, images: every control passes or is waived' 'no machine checks these'
+  demand 'CIS 5.5, container images: every control passes or is waived' 'these controls are reviewed by a person'
 
-  # 19/19 CIS 5.6, how the cluster is used: every control passes or is waived
-  #   5.6.1 Namespaces part what does not belong together [CIS Kubernetes 2.1, 5.6.1]
-  #   5.6.2 System calls of every pod are filtered [CIS Kubernetes 2.1, 5.6.2]
-  #   5.6.3 Pods say what they need [CIS Kubernetes 2.1, 5.6.3]
-  #   5.6.4 Nothing is in the namespace default [CIS Kubernetes 2.1, 5.6.4]
+  # 19/19 CIS 5.6, namespaces and seccomp: every control passes or is waived
+  #   5.6.1 namespaces separate owners [CIS Kubernetes 2.1, 5.6.1]
+  #   5.6.2 seccomp profile is set on every pod [CIS Kubernetes 2.1, 5.6.2]
+  #   5.6.3 security contexts are set on every pod [CIS Kubernetes 2.1, 5.6.3]
+  #   5.6.4 default namespace is not used [CIS Kubernetes 2.1, 5.6.4]
   check() { cis_known api; }
-  demand 'CIS 5.6, how the cluster is used: every control passes or is waived' 'move what is named above into a namespace of its own'
+  demand 'CIS 5.6, namespaces and seccomp: every control passes or is waived' 'move the objects named above into a namespace of their own'
 }
 
 # What main uses.

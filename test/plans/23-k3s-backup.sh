@@ -90,13 +90,13 @@ FORTRESS
 
   # 5/8 fortress-backup program is installed
   check() {
-    put_matches /opt/bin/fortress-backup 00d143487e5eea93460c7fd38bc9d27e3e4b1e2ffba077319b264c0b5bce396f 755 root:root
+    put_matches /opt/bin/fortress-backup 022650a154eef9b7854cab2233cc89e8fc5965ba30988fb822956fe6c1bcbfce 755 root:root
   }
   apply() {
     (
       put /opt/bin/fortress-backup 755 root:root << 'FORTRESS'
 #!/bin/bash
-# fortress-backup: bundles of the cluster that this node serves, each one file that only the owner's age identities open.
+# fortress-backup: bundles of the cluster of this node, each one file that only the owner's age identities decrypt.
 #   make                makes one now, uploads it to every place of /etc/fortress/backup/settings, and deletes the oldest there
 #   list                the bundles of each place: place, name, bytes
 #   fetch PLACE NAME    downloads one from a place to this node, and prints its path
@@ -143,7 +143,7 @@ ours() { grep --extended-regexp --line-regexp "${mine}[0-9]{8}T[0-9]{6}Z\.age" |
 # surplus: the names on standard input without the newest KEEP.
 surplus() { ours | head --lines="-$KEEP"; }
 
-# room DIR BYTES: they fit there, and something is left.
+# room DIR BYTES: that many bytes fit there, with some space left.
 room() {
   local free
   free=$(df --output=avail --block-size=1 "$1" | tail --lines=1)
@@ -208,7 +208,7 @@ s3_said() { sed --quiet 's|.*<Code>\([^<]*\)</Code>.*|\1|p' <<< "$1" | head --li
 s3_put() {
   local said digest
   digest=$(sha256sum "$home/$1" | cut --delimiter=' ' --fields=1)
-  # The digest is signed: what arrives as something else is refused there, and an object is whole or not at all.
+  # The digest is signed: an upload with another digest is refused, and an object is complete or absent.
   said=$(s3_do "/$S3_PREFIX$1" --header "x-amz-content-sha256: $digest" --upload-file "$home/$1" 2>&1) ||
     no "$(s3_said "$said") ${said: -300}"
 }
@@ -223,7 +223,7 @@ s3_list() {
 s3_delete() { s3_do "/$S3_PREFIX$1" --request DELETE > /dev/null; }
 s3_get() { s3_do "/$S3_PREFIX$1" --output "$2"; }
 
-# uploaded PLACE NAME: it arrives whole or not at all; then the oldest are deleted there, never this one, and no file of others.
+# uploaded PLACE NAME: the upload is complete or absent; then the oldest are deleted there, never this one, and no foreign file.
 uploaded() {
   local place=$1 name=$2 said old bytes
   bytes=$(stat --format=%s "$home/$name")
@@ -238,7 +238,7 @@ uploaded() {
   done
 }
 
-# canary KIND VALUE: an object that changes with every backup: who finds it again has restored this backup and no other.
+# canary KIND VALUE: an object that changes with every backup: its value proves which backup was restored.
 canary() {
   local field=data
   [ "$1" = ConfigMap ] || field=stringData
@@ -247,7 +247,7 @@ canary() {
 
 digest() { sha256sum | cut --delimiter=' ' --fields=1; }
 
-# collect: the parts of the bundle in $work; what is large is only named there.
+# collect: the parts of the bundle in $work; large files are only named there.
 collect() {
   local secret config file snapshot path
   secret=$(od --address-radix=n --format=x1 --read-bytes=32 /dev/urandom | tr --delete ' \n')
@@ -305,7 +305,7 @@ collect() {
   mv "$work/manifest.json" "$work/bundle/"
 }
 
-# make: one bundle. Whatever becomes of it is noted; one that is killed has been noted as failed before.
+# make: one bundle. Its result is recorded; a killed run has been recorded as failed before.
 make() {
   local name part bytes began rc place said bad=0 failed=''
   # systemd makes it in memory, for root alone, and removes it when this ends, however it ends.
@@ -328,7 +328,7 @@ make() {
     failed=$(tail --lines=3 "$work/why")
   else
     bytes=$(du --dereference --bytes --summarize "$work/bundle" | cut --fields=1)
-    # The manifest comes first, so that whoever opens it knows what must follow.
+    # The manifest comes first, so that a reader knows which files must follow.
     if ! said=$({ room "$home" "$bytes" && cd "$work/bundle" &&
       tar --create --format=ustar --dereference --owner=root:0 --group=root:0 --sort=name manifest.json rancher server snapshot |
       age --encrypt --recipients-file "$settings/recipients" --output "$part" && sync "$part"; } 2>&1); then
@@ -395,11 +395,11 @@ FORTRESS
 
   # 6/8 fortress-backup.service unit is installed
   check() {
-    put_matches /etc/systemd/system/fortress-backup.service 9d95abd36c8f95b84d1828712b4c4b98c9f3c32b1c8ce9d65e32de68d42d6173 644 root:root
+    put_matches /etc/systemd/system/fortress-backup.service 4b3a38011ba556b8fc74f923d63c8dc6dfd71e96302ac6c4022c6dbf4129d681 644 root:root
   }
   apply() {
     put /etc/systemd/system/fortress-backup.service 644 root:root << 'FORTRESS'
-# One backup of the cluster, and what follows from it.
+# One backup of the cluster, and its upload.
 [Unit]
 Description=Back up the cluster
 After=k3s.service network-online.target
@@ -409,7 +409,7 @@ ConditionPathExists=/var/lib/rancher/k3s/server/token
 [Service]
 Type=oneshot
 ExecStart=/opt/bin/fortress-backup make
-# What it holds in clear is in memory, for root alone, and is gone when it ends, however it ends.
+# Unencrypted files are in memory, for root alone, and are removed when the service ends, also by a failure.
 RuntimeDirectory=fortress-backup
 RuntimeDirectoryMode=0700
 NoNewPrivileges=yes
@@ -435,11 +435,11 @@ FORTRESS
 
   # 7/8 backup schedule: *-*-* 03:17
   check() {
-    put_matches /etc/systemd/system/fortress-backup.timer 0f8824e060b388311269b2ccf90d70f91f5e24d8da619a4134279533a094ef6b 644 root:root
+    put_matches /etc/systemd/system/fortress-backup.timer e3da2cb6ffefcbd84543591ccaa643334b4e2fbd2777547203ad2f68db6d8de1 644 root:root
   }
   apply() {
     put /etc/systemd/system/fortress-backup.timer 644 root:root 'systemd-analyze calendar -- "$(sed --quiet '\''s/^OnCalendar=//p'\'' "$new")" > /dev/null' << 'FORTRESS'
-# A backup that was missed, because the machine was off, is made when it is on again.
+# A backup that was missed because the machine was off is made after the next boot.
 [Unit]
 Description=When the cluster is backed up
 
