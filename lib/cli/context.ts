@@ -2,9 +2,9 @@
 import { join } from 'node:path'
 import type { Context, Facts, Page } from '../engine/page.ts'
 import type { Report } from '../engine/report.ts'
+import { parseHost } from '../ground/address.ts'
 import { type SecretStore, secretStore } from '../ground/secret.ts'
 import { type Placed, machinesFor } from '../site/machines.ts'
-import { parseHost } from '../ground/address.ts'
 import type { Config } from '../site/model.ts'
 
 /** The directory of a site on the laptop: secrets, public keys, notes. */
