@@ -180,7 +180,7 @@ ss --listening --numeric --tcp | sort
 ls /var/lib/rancher/k3s /etc/rancher/k3s`
     const before = await server.ok(look)
     const text = await good(server, 'drill')
-    assert.match(text, /The canary came back/)
+    assert.match(text, /The canary was read/)
     assert.equal(await server.ok(look), before)
     assert.equal(
       await server.ok(
@@ -461,7 +461,7 @@ test -d ${data}/before-restore/server`,
         `sha256sum ${data}/server/tls/server-ca.crt ${data}/server/cred/encryption-config.json`,
       )
       const text = await good({ env }, 'restore', copies().at(-1)!)
-      assert.match(text, /is the cluster as it was at/)
+      assert.match(text, /is the cluster as of/)
       assert.equal((await fresh.kubectl('get configmap mine --output jsonpath={.data.a}')).stdout, 'b')
       assert.equal(
         await fresh.ok(

@@ -98,7 +98,7 @@ describe('a cluster of three servers', { skip: missing }, () => {
 
   test('a restore brings all three back to the time of the bundle, and nobody goes on as the cluster that was', async () => {
     const text = await good('restore', await newest(), '--confirm', first)
-    assert.match(text, /is the cluster as it was at/)
+    assert.match(text, /is the cluster as of/)
     assert.deepEqual(await members(), all)
     for (const name of servers) {
       assert.equal(
