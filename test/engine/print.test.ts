@@ -14,7 +14,7 @@ import type { Step } from '../../lib/engine/step.ts'
 import { Fault } from '../../lib/ground/fault.ts'
 import { root } from '../../lib/ground/root.ts'
 import { secretStore } from '../../lib/ground/secret.ts'
-import { sh } from '../../lib/ground/sh.ts'
+import { type Command, library, sh } from '../../lib/ground/sh.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import type { Placed } from '../../lib/site/machines.ts'
 import type { Config } from '../../lib/site/model.ts'
@@ -162,7 +162,12 @@ test('an upload whose pin has a signature is proven by it, whatever page it is o
 })
 
 /** Runs the steps as the user who tests: what needs root or a machine is replaced. */
-const run = (steps: Step[], variables: Record<string, string> = {}, words = '', prepare?: string) => {
+const run = (
+  steps: Step[],
+  variables: Record<string, string> = {},
+  words = '',
+  prepare?: string | Command,
+) => {
   const text = printed({
     name: 'x',
     summary: 'A page.',
@@ -224,6 +229,24 @@ END`,
       ],
     }
     assert.equal(run([step]).status, 0)
+  })
+  test('what a check has looked up before a change does not count behind it', () => {
+    const step = (name: string): Step => ({
+      name,
+      check: sh`
+        files() { ls "$FK_TMP"; }
+        fact files files
+        grep --line-regexp ${name} <<< "$FK_FACT" > /dev/null`,
+      apply: [sh`touch "$FK_TMP"/${name}`],
+    })
+    const { status, said } = run(
+      [step('one'), step('two'), step('one')],
+      {},
+      '',
+      library('lib/host/controls.sh'),
+    )
+    assert.equal(status, 0, said)
+    assert.match(said, /^ok {7}one$/m)
   })
   test('a demand says what to do', () => {
     const { status, said } = run([{ name: 'a', check: sh`echo found; false`, help: 'do it' }])

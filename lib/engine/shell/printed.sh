@@ -50,9 +50,12 @@ holds() {
   set -e
 }
 
-# change NAME: runs apply when check does not hold, and checks again.
+# change NAME: runs apply when check does not hold, and checks again. By phase and n a library sees that what it knew before does
+# not count any more.
 change() {
-  local gate
+  FK_STEP=$((${FK_STEP-0} + 1))
+  # shellcheck disable=SC2034 # functions of a library read them
+  local gate phase=before n=$FK_STEP
   holds
   if [ "$FK_RC" -eq 0 ]; then
     printf 'ok       %s\n' "$1"
@@ -70,6 +73,8 @@ change() {
   [ "$FK_RC" -eq 0 ] || (recover < /dev/null)
   set -e
   [ "$FK_RC" -eq 0 ] || fail "$1" "a command ended with $FK_RC"
+  # shellcheck disable=SC2034
+  phase=after
   holds
   [ "$FK_RC" -eq 0 ] || fail "$1" "its commands ran, and it does not hold: $FK_OUT"
   recover() { :; }
