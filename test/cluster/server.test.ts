@@ -9,9 +9,13 @@ import { after, before, describe, test } from 'node:test'
 import { secretStore } from '../../lib/ground/secret.ts'
 import { type Kit, differences, node, said } from '../machine/kit.ts'
 import { type Checkout, checkout } from '../machine/laptop.ts'
-import { data, etc, program, untilReady } from './kit.ts'
+import { left, printOf, runPrinted, sameLeft } from '../machine/printed.ts'
+import { without } from '../programs.ts'
+import { data, etc, patience, pinAge, program, untilReady, version } from './kit.ts'
 
-describe('k3s-server', { skip: program === undefined ? 'kube-bed is not installed' : false }, () => {
+const missing = program === undefined ? 'kube-bed is not installed' : without('age', 'tar')
+
+describe('k3s-server', { skip: missing }, () => {
   let kit: Kit & { end(): Promise<void> }
   let copy: Checkout
   let mirror: Server
@@ -44,7 +48,8 @@ describe('k3s-server', { skip: program === undefined ? 'kube-bed is not installe
     // The metal is the node, and what its makers publish is what this computer has.
     edit('sites/fortress.yaml', 'roles: [host]', 'roles: [host, node]')
     edit('sites/fortress.yaml', 'nodes:\n  bridge: virbr-fort\n  network: 10.77.0.0/24\n', '')
-    copy.pin('k3s', readFileSync(program!))
+    copy.pin('k3s', readFileSync(program!), version)
+    pinAge(copy, join(kit.state, 'downloads'))
     mirror = createServer((request, response) => {
       const found = /^\/github\.com\/k3s-io\/k3s\/releases\/download\/v[^/]+\/k3s$/.test(request.url ?? '')
       if (!found) return void response.writeHead(404).end()
@@ -57,6 +62,8 @@ describe('k3s-server', { skip: program === undefined ? 'kube-bed is not installe
     // A container has the kernel of this computer, and that is not told how to be.
     await ok(`install --directory /etc/systemd/system/k3s.service.d
 printf '[Service]\\nEnvironment=FK_BED_NO_SYSCTL=yes\\n' > /etc/systemd/system/k3s.service.d/bed.conf`)
+    for (const [path, text] of Object.entries(patience))
+      await kit.root(`install -D --mode=600 /dev/stdin ${path}`, text)
     untouched = await kit.digest()
   })
   after(async () => {
@@ -199,6 +206,44 @@ until ls /var/lib/fortress/tx/*/rolled-back > /dev/null 2>&1; do sleep 0.2; done
     assert.equal(now.code, 0, now.text)
   })
 
+  /** What a page prints for this machine, run there with what its top asks for. Returns what each step said. */
+  const printed = async (name: string, page?: string) => {
+    const tokens = ['k3s-server-token', 'k3s-agent-token']
+    const lines = await Promise.all(
+      tokens.map(async (token) => [token, `${(await store().get(token)).reveal()}\n`] as const),
+    )
+    const text = page ?? (await printOf(kit, copy.page(name)))
+    const [, asset] = /^# {3}https:\S*\/(\S+)$/m.exec(text) ?? []
+    const file = name === '23-k3s-backup' ? join(kit.state, 'downloads/age-v1.3.2-amd64.tar.gz') : program!
+    const said = await runPrinted(kit, text, {
+      files: asset === undefined ? {} : { [asset]: readFileSync(file) },
+      secrets: Object.fromEntries(lines),
+      variables: { FK_CONFIRM: 'fortress' },
+    })
+    return said.trim().split('\n')
+  }
+  /** Lines of a page but those of the copies that it saves in place of the laptop. */
+  const others = (lines: string[]) => lines.filter((line) => !/is saved on the laptop|^saved /.test(line))
+  const saved = '/root/fortress-saved'
+  let [applied, password] = ['', '']
+
+  test('what the page prints finds everything done where apply was, and saves what the laptop has', async () => {
+    const begun = await start()
+    applied = await left(kit)
+    password = await ok('cat /etc/rancher/node/password')
+    const lines = await printed('20-k3s-server')
+    for (const line of others(lines)) assert.match(line, /^ok /)
+    sameLeft(applied, await left(kit))
+    assert.equal(await start(), begun)
+    for (const name of ['k3s-join-server', 'k3s-join-agent', 'k3s-kubeconfig']) {
+      const copy = Buffer.from((await store().get(name)).reveal(), 'base64')
+        .toString()
+        .trim()
+      assert.equal(await ok(`cat ${saved}/${name}`), copy)
+    }
+    await ok(`rm --recursive ${saved} /var/lib/fortress/printed`)
+  })
+
   test('undo stops it, leaves the data, and takes back everything else', async () => {
     const { code, text } = await page('undo')
     assert.equal(code, 0, text)
@@ -206,4 +251,50 @@ until ls /var/lib/fortress/tx/*/rolled-back > /dev/null 2>&1; do sleep 0.2; done
     assert.equal((await kit.root('ls /opt/bin/k3s /opt/k3s')).code, 2)
     await ok(`test -d ${data}/server/db/etcd`)
   })
+  test('what the page prints leaves the same as apply, and apply finds nothing to do behind it', async () => {
+    // Undo has removed the password of the node, and the cluster lets no machine without it have that name.
+    await ok(
+      `install --directory --mode=700 /etc/rancher/node &&
+  (umask 077 && echo ${password} > /etc/rancher/node/password)`,
+    )
+    const lines = await printed('20-k3s-server')
+    assert.ok(
+      lines.some((line) => /^changed .*runs with the current configuration$/.test(line)),
+      lines.join('\n'),
+    )
+    // This note has the number of the start in it.
+    sameLeft(applied, await left(kit), /\/var\/lib\/fortress\/k3s\/started$/)
+    await nothingToDo('20-k3s-server')
+    for (const line of await printed('20-k3s-server')) assert.match(line, /^ok /)
+  })
+
+  for (const name of [
+    '21-k3s-join',
+    '22-k3s-cis',
+    '23-k3s-backup',
+    '24-k3s-stage',
+    '25-k3s-upgrade',
+    '26-k3s-renew',
+  ])
+    test(`what ${name} prints leaves nothing for apply to do`, async () => {
+      const text = await printOf(kit, copy.page(name))
+      await printed(name, text)
+      await nothingToDo(name)
+      for (const line of await printed(name, text)) assert.match(line, /^(ok|ready) /)
+    })
+
+  /** A page was done by what it prints: apply by the laptop changes nothing, starts nothing anew, and verify passes. */
+  const nothingToDo = async (name: string) => {
+    const [begun, before] = [await start(), await left(kit)]
+    const { code, text } = await kit.page(copy.page(name), 'apply')
+    assert.equal(code, 0, text)
+    assert.deepEqual(
+      others(text.split('\n')).filter((line) => line.startsWith('changed ')),
+      [],
+    )
+    const verified = await kit.page(copy.page(name), 'verify')
+    assert.equal(verified.code, 0, verified.text)
+    sameLeft(before, await left(kit))
+    assert.equal(await start(), begun)
+  }
 })

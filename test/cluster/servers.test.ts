@@ -5,9 +5,13 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import type { CisReport } from '../../lib/k3s/score.ts'
+import { secretStore } from '../../lib/ground/secret.ts'
+import { labRun } from '../../lib/lab/lab.ts'
 import { type Fleet, fleet } from '../machine/fleet.ts'
+import { differences } from '../machine/kit.ts'
+import { left, printOf, runPrinted, sameLeft } from '../machine/printed.ts'
 import { without } from '../programs.ts'
-import { data, noSysctl, patience, pinAge, program, untilReady, version } from './kit.ts'
+import { data, etc, noSysctl, patience, pinAge, program, told, untilReady, unit, version } from './kit.ts'
 
 const missing = program === undefined ? 'kube-bed is not installed' : without('age', 'tar')
 
@@ -40,6 +44,43 @@ describe('a cluster of three servers', { skip: missing }, () => {
       .toSorted()
   const all = servers.map((name) => `${name} started votes`)
   const ready = async (on: string) => cluster.on(on, untilReady(180))
+  /** One machine of the cluster, as the helpers of printed pages know one. */
+  const kitOf = (name: string) => ({
+    machine: cluster.machineOf(name),
+    state: cluster.state,
+    root: (command: string, input?: string) =>
+      labRun(cluster.machineOf(name), command, { root: true, ...(input === undefined ? {} : { input }) }),
+    page: (file: string, ...words: string[]) => cluster.page(file, ...words),
+  })
+  /** What a page prints for a machine, run on a machine. A token is given to it as the machine gets it: as a line. */
+  const printed = async (page: string, machine: string, on: string, other?: string, ...words: string[]) => {
+    const store = secretStore({
+      dir: join(cluster.state, 'fortress-pi'),
+      identity: cluster.env['FK_AGE_IDENTITY']!,
+    })
+    const read = async (name: string) => (await store.get(name)).reveal()
+    const token = async (name: string) =>
+      `${Buffer.from(await read(name), 'base64')
+        .toString()
+        .trim()}\n`
+    return runPrinted(kitOf(on), await printOf(kitOf(on), page, machine), {
+      files: page === '21-k3s-join' && words.length === 0 ? { k3s: readFileSync(program!) } : {},
+      secrets: {
+        'k3s-agent-token': `${await read('k3s-agent-token')}\n`,
+        'k3s-join-server': await token('k3s-join-server'),
+        'k3s-join-agent': await token('k3s-join-agent'),
+      },
+      variables: other === undefined ? {} : { FK_OTHER_NODE: other },
+      words,
+      site: 'fortress-pi',
+    })
+  }
+  /** The starts of k3s on these machines. */
+  const starts = async (...names: string[]) =>
+    Promise.all(
+      names.map((name) => cluster.on(name, 'systemctl show --property=InvocationID --value k3s.service')),
+    )
+  const cordoned = (name: string) => kubectl(`get node ${name} --output jsonpath='{.spec.unschedulable}'`)
 
   before(async () => {
     cluster = await fleet('trio', ['server', 'server', 'server', 'agent'], () => readFileSync(program!))
@@ -57,10 +98,86 @@ describe('a cluster of three servers', { skip: missing }, () => {
         `install --directory --mode=700 /mnt/disk && install --directory /opt/bin && ln --symbolic k3s /opt/bin/etcdctl`,
       )
     }
+    // One server and the agent are built by hand, from what the page prints; the others by the laptop.
+    let later: unknown[] = []
+    cluster.site((site) => (later = (site['machines'] as unknown[]).splice(3)))
     await good('k3s-server', 'apply')
+    await assert.rejects(
+      printed('21-k3s-join', second, second),
+      /first, on trio-1: bash 21-k3s-join\.trio-2\.sh before[^]*FK_OTHER_NODE=done/,
+    )
+    await cluster.on(second, `test ! -e ${etc}/config.yaml && test ! -e /etc/systemd/system/k3s.service`)
+    await printed('21-k3s-join', second, first, undefined, 'before')
+    await printed('21-k3s-join', second, second, 'done')
     await good('k3s-join', 'apply')
+    cluster.site((site) => (site['machines'] as unknown[]).push(...later))
+    await printed('21-k3s-join', agent, first, undefined, 'before')
+    await printed('21-k3s-join', agent, agent, 'done')
   })
   after(() => cluster?.end())
+
+  test('a server and an agent that joined by what the page prints are as if apply had joined them', async () => {
+    const mine = [second, agent] as const
+    const [begun, before] = [await starts(...mine), await Promise.all(mine.map((name) => left(kitOf(name))))]
+    const text = await good('k3s-join', 'apply')
+    assert.doesNotMatch(text, /^changed /m)
+    await good('k3s-join', 'verify')
+    for (const [i, name] of mine.entries()) sameLeft(before[i]!, await left(kitOf(name)))
+    assert.deepEqual(await starts(...mine), begun)
+
+    // The server that apply joined differs in what is its own, and in nothing else.
+    const node = `${etc}/config.yaml.d/10-node.yaml`
+    const own = new RegExp(
+      `${node}|/etc/rancher/node/password|${etc}/k3s\\.yaml|/var/lib/fortress/k3s/started`,
+    )
+    const applied = await left(kitOf(third))
+    sameLeft(applied, before[0]!, own)
+    const its = await cluster.on(third, `cat ${node}`)
+    assert.equal(
+      await cluster.on(second, `cat ${node}`),
+      its
+        .replaceAll(third, second)
+        .replaceAll(cluster.machineOf(third).host, cluster.machineOf(second).host)
+        .replaceAll('10.66.0.13', '10.66.0.12'),
+    )
+    // An agent has less, and says so.
+    assert.equal(
+      await cluster.on(agent, 'cat /etc/systemd/system/k3s.service'),
+      Object.values(unit('agent'))[0],
+    )
+    assert.equal(await cluster.on(agent, `cat ${etc}/config.yaml`), told('agent.yaml'))
+    const differs = new RegExp(
+      `${etc}/(config|admission|audit)\\.yaml|${etc}/(agent-)?token|/etc/systemd/system/k3s\\.service$|20-patience|` +
+        `/var/lib/fortress/secret/etc/rancher/k3s/(agent-)?token`,
+    )
+    assert.deepEqual(
+      differences(applied, before[1]!).filter((line) => !own.test(line) && !differs.test(line)),
+      [],
+    )
+  })
+
+  test('what upgrade and renewal print for a server finds everything done, also with the part of the other node', async () => {
+    const begun = await starts(first, second)
+    const before = await left(kitOf(second))
+    const allOk = (text: string) => {
+      for (const line of text.trim().split('\n')) assert.match(line, /^(ok|ready) /)
+    }
+    for (const page of ['25-k3s-upgrade', '26-k3s-renew']) allOk(await printed(page, second, second))
+    allOk(await printed('26-k3s-renew', second, first, undefined, 'before'))
+    // The node is drained for an upgrade that has nothing to do, and takes pods again.
+    await printed('25-k3s-upgrade', second, first, undefined, 'before')
+    assert.equal(await cordoned(second), 'true')
+    for (const other of [undefined, 'done'])
+      await assert.rejects(
+        printed('25-k3s-upgrade', second, second, other),
+        /first, on trio-1: bash 25-k3s-upgrade\.trio-2\.sh after[^]*FK_OTHER_NODE=after/,
+      )
+    await printed('25-k3s-upgrade', second, first, undefined, 'after')
+    assert.equal(await cordoned(second), '')
+    allOk(await printed('25-k3s-upgrade', second, second, 'after'))
+    assert.deepEqual(await starts(first, second), begun)
+    sameLeft(before, await left(kitOf(second)))
+  })
 
   test('each of them has a vote, and a bundle of the first is made', async () => {
     assert.deepEqual(await members(), all)
