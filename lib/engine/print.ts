@@ -328,7 +328,6 @@ function waiting({ on, before }: Elsewhere, met: boolean, file: string): string 
   return `needs_other_node ${on} ${quote(`bash ${file} ${phase}`)} ${words}`
 }
 
-/** Seconds until a transaction is rolled back: those that its steps may take, and those of the person who confirms it. */
 /** Of all transactions of a page the longest time until one is rolled back, in seconds. */
 function longest(steps: Step[]): number {
   let most = 0
@@ -341,6 +340,7 @@ function longest(steps: Step[]): number {
   return most
 }
 
+/** Seconds until a transaction is rolled back: those that its steps may take, and those of the person who confirms it. */
 function limit(steps: Step[]): number {
   const within = transactionOf(steps)?.within ?? 0
   const slow = steps.map((step) => (isWait(step) || isChange(step) ? (step.seconds ?? 0) : 0))

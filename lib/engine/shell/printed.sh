@@ -195,7 +195,7 @@ export -f saved
 # signed_by FILE SIGNATURE KEY FINGERPRINT: by the key of this fingerprint, or a subkey that it vouches for.
 signed_by() {
   local home status
-  if ! command -v gpg gpgv > /dev/null; then
+  if ! command -v gpg > /dev/null || ! command -v gpgv > /dev/null; then
     echo 'gpg and gpgv prove it, and are not installed: apt-get install gpg gpgv' >&2
     return 1
   fi
