@@ -18,6 +18,8 @@ fact() {
   if [ ! -e "$file" ]; then
     [ "$round" = before ] || rm --force "$FK_TMP"/fact.*.before
     shift
+    # Only a function: without one the answer would be empty, and what must not be there would not be missed.
+    declare -F "$1" > /dev/null || { echo "$1 is not defined" >&2; return 1; }
     "$@" > "$file.$BASHPID" 2> /dev/null || true # an empty answer is an answer: the control says what it misses
     mv "$file.$BASHPID" "$file"
   fi
@@ -116,12 +118,12 @@ module_blocked() {
   fi
 }
 
-mounts() { findmnt --raw --noheadings --output TARGET,OPTIONS; }
+mount_lines() { findmnt --raw --noheadings --output TARGET,OPTIONS; }
 
 # mount_has DIRECTORY OPTIONS [if-mounted]: the mount that is on top there has all of them.
 mount_has() {
   local target options found='' option missing=''
-  fact mounts mounts
+  fact mounts mount_lines
   while read -r target options; do
     if [ "$target" = "$1" ]; then found=$options; fi
   done <<< "$FK_FACT"
@@ -158,11 +160,11 @@ mode_is() {
   echo "${said# }"
 }
 
-packages() { dpkg-query --show --showformat='${Package} ${db:Status-Status}\n'; }
+package_states() { dpkg-query --show --showformat='${Package} ${db:Status-Status}\n'; }
 
 package_present() {
   local package missing=''
-  fact packages packages
+  fact packages package_states
   for package; do
     case $FK_FACT in *$'\n'"$package installed"$'\n'*) ;; *) missing+=" $package" ;; esac
   done
@@ -172,7 +174,7 @@ package_present() {
 
 package_absent() {
   local package there=''
-  fact packages packages
+  fact packages package_states
   for package; do
     case $FK_FACT in *$'\n'"$package installed"$'\n'*) there+=" $package" ;; esac
   done
@@ -181,13 +183,13 @@ package_absent() {
 }
 
 # shellcheck disable=SC2086 # one word for each unit
-units() { systemctl show --property=Id,LoadState,UnitFileState,ActiveState $FK_UNITS | tr '\n' ' ' | sed 's/  /\n/g'; }
+unit_states() { systemctl show --property=Id,LoadState,UnitFileState,ActiveState $FK_UNITS | tr '\n' ' ' | sed 's/  /\n/g'; }
 
 # unit_is STATE UNIT…: enabled, active, on (both), masked, or off (neither enabled nor active; absent is off).
 unit_is() {
   local state=$1 unit line bad='' said='' file active load
   shift
-  fact units units
+  fact units unit_states
   for unit; do
     case $unit in *.*) ;; *) unit+=.service ;; esac
     load='' file='' active=''

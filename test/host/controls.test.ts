@@ -245,56 +245,56 @@ for (const [says, text, before, code, said] of [
   [
     'a package that is there',
     'package_present base apt',
-    answers('packages', "'apt installed' 'base installed' 'old config-files'"),
+    answers('package_states', "'apt installed' 'base installed' 'old config-files'"),
     0,
     'asked for: base apt',
   ],
   [
     'a package that is not there does not hold',
     'package_present base old',
-    answers('packages', "'apt installed' 'base installed' 'old config-files'"),
+    answers('package_states', "'apt installed' 'base installed' 'old config-files'"),
     1,
     'not installed: old; asked for: base old',
   ],
   [
     'a package that was removed is absent',
     'package_absent old telnet',
-    answers('packages', "'old config-files'"),
+    answers('package_states', "'old config-files'"),
     0,
     'looked for: old telnet',
   ],
   [
     'a package that is there is not absent',
     'package_absent apt',
-    answers('packages', "'apt installed'"),
+    answers('package_states', "'apt installed'"),
     1,
     'installed: apt; looked for: apt',
   ],
   [
     'the mount on top counts',
     'mount_has /tmp nosuid,noexec',
-    answers('mounts', "'/tmp rw,nosuid,noexec' '/tmp rw'"),
+    answers('mount_lines', "'/tmp rw,nosuid,noexec' '/tmp rw'"),
     1,
     '/tmp: rw (without nosuid noexec)',
   ],
   [
     'a mount with its options holds',
     'mount_has /tmp nosuid,noexec',
-    answers('mounts', "'/tmp rw' '/tmp rw,nosuid,noexec'"),
+    answers('mount_lines', "'/tmp rw' '/tmp rw,nosuid,noexec'"),
     0,
     '/tmp: rw,nosuid,noexec',
   ],
   [
     'a directory that is no mount does not hold',
     'mount_has /nowhere nosuid',
-    answers('mounts', "'/tmp rw'"),
+    answers('mount_lines', "'/tmp rw'"),
     1,
     '/nowhere is not a mount of its own',
   ],
   [
     'a mount that need not be there does not apply',
     'mount_has /nowhere nosuid if-mounted',
-    answers('mounts', "'/tmp rw'"),
+    answers('mount_lines', "'/tmp rw'"),
     100,
     '/nowhere is not a mount of its own here',
   ],
@@ -322,21 +322,21 @@ for (const [says, text, before, code, said] of [
   [
     'a unit that is masked',
     'unit_is masked one.service',
-    answers('units', "'Id=one.service LoadState=masked ActiveState=inactive UnitFileState=masked'"),
+    answers('unit_states', "'Id=one.service LoadState=masked ActiveState=inactive UnitFileState=masked'"),
     0,
     'one.service masked/masked/inactive',
   ],
   [
     'a unit that runs is not off',
     'unit_is off one',
-    answers('units', "'Id=one.service LoadState=loaded ActiveState=active UnitFileState=disabled'"),
+    answers('unit_states', "'Id=one.service LoadState=loaded ActiveState=active UnitFileState=disabled'"),
     1,
     'not off: one.service; one.service loaded/disabled/active',
   ],
   [
     'a unit that nobody knows is not on',
     'unit_is on one',
-    answers('units', "'Id=two.service LoadState=loaded ActiveState=active UnitFileState=enabled'"),
+    answers('unit_states', "'Id=two.service LoadState=loaded ActiveState=active UnitFileState=enabled'"),
     1,
     'not on: one.service; one.service unknown/no-file/inactive',
   ],
@@ -385,7 +385,7 @@ for (const [says, running, next, code, said] of [
 
 test('what was known before a change counts no more after it', () => {
   const { said } = ask(
-    'fact x echo one; echo $FK_FACT; fact x echo two; echo $FK_FACT; phase=after n=3; fact x echo three; echo $FK_FACT; phase=before; fact x echo four; echo $FK_FACT',
+    'say() { echo "$1"; }; fact x say one; echo $FK_FACT; fact x say two; echo $FK_FACT; phase=after n=3; fact x say three; echo $FK_FACT; phase=before; fact x say four; echo $FK_FACT',
   )
   assert.equal(said, 'one\none\nthree\nfour')
 })
