@@ -89,6 +89,9 @@ describe('a hardened host', () => {
       (line) => !/^\+ unit \S+ failed$/.test(line),
     )
     assert.deepEqual(more, [])
+    // A line for a group that is gone would keep dpkg from doing anything.
+    const overrides = await kit.root('dpkg-statoverride --list')
+    assert.ok((overrides.code ?? 2) < 2, overrides.stderr)
   })
 
   test('the printed page leaves the same as apply', async () => {

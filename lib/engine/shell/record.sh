@@ -62,6 +62,23 @@ fk_undo_refused() {
   done
 }
 
+# fk_drop_overrides: dpkg refuses to do anything while its statoverride names a user or a group that is gone, and the purge of a
+# package can leave such a line.
+fk_drop_overrides() {
+  local file=/var/lib/dpkg/statoverride user group rest
+  [ -s "$file" ] || return 0
+  while read -r user group rest; do
+    case $user in '#'*) ;; *) getent passwd "$user" > /dev/null || continue ;; esac
+    case $group in '#'*) ;; *) getent group "$group" > /dev/null || continue ;; esac
+    printf '%s %s %s\n' "$user" "$group" "$rest"
+  done < "$file" > "$file.fortress"
+  if cmp --silent "$file" "$file.fortress"; then
+    rm "$file.fortress"
+  else
+    chmod --reference="$file" "$file.fortress" && sync "$file.fortress" && mv --force "$file.fortress" "$file"
+  fi
+}
+
 # fk_undo PAGE: everything that the record says this page changed becomes what it was. Prints what it could not do.
 fk_undo() {
   local dir=$FK_STATE/pages/$1 aside packages extra
@@ -99,6 +116,7 @@ fk_undo() {
     LC_ALL=C sort --unique - "$dir/touched" > "$dir/paths"
   # The record stays: when there is room again, undo goes on from it.
   fk_restore_etc "$dir/origin" "$dir/paths" || return 1
+  fk_drop_overrides
   fk_restore_kept "$dir/origin"
   fk_restore_tables "$dir/origin"
   fk_restore_sysctls "$dir/origin" "$dir/keys"
