@@ -28,7 +28,7 @@ export interface Answers {
     certificate?: { days: number; path: string }
     /** The last error line of k3s. */
     said: string
-    /** What did not come to its end: a restore of this node, or what was to follow when its data was put aside. */
+    /** What was interrupted: a restore of this node, or what was to follow when its data was archived. */
     unfinished?: string
   }
   nodes?: NodeState[]

@@ -42,7 +42,7 @@ status_pages() {
   done < "$FK_TMP/pages"
 }
 
-# status_unfinished: what a restore or a replacement that did not come to its end has left here, in a word.
+# status_unfinished: what an interrupted restore or replacement has left here, in a word.
 status_unfinished() {
   if [ -e "$K3S_DATA/before-restore/begun" ]; then
     echo restore

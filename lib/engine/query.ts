@@ -16,7 +16,7 @@ export interface Query {
 
 /**
  * Runs bash on a machine; resolves to the values of its last `answer NAME KEY VALUE…`, none where there was none. Throws a
- * Fault when it did not come to its end, and for `answer refused why REASON`.
+ * Fault when it was interrupted, and for `answer refused why REASON`.
  */
 export async function query(
   machine: Machine,

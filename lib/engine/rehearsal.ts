@@ -215,7 +215,7 @@ function keyOf({ tool, seen }: Question, program: string): string {
 
 type Verdict = Pick<Check, 'result' | 'said'>
 
-/** What checkers found in earlier runs for a site, in .cache of the checkout. What this run did not come to is forgotten. */
+/** What checkers found in earlier runs for a site, in .cache of the checkout. What this run did not check is dropped. */
 function verdicts(site: string): {
   get: (key: string) => Verdict | undefined
   keep: (key: string, verdict: Verdict) => void

@@ -159,7 +159,7 @@ export function batches(steps: Numbered[]): Batch[] {
   return all
 }
 
-/** What applying a page has come to. */
+/** The result of applying a page. */
 interface Work {
   page: Page
   steps: Numbered[]
