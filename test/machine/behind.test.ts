@@ -32,8 +32,8 @@ describe('a machine behind another', () => {
       copy.site,
       site
         .replace(
-          'arch: amd64 }',
-          `arch: amd64 }\n  - { name: inside, roles: [node], os: debian-13, arch: amd64, address: ${inside.machine.host} }`,
+          'arch: amd64 }\n',
+          `arch: amd64 }\n  - { name: inside, roles: [node], os: debian-13, arch: amd64, address: ${inside.machine.host} }\n`,
         )
         .replace('10.77.0.0/24', '10.78.0.0/16'),
     )
