@@ -8,7 +8,7 @@ import { type Kit, differences } from './kit.ts'
 
 /** A machine's own: host keys, names, passwords, caches, and records of runs. */
 const own = [
-  '^/(etc/(ssh/ssh_host_.*|hostname|hosts|resolv\\.conf|machine-id|g?shadow-?|\\.updated|ld\\.so\\.cache|mtab)',
+  '^/(etc/(ssh/ssh_host_.*|hostname|hosts|resolv\\.conf|machine-id|g?shadow-?|(passwd|group)-|\\.updated|ld\\.so\\.cache|mtab)',
   'var/lib/fortress/(pages|tx|pending|printed|aside)(/.*)?',
   'usr/local/lib/systemd(/.*)?)$',
 ].join('|')

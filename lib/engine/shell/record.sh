@@ -96,7 +96,8 @@ fk_undo() {
   fi
   # shellcheck disable=SC2046 # paths of sysctl.d have no spaces
   fk_sysctl_keys $(grep '^/etc/sysctl' "$dir/touched") > "$dir/keys"
-  packages=$(fk_packages | LC_ALL=C comm -12 - "$dir/packages" | LC_ALL=C comm -23 - "$dir/origin/packages")
+  # Also what was removed since: its files in /etc go below, and dpkg never writes again what it believes an admin has deleted.
+  packages=$(fk_packages '^(i|.c)' | LC_ALL=C comm -12 - "$dir/packages" | LC_ALL=C comm -23 - "$dir/origin/packages")
   if [ -n "$packages" ]; then
     # shellcheck disable=SC2086 # one word for each package
     extra=$(apt-get --simulate purge $packages |

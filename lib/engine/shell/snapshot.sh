@@ -18,9 +18,10 @@ fk_units() {
     awk '$1 !~ /^(run-|session-|user|fortress-deadman|systemd-tmpfiles|apt-)/ { print $1 "\t" $3 }' | LC_ALL=C sort
 }
 
+# fk_packages [STATE]: which are installed (^i), or in another STATE of dpkg: a pattern.
 fk_packages() {
   dpkg-query --show --showformat='${Package}:${Architecture}\t${db:Status-Abbrev}\n' 2> /dev/null |
-    awk '$2 ~ /^i/ { print $1 }' | LC_ALL=C sort
+    awk -v state="${1-^i}" '$2 ~ state { print $1 }' | LC_ALL=C sort
 }
 fk_sysctls() { sysctl --all 2> /dev/null | LC_ALL=C sort; }
 fk_tables() { if command -v nft > /dev/null; then nft list tables 2> /dev/null | LC_ALL=C sort; fi; }
