@@ -5,7 +5,7 @@ import { Fault } from '../ground/fault.ts'
 import { land } from '../ground/secret.ts'
 import { type Member, clusterOf, secretNames } from '../k3s/members.ts'
 import { leaving } from '../k3s/nodes.ts'
-import { machinesFor, nodesOf } from '../site/machines.ts'
+import { guestsOf, machinesFor } from '../site/machines.ts'
 import { destroy, rebuild } from '../vm/domain.ts'
 import { reachable } from './access.ts'
 import type { Call } from './call.ts'
@@ -32,7 +32,7 @@ export const node = (call: Call): Promise<number> =>
     const servers = clusterOf(config).filter(({ role }) => role === 'server')
     const none = 'the metal is the node there'
     if (action === 'kubeconfig' && servers.length > 0) named(servers, name, site.name, 'server')
-    else named(nodesOf(site), name, site.name, action === 'kubeconfig' ? 'server' : 'virtual machine', none)
+    else named(guestsOf(site), name, site.name, action === 'kubeconfig' ? 'server' : 'virtual machine', none)
     if (action === 'kubeconfig') return kubeconfig(session, name)
     const pages = action === 'destroy' ? [destroy(name)] : [rebuild(name), pageNamed('vm-provision')]
     return runPages(pages, 'apply', given, signal)

@@ -12,6 +12,7 @@ import type {
   Site,
   SiteDocument,
   Tunnel,
+  Vault,
 } from './model.ts'
 
 /** The network that virtual machines get where the document has none for their host. */
@@ -60,11 +61,22 @@ function networksOf({ machines, networks = [] }: SiteDocument): NetworkSpec[] {
   return [...networks, ...made]
 }
 
+/** A vault of a host of metal: a Raspberry Pi has little memory, and no TPM2. */
+const vaultOf = (board: Board): Vault => ({
+  disk: '',
+  name: 'vault',
+  kdf_memory_kib: board === 'pc' ? 1048576 : 524288,
+  discard: false,
+  tpm2_pcrs: board === 'pc' ? [7] : [],
+})
+
 /** Boards, vaults, and addresses: a virtual machine without one gets the lowest that is free, from the second on. */
 function machinesOf({ machines }: SiteDocument, networks: NetworkSpec[]): MachineSpec[] {
   const taken = new Set(machines.flatMap(({ address }) => address ?? []))
-  return machines.map((machine) => {
-    const board: Board = machine.board ?? (machine.os === 'raspios-13' ? 'rpi5' : 'pc')
+  return machines.map((given) => {
+    const board: Board = given.board ?? (given.os === 'raspios-13' ? 'rpi5' : 'pc')
+    const host = given.roles.includes('host')
+    const machine = host ? { ...given, vault: { ...vaultOf(board), ...given.vault } } : given
     const network = networks.find(({ bridge }) => bridge && bridge.at === machine.vm?.host)?.network
     const range = machine.address === undefined && network ? parseNetwork(network) : undefined
     if (range === undefined) return { ...machine, board }

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import { isIP } from 'node:net'
 import { contains, formatAddress, parseNetwork } from '../ground/address.ts'
-import type { MachineSpec, NetworkSpec, Peer, Site, VmSpec } from './model.ts'
+import type { BackupTarget, MachineSpec, NetworkSpec, Peer, Site, VmSpec } from './model.ts'
 
 /** Whether a machine runs Kubernetes, and whether it runs the control plane and etcd. */
 export const isNode = ({ roles }: Pick<MachineSpec, 'roles'>): boolean =>
@@ -219,4 +219,56 @@ export function machinesFor({ site }: { site: Site }, on: 'laptop' | 'host' | 'n
   if (on === 'host') return placed.filter(({ roles }) => roles.includes('host'))
   const nodes = placed.filter((one) => isNode(one) && one.os !== 'talos')
   return [...nodes.filter(isServer), ...nodes.filter((one) => !isServer(one))]
+}
+
+/** The components that are chosen for a slot. */
+export function chosen({ components }: Pick<Site, 'components'>, slot: string): string[] {
+  const choice = components[slot] ?? []
+  return (Array.isArray(choice) ? choice : [choice]).map((one) => (typeof one === 'string' ? one : one.use))
+}
+
+/** When the cluster is backed up, and where its bundles are copied beside the node itself; each place is optional. */
+export interface Backup {
+  schedule: string
+  keep: number
+  /** An age recipient beside the laptop's own. */
+  recovery?: string
+  directory?: { path: string }
+  ssh?: { host: string; port: number; user: string; path: string; host_key: string }
+  s3?: { endpoint: string; bucket: string; region: string; prefix: string }
+}
+
+/** How the site backs up its cluster. Of each kind of target the first that its row names counts. */
+export function backupOf({ data }: Pick<Site, 'data'>): Backup {
+  const row = data.keep.find(({ what }) => what === 'cluster')
+  const first = (kind: BackupTarget['kind']) =>
+    data.targets.find((target) => target.kind === kind && row?.to.includes(target.name))
+  const [directory, ssh, s3] = [first('directory'), first('sftp'), first('s3')]
+  return {
+    schedule: row?.every ?? 'daily',
+    keep: row?.copies ?? 14,
+    ...(data.recovery === undefined ? {} : { recovery: data.recovery }),
+    ...(directory ? { directory: { path: directory.path ?? '' } } : {}),
+    ...(ssh
+      ? {
+          ssh: {
+            host: ssh.host ?? '',
+            port: ssh.port ?? 22,
+            user: ssh.user ?? '',
+            path: ssh.path ?? '',
+            host_key: ssh.host_key ?? '',
+          },
+        }
+      : {}),
+    ...(s3
+      ? {
+          s3: {
+            endpoint: s3.endpoint ?? '',
+            bucket: s3.bucket ?? '',
+            region: s3.region ?? 'us-east-1',
+            prefix: s3.prefix ?? '',
+          },
+        }
+      : {}),
+  }
 }

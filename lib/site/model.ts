@@ -275,7 +275,7 @@ export interface SiteDocument {
   name: string
   timezone: string
   people?: Person[]
-  machines: (Omit<MachineSpec, 'board'> & { board?: Board })[]
+  machines: (Omit<MachineSpec, 'board' | 'vault'> & { board?: Board; vault?: Partial<Vault> })[]
   devices?: Device[]
   networks?: NetworkSpec[]
   router?: Partial<Router>
