@@ -75,16 +75,17 @@ function machinesOf({ machines }: SiteDocument, networks: NetworkSpec[]): Machin
   const taken = new Set(machines.flatMap(({ address }) => address ?? []))
   return machines.map((given) => {
     const board: Board = given.board ?? (given.os === 'raspios-13' ? 'rpi5' : 'pc')
-    const host = given.roles.includes('host')
-    const machine = host ? { ...given, vault: { ...vaultOf(board), ...given.vault } } : given
+    const { vault, ...rest } = given
+    const has = given.roles.includes('host') || vault !== undefined
+    const machine = { ...rest, board, ...(has ? { vault: { ...vaultOf(board), ...vault } } : {}) }
     const network = networks.find(({ bridge }) => bridge && bridge.at === machine.vm?.host)?.network
     const range = machine.address === undefined && network ? parseNetwork(network) : undefined
-    if (range === undefined) return { ...machine, board }
+    if (range === undefined) return machine
     let next = range.first + 2n
     while (taken.has(formatAddress(range.family, next))) next += 1n
     const address = formatAddress(range.family, next)
     taken.add(address)
-    return { ...machine, board, address }
+    return { ...machine, address }
   })
 }
 

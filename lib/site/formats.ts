@@ -44,6 +44,9 @@ export const formats: Record<string, Format> = {
     return { reason: `must be an IPv4 network such as 10.66.0.0/24, is ${show(text)}` }
   },
 
+  range: (text) =>
+    /^[0-9.]+-[0-9.]+$/.test(text) ? undefined : { reason: `must be FIRST-LAST, is ${show(text)}` },
+
   destination: (text) => {
     if (text === 'any' || parseAddress(text) !== undefined) return undefined
     const network = parseNetwork(text)

@@ -111,7 +111,7 @@ export interface NetworkSpec {
   /** FIRST-LAST */
   dhcp?: string
   ipv6?: string
-  pools?: Record<string, string | { range: string; auto: boolean }>
+  pools?: Record<string, string | { range: string; auto?: boolean }>
 }
 
 /** `any`, or such as tcp/443. */
