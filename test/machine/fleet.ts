@@ -63,11 +63,12 @@ export async function fleet(
   site((told) => {
     told['machines'] = names.map((name, i) => ({
       name,
-      roles: ['host', 'node', roles[i]],
+      roles: ['host', roles[i]],
       os: 'debian-13',
       arch: 'amd64',
       address: machines[i]!.host,
-      tunnel_address: `10.66.0.${11 + i}`,
+      // Where tunnel.at is, tunnel.address says it.
+      ...(i === 0 ? {} : { tunnel_address: `10.66.0.${11 + i}` }),
     }))
   })
   writeFileSync(

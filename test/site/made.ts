@@ -6,12 +6,21 @@ import { type JsonSchema, checkSchema, pathText } from '../../lib/ground/documen
 import { root } from '../../lib/ground/root.ts'
 import { complete } from '../../lib/site/defaults.ts'
 import { formats } from '../../lib/site/formats.ts'
-import type { MachineSpec, Role, Site, SiteDocument, Vault, VmSpec } from '../../lib/site/model.ts'
+import type {
+  BackupTarget,
+  Data,
+  MachineSpec,
+  Role,
+  Site,
+  SiteDocument,
+  Vault,
+  VmSpec,
+} from '../../lib/site/model.ts'
 
 /** Metal is a debian-13 and a virtual machine a flatcar, on amd64, unless it says otherwise. */
 export type ShortMachine = Partial<Omit<MachineSpec, 'name' | 'roles' | 'vm' | 'vault'>> & {
   name: string
-  roles: Role[]
+  roles: readonly Role[]
   vm?: Partial<VmSpec> & { host: string }
   vault?: Partial<Vault>
 }
@@ -57,3 +66,17 @@ export const withVault = (site: Site, vault: Partial<Vault>): Site => ({
     machine.vault === undefined ? machine : { ...machine, vault: { ...machine.vault, ...vault } },
   ),
 })
+
+/** The same site, and of its virtual machines what a test says of them. */
+export const withVm = (site: Site, vm: Partial<VmSpec>): Site => ({
+  ...site,
+  machines: site.machines.map((machine) =>
+    machine.vm === undefined ? machine : { ...machine, vm: { ...machine.vm, ...vm } },
+  ),
+})
+
+/** Backups of the cluster to these places, every night. */
+export const backupsTo = (...targets: BackupTarget[]): Pick<Data, 'targets' | 'keep'> => {
+  const to = targets.map(({ name }) => name)
+  return { targets, keep: [{ what: 'cluster', every: '*-*-* 03:17', copies: 14, to, rpo: '24h', rto: '1h' }] }
+}
