@@ -272,3 +272,37 @@ export function backupOf({ data }: Pick<Site, 'data'>): Backup {
       : {}),
   }
 }
+
+/** A server that may hold the address of the API by keepalived. */
+export interface VipMember {
+  name: string
+  address: string
+  vip: string
+  /** virtual_router_id: 1 to 255, the same on all. */
+  id: number
+  /** 1 to 254: who takes the address when several could. */
+  priority: number
+  /** The addresses of the other servers. */
+  peers: string[]
+}
+
+/**
+ * What keepalived on a machine is for; undefined where the site has no such address, something else keeps it, or the machine is no
+ * server. The id follows from the last byte of the address, so that two clusters of one network have two.
+ */
+export function vipOf(site: Site, machine: string): VipMember | undefined {
+  const { vip, keeper = 'keepalived' } = site.cluster.api ?? {}
+  const servers = membersOf(site).filter(
+    ({ role, os }) => role === 'server' && os !== 'talos' && os !== 'flatcar',
+  )
+  const own = servers.find(({ name }) => name === machine)
+  if (vip === undefined || keeper !== 'keepalived' || own?.address === undefined) return undefined
+  return {
+    name: machine,
+    address: own.address,
+    vip,
+    id: Number(vip.split('.').at(-1)) || 1,
+    priority: 150 - servers.indexOf(own),
+    peers: servers.flatMap(({ name, address }) => (name === machine ? [] : (address ?? []))),
+  }
+}
