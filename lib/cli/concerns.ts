@@ -127,7 +127,7 @@ function clusterState(config: Config, machines: Answers[], now: Date, add: Add):
     ...machines.flatMap((machine) => machine.notes),
     ...laptopNotes(join(config.env.FK_STATE_DIR, config.site.name)),
   ]
-  if (begun) backupConcerns(notes, now, add)
+  if (begun) backupConcerns(config, notes, now, add)
   const stateOf = (member: Member) => {
     const state = seen?.find(({ name }) => name === member.name)
     return state ? { state } : {}

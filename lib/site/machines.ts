@@ -154,11 +154,16 @@ export function endpointOf(site: Site, machine: MachineSpec): string {
   return own ?? machine.address ?? site.tunnel.address ?? ''
 }
 
-/** How the API of the cluster is found: by which address the laptop and joining nodes reach it, and all that it is called. */
+/**
+ * How the API of the cluster is found: by which address joining nodes reach it, by which one the laptop does where it is not that of a
+ * single server, and what it is called beside the addresses of the servers. Where each host has an end of the tunnel of its own, an
+ * address that moves between them cannot be reached through it: WireGuard gives an address to one peer.
+ */
 export function apiOf(site: Site): { laptop?: string; join?: string; names: string[] } {
   const { vip, names = [] } = site.cluster.api ?? {}
-  const first = membersOf(site).find((member) => member.first)
-  const [laptop, join] = [vip ?? first?.endpoint, vip ?? first?.address]
+  const join = vip ?? membersOf(site).find((member) => member.first)?.address
+  const ends = site.machines.filter((machine) => machine.roles.includes('host') && tunnelOf(site, machine))
+  const laptop = ends.length <= 1 ? vip : undefined
   return {
     ...(laptop === undefined ? {} : { laptop }),
     ...(join === undefined ? {} : { join }),
