@@ -40,6 +40,12 @@ function configuration({ name, address, vip, id, priority, peers }: VipMember): 
       name: 'a script checks that the API server of this machine answers',
     }),
 
+    file(`/etc/systemd/system/${unit}.d/fortress.conf`, {
+      from: 'config/host/keepalived-unit.conf',
+      then: [sh`systemctl daemon-reload`],
+      name: `${unit} is restarted at once when it dies`,
+    }),
+
     {
       name: `keepalived uses the network interface of ${address}`,
       check: sh`diff <(vip_interface ${address}) ${interfaceFile}`,
