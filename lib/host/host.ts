@@ -77,7 +77,13 @@ export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Ho
     isPi: isRaspberry(spec),
     controls: hostRequirements.controlsFor({
       values,
-      traits: [machine.os, machine.arch, ...spec.roles, ...(node ? ['node'] : [])],
+      traits: [
+        machine.os,
+        machine.arch,
+        ...spec.roles,
+        ...(node ? ['node'] : []),
+        ...(isRaspberry(spec) ? ['raspberry'] : []),
+      ],
       waivers: waiversFor(site),
     }),
     packages: parse(configured('packages.yaml')) as Host['packages'],
