@@ -31,12 +31,29 @@ const load = createRequire(import.meta.url)
 /** Whether faults are shown with the place in the code where they happened: the variable DEBUG. */
 export const debug = (): boolean => Boolean(process.env['DEBUG'])
 
-// What a checked result depends on, beside the documents themselves.
-const code = [
-  ...['document', 'address'].map((name) => `lib/ground/${name}.ts`),
-  ...['config', 'defaults', 'formats', 'rules'].map((name) => `lib/site/${name}.ts`),
-  'config/host/allow.yaml',
-]
+/** What a checked result depends on, beside the documents themselves: every file of code and data that has a say in it. */
+function rulesOf(): string {
+  const below = (dir: string, file = '') =>
+    fs
+      .readdirSync(path.join(kit, dir))
+      .map((name) => (file === '' ? `${dir}/${name}` : `${dir}/${name}/${file}`))
+  const files = [
+    ...['document', 'address', 'nearest'].map((name) => `lib/ground/${name}.ts`),
+    ...['config', 'defaults', 'formats', 'rules', 'catalogue', 'machines'].map(
+      (name) => `lib/site/${name}.ts`,
+    ),
+    ...below('lib/site/rules'),
+    'config/host/allow.yaml',
+    ...below('config/components', 'component.yaml'),
+  ]
+  // Their state and not their content: there are many, and this runs at every start.
+  return files
+    .map((file) => {
+      const { mtimeMs, ctimeMs, size } = fs.statSync(path.join(kit, file))
+      return `${file} ${mtimeMs} ${ctimeMs} ${size}`
+    })
+    .join('\n')
+}
 
 /**
  * Reads and checks the whole configuration.
@@ -68,7 +85,7 @@ export function loadConfig(
 
   const inputs = [
     ...Object.values(schema).map(({ text }) => text),
-    ...code.map((name) => fs.readFileSync(path.join(kit, name), 'utf8')),
+    rulesOf(),
     JSON.stringify([settings, chosen, site, pins, root, os.homedir()]),
   ]
   const key = createHash('sha256').update(inputs.join('\0')).digest('hex')
@@ -76,6 +93,7 @@ export function loadConfig(
   const known = recall(cache, key) as Config | undefined
   if (known !== undefined) return known
 
+  const { catalogue } = load('./catalogue.ts') as typeof import('./catalogue.ts')
   const { formats } = load('./formats.ts') as typeof import('./formats.ts')
   const { pinProblems, siteProblems } = load('./rules.ts') as typeof import('./rules.ts')
   const { checkDocument } = load('../ground/document.ts') as typeof import('../ground/document.ts')
@@ -92,7 +110,9 @@ export function loadConfig(
   const value = {
     site:
       site.text &&
-      check<SiteDocument>(site.text, schema.site.json, (found) => siteProblems(found, site.name)),
+      check<SiteDocument>(site.text, schema.site.json, (found) =>
+        siteProblems(found, site.name, catalogue()),
+      ),
     pins: check<Pins>(pins, schema.pins.json, pinProblems),
     env: checkEnv(root, settings, variables),
   }
@@ -359,6 +379,7 @@ function checkEnv(root: string, settings: Settings, schema: EnvSchema): Env {
     else values[name] = value
   }
   const { checkSchema } = load('../ground/document.ts') as typeof import('../ground/document.ts')
+  const { catalogue } = load('./catalogue.ts') as typeof import('./catalogue.ts')
   const { formats } = load('./formats.ts') as typeof import('./formats.ts')
   const { problems } = checkSchema(schema as unknown as JsonSchema, formats, values)
   for (const [name, fact] of Object.entries(settings.files)) {
