@@ -379,7 +379,6 @@ function checkEnv(root: string, settings: Settings, schema: EnvSchema): Env {
     else values[name] = value
   }
   const { checkSchema } = load('../ground/document.ts') as typeof import('../ground/document.ts')
-  const { catalogue } = load('./catalogue.ts') as typeof import('./catalogue.ts')
   const { formats } = load('./formats.ts') as typeof import('./formats.ts')
   const { problems } = checkSchema(schema as unknown as JsonSchema, formats, values)
   for (const [name, fact] of Object.entries(settings.files)) {
