@@ -1730,13 +1730,13 @@ FORTRESS
   #   J27a NTS is required from all time servers, and 2 must agree (chrony) [RFC 8915, chrony.conf(5)]
   #   J27b NTP server is off (chrony) [chrony.conf(5)]
   check() {
-    put_matches /etc/chrony/chrony.conf bd71fb8a4fd0033c6f5d9ba7557868688e3aa9a786156dc0c3e32add0e648311 644 root:root
+    put_matches /etc/chrony/chrony.conf e5643a36e87656ffd15a01490897b759ccafbd98f4b1ae2bf5f5b3480afcfb59 644 root:root
   }
   apply() {
     put /etc/chrony/chrony.conf 644 root:root 'chronyd -p -f "$new" > /dev/null' << 'FORTRESS'
 # Time from servers that authenticate (NTS, RFC 8915), at least two of which agree. The whole file: the distribution's
-# names a pool without NTS, and one such source could set a false time. Other servers, or fewer: see J27a in controls.yaml,
-# var_multiple_time_servers in waivers.yaml, and ports 123 and 4460 in nftables.conf and nftables-nodes.nft.
+# names a pool without NTS, and one such source could set a false time. Other servers, or fewer: change J27a in
+# controls.yaml and var_multiple_time_servers in waivers.yaml too. Ports other than 123 and 4460: nftables.conf, nftables-nodes.nft.
 server time.cloudflare.com iburst nts
 server nts.netnod.se iburst nts
 server ptbtime1.ptb.de iburst nts
