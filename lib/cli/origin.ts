@@ -11,12 +11,14 @@ const load = createRequire(import.meta.url)
 /** Who says a value: the person's text, the schema, what follows from the rest, or the name of an FK_ variable. */
 export type Origin = 'yours' | 'default' | 'computed' | `FK_${string}`
 
-/** The origin of each value by its path, in the order of the document; an empty list or map is a value. `text` is the document's. */
+const siteSchema = (): JsonSchema => JSON.parse(read('config/schema/site.json')) as JsonSchema
+
+/** The origin of each value by its path; an empty list or map is a value. `text` is that of the document. */
 export function originsOf(site: Site, text: string, env: Partial<Env>): Map<string, Origin> {
   const { parse } = load('yaml') as typeof import('yaml')
   const yours = parse(text) as unknown
   const filled = parse(text) as unknown
-  checkSchema(JSON.parse(read('config/schema/site.json')) as JsonSchema, formats, filled)
+  checkSchema(siteSchema(), formats, filled)
   const variables = variablesOf(site, env)
   return new Map(
     leaves(site, []).map(([path]) => {
@@ -78,31 +80,44 @@ export function screen(
   origins: Map<string, Origin>,
   { file, color }: { file: string; color: boolean },
 ): string {
-  const lines = Object.entries(site)
-    .filter(([, value]) => value !== undefined)
-    .flatMap(([key, value]): (Line | undefined)[] => [
-      undefined,
-      ...block(`${key}:`, value, [key], '', origins),
-    ])
-  const width = Math.min(widest, Math.max(...lines.map((line) => line?.text.length ?? 0)))
-  const body = lines.map((line) => {
-    if (line === undefined) return ''
-    const comment = `# ${line.origin}`
-    const code = colors[line.origin] ?? 33
-    return `${line.text.padEnd(width)}  ${color ? `\u001b[${code}m${comment}\u001b[0m` : comment}`
-  })
+  const sections = Object.entries(site).map(([key, value]) => block(`${key}:`, value, [key], '', origins))
+  const width = Math.min(widest, Math.max(...sections.flat().map(({ text }) => text.length)))
+  const printed = ({ text, origin }: Line): string => {
+    const code = colors[origin] ?? 33
+    return `${text.padEnd(width)}  ${color ? `\u001b[${code}m# ${origin}\u001b[0m` : `# ${origin}`}`
+  }
   const head = [
-    `# The whole site, by ${file}. Behind each line who says it: yours, the document; default, the schema;`,
-    '# computed, it follows from the rest; FK_…, the variable. What is left out of the document has this value.',
+    `# All that ${file} says, and what follows from it. Who says a line stands behind it: yours, the document; default,`,
+    '# the schema; computed, it follows from the rest; FK_…, this variable. Any of these lines may stand in the document.',
+    '',
   ]
-  // The name and what is a line by itself need no space between them.
-  return `${[...head, ...body.filter((line, i) => line !== '' || (lines[i + 2] !== undefined && tall(lines, i)))].join('\n')}\n`
+  const body = sections.flatMap((lines, i) => {
+    const apart = i > 0 && (lines.length > 1 || (sections[i - 1]?.length ?? 0) > 1)
+    return [...(apart ? [''] : []), ...lines.map(printed)]
+  })
+  return `${[...head, ...body].join('\n')}\n`
 }
 
-/** Whether the section that begins behind an empty line, or the one before it, has several lines. */
-function tall(lines: (Line | undefined)[], i: number): boolean {
-  return lines[i + 2] !== undefined || (i > 1 && lines[i - 2] !== undefined)
+/** The keys in the order of the schema. */
+export function ordered<T>(value: T, schema: JsonSchema = siteSchema(), root: JsonSchema = schema): T {
+  const name = typeof schema['$ref'] === 'string' ? schema['$ref'].replace('#/$defs/', '') : undefined
+  const meant = name === undefined ? schema : ((root['$defs'] ?? {}) as Record<string, JsonSchema>)[name]
+  if (Array.isArray(value))
+    return value.map((item) => ordered<unknown>(item, (meant?.['items'] ?? {}) as JsonSchema, root)) as T
+  if (!isBranch(value)) return value
+  const { properties = {} } = meant ?? {}
+  const keys = [...new Set([...Object.keys(properties), ...Object.keys(value)])]
+  const all = value as Record<string, unknown>
+  return Object.fromEntries(
+    keys
+      .filter((key) => all[key] !== undefined)
+      .map((key) => [key, ordered(all[key], properties[key] ?? {}, root)]),
+  ) as T
 }
+
+/** Who says the first line of a map: whoever is nearest to the person. */
+const nearestOf = (origins: Origin[]): Origin =>
+  (['yours', 'default'] as const).find((origin) => origins.includes(origin)) ?? origins[0] ?? 'computed'
 
 /** `head` (a key, or the dash of a list) with its value behind or below it. */
 function block(
@@ -113,7 +128,7 @@ function block(
   origins: Map<string, Origin>,
 ): Line[] {
   const found = [...new Set(leaves(value, path).map(([at]) => origins.get(pathText(at)) ?? 'computed'))]
-  const [origin = 'computed'] = found
+  const origin = nearestOf(found)
   const line = `${indent}${head} ${inline(value)}`
   const list = Array.isArray(value)
   const flat = !isBranch(value) || (list && !value.some(isBranch)) || (!list && indent !== '')
@@ -127,7 +142,7 @@ function block(
   // A map in a list begins behind the dash.
   if (head === '-')
     return inner.map((one, i) => (i > 0 ? one : { ...one, text: `${indent}- ${one.text.trimStart()}` }))
-  return [{ text: `${indent}${head}`, origin: found.length === 1 ? origin : inner[0]!.origin }, ...inner]
+  return [{ text: `${indent}${head}`, origin }, ...inner]
 }
 
 /** A value in one line of YAML. */

@@ -79,9 +79,10 @@ const optionsFor = ({ root, env }: Work, name: string | undefined) => ({
 function show(work: Work): number {
   const { names, given, say, color } = work
   const options = optionsFor(work, names[0])
-  const { env, site } = loadConfig(options)
-  const { originsOf, screen } = load('./origin.ts') as typeof import('./origin.ts')
+  const { env, site: found } = loadConfig(options)
+  const { ordered, originsOf, screen } = load('./origin.ts') as typeof import('./origin.ts')
   const { file, text } = siteText(options)
+  const site = ordered(found)
   const origins = originsOf(site, text, env)
   if (given.json) say(`${JSON.stringify({ site, origins: Object.fromEntries(origins) }, null, 2)}\n`)
   else say(screen(site, origins, { file, color }))

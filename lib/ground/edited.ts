@@ -13,8 +13,8 @@ export interface Section {
 }
 
 /**
- * The text after a change of its document; `change` may also give another document that takes its place. A line that says the same
- * stands as it stood, long lines stay long, and so does the indentation.
+ * The text after a change of its document; `change` may also give another document, which takes its place. A line that says the
+ * same stands as it stood, long lines stay long, and so does the indentation.
  */
 export function edited(text: string, change: (document: Document) => Document | void): string {
   const { parse, parseDocument } = yaml()
@@ -52,8 +52,8 @@ export function edited(text: string, change: (document: Document) => Document | 
 const trailing = (text: string): string => /(?<![^\n])(?:(?:#.*|[ \t]*)\n)*$/.exec(text)?.[0] ?? ''
 
 /**
- * The sections of a document whose outermost map has a line for each key; undefined for any other. The last one has no key: it is what
- * stands below all.
+ * The sections of a document whose outermost map has a line for each key; undefined for any other. The last one has no key: it is
+ * what stands below all.
  */
 export function sectionsOf(text: string): Section[] | undefined {
   const { isMap, isScalar, parseDocument } = yaml()

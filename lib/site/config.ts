@@ -107,8 +107,8 @@ function siteSetting({ values }: Settings, site: string | undefined): Setting {
 }
 
 /**
- * The text of the site document that loadConfig would read with these options, right or wrong, and its name and file (from `root` on).
- * `yes`: FK_YES is set. Throws ConfigError where there is no such document.
+ * The text of the site document that loadConfig would read with these options, right or wrong, and its name and file (from `root`
+ * on). `yes`: FK_YES is set. Throws ConfigError where there is no such document.
  */
 export function siteText(options: Parameters<typeof loadConfig>[0] = {}): {
   name: string

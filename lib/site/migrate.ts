@@ -1,14 +1,14 @@
-// A site document of the format before machines had a list of their own, in the format of config/schema/site.json: what it says stays
-// true, its comments stay, and what only a person can decide is a note. It works on the text, section by section: a section that
-// says nothing old stays as it stands. Nothing is read or written.
+// A site document of the format before (keys admin, nodes, firewall, vault, backup) in that of config/schema/site.json: what it says
+// stays true, its comments stay, and what only a person can decide is a note. It works on the text, section by section: a section
+// that says nothing old stays as it stands.
 import { createRequire } from 'node:module'
 import type { Document, Node, Pair, Scalar, YAMLMap, YAMLSeq } from 'yaml'
 import { formatAddress, parseNetwork } from '../ground/address.ts'
-import { type JsonSchema, checkDocument, describe } from '../ground/document.ts'
 import { type Section, assembled, commentsOf, edited, sectionsOf } from '../ground/edited.ts'
 import { Fault } from '../ground/fault.ts'
 import { complete, firstHost } from './defaults.ts'
 import type { Allow, Never, SiteDocument } from './model.ts'
+import { type Guest, type Old, guestsOf, ownerOf, readOld } from './old.ts'
 
 const load = createRequire(import.meta.url)
 
@@ -21,97 +21,6 @@ export interface Migration {
 
 /** The first line by which an editor finds the schema. */
 export const editorLine = '# yaml-language-server: $schema=../schema/site.json'
-
-/** A document of the old format, as far as it is read here. */
-interface Old {
-  machines: {
-    name: string
-    roles: string[]
-    os: string
-    arch: string
-    address?: string
-    user?: string
-    port?: number | string
-    tunnel_address?: string
-    board?: unknown
-    vm?: unknown
-  }[]
-  admin?: { group?: string }
-  tunnel?: { network?: string; address?: string; peers?: { address?: string }[] }
-  nodes?: { network: string; bridge?: string; console?: boolean }
-  firewall?: {
-    egress?: 'open' | 'listed'
-    allow?: { name: string; to: string; protocol: string; ports: number[] }[]
-  }
-  vault?: Record<string, unknown>
-  backup?: Record<string, unknown>
-  components?: Record<string, unknown>
-}
-
-const texts = { type: 'array', items: { type: 'string' } }
-
-/** The types of what is read of it. What is wrong in another way stays as wrong as it was. */
-const oldFormat: JsonSchema = {
-  type: 'object',
-  required: ['machines'],
-  properties: {
-    machines: {
-      type: 'array',
-      items: {
-        type: 'object',
-        required: ['name', 'roles', 'os', 'arch'],
-        properties: {
-          ...Object.fromEntries(
-            ['name', 'os', 'arch', 'address', 'user', 'tunnel_address'].map((key) => [
-              key,
-              { type: 'string' },
-            ]),
-          ),
-          roles: texts,
-        },
-      },
-    },
-    admin: { type: 'object', properties: { group: { type: 'string' } } },
-    tunnel: {
-      type: 'object',
-      properties: {
-        network: { type: 'string' },
-        address: { type: 'string' },
-        peers: { type: 'array', items: { type: 'object', properties: { address: { type: 'string' } } } },
-      },
-    },
-    nodes: {
-      type: 'object',
-      required: ['network'],
-      properties: { network: { type: 'string' }, bridge: { type: 'string' }, console: { type: 'boolean' } },
-    },
-    firewall: {
-      type: 'object',
-      properties: {
-        egress: { enum: ['open', 'listed'] },
-        allow: {
-          type: 'array',
-          items: {
-            type: 'object',
-            required: ['name', 'to', 'protocol', 'ports'],
-            properties: {
-              name: { type: 'string' },
-              to: { type: 'string' },
-              protocol: { type: 'string' },
-              ports: { type: 'array', items: { type: 'integer' } },
-            },
-          },
-        },
-      },
-    },
-    vault: { type: 'object' },
-    backup: {
-      type: 'object',
-      properties: Object.fromEntries(['directory', 'ssh', 's3'].map((key) => [key, { type: 'object' }])),
-    },
-    components: { type: 'object' },
-  },
-}
 
 /** A migration at work. */
 interface Work {
@@ -158,57 +67,6 @@ export function migrate(text: string, file: string): Migration {
   return { text: text === unix ? next : next.replaceAll('\n', '\r\n'), notes: work.notes }
 }
 
-/** The document as values where it is of the old format. */
-function readOld(text: string, file: string): Old | undefined {
-  const anything = checkDocument<Old>(file, text, {}, {}, () => [])
-  refuse(file, anything.faults.map(describe))
-  const found = anything.document
-  if (!isOld(found)) return undefined
-  refuse(file, checkDocument(file, text, oldFormat as JsonSchema, {}, () => []).faults.map(describe))
-  const both = [
-    ['nodes', 'networks'],
-    ['firewall', 'router'],
-    ['backup', 'data'],
-  ].filter(([one = '', other = '']) => one in found && other in found)
-  const { cni, network, volumes } = (found.components ?? {}) as Record<string, unknown>
-  if (cni !== undefined && network !== undefined) both.push(['components.cni', 'components.network'])
-  if (volumes !== undefined && 'data' in found) both.push(['components.volumes', 'data'])
-  if (found.vault && found.machines.some((machine) => 'vault' in machine))
-    both.push(['vault', 'machines[].vault'])
-  refuse(
-    file,
-    both.map(
-      ([one, other]) =>
-        `  ${file}  ${one}  is of the old format, and ${other} says the same in the new one: keep one`,
-    ),
-  )
-  return found
-}
-
-function refuse(file: string, faults: string[]): void {
-  if (faults.length > 0)
-    throw new Fault([`${file} cannot be carried over as it is`, ...faults].join('\n'), {
-      state: 'nothing was changed',
-      next: 'correct this, then run it again',
-    })
-}
-
-/** Whether a document has any key or word that only the old format has. */
-function isOld(found: Partial<Old>): boolean {
-  if (typeof found !== 'object' || found === null) return false
-  const listed: unknown[] = Array.isArray(found.machines) ? found.machines : []
-  const components = (found.components ?? {}) as Record<string, unknown>
-  return (
-    ['admin', 'nodes', 'firewall', 'vault', 'backup'].some((key) => key in found) ||
-    listed.some((machine) => {
-      const { roles, port } = (machine ?? {}) as { roles?: unknown; port?: unknown }
-      return (Array.isArray(roles) && roles.includes('node')) || typeof port === 'number'
-    }) ||
-    'cni' in components ||
-    'volumes' in components
-  )
-}
-
 type Machines = YAMLSeq<YAMLMap>
 
 /** The pair of a key. */
@@ -240,7 +98,7 @@ function leave(work: Work, key: string, sentence: string): void {
 /** Roles, SSH ports, and virtual machines, which the document names one by one now. */
 function machines(work: Work): void {
   const { old, notes } = work
-  const guests = guestsOf(work)
+  const guests = guestsOf(old, work.file)
   const virtual = ({ name }: { name: string }): boolean => guests.some((guest) => guest.name === name)
   const other = old.machines.filter((machine) => virtual(machine) && machine.os !== 'flatcar')
   if (other.length > 0)
@@ -306,45 +164,6 @@ function asGuest(
   item.set('vm', flow(document, guest.vm))
   if (before.address === undefined) item.set('address', guest.address)
 }
-
-/** A virtual machine that follows from an old document. */
-interface Guest {
-  name: string
-  arch: string
-  address: string
-  vm: { host: string; console?: true }
-  /** The document has it in its list already. */
-  listed: boolean
-}
-
-/** The virtual machines that the old format meant: those listed as nodes and not as hosts, else one that is named after the host. */
-function guestsOf({ old, file }: Work): Guest[] {
-  const range = old.nodes && parseNetwork(old.nodes.network)
-  const owner = ownerOf(old)
-  if (old.nodes === undefined) return []
-  const listed = old.machines.filter(
-    ({ roles, vm }) => roles.includes('node') && !roles.includes('host') && vm === undefined,
-  )
-  if (range === undefined) refuse(file, [`  ${file}  nodes.network  is no network: ${old.nodes.network}`])
-  if (owner === undefined && listed.length > 0)
-    refuse(file, [
-      `  ${file}  nodes  has no host that could run ${listed.map(({ name }) => name).join(' and ')}`,
-    ])
-  if (owner === undefined || range === undefined) return []
-  const [first = owner] = old.machines.filter(({ roles }) => roles.includes('host'))
-  const made = [{ name: `${first.name}-node`, arch: owner.arch, address: undefined }]
-  return (listed.length > 0 ? listed : made).map(({ name, arch, address }, i) => ({
-    name,
-    arch,
-    address: address ?? formatAddress(range.family, range.first + BigInt(2 + i)),
-    vm: { host: owner.name, ...(old.nodes?.console ? { console: true as const } : {}) },
-    listed: listed.length > 0,
-  }))
-}
-
-/** The host with the virtual machines: the one that is no node itself. */
-const ownerOf = ({ machines: all }: Old): Old['machines'][number] | undefined =>
-  all.find(({ roles }) => roles.includes('host') && !roles.some((role) => role !== 'host'))
 
 /** Which host the tunnel ends at, where there are several, and an address of its own for each other one. */
 function tunnel(work: Work): void {
@@ -460,13 +279,10 @@ function vault(work: Work): void {
 function data(work: Work): void {
   const { old, sections, yaml } = work
   const found = section(work, 'backup')
-  const chosen = old.components?.['volumes']
-  const volumes = typeof chosen === 'string' ? classOf(chosen) : undefined
-  if (found === undefined && volumes === undefined) return
-  const before = yaml.parseDocument(found?.body ?? 'backup: {}').get('backup', true) as unknown as YAMLMap<
-    Scalar,
-    Node
-  >
+  if (found === undefined) return
+  if (Object.keys(old.backup ?? {}).length === 0)
+    return leave(work, 'backup', 'Of backup:, which said nothing.')
+  const before = yaml.parseDocument(found.body).get('backup', true) as unknown as YAMLMap<Scalar, Node>
   const take = (key: string): Pair<Scalar, Node> | undefined =>
     before.items.find((pair) => pair.key.value === key)
   const document = new yaml.Document({ data: {} })
@@ -475,15 +291,6 @@ function data(work: Work): void {
   commentLike(map, before)
   const recovery = take('recovery')
   if (recovery !== undefined) map.items.push(recovery)
-  if (volumes !== undefined) {
-    const list = document.createNode([]) as YAMLSeq
-    const parts = yaml.parseDocument(section(work, 'components')?.body ?? '').get('components') as YAMLMap
-    const pair = pairOf(parts, 'volumes')
-    list.add(flow(document, volumes))
-    commentLike(list.items[0] as Node, pair?.value ?? undefined)
-    list.commentBefore = pair?.key.commentBefore ?? null
-    map.set('classes', list)
-  }
   const targets = (['directory', 'ssh', 's3'] as const).flatMap((key) => {
     const pair = take(key)
     return pair === undefined ? [] : targetOf(work, key, pair as Pair<Scalar, YAMLMap>)
@@ -493,27 +300,12 @@ function data(work: Work): void {
     for (const target of targets) list.add(target)
     map.set('targets', list)
   }
-  if (found !== undefined && Object.keys(old.backup ?? {}).length > 0) {
-    const to = targets.map((target) => target.get('name'))
-    const row = rowOf(work, take('schedule'), take('keep'), to, document)
-    const list = document.createNode([]) as YAMLSeq
-    list.add(row)
-    map.set('keep', list)
-  }
-  const section_ = { key: 'data', lead: found?.lead ?? '\n', body: printed(document, found?.body ?? '') }
-  if (map.items.length === 0 && found !== undefined)
-    leave(work, 'backup', 'Of backup:, which said nothing else.')
-  else if (found !== undefined) sections[sections.indexOf(found)] = section_
-  else sections.splice(sections.findIndex(({ key }) => key === 'components') + 1, 0, section_)
+  const to = targets.map((target) => target.get('name'))
+  const keep = document.createNode([]) as YAMLSeq
+  keep.add(rowOf(work, take('schedule'), take('keep'), to, document))
+  map.set('keep', keep)
+  sections[sections.indexOf(found)] = { ...found, key: 'data', body: printed(document, found.body) }
 }
-
-/** A storage class by the component that was chosen for volumes. */
-const classOf = (use: string): Record<string, unknown> => ({
-  name: use === 'longhorn' ? 'encrypted' : 'local',
-  use,
-  replicas: 1,
-  default: true,
-})
 
 const kinds = { directory: 'directory', ssh: 'sftp', s3: 's3' } as const
 
@@ -573,20 +365,13 @@ function gapOf(calendar: string): string {
   return calendar === 'weekly' || /^[A-Z][a-z]{2}\b/.test(calendar) ? '7d' : '24h'
 }
 
-/** Slots that have another name, or another place, now. */
+/** A slot that has another name now. */
 function components(work: Work): void {
-  const { old, yaml } = work
-  if (old.components?.['cni'] === undefined && old.components?.['volumes'] === undefined) return
-  let rest: unknown[] = []
+  if (work.old.components?.['cni'] === undefined) return
   change<YAMLMap>(work, 'components', (map) => {
     const cni = pairOf(map, 'cni')
     if (cni !== undefined) cni.key.value = 'network'
-    map.delete('volumes')
-    rest = map.items
   })
-  const found = section(work, 'components')
-  const own = yaml.parseDocument(found?.body ?? '').get('components', true) as unknown as YAMLMap
-  if (rest.length === 0 && own) leave(work, 'components', 'Of components:, of which nothing else was chosen.')
 }
 
 /** What the firewall lets out, as lines of router.allow. Where the default says the same there are none. */
@@ -676,7 +461,8 @@ function routerText(
     ...comments,
     listed
       ? ' The lines of the default (config/host/allow.yaml), and what was listed under firewall.allow.'
-      : ' The lines of the default (config/host/allow.yaml), and upstream, as before. Delete router: to have the default alone.',
+      : ' The lines of the default (config/host/allow.yaml), and upstream, as before. ' +
+        'Delete router: to have the default alone.',
   ].join('\n')
   return printed(document, found?.body ?? '')
 }
@@ -697,8 +483,8 @@ function admin(work: Work): void {
   )
   if (!same)
     work.notes.push(
-      `The group ${group} lets nobody in any more: it is ssh-admins on every machine. BEFORE page 00 (host-harden) is applied, on each ` +
-        `host: getent group ${group} shows who is in it; then for each of them: sudo groupadd --force ssh-admins && ` +
+      `The group ${group} lets nobody in any more: it is ssh-admins on every machine. BEFORE page 00 (host-harden) is applied, on ` +
+        `each host: getent group ${group} shows who is in it; then for each of them: sudo groupadd --force ssh-admins && ` +
         'sudo usermod --append --groups ssh-admins NAME. Whoever is not in ssh-admins cannot log in after that.',
     )
 }
