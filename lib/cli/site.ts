@@ -171,7 +171,7 @@ function difference(file: string, before: string, after: string, color: boolean)
   const { createTwoFilesPatch } = load('diff') as typeof import('diff')
   const patch = createTwoFilesPatch(file, file, before, after, '', '', { context: 2 })
   const codes: Record<string, number> = { '+': 32, '-': 31, '@': 36 }
-  const lines = patch.split('\n').slice(3)
+  const lines = patch.split('\n').slice(2)
   return lines
     .map((line) => {
       const code = color && !/^(---|\+\+\+) /.test(line) ? codes[line[0] ?? ''] : undefined

@@ -417,8 +417,9 @@ function routerText(
   const listed = old.firewall?.egress === 'listed'
   const out = ({ to, ports }: Allow): boolean => ports === 'any' && [to].flat().includes('internet')
   const senders = one(['router', ...inside])
+  // Pods had the list alone.
   const always = {
-    from: senders,
+    from: one(['router', ...inside.filter((word) => word !== 'pods')]),
     to: ['internet', 'upstream'],
     ports: ['udp/53', 'tcp/53', 'udp/123', 'tcp/853', 'tcp/4460'],
     why: 'names and time',
