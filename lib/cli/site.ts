@@ -20,7 +20,8 @@ const load = createRequire(import.meta.url)
 interface Work {
   /** The directory with .env and config/. */
   root: string
-  env: Record<string, string | undefined>
+  /** In place of the environment of this process. */
+  env: Record<string, string | undefined> | undefined
   given: Given<typeof table>
   names: string[]
   say: (text: string) => void
@@ -35,7 +36,7 @@ export async function sites(
   call: Pick<Call, 'name' | 'argv'>,
   {
     root = kit,
-    env = process.env,
+    env,
     say = (text: string) => void process.stdout.write(text),
   }: Partial<Pick<Work, 'root' | 'env' | 'say'>> = {},
 ): Promise<number> {
@@ -72,7 +73,7 @@ function unknown(names: string[], there: string[]): string[] {
 /** The options of the configuration for a name. */
 const optionsFor = ({ root, env }: Work, name: string | undefined) => ({
   root,
-  env,
+  ...(env === undefined ? {} : { env }),
   ...(name === undefined ? {} : { site: name }),
 })
 

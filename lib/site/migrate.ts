@@ -1,6 +1,6 @@
-// A site document of the format before (keys admin, nodes, firewall, vault, backup) in that of config/schema/site.json: what it says
-// stays true, its comments stay, and what only a person can decide is a note. It works on the text, section by section: a section
-// that says nothing old stays as it stands.
+// A site document of the format before (keys admin, nodes, firewall, vault, backup) in that of config/schema/site.json: what it
+// says stays true, its comments stay, and what only a person can decide is a note. It works on the text, section by section: a
+// section that says nothing old stays as it stands.
 import { createRequire } from 'node:module'
 import type { Document, Node, Pair, Scalar, YAMLMap, YAMLSeq } from 'yaml'
 import { formatAddress, parseNetwork } from '../ground/address.ts'
@@ -24,7 +24,6 @@ export const editorLine = '# yaml-language-server: $schema=../schema/site.json'
 
 /** A migration at work. */
 interface Work {
-  file: string
   old: Old
   sections: Section[]
   notes: string[]
@@ -46,7 +45,6 @@ export function migrate(text: string, file: string): Migration {
       next: 'write each key of it on a line of its own, then run this again',
     })
   const work: Work = {
-    file,
     old,
     sections,
     notes: [],
@@ -98,7 +96,7 @@ function leave(work: Work, key: string, sentence: string): void {
 /** Roles, SSH ports, and virtual machines, which the document names one by one now. */
 function machines(work: Work): void {
   const { old, notes } = work
-  const guests = guestsOf(old, work.file)
+  const guests = guestsOf(old)
   const virtual = ({ name }: { name: string }): boolean => guests.some((guest) => guest.name === name)
   const other = old.machines.filter((machine) => virtual(machine) && machine.os !== 'flatcar')
   if (other.length > 0)
@@ -484,9 +482,9 @@ function admin(work: Work): void {
   )
   if (!same)
     work.notes.push(
-      `The group ${group} lets nobody in any more: it is ssh-admins on every machine. BEFORE page 00 (host-harden) is applied, on ` +
-        `each host: getent group ${group} shows who is in it; then for each of them: sudo groupadd --force ssh-admins && ` +
-        'sudo usermod --append --groups ssh-admins NAME. Whoever is not in ssh-admins cannot log in after that.',
+      `The group ${group} lets nobody in any more: it is ssh-admins on every machine. BEFORE page 00 (host-harden) is ` +
+        `applied, on each host: getent group ${group} shows who is in it; then for each of them: sudo groupadd --force ` +
+        'ssh-admins && sudo usermod --append --groups ssh-admins NAME. Whoever is not in ssh-admins cannot log in after that.',
     )
 }
 

@@ -1,6 +1,12 @@
 // The format of site documents before (keys admin, nodes, firewall, vault, backup): how it is known, and what followed from it.
 import { formatAddress, parseNetwork } from '../ground/address.ts'
-import { type JsonSchema, checkDocument, describe } from '../ground/document.ts'
+import {
+  type Diagnostic,
+  type JsonSchema,
+  type Problem,
+  checkDocument,
+  describe,
+} from '../ground/document.ts'
 import { Fault } from '../ground/fault.ts'
 
 /** A document of the old format, as far as it is read here. */
@@ -95,41 +101,66 @@ const oldFormat: JsonSchema = {
 }
 
 /**
- * The document as values where it is of the format before, else undefined. Throws a Fault with everything that keeps it from being
- * carried over: its own faults, and what it says in both formats.
+ * The document as values where it is of the format before, else undefined. Throws a Fault with everything that keeps it from
+ * being carried over: its own faults, what it says in both formats, and what the new one cannot say.
  */
 export function readOld(text: string, file: string): Old | undefined {
-  const anything = checkDocument<Old>(file, text, {}, {}, () => [])
-  refuse(file, anything.faults.map(describe))
-  const found = anything.document
-  if (!isOld(found)) return undefined
-  refuse(file, checkDocument(file, text, oldFormat as JsonSchema, {}, () => []).faults.map(describe))
-  const both = [
-    ['nodes', 'networks'],
-    ['firewall', 'router'],
-    ['backup', 'data'],
-  ].filter(([one = '', other = '']) => one in found && other in found)
-  const { cni, network } = (found.components ?? {}) as Record<string, unknown>
-  if (cni !== undefined && network !== undefined) both.push(['components.cni', 'components.network'])
-  if (found.vault && found.machines.some((machine) => 'vault' in machine))
-    both.push(['vault', 'machines[].vault'])
-  refuse(
-    file,
-    both.map(
-      ([one, other]) =>
-        `  ${file}  ${one}  is of the old format, and ${other} says the same in the new one: keep one`,
-    ),
+  refuse(file, checkDocument(file, text, {}, {}, () => []).faults)
+  const { document, faults } = checkDocument<Old>(file, text, oldFormat, {}, (found) =>
+    problems(found as Old),
   )
-  return found
+  if (!isOld(document)) return undefined
+  refuse(file, faults)
+  return document
 }
 
-function refuse(file: string, faults: string[]): void {
+function refuse(file: string, faults: Diagnostic[]): void {
   if (faults.length > 0)
-    throw new Fault([`${file} cannot be carried over as it is`, ...faults].join('\n'), {
+    throw new Fault([`${file} cannot be carried over as it is`, ...faults.map(describe)].join('\n'), {
       state: 'nothing was changed',
       next: 'correct this, then run it again',
     })
 }
+
+/** What keeps a document from being carried over. */
+function* problems(old: Old): Generator<Problem> {
+  const { machines = [], nodes, firewall, components = {} } = old
+  const pairs = [
+    ['nodes', 'networks', 'nodes' in old && 'networks' in old],
+    ['firewall', 'router', 'firewall' in old && 'router' in old],
+    ['backup', 'data', 'backup' in old && 'data' in old],
+    ['vault', 'machines[].vault', 'vault' in old && machines.some((machine) => 'vault' in machine)],
+    ['components.cni', 'components.network', 'cni' in components && 'network' in components],
+  ] as const
+  for (const [path, other, both] of pairs)
+    if (both)
+      yield {
+        path: path.split('.'),
+        reason: `is of the old format, and ${other} says the same in the new one: keep one`,
+        atKey: true,
+      }
+  for (const [i, { to }] of (firewall?.allow ?? []).entries())
+    if (to?.includes(':'))
+      yield {
+        path: ['firewall', 'allow', i, 'to'],
+        reason: 'is an IPv6 address, and router.allow cannot name one yet',
+      }
+  if (nodes?.network === undefined) return
+  if (parseNetwork(nodes.network) === undefined)
+    yield { path: ['nodes', 'network'], reason: 'is no network such as 10.77.0.0/24' }
+  const owners = machines.filter(isOwner).map(({ name }) => name)
+  const listed = machines.filter(isListed).map(({ name }) => name)
+  if (owners.length > 1)
+    yield { path: ['nodes'], atKey: true, reason: `is of one host, and ${owners.join(' and ')} could be it` }
+  if (owners.length === 0 && listed.length > 0)
+    yield { path: ['nodes'], atKey: true, reason: `has no host that could run ${listed.join(' and ')}` }
+}
+
+/** A host with virtual machines is no node itself; a virtual machine is a node and no host. */
+const isOwner = ({ roles }: Old['machines'][number]): boolean =>
+  roles?.includes('host') && !roles.some((role) => role !== 'host')
+const isListed = ({ roles, vm }: Old['machines'][number]): boolean =>
+  roles?.includes('node') && !roles.includes('host') && vm === undefined
 
 /** Whether a document has any key or word that only the old format has. */
 function isOld(found: Partial<Old>): boolean {
@@ -157,19 +188,11 @@ export interface Guest {
 }
 
 /** The virtual machines that the old format meant: those listed as nodes and not as hosts, or one named after the host. */
-export function guestsOf(old: Old, file: string): Guest[] {
+export function guestsOf(old: Old): Guest[] {
   const range = old.nodes && parseNetwork(old.nodes.network)
   const owner = ownerOf(old)
-  if (old.nodes === undefined) return []
-  const listed = old.machines.filter(
-    ({ roles, vm }) => roles.includes('node') && !roles.includes('host') && vm === undefined,
-  )
-  if (range === undefined) refuse(file, [`  ${file}  nodes.network  is no network: ${old.nodes.network}`])
-  if (owner === undefined && listed.length > 0)
-    refuse(file, [
-      `  ${file}  nodes  has no host that could run ${listed.map(({ name }) => name).join(' and ')}`,
-    ])
   if (owner === undefined || range === undefined) return []
+  const listed = old.machines.filter(isListed)
   const [first = owner] = old.machines.filter(({ roles }) => roles.includes('host'))
   const made = [{ name: `${first.name}-node`, arch: owner.arch, address: undefined }]
   return (listed.length > 0 ? listed : made).map(({ name, arch, address }, i) => ({
@@ -181,6 +204,5 @@ export function guestsOf(old: Old, file: string): Guest[] {
   }))
 }
 
-/** The host with the virtual machines: the one that is no node itself. */
-export const ownerOf = ({ machines: all }: Old): Old['machines'][number] | undefined =>
-  all.find(({ roles }) => roles.includes('host') && !roles.some((role) => role !== 'host'))
+/** The host with the virtual machines. */
+export const ownerOf = ({ machines }: Old): Old['machines'][number] | undefined => machines.find(isOwner)

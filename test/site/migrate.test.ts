@@ -401,9 +401,19 @@ describe('a text as a person writes it', () => {
 
   test('that says a thing in both formats is refused', () => {
     const said = refused(box('firewall: {}\nrouter: {}\nbackup: {}\ndata: {}'))
-    assert.match(said.message, /firewall  is of the old format, and router says the same.*\n.*backup /)
+    assert.match(said.message, /firewall  is of the old format, and router says the same[^]*  backup  is of the old format/)
     assert.equal(said.state, 'nothing was changed')
   })
+
+  test('that lets out to IPv6 addresses is refused, because nothing would let them out any more', () =>
+    assert.match(
+      refused(
+        box(
+          "firewall: { egress: listed, allow: [{ name: six, to: '2001:db8::/32', protocol: tcp, ports: [443] }] }",
+        ),
+      ).message,
+      /box\.yaml:5:\d+  firewall\.allow\[0\]\.to  is an IPv6 address/,
+    ))
 
   test('that nobody could build is refused: virtual machines without a host that runs them', () =>
     assert.match(
@@ -413,7 +423,7 @@ describe('a text as a person writes it', () => {
           '  - { name: pi, roles: [host, node], os: debian-13, arch: arm64 }\n  - { name: a, roles: [node], os: debian-13, arch: arm64 }',
         ),
       ).message,
-      /nodes  has no host that could run a/,
+      /box\.yaml:6:1  nodes  has no host that could run a/,
     ))
 })
 
