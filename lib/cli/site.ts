@@ -135,7 +135,8 @@ async function migrate(work: Work): Promise<number> {
       say(`\nNothing is written yet: ${again}\n`)
       return 2
     }
-    const answer = await question(`\nWrite this to ${file}? [y/N] `)
+    say('\n')
+    const answer = await question(`Write this to ${file}? [y/N] `)
     if (!/^y(es)?$/i.test(answer.trim())) {
       say('Nothing was written.\n')
       return 2
