@@ -171,6 +171,12 @@ describe('machines', () => {
     assert.equal(machines[0]?.board, 'pc')
   })
 
+  test('a vault that had a default which is another now says it', () => {
+    const pi = '  - { name: box, roles: [host, node], os: raspios-13, arch: arm64 }'
+    const [machine] = values(box("vault: { disk: '', tpm2_pcrs: [] }", pi)).machines
+    assert.deepEqual(machine?.vault, { disk: '', tpm2_pcrs: [], kdf_memory_kib: 1048576 })
+  })
+
   test('the disk of the vault is written down for one host, and for the others it is to be chosen', () => {
     const [first, second] = values(fixture('several')).machines
     assert.deepEqual(
@@ -401,7 +407,10 @@ describe('a text as a person writes it', () => {
 
   test('that says a thing in both formats is refused', () => {
     const said = refused(box('firewall: {}\nrouter: {}\nbackup: {}\ndata: {}'))
-    assert.match(said.message, /firewall  is of the old format, and router says the same[^]*  backup  is of the old format/)
+    assert.match(
+      said.message,
+      /firewall  is of the old format, and router says the same[^]*  backup  is of the old format/,
+    )
     assert.equal(said.state, 'nothing was changed')
   })
 
