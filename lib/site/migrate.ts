@@ -248,7 +248,7 @@ function vault(work: Work): void {
   sections.splice(sections.indexOf(found), 1)
   // It was the default of every host; now a Raspberry Pi has half of it.
   const kdf = hosts.some(({ os }) => os === 'raspios-13') && old.vault?.['kdf_memory_kib'] === undefined
-  const settings = { ...old.vault, ...(kdf ? { kdf_memory_kib: 1048576 } : {}) }
+  const settings: Record<string, unknown> = { ...old.vault, ...(kdf ? { kdf_memory_kib: 1048576 } : {}) }
   if (kdf) found.body = edited(found.body, (document) => document.setIn(['vault', 'kdf_memory_kib'], 1048576))
   const mark = 'THE-VAULT-STANDS-HERE'
   change<Machines>(work, 'machines', (list, document) => {
@@ -258,7 +258,7 @@ function vault(work: Work): void {
         inLines(item, yaml)
         item.set('vault', mark)
       } else if (others.some((other) => other.name === name))
-        item.set('vault', flow(document, { ...settings, ...(settings.disk ? { disk: '' } : {}) }))
+        item.set('vault', flow(document, { ...settings, ...(settings['disk'] ? { disk: '' } : {}) }))
     }
   })
   if (others.length > 0 && old.vault?.['disk'])
