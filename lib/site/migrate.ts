@@ -419,19 +419,19 @@ function routerText(
   const listed = old.firewall?.egress === 'listed'
   const out = ({ to, ports }: Allow): boolean => ports === 'any' && [to].flat().includes('internet')
   const senders = one(['router', ...inside])
-  // Pods had the list alone.
+  // A host may ask for names and time in any case; pods had the list alone.
   const always = {
-    from: one(['router', ...inside.filter((word) => word !== 'pods')]),
+    from: 'guests',
     to: ['internet', 'upstream'],
     ports: ['udp/53', 'tcp/53', 'udp/123', 'tcp/853', 'tcp/4460'],
     why: 'names and time',
   }
+  const kept = [...allow.filter((line) => !out(line)), ...(inside.includes('guests') ? [always] : [])]
   const document = new yaml.Document({ router: { allow: [], never: [] } })
   const rows = document.getIn(['router', 'allow'], true) as YAMLSeq
   rows.flow = false
   const wide = allow.map((line) => (out(line) ? { ...line, to: ['internet', 'upstream'] } : line))
-  for (const line of listed ? [...allow.filter((each) => !out(each)), always] : wide)
-    rows.add(flow(document, line))
+  for (const line of listed ? kept : wide) rows.add(flow(document, line))
   old.firewall?.allow?.forEach(({ name, to, protocol, ports }, i) => {
     if (!listed) return
     const row = flow(document, {
