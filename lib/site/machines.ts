@@ -296,7 +296,7 @@ export interface VipMember {
  * server. The id follows from the last byte of the address, so that two clusters of one network have two.
  */
 export function vipOf(site: Site, machine: string): VipMember | undefined {
-  const { vip, keeper = 'keepalived' } = site.cluster.api ?? {}
+  const { vip, keeper } = site.cluster.api ?? {}
   const servers = membersOf(site).filter(
     ({ role, os }) => role === 'server' && os !== 'talos' && os !== 'flatcar',
   )
