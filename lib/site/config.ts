@@ -71,11 +71,7 @@ export function loadConfig(
   const root = path.resolve(options.root ?? kit)
   const variables = readSchema('env.json') as unknown as EnvSchema
   const settings = readSettings(root, options.env ?? process.env, variables)
-  const said = settings.values['FK_SITE']!
-  // The lab's machine has secrets and a disk of its own: it is never taken for the one at home.
-  const usual: Setting =
-    said.file === 'default' && settings.values['FK_HOST']?.value === 'lab' ? { ...said, value: 'lab' } : said
-  const chosen: Setting = options.site === undefined ? usual : { value: options.site, file: '--site' }
+  const chosen = siteSetting(settings, options.site)
   const site = chooseSite(root, chosen)
   const pins = read(root, 'config/versions.yaml')
 
@@ -124,6 +120,35 @@ export function loadConfig(
   }
   remember(root, cache, key, config)
   return config
+}
+
+function siteSetting({ values }: Settings, site: string | undefined): Setting {
+  if (site !== undefined) return { value: site, file: '--site' }
+  const said = values['FK_SITE']!
+  // The lab's machine has secrets and a disk of its own: it is never taken for the one at home.
+  return said.file === 'default' && values['FK_HOST']?.value === 'lab' ? { ...said, value: 'lab' } : said
+}
+
+/**
+ * The text of the site document that loadConfig would read with these options, right or wrong, and its name and file (from `root`
+ * on). `yes`: FK_YES is set. Throws ConfigError where there is no such document.
+ */
+export function siteText(options: Parameters<typeof loadConfig>[0] = {}): {
+  name: string
+  file: string
+  text: string
+  yes: boolean
+} {
+  const root = path.resolve(options.root ?? kit)
+  const settings = readSettings(
+    root,
+    options.env ?? process.env,
+    readSchema('env.json').json as unknown as EnvSchema,
+  )
+  const { name, text, faults } = chooseSite(root, siteSetting(settings, options.site))
+  if (text === undefined) throw new ConfigError(faults)
+  if ('unreadable' in text) throw new ConfigError([{ file: text.file, path: '', reason: text.unreadable }])
+  return { name, ...text, yes: /^(1|true|yes)$/i.test(settings.values['FK_YES']?.value ?? '') }
 }
 
 /**
