@@ -143,7 +143,7 @@ export function siteText(options: Parameters<typeof loadConfig>[0] = {}): {
   const settings = readSettings(
     root,
     options.env ?? process.env,
-    readSchema('env.json').json as unknown as EnvSchema,
+    readSchema('env.json') as unknown as EnvSchema,
   )
   const { name, text, faults } = chooseSite(root, siteSetting(settings, options.site))
   if (text === undefined) throw new ConfigError(faults)
