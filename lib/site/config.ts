@@ -31,12 +31,30 @@ const load = createRequire(import.meta.url)
 /** Whether faults are shown with the place in the code where they happened: the variable DEBUG. */
 export const debug = (): boolean => Boolean(process.env['DEBUG'])
 
-// What a checked result depends on, beside the documents themselves.
-const code = [
-  ...['document', 'address'].map((name) => `lib/ground/${name}.ts`),
-  ...['config', 'defaults', 'formats', 'rules'].map((name) => `lib/site/${name}.ts`),
-  'config/host/allow.yaml',
-]
+/** What a checked result depends on, beside the documents themselves: every file of code and data that has a say in it. */
+function rulesOf(): string {
+  const below = (dir: string, file = '') =>
+    fs
+      .readdirSync(path.join(kit, dir))
+      .map((name) => (file === '' ? `${dir}/${name}` : `${dir}/${name}/${file}`))
+  const files = [
+    ...['document', 'address', 'nearest'].map((name) => `lib/ground/${name}.ts`),
+    ...['config', 'defaults', 'formats', 'rules', 'catalogue', 'machines'].map(
+      (name) => `lib/site/${name}.ts`,
+    ),
+    ...below('lib/site/rules'),
+    ...below('config/schema'),
+    'config/host/allow.yaml',
+    ...below('config/components', 'component.yaml'),
+  ]
+  // Their state and not their content: there are many, and this runs at every start.
+  return files
+    .map((file) => {
+      const { mtimeMs, ctimeMs, size } = fs.statSync(path.join(kit, file))
+      return `${file} ${mtimeMs} ${ctimeMs} ${size}`
+    })
+    .join('\n')
+}
 
 /**
  * Reads and checks the whole configuration.
@@ -51,31 +69,19 @@ export function loadConfig(
   options: { env?: Record<string, string | undefined>; root?: string; site?: string } = {},
 ): Config {
   const root = path.resolve(options.root ?? kit)
-  const schema = {
-    env: readSchema('env.json'),
-    site: readSchema('site.json'),
-    pins: readSchema('versions.json'),
-  }
-  const variables = schema.env.json as unknown as EnvSchema
+  const variables = readSchema('env.json') as unknown as EnvSchema
   const settings = readSettings(root, options.env ?? process.env, variables)
-  const said = settings.values['FK_SITE']!
-  // The lab's machine has secrets and a disk of its own: it is never taken for the one at home.
-  const usual: Setting =
-    said.file === 'default' && settings.values['FK_HOST']?.value === 'lab' ? { ...said, value: 'lab' } : said
-  const chosen: Setting = options.site === undefined ? usual : { value: options.site, file: '--site' }
+  const chosen = siteSetting(settings, options.site)
   const site = chooseSite(root, chosen)
   const pins = read(root, 'config/versions.yaml')
 
-  const inputs = [
-    ...Object.values(schema).map(({ text }) => text),
-    ...code.map((name) => fs.readFileSync(path.join(kit, name), 'utf8')),
-    JSON.stringify([settings, chosen, site, pins, root, os.homedir()]),
-  ]
+  const inputs = [rulesOf(), JSON.stringify([settings, chosen, site, pins, root, os.homedir()])]
   const key = createHash('sha256').update(inputs.join('\0')).digest('hex')
   const cache = path.join(root, '.cache', 'config')
   const known = recall(cache, key) as Config | undefined
   if (known !== undefined) return known
 
+  const { catalogue } = load('./catalogue.ts') as typeof import('./catalogue.ts')
   const { formats } = load('./formats.ts') as typeof import('./formats.ts')
   const { pinProblems, siteProblems } = load('./rules.ts') as typeof import('./rules.ts')
   const { checkDocument } = load('../ground/document.ts') as typeof import('../ground/document.ts')
@@ -92,8 +98,10 @@ export function loadConfig(
   const value = {
     site:
       site.text &&
-      check<SiteDocument>(site.text, schema.site.json, (found) => siteProblems(found, site.name)),
-    pins: check<Pins>(pins, schema.pins.json, pinProblems),
+      check<SiteDocument>(site.text, readSchema('site.json'), (found) =>
+        siteProblems(found, site.name, catalogue()),
+      ),
+    pins: check<Pins>(pins, readSchema('versions.json'), pinProblems),
     env: checkEnv(root, settings, variables),
   }
   const byLine = (a: Diagnostic, b: Diagnostic): number =>
@@ -112,6 +120,35 @@ export function loadConfig(
   }
   remember(root, cache, key, config)
   return config
+}
+
+function siteSetting({ values }: Settings, site: string | undefined): Setting {
+  if (site !== undefined) return { value: site, file: '--site' }
+  const said = values['FK_SITE']!
+  // The lab's machine has secrets and a disk of its own: it is never taken for the one at home.
+  return said.file === 'default' && values['FK_HOST']?.value === 'lab' ? { ...said, value: 'lab' } : said
+}
+
+/**
+ * The text of the site document that loadConfig would read with these options, right or wrong, and its name and file (from `root`
+ * on). `yes`: FK_YES is set. Throws ConfigError where there is no such document.
+ */
+export function siteText(options: Parameters<typeof loadConfig>[0] = {}): {
+  name: string
+  file: string
+  text: string
+  yes: boolean
+} {
+  const root = path.resolve(options.root ?? kit)
+  const settings = readSettings(
+    root,
+    options.env ?? process.env,
+    readSchema('env.json') as unknown as EnvSchema,
+  )
+  const { name, text, faults } = chooseSite(root, siteSetting(settings, options.site))
+  if (text === undefined) throw new ConfigError(faults)
+  if ('unreadable' in text) throw new ConfigError([{ file: text.file, path: '', reason: text.unreadable }])
+  return { name, ...text, yes: /^(1|true|yes)$/i.test(settings.values['FK_YES']?.value ?? '') }
 }
 
 /**
@@ -176,14 +213,13 @@ interface EnvVariable {
 }
 type EnvSchema = { properties: Record<string, EnvVariable> }
 
-const schemas = new Map<string, { text: string; json: JsonSchema }>()
+const schemas = new Map<string, JsonSchema>()
 
 // The same object every time, so that it is compiled once in a process.
-function readSchema(name: string): { text: string; json: JsonSchema } {
+function readSchema(name: string): JsonSchema {
   const known = schemas.get(name)
   if (known !== undefined) return known
-  const text = fs.readFileSync(path.join(kit, 'config', 'schema', name), 'utf8')
-  const schema = { text, json: JSON.parse(text) as JsonSchema }
+  const schema = JSON.parse(fs.readFileSync(path.join(kit, 'config/schema', name), 'utf8')) as JsonSchema
   schemas.set(name, schema)
   return schema
 }
@@ -385,7 +421,7 @@ function checkEnv(root: string, settings: Settings, schema: EnvSchema): Env {
 
 /** The text of .env.example: every variable with what it is, when to change it, and its default. */
 export function envExample(): string {
-  const { properties } = readSchema('env.json').json as unknown as EnvSchema
+  const { properties } = readSchema('env.json') as unknown as EnvSchema
   const lines = [
     'Settings of one person and one laptop. Copy this file to .env and uncomment what you change.',
     'What your shell sets wins over .env. Generated from config/schema/env.json.',

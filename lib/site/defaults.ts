@@ -5,6 +5,7 @@ import { read } from '../ground/root.ts'
 import type {
   Allow,
   Board,
+  Cluster,
   MachineSpec,
   NetworkSpec,
   Never,
@@ -42,6 +43,7 @@ export function complete(document: SiteDocument): Site {
     networks,
     machines: machinesOf(document, networks),
     tunnel: tunnelOf(document),
+    cluster: clusterOf(document),
     data: dataOf(document),
   }
   return { ...site, router: routerOf(document, site) }
@@ -107,6 +109,13 @@ function tunnelOf(document: SiteDocument): Tunnel {
     address: tunnel.address ?? nth(1n),
     peers: tunnel.peers ?? [{ name: 'laptop', address: nth(2n) }],
   }
+}
+
+/** What moves the address of the API: a program of the hosts, or Talos itself. */
+function clusterOf({ cluster, machines }: SiteDocument): Cluster {
+  const { vip, keeper = machines.some(({ os }) => os === 'talos') ? 'talos' : 'keepalived' } =
+    cluster.api ?? {}
+  return vip === undefined ? cluster : { ...cluster, api: { ...cluster.api, keeper } }
 }
 
 /** The cluster is backed up every night, on its node, unless the document has a row for it. */

@@ -154,11 +154,16 @@ export function endpointOf(site: Site, machine: MachineSpec): string {
   return own ?? machine.address ?? site.tunnel.address ?? ''
 }
 
-/** How the API of the cluster is found: by which address the laptop and joining nodes reach it, and all that it is called. */
+/**
+ * How the API of the cluster is found: by which address joining nodes reach it, by which one the laptop does where it is not that of a
+ * single server, and what it is called beside the addresses of the servers. Where each host has an end of the tunnel of its own, an
+ * address that moves between them cannot be reached through it: WireGuard gives an address to one peer.
+ */
 export function apiOf(site: Site): { laptop?: string; join?: string; names: string[] } {
   const { vip, names = [] } = site.cluster.api ?? {}
-  const first = membersOf(site).find((member) => member.first)
-  const [laptop, join] = [vip ?? first?.endpoint, vip ?? first?.address]
+  const join = vip ?? membersOf(site).find((member) => member.first)?.address
+  const ends = site.machines.filter((machine) => machine.roles.includes('host') && tunnelOf(site, machine))
+  const laptop = ends.length <= 1 ? vip : undefined
   return {
     ...(laptop === undefined ? {} : { laptop }),
     ...(join === undefined ? {} : { join }),
@@ -270,5 +275,39 @@ export function backupOf({ data }: Pick<Site, 'data'>): Backup {
           },
         }
       : {}),
+  }
+}
+
+/** A server that may hold the address of the API by keepalived. */
+export interface VipMember {
+  name: string
+  address: string
+  vip: string
+  /** virtual_router_id: 1 to 255, the same on all. */
+  id: number
+  /** 1 to 254: who takes the address when several could. */
+  priority: number
+  /** The addresses of the other servers. */
+  peers: string[]
+}
+
+/**
+ * What keepalived on a machine is for; undefined where the site has no such address, something else keeps it, or the machine is no
+ * server. The id follows from the last byte of the address, so that two clusters of one network have two.
+ */
+export function vipOf(site: Site, machine: string): VipMember | undefined {
+  const { vip, keeper } = site.cluster.api ?? {}
+  const servers = membersOf(site).filter(
+    ({ role, os }) => role === 'server' && os !== 'talos' && os !== 'flatcar',
+  )
+  const own = servers.find(({ name }) => name === machine)
+  if (vip === undefined || keeper !== 'keepalived' || own?.address === undefined) return undefined
+  return {
+    name: machine,
+    address: own.address,
+    vip,
+    id: Number(vip.split('.').at(-1)) || 1,
+    priority: 150 - servers.indexOf(own),
+    peers: servers.flatMap(({ name, address }) => (name === machine ? [] : (address ?? []))),
   }
 }

@@ -1,113 +1,65 @@
-// What no schema can say: how the parts of a site, and those of a pin, fit together.
-import {
-  type Network,
-  contains,
-  formatNetwork,
-  overlap,
-  parseAddress,
-  parseNetwork,
-} from '../ground/address.ts'
-import { type Partially, type Path, type Problem, pathText, show } from '../ground/document.ts'
-import type { PerArch, Pins, SiteDocument } from './model.ts'
+// What no schema can say: how the parts of a site fit together. The rules of each part are in a file of its own.
+import type { Partially, Problem } from '../ground/document.ts'
+import type { Catalogue } from './catalogue.ts'
+import { complete } from './defaults.ts'
+import type { SiteDocument } from './model.ts'
+import { addressProblems } from './rules/addresses.ts'
+import { clusterProblems } from './rules/cluster.ts'
+import { componentProblems } from './rules/components.ts'
+import { dataProblems } from './rules/data.ts'
+import { exposureProblems } from './rules/exposure.ts'
+import { gateProblems } from './rules/gates.ts'
+import { gitopsProblems } from './rules/gitops.ts'
+import { machineProblems } from './rules/machines.ts'
+import type { Document } from './rules/parts.ts'
+import { routerProblems } from './rules/router.ts'
+import { tunnelProblems } from './rules/tunnel.ts'
 
-// Networks nobody on the internet can own (RFC 1918, RFC 6598): any other would hide real hosts.
-const privateNetworks = ['10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16', '100.64.0.0/10']
+export { pinProblems } from './rules/pins.ts'
 
-export function* siteProblems(_site: Partially<SiteDocument>, _file: string): Generator<Problem> {}
-/** What no schema can say of the pins: that each has a proof for each of its downloads. */
-export function* pinProblems(pins: Partially<Pins>): Generator<Problem> {
-  for (const [name, pin] of Object.entries(pins)) {
-    if (pin === undefined) continue
-    const { version, url, sha256, sha512, signature, unproven } = pin
-    if (version !== undefined && /^(latest|stable|edge|main|master|current)$/i.test(version))
-      yield { path: [name, 'version'], reason: `is not one version: ${show(version)} moves` }
-    yield* archProblems([name, 'url'], url)
-    yield* versionProblems([name, 'url'], url, version)
-    if (signature !== undefined) {
-      yield* archProblems([name, 'signature', 'url'], signature.url)
-      const rule = signature.kind === undefined ? undefined : keys[signature.kind]
-      if (rule !== undefined && signature.key !== undefined && !rule.pattern.test(signature.key))
-        yield { path: [name, 'signature', 'key'], reason: `must be ${rule.is}, is ${show(signature.key)}` }
-      if (signature.kind === 'gpg' && !('key_url' in signature))
-        yield {
-          path: [name, 'signature'],
-          reason: 'has no key_url: there is no place to fetch the key file from',
-        }
-    }
-    if (unproven !== undefined && [sha256, sha512, signature].some((proof) => proof !== undefined))
-      yield { path: [name, 'unproven'], reason: 'is not so any more: there is a proof, so delete this line' }
-    for (const arch of architectures) {
-      // A digest that is there and malformed has been reported already.
-      const proven = [sha256, sha512, signature?.url].some((proof) => proof !== undefined && arch in proof)
-      const alone = arch !== 'any' || Object.keys(url ?? {}).length === 1
-      if (
-        url !== undefined &&
-        arch in url &&
-        alone &&
-        !proven &&
-        !('unproven' in pin) &&
-        !('signature' in pin && signature === undefined)
-      )
-        yield {
-          path: [name, 'url', arch],
-          reason: `has no proof: give its sha256 or sha512 under ${arch}, or a signature`,
-        }
-      for (const [field, proof] of Object.entries({ sha256, sha512, 'signature.url': signature?.url }))
-        if (url !== undefined && proof !== undefined && arch in proof && !(arch in url))
-          yield {
-            path: [name, ...field.split('.'), arch],
-            reason: `proves nothing: there is no url for ${arch}`,
-          }
-    }
-  }
-}
-
-const architectures = ['amd64', 'arm64', 'any'] as const
-
-const keys = {
-  gpg: {
-    pattern: /^([0-9A-F]{40}|[0-9A-F]{64})$/,
-    is: 'the fingerprint: 40 or 64 hexadecimal digits in capitals',
-  },
-  minisign: { pattern: /^RW[A-Za-z0-9+/]{54}$/, is: 'a minisign public key: 56 letters that begin with RW' },
-  cosign: {
-    pattern: /^config\/[a-z0-9/._-]+\.pub$/,
-    is: 'the file of a public key in config, such as config/keys/name.pub',
-  },
-}
-
-function* archProblems(path: Path, urls: Partially<PerArch> | undefined): Generator<Problem> {
-  if (urls !== undefined && 'any' in urls && Object.keys(urls).length > 1)
-    yield { path: [...path, 'any'], reason: 'stands for every architecture, so no other can stand beside it' }
-}
-
-function* versionProblems(
-  path: Path,
-  urls: Partially<PerArch> | undefined,
-  version: string | undefined,
+/**
+ * What no schema can say of a site document. `file` is the name of its file, `today` the date (2026-11-30) on which what is
+ * accepted for a time is looked at. A rule is silent about parts that are missing because they are wrong.
+ */
+export function* siteProblems(
+  document: Partially<SiteDocument>,
+  file: string,
+  catalogue: Catalogue,
+  today: string = new Date().toISOString().slice(0, 10),
 ): Generator<Problem> {
-  for (const [arch, url] of Object.entries(urls ?? {}))
-    if (version !== undefined && url !== undefined && !url.includes('{version}'))
-      yield {
-        path: [...path, arch],
-        reason: 'does not say {version}, so a new version would fetch the old file',
-      }
+  if (document.name !== undefined && document.name !== file)
+    yield { path: ['name'], reason: 'must be the name of its file', suggestion: file }
+  yield* machineProblems(document)
+  yield* componentProblems(document, catalogue)
+  yield* gitopsProblems(document, catalogue)
+  yield* dataProblems(document, catalogue)
+  yield* gateProblems(document, today)
+  const site = filled(document)
+  yield* addressProblems(site)
+  yield* clusterProblems(site)
+  yield* tunnelProblems(site)
+  yield* routerProblems(site)
+  yield* exposureProblems(site)
 }
 
-/** A place and the value that nothing else may have. */
-type Claim = [Path, string | undefined]
-
-function* repeated(claims: Claim[]): Generator<Problem> {
-  const owners = new Map<string, Path>()
-  for (const [path, value] of claims) {
-    if (value === undefined) continue
-    const owner = owners.get(value)
-    if (owner === undefined) owners.set(value, path)
-    else yield { path, reason: `is the same as ${pathText(owner)}` }
-  }
+/** The document with what follows from it, where it is whole; what it leaves out may be wrong, too. */
+function filled(document: Document): Document {
+  if (!isWhole(document)) return document
+  const { gates, recovery } = document
+  return { ...complete(document as SiteDocument), gates, recovery }
 }
 
-/** The entries of a list with their place, without those that were wrong. */
-function entries<T>(at: Path, list: (T | undefined)[] | undefined): [Path, T][] {
-  return (list ?? []).flatMap((entry, i): [Path, T][] => (entry === undefined ? [] : [[[...at, i], entry]]))
+/** Whether no part was taken out of a document because it is wrong, and every machine has what defaults follow from. */
+function isWhole(document: Document): boolean {
+  const hole = (value: unknown): boolean =>
+    value === undefined || (typeof value === 'object' && value !== null && Object.values(value).some(hole))
+  const keys = ['name', 'roles', 'os', 'arch'] as const
+  const machines = document.machines ?? []
+  return (
+    machines.length > 0 &&
+    !hole(document) &&
+    machines.every((machine) => keys.every((key) => machine && key in machine)) &&
+    machines.every((machine) => !machine?.vm || 'host' in machine.vm) &&
+    (document.networks ?? []).every((one) => one?.network && one.name && (!one.bridge || one.bridge.at))
+  )
 }
