@@ -50,7 +50,7 @@ function rulesOf(): string {
   // Their state and not their content: there are many, and this runs at every start.
   return files
     .map((file) => {
-      const { mtimeMs, ctimeMs, size } = fs.statSync(path.join(kit, file))
+      const { mtimeMs, ctimeMs, size } = fs.statSync(`${kit}/${file}`)
       return `${file} ${mtimeMs} ${ctimeMs} ${size}`
     })
     .join('\n')
