@@ -15,13 +15,15 @@ export function* componentProblems(document: Document, catalogue: Catalogue): Ge
         reason: `is no slot; the slots are ${slots.join(', ')}`,
         suggestion: nearest(slot, slots),
       }
+  // A slot that is misspelt may be the one that another component needs.
+  const slotsAreKnown = Object.keys(document.components ?? {}).every((slot) => slots.includes(slot))
   for (const chosen of chosenBy(document)) {
     const component = catalogue.get(chosen.use)
     if (!slots.includes(chosen.slot)) continue
     if (component === undefined || component.end !== undefined || !component.slots.includes(chosen.slot))
       yield choiceProblem(chosen, component, catalogue)
     else {
-      yield* needProblems(document, chosen, component)
+      yield* needProblems(document, chosen, component, slotsAreKnown)
       yield* keepProblems(document, chosen, component)
       yield* bootstrapProblems(document, chosen, component, catalogue)
       yield* replicaProblems(document, chosen, component)
@@ -59,13 +61,14 @@ function* needProblems(
   document: Document,
   { given, path, use }: Chosen,
   component: Component,
+  slotsAreKnown: boolean,
 ): Generator<Problem> {
   const { arch, gate, needs = [], param } = component
   if (param !== undefined && !(param in given))
     yield { path, reason: `asks for ${param}: { use: ${use}, ${param}: … }` }
   if (gate !== undefined && document.gates !== undefined && !document.gates.some((one) => one?.id === gate))
     yield { path, reason: `needs what only a person can get, and gates has no ${gate}` }
-  for (const slot of needs)
+  for (const slot of slotsAreKnown ? needs : [])
     if (!isFilled(document, slot)) yield { path, reason: `needs ${slot}, and nothing is chosen for it` }
   const nodes = machinesOf(document).flatMap(([, machine]) => (isNode(machine) ? machine : []))
   if (arch !== undefined && nodes.length > 0 && nodes.every((node) => node.arch && !arch.includes(node.arch)))

@@ -63,6 +63,8 @@ export function endProblem(document: Document, end: string): Omit<Problem, 'path
 interface Area {
   words: string[]
   ranges: Range[]
+  /** A space of addresses with a name of its own: no two of them share an address. */
+  whole?: boolean
 }
 
 /** What an end stands for: words, and addresses. */
@@ -81,10 +83,11 @@ function areaOf(document: Document, end: string): Area {
     pods: cluster?.pods,
     services: cluster?.services,
   }
-  if (words.includes(end)) return { words: [end], ranges: ranges([spaces[end]]) }
+  if (words.includes(end)) return { words: [end], ranges: ranges([spaces[end]]), whole: true }
   const network = networksOf(document).find(([, { name }]) => name === end)?.[1].network
+  if (network !== undefined) return { words: [end], ranges: ranges([network]), whole: true }
   const [kind = '', name = ''] = end.split(':')
-  return { words: [end], ranges: ranges([network ?? namedBy(document)[kind]?.get(name) ?? end]) }
+  return { words: [end], ranges: ranges([namedBy(document)[kind]?.get(name) ?? end]) }
 }
 
 /** Whether two ends have something in common; `any` has with each. */
@@ -95,7 +98,8 @@ export function endsMeet(document: Document, some: string[], others: string[]): 
     (b ?? []).some(
       (other) =>
         one.words.some((word) => other.words.includes(word)) ||
-        one.ranges.some((range) => other.ranges.some((second) => meet(range, second))),
+        (!(one.whole && other.whole) &&
+          one.ranges.some((range) => other.ranges.some((second) => meet(range, second)))),
     ),
   )
 }

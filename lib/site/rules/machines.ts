@@ -97,7 +97,7 @@ function* roleProblems([at, machine]: Entry<Machine>): Generator<Problem> {
   const { name = 'it', os, roles } = machine
   const path = [...at, 'roles']
   if (hasRole(machine, 'server') && hasRole(machine, 'agent'))
-    yield { path, reason: 'holds server and agent: a server runs pods too', suggestion: 'server alone' }
+    yield { path, reason: 'holds server and agent: a server runs pods too, so leave agent out' }
   if (os === undefined || roles === undefined || roles.includes(undefined)) return
   if (hasRole(machine, 'host') && !hasApt(machine))
     yield {

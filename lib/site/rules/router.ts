@@ -15,6 +15,7 @@ import {
   networksOf,
   placed,
   rangeOf,
+  rolesAreKnown,
   unknown,
 } from './parts.ts'
 
@@ -57,6 +58,12 @@ function* kindProblems(document: Document): Generator<Problem> {
       hosts.map(([, { name }]) => name),
       'is no host of this site',
     )
+  if (kind === 'host' && hosts.length === 0 && rolesAreKnown(document))
+    yield {
+      path: ['router', 'kind'],
+      reason: 'is host, and no machine here is a host that could filter',
+      suggestion: 'none',
+    }
   const routers = routerNames(document)
   if (device !== undefined)
     yield* unknown(['router', 'device'], device, routers, 'names no device of the kind router')
@@ -138,6 +145,7 @@ function* routeProblems(document: Document): Generator<Problem> {
   const router = document.router ?? {}
   const { cluster, tunnel } = document
   const routes = entries(['router', 'routes'], router.routes)
+  const servers = machinesOf(document).filter(([, machine]) => hasRole(machine, 'server')).length
   const external = chosenBy(document).some(
     ({ slot, given }) => slot === 'network' && given['external_services'] === true,
   )
@@ -151,12 +159,18 @@ function* routeProblems(document: Document): Generator<Problem> {
           'leads to services, and components.network says no external_services: their addresses answer nobody outside of ' +
           'the cluster',
       }
-    if (via === 'vip' && !(cluster?.api && 'vip' in cluster.api))
+    // Where there are several servers, cluster.api is reported itself.
+    if (via === 'vip' && servers < 2 && !(cluster?.api && 'vip' in cluster.api))
       yield { path: [...at, 'via'], reason: 'is vip, and cluster.api has none' }
     if (via !== undefined && via !== 'vip' && rangeOf(via) === undefined)
       yield { path: [...at, 'via'], reason: `must be vip, or an address, is ${JSON.stringify(via)}` }
   }
-  if (!isDevice(router) || tunnel?.at !== 'router' || router.routes?.includes(undefined)) return
+  if (!isDevice(router) || tunnel?.at !== 'router') return
+  if (
+    routes.some(([, { to }]) => to === undefined || endProblem(document, to)) ||
+    router.routes?.includes(undefined)
+  )
+    return
   for (const [at, line] of entries(['router', 'allow'], router.allow))
     for (const [path, end] of placed([...at, 'to'], line.to))
       if (

@@ -18,6 +18,7 @@ import {
   machinesOf,
   present,
   repeated,
+  rolesAreKnown,
   unknown,
 } from './parts.ts'
 
@@ -34,11 +35,6 @@ export function* tunnelProblems(document: Document): Generator<Problem> {
   for (const [at, peer] of peers) {
     const path = [...at, 'person']
     yield* unknown(path, peer.person, people, 'is nobody of people')
-    if (!('person' in peer) && people.length > 1)
-      yield {
-        path,
-        reason: `is missing: there are ${people.length} people, and this is a device of one of them`,
-      }
   }
 }
 
@@ -67,6 +63,12 @@ function* placeProblems(document: Document): Generator<Problem> {
       path,
       reason: 'must be a host of this site, or router',
       suggestion: nearest(tunnel.at, present([...hosts, 'router'])),
+    }
+  if (!('at' in tunnel) && hosts.length === 0 && rolesAreKnown(document))
+    yield {
+      path,
+      reason:
+        'is missing: no machine here is a host, where WireGuard could end; say router where a router does',
     }
   if (tunnel.peers?.length === 0) yield { path: ['tunnel', 'peers'], reason: 'is empty: nobody could enter' }
 }
