@@ -1,4 +1,5 @@
 // The ends of a connection as the firewall names them: words, networks, machines, gateways, addresses; and ports.
+import { formatNetwork, parseNetwork } from '../../ground/address.ts'
 import type { Problem } from '../../ground/document.ts'
 import { nearest } from '../../ground/nearest.ts'
 import {
@@ -47,6 +48,9 @@ function namedBy(document: Document): Record<string, Map<string, string | undefi
 export function endProblem(document: Document, end: string): Omit<Problem, 'path'> | undefined {
   const reason = 'names nothing that this site has'
   const networks = present(networksOf(document).map(([, { name }]) => name))
+  const network = parseNetwork(end)
+  if (network !== undefined && formatNetwork(network) !== end && network.family === 4)
+    return { reason: 'has host bits set', suggestion: formatNetwork(network) }
   if (words.includes(end) || networks.includes(end) || rangeOf(end) !== undefined) return undefined
   const [kind = '', name] = end.split(':')
   const named = namedBy(document)
