@@ -27,6 +27,10 @@ export default {
       does: 'one screen: machines, layers, versions, certificates, backups; what needs attention first',
       ...commandOf('status', 'status'),
     },
+    gates: {
+      does: 'what only a person can do, and what of it is done',
+      ...commandOf('gates', 'gates'),
+    },
     peer: {
       does: 'the devices that may enter the tunnel',
       ...commandOf('peer', 'peer'),

@@ -85,6 +85,18 @@ export const waivers = {
   flags: { site },
 } as const satisfies Table
 
+export const gates = {
+  words: [
+    {
+      name: 'action',
+      optional: true,
+      among: { confirm: 'note that a gate is done, where only a person can see it' },
+    },
+    { name: 'ID', optional: true, help: 'of the gate' },
+  ],
+  flags: { site, json },
+} as const satisfies Table
+
 export const peer = {
   words: [
     {

@@ -7,7 +7,7 @@ import os from 'node:os'
 import path from 'node:path'
 import type { Diagnostic, JsonSchema, Partially, Problem } from '../ground/document.ts'
 import { root as kit } from '../ground/root.ts'
-import type { Config, Env, PerArch, Pins, Site } from './model.ts'
+import type { Config, Env, PerArch, Pins, Site, SiteDocument } from './model.ts'
 
 export type { Diagnostic } from '../ground/document.ts'
 
@@ -30,6 +30,30 @@ const load = createRequire(import.meta.url)
 
 /** Whether faults are shown with the place in the code where they happened: the variable DEBUG. */
 export const debug = (): boolean => Boolean(process.env['DEBUG'])
+
+/** What a checked result depends on, beside the documents themselves: every file of code and data that has a say in it. */
+function rulesOf(): string {
+  const below = (dir: string, file = '') =>
+    fs
+      .readdirSync(path.join(kit, dir))
+      .map((name) => (file === '' ? `${dir}/${name}` : `${dir}/${name}/${file}`))
+  const files = [
+    ...['document', 'address', 'nearest'].map((name) => `lib/ground/${name}.ts`),
+    ...['config', 'defaults', 'formats', 'rules', 'catalogue', 'machines'].map(
+      (name) => `lib/site/${name}.ts`,
+    ),
+    ...below('lib/site/rules'),
+    'config/host/allow.yaml',
+    ...below('config/components', 'component.yaml'),
+  ]
+  // Their state and not their content: there are many, and this runs at every start.
+  return files
+    .map((file) => {
+      const { mtimeMs, ctimeMs, size } = fs.statSync(path.join(kit, file))
+      return `${file} ${mtimeMs} ${ctimeMs} ${size}`
+    })
+    .join('\n')
+}
 
 /**
  * Reads and checks the whole configuration.
@@ -61,9 +85,7 @@ export function loadConfig(
 
   const inputs = [
     ...Object.values(schema).map(({ text }) => text),
-    ...['site/config.ts', 'ground/document.ts', 'site/formats.ts', 'site/rules.ts', 'ground/address.ts'].map(
-      (name) => fs.readFileSync(path.join(kit, 'lib', name), 'utf8'),
-    ),
+    rulesOf(),
     JSON.stringify([settings, chosen, site, pins, root, os.homedir()]),
   ]
   const key = createHash('sha256').update(inputs.join('\0')).digest('hex')
@@ -71,6 +93,7 @@ export function loadConfig(
   const known = recall(cache, key) as Config | undefined
   if (known !== undefined) return known
 
+  const { catalogue } = load('./catalogue.ts') as typeof import('./catalogue.ts')
   const { formats } = load('./formats.ts') as typeof import('./formats.ts')
   const { pinProblems, siteProblems } = load('./rules.ts') as typeof import('./rules.ts')
   const { checkDocument } = load('../ground/document.ts') as typeof import('../ground/document.ts')
@@ -85,7 +108,11 @@ export function loadConfig(
     return checked.document
   }
   const value = {
-    site: site.text && check<Site>(site.text, schema.site.json, (found) => siteProblems(found, site.name)),
+    site:
+      site.text &&
+      check<SiteDocument>(site.text, schema.site.json, (found) =>
+        siteProblems(found, site.name, catalogue()),
+      ),
     pins: check<Pins>(pins, schema.pins.json, pinProblems),
     env: checkEnv(root, settings, variables),
   }
@@ -94,13 +121,50 @@ export function loadConfig(
   faults.push(...[...site.faults, ...settings.faults].sort(byLine))
   if (value.site === undefined || faults.length > 0) throw new ConfigError(faults)
 
-  const config = { ...value, site: value.site, env: { ...value.env, FK_SITE: site.name } }
+  const { complete } = load('./defaults.ts') as typeof import('./defaults.ts')
+  const whole = complete(value.site)
+  faults.push(...oneMachine(whole, value.env, settings))
+  if (faults.length > 0) throw new ConfigError(faults)
+  const config = { ...value, site: whole, env: { ...value.env, FK_SITE: site.name } }
   for (const pin of Object.values(config.pins)) {
     pin.url = fillVersion(pin.url, pin.version)
     if (pin.signature !== undefined) pin.signature.url = fillVersion(pin.signature.url, pin.version)
   }
   remember(root, cache, key, config)
   return config
+}
+
+/**
+ * FK_ variables that are facts of the virtual machine win over the site document, which they are written into. Gives what is wrong
+ * where they would mean several machines, or none.
+ */
+function oneMachine({ machines }: Site, env: Env, { values }: Settings): Diagnostic[] {
+  const sizes = {
+    FK_NODE_OS: env.FK_NODE_OS,
+    FK_VM_RAM_MB: env.FK_VM_RAM_MB,
+    FK_VM_VCPUS: env.FK_VM_VCPUS,
+    FK_VM_DISK_GB: env.FK_VM_DISK_GB,
+    FK_VM_ACCEL: env.FK_VM_ACCEL,
+  }
+  const said = Object.entries(sizes).filter(([, value]) => value !== undefined)
+  const guests = machines.filter(({ vm }) => vm !== undefined)
+  const [guest] = guests
+  if (guests.length > 1)
+    return said.map(([name]) => ({
+      file: values[name]?.file ?? 'environment',
+      line: values[name]?.line,
+      path: name,
+      reason:
+        `names no machine: the site has ${guests.length} virtual machines (${guests.map((one) => one.name).join(', ')}). ` +
+        'Their sizes and systems stand in the site document',
+    }))
+  if (guest?.vm === undefined) return []
+  guest.os = env.FK_NODE_OS ?? guest.os
+  guest.vm.memory = env.FK_VM_RAM_MB ?? guest.vm.memory
+  guest.vm.cpus = env.FK_VM_VCPUS ?? guest.vm.cpus
+  guest.vm.disk = env.FK_VM_DISK_GB ?? guest.vm.disk
+  guest.vm.accel = env.FK_VM_ACCEL ?? guest.vm.accel
+  return []
 }
 
 /**

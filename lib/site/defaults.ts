@@ -5,6 +5,7 @@ import { read } from '../ground/root.ts'
 import type {
   Allow,
   Board,
+  Cluster,
   MachineSpec,
   NetworkSpec,
   Never,
@@ -12,6 +13,7 @@ import type {
   Site,
   SiteDocument,
   Tunnel,
+  Vault,
 } from './model.ts'
 
 /** The network that virtual machines get where the document has none for their host. */
@@ -41,6 +43,7 @@ export function complete(document: SiteDocument): Site {
     networks,
     machines: machinesOf(document, networks),
     tunnel: tunnelOf(document),
+    cluster: clusterOf(document),
     data: dataOf(document),
   }
   return { ...site, router: routerOf(document, site) }
@@ -60,19 +63,31 @@ function networksOf({ machines, networks = [] }: SiteDocument): NetworkSpec[] {
   return [...networks, ...made]
 }
 
+/** A vault of a host of metal: a Raspberry Pi has little memory, and no TPM2. */
+const vaultOf = (board: Board): Vault => ({
+  disk: '',
+  name: 'vault',
+  kdf_memory_kib: board === 'pc' ? 1048576 : 524288,
+  discard: false,
+  tpm2_pcrs: board === 'pc' ? [7] : [],
+})
+
 /** Boards, vaults, and addresses: a virtual machine without one gets the lowest that is free, from the second on. */
 function machinesOf({ machines }: SiteDocument, networks: NetworkSpec[]): MachineSpec[] {
   const taken = new Set(machines.flatMap(({ address }) => address ?? []))
-  return machines.map((machine) => {
-    const board: Board = machine.board ?? (machine.os === 'raspios-13' ? 'rpi5' : 'pc')
+  return machines.map((given) => {
+    const board: Board = given.board ?? (given.os === 'raspios-13' ? 'rpi5' : 'pc')
+    const { vault, ...rest } = given
+    const has = given.roles.includes('host') || vault !== undefined
+    const machine = { ...rest, board, ...(has ? { vault: { ...vaultOf(board), ...vault } } : {}) }
     const network = networks.find(({ bridge }) => bridge && bridge.at === machine.vm?.host)?.network
     const range = machine.address === undefined && network ? parseNetwork(network) : undefined
-    if (range === undefined) return { ...machine, board }
+    if (range === undefined) return machine
     let next = range.first + 2n
     while (taken.has(formatAddress(range.family, next))) next += 1n
     const address = formatAddress(range.family, next)
     taken.add(address)
-    return { ...machine, board, address }
+    return { ...machine, address }
   })
 }
 
@@ -94,6 +109,13 @@ function tunnelOf(document: SiteDocument): Tunnel {
     address: tunnel.address ?? nth(1n),
     peers: tunnel.peers ?? [{ name: 'laptop', address: nth(2n) }],
   }
+}
+
+/** What moves the address of the API: a program of the hosts, or Talos itself. */
+function clusterOf({ cluster, machines }: SiteDocument): Cluster {
+  const { vip, keeper = machines.some(({ os }) => os === 'talos') ? 'talos' : 'keepalived' } =
+    cluster.api ?? {}
+  return vip === undefined ? cluster : { ...cluster, api: { ...cluster.api, keeper } }
 }
 
 /** The cluster is backed up every night, on its node, unless the document has a row for it. */

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import { isIP } from 'node:net'
 import { contains, formatAddress, parseNetwork } from '../ground/address.ts'
-import type { MachineSpec, NetworkSpec, Peer, Site, VmSpec } from './model.ts'
+import type { BackupTarget, MachineSpec, NetworkSpec, Peer, Site, VmSpec } from './model.ts'
 
 /** Whether a machine runs Kubernetes, and whether it runs the control plane and etcd. */
 export const isNode = ({ roles }: Pick<MachineSpec, 'roles'>): boolean =>
@@ -154,11 +154,16 @@ export function endpointOf(site: Site, machine: MachineSpec): string {
   return own ?? machine.address ?? site.tunnel.address ?? ''
 }
 
-/** How the API of the cluster is found: by which address the laptop and joining nodes reach it, and all that it is called. */
+/**
+ * How the API of the cluster is found: by which address joining nodes reach it, by which one the laptop does where it is not that of a
+ * single server, and what it is called beside the addresses of the servers. Where each host has an end of the tunnel of its own, an
+ * address that moves between them cannot be reached through it: WireGuard gives an address to one peer.
+ */
 export function apiOf(site: Site): { laptop?: string; join?: string; names: string[] } {
   const { vip, names = [] } = site.cluster.api ?? {}
-  const first = membersOf(site).find((member) => member.first)
-  const [laptop, join] = [vip ?? first?.endpoint, vip ?? first?.address]
+  const join = vip ?? membersOf(site).find((member) => member.first)?.address
+  const ends = site.machines.filter((machine) => machine.roles.includes('host') && tunnelOf(site, machine))
+  const laptop = ends.length <= 1 ? vip : undefined
   return {
     ...(laptop === undefined ? {} : { laptop }),
     ...(join === undefined ? {} : { join }),
@@ -219,4 +224,90 @@ export function machinesFor({ site }: { site: Site }, on: 'laptop' | 'host' | 'n
   if (on === 'host') return placed.filter(({ roles }) => roles.includes('host'))
   const nodes = placed.filter((one) => isNode(one) && one.os !== 'talos')
   return [...nodes.filter(isServer), ...nodes.filter((one) => !isServer(one))]
+}
+
+/** The components that are chosen for a slot. */
+export function chosen({ components }: Pick<Site, 'components'>, slot: string): string[] {
+  const choice = components[slot] ?? []
+  return (Array.isArray(choice) ? choice : [choice]).map((one) => (typeof one === 'string' ? one : one.use))
+}
+
+/** When the cluster is backed up, and where its bundles are copied beside the node itself; each place is optional. */
+export interface Backup {
+  schedule: string
+  keep: number
+  /** An age recipient beside the laptop's own. */
+  recovery?: string
+  directory?: { path: string }
+  ssh?: { host: string; port: number; user: string; path: string; host_key: string }
+  s3?: { endpoint: string; bucket: string; region: string; prefix: string }
+}
+
+/** How the site backs up its cluster. Of each kind of target the first that its row names counts. */
+export function backupOf({ data }: Pick<Site, 'data'>): Backup {
+  const row = data.keep.find(({ what }) => what === 'cluster')
+  const first = (kind: BackupTarget['kind']) =>
+    data.targets.find((target) => target.kind === kind && row?.to.includes(target.name))
+  const [directory, ssh, s3] = [first('directory'), first('sftp'), first('s3')]
+  return {
+    schedule: row?.every ?? 'daily',
+    keep: row?.copies ?? 14,
+    ...(data.recovery === undefined ? {} : { recovery: data.recovery }),
+    ...(directory ? { directory: { path: directory.path ?? '' } } : {}),
+    ...(ssh
+      ? {
+          ssh: {
+            host: ssh.host ?? '',
+            port: ssh.port ?? 22,
+            user: ssh.user ?? '',
+            path: ssh.path ?? '',
+            host_key: ssh.host_key ?? '',
+          },
+        }
+      : {}),
+    ...(s3
+      ? {
+          s3: {
+            endpoint: s3.endpoint ?? '',
+            bucket: s3.bucket ?? '',
+            region: s3.region ?? 'us-east-1',
+            prefix: s3.prefix ?? '',
+          },
+        }
+      : {}),
+  }
+}
+
+/** A server that may hold the address of the API by keepalived. */
+export interface VipMember {
+  name: string
+  address: string
+  vip: string
+  /** virtual_router_id: 1 to 255, the same on all. */
+  id: number
+  /** 1 to 254: who takes the address when several could. */
+  priority: number
+  /** The addresses of the other servers. */
+  peers: string[]
+}
+
+/**
+ * What keepalived on a machine is for; undefined where the site has no such address, something else keeps it, or the machine is no
+ * server. The id follows from the last byte of the address, so that two clusters of one network have two.
+ */
+export function vipOf(site: Site, machine: string): VipMember | undefined {
+  const { vip, keeper } = site.cluster.api ?? {}
+  const servers = membersOf(site).filter(
+    ({ role, os }) => role === 'server' && os !== 'talos' && os !== 'flatcar',
+  )
+  const own = servers.find(({ name }) => name === machine)
+  if (vip === undefined || keeper !== 'keepalived' || own?.address === undefined) return undefined
+  return {
+    name: machine,
+    address: own.address,
+    vip,
+    id: Number(vip.split('.').at(-1)) || 1,
+    priority: 150 - servers.indexOf(own),
+    peers: servers.flatMap(({ name, address }) => (name === machine ? [] : (address ?? []))),
+  }
 }

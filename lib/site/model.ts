@@ -111,7 +111,7 @@ export interface NetworkSpec {
   /** FIRST-LAST */
   dhcp?: string
   ipv6?: string
-  pools?: Record<string, string | { range: string; auto: boolean }>
+  pools?: Record<string, string | { range: string; auto?: boolean }>
 }
 
 /** `any`, or such as tcp/443. */
@@ -275,7 +275,7 @@ export interface SiteDocument {
   name: string
   timezone: string
   people?: Person[]
-  machines: (Omit<MachineSpec, 'board'> & { board?: Board })[]
+  machines: (Omit<MachineSpec, 'board' | 'vault'> & { board?: Board; vault?: Partial<Vault> })[]
   devices?: Device[]
   networks?: NetworkSpec[]
   router?: Partial<Router>

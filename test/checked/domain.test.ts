@@ -5,8 +5,8 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
+import { networkOf } from '../../lib/site/machines.ts'
 import { loadConfig, siteNames } from '../../lib/site/config.ts'
-import { networkOf } from '../../lib/vm/domain.ts'
 import { variants } from '../variants.ts'
 
 const skip = spawnSync('virt-xml-validate', ['--version']).error

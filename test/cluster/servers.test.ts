@@ -63,9 +63,14 @@ describe('a cluster of three servers', { skip: missing }, () => {
       `${Buffer.from(await read(name), 'base64')
         .toString()
         .trim()}\n`
-    return runPrinted(kitOf(on), await printOf(kitOf(on), page, machine), {
-      files: page === '21-k3s-join' && words.length === 0 ? { k3s: readFileSync(program!) } : {},
+    const text = await printOf(kitOf(on), page, machine)
+    const [, asset] = (words.length === 0 && /^# {3}https:\S*\/(\S+)$/m.exec(text)) || []
+    const file =
+      page === '23-k3s-backup' ? join(cluster.state, 'downloads/age-v1.3.2-amd64.tar.gz') : program!
+    return runPrinted(kitOf(on), text, {
+      files: asset === undefined ? {} : { [asset]: readFileSync(file) },
       secrets: {
+        'k3s-server-token': `${await read('k3s-server-token')}\n`,
         'k3s-agent-token': `${await read('k3s-agent-token')}\n`,
         'k3s-join-server': await token('k3s-join-server'),
         'k3s-join-agent': await token('k3s-join-agent'),
@@ -75,11 +80,17 @@ describe('a cluster of three servers', { skip: missing }, () => {
       site: 'fortress-pi',
     })
   }
+  /** The lines of steps that changed something, but for the copies that a printed page saves in place of the laptop. */
+  const changes = (text: string) =>
+    text.split('\n').filter((line) => /^changed /.test(line) && !/saved on the laptop/.test(line))
   /** The starts of k3s on these machines. */
   const starts = async (...names: string[]) =>
     Promise.all(
       names.map((name) => cluster.on(name, 'systemctl show --property=InvocationID --value k3s.service')),
     )
+  /** A server's own: its name and addresses, its password and certificates, the number of its start. */
+  const node = `${etc}/config.yaml.d/10-node.yaml`
+  const own = new RegExp(`${node}|/etc/rancher/node/password|${etc}/k3s\\.yaml|/var/lib/fortress/k3s/started`)
   const cordoned = (name: string) => kubectl(`get node ${name} --output jsonpath='{.spec.unschedulable}'`)
 
   before(async () => {
@@ -126,10 +137,6 @@ describe('a cluster of three servers', { skip: missing }, () => {
     assert.deepEqual(await starts(...mine), begun)
 
     // The server that apply joined differs in what is its own, and in nothing else.
-    const node = `${etc}/config.yaml.d/10-node.yaml`
-    const own = new RegExp(
-      `${node}|/etc/rancher/node/password|${etc}/k3s\\.yaml|/var/lib/fortress/k3s/started`,
-    )
     const applied = await left(kitOf(third))
     sameLeft(applied, before[0]!, own)
     const its = await cluster.on(third, `cat ${node}`)
@@ -163,6 +170,16 @@ describe('a cluster of three servers', { skip: missing }, () => {
       for (const line of text.trim().split('\n')) assert.match(line, /^(ok|ready) /)
     }
     for (const page of ['25-k3s-upgrade', '26-k3s-renew']) allOk(await printed(page, second, second))
+    // These have no more than a question on a site whose metal is the node, and that has no vault.
+    for (const page of [
+      '08-host-vault',
+      '10-vm-host',
+      '11-vm-image',
+      '12-vm-ignition',
+      '13-vm-provision',
+      '14-vm-talos',
+    ])
+      allOk(await printed(page, second, second))
     allOk(await printed('26-k3s-renew', second, first, undefined, 'before'))
     // The node is drained for an upgrade that has nothing to do, and takes pods again.
     await printed('25-k3s-upgrade', second, first, undefined, 'before')
@@ -179,9 +196,90 @@ describe('a cluster of three servers', { skip: missing }, () => {
     sameLeft(before, await left(kitOf(second)))
   })
 
+  test('what 20 prints leaves the same on the first of three servers as apply', async () => {
+    const applied = await left(kitOf(first))
+    // Undo removes the password of the node, and the cluster lets no machine without it have that name.
+    const password = await cluster.on(first, 'cat /etc/rancher/node/password')
+    await good('k3s-server', 'undo')
+    await cluster.on(first, `test ! -e ${etc}/config.yaml && test ! -e /opt/bin/k3s`)
+    await cluster.on(
+      first,
+      `install --directory --mode=700 /etc/rancher/node && (umask 077 && cat > /etc/rancher/node/password)`,
+      password,
+    )
+    await printed('20-k3s-server', first, first)
+    sameLeft(applied, await left(kitOf(first)), /\/var\/lib\/fortress\/k3s\/started$/)
+    const begun = await starts(first)
+    assert.deepEqual(changes(await good('k3s-server', 'apply')), [])
+    assert.deepEqual(await starts(first), begun)
+    await ready(first)
+  })
+
+  test('what 22 prints leaves the same modes on a server as apply, and nothing for it to do on an agent', async () => {
+    const modes = (name: string) =>
+      cluster.on(
+        name,
+        `cd ${data} && find server/tls server/cred agent -xdev ! -type l -printf '%p %y %m %U:%G\n' 2> /dev/null | sort`,
+      )
+    for (const name of [second, agent]) await printed('22-k3s-cis', name, name)
+    const before = await Promise.all([second, agent].map(modes))
+    await good('k3s-cis', 'apply')
+    assert.deepEqual(await Promise.all([second, agent].map(modes)), before)
+    assert.deepEqual(differences(await modes(third), before[0]!), [])
+    await good('k3s-cis', 'verify')
+  })
+
+  test('what 24 and 25 print upgrades servers and an agent as apply does', async () => {
+    const of = (name: string) => left(kitOf(name))
+    const before = new Map<string, string>()
+    for (const name of cluster.names) before.set(name, await of(name))
+    /** What the upgrade has changed on a node, but for what is its own. */
+    const change = async (name: string) =>
+      differences(before.get(name)!, await of(name)).filter((line) => !own.test(line))
+    const byHand = async (name: string, helper: string) => {
+      await printed('25-k3s-upgrade', name, helper, undefined, 'before')
+      await assert.rejects(printed('25-k3s-upgrade', name, name, 'done'), /changed .*[^]*FK_OTHER_NODE=after/)
+      await printed('25-k3s-upgrade', name, helper, undefined, 'after')
+      await printed('25-k3s-upgrade', name, name, 'after')
+      assert.equal(await cordoned(name), '')
+    }
+    const later = 'v1.36.4+k3s1'
+    cluster.pin(later)
+    for (const name of [second, agent]) await printed('24-k3s-stage', name, name)
+    await good('k3s-stage', 'apply')
+    await byHand(first, second)
+    await byHand(second, first)
+    // Apply upgrades the third, and the agent is left for its printed page.
+    let agents: unknown[] = []
+    cluster.site((site) => (agents = (site['machines'] as unknown[]).splice(3)))
+    await good('k3s-upgrade', 'apply')
+    cluster.site((site) => (site['machines'] as unknown[]).push(...agents))
+    await byHand(agent, first)
+
+    const applied = await change(third)
+    assert.ok(
+      applied.some((line) => line.includes(`/opt/k3s/${later}/k3s`)),
+      applied.join('\n'),
+    )
+    for (const name of [first, second, agent]) assert.deepEqual(await change(name), applied)
+    assert.equal(
+      await kubectl(`get nodes --output jsonpath='{.items[*].status.nodeInfo.kubeletVersion}'`),
+      cluster.names.map(() => later).join(' '),
+    )
+    const begun = await starts(...cluster.names)
+    for (const page of ['k3s-stage', 'k3s-upgrade', 'k3s-join'])
+      assert.deepEqual(changes(await good(page, 'apply')), [])
+    assert.deepEqual(await starts(...cluster.names), begun)
+  })
+
   test('each of them has a vote, and a bundle of the first is made', async () => {
     assert.deepEqual(await members(), all)
     await good('k3s-backup', 'apply')
+    const applied = await left(kitOf(first))
+    await good('k3s-backup', 'undo')
+    await printed('23-k3s-backup', first, first)
+    sameLeft(applied, await left(kitOf(first)))
+    assert.deepEqual(changes(await good('k3s-backup', 'apply')), [])
     await kubectl('create --namespace kube-public configmap mine --from-literal=a=b')
     await good('backup')
     await kubectl('create --namespace kube-public configmap later --from-literal=a=b', second)

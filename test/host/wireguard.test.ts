@@ -15,12 +15,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { encode } from 'uqr'
+import { endpointOf } from '../../lib/site/machines.ts'
 import { peer as runPeer } from '../../lib/cli/peer.ts'
 import { placeholder, publicKey } from '../../lib/ground/keys.ts'
 import { secretStore } from '../../lib/ground/secret.ts'
 import {
   clientFile,
-  endpointOf,
   keyless,
   keysOf,
   presharedKey,

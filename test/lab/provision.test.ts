@@ -9,6 +9,7 @@ import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Context, Page } from '../../lib/engine/page.ts'
+import { printed } from '../../lib/engine/print.ts'
 import { type Mode, runPage } from '../../lib/engine/run.ts'
 import { isChange } from '../../lib/engine/step.ts'
 import { quote } from '../../lib/ground/sh.ts'
@@ -21,6 +22,7 @@ import hostPage from '../../scripts/10-vm-host.ts'
 import ignitionPage from '../../scripts/12-vm-ignition.ts'
 import page from '../../scripts/13-vm-provision.ts'
 import { type Kit, type Opened, around, deadly, open } from '../machine/kit.ts'
+import { left, runPrinted, sameLeft } from '../machine/printed.ts'
 import { guestImage, hostPackages } from './guest.ts'
 
 const name = 'provision'
@@ -55,6 +57,8 @@ describe('a node on a real libvirtd', () => {
   /** What the laptop's web server gives in place of k3s: pinned by its hash, like k3s. */
   const k3s = '#!/bin/sh\nexec sleep infinity\n'
   let asked = 0
+  /** What vm-host left. */
+  let applied = ''
   let server: Server | undefined
   const small = { FK_VM_ACCEL: 'tcg', FK_VM_RAM_MB: 768, FK_VM_VCPUS: 2, FK_VM_DISK_GB: 8 } as const
 
@@ -106,11 +110,12 @@ describe('a node on a real libvirtd', () => {
       `ssh -F none -T -i /root/core -l core -o UserKnownHostsFile=/etc/fortress/vm/${node}.known_hosts -o StrictHostKeyChecking=yes 10.77.0.2 ${quote(command)}`,
     )
 
+  const stepsOf = (of: Page, more: Partial<Context['env']> = {}) =>
+    of.steps({ ...context, env: { ...context.env, ...more } }).filter((step) => !beyond.test(step.name))
+
   async function run(of: Page, mode: Mode, more: Partial<Context['env']> = {}, typed?: string) {
     opened.lines.length = 0
-    const steps = of
-      .steps({ ...context, env: { ...context.env, ...more } })
-      .filter((step) => !beyond.test(step.name))
+    const steps = stepsOf(of, more)
     const result = await runPage(of, steps, mode, {
       ...opened.running,
       typed: () => Promise.resolve(typed),
@@ -293,11 +298,20 @@ passwd --status core"; hostname`,
     assert.doesNotMatch(await root(`qemu-img snapshot -U -l ${vmDir}/${node}.qcow2`), /before-trial/)
   })
 
-  test('it is made anew from the base image when its name is typed, and its old disk is kept', async () => {
-    await root(`virsh list --name`)
+  test('it is made anew from the base image when its name is typed, its old disk is kept, and what vm-provision prints leaves the same as apply', async () => {
+    const applied = await left(kit)
     fine(await run(rebuild(node), 'apply', {}, node))
     assert.match(await root(`ls ${vmDir}`), /fortress-node\.qcow2\.previous/)
-    fine(await run(page, 'apply', { FK_VM_RAM_MB: 832 }))
+    const known = `/etc/fortress/vm/${node}.known_hosts`
+    const secrets = { [`${node}-known-hosts`]: `${await root(`cat ${known}`)}\n` }
+    // As on a host that never had them.
+    await root(`rm ${known} /var/lib/fortress/secret${known}.sha256 /etc/fortress/vm/${node}.xml`)
+    await runPrinted(kit, printed({ ...page, steps: stepsOf(page, { FK_VM_RAM_MB: 832 }) }), { secrets })
+    // When it was made anew is noted; each start has a network card of another number.
+    sameLeft(applied, await left(kit), new RegExp(`${node}\\.rebuilt$|\\.vnet\\d+\\.`))
+    const again = await run(page, 'apply', { FK_VM_RAM_MB: 832 })
+    fine(again)
+    assert.equal(again.changed, 0, again.text)
     assert.doesNotMatch(await root(`ls ${notes}`), /trial$|rebuilding/)
   })
 
@@ -324,6 +338,7 @@ passwd --status core"; hostname`,
   })
 
   test('undo takes the network away, and the bridge with it', async () => {
+    applied = await left(kit)
     fine(await run(hostPage, 'undo'))
     assert.equal(
       await root(
@@ -331,5 +346,13 @@ passwd --status core"; hostname`,
       ),
       'none',
     )
+  })
+
+  test('what vm-host prints leaves the same as apply', async () => {
+    await runPrinted(kit, printed({ ...hostPage, steps: stepsOf(hostPage) }))
+    sameLeft(applied, await left(kit))
+    const again = await run(hostPage, 'apply')
+    fine(again)
+    assert.equal(again.changed, 0, again.text)
   })
 })

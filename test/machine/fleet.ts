@@ -63,7 +63,7 @@ export async function fleet(
   site((told) => {
     told['machines'] = names.map((name, i) => ({
       name,
-      roles: ['host', 'node', roles[i]],
+      roles: ['host', roles[i]],
       os: 'debian-13',
       arch: 'amd64',
       address: machines[i]!.host,

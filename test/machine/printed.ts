@@ -1,6 +1,6 @@
 // What a page leaves on a machine, whichever way it came: by apply from the laptop, or as its printed bash run there.
 import assert from 'node:assert/strict'
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { secretStore } from '../../lib/ground/secret.ts'
 import { quote } from '../../lib/ground/sh.ts'
@@ -76,13 +76,17 @@ export async function runPrinted(
   text: string,
   { files = {}, secrets = {}, variables = {}, words = [], site = 'fortress' }: Given = {},
 ): Promise<string> {
-  const at = (name: string) => join(kit.machine.dir, 'root', 'root', name)
-  for (const dir of ['printed-secrets', 'printed-files']) mkdirSync(at(dir), { mode: 0o700, recursive: true })
   const store = secretStore({ dir: join(kit.state, site), identity: join(kit.state, 'identity.txt') })
   for (const name of store.list()) secrets[name] ??= (await store.get(name)).reveal()
-  for (const [name, value] of Object.entries(secrets))
-    writeFileSync(at(join('printed-secrets', name)), value, { mode: 0o600 })
-  for (const [name, content] of Object.entries(files)) writeFileSync(at(join('printed-files', name)), content)
+  const written = Object.entries(secrets).map(
+    ([name, value]) => `printf %s ${quote(value)} > /root/printed-secrets/${quote(name)}\n`,
+  )
+  const dirs = 'umask 077 && mkdir --parents /root/printed-secrets /root/printed-files\n'
+  const put = await kit.root('bash -s', dirs + written.join(''))
+  assert.equal(put.code, 0, put.stderr)
+  // Downloads are large: they go by no connection, and so only to containers.
+  for (const [name, content] of Object.entries(files))
+    writeFileSync(join(kit.machine.dir, 'root/root/printed-files', name), content)
   const given = {
     FK_SECRETS: '/root/printed-secrets',
     FK_FILES: '/root/printed-files',

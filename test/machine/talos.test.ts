@@ -19,6 +19,7 @@ import { which } from '../../lib/ground/laptop.ts'
 import { secretStore } from '../../lib/ground/secret.ts'
 import { type Kit, node, root } from './kit.ts'
 import { type Checkout, checkout, differences } from './laptop.ts'
+import { left, printOf, runPrinted, sameLeft } from './printed.ts'
 
 const built = join(root, '.cache/tools/talos-oracle')
 const oracle = existsSync(built) ? built : which('talos-oracle')
@@ -29,9 +30,13 @@ describe('Talos', { skip: oracle === undefined ? 'talos-oracle is not installed'
   const disk = '/var/lib/libvirt/fortress/fortress-node.cidata'
   const papers = '/etc/fortress/vm/fortress-node'
   const behind = '/usr/local/sbin/node'
+  const door = `systemd-run --quiet --unit=door openssl s_server -accept 10.77.0.2:50000 \
+  -cert /root/crt.pem -key /root/key.pem -Verify 1 -verify_return_error -quiet`
   let kit: Kit & { end(): Promise<void> }
   let copy: Checkout
   let untouched: string
+  /** What both pages left, and the machine configuration as the host got it. */
+  let [applied, config] = ['', '']
   const first = (...words: string[]) => kit.page(copy.page('12-vm-ignition'), ...words)
   const page = (...words: string[]) => kit.page(copy.page('14-vm-talos'), ...words)
   const ok = async (command: string, input?: string) => {
@@ -67,7 +72,7 @@ install --directory ${behind} && echo ${version} > ${behind}/version
 cd /root && openssl req -x509 -newkey ed25519 -nodes -subj /CN=admin -days 90 -keyout key.pem -out crt.pem 2> /dev/null
 printf 'users:\\n- user:\\n    client-certificate-data: %s\\n' "$(base64 --wrap=0 crt.pem)" > ${behind}/kubeconfig
 ip address add 10.77.0.2/32 dev lo
-systemd-run --quiet --unit=door openssl s_server -accept 10.77.0.2:50000 -cert /root/crt.pem -key /root/key.pem -Verify 1 -verify_return_error -quiet`)
+${door}`)
     untouched = await kit.digest()
   })
   after(async () => {
@@ -155,6 +160,7 @@ systemd-run --quiet --unit=door openssl s_server -accept 10.77.0.2:50000 -cert /
     template('podPidsLimit: 1024', 'podPidsLimit: 2048')
     assert.equal((await first('apply')).code, 0)
     assert.equal((await page('verify')).code, 0)
+    ;[applied, config] = [await left(kit), await ok(`cat ${told}`)]
   })
 
   test('a door that is open to all fails, and so does etcd that has gone: it is not begun anew', async () => {
@@ -198,4 +204,45 @@ rm ${behind}/etcd`)
     )
     assert.equal(await ok('ls /var/lib/libvirt/fortress'), '')
   })
+
+  test('the printed pages leave the same as apply, and apply finds nothing to do behind them', async () => {
+    // The node is made anew: it knows no etcd, and the host has no note about it.
+    await ok(`${door} && rm /var/lib/fortress/vm/fortress-node.bootstrapped`)
+    await runPrinted(kit, await printOf(kit, copy.page('12-vm-ignition')), {
+      secrets: { 'fortress-node-talos-config': config },
+    })
+    await ok(`cp ${told} ${behind}/config && touch ${papers}.talosconfig`)
+    await runPrinted(kit, await printOf(kit, copy.page('14-vm-talos')))
+    assert.equal((await asked('bootstrap')).length, 2)
+    // The stand-in notes what it is asked, and the host when etcd was bootstrapped.
+    sameLeft(applied, await left(kit), new RegExp(`${behind}/|fortress-node\\.bootstrapped$`))
+    await nothingToDo(first, page)
+  })
+
+  test('what vm-ignition prints for a node of Flatcar leaves the same as apply', async () => {
+    kit.env['FK_NODE_OS'] = 'flatcar'
+    const ignition = '/var/lib/libvirt/fortress/fortress-node.ign'
+    const { code, text } = await first('apply')
+    assert.equal(code, 0, text)
+    const [was, secret] = [await left(kit), await ok(`cat ${ignition}`)]
+    assert.equal((await first('undo')).code, 0)
+    assert.equal((await kit.root(`test -e ${ignition}`)).code, 1)
+    await runPrinted(kit, await printOf(kit, copy.page('12-vm-ignition')), {
+      secrets: { 'fortress-node-ignition': secret },
+    })
+    sameLeft(was, await left(kit))
+    await nothingToDo(first)
+  })
+
+  /** What a page printed was run: apply changes nothing, and verify passes. */
+  const nothingToDo = async (...pages: (typeof page)[]) => {
+    for (const each of pages) {
+      const { code, text } = await each('apply')
+      assert.equal(code, 0, text)
+      // The copy for the laptop was saved on the machine.
+      assert.doesNotMatch(text.replace(/^changed .*saved on the laptop.*$/m, ''), /^changed /m)
+      const verified = await each('verify')
+      assert.equal(verified.code, 0, verified.text)
+    }
+  }
 })

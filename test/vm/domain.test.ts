@@ -5,20 +5,13 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
+import { networkOf } from '../../lib/site/machines.ts'
 import type { Context } from '../../lib/engine/page.ts'
 import { isChange } from '../../lib/engine/step.ts'
 import { makeSshKey, sshPublicKey } from '../../lib/ground/keys.ts'
 import { Secret } from '../../lib/ground/secret.ts'
 import { loadConfig } from '../../lib/site/config.ts'
-import {
-  type Domain,
-  destroy,
-  domainShell,
-  domainsOf,
-  domainXml,
-  greeting,
-  networkOf,
-} from '../../lib/vm/domain.ts'
+import { type Domain, destroy, domainShell, domainsOf, domainXml, greeting } from '../../lib/vm/domain.ts'
 import { ignition } from '../../lib/vm/ignition.ts'
 import hostPage from '../../scripts/10-vm-host.ts'
 import page from '../../scripts/13-vm-provision.ts'

@@ -5,6 +5,7 @@ import {
   type Document,
   entries,
   hasRole,
+  isAccepted,
   homeOf,
   isNode,
   lies,
@@ -38,12 +39,12 @@ function* apiProblems(document: Document): Generator<Problem> {
   const machines = machinesOf(document).map(([, machine]) => machine)
   const servers = machines.filter((machine) => hasRole(machine, 'server'))
   const [first, second] = servers
-  if (second !== undefined && !(api && 'vip' in api))
+  if (second !== undefined && !(api && 'vip' in api) && !isAccepted(document, 'api'))
     yield {
       path: ['cluster', 'api'],
       reason:
         `has no vip: kubeconfig and joins would hang on ${first?.name}, one of ${servers.length} servers. ` +
-        'Give an address that is free in their network',
+        'Give an address that is free in their network, or say under accepted: what: api',
     }
   const path = ['cluster', 'api', 'keeper']
   const talos = machines.some((machine) => isNode(machine) && machine.os === 'talos')
@@ -56,6 +57,16 @@ function* apiProblems(document: Document): Generator<Problem> {
       suggestion: 'talos',
     }
   if (api?.vip === undefined) return
+  const guest = servers.find(
+    (machine) => machine.roles && !hasRole(machine, 'host') && machine.os === 'flatcar',
+  )
+  if (guest !== undefined && api.keeper === 'keepalived')
+    yield {
+      path: ['cluster', 'api', 'vip'],
+      reason:
+        `is kept by keepalived, a program of hosts, and ${guest.name} runs flatcar. Say keeper: none where something of yours ` +
+        'moves it, or leave it out and say under accepted: what: api',
+    }
   const at = ['cluster', 'api', 'vip']
   const home = homeOf(document, api.vip)
   const away = servers.find(
