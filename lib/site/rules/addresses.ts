@@ -8,11 +8,13 @@ import {
   type Machine,
   type NetworkPart,
   type Range,
+  couldBeHost,
   entries,
   hasRole,
   homeOf,
   isNode,
   lies,
+  machinesAreKnown,
   machinesOf,
   devicesOf,
   meet,
@@ -115,9 +117,10 @@ function* bridgeProblems(
 ): Generator<Problem> {
   if (bridge?.at === undefined) return
   const machines = machinesOf(document)
-  const hosts = machines.filter(([, machine]) => hasRole(machine, 'host'))
+  const hosts = machines.filter(([, machine]) => couldBeHost(machine))
   const hostNames = hosts.map(([, host]) => host.name)
-  yield* unknown([...at, 'bridge', 'at'], bridge.at, hostNames, 'is no host of this site')
+  if (machinesAreKnown(document))
+    yield* unknown([...at, 'bridge', 'at'], bridge.at, hostNames, 'is no host of this site')
   const first = networksOf(document).find(([, other]) => other.bridge?.at === bridge.at)
   if (first && first[0][1] !== at[1]) {
     const reason = `is ${bridge.at}, which has the bridge of ${first[1].name} already: a host has one for its virtual machines`
@@ -131,7 +134,7 @@ function* bridgeProblems(
   for (const [place, machine] of machines) {
     const path = [...place, 'address']
     const inside = lies(machine.address, range)
-    if (machine.name === bridge.at && inside)
+    if (machine.name === bridge.at && inside && !machine.vm)
       yield { path, reason: `is inside ${name}, which is behind this machine` }
     else if (machine.vm?.host === bridge.at && machine.address !== undefined && range && !inside)
       yield { path, reason: `is outside ${name} ${network}, which is behind ${bridge.at}` }

@@ -2,7 +2,15 @@
 import type { Problem } from '../../ground/document.ts'
 import { nearest } from '../../ground/nearest.ts'
 import type { Catalogue, Component } from '../catalogue.ts'
-import { type Chosen, type Document, chosenBy, entries, isNode, machinesOf, rolesAreKnown } from './parts.ts'
+import {
+  type Chosen,
+  type Document,
+  chosenBy,
+  entries,
+  isNode,
+  machinesOf,
+  machinesAreKnown,
+} from './parts.ts'
 
 /** Faults of the components that a document chooses. */
 export function* componentProblems(document: Document, catalogue: Catalogue): Generator<Problem> {
@@ -110,7 +118,7 @@ function* replicaProblems(
   const { disk, own_disk } = component
   const replicas = Number(given['replicas'] ?? 1)
   const nodes = machinesOf(document).flatMap(([, machine]) => (isNode(machine) ? machine : []))
-  if (!component.slots.includes('volumes') || !rolesAreKnown(document) || nodes.length === 0) return
+  if (!component.slots.includes('volumes') || !machinesAreKnown(document) || nodes.length === 0) return
   const at = [...path.slice(0, -1), 'replicas']
   const are = nodes.length === 1 ? 'there is 1 node' : `there are ${nodes.length} nodes`
   const disks = nodes.filter((node) => entries([], node.disks).some(([, { use }]) => use === disk)).length

@@ -5,6 +5,7 @@ import {
   type Document,
   type Entry,
   chosenBy,
+  couldBeHost,
   devicesOf,
   entries,
   hasRole,
@@ -15,7 +16,7 @@ import {
   networksOf,
   placed,
   rangeOf,
-  rolesAreKnown,
+  machinesAreKnown,
   unknown,
 } from './parts.ts'
 
@@ -48,17 +49,15 @@ const isDevice = (router: Router): boolean => router.kind === 'routeros' || rout
 function* kindProblems(document: Document): Generator<Problem> {
   const router = document.router ?? {}
   const { at, device, kind } = router
-  const hosts = machinesOf(document).filter(
-    ([, machine]) => hasRole(machine, 'host') && machine.vm === undefined,
-  )
-  if (at !== undefined)
+  const hosts = machinesOf(document).filter(([, machine]) => couldBeHost(machine) && machine.vm === undefined)
+  if (at !== undefined && machinesAreKnown(document))
     yield* unknown(
       ['router', 'at'],
       at,
       hosts.map(([, { name }]) => name),
       'is no host of this site',
     )
-  if (kind === 'host' && hosts.length === 0 && rolesAreKnown(document))
+  if (kind === 'host' && hosts.length === 0 && machinesAreKnown(document))
     yield {
       path: ['router', 'kind'],
       reason: 'is host, and no machine here is a host that could filter',

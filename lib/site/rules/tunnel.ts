@@ -12,13 +12,14 @@ import { nearest } from '../../ground/nearest.ts'
 import {
   type Claim,
   type Document,
+  couldBeHost,
   entries,
   hasRole,
   isAccepted,
   machinesOf,
   present,
   repeated,
-  rolesAreKnown,
+  machinesAreKnown,
   unknown,
 } from './parts.ts'
 
@@ -49,7 +50,7 @@ function* placeProblems(document: Document): Generator<Problem> {
     }
   if (tunnel.kind !== 'wireguard') return
   const path = ['tunnel', 'at']
-  const hosts = machinesOf(document).flatMap(([, machine]) => (hasRole(machine, 'host') ? machine.name : []))
+  const hosts = machinesOf(document).flatMap(([, machine]) => (couldBeHost(machine) ? machine.name : []))
   if (tunnel.at === 'router') {
     const speaks = router?.kind === undefined || ['routeros', 'opnsense'].includes(router.kind)
     if (!speaks)
@@ -58,13 +59,13 @@ function* placeProblems(document: Document): Generator<Problem> {
         reason: `is router, and router.kind is ${router.kind}: nothing there speaks WireGuard for us`,
         suggestion: hosts[0],
       }
-  } else if (tunnel.at !== undefined && !hosts.includes(tunnel.at))
+  } else if (tunnel.at !== undefined && machinesAreKnown(document) && !hosts.includes(tunnel.at))
     yield {
       path,
       reason: 'must be a host of this site, or router',
       suggestion: nearest(tunnel.at, present([...hosts, 'router'])),
     }
-  if (!('at' in tunnel) && hosts.length === 0 && rolesAreKnown(document))
+  if (!('at' in tunnel) && hosts.length === 0 && machinesAreKnown(document))
     yield {
       path,
       reason:
