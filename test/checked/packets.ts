@@ -25,7 +25,7 @@ export function siteOf(name: string): Site {
 
 /** Writes what page 06 would land on a host into a new directory below `dir`; gives the path of its nftables.conf. */
 export function pageRules(site: Site, host: string, dir: string): string {
-  const steps = page.steps({ site, machine: { name: host } } as unknown as Context)
+  const steps = page.steps({ site, machine: { name: host }, state: '/nonexistent' } as unknown as Context)
   const into = mkdtempSync(join(dir, 'etc-'))
   mkdirSync(join(into, 'nftables.d'))
   for (const step of steps) {
