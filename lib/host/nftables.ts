@@ -16,8 +16,8 @@ export interface Firewall {
   egress: string
   /** Rules for packets from anywhere, as `nft list` prints them. */
   open: string[]
-  /** Rules for SSH, as `nft list` prints them. */
-  ssh: string[]
+  /** Rules that let SSH in, those for all ports too, as `nft list` prints them; and the port that it listens on. */
+  ssh: { rules: string[]; port: string }
 }
 
 /** The firewall of a host of the site. Throws for a name that is no machine of the site. */
@@ -48,11 +48,17 @@ export function firewallOf(site: Site, host: string): Firewall {
       ],
     ]),
     open: entries.filter((text) => !/iifname [^!]|saddr [^!@]/.test(text)).map(listed),
-    ssh: entries.filter((text) => / jump ssh /.test(text)).map(listed),
+    ssh: { rules: entries.map(listed).filter((text) => admits(text, port)), port },
   }
 }
 
 const bare = (network: string): string => network.split('/')[0] ?? ''
+
+/** Whether a rule lets in SSH, or any port. */
+const admits = (rule: string, port: string): boolean =>
+  / jump ssh$/.test(rule) ||
+  !/ dport | l4proto /.test(rule) ||
+  new RegExp(`tcp dport.*[ -]${port}[ ,-]`).test(rule)
 
 /** A rule without its reason. */
 const listed = (text: string): string => text.replace(/ comment ".*"$/, '')

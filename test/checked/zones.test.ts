@@ -9,7 +9,8 @@ import { statements } from '../../lib/host/nftables.ts'
 import type { Site } from '../../lib/site/model.ts'
 import { type Zones, evaluate, openAgainstNever, privateNetworks, zonesOf } from '../../lib/site/zones.ts'
 import { without } from '../programs.ts'
-import { Packets, type Place, type Probe, pageRules, siteOf } from './packets.ts'
+import { siteOf } from '../sites.ts'
+import { Packets, type Place, type Probe, pageRules } from './packets.ts'
 
 const skip = without('nft', 'ip') || (process.getuid?.() === 0 ? false : 'network namespaces need root')
 const dir = mkdtempSync(join(tmpdir(), 'zones-'))
