@@ -122,7 +122,7 @@ const shown = (path: string): string => {
 }
 
 /** A document of somebody else's mode, whole or not at all. */
-async function rewrite(path: string, text: string): Promise<void> {
+export async function rewrite(path: string, text: string): Promise<void> {
   const { mode } = statSync(path)
   await land(path, text, true)
   await chmod(path, mode & 0o777)

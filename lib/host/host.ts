@@ -37,6 +37,15 @@ const configured = (name: string) => read(`config/host/${name}`)
 const blocked = (...modules: string[]) =>
   modules.map((m) => `install ${m} /bin/false\nblacklist ${m}`).join('\n')
 
+// OpenSSH 9.6 of Ubuntu 24.04 does not know the first, and refuses a whole file over a name that it does not know.
+const keyExchange = (isUbuntu: boolean): string =>
+  [
+    ...(isUbuntu ? [] : ['mlkem768x25519-sha256']),
+    'sntrup761x25519-sha512@openssh.com',
+    'curve25519-sha256',
+    'curve25519-sha256@libssh.org',
+  ].join(',')
+
 /**
  * What is fixed for one host. On a machine that is host and node in one (a Pi), the values that a CNI or a runtime of containers
  * needs are the node's; everywhere else the host forwards nothing and believes nobody.
@@ -52,15 +61,7 @@ export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Ho
   const on = node ? 0 : 1
   const kernel = { kptr_restrict: node ? 1 : 2, rp_filter: on, log_martians: on, arp_ignore: on }
   const forward = node ? 1 : 0
-  // OpenSSH 9.6 of Ubuntu 24.04 does not know the first, and refuses a whole file over a name that it does not know.
-  const kex = [
-    isUbuntu ? [] : 'mlkem768x25519-sha256',
-    'sntrup761x25519-sha512@openssh.com',
-    'curve25519-sha256',
-    'curve25519-sha256@libssh.org',
-  ]
-    .flat()
-    .join(',')
+  const kex = keyExchange(isUbuntu)
   const values: Values = {
     ...kernel,
     group: adminGroup,
