@@ -56,7 +56,7 @@ const bare = (network: string): string => network.split('/')[0] ?? ''
 
 /** Whether a rule lets in SSH, or any port. */
 const admits = (rule: string, port: string): boolean =>
-  / jump ssh$/.test(rule) ||
+  rule.endsWith(' jump ssh') ||
   !/ dport | l4proto /.test(rule) ||
   new RegExp(`tcp dport.*[ -]${port}[ ,-]`).test(rule)
 

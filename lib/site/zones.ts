@@ -371,13 +371,18 @@ function membership(view: View, machine: MachineSpec): Rule[] {
   const servers = all.filter(isServer)
   const at = (nodes: { address: string }[]) => together(nodes.flatMap(({ address }) => placed(view, address)))
   const rule = ({ protocol, ports, why }: Need, from: End, to: End): Rule => ({
-    ...{ from, to, protocol },
+    from,
+    to,
+    protocol,
     ...(ports ? { ports } : {}),
     why,
   })
   const asked = needs.filter(({ where }) => where === undefined || server)
   const names: Rule[] = (['tcp', 'udp'] as const).map((protocol) => ({
-    ...{ from: pods, to: self, protocol, ports: ['53'] },
+    from: pods,
+    to: self,
+    protocol,
+    ports: ['53'],
     why: 'names: the cluster asks the resolver of its node',
   }))
   const vip = site.cluster.api?.vip

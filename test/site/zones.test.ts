@@ -49,7 +49,9 @@ function siteOf(document: string, allow?: Allow[], never: Never[] = []): Site {
   return allow === undefined ? site : { ...site, router: { ...site.router, allow, never } }
 }
 const line = (from: Allow['from'], to: Allow['to'], ports: Allow['ports'] = ['tcp/443']): Allow => ({
-  ...{ from, to, ports },
+  from,
+  to,
+  ports,
   why: 'a try',
 })
 
