@@ -25,8 +25,8 @@ export default script(import.meta, { layer: 'L0', on: 'host' }, ({ site, machine
   ]
 })
 
-// Where the tunnel ends here, only a connection through it proves that the machine can still be reached; after undo, one from outside.
-// Where it ends at the router, connections come by the same way before and after.
+// Where the tunnel ends here, only a connection through it proves that the machine can still be reached; after undo, one from
+// outside. Where it ends at the router, connections come by the same way before and after.
 const transactionOf = (end: TunnelEnd | undefined): Transaction => ({
   kind: 'firewall',
   ...(end ? { route: { apply: 'tunnel', undo: 'direct' } } : {}),
@@ -139,7 +139,7 @@ const lines = (expected: string[]): Command => (expected.length === 0 ? sh`:` : 
 /** What comes in, by the rules in the kernel. */
 function inputControls({ open, ssh }: Firewall, end: TunnelEnd | undefined): Control[] {
   const doors = open.length > (end ? 1 : 0) ? 'only what router.allow opens is open' : 'no port is open'
-  const within = end !== undefined && ssh.rules.every((line) => line.startsWith(`iifname "${end.interface}"`))
+  const inside = end !== undefined && ssh.rules.every((line) => line.startsWith(`iifname "${end.interface}"`))
   const entries = sh`{ ${chain('input')} && ${chain('cluster_input')}; } |
     sed --regexp-extended 's/^\s+//; s/ comment ".*"$//'`
   return [
@@ -185,7 +185,7 @@ function inputControls({ open, ssh }: Firewall, end: TunnelEnd | undefined): Con
     },
     {
       id: 'G07',
-      title: `SSH is reached ${within ? 'through the tunnel only' : 'from where router.allow lists it'}, and its connection rate is limited`,
+      title: `SSH is reached ${inside ? 'through the tunnel' : 'by router.allow'} only, and its connection rate is limited`,
       // Also what lets in all ports, and is not what lets answers or errors in.
       check: sh`diff <(${lines(ssh.rules)}) <(${entries} |
         awk -v port=${`tcp dport.*[ -]${ssh.port}[ ,-]`} '/jump ssh/ || /accept$/ && ($0 ~ port ||

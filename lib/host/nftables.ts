@@ -1,5 +1,5 @@
-// The firewall of a host as nftables text: the rules of lib/site/zones.ts for this machine, each with the reason that the site gives.
-// config/host/nftables.conf has what is the same on every host; the files that this makes fill its chains.
+// The firewall of a host as nftables text: the rules of lib/site/zones.ts for this machine, each with the reason that the site
+// gives. config/host/nftables.conf has what is the same on every host; the files that this makes fill its chains.
 import { isIPv6 } from 'node:net'
 import { parseAddress } from '../ground/address.ts'
 import { bridgeOf, machineOf, tunnelOf } from '../site/machines.ts'
@@ -175,8 +175,8 @@ function entry(zones: Zones, rule: Rule, ssh: string): string[] {
 }
 
 /**
- * The nftables statements for a rule: one, or one for each family of addresses. A connection to anywhere outside is logged now and
- * then.
+ * The nftables statements for a rule: one, or one for each family of addresses. A connection to anywhere outside is logged now
+ * and then.
  */
 export function statements(zones: Zones, rule: Rule, verdict?: string): string[] {
   const { from, to, protocol, ports, why } = rule

@@ -4,7 +4,8 @@ import { describe, test } from 'node:test'
 import { parse } from 'yaml'
 import { complete } from '../../lib/site/defaults.ts'
 import type { Allow, Never, Site } from '../../lib/site/model.ts'
-import { evaluate, openAgainstNever, pointOf, zonesOf } from '../../lib/site/zones.ts'
+import { evaluate, openAgainstNever, pointOf } from '../../lib/site/reach.ts'
+import { zonesOf } from '../../lib/site/zones.ts'
 
 /** A router with two networks; a cluster of two servers and an agent is in the first. */
 const behindRouter = `
