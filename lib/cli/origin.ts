@@ -1,9 +1,8 @@
 // A site as a document of which each line says where it comes from.
 import { createRequire } from 'node:module'
-import { type JsonSchema, type Path, checkSchema, pathText } from '../ground/document.ts'
-import { read } from '../ground/root.ts'
+import { type JsonSchema, type Path, pathText } from '../ground/document.ts'
+import { siteSchema, withDefaults } from '../site/config.ts'
 import { hostOf } from '../site/machines.ts'
-import { formats } from '../site/formats.ts'
 import type { Env, Site } from '../site/model.ts'
 
 const load = createRequire(import.meta.url)
@@ -11,14 +10,11 @@ const load = createRequire(import.meta.url)
 /** Who says a value: the person's text, the schema, what follows from the rest, or the name of an FK_ variable. */
 export type Origin = 'yours' | 'default' | 'computed' | `FK_${string}`
 
-const siteSchema = (): JsonSchema => JSON.parse(read('config/schema/site.json')) as JsonSchema
-
 /** The origin of each value by its path; an empty list or map is a value. `text` is that of the document. */
 export function originsOf(site: Site, text: string, env: Partial<Env>): Map<string, Origin> {
   const { parse } = load('yaml') as typeof import('yaml')
   const yours = parse(text) as unknown
-  const filled = parse(text) as unknown
-  checkSchema(siteSchema(), formats, filled)
+  const filled = withDefaults(yours)
   const variables = variablesOf(site, env)
   return new Map(
     leaves(site, []).map(([path]) => {

@@ -6,8 +6,9 @@ import type { Document, Node, Pair, Scalar, YAMLMap, YAMLSeq } from 'yaml'
 import { formatAddress, parseNetwork } from '../ground/address.ts'
 import { type Section, assembled, commentsOf, edited, sectionsOf } from '../ground/edited.ts'
 import { Fault } from '../ground/fault.ts'
+import { withDefaults } from './config.ts'
 import { complete, firstHost } from './defaults.ts'
-import type { Allow, Never, SiteDocument } from './model.ts'
+import type { Allow, Never } from './model.ts'
 import { type Guest, type Old, guestsOf, ownerOf, readOld } from './old.ts'
 
 const load = createRequire(import.meta.url)
@@ -403,7 +404,7 @@ function router(work: Work): void {
 /** The rules that hold where a document has none, of the document as it is by now. */
 function completed({ sections, yaml }: Work): { allow: Allow[]; never: Never[] } {
   const kept = sections.filter(({ key }) => key !== 'firewall')
-  const document = yaml.parse(assembled(kept)) as SiteDocument
+  const document = withDefaults(yaml.parse(assembled(kept)))
   return firstHost(document) === undefined ? { allow: [], never: [] } : complete(document).router
 }
 

@@ -10,6 +10,7 @@ import { commentsOf } from '../../lib/ground/edited.ts'
 import { Fault } from '../../lib/ground/fault.ts'
 import { uuidOf } from '../../lib/ground/keys.ts'
 import { catalogue } from '../../lib/site/catalogue.ts'
+import { withDefaults } from '../../lib/site/config.ts'
 import { complete } from '../../lib/site/defaults.ts'
 import { formats } from '../../lib/site/formats.ts'
 import { guestsOf } from '../../lib/site/machines.ts'
@@ -25,6 +26,8 @@ const schema = JSON.parse(readFileSync(join(root, 'config/schema/site.json'), 'u
 /** The values of a migrated text. */
 const values = (text: string) =>
   parse(migrate(text, 'site.yaml').text) as SiteDocument & Record<string, unknown>
+
+const whole = (document: unknown) => complete(withDefaults(document))
 
 /** What the rules of the new format say of a migrated text, place by place. */
 function faults(text: string, name: string): string[] {
@@ -120,13 +123,13 @@ describe('machines', () => {
       vm: { host: 'fortress' },
       address: '10.77.0.2',
     })
-    const [guest] = guestsOf(complete({ name, ...document }))
+    const [guest] = guestsOf(whole({ name, ...document }))
     assert.equal(guest?.mac, '52:54:00:a0:62:12')
     assert.equal(uuidOf('domain', `${name}/${guest?.name}`), '789ca34b-84e9-537b-800f-8122270e3506')
   })
 
   test('listed ones are on the host that is no node, with the address that they had by their place', () => {
-    const site = complete(values(fixture('several')))
+    const site = whole(values(fixture('several')))
     assert.deepEqual(
       guestsOf(site).map(({ name, role, os, address, mac, vm }) => [
         name,
@@ -224,7 +227,7 @@ describe('the tunnel', () => {
 })
 
 describe('the firewall', () => {
-  const rules = (text: string) => complete(values(text)).router
+  const rules = (text: string) => whole(values(text)).router
 
   test('that let everything out of a host alone is the default', () => {
     assert.equal(values(fixture('lab')).router, undefined)
