@@ -2,7 +2,6 @@
 import { createRequire } from 'node:module'
 import { type JsonSchema, type Path, pathText } from '../ground/document.ts'
 import { siteSchema, withDefaults } from '../site/config.ts'
-import { hostOf } from '../site/machines.ts'
 import type { Env, Site } from '../site/model.ts'
 
 const load = createRequire(import.meta.url)
@@ -36,10 +35,8 @@ function variablesOf(site: Site, env: Partial<Env>): Map<string, Origin> {
   } as const
   const names = (Object.keys(places) as (keyof typeof places)[]).filter((name) => env[name] !== undefined)
   return new Map(
-    site.machines.flatMap((machine, i) =>
-      hostOf(site, machine) === undefined
-        ? []
-        : names.map((name): [string, Origin] => [`machines[${i}].${places[name]}`, name]),
+    site.machines.flatMap(({ vm }, i) =>
+      vm === undefined ? [] : names.map((name): [string, Origin] => [`machines[${i}].${places[name]}`, name]),
     ),
   )
 }
@@ -83,8 +80,9 @@ export function screen(
     return `${text.padEnd(width)}  ${color ? `\u001b[${code}m# ${origin}\u001b[0m` : `# ${origin}`}`
   }
   const head = [
-    `# All that ${file} says, and what follows from it. Who says a line stands behind it: yours, the document; default,`,
-    '# the schema; computed, it follows from the rest; FK_…, this variable. Any of these lines may stand in the document.',
+    `# All that ${file} says, and what follows from it. Behind each line stands who says it:`,
+    '# yours, the document; default, the schema; computed, it follows from the rest; FK_…, that variable.',
+    '# Any of these lines may stand in the document.',
     '',
   ]
   const body = sections.flatMap((lines, i) => {
