@@ -389,6 +389,42 @@ describe('a text as a person writes it', () => {
     )
   })
 
+  test('in braces and brackets gets lines where it needs them, and an end of its last line', () => {
+    const { text } = migrate(
+      "name: box\nmachines: [{ name: box, roles: [host], os: debian-13, arch: amd64 }] # mine\nvault: { disk: '' }\n" +
+        'nodes: { network: 10.77.0.0/24 }',
+      'x',
+    )
+    assert.equal(
+      text,
+      `${editorLine}
+name: box
+machines:
+  - name: box
+    roles: [host]
+    os: debian-13
+    arch: amd64
+    vault: { disk: '' }
+  - { name: box-node, roles: [server], os: flatcar, arch: amd64, vm: { host: box }, address: 10.77.0.2 }
+  # mine
+networks:
+  - { name: guests, network: 10.77.0.0/24, bridge: { at: box } }
+
+router:
+  # The lines of the default (config/host/allow.yaml), and upstream, as before. Delete router: to have the default alone.
+  allow:
+    - { from: tunnel, to: router, ports: [tcp/22], why: SSH }
+    - { from: tunnel, to: guests, ports: [tcp/22, tcp/443, tcp/6443], why: 'SSH, the gateway, the API' }
+    - { from: guests, to: router, ports: [udp/53, tcp/53, udp/67], why: 'names, addresses' }
+    - { from: guests, to: [internet, upstream], ports: any, why: 'images, updates, time' }
+    - { from: router, to: [internet, upstream], ports: any, why: 'updates, and the mirrors, names and time of the network around it' }
+  never:
+    - { from: guests, to: tunnel }
+    - { from: [internet, upstream], to: [router, guests] }
+`,
+    )
+  })
+
   test('of the new format is not touched, whatever its first line is', () => {
     const text =
       'name: box\nmachines: [{ name: box, roles: [host, server], os: debian-13, arch: amd64, port: ether2 }]'
