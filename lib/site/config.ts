@@ -43,13 +43,14 @@ function rulesOf(): string {
       (name) => `lib/site/${name}.ts`,
     ),
     ...below('lib/site/rules'),
+    ...below('config/schema'),
     'config/host/allow.yaml',
     ...below('config/components', 'component.yaml'),
   ]
   // Their state and not their content: there are many, and this runs at every start.
   return files
     .map((file) => {
-      const { mtimeMs, ctimeMs, size } = fs.statSync(path.join(kit, file))
+      const { mtimeMs, ctimeMs, size } = fs.statSync(`${kit}/${file}`)
       return `${file} ${mtimeMs} ${ctimeMs} ${size}`
     })
     .join('\n')
@@ -68,22 +69,13 @@ export function loadConfig(
   options: { env?: Record<string, string | undefined>; root?: string; site?: string } = {},
 ): Config {
   const root = path.resolve(options.root ?? kit)
-  const schema = {
-    env: readSchema('env.json'),
-    site: readSchema('site.json'),
-    pins: readSchema('versions.json'),
-  }
-  const variables = schema.env.json as unknown as EnvSchema
+  const variables = readSchema('env.json') as unknown as EnvSchema
   const settings = readSettings(root, options.env ?? process.env, variables)
   const chosen = siteSetting(settings, options.site)
   const site = chooseSite(root, chosen)
   const pins = read(root, 'config/versions.yaml')
 
-  const inputs = [
-    ...Object.values(schema).map(({ text }) => text),
-    rulesOf(),
-    JSON.stringify([settings, chosen, site, pins, root, os.homedir()]),
-  ]
+  const inputs = [rulesOf(), JSON.stringify([settings, chosen, site, pins, root, os.homedir()])]
   const key = createHash('sha256').update(inputs.join('\0')).digest('hex')
   const cache = path.join(root, '.cache', 'config')
   const known = recall(cache, key) as Config | undefined
@@ -106,10 +98,10 @@ export function loadConfig(
   const value = {
     site:
       site.text &&
-      check<SiteDocument>(site.text, schema.site.json, (found) =>
+      check<SiteDocument>(site.text, readSchema('site.json'), (found) =>
         siteProblems(found, site.name, catalogue()),
       ),
-    pins: check<Pins>(pins, schema.pins.json, pinProblems),
+    pins: check<Pins>(pins, readSchema('versions.json'), pinProblems),
     env: checkEnv(root, settings, variables),
   }
   const byLine = (a: Diagnostic, b: Diagnostic): number =>
@@ -151,7 +143,7 @@ export function siteText(options: Parameters<typeof loadConfig>[0] = {}): {
   const settings = readSettings(
     root,
     options.env ?? process.env,
-    readSchema('env.json').json as unknown as EnvSchema,
+    readSchema('env.json') as unknown as EnvSchema,
   )
   const { name, text, faults } = chooseSite(root, siteSetting(settings, options.site))
   if (text === undefined) throw new ConfigError(faults)
@@ -233,14 +225,13 @@ interface EnvVariable {
 }
 type EnvSchema = { properties: Record<string, EnvVariable> }
 
-const schemas = new Map<string, { text: string; json: JsonSchema }>()
+const schemas = new Map<string, JsonSchema>()
 
 // The same object every time, so that it is compiled once in a process.
-function readSchema(name: string): { text: string; json: JsonSchema } {
+function readSchema(name: string): JsonSchema {
   const known = schemas.get(name)
   if (known !== undefined) return known
-  const text = fs.readFileSync(path.join(kit, 'config', 'schema', name), 'utf8')
-  const schema = { text, json: JSON.parse(text) as JsonSchema }
+  const schema = JSON.parse(fs.readFileSync(path.join(kit, 'config/schema', name), 'utf8')) as JsonSchema
   schemas.set(name, schema)
   return schema
 }
@@ -442,7 +433,7 @@ function checkEnv(root: string, settings: Settings, schema: EnvSchema): Env {
 
 /** The text of .env.example: every variable with what it is, when to change it, and its default. */
 export function envExample(): string {
-  const { properties } = readSchema('env.json').json as unknown as EnvSchema
+  const { properties } = readSchema('env.json') as unknown as EnvSchema
   const lines = [
     'Settings of one person and one laptop. Copy this file to .env and uncomment what you change.',
     'What your shell sets wins over .env. Generated from config/schema/env.json.',

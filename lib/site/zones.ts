@@ -8,8 +8,8 @@ import {
   parseAddress,
   parseNetwork,
 } from '../ground/address.ts'
-import { bridgeOf, isNode, isServer, machineOf, otherNodes, tunnelOf } from './machines.ts'
-import type { Allow, Choice, MachineSpec, Site } from './model.ts'
+import { bridgeOf, chosen, isNode, isServer, machineOf, otherNodes, tunnelOf } from './machines.ts'
+import type { Allow, MachineSpec, Site } from './model.ts'
 
 /** Addresses that nobody has on the internet: RFC 1122, 1918, 3927, 5771, 6598; of IPv6 all but 2000::/3. */
 export const privateNetworks = [
@@ -320,12 +320,6 @@ function beside({ site, isRouter }: View, { address = '' }: MachineSpec): Rule[]
   }))
 }
 
-/** The name of a component in a slot, where one is chosen. */
-const chosen = ({ components }: Site, slot: string): string | undefined => {
-  const [first] = [components[slot]].flat() as (Choice | undefined)[]
-  return typeof first === 'object' ? first.use : first
-}
-
 interface Need {
   protocol: 'tcp' | 'udp' | 'vrrp'
   ports?: string[]
@@ -344,7 +338,7 @@ function needsOf(site: Site): Need[] {
   const { api, mirror } = site.cluster
   const embedded: Need[] =
     mirror === 'embedded' ? [{ protocol: 'tcp', ports: ['5001', '6443'], why: 'images of its mirror' }] : []
-  const metallb = chosen(site, 'load-balancer') === 'metallb'
+  const metallb = chosen(site, 'load-balancer').includes('metallb')
   const memberlist = { ports: ['7946'], why: 'MetalLB' }
   return [
     { protocol: 'tcp', ports: ['6443'], why: 'the API', where: 'on a server', pods: true },
@@ -397,9 +391,6 @@ function membership(view: View, machine: MachineSpec): Rule[] {
       .filter((need) => need.pods)
       .flatMap((need) => at(need.where === undefined ? all : servers).map((to) => rule(need, pods, to))),
     { from: self, to: { zone: 'pods' }, why: 'probes of the kubelet' },
-    ...needs
-      .filter(({ protocol }) => protocol === 'vrrp' && server)
-      .map((need) => rule(need, self, { zone: 'outside', within: ['224.0.0.18'] })),
     ...at([...all, ...(vip === undefined ? [] : [{ address: vip }])])
       .filter(({ zone }) => zone !== 'self')
       .map((to) => ({ from: self, to, why: 'the other members, and the address of the API' })),

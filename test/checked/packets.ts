@@ -10,13 +10,18 @@ import { type Interface, createInterface } from 'node:readline'
 import { parse } from 'yaml'
 import type { Context } from '../../lib/engine/page.ts'
 import { isChange } from '../../lib/engine/step.ts'
+import { loadConfig } from '../../lib/site/config.ts'
 import { complete } from '../../lib/site/defaults.ts'
 import type { Site } from '../../lib/site/model.ts'
 import page from '../../scripts/06-host-firewall.ts'
 
-/** A complete site of test/fixtures/sites. */
-export const siteOf = (name: string): Site =>
-  complete(parse(readFileSync(join(import.meta.dirname, '..', 'fixtures', 'sites', `${name}.yaml`), 'utf8')))
+/** A site of config/sites, or one of test/fixtures/sites. */
+export function siteOf(name: string): Site {
+  const path = join(import.meta.dirname, '..', 'fixtures', 'sites', `${name}.yaml`)
+  return existsSync(path)
+    ? complete(parse(readFileSync(path, 'utf8')))
+    : loadConfig({ env: {}, site: name }).site
+}
 
 /** Writes what page 06 would land on a host into a new directory below `dir`; gives the path of its nftables.conf. */
 export function pageRules(site: Site, host: string, dir: string): string {

@@ -1,5 +1,6 @@
 // Three servers and two agents that know each other by one address, which keepalived moves: built by the pages, then killed.
 import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
@@ -10,9 +11,25 @@ import { noSysctl, patience, program, untilReady, version } from './kit.ts'
 
 const missing = program === undefined ? 'kube-bed is not installed' : undefined
 
+const bridge = 'fk-test-lan'
+
+/** The nodes of the lab have a network each; these get one that they share, as servers of one site have. */
+function plugIn(names: string[]): void {
+  const ip = (...words: string[]) => execFileSync('ip', words)
+  ip('link', 'add', bridge, 'type', 'bridge')
+  ip('address', 'add', '10.79.0.1/24', 'dev', bridge)
+  ip('link', 'set', bridge, 'up')
+  for (const [i, name] of names.entries()) {
+    ip('link', 'add', `fk-lan-${i}`, 'type', 'veth', 'peer', 'name', 'lan0', 'netns', `fk-${name}`)
+    ip('link', 'set', `fk-lan-${i}`, 'master', bridge, 'up')
+    ip('-netns', `fk-${name}`, 'address', 'add', `10.79.0.${11 + i}/24`, 'dev', 'lan0')
+    ip('-netns', `fk-${name}`, 'link', 'set', 'lan0', 'up')
+  }
+}
+
 describe('one address for the API of three servers', { skip: missing }, () => {
   let cluster: Fleet
-  let vip: string
+  const vip = '10.79.0.250'
   const servers = ['move-1', 'move-2', 'move-3']
   const good = async (...words: string[]) => {
     const { code, text } = await cluster.task(...words)
@@ -48,15 +65,17 @@ describe('one address for the API of three servers', { skip: missing }, () => {
       readFileSync(program!),
     )
     cluster.pin(version)
-    const first = cluster.machineOf('move-1').host.split('.')
-    vip = [...first.slice(0, 3), '250'].join('.')
+    plugIn(cluster.names)
     cluster.site((site) => {
-      const network = [...first.slice(0, 3), '0/24'].join('.')
-      site['networks'] = [{ name: 'lan', network }]
+      site['networks'] = [{ name: 'lan', network: '10.79.0.0/24' }]
       site['cluster'] = { api: { vip, keeper: 'keepalived', names: ['api.example.net'] } }
       site['tunnel'] = { kind: 'none' }
-      for (const machine of site['machines'] as Record<string, unknown>[]) delete machine['tunnel_address']
+      for (const [i, machine] of (site['machines'] as Record<string, unknown>[]).entries()) {
+        machine['address'] = `10.79.0.${11 + i}`
+        delete machine['tunnel_address']
+      }
     })
+    cluster.env['FK_HOST'] = 'admin@10.79.0.11'
     for (const name of cluster.names) {
       const more = servers.includes(name) ? { ...noSysctl, ...patience } : noSysctl
       for (const [path, text] of Object.entries(more))
@@ -68,7 +87,10 @@ describe('one address for the API of three servers', { skip: missing }, () => {
     await good('k3s-server', 'apply')
     await good('k3s-join', 'apply')
   })
-  after(() => cluster?.end())
+  after(async () => {
+    await cluster?.end()
+    execFileSync('ip', ['link', 'delete', bridge])
+  })
 
   test('nodes join by it, certificates name it, and a second run changes nothing', async () => {
     for (const name of cluster.names.slice(1))
