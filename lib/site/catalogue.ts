@@ -33,9 +33,6 @@ const schema = 'config/schema/component.json'
 /** The names of all components, sorted. */
 const names = (): string[] => fs.readdirSync(path.join(root, directory)).sort()
 
-/** Everything that the catalogue follows from, as one text: what was checked with another one is checked again. */
-export const catalogueText = (): string => [schema, ...names().map(fileOf)].map(read).join('\0')
-
 const fileOf = (name: string): string => `${directory}/${name}/component.yaml`
 
 let known: Catalogue | undefined

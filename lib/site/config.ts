@@ -50,7 +50,7 @@ function rulesOf(): string {
   // Their state and not their content: there are many, and this runs at every start.
   return files
     .map((file) => {
-      const { mtimeMs, ctimeMs, size } = fs.statSync(path.join(kit, file))
+      const { mtimeMs, ctimeMs, size } = fs.statSync(`${kit}/${file}`)
       return `${file} ${mtimeMs} ${ctimeMs} ${size}`
     })
     .join('\n')
@@ -149,6 +149,18 @@ export function siteText(options: Parameters<typeof loadConfig>[0] = {}): {
   if (text === undefined) throw new ConfigError(faults)
   if ('unreadable' in text) throw new ConfigError([{ file: text.file, path: '', reason: text.unreadable }])
   return { name, ...text, yes: /^(1|true|yes)$/i.test(settings.values['FK_YES']?.value ?? '') }
+}
+
+/** What describes a site document. */
+export const siteSchema = (): JsonSchema => readSchema('site.json')
+
+/** A copy of a site document, right or wrong, with the defaults of its schema. */
+export function withDefaults(document: unknown): SiteDocument {
+  const { formats } = load('./formats.ts') as typeof import('./formats.ts')
+  const { checkSchema } = load('../ground/document.ts') as typeof import('../ground/document.ts')
+  const copy = structuredClone(document)
+  checkSchema(siteSchema(), formats, copy)
+  return copy as SiteDocument
 }
 
 /**

@@ -57,6 +57,7 @@ function isWhole(document: Document): boolean {
   const machines = document.machines ?? []
   return (
     machines.length > 0 &&
+    document.cluster !== undefined &&
     !hole(document) &&
     machines.every((machine) => keys.every((key) => machine && key in machine)) &&
     machines.every((machine) => !machine?.vm || 'host' in machine.vm) &&

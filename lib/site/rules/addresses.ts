@@ -8,11 +8,13 @@ import {
   type Machine,
   type NetworkPart,
   type Range,
+  couldBeHost,
   entries,
   hasRole,
   homeOf,
   isNode,
   lies,
+  machinesAreKnown,
   machinesOf,
   devicesOf,
   meet,
@@ -76,7 +78,7 @@ function* spaceProblems(document: Document): Generator<Problem> {
 function* networkProblems([at, part]: Entry<NetworkPart>): Generator<Problem> {
   const network = parseNetwork(part.network ?? '')
   if ('ipv6' in part) yield { path: [...at, 'ipv6'], reason: 'is not rendered yet: leave it out' }
-  if (network === undefined) return
+  if (network === undefined || network.prefix > 30) return
   const { gateway } = part
   if (gateway !== undefined && !within(rangeOf(gateway) ?? network, inner(network)))
     yield { path: [...at, 'gateway'], reason: `is no address of a machine in ${part.network}` }
@@ -115,21 +117,24 @@ function* bridgeProblems(
 ): Generator<Problem> {
   if (bridge?.at === undefined) return
   const machines = machinesOf(document)
-  const hosts = machines.filter(([, machine]) => hasRole(machine, 'host'))
+  const hosts = machines.filter(([, machine]) => couldBeHost(machine))
   const hostNames = hosts.map(([, host]) => host.name)
-  yield* unknown([...at, 'bridge', 'at'], bridge.at, hostNames, 'is no host of this site')
-  const before = networksOf(document).find(
-    ([, other]) => other.bridge?.at === bridge.at && other.bridge?.name === bridge.name,
-  )
-  if (before && before[1].name !== name)
-    yield { path: [...at, 'bridge', 'name'], reason: `is the name of the bridge of ${before[1].name} too` }
+  if (machinesAreKnown(document))
+    yield* unknown([...at, 'bridge', 'at'], bridge.at, hostNames, 'is no host of this site')
+  const first = networksOf(document).find(([, other]) => other.bridge?.at === bridge.at)
+  if (first && first[0][1] !== at[1]) {
+    const reason = `is ${bridge.at}, which has the bridge of ${first[1].name} already: a host has one for its virtual machines`
+    yield { path: [...at, 'bridge', 'at'], reason }
+    return
+  }
   if (bridge.name !== undefined && bridge.name === document.tunnel?.interface)
     yield { path: [...at, 'bridge', 'name'], reason: 'is the name of tunnel.interface too' }
   const range = rangeOf(network)
+  if (!hosts.some(([, { name: host, vm }]) => host === bridge.at && vm === undefined)) return
   for (const [place, machine] of machines) {
     const path = [...place, 'address']
     const inside = lies(machine.address, range)
-    if (machine.name === bridge.at && inside)
+    if (machine.name === bridge.at && inside && !machine.vm)
       yield { path, reason: `is inside ${name}, which is behind this machine` }
     else if (machine.vm?.host === bridge.at && machine.address !== undefined && range && !inside)
       yield { path, reason: `is outside ${name} ${network}, which is behind ${bridge.at}` }
@@ -166,9 +171,9 @@ function* missingProblems(document: Document): Generator<Problem> {
 const hasPlan = (document: Document): boolean =>
   networksOf(document).some(([, { bridge, network }]) => bridge === undefined && network !== undefined)
 
-/** Whether every network is there: one that is wrong may be where an address lies. */
+/** Whether every network is sound: one that is wrong may be where an address lies. */
 const networksAreKnown = ({ networks = [] }: Document): boolean =>
-  networks.every((one) => one?.network !== undefined)
+  networks.every((one) => (parseNetwork(one?.network ?? '')?.prefix ?? 32) <= 30)
 
 function* strayProblems(document: Document, path: Path, address: string | undefined): Generator<Problem> {
   if (address === undefined || rangeOf(address) === undefined || !networksAreKnown(document)) return
@@ -235,7 +240,8 @@ function* takenProblems(document: Document): Generator<Problem> {
         if (!lies(address, range)) continue
         if (kind === 'pool' && ['machine', 'leased', 'device', 'vip'].includes(whose))
           yield { path, reason: `lies in ${name}: a Service may be given it` }
-        if (kind === 'dhcp')
+        // A gateway that its pool and DHCP claim is a fault of the pool, which is reported.
+        if (kind === 'dhcp' && whose !== 'gateway')
           yield {
             path,
             reason: `lies in ${name}: ${whose === 'leased' ? 'a lease by MAC is fixed outside of it' : 'somebody else may be given it'}`,

@@ -12,7 +12,7 @@ import {
   machinesOf,
   networksOf,
   rangeOf,
-  rolesAreKnown,
+  machinesAreKnown,
 } from './parts.ts'
 
 /** Faults of the part `cluster` of a document. */
@@ -20,7 +20,7 @@ export function* clusterProblems(document: Document): Generator<Problem> {
   const { cluster } = document
   const machines = machinesOf(document).map(([, machine]) => machine)
   if (cluster === undefined) return
-  if (rolesAreKnown(document)) {
+  if (machinesAreKnown(document)) {
     const agents = machines.filter((machine) => hasRole(machine, 'agent'))
     const nodes = machines.filter(isNode)
     if (cluster.servers_take_pods === false && agents.length === 0 && nodes.length > 0)

@@ -2,7 +2,15 @@
 import type { Problem } from '../../ground/document.ts'
 import { nearest } from '../../ground/nearest.ts'
 import type { Catalogue, Component } from '../catalogue.ts'
-import { type Chosen, type Document, chosenBy, entries, isNode, machinesOf, rolesAreKnown } from './parts.ts'
+import {
+  type Chosen,
+  type Document,
+  chosenBy,
+  entries,
+  isNode,
+  machinesOf,
+  machinesAreKnown,
+} from './parts.ts'
 
 /** Faults of the components that a document chooses. */
 export function* componentProblems(document: Document, catalogue: Catalogue): Generator<Problem> {
@@ -15,13 +23,15 @@ export function* componentProblems(document: Document, catalogue: Catalogue): Ge
         reason: `is no slot; the slots are ${slots.join(', ')}`,
         suggestion: nearest(slot, slots),
       }
+  // A slot that is misspelt may be the one that another component needs.
+  const slotsAreKnown = Object.keys(document.components ?? {}).every((slot) => slots.includes(slot))
   for (const chosen of chosenBy(document)) {
     const component = catalogue.get(chosen.use)
     if (!slots.includes(chosen.slot)) continue
     if (component === undefined || component.end !== undefined || !component.slots.includes(chosen.slot))
       yield choiceProblem(chosen, component, catalogue)
     else {
-      yield* needProblems(document, chosen, component)
+      yield* needProblems(document, chosen, component, slotsAreKnown)
       yield* keepProblems(document, chosen, component)
       yield* bootstrapProblems(document, chosen, component, catalogue)
       yield* replicaProblems(document, chosen, component)
@@ -59,13 +69,14 @@ function* needProblems(
   document: Document,
   { given, path, use }: Chosen,
   component: Component,
+  slotsAreKnown: boolean,
 ): Generator<Problem> {
   const { arch, gate, needs = [], param } = component
   if (param !== undefined && !(param in given))
     yield { path, reason: `asks for ${param}: { use: ${use}, ${param}: … }` }
   if (gate !== undefined && document.gates !== undefined && !document.gates.some((one) => one?.id === gate))
     yield { path, reason: `needs what only a person can get, and gates has no ${gate}` }
-  for (const slot of needs)
+  for (const slot of slotsAreKnown ? needs : [])
     if (!isFilled(document, slot)) yield { path, reason: `needs ${slot}, and nothing is chosen for it` }
   const nodes = machinesOf(document).flatMap(([, machine]) => (isNode(machine) ? machine : []))
   if (arch !== undefined && nodes.length > 0 && nodes.every((node) => node.arch && !arch.includes(node.arch)))
@@ -107,7 +118,7 @@ function* replicaProblems(
   const { disk, own_disk } = component
   const replicas = Number(given['replicas'] ?? 1)
   const nodes = machinesOf(document).flatMap(([, machine]) => (isNode(machine) ? machine : []))
-  if (!component.slots.includes('volumes') || !rolesAreKnown(document) || nodes.length === 0) return
+  if (!component.slots.includes('volumes') || !machinesAreKnown(document) || nodes.length === 0) return
   const at = [...path.slice(0, -1), 'replicas']
   const are = nodes.length === 1 ? 'there is 1 node' : `there are ${nodes.length} nodes`
   const disks = nodes.filter((node) => entries([], node.disks).some(([, { use }]) => use === disk)).length

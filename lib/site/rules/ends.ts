@@ -1,4 +1,5 @@
 // The ends of a connection as the firewall names them: words, networks, machines, gateways, addresses; and ports.
+import { formatNetwork, parseNetwork } from '../../ground/address.ts'
 import type { Problem } from '../../ground/document.ts'
 import { nearest } from '../../ground/nearest.ts'
 import {
@@ -47,6 +48,9 @@ function namedBy(document: Document): Record<string, Map<string, string | undefi
 export function endProblem(document: Document, end: string): Omit<Problem, 'path'> | undefined {
   const reason = 'names nothing that this site has'
   const networks = present(networksOf(document).map(([, { name }]) => name))
+  const network = parseNetwork(end)
+  if (network !== undefined && formatNetwork(network) !== end && network.family === 4)
+    return { reason: 'has host bits set', suggestion: formatNetwork(network) }
   if (words.includes(end) || networks.includes(end) || rangeOf(end) !== undefined) return undefined
   const [kind = '', name] = end.split(':')
   const named = namedBy(document)
@@ -63,6 +67,8 @@ export function endProblem(document: Document, end: string): Omit<Problem, 'path
 interface Area {
   words: string[]
   ranges: Range[]
+  /** A space of addresses with a name of its own: no two of them share an address. */
+  whole?: boolean
 }
 
 /** What an end stands for: words, and addresses. */
@@ -81,10 +87,11 @@ function areaOf(document: Document, end: string): Area {
     pods: cluster?.pods,
     services: cluster?.services,
   }
-  if (words.includes(end)) return { words: [end], ranges: ranges([spaces[end]]) }
+  if (words.includes(end)) return { words: [end], ranges: ranges([spaces[end]]), whole: true }
   const network = networksOf(document).find(([, { name }]) => name === end)?.[1].network
+  if (network !== undefined) return { words: [end], ranges: ranges([network]), whole: true }
   const [kind = '', name = ''] = end.split(':')
-  return { words: [end], ranges: ranges([network ?? namedBy(document)[kind]?.get(name) ?? end]) }
+  return { words: [end], ranges: ranges([namedBy(document)[kind]?.get(name) ?? end]) }
 }
 
 /** Whether two ends have something in common; `any` has with each. */
@@ -95,7 +102,8 @@ export function endsMeet(document: Document, some: string[], others: string[]): 
     (b ?? []).some(
       (other) =>
         one.words.some((word) => other.words.includes(word)) ||
-        one.ranges.some((range) => other.ranges.some((second) => meet(range, second))),
+        (!(one.whole && other.whole) &&
+          one.ranges.some((range) => other.ranges.some((second) => meet(range, second)))),
     ),
   )
 }

@@ -1,6 +1,6 @@
 // Gateways and names: who reaches a service, by which way, and under which name.
 import type { Path, Problem } from '../../ground/document.ts'
-import { endProblem, endsMeet, words } from './ends.ts'
+import { endProblem, endsMeet } from './ends.ts'
 import {
   type Claim,
   type Document,
@@ -41,6 +41,9 @@ export function* exposureProblems(document: Document): Generator<Problem> {
 /** Who can be an audience: networks, and these words. */
 const audiences = ['internet', 'tunnel', 'router', 'nodes', 'pods']
 
+const isAudience = (document: Document, who: string): boolean =>
+  audiences.includes(who) || networksOf(document).some(([, { name }]) => name === who)
+
 function* peopleProblems(document: Document, path: Path, audience: Gateway['audience']): Generator<Problem> {
   const networks = networksOf(document).map(([, { name }]) => name)
   for (const [at, who] of entries(path, audience))
@@ -55,15 +58,17 @@ function* audienceProblems(document: Document, [at, gateway]: Entry<Gateway>): G
     yield { path, reason: 'holds internet beside others: what is public has a gateway of its own' }
   if (address === undefined || listen === 'host') return
   const pools = networksOf(document).flatMap(([, { pools }]) => Object.values(pools ?? {}))
-  if (!pools.some((pool) => lies(address, rangeOf(poolRange(pool)))))
+  const areKnown = pools.every((pool) => poolRange(pool) !== undefined)
+  if (areKnown && !pools.some((pool) => lies(address, rangeOf(poolRange(pool)))))
     yield { path: [...at, 'address'], reason: 'lies in no pool of a network: nothing would announce it' }
   const lines = (document.router?.allow ?? []).flatMap((line) => line ?? [])
   const home = homeOf(document, address)?.name
-  if (document.router?.allow === undefined || document.router.allow.includes(undefined)) return
+  const ends = lines.flatMap(({ from, to }) => [...many(from), ...many(to)])
+  const sound = document.router?.allow?.every((line) => line?.from !== undefined && line.to !== undefined)
+  if (!sound || ends.some((end) => endProblem(document, end))) return
   for (const [place, who] of entries(path, audience)) {
-    const known = words.includes(who) || networksOf(document).some(([, network]) => network.name === who)
     // What is in its own network reaches it directly; the internet comes by `entry`, the router by itself.
-    if (!known || who === home || who === 'internet' || who === 'router') continue
+    if (!isAudience(document, who) || who === home || who === 'internet' || who === 'router') continue
     const way = lines.some(
       ({ from, to }) =>
         endsMeet(document, many(from), [who]) && endsMeet(document, many(to), [`gateway:${name}`]),
@@ -115,9 +120,9 @@ function* zoneProblems(document: Document, [at, one]: Entry<Zone>): Generator<Pr
   yield* peopleProblems(document, [...at, 'audience'], one.audience)
   yield* unknown([...at, 'points_at'], one.points_at, names, 'names no gateway')
   const gateway = gateways.find(({ name }) => name !== undefined && name === one.points_at)
-  if (gateway?.audience && !gateway.audience.includes(undefined))
+  if (gateway?.audience?.every((who) => who !== undefined && isAudience(document, who)))
     for (const [path, who] of entries([...at, 'audience'], one.audience))
-      if (!gateway.audience.includes(who))
+      if (isAudience(document, who) && !gateway.audience.includes(who))
         yield { path, reason: `is ${who}, and the gateway ${gateway.name} is not for it` }
   const chosen = chosenBy(document)
   const uses = chosen.map(({ use }) => use)

@@ -81,7 +81,7 @@ function* recoveryProblems(document: Document): Generator<Problem> {
         yield {
           path,
           reason: 'restores what data.keep does not keep',
-          suggestion: nearest(what, present(rows.map((row) => row.what))),
+          suggestion: nearest(step, present(rows.map((row) => row.what && `restore ${row.what}`))),
         }
       else longest = Math.max(longest, Math.min(...times))
     }

@@ -16,7 +16,7 @@ import {
   networksOf,
   present,
   repeated,
-  rolesAreKnown,
+  machinesAreKnown,
   unknown,
 } from './parts.ts'
 
@@ -28,7 +28,7 @@ export function* machineProblems(document: Document): Generator<Problem> {
   )
   yield* repeated(machines.map(([at, { mac }]): Claim => [[...at, 'mac'], mac]))
   yield* repeated(machines.flatMap(diskClaims))
-  if (rolesAreKnown(document)) yield* countProblems(document)
+  if (machinesAreKnown(document)) yield* countProblems(document)
   yield* talosProblems(machines)
   for (const entry of machines) {
     yield* roleProblems(entry)
@@ -97,8 +97,8 @@ function* roleProblems([at, machine]: Entry<Machine>): Generator<Problem> {
   const { name = 'it', os, roles } = machine
   const path = [...at, 'roles']
   if (hasRole(machine, 'server') && hasRole(machine, 'agent'))
-    yield { path, reason: 'holds server and agent: a server runs pods too', suggestion: 'server alone' }
-  if (os === undefined || roles === undefined || roles.includes(undefined)) return
+    yield { path, reason: 'holds server and agent: a server runs pods too, so leave agent out' }
+  if (os === undefined || !roles?.length || roles.includes(undefined)) return
   if (hasRole(machine, 'host') && !hasApt(machine))
     yield {
       path,

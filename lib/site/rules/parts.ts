@@ -75,9 +75,13 @@ export const hasApt = ({ os }: Machine): boolean => os !== undefined && !['flatc
 export const isRaspberry = ({ board, os }: Machine): boolean =>
   (board ?? (os === 'raspios-13' ? 'rpi5' : 'pc')).startsWith('rpi')
 
-/** Whether all machines are there with their roles: only then can they be counted. */
-export const rolesAreKnown = ({ machines = [] }: Document): boolean =>
-  machines.every((machine) => machine?.roles?.every((role) => role !== undefined))
+/** A machine that is named as a host: one that lacks the role, and needs it, is reported as that. */
+export const couldBeHost = (machine: Machine): boolean => hasRole(machine, 'host') || hasApt(machine)
+
+/** Whether all machines are there with their names and roles: only then can they be counted, and names be unknown. */
+export const machinesAreKnown = ({ machines = [] }: Document): boolean =>
+  machines.length > 0 &&
+  machines.every((one) => one?.name && one.roles?.length && one.roles.every((role) => role !== undefined))
 
 /** Addresses from one to another, both included. */
 export interface Range {

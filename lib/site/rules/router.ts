@@ -5,6 +5,7 @@ import {
   type Document,
   type Entry,
   chosenBy,
+  couldBeHost,
   devicesOf,
   entries,
   hasRole,
@@ -15,6 +16,7 @@ import {
   networksOf,
   placed,
   rangeOf,
+  machinesAreKnown,
   unknown,
 } from './parts.ts'
 
@@ -47,16 +49,20 @@ const isDevice = (router: Router): boolean => router.kind === 'routeros' || rout
 function* kindProblems(document: Document): Generator<Problem> {
   const router = document.router ?? {}
   const { at, device, kind } = router
-  const hosts = machinesOf(document).filter(
-    ([, machine]) => hasRole(machine, 'host') && machine.vm === undefined,
-  )
-  if (at !== undefined)
+  const hosts = machinesOf(document).filter(([, machine]) => couldBeHost(machine) && machine.vm === undefined)
+  if (at !== undefined && machinesAreKnown(document))
     yield* unknown(
       ['router', 'at'],
       at,
       hosts.map(([, { name }]) => name),
       'is no host of this site',
     )
+  if (kind === 'host' && hosts.length === 0 && machinesAreKnown(document))
+    yield {
+      path: ['router', 'kind'],
+      reason: 'is host, and no machine here is a host that could filter',
+      suggestion: 'none',
+    }
   const routers = routerNames(document)
   if (device !== undefined)
     yield* unknown(['router', 'device'], device, routers, 'names no device of the kind router')
@@ -138,6 +144,7 @@ function* routeProblems(document: Document): Generator<Problem> {
   const router = document.router ?? {}
   const { cluster, tunnel } = document
   const routes = entries(['router', 'routes'], router.routes)
+  const servers = machinesOf(document).filter(([, machine]) => hasRole(machine, 'server')).length
   const external = chosenBy(document).some(
     ({ slot, given }) => slot === 'network' && given['external_services'] === true,
   )
@@ -151,12 +158,18 @@ function* routeProblems(document: Document): Generator<Problem> {
           'leads to services, and components.network says no external_services: their addresses answer nobody outside of ' +
           'the cluster',
       }
-    if (via === 'vip' && !(cluster?.api && 'vip' in cluster.api))
+    // Where there are several servers, cluster.api is reported itself.
+    if (via === 'vip' && servers < 2 && !(cluster?.api && 'vip' in cluster.api))
       yield { path: [...at, 'via'], reason: 'is vip, and cluster.api has none' }
     if (via !== undefined && via !== 'vip' && rangeOf(via) === undefined)
       yield { path: [...at, 'via'], reason: `must be vip, or an address, is ${JSON.stringify(via)}` }
   }
-  if (!isDevice(router) || tunnel?.at !== 'router' || router.routes?.includes(undefined)) return
+  if (!isDevice(router) || tunnel?.at !== 'router') return
+  if (
+    routes.some(([, { to }]) => to === undefined || endProblem(document, to)) ||
+    router.routes?.includes(undefined)
+  )
+    return
   for (const [at, line] of entries(['router', 'allow'], router.allow))
     for (const [path, end] of placed([...at, 'to'], line.to))
       if (

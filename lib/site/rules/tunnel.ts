@@ -12,12 +12,14 @@ import { nearest } from '../../ground/nearest.ts'
 import {
   type Claim,
   type Document,
+  couldBeHost,
   entries,
   hasRole,
   isAccepted,
   machinesOf,
   present,
   repeated,
+  machinesAreKnown,
   unknown,
 } from './parts.ts'
 
@@ -34,11 +36,6 @@ export function* tunnelProblems(document: Document): Generator<Problem> {
   for (const [at, peer] of peers) {
     const path = [...at, 'person']
     yield* unknown(path, peer.person, people, 'is nobody of people')
-    if (!('person' in peer) && people.length > 1)
-      yield {
-        path,
-        reason: `is missing: there are ${people.length} people, and this is a device of one of them`,
-      }
   }
 }
 
@@ -53,7 +50,7 @@ function* placeProblems(document: Document): Generator<Problem> {
     }
   if (tunnel.kind !== 'wireguard') return
   const path = ['tunnel', 'at']
-  const hosts = machinesOf(document).flatMap(([, machine]) => (hasRole(machine, 'host') ? machine.name : []))
+  const hosts = machinesOf(document).flatMap(([, machine]) => (couldBeHost(machine) ? machine.name : []))
   if (tunnel.at === 'router') {
     const speaks = router?.kind === undefined || ['routeros', 'opnsense'].includes(router.kind)
     if (!speaks)
@@ -62,11 +59,17 @@ function* placeProblems(document: Document): Generator<Problem> {
         reason: `is router, and router.kind is ${router.kind}: nothing there speaks WireGuard for us`,
         suggestion: hosts[0],
       }
-  } else if (tunnel.at !== undefined && !hosts.includes(tunnel.at))
+  } else if (tunnel.at !== undefined && machinesAreKnown(document) && !hosts.includes(tunnel.at))
     yield {
       path,
       reason: 'must be a host of this site, or router',
       suggestion: nearest(tunnel.at, present([...hosts, 'router'])),
+    }
+  if (!('at' in tunnel) && hosts.length === 0 && machinesAreKnown(document))
+    yield {
+      path,
+      reason:
+        'is missing: no machine here is a host, where WireGuard could end; say router where a router does',
     }
   if (tunnel.peers?.length === 0) yield { path: ['tunnel', 'peers'], reason: 'is empty: nobody could enter' }
 }
