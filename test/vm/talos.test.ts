@@ -79,7 +79,10 @@ describe('what Talos is told', () => {
   })
 
   test('is held by every site that has nodes to run it', () => {
-    for (const site of siteNames()) {
+    // FK_NODE_OS means one virtual machine.
+    const one = (name: string) =>
+      loadConfig({ env: {}, site: name }).site.machines.filter(({ vm }) => vm !== undefined).length <= 1
+    for (const site of siteNames().filter(one)) {
       const context = contextOf(site)
       const nodes = talosNodes(context)
       const targets = first
