@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type JsonSchema, checkSchema, pathText } from '../../lib/ground/document.ts'
 import { root } from '../../lib/ground/root.ts'
+import { loadConfig, siteNames } from '../../lib/site/config.ts'
 import { complete } from '../../lib/site/defaults.ts'
 import { formats } from '../../lib/site/formats.ts'
 import type {
@@ -58,6 +59,12 @@ export const metal = (...roles: ('server' | 'agent')[]): ShortMachine[] =>
     address: `192.0.2.${11 + i}`,
     ...(i === 0 ? {} : { tunnel_address: `10.66.0.${11 + i}` }),
   }))
+
+/** The names of the shipped sites that have one virtual machine at most, so that FK_NODE_OS and FK_VM_* mean it. */
+export const sitesOfOne = (): string[] =>
+  siteNames().filter(
+    (site) => loadConfig({ env: {}, site }).site.machines.filter(({ vm }) => vm !== undefined).length <= 1,
+  )
 
 /** The same site, and in the vaults of its hosts what a test says of them. */
 export const withVault = (site: Site, vault: Partial<Vault>): Site => ({
