@@ -4,6 +4,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { after, describe, test } from 'node:test'
 import { type Diagnostic, ConfigError, envExample, loadConfig, siteNames } from '../../lib/site/config.ts'
+import { guestsOf } from '../../lib/site/machines.ts'
 
 const root = path.join(import.meta.dirname, '../..')
 const fixtures = path.join(import.meta.dirname, '../fixtures')
@@ -89,10 +90,10 @@ describe('a configuration that is right is loaded', () => {
 
   test('the Raspberry Pi is host and node, and has neither virtual machines nor a TPM2', () => {
     const { site } = loadConfig({ env: {}, root: checkout(), site: 'fortress-pi' })
-    assert.deepEqual(site.machines[0]?.roles, ['host', 'node'])
-    assert.equal(site.nodes, undefined)
-    assert.deepEqual(site.vault.tpm2_pcrs, [])
-    assert.equal(site.vault.kdf_memory_kib, 512 * 1024)
+    assert.deepEqual(site.machines[0]?.roles, ['host', 'server'])
+    assert.deepEqual(guestsOf(site), [])
+    assert.deepEqual(site.machines[0]?.vault?.tpm2_pcrs, [])
+    assert.equal(site.machines[0]?.vault?.kdf_memory_kib, 512 * 1024)
   })
 
   test('a site of several machines, with defaults for what it leaves out', () => {
@@ -202,11 +203,6 @@ describe('FK_ variables', () => {
       FK_YES: false,
       FK_DEADMAN_SECONDS: 180,
       FK_LOCK_WAIT_SECONDS: 0,
-      FK_NODE_OS: 'flatcar',
-      FK_VM_RAM_MB: 8192,
-      FK_VM_VCPUS: 4,
-      FK_VM_DISK_GB: 40,
-      FK_VM_ACCEL: 'kvm',
       FK_TEST_REQUIRE: [],
     })
   })
@@ -218,7 +214,7 @@ describe('FK_ variables', () => {
       "FK_SITE = 'fortress-pi'",
       'FK_YES=Yes\r',
       'FK_TEST_REQUIRE=unit, machine,',
-      'FK_VM_VCPUS=',
+      'FK_DEADMAN_SECONDS=',
       '',
     ].join('\n')
     const found = envOf({}, { env })
@@ -226,7 +222,48 @@ describe('FK_ variables', () => {
     assert.equal(found.FK_SITE, 'fortress-pi')
     assert.equal(found.FK_YES, true)
     assert.deepEqual(found.FK_TEST_REQUIRE, ['unit', 'machine'])
-    assert.equal(found.FK_VM_VCPUS, 4)
+    assert.equal(found.FK_DEADMAN_SECONDS, 180)
+  })
+
+  test('that are facts of the virtual machine win over the site document, where it has one', () => {
+    const env = {
+      FK_NODE_OS: 'talos',
+      FK_VM_RAM_MB: '4096',
+      FK_VM_VCPUS: '2',
+      FK_VM_DISK_GB: '30',
+      FK_VM_ACCEL: 'tcg',
+    }
+    const vmOf = (found: Record<string, string>) => {
+      const [guest] = guestsOf(loadConfig({ env: found, root: checkout() }).site)
+      return { ...guest!.vm, os: guest!.os }
+    }
+    const usual = { host: 'fortress', memory: 8192, cpus: 4, disk: 40, accel: 'kvm', console: false }
+    assert.deepEqual(vmOf({}), { ...usual, os: 'flatcar' })
+    const said = { memory: 4096, cpus: 2, disk: 30, accel: 'tcg', os: 'talos' }
+    assert.deepEqual(vmOf(env), { ...usual, ...said })
+    assert.doesNotThrow(() => loadConfig({ env, root: checkout(), site: 'fortress-pi' }))
+  })
+
+  test('that are facts of the virtual machine are refused where a site has several, with their names', () => {
+    const site = `name: fortress
+machines:
+  - { name: north, roles: [host], os: debian-13, arch: amd64, address: 192.0.2.10 }
+  - { name: south, roles: [host], os: debian-13, arch: amd64, address: 192.0.2.11, tunnel_address: 10.66.0.11 }
+  - { name: north-1, roles: [server], os: flatcar, arch: amd64, vm: { host: north } }
+  - { name: south-1, roles: [agent], os: flatcar, arch: amd64, vm: { host: south } }
+`
+    const made = checkout({ site, env: '\nFK_VM_VCPUS=2\n' })
+    assert.equal(
+      refusal({ env: { FK_VM_RAM_MB: '4096' }, root: made }).message,
+      'environment, .env: 2 problems; nothing was run\n' +
+        ['environment  FK_VM_RAM_MB', '.env:2  FK_VM_VCPUS']
+          .map(
+            (place) =>
+              `  ${place}  names no machine: the site has 2 virtual machines (north-1, south-1). ` +
+              'Their sizes and systems stand in the site document',
+          )
+          .join('\n'),
+    )
   })
 
   test('of the shell win over .env, and an empty one takes it back', () => {
@@ -301,9 +338,9 @@ describe('a refusal', () => {
     const site = fs.readFileSync(path.join(root, 'config/sites/fortress.yaml'), 'utf8')
     const { faults } = refusal({
       env: { FK_HSOT: 'local' },
-      root: checkout({ site: site.replace('port: 51820', 'port: 0') }),
+      root: checkout({ site: site.replace('tunnel:\n', 'tunnel:\n  port: 0\n') }),
     })
-    const line = site.split('\n').findIndex((text) => text.includes('port: 51820')) + 1
+    const line = site.split('\n').indexOf('tunnel:') + 2
     const expected: Diagnostic[] = [
       {
         file: 'config/sites/fortress.yaml',
@@ -397,7 +434,7 @@ describe('what was found right before', () => {
     loadConfig({ env: {}, root: made })
     assert.equal(loadConfig({ env: { FK_YES: 'yes' }, root: made }).env.FK_YES, true)
     const file = path.join(made, 'config/sites/fortress.yaml')
-    fs.writeFileSync(file, fs.readFileSync(file, 'utf8').replace('port: 51820', 'port: 51999'))
+    fs.writeFileSync(file, fs.readFileSync(file, 'utf8').replace('tunnel:\n', 'tunnel:\n  port: 51999\n'))
     assert.equal(loadConfig({ env: {}, root: made }).site.tunnel.port, 51999)
     fs.writeFileSync(file, fs.readFileSync(file, 'utf8').replace('port: 51999', 'port: 0'))
     assert.equal(refusal({ env: {}, root: made }).faults.length, 1)
