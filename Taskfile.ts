@@ -27,10 +27,7 @@ export default {
       does: 'one screen: machines, layers, versions, certificates, backups; what needs attention first',
       ...commandOf('status', 'status'),
     },
-    site: {
-      does: 'the site document: all that it says and that follows, its faults, and the format of now',
-      ...commandOf('site', 'sites'),
-    },
+    site: { does: 'show, check or migrate the document of a site', ...commandOf('site', 'sites') },
     gates: {
       does: 'what only a person can do, and what of it is done',
       ...commandOf('gates', 'gates'),

@@ -379,13 +379,13 @@ vault_keys() {
   export FK_STATE_DIR=$BATS_TEST_TMPDIR/state
   run -1 script --quiet --return --command './task vault keys' /dev/null < /dev/null
   assert_output --partial 'The vault of fortress has no keys yet'
-  assert_output --partial 'the site has no vault: choose a disk as vault.disk'
+  assert_output --partial 'it has no disk: choose one as vault.disk of the machine'
 }
 
 @test "a lost header is written back: without a machine a rehearsal" {
   refused "vault has no action 'restore-haeder'; did you mean restore-header?
 Nothing was run." ./task vault restore-haeder
-  sed 's/^name: .*/name: vaulted/; s|^  disk: .*|  disk: /dev/disk/by-id/usb-Test_0-0:0|' config/sites/fortress.yaml \
+  sed 's/^name: .*/name: vaulted/; s|roles: \[host\], |&vault: { disk: /dev/disk/by-id/usb-Test_0-0:0 }, |' config/sites/fortress.yaml \
     > config/sites/vaulted.yaml
   run ./task vault restore-header --site vaulted
   assert_success

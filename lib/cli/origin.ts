@@ -1,9 +1,7 @@
 // A site as a document of which each line says where it comes from.
 import { createRequire } from 'node:module'
-import { type JsonSchema, type Path, checkSchema, pathText } from '../ground/document.ts'
-import { read } from '../ground/root.ts'
-import { hostOf } from '../site/machines.ts'
-import { formats } from '../site/formats.ts'
+import { type JsonSchema, type Path, pathText } from '../ground/document.ts'
+import { siteSchema, withDefaults } from '../site/config.ts'
 import type { Env, Site } from '../site/model.ts'
 
 const load = createRequire(import.meta.url)
@@ -11,14 +9,11 @@ const load = createRequire(import.meta.url)
 /** Who says a value: the person's text, the schema, what follows from the rest, or the name of an FK_ variable. */
 export type Origin = 'yours' | 'default' | 'computed' | `FK_${string}`
 
-const siteSchema = (): JsonSchema => JSON.parse(read('config/schema/site.json')) as JsonSchema
-
 /** The origin of each value by its path; an empty list or map is a value. `text` is that of the document. */
 export function originsOf(site: Site, text: string, env: Partial<Env>): Map<string, Origin> {
   const { parse } = load('yaml') as typeof import('yaml')
   const yours = parse(text) as unknown
-  const filled = parse(text) as unknown
-  checkSchema(siteSchema(), formats, filled)
+  const filled = withDefaults(yours)
   const variables = variablesOf(site, env)
   return new Map(
     leaves(site, []).map(([path]) => {
@@ -40,10 +35,8 @@ function variablesOf(site: Site, env: Partial<Env>): Map<string, Origin> {
   } as const
   const names = (Object.keys(places) as (keyof typeof places)[]).filter((name) => env[name] !== undefined)
   return new Map(
-    site.machines.flatMap((machine, i) =>
-      hostOf(site, machine) === undefined
-        ? []
-        : names.map((name): [string, Origin] => [`machines[${i}].${places[name]}`, name]),
+    site.machines.flatMap(({ vm }, i) =>
+      vm === undefined ? [] : names.map((name): [string, Origin] => [`machines[${i}].${places[name]}`, name]),
     ),
   )
 }
@@ -87,8 +80,9 @@ export function screen(
     return `${text.padEnd(width)}  ${color ? `\u001b[${code}m# ${origin}\u001b[0m` : `# ${origin}`}`
   }
   const head = [
-    `# All that ${file} says, and what follows from it. Who says a line stands behind it: yours, the document; default,`,
-    '# the schema; computed, it follows from the rest; FK_…, this variable. Any of these lines may stand in the document.',
+    `# All that ${file} says, and what follows from it. Behind each line stands who says it:`,
+    '# yours, the document; default, the schema; computed, it follows from the rest; FK_…, that variable.',
+    '# Any of these lines may stand in the document.',
     '',
   ]
   const body = sections.flatMap((lines, i) => {

@@ -1,5 +1,5 @@
-// The firewall of a host as nftables text: the rules of lib/site/zones.ts for this machine, each with the reason that the site gives.
-// config/host/nftables.conf has what is the same on every host; the files that this makes fill its chains.
+// The firewall of a host as nftables text: the rules of lib/site/zones.ts for this machine, each with the reason that the site
+// gives. config/host/nftables.conf has what is the same on every host; the files that this makes fill its chains.
 import { isIPv6 } from 'node:net'
 import { parseAddress } from '../ground/address.ts'
 import { bridgeOf, machineOf, tunnelOf } from '../site/machines.ts'
@@ -16,8 +16,8 @@ export interface Firewall {
   egress: string
   /** Rules for packets from anywhere, as `nft list` prints them. */
   open: string[]
-  /** Rules for SSH, as `nft list` prints them. */
-  ssh: string[]
+  /** Rules that let SSH in, those for all ports too, as `nft list` prints them; and the port that it listens on. */
+  ssh: { rules: string[]; port: string }
 }
 
 /** The firewall of a host of the site. Throws for a name that is no machine of the site. */
@@ -48,11 +48,17 @@ export function firewallOf(site: Site, host: string): Firewall {
       ],
     ]),
     open: entries.filter((text) => !/iifname [^!]|saddr [^!@]/.test(text)).map(listed),
-    ssh: entries.filter((text) => / jump ssh /.test(text)).map(listed),
+    ssh: { rules: entries.map(listed).filter((text) => admits(text, port)), port },
   }
 }
 
 const bare = (network: string): string => network.split('/')[0] ?? ''
+
+/** Whether a rule lets in SSH, or any port. */
+const admits = (rule: string, port: string): boolean =>
+  rule.endsWith(' jump ssh') ||
+  !/ dport | l4proto /.test(rule) ||
+  new RegExp(`tcp dport.*[ -]${port}[ ,-]`).test(rule)
 
 /** A rule without its reason. */
 const listed = (text: string): string => text.replace(/ comment ".*"$/, '')
@@ -169,8 +175,8 @@ function entry(zones: Zones, rule: Rule, ssh: string): string[] {
 }
 
 /**
- * The nftables statements for a rule: one, or one for each family of addresses. A connection to anywhere outside is logged now and
- * then.
+ * The nftables statements for a rule: one, or one for each family of addresses. A connection to anywhere outside is logged now
+ * and then.
  */
 export function statements(zones: Zones, rule: Rule, verdict?: string): string[] {
   const { from, to, protocol, ports, why } = rule

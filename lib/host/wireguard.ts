@@ -5,6 +5,7 @@ import { createRequire } from 'node:module'
 import { isIPv6 } from 'node:net'
 import { join } from 'node:path'
 import { contains, formatAddress, parseHost, parseNetwork } from '../ground/address.ts'
+import { edited } from '../ground/edited.ts'
 import { Fault } from '../ground/fault.ts'
 import { placeholder, publicKey } from '../ground/keys.ts'
 import { nearest } from '../ground/nearest.ts'
@@ -165,19 +166,7 @@ export function withoutPeer(text: string, site: Site, name: string): string {
     throw new Fault(`${name} is the only peer: without it nobody could enter`, {
       next: './task peer add NAME first',
     })
-  return edited(text, (document) => document.deleteIn(['tunnel', 'peers', at]))
-}
-
-/** The document after a change, with its comments. Long lines stay long. */
-function edited(text: string, change: (document: import('yaml').Document) => void): string {
-  const { parseDocument } = load('yaml') as typeof import('yaml')
-  const document = parseDocument(text)
-  change(document)
-  // The library has its own taste in spaces: a line that says the same stands as it stood.
-  const same = (line: string) => /^ */.exec(line)![0] + line.replaceAll(/\s/g, '')
-  const stood = new Map(text.split('\n').map((line) => [same(line), line]))
-  const lines = document.toString({ lineWidth: 0 }).split('\n')
-  return lines.map((line) => stood.get(same(line)) ?? line).join('\n')
+  return edited(text, (document) => void document.deleteIn(['tunnel', 'peers', at]))
 }
 
 /**

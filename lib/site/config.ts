@@ -151,6 +151,18 @@ export function siteText(options: Parameters<typeof loadConfig>[0] = {}): {
   return { name, ...text, yes: /^(1|true|yes)$/i.test(settings.values['FK_YES']?.value ?? '') }
 }
 
+/** What describes a site document. */
+export const siteSchema = (): JsonSchema => readSchema('site.json')
+
+/** A copy of a site document, right or wrong, with the defaults of its schema. */
+export function withDefaults(document: unknown): SiteDocument {
+  const { formats } = load('./formats.ts') as typeof import('./formats.ts')
+  const { checkSchema } = load('../ground/document.ts') as typeof import('../ground/document.ts')
+  const copy = structuredClone(document)
+  checkSchema(siteSchema(), formats, copy)
+  return copy as SiteDocument
+}
+
 /**
  * FK_ variables that are facts of the virtual machine win over the site document, which they are written into. Gives what is wrong
  * where they would mean several machines, or none.

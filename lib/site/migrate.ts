@@ -6,8 +6,9 @@ import type { Document, Node, Pair, Scalar, YAMLMap, YAMLSeq } from 'yaml'
 import { formatAddress, parseNetwork } from '../ground/address.ts'
 import { type Section, assembled, commentsOf, edited, sectionsOf } from '../ground/edited.ts'
 import { Fault } from '../ground/fault.ts'
+import { withDefaults } from './config.ts'
 import { complete, firstHost } from './defaults.ts'
-import type { Allow, Never, SiteDocument } from './model.ts'
+import type { Allow, Never } from './model.ts'
 import { type Guest, type Old, guestsOf, ownerOf, readOld } from './old.ts'
 
 const load = createRequire(import.meta.url)
@@ -35,8 +36,9 @@ interface Work {
  * cannot be carried over: a text with faults of its own, and one that says a thing in both formats.
  */
 export function migrate(text: string, file: string): Migration {
-  const unix = text.replaceAll('\r\n', '\n')
-  const old = readOld(unix, file)
+  const lines = text.replaceAll('\r\n', '\n')
+  const unix = lines.endsWith('\n') ? lines : `${lines}\n`
+  const old = readOld(lines, file)
   if (old === undefined) return { text, notes: [] }
   const sections = sectionsOf(unix)
   if (sections === undefined)
@@ -62,7 +64,7 @@ export function migrate(text: string, file: string): Migration {
   if (commentsOf(unix).some((comment) => /\b(nodes?|firewall|egress|backup|admin)\b/.test(comment)))
     work.notes.push('Comments stay as they were written: some still speak of keys that are gone.')
   const next = withComments(unix, withEditorLine(assembled(sections)))
-  return { text: text === unix ? next : next.replaceAll('\n', '\r\n'), notes: work.notes }
+  return { text: text.includes('\r\n') ? next.replaceAll('\n', '\r\n') : next, notes: work.notes }
 }
 
 type Machines = YAMLSeq<YAMLMap>
@@ -89,8 +91,7 @@ function leave(work: Work, key: string, sentence: string): void {
   if (comments.length === 0) return
   const kept = ['', `# ${sentence}`, ...comments, ''].join('\n')
   const next = work.sections[at]
-  if (next === undefined) work.sections.push({ key: '', lead: '', body: `${kept}` })
-  else next.lead = `${kept}${next.lead.startsWith('\n') ? '' : '\n'}${next.lead}`
+  if (next !== undefined) next.lead = `${kept}${next.lead.startsWith('\n') ? '' : '\n'}${next.lead}`
 }
 
 /** Roles, SSH ports, and virtual machines, which the document names one by one now. */
@@ -109,7 +110,7 @@ function machines(work: Work): void {
       notes.push(
         `${machine.name} has no role host, so no page hardens it. The new format asks for one: add host to its roles.`,
       )
-    if (taken(machine))
+    if (startedByGrub(machine))
       notes.push(
         `${machine.name} gets board: pc, as it was taken for one. If it is a Raspberry Pi, write rpi4, rpi5 or rpi-cm5.`,
       )
@@ -121,7 +122,7 @@ function machines(work: Work): void {
       roles(work, item, before.roles)
       const guest = guests.find(({ name }) => name === before.name)
       if (guest !== undefined) asGuest(work, item, before, guest, document)
-      else if (taken(before)) item.set('board', 'pc')
+      else if (startedByGrub(before)) item.set('board', 'pc')
       const port = pairOf(item, 'port')
       if (port !== undefined && typeof before.port === 'number') port.key.value = 'ssh_port'
     })
@@ -131,7 +132,7 @@ function machines(work: Work): void {
 }
 
 /** Ubuntu for ARM, which was taken for a machine with GRUB. */
-const taken = ({ os, arch, board }: Old['machines'][number]): boolean =>
+const startedByGrub = ({ os, arch, board }: Old['machines'][number]): boolean =>
   os === 'ubuntu-24.04' && arch === 'arm64' && board === undefined
 
 /** host and node are host and server; a node that is no agent was a server. */
@@ -252,6 +253,7 @@ function vault(work: Work): void {
   if (kdf) found.body = edited(found.body, (document) => document.setIn(['vault', 'kdf_memory_kib'], 1048576))
   const mark = 'THE-VAULT-STANDS-HERE'
   change<Machines>(work, 'machines', (list, document) => {
+    list.flow = false
     for (const item of list.items) {
       const name = item.get('name')
       if (name === owner.name) {
@@ -391,7 +393,7 @@ function router(work: Work): void {
     return
   }
   const body = routerText(work, site, inside)
-  if (found === undefined) sections.push({ key: 'router', lead: '\n', body })
+  if (found === undefined) sections.splice(-1, 0, { key: 'router', lead: '\n', body })
   else sections[sections.indexOf(found)] = { ...found, key: 'router', body }
   if (!listed)
     notes.push(
@@ -403,7 +405,7 @@ function router(work: Work): void {
 /** The rules that hold where a document has none, of the document as it is by now. */
 function completed({ sections, yaml }: Work): { allow: Allow[]; never: Never[] } {
   const kept = sections.filter(({ key }) => key !== 'firewall')
-  const document = yaml.parse(assembled(kept)) as SiteDocument
+  const document = withDefaults(yaml.parse(assembled(kept)))
   return firstHost(document) === undefined ? { allow: [], never: [] } : complete(document).router
 }
 

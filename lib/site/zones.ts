@@ -1,5 +1,5 @@
-// Who may open a connection to whom: router.allow and router.never, compiled into rules for the place where they are enforced. One
-// matrix for the router, for each host, and for tests; what renders rules for a firewall reads them from here.
+// Who may open a connection to whom: router.allow and router.never, compiled into rules for the place where they are enforced.
+// One matrix for the router, for each host, and for tests; what renders rules for a firewall reads them from here.
 import {
   type Network,
   contains,
@@ -66,13 +66,8 @@ export interface Zones {
   ours: string[]
 }
 
-/** An address, and the zone that it is used in. */
-export interface Point {
-  zone: string
-  address: string
-}
-
-type View = Omit<Zones, 'rules'> & {
+/** What a firewall sees of a site. */
+export type View = Omit<Zones, 'rules'> & {
   site: Site
   /** The machine, unless it is the router. */
   machine?: MachineSpec
@@ -83,8 +78,8 @@ type View = Omit<Zones, 'rules'> & {
 }
 
 /**
- * The zones around a firewall, and the rules for it. `at` is the name of a host; without it the rules are those of the router, which
- * is the host of router.at where hosts filter. Throws for a name that is no machine of the site.
+ * The zones around a firewall, and the rules for it. `at` is the name of a host; without it the rules are those of the router,
+ * which is the host of router.at where hosts filter. Throws for a name that is no machine of the site.
  */
 export function zonesOf(site: Site, at = site.router.kind === 'host' ? site.router.at : undefined): Zones {
   const view = viewOf(site, at)
@@ -93,7 +88,8 @@ export function zonesOf(site: Site, at = site.router.kind === 'host' ? site.rout
   return { at: view.at, zones: view.zones, ours: view.ours, rules: [...known.values()] }
 }
 
-function viewOf(site: Site, at: string | undefined): View {
+/** What the firewall of a host sees, or that of the router. */
+export function viewOf(site: Site, at: string | undefined): View {
   const { networks, tunnel, cluster, router, devices } = site
   const ours = [
     ...networks.map(({ network }) => network),
@@ -156,14 +152,14 @@ function firstOf(network: string): string | undefined {
 }
 
 /** The addresses from the first to the last of a network, a range FIRST-LAST or an address; undefined for anything else. */
-function spanOf(text: string): Network | undefined {
+export function spanOf(text: string): Network | undefined {
   const [first = '', last = first] = text.split('-')
   const [from, to] = [parseAddress(first), parseAddress(last)]
   if (from === undefined || to === undefined) return parseNetwork(text)
   return { family: from.family, first: from.value, last: to.value, prefix: 0 }
 }
 
-const inside = (text: string, address: string): boolean => {
+export const inside = (text: string, address: string): boolean => {
   const span = spanOf(text)
   return span !== undefined && contains(span, address)
 }
@@ -185,7 +181,7 @@ function placed({ zones, own }: Pick<View, 'zones' | 'own'>, text: string): End[
 const holds = (range: Network, span: Network): boolean => range.first <= span.first && range.last >= span.last
 
 /** The ends that a word of the firewall means; none for a word that this site or this machine has no use for. */
-function endsOf(view: View, word: string): End[] {
+export function endsOf(view: View, word: string): End[] {
   const { site, zones, ours, isRouter, machine, own } = view
   const [kind = '', name = ''] = word.split(/:(.*)/)
   const self: End = { zone: 'self' }
@@ -228,9 +224,10 @@ function served(view: View, text: string): End[] {
     : ends
 }
 
-const many = (ends: string | string[]): string[] => (Array.isArray(ends) ? ends : [ends])
+/** The words of one end of a line. */
+export const many = (ends: string | string[]): string[] => (Array.isArray(ends) ? ends : [ends])
 
-/** All the ends of a line, one for each zone where it can be. Where it has both, internet and upstream are all outside but ours. */
+/** All the ends of a line, one for each zone where it can be. Both internet and upstream are all outside that is not ours. */
 function allEnds(view: View, words: string | string[]): End[] {
   const list = many(words)
   const both = list.includes('internet') && list.includes('upstream')
@@ -254,7 +251,7 @@ function together(ends: End[]): End[] {
 }
 
 /** Ports by protocol, in the order of the line. */
-function portsOf(ports: Allow['ports']): Pick<Rule, 'protocol' | 'ports'>[] {
+export function portsOf(ports: Allow['ports']): Pick<Rule, 'protocol' | 'ports'>[] {
   if (ports === 'any') return [{}]
   return (['tcp', 'udp'] as const).flatMap((protocol) => {
     const of = ports.filter((port) => port.startsWith(`${protocol}/`)).map((port) => port.slice(4))
@@ -371,13 +368,18 @@ function membership(view: View, machine: MachineSpec): Rule[] {
   const servers = all.filter(isServer)
   const at = (nodes: { address: string }[]) => together(nodes.flatMap(({ address }) => placed(view, address)))
   const rule = ({ protocol, ports, why }: Need, from: End, to: End): Rule => ({
-    ...{ from, to, protocol },
+    from,
+    to,
+    protocol,
     ...(ports ? { ports } : {}),
     why,
   })
   const asked = needs.filter(({ where }) => where === undefined || server)
   const names: Rule[] = (['tcp', 'udp'] as const).map((protocol) => ({
-    ...{ from: pods, to: self, protocol, ports: ['53'] },
+    from: pods,
+    to: self,
+    protocol,
+    ports: ['53'],
     why: 'names: the cluster asks the resolver of its node',
   }))
   const vip = site.cluster.api?.vip
@@ -397,22 +399,6 @@ function membership(view: View, machine: MachineSpec): Rule[] {
   ]
 }
 
-/** Where an address is found: in the zone that its network belongs to. */
-export function pointOf({ zones }: Pick<Zones, 'zones'>, address: string): Point {
-  const zone = zones.find(({ networks }) => networks.some((network) => inside(network, address)))
-  return { zone: zone?.name ?? 'outside', address }
-}
-
-/** Whether an address can be used in a zone: its way back leads there. */
-function belongs({ zones }: Pick<Zones, 'zones'>, { zone, address }: Point): boolean {
-  return zone === 'self' || zone === 'pods' || pointOf({ zones }, address).zone === zone
-}
-
-const matches = ({ zone, within, without = [] }: End, point: Point): boolean =>
-  zone === point.zone &&
-  (within === undefined || within.some((text) => inside(text, point.address))) &&
-  !without.some((text) => inside(text, point.address))
-
 /** Whether two of these have a port in common: ports, and ranges FIRST-LAST. */
 export function portsShared(some: string[], others: string[]): boolean {
   const ranges = (ports: string[]) =>
@@ -423,99 +409,4 @@ export function portsShared(some: string[], others: string[]): boolean {
   return ranges(some).some((one) =>
     ranges(others).some((other) => one.first <= other.last && other.first <= one.last),
   )
-}
-
-/**
- * The rule that lets `source` open a connection to a port of `target`; undefined where none does. A point in the zone `self` is the
- * machine that enforces the rules. An address in a zone where it does not belong opens nothing.
- */
-export function evaluate(
-  zones: Zones,
-  source: Point,
-  target: Point,
-  protocol: 'tcp' | 'udp',
-  port: number,
-): Rule | undefined {
-  const lease = protocol === 'udp' && port === 67 && source.address === '0.0.0.0'
-  if (!lease && !belongs(zones, source)) return undefined
-  return zones.rules.find(
-    (rule) =>
-      (rule.protocol === undefined || rule.protocol === protocol) &&
-      (rule.ports === undefined || portsShared(rule.ports, [String(port)])) &&
-      matches(rule.from, source) &&
-      matches(rule.to, target),
-  )
-}
-
-/** A line of router.allow that opens what a line of router.never forbids, with the words of both that meet. */
-export interface Conflict {
-  line: number
-  never: number
-  from: string
-  to: string
-}
-
-/** Every line of `allow` that opens what `never` forbids, seen from the router. What follows from the site itself is no line. */
-export function openAgainstNever(site: Site): Conflict[] {
-  const view = viewOf(site, site.router.kind === 'host' ? site.router.at : undefined)
-  return site.router.allow.flatMap((allow, line) =>
-    site.router.never.flatMap((never, i) => {
-      const [ports, closed] = [portsOf(allow.ports), portsOf(never.ports ?? 'any')]
-      if (!ports.some((one) => closed.some((other) => portsMeet(one, other)))) return []
-      const pairs = many(allow.from).flatMap((from) => many(allow.to).map((to) => [from, to] as const))
-      const bad = many(never.from).flatMap((from) => many(never.to).map((to) => [from, to] as const))
-      const met = pairs.flatMap(([from, to]) =>
-        bad.flatMap(([source, target]) =>
-          wordsMeet(view, [from, to], [source, target])
-            ? [{ line, never: i, from: from === 'any' ? source : from, to: to === 'any' ? target : to }]
-            : [],
-        ),
-      )
-      return met.slice(0, 1)
-    }),
-  )
-}
-
-/** Whether a connection is possible that is both from and to what each of two pairs of words means. */
-function wordsMeet(view: View, [from, to]: [string, string], [source, target]: [string, string]): boolean {
-  const common = (a: string, b: string): string[] =>
-    endsOf(view, a).flatMap((one) =>
-      endsOf(view, b).flatMap((other) => (endsMeet(one, other) ? one.zone : [])),
-    )
-  const targets = common(to, target)
-  return common(from, source).some((zone) => targets.some((other) => other !== zone))
-}
-
-function endsMeet(a: End, b: End): boolean {
-  if (a.zone !== b.zone) return false
-  return spansOf(a).some((one) => spansOf(b).some((other) => overlap(one, other)))
-}
-
-const everything: Network[] = [
-  { family: 4, first: 0n, last: (1n << 32n) - 1n, prefix: 0 },
-  { family: 6, first: 0n, last: (1n << 128n) - 1n, prefix: 0 },
-]
-
-/** The addresses of an end: those within, less those without. */
-function spansOf({ within, without = [] }: End): Network[] {
-  const spans = within === undefined ? everything : within.flatMap((text) => spanOf(text) ?? [])
-  return without
-    .flatMap((text) => spanOf(text) ?? [])
-    .reduce(
-      (left, hole) =>
-        left.flatMap((span) =>
-          !overlap(span, hole)
-            ? [span]
-            : [
-                { ...span, last: hole.first - 1n },
-                { ...span, first: hole.last + 1n },
-              ].filter(({ first, last }) => first <= last),
-        ),
-      spans,
-    )
-}
-
-function portsMeet(a: Pick<Rule, 'protocol' | 'ports'>, b: Pick<Rule, 'protocol' | 'ports'>): boolean {
-  if (a.protocol === undefined || b.protocol === undefined) return true
-  return a.protocol === b.protocol && portsShared(a.ports ?? [], b.ports ?? [])
 }

@@ -10,9 +10,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { complete } from '../../lib/site/defaults.ts'
-import type { Allow, MachineSpec } from '../../lib/site/model.ts'
+import type { Allow, MachineSpec, Site } from '../../lib/site/model.ts'
 import { nmap, without } from '../programs.ts'
-import { pageRules } from './packets.ts'
+import { siteOf } from '../sites.ts'
+import { pageRules, pageSteps } from './packets.ts'
 
 const cannot = without('nft', 'ip', 'unshare')
 const skip = cannot || (process.getuid?.() === 0 ? false : 'network namespaces need root')
@@ -84,6 +85,49 @@ describe('nft accepts the rules', { skip: cannot }, () => {
         assert.equal(`${stderr}${status}`, '0')
       }
   })
+
+  /** Which controls of the page that ask the kernel, and not systemd, hold of its rules, or fail after a change of them. */
+  function asked(site: Site, host: string, change = ':'): { held: string[]; failed: string[]; said: string } {
+    const controls = pageSteps(site, host)
+      .flatMap((step) => ('controls' in step ? (step.controls ?? []) : []))
+      .filter(({ check }) => !check.text.includes('systemctl'))
+    const each = controls.map(
+      ({ id, check }) => `if (\n${check.text}\n) 1>&2; then echo held ${id}; else echo failed ${id}; fi`,
+    )
+    const { stdout, stderr } = inside(
+      `nft --file ${pageRules(site, host, dir)}\n${change}\n${each.join('\n')}`,
+    )
+    const of = (word: string) => [...stdout.matchAll(new RegExp(`^${word} (.*)$`, 'gm'))].map(([, id]) => id!)
+    return { held: of('held'), failed: of('failed'), said: stderr }
+  }
+  const ids = ['G03', 'G04', 'G05', 'G06', 'G07', 'G08', 'G09', 'G10', 'G12']
+  for (const [name, host] of [
+    ['fortress', 'fortress'],
+    ['fortress-pi', 'fortress-pi'],
+    ['lab', 'lab'],
+    ['zengarden', 'blade001'],
+    ['mixed', 'north'],
+    ['mixed', 'south'],
+  ] as const)
+    test(`the controls of the page hold on ${host} of ${name}`, () => {
+      const { held, failed, said } = asked(siteOf(name), host)
+      assert.deepEqual(failed, [], said)
+      assert.deepEqual(held, ids)
+    })
+
+  for (const [rule, id] of [
+    ['insert rule inet fortress input tcp dport 80 accept', 'G06'],
+    ['add rule inet fortress cluster_input udp dport 514 accept', 'G06'],
+    ['add rule inet fortress cluster_input ip daddr 192.0.2.1 tcp dport 80 accept', 'G06'],
+    ['add rule inet fortress cluster_input iifname "virbr-fort" tcp dport { 22, 80 } accept', 'G07'],
+    ['add rule inet fortress cluster_input ip saddr 192.0.2.9 jump ssh', 'G07'],
+    ['add rule inet fortress cluster_input iifname "virbr-fort" accept', 'G07'],
+    ['flush chain inet fortress ssh', 'G07'],
+    ["chain inet fortress input '{ policy accept; }'", 'G03'],
+  ] as const)
+    test(`${id} fails after ${rule}`, () => {
+      assert.deepEqual(asked(siteOf('fortress'), 'fortress', `nft ${rule}`).failed, [id])
+    })
 
   test('no rule empties the tables of others', () => {
     const file = rules('fortress')

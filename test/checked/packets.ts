@@ -4,31 +4,23 @@
 //                  ├ firewall ┤
 //   zone c ── eth0 ┘          └ eth0 ── outside: a LAN, and the world
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { type Interface, createInterface } from 'node:readline'
-import { parse } from 'yaml'
 import type { Context } from '../../lib/engine/page.ts'
-import { isChange } from '../../lib/engine/step.ts'
-import { loadConfig } from '../../lib/site/config.ts'
-import { complete } from '../../lib/site/defaults.ts'
+import { type Step, isChange } from '../../lib/engine/step.ts'
 import type { Site } from '../../lib/site/model.ts'
 import page from '../../scripts/06-host-firewall.ts'
 
-/** A site of config/sites, or one of test/fixtures/sites. */
-export function siteOf(name: string): Site {
-  const path = join(import.meta.dirname, '..', 'fixtures', 'sites', `${name}.yaml`)
-  return existsSync(path)
-    ? complete(parse(readFileSync(path, 'utf8')))
-    : loadConfig({ env: {}, site: name }).site
-}
+/** The steps of page 06 on a host. */
+export const pageSteps = (site: Site, host: string): Step[] =>
+  page.steps({ site, machine: { name: host }, state: '/nonexistent' } as unknown as Context)
 
 /** Writes what page 06 would land on a host into a new directory below `dir`; gives the path of its nftables.conf. */
 export function pageRules(site: Site, host: string, dir: string): string {
-  const steps = page.steps({ site, machine: { name: host } } as unknown as Context)
   const into = mkdtempSync(join(dir, 'etc-'))
   mkdirSync(join(into, 'nftables.d'))
-  for (const step of steps) {
+  for (const step of pageSteps(site, host)) {
     const target = isChange(step) ? step.target : undefined
     if (!target?.path.includes('nftables')) continue
     const text = target.text!.replace('/etc/nftables.d/', `${into}/nftables.d/`)

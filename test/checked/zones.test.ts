@@ -7,15 +7,19 @@ import { after, before, describe, test } from 'node:test'
 import { contains, parseNetwork } from '../../lib/ground/address.ts'
 import { statements } from '../../lib/host/nftables.ts'
 import type { Site } from '../../lib/site/model.ts'
-import { type Zones, evaluate, openAgainstNever, privateNetworks, zonesOf } from '../../lib/site/zones.ts'
+import { evaluate, openAgainstNever } from '../../lib/site/reach.ts'
+import { type Zones, privateNetworks, zonesOf } from '../../lib/site/zones.ts'
 import { without } from '../programs.ts'
-import { Packets, type Place, type Probe, pageRules, siteOf } from './packets.ts'
+import { siteOf } from '../sites.ts'
+import { Packets, type Place, type Probe, pageRules } from './packets.ts'
 
 const skip = without('nft', 'ip') || (process.getuid?.() === 0 ? false : 'network namespaces need root')
 const dir = mkdtempSync(join(tmpdir(), 'zones-'))
 after(() => rmSync(dir, { recursive: true }))
 
-const ports = [22, 53, 67, 80, 123, 443, 514, 2379, 4240, 5432, 6443, 8291, 10250, 11434, 51820]
+const ports = [
+  22, 53, 67, 80, 123, 443, 514, 2379, 4240, 5432, 6443, 7946, 8291, 8472, 9100, 10250, 11434, 51820,
+]
 const world: Place = {
   zone: 'outside',
   interface: 'uplink',
@@ -147,6 +151,58 @@ const cases: Case[] = [
   },
 ]
 
+// One of the machines behind a router, and one of several that are host, node and hypervisor in one.
+const members: Case[] = [
+  {
+    name: 'zengarden',
+    host: 'blade001',
+    places: [
+      {
+        zone: 'outside',
+        interface: 'eth7',
+        at: ['192.168.77.170/24', '192.168.77.200/32'],
+        hosts: [
+          '192.168.77.1',
+          '192.168.77.171',
+          '192.168.77.173',
+          '192.168.77.50',
+          '192.168.88.50',
+          '192.168.88.15',
+          '192.168.100.10',
+          '192.168.216.2',
+          '203.0.113.9',
+        ],
+        lies: ['10.42.3.99'],
+        world: true,
+      },
+      { zone: 'pods', interface: 'lxc1a2b3c', at: ['10.42.3.1/24'], hosts: ['10.42.3.7', '10.43.0.10'] },
+    ],
+  },
+  {
+    name: 'mixed',
+    host: 'north',
+    places: [
+      {
+        zone: 'outside',
+        interface: 'eth7',
+        at: ['192.168.1.10/24', '192.168.1.9/32'],
+        hosts: ['192.168.1.1', '192.168.1.11', '192.168.1.12', '192.168.1.50', '203.0.113.9'],
+        lies: ['10.77.0.99', '10.66.0.99'],
+        world: true,
+      },
+      { zone: 'pods', interface: 'lxc1a2b3c', at: ['10.42.0.1/24'], hosts: ['10.42.0.7', '10.43.0.10'] },
+      { zone: 'guests', interface: 'virbr-fort', at: ['10.77.0.1/24'], hosts: ['10.77.0.2', '10.77.0.9'] },
+      {
+        zone: 'tunnel',
+        interface: 'wg0',
+        at: ['10.66.0.1/24'],
+        hosts: ['10.66.0.2'],
+        lies: ['192.168.1.11'],
+      },
+    ],
+  },
+]
+
 interface Cell extends Probe {
   /** Where it goes: the zone of `to`. */
   target: string
@@ -244,72 +300,79 @@ function means(site: Site, word: string, zone: string, address: string): boolean
 const many = (words: string | string[]) => [words].flat()
 
 let total = 0
-for (const { name, host, places } of cases)
-  describe(
-    `the matrix of ${name}, by ${host === undefined ? 'rules that stand in for its router' : 'the rules of its page'}`,
-    { skip },
-    () => {
-      const site = siteOf(name)
-      const zones = zonesOf(site, host)
-      const cells = cellsOf(places)
-      let packets: Packets
-      let found: boolean[]
-      before(async () => {
-        packets = new Packets(places)
-        await packets.listen(ports)
-      })
-      after(() => packets?.end())
 
-      test('without rules every packet passes, so what does not is dropped by them', async () => {
-        const open = await packets.send(cells)
-        assert.deepEqual(cells.filter((_, i) => !open[i]).map(text), [])
-      })
+/** Both kinds of answer for every cell: what the site says, and what happens. */
+function compared({ name, host, places }: Case): { site: Site; cells: Cell[]; found: boolean[] } {
+  const site = siteOf(name)
+  const zones = zonesOf(site, host)
+  const cells = cellsOf(places)
+  const found: boolean[] = []
+  let packets: Packets
+  before(async () => {
+    packets = new Packets(places)
+    await packets.listen(ports)
+  })
+  after(() => packets?.end())
 
-      test('what the site says of a connection is what happens to it, in every cell', async () => {
-        const file = host === undefined ? join(dir, name) : pageRules(site, host, dir)
-        if (host === undefined) writeFileSync(file, twin(zones))
-        packets.on('self', 'nft', '--file', file)
-        found = await packets.send(cells)
-        const said = cells.map((cell) => verdict(zones, cell) !== undefined)
-        const differ = cells.filter((_, i) => said[i] !== found[i])
+  test('without rules every packet passes, so what does not is dropped by them', async () => {
+    const open = await packets.send(cells)
+    assert.deepEqual(cells.filter((_, i) => !open[i]).map(text), [])
+  })
+
+  test('what the site says of a connection is what happens to it, in every cell', async () => {
+    const file = host === undefined ? join(dir, name) : pageRules(site, host, dir)
+    if (host === undefined) writeFileSync(file, twin(zones))
+    packets.on('self', 'nft', '--file', file)
+    found.push(...(await packets.send(cells)))
+    const said = cells.map((cell) => verdict(zones, cell))
+    const differ = cells.flatMap((cell, i) =>
+      (said[i] !== undefined) === found[i] ? [] : `${text(cell)}: said ${said[i]?.why ?? 'closed'}`,
+    )
+    assert.deepEqual(differ.slice(0, 20), [])
+    total += cells.length
+  })
+  return { site, cells, found }
+}
+
+for (const one of members)
+  describe(`what ${one.host} of ${one.name} lets in, through and out`, { skip }, () => void compared(one))
+
+for (const one of cases) {
+  const by = one.host === undefined ? 'rules that stand in for its router' : 'the rules of its page'
+  describe(`the matrix of ${one.name}, by ${by}`, { skip }, () => {
+    const { site, cells, found } = compared(one)
+
+    test('what router.never names is closed', () => {
+      assert.deepEqual(openAgainstNever(site), [])
+      for (const { from, to } of site.router.never) {
+        const its = cells.flatMap((cell, i) => {
+          const source = many(from).some((word) => means(site, word, cell.zone, cell.from ?? ''))
+          return source && !cell.lie && many(to).some((word) => means(site, word, cell.target, cell.to))
+            ? [[cell, i] as const]
+            : []
+        })
+        assert.notEqual(its.length, 0)
+        // The port of the tunnel is open by tunnel.port, not by a line.
+        const open = its.filter(
+          ([cell, i]) => found[i] && !(cell.protocol === 'udp' && cell.port === site.tunnel.port),
+        )
         assert.deepEqual(
-          differ.map((cell) => `${text(cell)}: said ${verdict(zones, cell)?.why ?? 'closed'}`).slice(0, 20),
+          open.map(([cell]) => text(cell)),
           [],
         )
-        total += cells.length
-      })
+      }
+    })
 
-      test('what router.never names is closed', () => {
-        assert.deepEqual(openAgainstNever(site), [])
-        for (const { from, to } of site.router.never) {
-          const its = cells.flatMap((cell, i) => {
-            const source = many(from).some((word) => means(site, word, cell.zone, cell.from ?? ''))
-            return source && !cell.lie && many(to).some((word) => means(site, word, cell.target, cell.to))
-              ? [[cell, i] as const]
-              : []
-          })
-          assert.notEqual(its.length, 0)
-          // The port of the tunnel is open by tunnel.port, not by a line.
-          const open = its.filter(
-            ([cell, i]) => found[i] && !(cell.protocol === 'udp' && cell.port === site.tunnel.port),
-          )
-          assert.deepEqual(
-            open.map(([cell]) => text(cell)),
-            [],
-          )
-        }
+    test('every line of router.allow is needed: without it some cell is closed', () => {
+      site.router.allow.forEach((line, i) => {
+        const allow = site.router.allow.filter((other) => other !== line)
+        const less = zonesOf({ ...site, router: { ...site.router, allow } }, one.host)
+        const closed = cells.filter((cell, j) => found[j] && verdict(less, cell) === undefined)
+        assert.notEqual(closed.length, 0, `line ${i}: ${line.why}`)
       })
-
-      test('every line of router.allow is needed: without it some cell is closed', () => {
-        site.router.allow.forEach((line, i) => {
-          const allow = site.router.allow.filter((one) => one !== line)
-          const less = zonesOf({ ...site, router: { ...site.router, allow } }, host)
-          const closed = cells.filter((cell, j) => found[j] && verdict(less, cell) === undefined)
-          assert.notEqual(closed.length, 0, `line ${i}: ${line.why}`)
-        })
-      })
-    },
-  )
+    })
+  })
+}
 
 test('there are cells by the thousand', { skip }, (t) => {
   t.diagnostic(`${total} cells`)

@@ -8,6 +8,7 @@ import { after, describe, test } from 'node:test'
 import { clock, laptop, needs } from '../../lib/cli/doctor.ts'
 import { createReport } from '../../lib/engine/report.ts'
 import { loadConfig } from '../../lib/site/config.ts'
+import { withVault } from '../site/made.ts'
 
 const root = join(import.meta.dirname, '../..')
 const scratch = mkdtempSync(join(tmpdir(), 'fortress-doctor-'))
@@ -74,8 +75,7 @@ function says(change: Change = {}, told = needs(config(), machineOf('fortress'))
 
 const machineOf = (site: string) => config(site).site.machines[0] ?? assert.fail('the site has no machine')
 const vault = (disk: string) => {
-  const { env, site } = config()
-  return needs({ env, site: { ...site, vault: { ...site.vault, disk } } }, machineOf('fortress'))
+  return needs({ site: withVault(config().site, { disk }) }, machineOf('fortress'))
 }
 const pi = needs(config('fortress-pi'), machineOf('fortress-pi'))
 

@@ -88,6 +88,7 @@ describe('site show', () => {
 
   test('has the keys in the order of the schema, and no colour in a pipe', async () => {
     const { out } = await run(at, 'show box')
+    assert.ok(out.split('\n').every((line) => line.length <= 132))
     const keys = [...out.matchAll(/^([a-z]+):/gm)].map(([, key]) => key)
     assert.deepEqual(keys.slice(0, 6), ['name', 'timezone', 'people', 'machines', 'devices', 'networks'])
     assert.doesNotMatch(out, /\u001b/)
@@ -184,6 +185,32 @@ describe('site migrate', () => {
         error: '',
       })
       assert.equal(readFileSync(file, 'utf8'), text)
+    })
+
+  for (const [answer, written] of [
+    ['n', false],
+    ['y', true],
+  ] as const)
+    test(`at a terminal it asks: ${answer} ${written ? 'writes' : 'does not write'}`, () => {
+      const { at, dir } = checkout({ lab: fixture('lab') })
+      const file = join(at, 'run.mts')
+      writeFileSync(
+        file,
+        `import { sites } from ${JSON.stringify(join(root, 'lib/cli/site.ts'))}
+        process.exitCode = await sites({ name: 'site', argv: ['migrate', 'lab'] }, { root: ${JSON.stringify(at)}, env: {} })`,
+      )
+      const run = `${process.execPath} --import tsx ${file}`
+      const { stdout, status } = spawnSync('script', ['--quiet', '--return', '--command', run, '/dev/null'], {
+        cwd: root,
+        input: `${answer}\n`,
+        encoding: 'utf8',
+        env: { PATH: process.env['PATH'], HOME: process.env['HOME'], TERM: 'xterm-256color' },
+      })
+      assert.equal(status, written ? 0 : 2, stdout)
+      assert.match(stdout, /\u001b\[31m-vault:\u001b\[0m/)
+      assert.match(stdout, /Write this to config\/sites\/lab\.yaml\? \[y\/N\]/)
+      assert.equal(existsSync(join(dir, 'lab.yaml.before-migration')), written)
+      assert.equal(readFileSync(join(dir, 'lab.yaml'), 'utf8') === fixture('lab'), !written)
     })
 
   test('what was kept before is kept', async () => {

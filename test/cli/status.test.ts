@@ -9,20 +9,14 @@ import { type Answers, age } from '../../lib/cli/health.ts'
 import { screen } from '../../lib/cli/screen.ts'
 import { take, verdictsIn } from '../../lib/cli/status.ts'
 import { loadConfig } from '../../lib/site/config.ts'
+import { made, metal } from '../site/made.ts'
 
 const now = new Date('2026-11-21T12:00:00Z')
 
-function site(...roles: string[]) {
-  const config = structuredClone(loadConfig({ env: { FK_STATE_DIR: '/nonexistent' }, site: 'fortress-pi' }))
-  config.site.machines = roles.map((role, i) => ({
-    name: `pi-${i + 1}`,
-    roles: ['host', 'node', role as 'server'],
-    os: 'debian-13',
-    arch: 'arm64',
-    address: `192.0.2.${11 + i}`,
-  }))
-  return config
-}
+const site = (...roles: ('server' | 'agent')[]) => ({
+  ...loadConfig({ env: { FK_STATE_DIR: '/nonexistent' }, site: 'fortress-pi' }),
+  site: made({ name: 'fortress-pi', machines: metal(...roles) }),
+})
 const pinned = site('server').pins['k3s']!.version
 
 type Answer = [string, Record<string, string>]

@@ -11,6 +11,7 @@ import { type Fleet, fleet } from '../machine/fleet.ts'
 import { differences } from '../machine/kit.ts'
 import { left, printOf, runPrinted, sameLeft } from '../machine/printed.ts'
 import { without } from '../programs.ts'
+import { backupsTo } from '../site/made.ts'
 import { data, etc, noSysctl, patience, pinAge, program, told, untilReady, unit, version } from './kit.ts'
 
 const missing = program === undefined ? 'kube-bed is not installed' : without('age', 'tar')
@@ -82,7 +83,7 @@ describe('a cluster of three servers', { skip: missing }, () => {
   }
   /** The lines of steps that changed something, but for the copies that a printed page saves in place of the laptop. */
   const changes = (text: string) =>
-    text.split('\n').filter((line) => /^changed /.test(line) && !/saved on the laptop/.test(line))
+    text.split('\n').filter((line) => line.startsWith('changed ') && !/saved on the laptop/.test(line))
   /** The starts of k3s on these machines. */
   const starts = async (...names: string[]) =>
     Promise.all(
@@ -98,7 +99,7 @@ describe('a cluster of three servers', { skip: missing }, () => {
     cluster.pin(version)
     pinAge(cluster.copy, join(cluster.state, 'downloads'))
     cluster.site((site) => {
-      site['backup'] = { schedule: '*-*-* 03:17', keep: 2, directory: { path: '/mnt/disk' } }
+      site['data'] = backupsTo({ name: 'disk', kind: 'directory', path: '/mnt/disk' })
     })
     for (const name of cluster.names) {
       const more = servers.includes(name) ? { ...noSysctl, ...patience } : noSysctl

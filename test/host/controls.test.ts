@@ -9,6 +9,7 @@ import { hostOf } from '../../lib/host/host.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import type { Site } from '../../lib/site/model.ts'
 import { lynisProfile, openscapTailoring, waiversFor } from '../../lib/site/waivers.ts'
+import { withVault } from '../site/made.ts'
 
 const root = join(import.meta.dirname, '../..')
 const controlIds = () => hostRequirements.ids()
@@ -417,9 +418,7 @@ test('a node and a host differ where they must', () => {
 test('USB disks are blocked only where the vault is none', () => {
   const [, machine, site] = places[0]
   const on = (disk: string) =>
-    String(
-      hostOf({ site: { ...site, vault: { ...site.vault, disk } }, machine }).values.modprobe['usb_storage'],
-    )
+    String(hostOf({ site: withVault(site, { disk }), machine }).values.modprobe['usb_storage'])
   assert.equal(on(''), '# Not blocked: the vault is a USB disk.')
   assert.equal(on('/dev/disk/by-id/usb-Samsung_T7-0:0'), '# Not blocked: the vault is a USB disk.')
   assert.match(on('/dev/disk/by-id/nvme-Samsung_990'), /^install usb-storage \/bin\/false/)
@@ -444,9 +443,7 @@ test('a waiver that has ended excuses nothing', () => {
 
 test('on a site without guests and with a vault that is no USB disk fewer waivers hold', () => {
   const site = siteOf('fortress-pi')
-  const ids = waiversFor({ ...site, vault: { ...site.vault, disk: '/dev/disk/by-id/nvme-x' } }, today).map(
-    ({ id }) => id,
-  )
+  const ids = waiversFor(withVault(site, { disk: '/dev/disk/by-id/nvme-x' }), today).map(({ id }) => id)
   assert.deepEqual(
     ids.filter((id) => ['vault-on-usb', 'jump-to-guests'].includes(id)),
     [],

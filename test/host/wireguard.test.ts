@@ -15,12 +15,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { encode } from 'uqr'
-import { endpointOf } from '../../lib/site/machines.ts'
+import { parse } from 'yaml'
 import { peer as runPeer } from '../../lib/cli/peer.ts'
 import { placeholder, publicKey } from '../../lib/ground/keys.ts'
 import { secretStore } from '../../lib/ground/secret.ts'
 import {
   clientFile,
+  endpointsOf,
   keyless,
   keysOf,
   presharedKey,
@@ -33,9 +34,10 @@ import {
 import { loadConfig } from '../../lib/site/config.ts'
 import type { Config, Site } from '../../lib/site/model.ts'
 import { without } from '../programs.ts'
+import { type Short, made } from '../site/made.ts'
 
-const made: string[] = []
-after(() => made.forEach((dir) => rmSync(dir, { recursive: true })))
+const places: string[] = []
+after(() => places.forEach((dir) => rmSync(dir, { recursive: true })))
 const run = (program: string, args: string[], input: string) =>
   execFileSync(program, args, { encoding: 'utf8', input }).trim()
 
@@ -54,29 +56,22 @@ tunnel:
     - { name: laptop, address: 10.66.0.2 } # replaced in 2025
     - { name: phone, address: 10.66.0.4 }
 
-vault:
-  disk: '' # for example /dev/disk/by-id/usb-Samsung_PSSD_T7_S6XPNS0T900000-0:0-and-a-very-long-comment-behind-it
+data:
+  targets: [] # for example { name: nas, kind: sftp, host: nas.example.net, user: fortress, path: /bundles, append_only: true }
 `
-const site = {
-  name: 'box',
-  machines: [{ name: 'box', roles: ['host'], os: 'debian-13', arch: 'amd64' }],
-  tunnel: {
-    interface: 'wg0',
-    port: 51820,
-    network: '10.66.0.0/24',
-    address: '10.66.0.1',
-    peers: [
-      { name: 'laptop', address: '10.66.0.2' },
-      { name: 'phone', address: '10.66.0.4' },
-    ],
-  },
-} as unknown as Site
-const withNodes = { ...site, nodes: { bridge: 'virbr-fort', network: '10.77.0.0/24' } } as Site
+const site = made(parse(document) as Short)
+const withGuests = made({
+  ...(parse(document) as Short),
+  machines: [
+    { name: 'box', roles: ['host'] },
+    { name: 'inside', roles: ['server'], vm: { host: 'box' } },
+  ],
+})
 
 /** A checkout with one site, its state directory, and the words that were said. */
 function place(FK_HOST: string | undefined = 'admin@192.0.2.10') {
   const root = mkdtempSync(join(tmpdir(), 'peers-'))
-  made.push(root)
+  places.push(root)
   const sites = join(root, 'config', 'sites')
   mkdirSync(sites, { recursive: true })
   writeFileSync(join(sites, 'box.yaml'), document)
@@ -116,9 +111,9 @@ test('keys are what WireGuard takes for keys', { skip: without('wg') }, () => {
 test('the first key ever makes the host’s, and a second time nothing is made', async () => {
   const { state, env } = place()
   const open = () => secretStore({ dir: state, identity: env.FK_AGE_IDENTITY, say: () => {} })
-  assert.deepEqual(keyless(state, site.tunnel.peers), ['laptop', 'phone'])
+  assert.deepEqual(keyless(state, site), ['laptop', 'phone'])
   assert.equal(publicHalf(state, 'wg-host'), placeholder('wg-host'))
-  const keys = await keysOf(open(), state, 'laptop')
+  const keys = await keysOf(open(), state, site, 'laptop')
   const files = [
     'wg-host.age',
     'wg-host.pub',
@@ -128,32 +123,32 @@ test('the first key ever makes the host’s, and a second time nothing is made',
   ]
   assert.deepEqual(readdirSync(state).sort(), files)
   const bytes = files.map((file) => readFileSync(join(state, file)))
-  assert.deepEqual(await keysOf(open(), state, 'laptop'), keys)
+  assert.deepEqual(await keysOf(open(), state, site, 'laptop'), keys)
   assert.deepEqual(
     files.map((file) => readFileSync(join(state, file))),
     bytes,
   )
-  assert.equal(publicHalf(state, 'wg-host'), keys.host)
+  assert.equal(publicHalf(state, 'wg-host'), keys.hosts['wg-host'])
   assert.equal(publicHalf(state, 'wg-peer-laptop'), publicKey(keys.own))
-  assert.deepEqual(keyless(state, site.tunnel.peers), ['phone'])
+  assert.deepEqual(keyless(state, site), ['phone'])
 })
 
 test('a public half that got lost comes back, and a wrong one is an error', async () => {
   const { state, env } = place()
   const store = secretStore({ dir: state, identity: env.FK_AGE_IDENTITY, say: () => {} })
-  const keys = await keysOf(store, state, 'laptop')
+  const keys = await keysOf(store, state, site, 'laptop')
   rmSync(join(state, 'wg-host.pub'))
-  assert.equal((await keysOf(store, state, 'laptop')).host, keys.host)
+  assert.deepEqual((await keysOf(store, state, site, 'laptop')).hosts, keys.hosts)
   writeFileSync(join(state, 'wg-host.pub'), `${placeholder('wg-host')}\n`)
-  await assert.rejects(keysOf(store, state, 'laptop'), {
+  await assert.rejects(keysOf(store, state, site, 'laptop'), {
     message: `wg-host.pub in ${state} does not belong to wg-host.age`,
   })
 })
 
-const keys = { own: 'OWN', preshared: 'SHARED', host: 'HOST' }
-test('the client file sends only the tunnel’s and the nodes’ networks through the tunnel', () => {
+const keys = { own: 'OWN', preshared: 'SHARED', hosts: { 'wg-host': 'HOST' } }
+test('the client file sends only the networks of the tunnel and of the virtual machines through the tunnel', () => {
   assert.equal(
-    clientFile(withNodes, site.tunnel.peers[0]!, keys, '192.0.2.10:51820'),
+    clientFile(withGuests, site.tunnel.peers[0]!, keys, { box: '192.0.2.10:51820' }),
     `# laptop enters box with this file. Whoever holds it can enter: keep it as you keep a key.
 [Interface]
 PrivateKey = OWN
@@ -168,7 +163,7 @@ PersistentKeepalive = 25
 `,
   )
   assert.equal(
-    clientFile(site, site.tunnel.peers[0]!, keys, 'x').includes('AllowedIPs = 10.66.0.0/24\n'),
+    clientFile(site, site.tunnel.peers[0]!, keys, { box: 'x' }).includes('AllowedIPs = 10.66.0.0/24\n'),
     true,
   )
 })
@@ -183,21 +178,21 @@ for (const [host, said, want] of [
   test(`with FK_HOST ${host}${said ? ` and --endpoint ${said}` : ''} devices go to ${want}`, () => {
     // The SSH port is the SSH port: only --endpoint names one for the tunnel.
     const { env, state } = place(host)
-    assert.equal(endpointOf({ env, site } as unknown as Config, state, said), want)
+    assert.deepEqual(endpointsOf({ env, site } as unknown as Config, state, said), { box: want })
   })
 
 for (const [host, said, message] of [
   [undefined, undefined, 'nothing says where devices find box'],
   ['local', undefined, 'nothing says where devices find box'],
   ['lab', undefined, 'nothing says where devices find box'],
-  ['admin@10.66.0.1', undefined, '10.66.0.1 is inside the tunnel: nobody outside finds the host there'],
+  ['admin@10.66.0.1', undefined, '10.66.0.1 is inside the tunnel: nobody outside finds box there'],
   ['local', 'me@host', '--endpoint me@host is not HOST or HOST:PORT (IPv6 in brackets)'],
   ['local', '300.1.1.1', '--endpoint 300.1.1.1 is not HOST or HOST:PORT (IPv6 in brackets)'],
 ] as const)
   test(`with FK_HOST ${host ?? 'unset'}${said ? ` and --endpoint ${said}` : ''} there is no way in: ${message}`, () => {
     const { env, state } = place(host ?? '')
     assert.throws(
-      () => endpointOf({ env: { ...env, FK_HOST: host }, site } as unknown as Config, state, said),
+      () => endpointsOf({ env: { ...env, FK_HOST: host }, site } as unknown as Config, state, said),
       { message },
     )
   })
@@ -337,10 +332,14 @@ for (const [words, message] of [
   })
 
 const client = clientFile(
-  withNodes,
+  withGuests,
   site.tunnel.peers[0]!,
-  { own: `${'k'.repeat(42)}A=`, preshared: `${'s'.repeat(42)}A=`, host: placeholder('wg-host') },
-  '192.0.2.10:51820',
+  {
+    own: `${'k'.repeat(42)}A=`,
+    preshared: `${'s'.repeat(42)}A=`,
+    hosts: { 'wg-host': placeholder('wg-host') },
+  },
+  { box: '192.0.2.10:51820' },
 )
 
 test('the QR code is the one qrencode makes, but for the mask', { skip: without('qrencode') }, () => {

@@ -13,6 +13,7 @@ import { labBoot, labClearTpm, labDown, labReboot, labUp } from '../../lib/lab/l
 import page, { guards } from '../../scripts/08-host-vault.ts'
 import { type Kit, type Opened, around, open } from '../machine/kit.ts'
 import { left, runPrinted, sameLeft } from '../machine/printed.ts'
+import { withVault } from '../site/made.ts'
 
 const name = 'vault-test'
 const disk = '/dev/disk/by-id/virtio-fk-vault'
@@ -55,9 +56,8 @@ describe('the vault', () => {
   /** Argon2id with 32 MiB, because the processor is an emulated one. */
   async function contextFor(of: Pick<Run, 'disk' | 'name'>): Promise<Context> {
     const { context } = await connected()
-    const { vault } = context.site
-    const mine = { disk: of.disk ?? disk, name: of.name ?? vault.name, kdf_memory_kib: 32768 }
-    return { ...context, site: { ...context.site, vault: { ...vault, ...mine } } }
+    const mine = { disk: of.disk ?? disk, name: of.name ?? 'vault', kdf_memory_kib: 32768 }
+    return { ...context, site: withVault(context.site, mine) }
   }
 
   /** The page as it prints, run on the machine with the keys of the laptop. */
@@ -66,7 +66,7 @@ describe('the vault', () => {
     const { keys } = vaultOf(mine)
     return runPrinted(kit, printed({ ...page, steps: page.steps(mine) }), {
       secrets: { [keys.name]: await keys.resolve() },
-      variables: { FK_CONFIRM: mine.site.vault.disk.replace(/.*\//, '') },
+      variables: { FK_CONFIRM: (of.disk ?? disk).replace(/.*\//, '') },
     })
   }
 
@@ -75,7 +75,7 @@ describe('the vault', () => {
     const { running, lines } = await connected()
     lines.length = 0
     const mine = await contextFor(options)
-    const typed = options.typed === undefined ? mine.site.vault.disk.replace(/.*\//, '') : options.typed
+    const typed = options.typed === undefined ? (options.disk ?? disk).replace(/.*\//, '') : options.typed
     const result = await runPage(page, (options.steps ?? page.steps)(mine), options.mode ?? 'apply', {
       ...running,
       typed: async () => typed ?? undefined,

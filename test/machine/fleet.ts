@@ -67,7 +67,8 @@ export async function fleet(
       os: 'debian-13',
       arch: 'amd64',
       address: machines[i]!.host,
-      tunnel_address: `10.66.0.${11 + i}`,
+      // Where tunnel.at is, tunnel.address says it.
+      ...(i === 0 ? {} : { tunnel_address: `10.66.0.${11 + i}` }),
     }))
   })
   writeFileSync(

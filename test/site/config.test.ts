@@ -4,6 +4,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { after, describe, test } from 'node:test'
 import { type Diagnostic, ConfigError, envExample, loadConfig, siteNames } from '../../lib/site/config.ts'
+import { guestsOf } from '../../lib/site/machines.ts'
 
 const root = path.join(import.meta.dirname, '../..')
 const fixtures = path.join(import.meta.dirname, '../fixtures')
@@ -217,8 +218,7 @@ describe('FK_ variables', () => {
       "FK_SITE = 'fortress-pi'",
       'FK_YES=Yes\r',
       'FK_TEST_REQUIRE=unit, machine,',
-      'FK_VM_VCPUS=8',
-      'FK_VM_RAM_MB=',
+      'FK_DEADMAN_SECONDS=',
       '',
     ].join('\n')
     const found = envOf({}, { env })
@@ -226,8 +226,49 @@ describe('FK_ variables', () => {
     assert.equal(found.FK_SITE, 'fortress-pi')
     assert.equal(found.FK_YES, true)
     assert.deepEqual(found.FK_TEST_REQUIRE, ['unit', 'machine'])
-    assert.equal(found.FK_VM_VCPUS, 8)
-    assert.equal(found.FK_VM_RAM_MB, undefined)
+    assert.equal(found.FK_DEADMAN_SECONDS, 180)
+  })
+
+  test('that are facts of the virtual machine win over the site document, where it has one', () => {
+    const env = {
+      FK_NODE_OS: 'talos',
+      FK_VM_RAM_MB: '4096',
+      FK_VM_VCPUS: '2',
+      FK_VM_DISK_GB: '30',
+      FK_VM_ACCEL: 'tcg',
+    }
+    const vmOf = (found: Record<string, string>) => {
+      const [guest] = guestsOf(loadConfig({ env: found, root: checkout() }).site)
+      return { ...guest!.vm, os: guest!.os }
+    }
+    const usual = { host: 'fortress', memory: 8192, cpus: 4, disk: 40, accel: 'kvm', console: false }
+    assert.deepEqual(vmOf({}), { ...usual, os: 'flatcar' })
+    const said = { memory: 4096, cpus: 2, disk: 30, accel: 'tcg', os: 'talos' }
+    assert.deepEqual(vmOf(env), { ...usual, ...said })
+    assert.doesNotThrow(() => loadConfig({ env, root: checkout(), site: 'fortress-pi' }))
+  })
+
+  test('that are facts of the virtual machine are refused where a site has several, with their names', () => {
+    const site = `name: fortress
+machines:
+  - { name: north, roles: [host], os: debian-13, arch: amd64, address: 192.0.2.10 }
+  - { name: south, roles: [host], os: debian-13, arch: amd64, address: 192.0.2.11, tunnel_address: 10.66.0.11 }
+  - { name: north-1, roles: [server], os: flatcar, arch: amd64, vm: { host: north } }
+  - { name: south-1, roles: [agent], os: flatcar, arch: amd64, vm: { host: south } }
+accepted: [{ what: north-1, why: one server is enough, until: 2029-12-31 }]
+`
+    const made = checkout({ site, env: '\nFK_VM_VCPUS=2\n' })
+    assert.equal(
+      refusal({ env: { FK_VM_RAM_MB: '4096' }, root: made }).message,
+      'environment, .env: 2 problems; nothing was run\n' +
+        ['environment  FK_VM_RAM_MB', '.env:2  FK_VM_VCPUS']
+          .map(
+            (place) =>
+              `  ${place}  names no machine: the site has 2 virtual machines (north-1, south-1). ` +
+              'Their sizes and systems stand in the site document',
+          )
+          .join('\n'),
+    )
   })
 
   test('of the shell win over .env, and an empty one takes it back', () => {

@@ -10,6 +10,7 @@ import { commentsOf } from '../../lib/ground/edited.ts'
 import { Fault } from '../../lib/ground/fault.ts'
 import { uuidOf } from '../../lib/ground/keys.ts'
 import { catalogue } from '../../lib/site/catalogue.ts'
+import { withDefaults } from '../../lib/site/config.ts'
 import { complete } from '../../lib/site/defaults.ts'
 import { formats } from '../../lib/site/formats.ts'
 import { guestsOf } from '../../lib/site/machines.ts'
@@ -25,6 +26,8 @@ const schema = JSON.parse(readFileSync(join(root, 'config/schema/site.json'), 'u
 /** The values of a migrated text. */
 const values = (text: string) =>
   parse(migrate(text, 'site.yaml').text) as SiteDocument & Record<string, unknown>
+
+const whole = (document: unknown) => complete(withDefaults(document))
 
 /** What the rules of the new format say of a migrated text, place by place. */
 function faults(text: string, name: string): string[] {
@@ -120,13 +123,13 @@ describe('machines', () => {
       vm: { host: 'fortress' },
       address: '10.77.0.2',
     })
-    const [guest] = guestsOf(complete({ name, ...document }))
+    const [guest] = guestsOf(whole({ name, ...document }))
     assert.equal(guest?.mac, '52:54:00:a0:62:12')
     assert.equal(uuidOf('domain', `${name}/${guest?.name}`), '789ca34b-84e9-537b-800f-8122270e3506')
   })
 
   test('listed ones are on the host that is no node, with the address that they had by their place', () => {
-    const site = complete(values(fixture('several')))
+    const site = whole(values(fixture('several')))
     assert.deepEqual(
       guestsOf(site).map(({ name, role, os, address, mac, vm }) => [
         name,
@@ -224,7 +227,7 @@ describe('the tunnel', () => {
 })
 
 describe('the firewall', () => {
-  const rules = (text: string) => complete(values(text)).router
+  const rules = (text: string) => whole(values(text)).router
 
   test('that let everything out of a host alone is the default', () => {
     assert.equal(values(fixture('lab')).router, undefined)
@@ -383,6 +386,42 @@ describe('a text as a person writes it', () => {
     assert.equal(
       text,
       `${editorLine}\r\nname:   box\r\nmachines:\r\n- name: box   # mine\r\n  roles:   [ host ]\r\n  os: debian-13\r\n  arch: "amd64"\r\n  ssh_port: 22\r\n`,
+    )
+  })
+
+  test('in braces and brackets gets lines where it needs them, and an end of its last line', () => {
+    const { text } = migrate(
+      "name: box\nmachines: [{ name: box, roles: [host], os: debian-13, arch: amd64 }] # mine\nvault: { disk: '' }\n" +
+        'nodes: { network: 10.77.0.0/24 }',
+      'x',
+    )
+    assert.equal(
+      text,
+      `${editorLine}
+name: box
+machines:
+  - name: box
+    roles: [host]
+    os: debian-13
+    arch: amd64
+    vault: { disk: '' }
+  - { name: box-node, roles: [server], os: flatcar, arch: amd64, vm: { host: box }, address: 10.77.0.2 }
+  # mine
+networks:
+  - { name: guests, network: 10.77.0.0/24, bridge: { at: box } }
+
+router:
+  # The lines of the default (config/host/allow.yaml), and upstream, as before. Delete router: to have the default alone.
+  allow:
+    - { from: tunnel, to: router, ports: [tcp/22], why: SSH }
+    - { from: tunnel, to: guests, ports: [tcp/22, tcp/443, tcp/6443], why: 'SSH, the gateway, the API' }
+    - { from: guests, to: router, ports: [udp/53, tcp/53, udp/67], why: 'names, addresses' }
+    - { from: guests, to: [internet, upstream], ports: any, why: 'images, updates, time' }
+    - { from: router, to: [internet, upstream], ports: any, why: 'updates, and the mirrors, names and time of the network around it' }
+  never:
+    - { from: guests, to: tunnel }
+    - { from: [internet, upstream], to: [router, guests] }
+`,
     )
   })
 

@@ -5,13 +5,20 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
-import { networkOf } from '../../lib/site/machines.ts'
 import type { Context } from '../../lib/engine/page.ts'
 import { isChange } from '../../lib/engine/step.ts'
 import { makeSshKey, sshPublicKey } from '../../lib/ground/keys.ts'
 import { Secret } from '../../lib/ground/secret.ts'
 import { loadConfig } from '../../lib/site/config.ts'
-import { type Domain, destroy, domainShell, domainsOf, domainXml, greeting } from '../../lib/vm/domain.ts'
+import {
+  type Domain,
+  destroy,
+  domainShell,
+  domainsOf,
+  domainXml,
+  greeting,
+  guestNetwork,
+} from '../../lib/vm/domain.ts'
 import { ignition } from '../../lib/vm/ignition.ts'
 import hostPage from '../../scripts/10-vm-host.ts'
 import page from '../../scripts/13-vm-provision.ts'
@@ -93,7 +100,9 @@ describe('the XML of a machine', () => {
   })
 
   test('has a console where the site wants one, and it is virtio', () => {
-    const site = contextOf('fortress', {}, (c) => (c.site.nodes!.console = true))
+    const site = contextOf('fortress', {}, (c) =>
+      c.site.machines.forEach(({ vm }) => vm && (vm.console = true)),
+    )
     assert.match(domainXml(domainsOf(site)[0]!), /<console type="pty">\s*<target type="virtio" port="0"\/>/)
   })
 
@@ -114,13 +123,13 @@ describe('the XML of a machine', () => {
 })
 
 test('the network knows every node by its address, and libvirt writes no rules for it', () => {
-  const { xml, bridge, network } = networkOf(contextOf().site)
+  const { xml, bridge, network } = guestNetwork(contextOf().site, 'fortress')
   assert.deepEqual([bridge, network], ['virbr-fort', '10.77.0.0/24'])
   assert.match(xml, /<forward mode="open"\/>/)
   assert.match(xml, /<host mac="52:54:00:[0-9a-f:]{8}" name="fortress-node" ip="10\.77\.0\.2"\/>/)
   assert.throws(
-    () => networkOf(contextOf('fortress-pi').site),
-    /the site fortress-pi has no network for virtual machines/,
+    () => guestNetwork(contextOf('fortress-pi').site, 'fortress-pi'),
+    /fortress-pi has no network for virtual machines/,
   )
 })
 
@@ -356,7 +365,7 @@ describe('refuses', { skip: missing }, () => {
       'a disk that should become smaller',
       `VM_DIR=${dir}; touch ${dir}/n.qcow2; vm_disk_bytes() { echo 42949672960; }; vm_disk_room n 20`,
       'return 1',
-      'the disk has 40 GiB, and a disk is never made smaller: FK_VM_DISK_GB=40',
+      'the disk has 40 GiB, and a disk is never made smaller: vm.disk or FK_VM_DISK_GB is 40 at least',
     ],
     [
       'a bridge that another network of libvirt has',

@@ -21,7 +21,7 @@ import type { Context } from '../../lib/engine/page.ts'
 import { isChange } from '../../lib/engine/step.ts'
 import { type SecretStore, secretStore } from '../../lib/ground/secret.ts'
 import { loadConfig, siteNames } from '../../lib/site/config.ts'
-import { nodesOf } from '../../lib/site/machines.ts'
+import { guestsOf } from '../../lib/site/machines.ts'
 import {
   type Bundle,
   bundleOf,
@@ -57,7 +57,7 @@ type Document = { [key: string]: unknown }
 const part = (document: Document | undefined, path: string): unknown =>
   path.split('.').reduce<unknown>((value, key) => (value as Document | undefined)?.[key], document)
 const bundle = parse(readFileSync(join(fixtures, 'secrets.yaml'), 'utf8')) as Bundle
-const node = nodesOf(contextOf().site)[0]!
+const node = guestsOf(contextOf().site)[0]!
 
 describe('what Talos is told', () => {
   const text = machineConfig(contextOf(), node, bundle)
@@ -146,9 +146,10 @@ describe('what Talos is told', () => {
 
   test('is for servers: an agent is refused', () => {
     const context = contextOf()
-    context.site.machines.push({ name: 'w1', roles: ['node', 'agent'], os: 'debian-13', arch: 'amd64' })
+    const [host, server] = context.site.machines
+    const machines = [host!, server!, { ...server!, name: 'w1', roles: ['agent' as const] }]
     assert.throws(
-      () => talosNodes(context),
+      () => talosNodes({ ...context, site: { ...context.site, machines } }),
       /w1 is an agent, and config\/vm\/talos-controlplane\.yaml describes servers/,
     )
   })
