@@ -152,7 +152,7 @@ export function siteText(options: Parameters<typeof loadConfig>[0] = {}): {
 }
 
 /** What describes a site document. */
-export const siteSchema = (): JsonSchema => readSchema('site.json').json
+export const siteSchema = (): JsonSchema => readSchema('site.json')
 
 /** A copy of a site document, right or wrong, with the defaults of its schema. */
 export function withDefaults(document: unknown): SiteDocument {

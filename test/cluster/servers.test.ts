@@ -83,7 +83,7 @@ describe('a cluster of three servers', { skip: missing }, () => {
   }
   /** The lines of steps that changed something, but for the copies that a printed page saves in place of the laptop. */
   const changes = (text: string) =>
-    text.split('\n').filter((line) => /^changed /.test(line) && !/saved on the laptop/.test(line))
+    text.split('\n').filter((line) => line.startsWith('changed ') && !/saved on the laptop/.test(line))
   /** The starts of k3s on these machines. */
   const starts = async (...names: string[]) =>
     Promise.all(
