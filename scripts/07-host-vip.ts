@@ -8,7 +8,7 @@ import { packages } from '../lib/engine/packages.ts'
 import type { Control, Demand, Step } from '../lib/engine/step.ts'
 import { type Command, sh } from '../lib/ground/sh.ts'
 import { script } from '../lib/script.ts'
-import { type VipMember, vipOf } from '../lib/site/machines.ts'
+import { type VipMember, vipOf } from '../lib/site/cluster.ts'
 
 const dir = '/etc/keepalived'
 const unit = 'keepalived.service'

@@ -9,7 +9,8 @@
 import type { Step } from '../lib/engine/step.ts'
 import { type Command, sh } from '../lib/ground/sh.ts'
 import { type Context, script } from '../lib/script.ts'
-import { type Guest, membersOf } from '../lib/site/machines.ts'
+import { membersOf } from '../lib/site/cluster.ts'
+import { type Guest } from '../lib/site/machines.ts'
 import { declaredDir } from '../lib/vm/domain.ts'
 import {
   clientConfigPath,
