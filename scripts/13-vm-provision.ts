@@ -45,7 +45,7 @@ const noMachine: Demand = {
   name: 'the site has no virtual machine, and no QEMU runs',
   why: 'where the metal is the node, this is lost: a system that cannot be written, and a second wall around it',
   check: sh`! pgrep --list-name qemu-system`,
-  help: 'a virtual machine runs here that the site does not know: end it, or list it with vm: under machines: of the site document',
+  help: 'a virtual machine runs here that the site does not know: end it, or list it under machines: of the site document',
 }
 
 function prerequisites(domain: Domain, context: Context): Step[] {

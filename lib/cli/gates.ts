@@ -5,7 +5,7 @@ import type { Call } from './call.ts'
 import { named, withSession } from './session.ts'
 import { gates as table } from './tables.ts'
 
-/** `./task gates` lists them; `./task gates confirm ID` notes that one is done. Exit code: 0 all are done, 2 some are your turn. */
+/** `./task gates` lists them; `./task gates confirm ID` notes that one is done. Exit code: 0 all are done, 2 not all. */
 export const gates = (call: Call): Promise<number> =>
   withSession(
     call,

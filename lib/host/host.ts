@@ -52,6 +52,7 @@ const keyExchange = (isUbuntu: boolean): string =>
 export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Host {
   const spec = machineOf(site, machine.name)
   const node = isNode(spec)
+  const own = site.machines.filter(({ name, vm }) => name === spec.name || vm?.host === spec.name)
   const isUbuntu = machine.os.startsWith('ubuntu')
   const bridge = bridgeOf(site, machine.name)
   const guests = bridge !== undefined
@@ -84,7 +85,7 @@ export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Ho
         ...(node ? ['node'] : []),
         ...(isRaspberry(spec) ? ['raspberry'] : []),
       ],
-      waivers: waiversFor(site),
+      waivers: waiversFor({ ...site, machines: own }),
     }),
     packages: parse(configured('packages.yaml')) as Host['packages'],
     piArguments: configured('cmdline-pi.txt').trim().split(' '),
