@@ -5,7 +5,7 @@
 //         node has public keys only: it cannot open the bundles that it has made.
 // Then    ./task backup, ./task backups, and every now and then ./task drill, which proves that a bundle can be restored.
 // Undo    stops the timer. The bundles stay, everywhere.
-import { backupOf } from '../lib/site/machines.ts'
+import { backupOf } from '../lib/site/cluster.ts'
 import { artifactOf } from '../lib/engine/artifact.ts'
 import { file } from '../lib/engine/file.ts'
 import type { Step } from '../lib/engine/step.ts'

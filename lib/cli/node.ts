@@ -5,7 +5,8 @@ import { Fault } from '../ground/fault.ts'
 import { land } from '../ground/secret.ts'
 import { type Member, clusterOf, secretNames } from '../k3s/members.ts'
 import { leaving } from '../k3s/nodes.ts'
-import { apiOf, guestsOf, machinesFor } from '../site/machines.ts'
+import { apiOf } from '../site/cluster.ts'
+import { guestsOf, machinesFor } from '../site/machines.ts'
 import { destroy, rebuild } from '../vm/domain.ts'
 import { reachable } from './access.ts'
 import type { Call } from './call.ts'
@@ -83,7 +84,7 @@ async function kubeconfig({ config, store, state }: NodeSession, name: string): 
   return 0
 }
 
-/** The kubeconfig of k3s, named after the site, with the address by which the laptop finds the API. `text`: what k3s wrote for itself. */
+/** The kubeconfig of k3s, named after the site, with the address at which the laptop finds the API. `text`: what k3s wrote. */
 export function kubeconfigFor(text: string, { endpoint }: Pick<Member, 'endpoint'>, site: string): string {
   const config = parse(text) as {
     clusters: { name: string; cluster: { server: string } }[]

@@ -3,10 +3,9 @@ import { parse } from 'yaml'
 import type { Context } from '../engine/page.ts'
 import type { Control } from '../engine/step.ts'
 import { read } from '../ground/root.ts'
-import { bridgeOf, isNode, isRaspberry, machineOf } from '../site/machines.ts'
+import { bridgeOf, isNode, isRaspberry, machineOf, vaultSpec } from '../site/machines.ts'
 import { waiversFor } from '../site/waivers.ts'
 import { hostRequirements } from './controls.ts'
-import { vaultSpec } from './vault.ts'
 
 type Values = Record<string, string | number>
 

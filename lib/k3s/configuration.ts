@@ -8,7 +8,8 @@ import { Fault } from '../ground/fault.ts'
 import { read } from '../ground/root.ts'
 import { Secret } from '../ground/secret.ts'
 import { sh } from '../ground/sh.ts'
-import { apiOf, machineOf } from '../site/machines.ts'
+import { apiOf } from '../site/cluster.ts'
+import { machineOf } from '../site/machines.ts'
 import type { Source } from '../vm/butane.ts'
 import {
   type Member,

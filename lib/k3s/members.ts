@@ -4,9 +4,9 @@ import { type Artifact, artifactOf } from '../engine/artifact.ts'
 import type { Context } from '../engine/page.ts'
 import type { Transaction, Wait } from '../engine/step.ts'
 import { library, sh } from '../ground/sh.ts'
-import { type Member, membersOf } from '../site/machines.ts'
+import { type Member, membersOf } from '../site/cluster.ts'
 
-export type { Member } from '../site/machines.ts'
+export type { Member } from '../site/cluster.ts'
 
 /** The functions that all pages about k3s share: lib/k3s/members.sh. */
 export const k3sShell = library('lib/k3s/members.sh')

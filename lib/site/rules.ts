@@ -34,19 +34,13 @@ export function* siteProblems(
   yield* gitopsProblems(document, catalogue)
   yield* dataProblems(document, catalogue)
   yield* gateProblems(document, today)
-  const site = filled(document)
-  yield* addressProblems(site)
-  yield* clusterProblems(site)
-  yield* tunnelProblems(site)
-  yield* routerProblems(site)
+  const whole = isWhole(document) ? complete(document as SiteDocument) : undefined
+  // What is left out may be wrong where the document is not whole.
+  const site: Document = whole ? { ...whole, gates: document.gates, recovery: document.recovery } : document
+  const found = [addressProblems, clusterProblems, tunnelProblems].flatMap((rules) => [...rules(site)])
+  yield* found
+  yield* routerProblems(site, found.length === 0 ? whole : undefined)
   yield* exposureProblems(site)
-}
-
-/** The document with what follows from it, where it is whole; what it leaves out may be wrong, too. */
-function filled(document: Document): Document {
-  if (!isWhole(document)) return document
-  const { gates, recovery } = document
-  return { ...complete(document as SiteDocument), gates, recovery }
 }
 
 /** Whether no part was taken out of a document because it is wrong, and every machine has what defaults follow from. */
@@ -61,6 +55,9 @@ function isWhole(document: Document): boolean {
     !hole(document) &&
     machines.every((machine) => keys.every((key) => machine && key in machine)) &&
     machines.every((machine) => !machine?.vm || 'host' in machine.vm) &&
+    [...(document.router?.allow ?? []), ...(document.router?.never ?? [])].every(
+      (one) => one?.from && one.to,
+    ) &&
     (document.networks ?? []).every((one) => one?.network && one.name && (!one.bridge || one.bridge.at))
   )
 }

@@ -8,7 +8,8 @@ import {
   parseAddress,
   parseNetwork,
 } from '../ground/address.ts'
-import { bridgeOf, chosen, isNode, isServer, machineOf, otherNodes, tunnelOf } from './machines.ts'
+import { otherNodes } from './cluster.ts'
+import { bridgeOf, chosen, isNode, isServer, machineOf, tunnelOf } from './machines.ts'
 import type { Allow, MachineSpec, Site } from './model.ts'
 
 /** Addresses that nobody has on the internet: RFC 1122, 1918, 3927, 5771, 6598; of IPv6 all but 2000::/3. */

@@ -61,9 +61,8 @@ describe('one address for the API of three servers', { skip: missing }, () => {
     echo "$longest"`
 
   before(async () => {
-    cluster = await fleet('move', ['server', 'server', 'server', 'agent', 'agent'], () =>
-      readFileSync(program!),
-    )
+    const roles = ['server', 'server', 'server', 'agent', 'agent'] as const
+    cluster = await fleet('move', [...roles], () => readFileSync(program!), { net: true })
     cluster.pin(version)
     plugIn(cluster.names)
     cluster.site((site) => {

@@ -31,16 +31,17 @@ export interface Fleet {
 
 /**
  * Machines `prefix`-1, `prefix`-2, …: `roles` says of each what it is, in the order of the site document. `programOf` is what the
- * makers of k3s publish as a version.
+ * makers of k3s publish as a version; `net` gives them a way out.
  */
 export async function fleet(
   prefix: string,
   roles: ('server' | 'agent')[],
   programOf: (version: string) => string | Buffer,
+  options: { net?: boolean } = {},
 ): Promise<Fleet> {
   const names = roles.map((_, i) => `${prefix}-${i + 1}`)
   const machines: LabMachine[] = []
-  for (const name of names) machines.push(await labNodeUp(name))
+  for (const name of names) machines.push(await labNodeUp(name, options))
   const copy = checkout()
   for (const part of ['bin', 'Taskfile.ts', 'task'])
     cpSync(join(root, part), join(copy.dir, part), { recursive: true })

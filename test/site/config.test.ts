@@ -83,17 +83,19 @@ describe('a configuration that is wrong is refused, with the whole reason and no
 
 describe('a configuration that is right is loaded', () => {
   test('every site document that is shipped', () => {
-    assert.deepEqual(siteNames(), ['fortress', 'fortress-pi', 'lab'])
-    for (const name of siteNames())
+    const names = ['fortress', 'fortress-pi', 'k3s-vault', 'lab', 'pitower', 'zengarden']
+    assert.deepEqual(siteNames(), names)
+    for (const name of names)
       assert.equal(loadConfig({ env: {}, root: checkout(), site: name }).site.name, name)
   })
 
   test('the Raspberry Pi is host and node, and has neither virtual machines nor a TPM2', () => {
     const { site } = loadConfig({ env: {}, root: checkout(), site: 'fortress-pi' })
-    assert.deepEqual(site.machines[0]?.roles, ['host', 'server'])
-    assert.deepEqual(guestsOf(site), [])
-    assert.deepEqual(site.machines[0]?.vault?.tpm2_pcrs, [])
-    assert.equal(site.machines[0]?.vault?.kdf_memory_kib, 512 * 1024)
+    const [pi, ...others] = site.machines
+    assert.deepEqual(pi?.roles, ['host', 'server'])
+    assert.deepEqual([others, site.networks], [[], []])
+    assert.deepEqual(pi?.vault?.tpm2_pcrs, [])
+    assert.equal(pi?.vault?.kdf_memory_kib, 512 * 1024)
   })
 
   test('a site of several machines, with defaults for what it leaves out', () => {
@@ -103,59 +105,61 @@ describe('a configuration that is right is loaded', () => {
       path.join(made, 'config/sites/three-machines.yaml'),
     )
     const { site } = loadConfig({ env: {}, root: made, site: 'three-machines' })
-    assert.deepEqual(site, {
-      name: 'three-machines',
-      timezone: 'Europe/Berlin',
-      machines: [
-        {
-          name: 'north',
-          roles: ['host'],
-          os: 'debian-13',
-          arch: 'amd64',
-          address: '192.0.2.10',
-          user: 'admin',
-        },
-        {
-          name: 'south',
-          roles: ['host', 'node', 'server'],
-          os: 'ubuntu-24.04',
-          arch: 'arm64',
-          address: '2001:db8::10',
-          port: 2222,
-          tunnel_address: '172.16.5.2',
-        },
-        { name: 'north-1', roles: ['node', 'agent'], os: 'debian-13', arch: 'amd64', address: '10.77.0.10' },
+    const { machines, networks, router, tunnel } = site
+    const vault = { disk: '', name: 'vault', kdf_memory_kib: 1024 * 1024, discard: false, tpm2_pcrs: [7] }
+    const disk = '/dev/disk/by-id/usb-Samsung_PSSD_T7_S6XPNS0T900000-0:0'
+    assert.equal(site.timezone, 'Europe/Berlin')
+    assert.deepEqual(machines, [
+      {
+        name: 'north',
+        roles: ['host'],
+        os: 'debian-13',
+        arch: 'amd64',
+        board: 'pc',
+        address: '192.0.2.10',
+        user: 'admin',
+        vault: { ...vault, disk, discard: true },
+      },
+      {
+        name: 'south',
+        roles: ['host', 'server'],
+        os: 'ubuntu-24.04',
+        arch: 'arm64',
+        board: 'pc',
+        address: '2001:db8::10',
+        ssh_port: 2222,
+        tunnel_address: '172.16.5.2',
+        vault,
+      },
+      {
+        name: 'north-1',
+        roles: ['agent'],
+        os: 'flatcar',
+        arch: 'amd64',
+        board: 'pc',
+        address: '10.77.0.2',
+        vm: { host: 'north', memory: 8192, cpus: 4, disk: 40, accel: 'kvm', console: false },
+      },
+    ])
+    const bridge = { at: 'north', name: 'virbr-fort' }
+    assert.deepEqual(networks, [{ name: 'guests', network: '10.77.0.0/24', bridge }])
+    assert.deepEqual(tunnel, {
+      kind: 'wireguard',
+      at: 'north',
+      interface: 'wg0',
+      port: 51820,
+      network: '172.16.5.0/24',
+      address: '172.16.5.1',
+      peers: [
+        { name: 'laptop', address: '172.16.5.10' },
+        { name: 'phone', address: '172.16.5.11' },
       ],
-      admin: { group: 'wheel' },
-      tunnel: {
-        interface: 'wg0',
-        port: 51820,
-        network: '172.16.5.0/24',
-        address: '172.16.5.1',
-        peers: [
-          { name: 'laptop', address: '172.16.5.10' },
-          { name: 'phone', address: '172.16.5.11' },
-        ],
-      },
-      nodes: { bridge: 'virbr-fort', console: false, network: '10.77.0.0/24' },
-      firewall: {
-        egress: 'listed',
-        allow: [
-          { name: 'archive', to: 'any', protocol: 'tcp', ports: [80, 443] },
-          { name: 'time', to: '192.0.2.123', protocol: 'udp', ports: [123] },
-          { name: 'backup', to: '2001:db8:77::/48', protocol: 'tcp', ports: [22] },
-        ],
-      },
-      vault: {
-        disk: '/dev/disk/by-id/usb-Samsung_PSSD_T7_S6XPNS0T900000-0:0',
-        name: 'vault',
-        kdf_memory_kib: 1024 * 1024,
-        discard: true,
-        tpm2_pcrs: [7],
-      },
-      backup: { schedule: 'daily', keep: 14 },
-      components: {},
     })
+    assert.deepEqual([router.kind, router.at, router.allow.length, router.routes], ['host', 'north', 6, []])
+    assert.deepEqual(site.data.keep, [
+      { what: 'cluster', every: 'daily', copies: 14, to: ['away'], rpo: '24h', rto: '1h' },
+    ])
+    assert.deepEqual([site.cluster.pods, site.people], ['10.42.0.0/16', [{ name: 'me', roles: ['owner'] }]])
   })
 
   test('pins, with the version in their URLs', () => {
@@ -251,6 +255,7 @@ machines:
   - { name: south, roles: [host], os: debian-13, arch: amd64, address: 192.0.2.11, tunnel_address: 10.66.0.11 }
   - { name: north-1, roles: [server], os: flatcar, arch: amd64, vm: { host: north } }
   - { name: south-1, roles: [agent], os: flatcar, arch: amd64, vm: { host: south } }
+accepted: [{ what: north-1, why: one server is enough, until: 2029-12-31 }]
 `
     const made = checkout({ site, env: '\nFK_VM_VCPUS=2\n' })
     assert.equal(
@@ -338,17 +343,17 @@ describe('a refusal', () => {
     const site = fs.readFileSync(path.join(root, 'config/sites/fortress.yaml'), 'utf8')
     const { faults } = refusal({
       env: { FK_HSOT: 'local' },
-      root: checkout({ site: site.replace('tunnel:\n', 'tunnel:\n  port: 0\n') }),
+      root: checkout({ site: site.replace('tunnel: {', 'tunnel: { port: 0,') }),
     })
-    const line = site.split('\n').indexOf('tunnel:') + 2
+    const line = site.split('\n').findIndex((text) => text.startsWith('tunnel: {')) + 1
     const expected: Diagnostic[] = [
       {
         file: 'config/sites/fortress.yaml',
         line,
-        column: 9,
+        column: 17,
         path: 'tunnel.port',
         reason: 'must be 1 to 65535, is 0',
-        source: '  port: 0',
+        source: site.split('\n')[line - 1]!.replace('tunnel: {', 'tunnel: { port: 0,'),
       },
       { file: 'environment', path: 'FK_HSOT', reason: 'is not a known variable', suggestion: 'FK_HOST' },
     ]
@@ -359,7 +364,8 @@ describe('a refusal', () => {
     assert.equal(
       refusal({ env: {}, root: checkout(), site: 'fortress-pie' }).message,
       '--site: 1 problem; nothing was run\n' +
-        '  --site  "fortress-pie" names no document in config/sites (there are fortress, fortress-pi, lab); ' +
+        '  --site  "fortress-pie" names no document in config/sites (there are fortress, fortress-pi, k3s-vault, lab, ' +
+        'pitower, zengarden); ' +
         'did you mean fortress-pi?',
     )
   })
@@ -434,7 +440,7 @@ describe('what was found right before', () => {
     loadConfig({ env: {}, root: made })
     assert.equal(loadConfig({ env: { FK_YES: 'yes' }, root: made }).env.FK_YES, true)
     const file = path.join(made, 'config/sites/fortress.yaml')
-    fs.writeFileSync(file, fs.readFileSync(file, 'utf8').replace('tunnel:\n', 'tunnel:\n  port: 51999\n'))
+    fs.writeFileSync(file, fs.readFileSync(file, 'utf8').replace('tunnel: {', 'tunnel: { port: 51999,'))
     assert.equal(loadConfig({ env: {}, root: made }).site.tunnel.port, 51999)
     fs.writeFileSync(file, fs.readFileSync(file, 'utf8').replace('port: 51999', 'port: 0'))
     assert.equal(refusal({ env: {}, root: made }).faults.length, 1)

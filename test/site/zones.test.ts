@@ -92,6 +92,15 @@ describe('words of the firewall, on a router', () => {
       ['home', 'device:box', [['192.168.8.5', 'self']], [['192.168.8.5', '192.168.7.11']]],
       [
         'home',
+        '192.168.7.1',
+        [['192.168.8.5', 'self 192.168.7.1']],
+        [
+          ['192.168.8.5', 'self 192.168.8.1'],
+          ['192.168.7.5', 'self 192.168.7.1'],
+        ],
+      ],
+      [
+        'home',
         'internet',
         [
           ['192.168.8.5', '203.0.113.9'],
@@ -321,6 +330,32 @@ describe('words of the firewall, on a host', () => {
         .rules.filter(({ protocol }) => protocol === 'vrrp')
         .map(({ from }) => from.within)
     assert.deepEqual([vrrp('one'), vrrp('two'), vrrp('three')], [[['192.168.7.12']], [['192.168.7.11']], []])
+  })
+
+  test('pods reach the API of servers, and the kubelet of every node', () => {
+    const zones = zonesOf(siteOf(behindRouter, []), 'one')
+    const asks = (to: string, port: number) =>
+      evaluate(zones, pointOf(zones, '10.42.0.7'), pointOf(zones, to), 'tcp', port) !== undefined
+    const server = [6443, 10250, 2379].map((port) => asks('192.168.7.12', port))
+    assert.deepEqual(server, [true, true, false])
+    assert.deepEqual([asks('192.168.7.13', 6443), asks('192.168.7.13', 10250)], [false, true])
+  })
+
+  test('a host passes nothing on between two machines of the network around it', () => {
+    const lines = [line('home', 'any', 'any'), line('tunnel', 'gateway:inside')]
+    const { rules } = zonesOf(siteOf(behindRouter, lines), 'one')
+    assert.deepEqual(
+      rules.filter(({ from, to }) => from.zone === to.zone),
+      [],
+    )
+  })
+
+  test('a host that gives out addresses in a network around it answers a client without one, and nobody else', () => {
+    const site = siteOf(metal, [line('lan', 'router', ['udp/67'])])
+    const lan = { ...site, networks: [{ name: 'lan', network: '192.168.1.0/24' }] }
+    assert.equal(lets(lan, 'outside 0.0.0.0', 'self', 'udp/67', 'one'), true)
+    assert.equal(lets(lan, '192.168.1.5', 'self', 'udp/67', 'one'), true)
+    assert.equal(lets(lan, '192.168.2.5', 'self', 'udp/67', 'one'), false)
   })
 
   test('an image mirror and MetalLB have ports of their own', () => {

@@ -31,6 +31,7 @@ const within = (a: Range, b: Range): boolean => a.first >= b.first && a.last <= 
 
 /** Faults of the networks of a document, and of the addresses in them. */
 export function* addressProblems(document: Document): Generator<Problem> {
+  yield* repeated(networksOf(document).map(([at, { name }]): Claim => [[...at, 'name'], name]))
   yield* spaceProblems(document)
   for (const entry of networksOf(document)) {
     yield* networkProblems(entry)
@@ -181,8 +182,16 @@ function* strayProblems(document: Document, path: Path, address: string | undefi
     yield { path, reason: 'lies in no network of this site' }
 }
 
-function* homeProblems(document: Document, [at, { address }]: Entry<Machine>): Generator<Problem> {
+function* homeProblems(
+  document: Document,
+  [at, { address, interfaces }]: Entry<Machine>,
+): Generator<Problem> {
   const path = [...at, 'address']
+  for (const [place, one] of entries([...at, 'interfaces'], interfaces)) {
+    const there = networksOf(document).find(([, { name }]) => name === one.network)?.[1].network
+    if (one.address !== undefined && there !== undefined && !lies(one.address, rangeOf(there)))
+      yield { path: [...place, 'address'], reason: `is outside ${one.network} ${there}` }
+  }
   yield* strayProblems(document, path, address)
   const home = homeOf(document, address)
   const network = rangeOf(home?.network)
@@ -226,6 +235,7 @@ function ownersOf(document: Document): Owner[] {
 }
 
 function* takenProblems(document: Document): Generator<Problem> {
+  const fixed = 'a lease by MAC is fixed outside of it'
   const owners = ownersOf(document)
   // Behind one address there can be several machines, each at an SSH port of its own.
   const port = ({ path }: Owner): string => {
@@ -244,7 +254,7 @@ function* takenProblems(document: Document): Generator<Problem> {
         if (kind === 'dhcp' && whose !== 'gateway')
           yield {
             path,
-            reason: `lies in ${name}: ${whose === 'leased' ? 'a lease by MAC is fixed outside of it' : 'somebody else may be given it'}`,
+            reason: `lies in ${name}: ${whose === 'leased' ? fixed : 'somebody else may be given it'}`,
           }
       }
 }

@@ -7,6 +7,7 @@ import {
   type Entry,
   entries,
   isNode,
+  machinesAreKnown,
   machinesOf,
   repeated,
   seconds,
@@ -40,14 +41,25 @@ export function* dataProblems(document: Document, catalogue: Catalogue): Generat
     yield { path: ['data', 'keep'], reason: 'has no row for cluster: its objects would be lost with it' }
 }
 
-function* classProblems({ data, devices }: Document): Generator<Problem> {
+function* classProblems(document: Document): Generator<Problem> {
+  const { data, devices } = document
   const classes = entries(['data', 'classes'], data?.classes)
   yield* repeated(classes.map(([at, { name }]): Claim => [[...at, 'name'], name]))
   const usual = classes.filter(([, one]) => one.default === true)
   if (classes.length > 0 && usual.length !== 1)
     yield { path: ['data', 'classes'], reason: `has ${usual.length} classes with default: true; have one` }
   const names = (devices ?? []).map((device) => device?.name)
-  for (const [at, one] of classes) yield* unknown([...at, 'at'], one.at, names, 'names no device')
+  const nodes = machinesOf(document).flatMap(([, machine]) => (isNode(machine) ? machine : []))
+  for (const [at, one] of classes) {
+    yield* unknown([...at, 'at'], one.at, names, 'names no device')
+    const labels = Object.entries(one.on ?? {})
+    const fitting = nodes.filter((node) => labels.every(([key, value]) => node.labels?.[key] === value))
+    if (labels.length > 0 && fitting.length < (one.replicas ?? 1) && machinesAreKnown(document))
+      yield {
+        path: [...at, 'on'],
+        reason: `asks for labels that ${fitting.length} nodes have, for ${one.replicas ?? 1} copies`,
+      }
+  }
 }
 
 /** What a target of each kind cannot do without, and what that is. */

@@ -1,7 +1,17 @@
 // People and what only they can do: who applies pages, gates and the secrets that they give, recovery, and what is accepted.
 import type { Path, Problem } from '../../ground/document.ts'
 import { nearest } from '../../ground/nearest.ts'
-import { type Claim, type Document, chosenBy, entries, many, present, repeated, seconds } from './parts.ts'
+import {
+  type Claim,
+  type Document,
+  chosenBy,
+  entries,
+  many,
+  present,
+  repeated,
+  seconds,
+  unknown,
+} from './parts.ts'
 
 /** Faults of the parts `people`, `gates`, `recovery` and `accepted` of a document; `today` is such as 2026-11-30. */
 export function* gateProblems(document: Document, today: string): Generator<Problem> {
@@ -10,6 +20,13 @@ export function* gateProblems(document: Document, today: string): Generator<Prob
   const known = document.people?.every((person) => person?.roles && !person.roles.includes(undefined))
   if (known && !people.some(([, { roles }]) => roles?.includes('owner')))
     yield { path: ['people'], reason: 'has no owner: nobody could apply a page' }
+  const groups = Object.keys(document.gitops?.groups ?? {})
+  for (const [at, person] of people)
+    for (const [path, group] of entries([...at, 'groups'], person.groups))
+      if (document.gitops?.groups !== undefined) yield* unknown(path, group, groups, 'is no group of gitops')
+  const names = people.map(([, { name }]) => name)
+  for (const [at, { person }] of entries(['devices'], document.devices))
+    if (known) yield* unknown([...at, 'person'], person, names, 'is nobody of people')
   yield* proofProblems(document)
   yield* secretProblems(document)
   yield* recoveryProblems(document)

@@ -1,5 +1,7 @@
 // The firewall and the routes: whom the lines are about, what must not be open, and what must.
 import type { Path, Problem } from '../../ground/document.ts'
+import type { Site } from '../model.ts'
+import { openAgainstNever } from '../reach.ts'
 import { endProblem, endsMeet, portProblems, portsMeet, routerNames, words } from './ends.ts'
 import {
   type Document,
@@ -23,8 +25,11 @@ import {
 type Router = NonNullable<Document['router']>
 type Line = NonNullable<NonNullable<Router['allow']>[number]>
 
-/** Faults of the part `router` of a document, and of the ports of the router that networks and machines name. */
-export function* routerProblems(document: Document): Generator<Problem> {
+/**
+ * Faults of the part `router` of a document, and of the ports of the router that networks and machines name. What a line opens is
+ * said of the whole site, where its networks are free of faults.
+ */
+export function* routerProblems(document: Document, whole?: Site): Generator<Problem> {
   const router = document.router ?? {}
   const allow = entries(['router', 'allow'], router.allow)
   for (const [at, { name }] of networksOf(document))
@@ -33,10 +38,14 @@ export function* routerProblems(document: Document): Generator<Problem> {
         path: [...at, 'name'],
         reason: `is a word of the firewall with a meaning of its own: ${words.join(', ')}`,
       }
-  yield* kindProblems(document)
-  for (const [at, line] of [...allow, ...entries(['router', 'never'], router.never)])
-    yield* lineProblems(document, at, line)
-  for (const entry of allow) yield* openProblems(document, entry)
+  const lines = [...allow, ...entries(['router', 'never'], router.never)]
+  const found = [
+    ...kindProblems(document),
+    ...lines.flatMap(([at, line]) => [...lineProblems(document, at, line)]),
+  ]
+  yield* found
+  if (whole && found.length === 0) yield* neverProblems(whole)
+  for (const entry of allow) yield* openProblems(entry)
   yield* doorProblems(document)
   yield* routeProblems(document)
   yield* forwardProblems(document)
@@ -89,7 +98,7 @@ function* lineProblems(document: Document, at: Path, line: Partial<Line>): Gener
 }
 
 /** What a line of `allow` opens, and must not. */
-function* openProblems(document: Document, [at, line]: Entry<Line>): Generator<Problem> {
+function* openProblems([at, line]: Entry<Line>): Generator<Problem> {
   const { ports } = line
   const [from, to] = [many(line.from), many(line.to)]
   if (from.includes('internet') && ports === 'any')
@@ -99,16 +108,15 @@ function* openProblems(document: Document, [at, line]: Entry<Line>): Generator<P
       path: [...at, 'to'],
       reason: 'lets the internet in to the router itself; the port of the tunnel is opened by tunnel.port',
     }
-  for (const [i, never] of (document.router?.never ?? []).entries()) {
-    if (never === undefined || ports === undefined) continue
-    const [source, target] = [many(never.from), many(never.to)]
-    const met = endsMeet(document, from, source) && endsMeet(document, to, target)
-    if (met && portsMeet(ports, never.ports ?? 'any'))
-      yield {
-        path: at,
-        reason: `opens ${from.join(', ')} to ${to.join(', ')}, which router.never[${i}] forbids`,
-      }
-  }
+}
+
+/** Lines of `allow` that open what `never` forbids. */
+function* neverProblems(site: Site): Generator<Problem> {
+  for (const { line, never: i, from, to } of openAgainstNever(site))
+    yield {
+      path: ['router', 'allow', line],
+      reason: `opens ${from} to ${to}, which router.never[${i}] forbids`,
+    }
 }
 
 /** The ways in for who administrates: the tunnel, or a network of admins. */

@@ -9,6 +9,7 @@ import {
 } from '../../ground/address.ts'
 import type { Problem } from '../../ground/document.ts'
 import { nearest } from '../../ground/nearest.ts'
+import { endProblem } from './ends.ts'
 import {
   type Claim,
   type Document,
@@ -29,6 +30,10 @@ export function* tunnelProblems(document: Document): Generator<Problem> {
   yield* placeProblems(document)
   yield* endProblems(document)
   yield* addressProblems(document)
+  for (const [path, end] of entries(['tunnel', 'routes'], tunnel?.routes)) {
+    const problem = endProblem(document, end)
+    if (problem) yield { path, ...problem }
+  }
   const people = (document.people ?? []).map((person) => person?.name)
   const peers = entries(['tunnel', 'peers'], tunnel?.peers)
   yield* repeated(peers.map(([at, { name }]): Claim => [[...at, 'name'], name]))
