@@ -5,7 +5,6 @@ import { basename } from 'node:path'
 import type { About, Context, Page } from './engine/page.ts'
 import type { Demand, Step } from './engine/step.ts'
 import { sh } from './ground/sh.ts'
-import { confirmedGates, gatesOf } from './site/gates.ts'
 
 export type { Context } from './engine/page.ts'
 
@@ -43,6 +42,7 @@ export function script(meta: ImportMeta, about: About, steps: (context: Context)
 /** What only a person can do before a page goes on, and has not done. */
 function gates(page: string, { site, has, state }: Context): Demand[] {
   if (site.gates.length === 0) return []
+  const { confirmedGates, gatesOf } = load('./site/gates.ts') as typeof import('./site/gates.ts')
   return gatesOf(site, { has, confirmed: confirmedGates(state), now: new Date() }, page)
     .filter((one) => one.state !== 'done')
     .map(({ gate, found }) => ({

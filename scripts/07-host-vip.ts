@@ -60,7 +60,8 @@ function configuration({ name, address, vip, id, priority, peers }: VipMember): 
       from: 'config/host/keepalived.conf',
       values: { name, address, vip, id, priority, peers: peers.map((peer) => `    ${peer}`).join('\n') },
       // With an interface that every machine has: the real one is in a file of its own.
-      test: sh`keepalived --config-test --use-file=<(sed --expression='/^include/d'         --expression='s/[$]_INTERFACE/lo/' "$new")`,
+      test: sh`keepalived --config-test \
+        --use-file=<(sed --expression='/^include/d' --expression='s/[$]_INTERFACE/lo/' "$new")`,
       then: [sh`systemctl try-reload-or-restart ${unit}`],
       name: `keepalived.conf gives ${vip} to one server that answers`,
       why: 'kubeconfigs and joining nodes name this address, so that no single server is the cluster',

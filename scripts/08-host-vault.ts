@@ -7,8 +7,9 @@
 import { packages } from '../lib/engine/packages.ts'
 import type { Change, Demand, Step } from '../lib/engine/step.ts'
 import { type Command, feed, sh } from '../lib/ground/sh.ts'
-import { type Vault, bare, vaultOf, vaultShell, vaultSpec } from '../lib/host/vault.ts'
+import { type Vault, bare, vaultOf, vaultShell } from '../lib/host/vault.ts'
 import { script } from '../lib/script.ts'
+import { vaultSpec } from '../lib/site/machines.ts'
 
 export default script(
   import.meta,
@@ -47,7 +48,7 @@ ${keys()}`,
 
 const noDisk: Demand = {
   name: 'no disk is chosen for the vault (vault.disk), so nothing is encrypted',
-  why: 'a disk is chosen by a person, by its id, in vault.disk of its machine in the site document; verify lists the disks there are',
+  why: 'a person chooses it by its id, in vault.disk of its machine in the site document; verify lists the disks there are',
   check: sh`true`,
   help: 'write one of the ids under /dev/disk/by-id into vault.disk',
   controls: [

@@ -41,7 +41,7 @@ const noMachine: Demand = {
   name: 'the site has no virtual machine, and no QEMU runs',
   why: 'where the metal is the node, this is lost: a second wall between a pod that breaks out and the machine with its disks',
   check: sh`! pgrep --list-name qemu-system`,
-  help: 'a virtual machine runs here that the site does not know: end it, or give it an entry with vm: under machines: of the site document',
+  help: 'a virtual machine runs here that the site does not know: end it, or list it under machines: of the site document',
 }
 
 type Network = ReturnType<typeof guestNetwork>

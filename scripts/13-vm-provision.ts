@@ -45,7 +45,7 @@ const noMachine: Demand = {
   name: 'the site has no virtual machine, and no QEMU runs',
   why: 'where the metal is the node, this is lost: a system that cannot be written, and a second wall around it',
   check: sh`! pgrep --list-name qemu-system`,
-  help: 'a virtual machine runs here that the site does not know: end it, or give it an entry with vm: under machines: of the site document',
+  help: 'a virtual machine runs here that the site does not know: end it, or list it under machines: of the site document',
 }
 
 function prerequisites(domain: Domain, context: Context): Step[] {
@@ -348,7 +348,7 @@ function disk(): Command {
       local dir=$VM_DIR free have
       if [ -e "$(vm_disk "$1")" ]; then
         have=$(($(vm_disk_bytes "$1") / 1073741824))
-        [ "$have" -le "$2" ] || vm_no "the disk has $have GiB, and a disk is never made smaller: vm.disk or FK_VM_DISK_GB is $have at least"
+        [ "$have" -le "$2" ] || vm_no "the disk has $have GiB, and a disk is never made smaller: vm.disk: $have"
         return
       fi
       while [ ! -d "$dir" ]; do dir=$(dirname "$dir"); done

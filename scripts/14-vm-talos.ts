@@ -29,7 +29,7 @@ export default script(import.meta, { layer: 'L1', on: 'host', prepare: shell() }
       {
         name: 'no node of the site runs Talos',
         check: sh`! ls ${declaredDir}/*.talosconfig 2> /dev/null`,
-        help: 'credentials are left of a node that the site has no more: ./task vm-talos undo, or give it os: talos in the site document again',
+        help: 'credentials are left of a node that the site has no more: ./task vm-talos undo, or list it with os: talos again',
       },
     ]
   return [

@@ -385,7 +385,7 @@ vault_keys() {
 @test "a lost header is written back: without a machine a rehearsal" {
   refused "vault has no action 'restore-haeder'; did you mean restore-header?
 Nothing was run." ./task vault restore-haeder
-  sed 's/^name: .*/name: vaulted/; s|roles: \[host\], |&vault: { disk: /dev/disk/by-id/usb-Test_0-0:0 }, |' config/sites/fortress.yaml \
+  sed "s/^name: .*/name: vaulted/; s|disk: ''|disk: /dev/disk/by-id/usb-Test_0-0:0|" config/sites/fortress.yaml \
     > config/sites/vaulted.yaml
   run ./task vault restore-header --site vaulted
   assert_success

@@ -5,7 +5,7 @@ import type { Call } from './call.ts'
 import { named, withSession } from './session.ts'
 import { gates as table } from './tables.ts'
 
-/** `./task gates` lists them; `./task gates confirm ID` notes that one is done. Exit code: 0 all are done, 2 some are a person's turn. */
+/** `./task gates` lists them; `./task gates confirm ID` notes that one is done. Exit code: 0 all are done, 2 not all. */
 export const gates = (call: Call): Promise<number> =>
   withSession(
     call,
@@ -39,7 +39,8 @@ export const gates = (call: Call): Promise<number> =>
       else
         for (const { gate, state: is, found } of all)
           process.stdout.write(
-            `${is === 'done' ? 'done     ' : 'your turn'}  ${gate.id}, before ${gate.needed_by}: ${gate.what}\n             ${found}\n`,
+            `${is === 'done' ? 'done     ' : 'your turn'}  ${gate.id}, before ${gate.needed_by}: ${gate.what}\n` +
+              `             ${found}\n`,
           )
       return all.every((one) => one.state === 'done') ? 0 : 2
     },

@@ -84,7 +84,7 @@ async function kubeconfig({ config, store, state }: NodeSession, name: string): 
   return 0
 }
 
-/** The kubeconfig of k3s, named after the site, with the address by which the laptop finds the API. `text`: what k3s wrote for itself. */
+/** The kubeconfig of k3s, named after the site, with the address at which the laptop finds the API. `text`: what k3s wrote. */
 export function kubeconfigFor(text: string, { endpoint }: Pick<Member, 'endpoint'>, site: string): string {
   const config = parse(text) as {
     clusters: { name: string; cluster: { server: string } }[]

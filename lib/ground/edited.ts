@@ -33,7 +33,11 @@ export function edited(text: string, change: (document: Document) => Document | 
   const old = text.split('\n').map((line) => [line, words(line)] as const)
   const same = new Map(old.map(([line, said]) => [margin(line) + said, line]))
   const moved = new Map(old.map(([line, said]) => [said, line]))
-  const lines = next.split('\n').map((line) => {
+  // A comment behind a key that has a block below it is given a line of its own.
+  const whole = next.replaceAll(/^( *[^\n]*:)\n *(#[^\n]*)$/gm, (two, key: string, comment: string) =>
+    moved.has(words(key + comment)) ? `${key} ${comment}` : two,
+  )
+  const lines = whole.split('\n').map((line) => {
     const said = words(line)
     const stood = same.get(margin(line) + said)
     if (stood !== undefined || said === '') return stood ?? line

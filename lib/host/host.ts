@@ -3,10 +3,9 @@ import { parse } from 'yaml'
 import type { Context } from '../engine/page.ts'
 import type { Control } from '../engine/step.ts'
 import { read } from '../ground/root.ts'
-import { bridgeOf, isNode, isRaspberry, machineOf } from '../site/machines.ts'
+import { bridgeOf, isNode, isRaspberry, machineOf, vaultSpec } from '../site/machines.ts'
 import { waiversFor } from '../site/waivers.ts'
 import { hostRequirements } from './controls.ts'
-import { vaultSpec } from './vault.ts'
 
 type Values = Record<string, string | number>
 
@@ -53,6 +52,7 @@ const keyExchange = (isUbuntu: boolean): string =>
 export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Host {
   const spec = machineOf(site, machine.name)
   const node = isNode(spec)
+  const own = site.machines.filter(({ name, vm }) => name === spec.name || vm?.host === spec.name)
   const isUbuntu = machine.os.startsWith('ubuntu')
   const bridge = bridgeOf(site, machine.name)
   const guests = bridge !== undefined
@@ -85,7 +85,7 @@ export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Ho
         ...(node ? ['node'] : []),
         ...(isRaspberry(spec) ? ['raspberry'] : []),
       ],
-      waivers: waiversFor(site),
+      waivers: waiversFor({ ...site, machines: own }),
     }),
     packages: parse(configured('packages.yaml')) as Host['packages'],
     piArguments: configured('cmdline-pi.txt').trim().split(' '),

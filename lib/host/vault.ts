@@ -4,8 +4,7 @@ import type { Context } from '../engine/page.ts'
 import { makePassphrase, uuidOf } from '../ground/keys.ts'
 import { Secret } from '../ground/secret.ts'
 import { Command, library } from '../ground/sh.ts'
-import { machineOf } from '../site/machines.ts'
-import type { Vault as VaultSpec } from '../site/model.ts'
+import { vaultSpec } from '../site/machines.ts'
 
 /** The functions that the checks and commands about a vault share: lib/host/vault.sh, as it stands. */
 export const vaultShell = library('lib/host/vault.sh')
@@ -28,13 +27,6 @@ export interface Vault {
   keys: Secret
   /** The name under which the laptop keeps the header. */
   backup: string
-}
-
-/** What the site says of the vault of a host; every host has such an entry. */
-export function vaultSpec(site: Pick<Context['site'], 'name' | 'machines'>, machine: string): VaultSpec {
-  const { vault } = machineOf(site, machine)
-  if (vault === undefined) throw new Error(`${machine} is no host, and has no vault`)
-  return vault
 }
 
 /** Reads the vault of `machine` from the site. Nothing is made or asked yet. */

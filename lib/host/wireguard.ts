@@ -80,8 +80,8 @@ export async function keysOf(store: SecretStore, state: string, site: Site, peer
 }
 
 /**
- * What a device needs to enter, for wg-quick and the WireGuard apps: one peer for each host where the tunnel ends. `endpoints` gives
- * host:port of each host by its name.
+ * What a device needs to enter, for wg-quick and the WireGuard apps: one peer for each host where the tunnel ends. `endpoints`
+ * gives host:port of each host by its name.
  */
 export function clientFile(site: Site, peer: Peer, keys: Keys, endpoints: Record<string, string>): string {
   const ends = endsOf(site)
@@ -170,8 +170,8 @@ export function withoutPeer(text: string, site: Site, name: string): string {
 }
 
 /**
- * Where devices find each host where the tunnel ends, by its name. That of `tunnel.at` is what --endpoint last said, or the address
- * that SSH uses; the others have their address in the site document.
+ * Where devices find each host where the tunnel ends, by its name. That of `tunnel.at` is what --endpoint last said, or the
+ * address that SSH uses; the others have their address in the site document.
  */
 export function endpointsOf(config: Config, state: string, said?: string): Record<string, string> {
   const { site, env } = config

@@ -42,9 +42,9 @@ export function endpointOf(site: Site, machine: MachineSpec): string {
 }
 
 /**
- * How the API of the cluster is found: by which address joining nodes reach it, by which one the laptop does where it is not that of a
- * single server, and what it is called beside the addresses of the servers. Where each host has an end of the tunnel of its own, an
- * address that moves between them cannot be reached through it: WireGuard gives an address to one peer.
+ * How the API of the cluster is found: by which address joining nodes reach it, by which one the laptop does where it is not that
+ * of a single server, and what it is called beside the addresses of the servers. Where each host has an end of the tunnel of its
+ * own, an address that moves between them cannot be reached through it: WireGuard gives an address to one peer.
  */
 export function apiOf(site: Site): { laptop?: string; join?: string; names: string[] } {
   const { vip, names = [] } = site.cluster.api ?? {}
@@ -118,8 +118,8 @@ export interface VipMember {
 }
 
 /**
- * What keepalived on a machine is for; undefined where the site has no such address, something else keeps it, or the machine is no
- * server. The id follows from the last byte of the address, so that two clusters of one network have two.
+ * What keepalived on a machine is for; undefined where the site has no such address, something else keeps it, or the machine is
+ * no server. The id follows from the last byte of the address, so that two clusters of one network have two.
  */
 export function vipOf(site: Site, machine: string): VipMember | undefined {
   const { vip, keeper } = site.cluster.api ?? {}

@@ -7,6 +7,7 @@ import os from 'node:os'
 import path from 'node:path'
 import type { Diagnostic, JsonSchema, Partially, Problem } from '../ground/document.ts'
 import { root as kit } from '../ground/root.ts'
+import { hostOf } from './machines.ts'
 import type { Config, Env, PerArch, Pins, Site, SiteDocument } from './model.ts'
 
 export type { Diagnostic } from '../ground/document.ts'
@@ -164,8 +165,8 @@ export function withDefaults(document: unknown): SiteDocument {
 }
 
 /**
- * FK_ variables that are facts of the virtual machine win over the site document, which they are written into. Gives what is wrong
- * where they would mean several machines, or none.
+ * FK_ variables that are facts of the virtual machine win over the site document, which they are written into. Gives what is
+ * wrong where they would mean several machines.
  */
 function oneMachine({ machines }: Site, env: Env, { values }: Settings): Diagnostic[] {
   const sizes = {
@@ -176,7 +177,7 @@ function oneMachine({ machines }: Site, env: Env, { values }: Settings): Diagnos
     FK_VM_ACCEL: env.FK_VM_ACCEL,
   }
   const said = Object.entries(sizes).filter(([, value]) => value !== undefined)
-  const guests = machines.filter(({ vm }) => vm !== undefined)
+  const guests = machines.filter((machine) => machine.vm && hostOf({ machines }, machine))
   const [guest] = guests
   if (guests.length > 1)
     return said.map(([name]) => ({

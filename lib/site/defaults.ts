@@ -25,8 +25,8 @@ export const firstHost = ({ machines }: Pick<SiteDocument, 'machines'>): string 
   machines.find(({ roles, vm }) => roles.includes('host') && vm === undefined)?.name
 
 /**
- * The site of a document that is free of faults. Nothing that it says is changed; what it leaves out follows from the rest, always
- * in the same way.
+ * The site of a document that is free of faults. Nothing that it says is changed; what it leaves out follows from the rest,
+ * always in the same way.
  */
 export function complete(document: SiteDocument): Site {
   const networks = networksOf(document)

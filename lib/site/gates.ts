@@ -27,8 +27,8 @@ export const milliseconds = (text: string): number =>
   Number(text.slice(0, -1)) * (units[text.slice(-1)] ?? NaN)
 
 /**
- * The state of every gate, or of those that a page waits for. A setting and a secret are looked up; everything else is what a person
- * has confirmed, and is open until then.
+ * The state of every gate, or of those that a page waits for. A setting and a secret are looked up; everything else is what a
+ * person has confirmed, and is open until then.
  */
 export function gatesOf(site: Site, known: Known, page?: string): GateState[] {
   return site.gates

@@ -1,7 +1,7 @@
-// Facts that follow from a site: which machines there are for what, who is where, and how each is found. Nobody derives them twice.
+// Facts that follow from a site: which machines there are for what, and who is where. Nobody derives them twice.
 import { createHash } from 'node:crypto'
 import { contains, formatAddress, parseNetwork } from '../ground/address.ts'
-import type { MachineSpec, NetworkSpec, Peer, Site, VmSpec } from './model.ts'
+import type { MachineSpec, NetworkSpec, Peer, Site, Vault, VmSpec } from './model.ts'
 
 /** Whether a machine runs Kubernetes, and whether it runs the control plane and etcd. */
 export const isNode = ({ roles }: Pick<MachineSpec, 'roles'>): boolean =>
@@ -16,6 +16,13 @@ export function machineOf({ name, machines }: Pick<Site, 'name' | 'machines'>, m
   const found = machines.find((one) => one.name === machine)
   if (found === undefined) throw new Error(`${machine} is no machine of ${name}`)
   return found
+}
+
+/** What the site says of the vault of a host; every host has such an entry. */
+export function vaultSpec(site: Pick<Site, 'name' | 'machines'>, machine: string): Vault {
+  const { vault } = machineOf(site, machine)
+  if (vault === undefined) throw new Error(`${machine} is no host, and has no vault`)
+  return vault
 }
 
 /** The host that runs a virtual machine by libvirt; undefined for metal, and for what another hypervisor runs. */

@@ -147,6 +147,8 @@ export function machineConfig(
     endpoint: apiOf(site).join ?? node.address,
     nodes: formatNetwork(network),
     peers: site.tunnel.network,
+    pods: site.cluster.pods,
+    services: site.cluster.services,
     installer: installerOf(pins),
     // The same Kubernetes as k3s: everything above is tested with it.
     kubernetes: pins['k3s']?.version.replace(/\+.*/, ''),

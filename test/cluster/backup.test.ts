@@ -108,7 +108,7 @@ ${targets}`,
     await server.ok('install --directory --mode=700 /mnt/disk')
     site(`    - { name: disk, kind: directory, path: /mnt/disk }
     - { name: nas, kind: sftp, host: ${away.machine.host}, user: keeper, path: /home/keeper/bundles, host_key: ${key} }
-    - { name: far, kind: s3, endpoint: '${s3.endpoint}', bucket: bundles, region: lab, prefix: fk/ }
+    - { name: far, kind: s3, endpoint: '${s3.endpoint}', bucket: bundles, region: lab, prefix: fk/, append_only: true }
 `)
   })
   after(async () => {

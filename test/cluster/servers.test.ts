@@ -99,7 +99,7 @@ describe('a cluster of three servers', { skip: missing }, () => {
     cluster.pin(version)
     pinAge(cluster.copy, join(cluster.state, 'downloads'))
     cluster.site((site) => {
-      site['data'] = backupsTo({ name: 'disk', kind: 'directory', path: '/mnt/disk' })
+      site['data'] = backupsTo({ name: 'disk', kind: 'directory', path: '/mnt/disk', append_only: true })
     })
     for (const name of cluster.names) {
       const more = servers.includes(name) ? { ...noSysctl, ...patience } : noSysctl

@@ -18,7 +18,7 @@ import { type Command, library, sh } from '../../lib/ground/sh.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import type { Placed } from '../../lib/site/machines.ts'
 import type { Config } from '../../lib/site/model.ts'
-import { type Short, type ShortMachine, backupsTo, made, metal as boards } from '../site/made.ts'
+import { type Short, type ShortMachine, backupsTo, hostKey, made, metal as boards } from '../site/made.ts'
 
 const store = secretStore({ dir: '/nonexistent', identity: '/nonexistent' })
 const env = { FK_STATE_DIR: '/nonexistent', FK_AGE_IDENTITY: '/nonexistent' }
@@ -36,7 +36,6 @@ const metal = (
     ...more,
   }),
 })
-const hostKey = `ssh-ed25519 ${'A'.repeat(68)}`
 /** The same, with a signature for k3s. */
 function signed({ pins, ...config }: Config): Config {
   const signature = {

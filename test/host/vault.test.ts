@@ -10,7 +10,7 @@ import { loadConfig } from '../../lib/site/config.ts'
 import type { Vault } from '../../lib/site/model.ts'
 import page from '../../scripts/08-host-vault.ts'
 import { shellcheck, without } from '../programs.ts'
-import { made, withVault } from '../site/made.ts'
+import { estate, made, withVault } from '../site/made.ts'
 
 const disk = '/dev/disk/by-id/usb-Samsung_PSSD_T7_S6XPNS0T900000-0:0'
 
@@ -46,6 +46,22 @@ test('a vault is known by its site, its machine and its name, in whatever enclos
   assert.equal(uuid(), uuid({ disk: '/dev/disk/by-id/usb-Other_Enclosure_0:0' }))
   assert.notEqual(uuid(), uuid({ name: 'other' }))
   assert.notEqual(uuid(), uuid({}, 'second'))
+})
+
+test('each host of a site has a vault of its own, with its own disk, name and TPM2', () => {
+  const site = estate()
+  const on = (name: string) => {
+    const given = { ...context(), site }
+    return page.steps({ ...given, machine: { ...given.machine, name } })
+  }
+  const text = (name: string) => JSON.stringify(on(name))
+  assert.match(text('north'), /usb-Samsung_T7-0:0/)
+  assert.doesNotMatch(text('north'), /nvme-Samsung_990|\/dev\/mapper\/inner/)
+  assert.match(text('south'), /nvme-Samsung_990/)
+  assert.ok(on('south').some((step) => step.name === 'the vault is open at /dev/mapper/inner'))
+  const tpm = (name: string) => on(name).some((step) => step.name.includes('TPM2 of this machine'))
+  assert.deepEqual([tpm('north'), tpm('south')], [true, false])
+  assert.equal(on('metal').length, 1)
 })
 
 test('without a disk there is nothing to do', () => {

@@ -13,12 +13,14 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { after, test } from 'node:test'
+import { after, describe, test } from 'node:test'
 import { encode } from 'uqr'
 import { parse } from 'yaml'
 import { peer as runPeer } from '../../lib/cli/peer.ts'
+import type { Context } from '../../lib/engine/page.ts'
+import { isChange } from '../../lib/engine/step.ts'
 import { placeholder, publicKey } from '../../lib/ground/keys.ts'
-import { secretStore } from '../../lib/ground/secret.ts'
+import { Secret, secretStore } from '../../lib/ground/secret.ts'
 import {
   clientFile,
   endpointsOf,
@@ -33,8 +35,9 @@ import {
 } from '../../lib/host/wireguard.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import type { Config, Site } from '../../lib/site/model.ts'
+import page from '../../scripts/05-host-wireguard.ts'
 import { without } from '../programs.ts'
-import { type Short, made } from '../site/made.ts'
+import { type Short, estate, made } from '../site/made.ts'
 
 const places: string[] = []
 after(() => places.forEach((dir) => rmSync(dir, { recursive: true })))
@@ -168,6 +171,111 @@ PersistentKeepalive = 25
   )
 })
 
+describe('a tunnel that ends at several hosts', () => {
+  const far = estate()
+  const texts = (state: string, name: string) => {
+    const asked: string[] = []
+    const steps = page.steps({
+      site: far,
+      state,
+      machine: { name },
+      secrets: (name: string) => {
+        asked.push(name)
+        return new Secret(name, () => 'x')
+      },
+    } as unknown as Context)
+    const conf = steps.find((step) => isChange(step) && step.target?.path === '/etc/wireguard/wg0.conf')
+    return {
+      asked,
+      names: steps.map(({ name }) => name),
+      conf: conf && isChange(conf) ? conf.target?.text : '',
+    }
+  }
+
+  test('has an address and a private key for each, and the same peers', () => {
+    const { state } = place()
+    const [north, south] = [texts(state, 'north'), texts(state, 'south')]
+    assert.match(north.conf ?? '', /^Address = 10\.66\.0\.1\/24$/m)
+    assert.match(south.conf ?? '', /^Address = 10\.66\.0\.20\/24$/m)
+    assert.deepEqual([north.asked[0], south.asked[0]], ['wg-host', 'wg-host-south'])
+    const peers = ({ conf }: typeof north) => /\n\[Peer\][^]*/.exec(conf ?? '')?.[0]
+    assert.match(peers(south) ?? '', /AllowedIPs = 10\.66\.0\.2\/32$/m)
+    assert.equal(peers(north), peers(south))
+  })
+
+  test('is nothing on a host that it does not end at', () => {
+    const without = made({
+      machines: [
+        { name: 'north', roles: ['host'], address: '192.0.2.10' },
+        { name: 'south', roles: ['host'], address: '192.0.2.20' },
+      ],
+    })
+    const context = { site: without, state: '/nonexistent', machine: { name: 'south' } }
+    const steps = page.steps(context as unknown as Context)
+    assert.deepEqual(
+      steps.map((step) => [step.name, isChange(step)]),
+      [['the tunnel ends at north, and no WireGuard interface wg0 is here', false]],
+    )
+  })
+
+  test('gives a device a peer for each host, with what is behind it and nothing of another', async () => {
+    const { state, env } = place()
+    const open = secretStore({ dir: state, identity: env.FK_AGE_IDENTITY, say: () => {} })
+    assert.deepEqual(keyless(state, far), ['laptop'])
+    const all = await keysOf(open, state, far, 'laptop')
+    assert.deepEqual(keyless(state, far), [])
+    assert.equal(new Set(Object.values(all.hosts)).size, 3)
+    assert.deepEqual(
+      readdirSync(state).filter((name) => name.endsWith('.age')),
+      ['wg-host-metal.age', 'wg-host-south.age', 'wg-host.age', 'wg-peer-laptop.age', 'wg-psk-laptop.age'],
+    )
+    const endpoints = endpointsOf({ env, site: far } as unknown as Config, state)
+    const text = clientFile(far, far.tunnel.peers[0]!, all, endpoints)
+    assert.deepEqual(
+      text
+        .split('[Peer]')
+        .slice(1)
+        .map((section) => [
+          /# (\w+)/.exec(section)?.[1],
+          /Endpoint = (.*)/.exec(section)?.[1],
+          /AllowedIPs = (.*)/.exec(section)?.[1],
+        ]),
+      [
+        ['north', '192.0.2.10:51820', '10.66.0.1/32, 10.77.0.0/24'],
+        ['south', '192.0.2.20:51820', '10.66.0.20/32, 10.78.0.0/24'],
+        ['metal', '192.0.2.30:51820', '10.66.0.30/32'],
+      ],
+    )
+    for (const [name, key] of [
+      ['north', 'wg-host'],
+      ['south', 'wg-host-south'],
+    ] as const)
+      assert.ok(text.includes(`[Peer] # ${name}\nPublicKey = ${all.hosts[key]}\n`), name)
+  })
+
+  test('is found elsewhere by --endpoint at its main end alone', () => {
+    const { state, env } = place()
+    assert.deepEqual(endpointsOf({ env, site: far } as unknown as Config, state, 'vpn.example.net'), {
+      north: 'vpn.example.net:51820',
+      south: '192.0.2.20:51820',
+      metal: '192.0.2.30:51820',
+    })
+  })
+
+  test('gives the next device an address that no host has', () => {
+    const taken = withPeer('name: estate\n', made({ ...shortOf('10.66.0.3') }), 'phone')
+    assert.equal(taken.peer.address, '10.66.0.4')
+  })
+
+  /** Two hosts, the second at this address of the tunnel. */
+  const shortOf = (tunnel_address: string): Short => ({
+    machines: [
+      { name: 'north', roles: ['host'], address: '192.0.2.10' },
+      { name: 'south', roles: ['host'], address: '192.0.2.20', tunnel_address },
+    ],
+  })
+})
+
 for (const [host, said, want] of [
   ['admin@192.0.2.10', undefined, '192.0.2.10:51820'],
   ['admin@fortress.example.net:2222', undefined, 'fortress.example.net:51820'],
@@ -219,9 +327,15 @@ test('the documents of this repository survive an edit to the byte', () => {
   for (const name of ['fortress', 'fortress-pi']) {
     const { site } = loadConfig({ env: {}, site: name })
     const text = readFileSync(join(import.meta.dirname, '../..', 'config', 'sites', `${name}.yaml`), 'utf8')
-    const line = '    - { name: laptop, address: 10.66.0.2 }\n'
+<<<<<<< HEAD
+    const peer = '{ name: laptop, address: 10.66.0.2 }'
     const grown = withPeer(text, site, 'phone')
-    assert.equal(grown.text, text.replace(line, `${line}    - { name: phone, address: 10.66.0.3 }\n`))
+    assert.equal(grown.text, text.replace(peer, `${peer}, { name: phone, address: 10.66.0.3 }`))
+=======
+    const laptop = '{ name: laptop, address: 10.66.0.2 }'
+    const grown = withPeer(text, site, 'phone')
+    assert.equal(grown.text, text.replace(laptop, `${laptop}, { name: phone, address: 10.66.0.3 }`))
+>>>>>>> sitetests
   }
 })
 

@@ -4,13 +4,13 @@ import { describe, test } from 'node:test'
 import { parse } from 'yaml'
 import type { Context } from '../../lib/engine/page.ts'
 import { makeSshKey, sshPublicKey } from '../../lib/ground/keys.ts'
-import { filesOf, fragmentOf } from '../../lib/k3s/configuration.ts'
+import { checkConfiguration, filesOf, fragmentOf } from '../../lib/k3s/configuration.ts'
 import { clusterOf, memberOf, programOf } from '../../lib/k3s/members.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import { guestsOf, machinesFor } from '../../lib/site/machines.ts'
 import type { Config } from '../../lib/site/model.ts'
 import { ignition } from '../../lib/vm/ignition.ts'
-import { made, metal as boards } from '../site/made.ts'
+import { estate, made, metal as boards } from '../site/made.ts'
 
 const load = (site = 'fortress', env = {}) => loadConfig({ env, site })
 const hostKey = makeSshKey('test')
@@ -25,6 +25,10 @@ const configuration = (config: Config, name: string) => {
   const member = clusterOf(config).find((found) => found.name === name)!
   return Object.fromEntries(filesOf(config, member).map(({ path, text }) => [path, parse(text) as object]))
 }
+
+/** What 10-node.yaml of a node says. */
+const drop = (config: Config, name: string) =>
+  configuration(config, name)['/etc/rancher/k3s/config.yaml.d/10-node.yaml'] as Record<string, unknown>
 
 describe('the machines that pages run on', () => {
   test('the virtual machine of a site is reached through its host', () => {
@@ -101,6 +105,69 @@ describe('the configuration of a node', () => {
     delete first[own]
     delete second[own]
     assert.deepEqual(first, second)
+  })
+
+  test('all but the first join at the address that moves, and each certificate has it and the names of the API', () => {
+    const config = load()
+    const api = { vip: '192.0.2.9', names: ['api.example.net'] }
+    const site = made({
+      name: 'fortress-pi',
+      machines: boards('server', 'server', 'server', 'agent'),
+      cluster: { api, pods: '10.32.0.0/16', services: '10.33.0.0/16' },
+    })
+    const of = (name: string) => drop({ ...config, site }, name)
+    assert.deepEqual(
+      ['pi-1', 'pi-2', 'pi-3', 'pi-4'].map((name) => [of(name)['cluster-init'], of(name)['server']]),
+      [
+        [true, undefined],
+        [undefined, 'https://192.0.2.9:6443'],
+        [undefined, 'https://192.0.2.9:6443'],
+        [undefined, 'https://192.0.2.9:6443'],
+      ],
+    )
+    assert.equal(String(of('pi-2')['tls-san']), 'pi-2,10.66.0.12,192.0.2.12,192.0.2.9,api.example.net')
+    for (const name of ['pi-1', 'pi-3'])
+      assert.deepEqual(
+        [of(name)['cluster-cidr'], of(name)['service-cidr']],
+        ['10.32.0.0/16', '10.33.0.0/16'],
+        name,
+      )
+    assert.deepEqual([of('pi-4')['cluster-cidr'], of('pi-4')['tls-san']], [undefined, undefined])
+  })
+
+  test('a node has its labels and taints, and a server takes no pods where the site says so', () => {
+    const [first, second] = boards('server', 'agent')
+    const site = made({
+      machines: [
+        first!,
+        {
+          ...second!,
+          labels: { disk: 'fast', 'example.net/rack': '2' },
+          taints: ['dedicated=media:NoSchedule'],
+        },
+      ],
+      cluster: { servers_take_pods: false },
+    })
+    const of = (name: string) => drop({ ...load(), site }, name)
+    assert.deepEqual(of('pi-2')['node-label'], ['disk=fast', 'example.net/rack=2'])
+    assert.deepEqual(of('pi-2')['node-taint'], ['dedicated=media:NoSchedule'])
+    assert.deepEqual(of('pi-1')['node-taint'], ['node-role.kubernetes.io/control-plane=:NoSchedule'])
+    assert.equal('node-taint' in drop(metal('server'), 'pi-1'), false)
+    const config = { ...load(), site }
+    assert.doesNotThrow(() => checkConfiguration(config))
+  })
+
+  test('a virtual machine and metal of one site join at the first server, each with its own address', () => {
+    const site = estate()
+    const of = (name: string) => drop({ ...load(), site }, name)
+    assert.deepEqual(
+      ['north-1', 'south-1', 'metal'].map((name) => [of(name)['node-ip'], of(name)['server']]),
+      [
+        ['10.77.0.2', undefined],
+        ['10.78.0.2', 'https://10.77.0.2:6443'],
+        ['192.0.2.30', 'https://10.77.0.2:6443'],
+      ],
+    )
   })
 
   test('an agent gets nothing of the control plane', () => {

@@ -82,7 +82,7 @@ main() {
     local dir=$VM_DIR free have
     if [ -e "$(vm_disk "$1")" ]; then
       have=$(($(vm_disk_bytes "$1") / 1073741824))
-      [ "$have" -le "$2" ] || vm_no "the disk has $have GiB, and a disk is never made smaller: vm.disk or FK_VM_DISK_GB is $have at least"
+      [ "$have" -le "$2" ] || vm_no "the disk has $have GiB, and a disk is never made smaller: vm.disk: $have"
       return
     fi
     while [ ! -d "$dir" ]; do dir=$(dirname "$dir"); done

@@ -91,10 +91,11 @@ describe('a configuration that is right is loaded', () => {
 
   test('the Raspberry Pi is host and node, and has neither virtual machines nor a TPM2', () => {
     const { site } = loadConfig({ env: {}, root: checkout(), site: 'fortress-pi' })
-    assert.deepEqual(site.machines[0]?.roles, ['host', 'server'])
-    assert.deepEqual(guestsOf(site), [])
-    assert.deepEqual(site.machines[0]?.vault?.tpm2_pcrs, [])
-    assert.equal(site.machines[0]?.vault?.kdf_memory_kib, 512 * 1024)
+    const [pi, ...others] = site.machines
+    assert.deepEqual(pi?.roles, ['host', 'server'])
+    assert.deepEqual([others, site.networks], [[], []])
+    assert.deepEqual(pi?.vault?.tpm2_pcrs, [])
+    assert.equal(pi?.vault?.kdf_memory_kib, 512 * 1024)
   })
 
   test('a site of several machines, with defaults for what it leaves out', () => {
@@ -254,6 +255,7 @@ machines:
   - { name: south, roles: [host], os: debian-13, arch: amd64, address: 192.0.2.11, tunnel_address: 10.66.0.11 }
   - { name: north-1, roles: [server], os: flatcar, arch: amd64, vm: { host: north } }
   - { name: south-1, roles: [agent], os: flatcar, arch: amd64, vm: { host: south } }
+accepted: [{ what: north-1, why: one server is enough, until: 2029-12-31 }]
 `
     const made = checkout({ site, env: '\nFK_VM_VCPUS=2\n' })
     assert.equal(

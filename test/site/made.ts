@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type JsonSchema, checkSchema, pathText } from '../../lib/ground/document.ts'
 import { root } from '../../lib/ground/root.ts'
+import { loadConfig, siteNames } from '../../lib/site/config.ts'
 import { complete } from '../../lib/site/defaults.ts'
 import { formats } from '../../lib/site/formats.ts'
 import type {
@@ -59,6 +60,12 @@ export const metal = (...roles: ('server' | 'agent')[]): ShortMachine[] =>
     ...(i === 0 ? {} : { tunnel_address: `10.66.0.${11 + i}` }),
   }))
 
+/** The names of the shipped sites that have one virtual machine at most, so that FK_NODE_OS and FK_VM_* mean it. */
+export const sitesOfOne = (): string[] =>
+  siteNames().filter(
+    (site) => loadConfig({ env: {}, site }).site.machines.filter(({ vm }) => vm !== undefined).length <= 1,
+  )
+
 /** The same site, and in the vaults of its hosts what a test says of them. */
 export const withVault = (site: Site, vault: Partial<Vault>): Site => ({
   ...site,
@@ -75,8 +82,47 @@ export const withVm = (site: Site, vm: Partial<VmSpec>): Site => ({
   ),
 })
 
+/** What a target over SSH is known by. */
+export const hostKey = `ssh-ed25519 ${'A'.repeat(68)}`
+
 /** Backups of the cluster to these places, every night. */
 export const backupsTo = (...targets: BackupTarget[]): Pick<Data, 'targets' | 'keep'> => {
   const to = targets.map(({ name }) => name)
   return { targets, keep: [{ what: 'cluster', every: '*-*-* 03:17', copies: 14, to, rpo: '24h', rto: '1h' }] }
 }
+
+/** Two hosts with a virtual machine each, which differ in all that they can; and a Raspberry Pi with Ubuntu beside them, of metal. */
+export const estate = (): Site =>
+  made({
+    name: 'estate',
+    machines: [
+      {
+        name: 'north',
+        roles: ['host'],
+        address: '192.0.2.10',
+        vault: { disk: '/dev/disk/by-id/usb-Samsung_T7-0:0' },
+      },
+      {
+        name: 'south',
+        roles: ['host'],
+        address: '192.0.2.20',
+        tunnel_address: '10.66.0.20',
+        vault: { disk: '/dev/disk/by-id/nvme-Samsung_990', name: 'inner', tpm2_pcrs: [] },
+      },
+      { name: 'north-1', roles: ['server'], vm: { host: 'north', memory: 4096, cpus: 2, disk: 30 } },
+      {
+        name: 'south-1',
+        roles: ['agent'],
+        vm: { host: 'south', memory: 16384, cpus: 8, disk: 100, accel: 'tcg', console: true },
+      },
+      {
+        name: 'metal',
+        roles: ['host', 'agent'],
+        os: 'ubuntu-24.04',
+        arch: 'arm64',
+        board: 'rpi-cm5',
+        address: '192.0.2.30',
+        tunnel_address: '10.66.0.30',
+      },
+    ],
+  })
