@@ -58,17 +58,6 @@ export function apiOf(site: Site): { laptop?: string; join?: string; names: stri
   }
 }
 
-/** The nodes of the cluster with a fixed address, without the one of this name. */
-export const otherNodes = (
-  { machines }: Pick<Site, 'machines'>,
-  name: string,
-): (MachineSpec & { address: string })[] =>
-  machines.flatMap((machine) =>
-    isNode(machine) && machine.name !== name && isIP(machine.address ?? '') !== 0
-      ? [{ ...machine, address: machine.address ?? '' }]
-      : [],
-  )
-
 /** When the cluster is backed up, and where its bundles are copied beside the node itself; each place is optional. */
 export interface Backup {
   schedule: string

@@ -8,7 +8,6 @@ import {
   parseAddress,
   parseNetwork,
 } from '../ground/address.ts'
-import { otherNodes } from './cluster.ts'
 import { bridgeOf, chosen, isNode, isServer, machineOf, tunnelOf } from './machines.ts'
 import type { Allow, MachineSpec, Site } from './model.ts'
 
@@ -365,9 +364,10 @@ function membership(view: View, machine: MachineSpec): Rule[] {
   const [self, pods] = [{ zone: 'self' }, { zone: 'pods', within: [site.cluster.pods] }]
   const server = isServer(machine)
   const needs = needsOf(site)
-  const all = otherNodes(site, machine.name)
+  const all = site.machines.filter((one) => isNode(one) && one !== machine)
   const servers = all.filter(isServer)
-  const at = (nodes: { address: string }[]) => together(nodes.flatMap(({ address }) => placed(view, address)))
+  const at = (nodes: { address?: string }[]) =>
+    together(nodes.flatMap(({ address = '' }) => placed(view, address)))
   const rule = ({ protocol, ports, why }: Need, from: End, to: End): Rule => ({
     from,
     to,
