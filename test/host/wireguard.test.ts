@@ -327,9 +327,9 @@ test('the documents of this repository survive an edit to the byte', () => {
   for (const name of ['fortress', 'fortress-pi']) {
     const { site } = loadConfig({ env: {}, site: name })
     const text = readFileSync(join(import.meta.dirname, '../..', 'config', 'sites', `${name}.yaml`), 'utf8')
-    const laptop = '{ name: laptop, address: 10.66.0.2 }'
+    const peer = '{ name: laptop, address: 10.66.0.2 }'
     const grown = withPeer(text, site, 'phone')
-    assert.equal(grown.text, text.replace(laptop, `${laptop}, { name: phone, address: 10.66.0.3 }`))
+    assert.equal(grown.text, text.replace(peer, `${peer}, { name: phone, address: 10.66.0.3 }`))
   }
 })
 
