@@ -1,20 +1,16 @@
 // What follows from a site of several hosts: who is where, what each is found by, and what is whose.
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
+import { apiOf, backupOf, endpointOf, membersOf, otherNodes } from '../../lib/site/cluster.ts'
 import {
-  apiOf,
-  backupOf,
   bridgeOf,
   chosen,
-  endpointOf,
   everyMachine,
   guestsOf,
   hostOf,
   machineOf,
   machinesFor,
-  membersOf,
   networkOf,
-  otherNodes,
   tunnelOf,
 } from '../../lib/site/machines.ts'
 import { estate, hostKey, made, metal } from './made.ts'

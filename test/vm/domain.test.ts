@@ -447,7 +447,7 @@ describe('refuses', { skip: missing }, () => {
       'a disk that should become smaller',
       `VM_DIR=${dir}; touch ${dir}/n.qcow2; vm_disk_bytes() { echo 42949672960; }; vm_disk_room n 20`,
       'return 1',
-      'the disk has 40 GiB, and a disk is never made smaller: vm.disk or FK_VM_DISK_GB is 40 at least',
+      'the disk has 40 GiB, and a disk is never made smaller: vm.disk: 40',
     ],
     [
       'a bridge that another network of libvirt has',
