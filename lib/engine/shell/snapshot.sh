@@ -19,6 +19,7 @@ fk_units() {
 }
 
 # fk_packages [STATE]: which are installed (^i), or in another STATE of dpkg: a pattern.
+# shellcheck disable=SC2120 # record.sh names a state
 fk_packages() {
   dpkg-query --show --showformat='${Package}:${Architecture}\t${db:Status-Abbrev}\n' 2> /dev/null |
     awk -v state="${1-^i}" '$2 ~ state { print $1 }' | LC_ALL=C sort
