@@ -283,6 +283,50 @@ until ls /var/lib/fortress/tx/*/rolled-back > /dev/null 2>&1; do sleep 0.2; done
       for (const line of await printed(name, text)) assert.match(line, /^(ok|ready) /)
     })
 
+  test('pages that have nothing to do where the metal is the node say so, and change nothing', async () => {
+    const before = await left(kit)
+    for (const name of [
+      '08-host-vault',
+      '10-vm-host',
+      '11-vm-image',
+      '12-vm-ignition',
+      '13-vm-provision',
+      '14-vm-talos',
+    ])
+      for (const line of await printed(name)) assert.match(line, /^ok /)
+    sameLeft(before, await left(kit))
+  })
+
+  test('what 24 and 25 print upgrades the node as apply does', async () => {
+    const changed = async (version: string, upgrade: (name: string) => Promise<unknown>) => {
+      copy.pin('k3s', readFileSync(program!), version)
+      const [from, before] = [await ok('readlink /opt/bin/k3s'), await left(kit)]
+      for (const name of ['24-k3s-stage', '25-k3s-upgrade']) await upgrade(name)
+      const running = await ok(
+        `/opt/bin/k3s kubectl get nodes --output jsonpath='{.items[*].status.nodeInfo.kubeletVersion}'`,
+      )
+      assert.equal(running, version)
+      return differences(before, await left(kit))
+        .filter((line) => !line.endsWith('/var/lib/fortress/k3s/started')) // it has the number of the start
+        .map((line) =>
+          line.replaceAll(version, 'NEW').replaceAll(from.replace(/.*\/(v[^/]+)\/.*/, '$1'), 'OLD'),
+        )
+    }
+    const byHand = await changed('v1.36.4+k3s1', printed)
+    await nothingToDo('24-k3s-stage')
+    await nothingToDo('25-k3s-upgrade')
+    const applied = await changed('v1.36.5+k3s1', async (name) => {
+      const { code, text } = await kit.page(copy.page(name), 'apply', '--confirm', 'fortress')
+      assert.equal(code, 0, text)
+    })
+    // Behind the second upgrade the first of three versions is gone.
+    const gone = new RegExp('v1\\.36\\.3')
+    assert.deepEqual(
+      applied.filter((line) => !gone.test(line)),
+      byHand,
+    )
+  })
+
   /** A page was done by what it prints: apply by the laptop changes nothing, starts nothing anew, and verify passes. */
   const nothingToDo = async (name: string) => {
     const [begun, before] = [await start(), await left(kit)]
