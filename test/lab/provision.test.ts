@@ -303,10 +303,11 @@ passwd --status core"; hostname`,
     assert.doesNotMatch(await root(`qemu-img snapshot -U -l ${vmDir}/${node}.qcow2`), /before-trial/)
   })
 
-  test('it is made anew from the base image when its name is typed, its old disk is kept, and what vm-provision prints leaves the same as apply', async () => {
-    const applied = await left(kit)
+  test('it is made anew from the base image when its name is typed, and its old disk is kept', async () => {
+    await root(`virsh list --name`)
     fine(await run(rebuild(node), 'apply', {}, node))
     assert.match(await root(`ls ${vmDir}`), /fortress-node\.qcow2\.previous/)
+<<<<<<< HEAD
     const known = `/etc/fortress/vm/${node}.known_hosts`
     const secrets = { [`${node}-known-hosts`]: `${await root(`cat ${known}`)}\n` }
     // As on a host that never had them.
@@ -317,6 +318,9 @@ passwd --status core"; hostname`,
     const again = await run(page, 'apply', { memory: 832 })
     fine(again)
     assert.equal(again.changed, 0, again.text)
+=======
+    fine(await run(page, 'apply', { FK_VM_RAM_MB: 832 }))
+>>>>>>> main
     assert.doesNotMatch(await root(`ls ${notes}`), /trial$|rebuilding/)
   })
 
