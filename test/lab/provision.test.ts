@@ -307,20 +307,7 @@ passwd --status core"; hostname`,
     await root(`virsh list --name`)
     fine(await run(rebuild(node), 'apply', {}, node))
     assert.match(await root(`ls ${vmDir}`), /fortress-node\.qcow2\.previous/)
-<<<<<<< HEAD
-    const known = `/etc/fortress/vm/${node}.known_hosts`
-    const secrets = { [`${node}-known-hosts`]: `${await root(`cat ${known}`)}\n` }
-    // As on a host that never had them.
-    await root(`rm ${known} /var/lib/fortress/secret${known}.sha256 /etc/fortress/vm/${node}.xml`)
-    await runPrinted(kit, printed({ ...page, steps: stepsOf(page, { memory: 832 }) }), { secrets })
-    // When it was made anew is noted; each start has a network card of another number.
-    sameLeft(applied, await left(kit), new RegExp(`${node}\\.rebuilt$|\\.vnet\\d+\\.`))
-    const again = await run(page, 'apply', { memory: 832 })
-    fine(again)
-    assert.equal(again.changed, 0, again.text)
-=======
-    fine(await run(page, 'apply', { FK_VM_RAM_MB: 832 }))
->>>>>>> main
+    fine(await run(page, 'apply', { memory: 832 }))
     assert.doesNotMatch(await root(`ls ${notes}`), /trial$|rebuilding/)
   })
 

@@ -11,11 +11,7 @@ import { vaultOf, vaultShell } from '../../lib/host/vault.ts'
 import { labBoot, labClearTpm, labDown, labReboot, labUp } from '../../lib/lab/lab.ts'
 import page, { guards } from '../../scripts/08-host-vault.ts'
 import { type Kit, type Opened, around, open } from '../machine/kit.ts'
-<<<<<<< HEAD
-import { left, runPrinted, sameLeft } from '../machine/printed.ts'
 import { withVault } from '../site/made.ts'
-=======
->>>>>>> main
 
 const name = 'vault-test'
 const disk = '/dev/disk/by-id/virtio-fk-vault'
@@ -53,39 +49,13 @@ describe('the vault', () => {
   }
   after(hangUp)
 
-<<<<<<< HEAD
-  /** Argon2id with 32 MiB, because the processor is an emulated one. */
-  async function contextFor(of: Pick<Run, 'disk' | 'name'>): Promise<Context> {
-    const { context } = await connected()
-    const mine = { disk: of.disk ?? disk, name: of.name ?? 'vault', kdf_memory_kib: 32768 }
-    return { ...context, site: withVault(context.site, mine) }
-  }
-
-  /** The page as it prints, run on the machine with the keys of the laptop. */
-  async function byHand(of: Pick<Run, 'disk' | 'name'>): Promise<string> {
-    const mine = await contextFor(of)
-    const { keys } = vaultOf(mine)
-    return runPrinted(kit, printed({ ...page, steps: page.steps(mine) }), {
-      secrets: { [keys.name]: await keys.resolve() },
-      variables: { FK_CONFIRM: (of.disk ?? disk).replace(/.*\//, '') },
-    })
-  }
-
-  /** One run of the page. */
-=======
   /** One run of the page. Argon2id with 32 MiB, because the processor is an emulated one. */
->>>>>>> main
   async function run(options: Run = {}): Promise<Ran> {
     const { context, running, lines } = await connected()
     lines.length = 0
-<<<<<<< HEAD
-    const mine = await contextFor(options)
-    const typed = options.typed === undefined ? (options.disk ?? disk).replace(/.*\//, '') : options.typed
-=======
-    const vault = { ...context.site.vault, disk: options.disk ?? disk, kdf_memory_kib: 32768 }
-    const mine = { ...context, site: { ...context.site, vault } }
+    const vault = { disk: options.disk ?? disk, kdf_memory_kib: 32768 }
+    const mine = { ...context, site: withVault(context.site, vault) }
     const typed = options.typed === undefined ? vault.disk.replace(/.*\//, '') : options.typed
->>>>>>> main
     const result = await runPage(page, (options.steps ?? page.steps)(mine), options.mode ?? 'apply', {
       ...running,
       typed: async () => typed ?? undefined,
