@@ -309,6 +309,14 @@ function data(work: Work): void {
   keep.add(rowOf(work, take('schedule'), take('keep'), to, document))
   map.set('keep', keep)
   sections[sections.indexOf(found)] = { ...found, key: 'data', body: printed(document, found.body) }
+  if (targets.length === 0) return
+  const until = `${new Date().getFullYear() + 1}-12-31`
+  const line = `{ what: deletable-backups, why: the node deletes its old backups itself, until: ${until} }`
+  sections.splice(-1, 0, { key: 'accepted', lead: '\n', body: `accepted:\n  - ${line}\n` })
+  work.notes.push(
+    'Whoever takes the node could delete the backups elsewhere, too: accepted says so, with a date. ' +
+      'A target whose key cannot delete has append_only: true.',
+  )
 }
 
 const kinds = { directory: 'directory', ssh: 'sftp', s3: 's3' } as const

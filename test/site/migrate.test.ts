@@ -97,7 +97,7 @@ test('the documents that ship have no fault after it', () => {
 test('what the new format asks a person is left to them', () =>
   assert.deepEqual(
     faults(fixture('several'), 'several').map((fault) => fault.replace(/  .*/, '')),
-    ['machines[0]', 'data.keep[0].to'],
+    ['machines[0]'],
   ))
 
 describe('machines', () => {
@@ -327,6 +327,10 @@ describe('backups', () => {
       },
     ])
     assert.match(data?.recovery ?? '', /^age1/)
+    assert.deepEqual(
+      values(fixture('several')).accepted?.map(({ what }) => what),
+      ['deletable-backups'],
+    )
   })
 
   test('without a schedule they are made every day, and as many are kept as before', () => {

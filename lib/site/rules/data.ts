@@ -6,6 +6,7 @@ import {
   type Document,
   type Entry,
   entries,
+  isAccepted,
   isNode,
   machinesAreKnown,
   machinesOf,
@@ -89,7 +90,8 @@ function* targetProblems(document: Document, [at, target]: Entry<Target>): Gener
     yield { path, reason: 'is a machine or gateway of this site: a backup that dies with it is none' }
 }
 
-function* placeProblems({ components, data }: Document, [at, { to, what }]: Entry<Row>): Generator<Problem> {
+function* placeProblems(document: Document, [at, { to, what }]: Entry<Row>): Generator<Problem> {
+  const { components, data } = document
   if (data?.targets?.includes(undefined)) return
   const targets = (data?.targets ?? []).flatMap((one) => one ?? [])
   const places = [...targets.map(({ name }) => name), ...Object.keys(components ?? {})]
@@ -99,10 +101,12 @@ function* placeProblems({ components, data }: Document, [at, { to, what }]: Entr
     (ends ?? []).some((end) => targets.some(({ append_only, name }) => name === end && append_only === true))
   const away = (to ?? []).some((end) => targets.some(({ name }) => name === end))
   const sure = (data?.keep ?? []).some((row) => row?.what === what && guarded(row?.to))
-  if (away && !sure)
+  if (away && !sure && !isAccepted(document, 'deletable-backups'))
     yield {
       path: [...at, 'to'],
-      reason: `holds no target with append_only: who takes a node could delete every copy of ${what}`,
+      reason:
+        `holds no target with append_only: who takes a node could delete every copy of ${what}. ` +
+        'Give one a key that cannot delete, or say under accepted: what: deletable-backups',
     }
 }
 
