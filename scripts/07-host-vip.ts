@@ -59,9 +59,11 @@ function configuration({ name, address, vip, id, priority, peers }: VipMember): 
     file(`${dir}/keepalived.conf`, {
       from: 'config/host/keepalived.conf',
       values: { name, address, vip, id, priority, peers: peers.map((peer) => `    ${peer}`).join('\n') },
-      // With an interface that every machine has: the real one is in a file of its own.
-      test: sh`sed --expression='/^include/d' --expression='s/[$]_INTERFACE/lo/' "$new" > "$new.test" &&
-        { keepalived --config-test --use-file="$new.test" || { rm "$new.test" && false; }; } && rm "$new.test"`,
+      // Where there is no file with the interface yet, with any that this computer has.
+      test: sh`
+        use=$(sed --quiet 's/^[$]_INTERFACE=//p' ${interfaceFile} 2> /dev/null || ls /sys/class/net | grep --invert-match ^lo) &&
+          sed "/^include/d; s/[$]_INTERFACE/$(head --lines=1 <<< "$use")/" "$new" > "$new.test" &&
+          { keepalived --config-test --use-file="$new.test" || { rm "$new.test" && false; }; } && rm "$new.test"`,
       then: [sh`systemctl try-reload-or-restart ${unit}`],
       name: `keepalived.conf gives ${vip} to one server that answers`,
       why: 'kubeconfigs and joining nodes name this address, so that no single server is the cluster',

@@ -141,7 +141,9 @@ describe('one address for the API of three servers', { skip: missing }, () => {
     const applied = await left(kit)
     await cluster.on(
       name,
-      'systemctl disable --now keepalived 2> /dev/null; rm --recursive /etc/keepalived /usr/local/sbin/fortress-api-answers',
+      `systemctl disable --now keepalived 2> /dev/null
+       rm --recursive /etc/keepalived/{keepalived,interface}.conf /etc/systemd/system/keepalived.service.d \\
+         /usr/local/sbin/fortress-api-answers`,
     )
     await runPrinted(kit, await printOf(kit, '07-host-vip', name), { site: 'fortress-pi' })
     sameLeft(applied, await left(kit))
@@ -172,7 +174,7 @@ describe('one address for the API of three servers', { skip: missing }, () => {
       measured.push(Number(await asked))
       assert.deepEqual(twice, [], `in round ${round}`)
       seen.set(holder, (seen.get(holder) ?? 0) + 1)
-      await cluster.on(holder, untilReady(120))
+      await cluster.on(holder, `(${untilReady(120)}) || { journalctl --unit=k3s --lines=30 >&2; exit 1; }`)
     }
     t.diagnostic(`${measured.length} kills, the longest silence ${Math.max(...measured)} ms`)
     assert.ok(Math.max(...measured) <= 5000, measured.join(' '))
