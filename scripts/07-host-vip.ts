@@ -87,7 +87,7 @@ const answers = ({ vip }: VipMember): Control => ({
   check: sh`
     dir=/var/lib/rancher/k3s/agent
     [ -e "$dir/client-kubelet.key" ] || { echo 'k3s does not run here yet'; exit 100; }
-    if ip -oneline -4 address show | grep --fixed-strings ${` ${vip}/32 `}; then fortress-api-answers; fi
+    if ip -oneline -4 address show | grep --fixed-strings ${` ${vip}/32 `}; then fortress-api-answers whole; fi
     [ "$(curl --silent --max-time 5 --cacert "$dir/server-ca.crt" --cert "$dir/client-kubelet.crt" \
       --key "$dir/client-kubelet.key" https://${vip}:6443/livez)" = ok ]`,
   from: ['RFC 5798', 'kubeadm: high availability'],
