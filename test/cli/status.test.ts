@@ -152,6 +152,35 @@ describe('what needs attention', () => {
     )
   })
 
+  test('the backup may be as old as the rpo of its row allows, and two hours more for the backup itself', () => {
+    const config = site('server')
+    const [row] = config.site.data.keep
+    config.site.data.keep = [{ ...row!, rpo: '6h' }]
+    const old = (time: string) => {
+      const notes: Answer[] = [
+        ['note', { which: 'node.good', line: `${time}\tbundle\t100\tok\t` }],
+        backups[1]!,
+      ]
+      return said(config, [well('pi-1', nodes(node('pi-1')), ...notes)])
+    }
+    assert.deepEqual(old('2026-11-21T04:01:00Z'), [])
+    assert.deepEqual(old('2026-11-21T03:59:00Z'), [
+      'warn backup: the last good one is 8 h old → ./task k3s-backup verify',
+    ])
+  })
+
+  test('pages that the site needs and that are not built are named, and are no concern', () => {
+    const config = site('server')
+    config.site.components = { network: 'cilium' }
+    const status = shown(config, [well('pi-1', nodes(node('pi-1')), ...backups)])
+    assert.deepEqual(status.concerns, [])
+    assert.deepEqual(
+      status.notBuilt.map(({ page }) => page),
+      ['30-network', '31-network-policies', '60-storage-vault', '64-backup'],
+    )
+    assert.match(screen(status, { color: false }), /^Not built yet\n {2}30-network {2}the network plug-in$/m)
+  })
+
   test('an API that answers nowhere', () => {
     const machine = well('pi-1')
     machine.k3s!.active = false
