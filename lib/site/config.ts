@@ -76,7 +76,9 @@ export function loadConfig(
   const site = chooseSite(root, chosen)
   const pins = read(root, 'config/versions.yaml')
 
-  const inputs = [rulesOf(), JSON.stringify([settings, chosen, site, pins, root, os.homedir()])]
+  // What somebody has decided to live with has an end: a document is good for a day.
+  const today = new Date().toISOString().slice(0, 10)
+  const inputs = [rulesOf(), JSON.stringify([settings, chosen, site, pins, root, os.homedir(), today])]
   const key = createHash('sha256').update(inputs.join('\0')).digest('hex')
   const cache = path.join(root, '.cache', 'config')
   const known = recall(cache, key) as Config | undefined
@@ -100,7 +102,7 @@ export function loadConfig(
     site:
       site.text &&
       check<SiteDocument>(site.text, readSchema('site.json'), (found) =>
-        siteProblems(found, site.name, catalogue()),
+        siteProblems(found, site.name, catalogue(), today),
       ),
     pins: check<Pins>(pins, readSchema('versions.json'), pinProblems),
     env: checkEnv(root, settings, variables),

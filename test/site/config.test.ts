@@ -446,6 +446,16 @@ describe('what was found right before', () => {
     assert.equal(refusal({ env: {}, root: made }).faults.length, 1)
   })
 
+  test('is forgotten on the day after what was accepted for a time has ended', (t) => {
+    const site = fs.readFileSync(path.join(root, 'config/sites/fortress.yaml'), 'utf8')
+    const accepted = 'accepted: [{ what: api, why: one box, until: 2026-12-01 }]\n'
+    const made = checkout({ site: `${site}\n${accepted}` })
+    t.mock.timers.enable({ apis: ['Date'], now: Date.parse('2026-12-01T23:00:00Z') })
+    assert.equal(loadConfig({ env: {}, root: made }).site.accepted.length, 1)
+    t.mock.timers.setTime(Date.parse('2026-12-02T01:00:00Z'))
+    assert.match(refusal({ env: {}, root: made }).message, /accepted\[0\]\.until {2}is over: decide again/)
+  })
+
   test('is not believed when others could have written it, or when it is damaged', () => {
     const made = checkout()
     loadConfig({ env: {}, root: made })
