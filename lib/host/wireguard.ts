@@ -175,6 +175,13 @@ export function withoutPeer(text: string, site: Site, name: string): string {
  */
 export function endpointsOf(config: Config, state: string, said?: string): Record<string, string> {
   const { site, env } = config
+  if (endsOf(site).length === 0)
+    throw new Fault(
+      `the tunnel of ${site.name} ends at no host of it: ${site.tunnel.kind} at ${site.tunnel.at ?? 'no machine'}`,
+      {
+        next: 'the pages that set up a tunnel on a router or in the cluster are not built yet: use its own tools',
+      },
+    )
   const stored = join(state, 'endpoint')
   const chosen = said ?? (existsSync(stored) ? readFileSync(stored, 'utf8').trim() : undefined)
   return Object.fromEntries(

@@ -289,6 +289,14 @@ for (const [host, said, want] of [
     assert.deepEqual(endpointsOf({ env, site } as unknown as Config, state, said), { box: want })
   })
 
+test('where the tunnel ends at a router there is no file to write, and the reason is given', () => {
+  const { state } = place('local')
+  const config = loadConfig({ env: {}, site: 'zengarden' })
+  assert.throws(() => endpointsOf(config, state), {
+    message: 'the tunnel of zengarden ends at no host of it: wireguard at router',
+  })
+})
+
 for (const [host, said, message] of [
   [undefined, undefined, 'nothing says where devices find box'],
   ['local', undefined, 'nothing says where devices find box'],
