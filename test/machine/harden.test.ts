@@ -110,9 +110,17 @@ describe('a hardened host', () => {
     await opened.machine.close()
     const ssh = (...options: string[]) =>
       promisify(execFile)('ssh', [
-        ...['-F', 'none', '-o', 'BatchMode=yes', '-o', 'HostKeyAlias=fortress.fortress'],
-        ...['-o', `UserKnownHostsFile=${join(kit.state, 'known_hosts')}`, ...options],
-        ...[`ada@${kit.machine.host}`, 'id --name --groups'],
+        '-F',
+        'none',
+        '-o',
+        'BatchMode=yes',
+        '-o',
+        'HostKeyAlias=fortress.fortress',
+        '-o',
+        `UserKnownHostsFile=${join(kit.state, 'known_hosts')}`,
+        ...options,
+        `ada@${kit.machine.host}`,
+        'id --name --groups',
       ])
     const { stdout } = await ssh('-i', kit.machine.identityFile)
     assert.deepEqual(stdout.trim().split(' ').toSorted(), ['ada', 'ssh-admins', 'sudo'])
