@@ -316,7 +316,9 @@ function people({ user, group }: Host, { people: all }: Site): Step[] {
       name !== user && keys.length > 0 && roles.some((role) => role === 'owner' || role === 'admin'),
   )
   return admins.flatMap(({ name, ssh_keys: keys = [] }): Step[] => {
-    const ssh = `/home/${name}/.ssh`
+    const home = `/home/${name}`
+    const ssh = `${home}/.ssh`
+    const made = `${ssh}/made-by-fortress`
     return [
       {
         name: `${name} has an account that may log in over SSH and use sudo`,
@@ -326,9 +328,20 @@ function people({ user, group }: Host, { people: all }: Site): Step[] {
           test "$(stat --format='%a %U' ${ssh})" = ${`700 ${name}`}`,
         apply: [
           sh`getent passwd ${name} > /dev/null ||
-            useradd --create-home --home-dir ${`/home/${name}`} --shell /bin/bash ${name}`,
+            { useradd --create-home --home-dir ${home} --shell /bin/bash ${name} && install -D /dev/null ${made}; }`,
           sh`usermod --append --groups ${`${group},sudo`} ${name} && chage --inactive -1 ${name}`,
           sh`install --directory --mode=700 --owner=${name} --group="$(id --group ${name})" ${ssh}`,
+        ],
+        // The account goes with /etc/passwd. A home that we made goes too, unless somebody has put something there: root keeps that.
+        undo: [
+          sh`
+            if [ -e ${made} ]; then
+              if find ${home} -mindepth 1 ! -path ${`${ssh}*`} ! -name '.bash*' ! -name .profile | grep . > /dev/null; then
+                chown --recursive root:root ${home} && chmod 700 ${home}
+              else
+                rm --recursive ${home}
+              fi
+            fi`,
         ],
       },
       file(`${ssh}/authorized_keys`, {
