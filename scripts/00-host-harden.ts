@@ -332,7 +332,7 @@ function people({ user, group }: Host, { people: all }: Site): Step[] {
           sh`usermod --append --groups ${`${group},sudo`} ${name} && chage --inactive -1 ${name}`,
           sh`install --directory --mode=700 --owner=${name} --group="$(id --group ${name})" ${ssh}`,
         ],
-        // The account goes with /etc/passwd. A home that we made goes too, unless somebody has put something there: root keeps that.
+        // The account goes with /etc/passwd, and a home that was made here too, unless somebody has put something there.
         undo: [
           sh`
             if [ -e ${made} ]; then

@@ -124,6 +124,8 @@ describe('a hardened host', () => {
       ])
     const { stdout } = await ssh('-i', kit.machine.identityFile)
     assert.deepEqual(stdout.trim().split(' ').toSorted(), ['ada', 'ssh-admins', 'sudo'])
+    // The site of the next tests knows nobody of that name, and so does its undo.
+    await kit.root('rm --recursive /home/ada')
   })
 
   test('undo brings the machine back to the byte', async () => {
