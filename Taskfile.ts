@@ -27,6 +27,11 @@ export default {
       does: 'one screen: machines, layers, versions, certificates, backups; what needs attention first',
       ...commandOf('status', 'status'),
     },
+    site: { does: 'show, check or migrate the document of a site', ...commandOf('site', 'sites') },
+    gates: {
+      does: 'what only a person can do, and what of it is done',
+      ...commandOf('gates', 'gates'),
+    },
     peer: {
       does: 'the devices that may enter the tunnel',
       ...commandOf('peer', 'peer'),

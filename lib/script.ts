@@ -3,7 +3,8 @@ import { readFileSync, realpathSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { basename } from 'node:path'
 import type { About, Context, Page } from './engine/page.ts'
-import type { Step } from './engine/step.ts'
+import type { Demand, Step } from './engine/step.ts'
+import { sh } from './ground/sh.ts'
 
 export type { Context } from './engine/page.ts'
 
@@ -15,12 +16,13 @@ const load = createRequire(import.meta.url)
  */
 export function script(meta: ImportMeta, about: About, steps: (context: Context) => Step[]): Page {
   const file = meta.filename
+  const name = basename(file, '.ts')
   const page: Page = {
     ...about,
-    name: basename(file, '.ts'),
+    name,
     file,
     summary: /^\/\/ ?(.*)$/m.exec(readFileSync(file, 'utf8'))?.[1] ?? '',
-    steps,
+    steps: (context) => [...gates(name, context), ...steps(context)],
   }
   const started = process.argv[1]
   if (started !== undefined && same(started, file)) {
@@ -35,6 +37,19 @@ export function script(meta: ImportMeta, about: About, steps: (context: Context)
     })
   }
   return page
+}
+
+/** What only a person can do before a page goes on, and has not done. */
+function gates(page: string, { site, has, state }: Context): Demand[] {
+  if (site.gates.length === 0) return []
+  const { confirmedGates, gatesOf } = load('./site/gates.ts') as typeof import('./site/gates.ts')
+  return gatesOf(site, { has, confirmed: confirmedGates(state), now: new Date() }, page)
+    .filter((one) => one.state !== 'done')
+    .map(({ gate, found }) => ({
+      name: `your turn: ${gate.what} (${gate.id})`,
+      check: sh`echo ${found} && false`,
+      help: `./task gates shows what is open; ./task gates confirm ${gate.id} when it is done`,
+    }))
 }
 
 const same = (a: string, b: string): boolean => {

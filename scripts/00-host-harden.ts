@@ -16,6 +16,7 @@ import { feed, sh } from '../lib/ground/sh.ts'
 import { asked, controlShell } from '../lib/host/controls.ts'
 import { type Host, hostOf } from '../lib/host/host.ts'
 import { type Context, script } from '../lib/script.ts'
+import type { Site } from '../lib/site/model.ts'
 
 export default script(import.meta, { layer: 'L0', on: 'host', library: controlShell() }, (context) => {
   const host = hostOf(context)
@@ -26,6 +27,7 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
     ...mounts(host),
     ...memory(host),
     ...accounts(host),
+    ...people(host, context.site),
     ...sessions(host),
     // One transaction from here to sudo, confirmed by a fresh login and its sudo, or rolled back.
     ...sshd(host),
@@ -305,6 +307,52 @@ function accounts({ user, group, controls }: Host): Step[] {
       controls: controls('ageing'),
     },
   ]
+}
+
+/** Accounts of the people of the site who have keys there, beside the one who runs this page. */
+function people({ user, group }: Host, { people: all }: Site): Step[] {
+  const admins = all.filter(
+    ({ name, roles, ssh_keys: keys = [] }) =>
+      name !== user && keys.length > 0 && roles.some((role) => role === 'owner' || role === 'admin'),
+  )
+  return admins.flatMap(({ name, ssh_keys: keys = [] }): Step[] => {
+    const home = `/home/${name}`
+    const ssh = `${home}/.ssh`
+    const made = `${ssh}/made-by-fortress`
+    return [
+      {
+        name: `${name} has an account that may log in over SSH and use sudo`,
+        why: `a second person can mend the machine; sudo asks for a password, which you set by hand: sudo passwd ${name}`,
+        check: sh`id --name --groups ${name} | tr ' ' '\n' | sort | LC_ALL=C comm -12 - <(printf '%s\n' ${group} sudo | sort) |
+            cmp - <(printf '%s\n' ${group} sudo | sort) &&
+          test "$(stat --format='%a %U' ${ssh})" = ${`700 ${name}`}`,
+        apply: [
+          sh`getent passwd ${name} > /dev/null ||
+            { useradd --create-home --home-dir ${home} --shell /bin/bash ${name} && install -D /dev/null ${made}; }`,
+          sh`usermod --append --groups ${`${group},sudo`} ${name} && chage --inactive -1 ${name}`,
+          sh`install --directory --mode=700 --owner=${name} --group="$(id --group ${name})" ${ssh}`,
+        ],
+        // The account goes with /etc/passwd, and a home that was made here too, unless somebody has put something there.
+        undo: [
+          sh`
+            if [ -e ${made} ]; then
+              if find ${home} -mindepth 1 ! -path ${`${ssh}*`} ! -name '.bash*' ! -name .profile | grep . > /dev/null; then
+                chown --recursive root:root ${home} && chmod 700 ${home}
+              else
+                rm --recursive ${home}
+              fi
+            fi`,
+        ],
+      },
+      file(`${ssh}/authorized_keys`, {
+        text: `# The keys of the site document.\n${keys.join('\n')}\n`,
+        mode: '600',
+        owner: `${name}:${name}`,
+        test: sh`ssh-keygen -l -f "$new"`,
+        name: `${name} logs in with the SSH keys of the site`,
+      }),
+    ]
+  })
 }
 
 /** What a login session is like: idle timeouts, umask, banners. */

@@ -5,13 +5,17 @@
 // Undo    takes the tunnel down. Not from within the tunnel: the machine would roll that back.
 import { file } from '../lib/engine/file.ts'
 import { packages } from '../lib/engine/packages.ts'
-import type { Step, Transaction } from '../lib/engine/step.ts'
+import type { Demand, Step, Transaction } from '../lib/engine/step.ts'
 import { sh } from '../lib/ground/sh.ts'
-import { hostKey, peerKey, pskKey, publicHalf } from '../lib/host/wireguard.ts'
+import { peerKey, pskKey, publicHalf } from '../lib/host/wireguard.ts'
 import { type Context, script } from '../lib/script.ts'
+import { type TunnelEnd, machineOf, tunnelOf } from '../lib/site/machines.ts'
+import type { Site } from '../lib/site/model.ts'
 
 export default script(import.meta, { layer: 'L0', on: 'host' }, (context) => {
-  const tunnel = tunnelOf(context)
+  const end = tunnelOf(context.site, machineOf(context.site, context.machine.name))
+  if (end === undefined) return [elsewhere(context.site)]
+  const tunnel = describe(end, context)
   return [
     ...prerequisites(tunnel),
     ...keys(tunnel, context),
@@ -23,11 +27,17 @@ export default script(import.meta, { layer: 'L0', on: 'host' }, (context) => {
 
 const dir = '/etc/wireguard'
 
-type Tunnel = ReturnType<typeof tunnelOf>
+/** A router, or another host, is where the tunnel ends. */
+const elsewhere = ({ tunnel }: Site): Demand => ({
+  name: `the tunnel ends at ${tunnel.at ?? 'no machine of the site'}, and no WireGuard interface ${tunnel.interface} is here`,
+  check: sh`! ip link show dev ${tunnel.interface} > /dev/null 2>&1`,
+  help: `take it down (wg-quick down ${tunnel.interface}), or give this machine a tunnel_address in the site document`,
+})
 
-/** The tunnel of the site, and the public keys that this laptop has for it; a placeholder stands for one that is missing. */
-function tunnelOf({ site, state }: Context) {
-  const { interface: wg, port, network, address, peers } = site.tunnel
+type Tunnel = ReturnType<typeof describe>
+
+/** The end of the tunnel, and the public keys that this laptop has for it; a placeholder stands for one that is missing. */
+function describe({ interface: wg, port, prefix, address, peers, key }: TunnelEnd, { state }: Context) {
   const unit = `wg-quick@${wg}.service`
   const transaction: Transaction = { kind: 'wireguard', restart: [{ unit, path: `${dir}/`, how: 'active' }] }
   const publicKeys = peers.map((peer) => publicHalf(state, peerKey(peer.name)))
@@ -36,10 +46,11 @@ function tunnelOf({ site, state }: Context) {
     port,
     peers,
     /** Of the host, within the tunnel, with the length of its prefix. */
-    inside: `${address}/${network.split('/')[1]}`,
+    inside: `${address}/${prefix}`,
     unit,
     transaction,
-    hostPublicKey: publicHalf(state, hostKey),
+    key,
+    hostPublicKey: publicHalf(state, key),
     publicKeys,
     // Named after the key of the peer: who is revoked and comes again has new ones of both.
     presharedKeys: publicKeys.map((key) => `${dir}/${wg}/${key.replaceAll('/', '_')}.psk`),
@@ -73,7 +84,7 @@ function prerequisites({ wg, unit, peers, hostPublicKey, publicKeys }: Tunnel): 
   ]
 }
 
-function keys({ wg, peers, presharedKeys, transaction }: Tunnel, { secrets }: Context): Step[] {
+function keys({ wg, key, peers, presharedKeys, transaction }: Tunnel, { secrets }: Context): Step[] {
   return [
     {
       name: `${dir} is readable by root alone`,
@@ -83,7 +94,7 @@ function keys({ wg, peers, presharedKeys, transaction }: Tunnel, { secrets }: Co
     },
 
     file(`${dir}/${wg}.key`, {
-      secret: secrets(hostKey),
+      secret: secrets(key),
       mode: '600',
       name: 'the WireGuard private key of the host is installed',
       transaction,

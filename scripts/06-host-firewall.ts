@@ -1,36 +1,40 @@
-// An nftables firewall: nothing enters but WireGuard, and SSH only through the tunnel.
+// An nftables firewall: nobody connects to whom router.allow of the site does not list. From outside that is WireGuard alone.
 //
-// Needs   the tunnel of host-wireguard, up on the laptop: SSH from anywhere else is closed here.
+// Needs   where the tunnel ends at this host, that it is up on the laptop: SSH from anywhere else is closed here.
 // Leaves  the nftables table `inet fortress`, /etc/nftables.conf, /etc/nftables.d, and the unit that loads them. The tables of
 //         libvirt and of a cluster network are left alone.
 // Undo    opens the machine as it was.
-import { isIP } from 'node:net'
 import { file } from '../lib/engine/file.ts'
 import { packages } from '../lib/engine/packages.ts'
 import type { Control, Step, Transaction } from '../lib/engine/step.ts'
-import { sh } from '../lib/ground/sh.ts'
+import { type Command, sh } from '../lib/ground/sh.ts'
+import { type Firewall, firewallOf } from '../lib/host/nftables.ts'
 import { script } from '../lib/script.ts'
-import { isNode, isServer, otherNodes } from '../lib/site/machines.ts'
-import type { Site } from '../lib/site/model.ts'
+import { type TunnelEnd, machineOf, tunnelOf } from '../lib/site/machines.ts'
 
-export default script(import.meta, { layer: 'L0', on: 'host' }, ({ site, machine }) => [
-  packages(['nftables']),
-  handshake(site),
-  ...rules(site, machine.name),
-  active(site.tunnel),
-  onlyManager,
-])
+export default script(import.meta, { layer: 'L0', on: 'host' }, ({ site, machine }) => {
+  const end = tunnelOf(site, machineOf(site, machine.name))
+  const firewall = firewallOf(site, machine.name)
+  const transaction = transactionOf(end)
+  return [
+    packages(['nftables']),
+    ...(end ? [handshake(end, transaction)] : []),
+    ...rules(firewall, transaction),
+    active(firewall, end, transaction),
+    onlyManager(transaction),
+  ]
+})
 
-// Only a connection through the tunnel proves that the machine can still be reached; after undo, one from outside.
-const transaction: Transaction = {
+// Where the tunnel ends here, only a connection through it proves that the machine can still be reached; after undo, one from
+// outside. Where it ends at the router, connections come by the same way before and after.
+const transactionOf = (end: TunnelEnd | undefined): Transaction => ({
   kind: 'firewall',
-  route: { apply: 'tunnel', undo: 'direct' },
+  ...(end ? { route: { apply: 'tunnel', undo: 'direct' } } : {}),
   tables: ['inet fortress'],
-}
-const test = sh`nft --check --file "$new"`
+})
 
 /** The one way in is closed only while somebody uses the other. */
-function handshake({ tunnel: { interface: wg, address, peers } }: Site): Step {
+function handshake({ interface: wg, address, peers }: TunnelEnd, transaction: Transaction): Step {
   return {
     name: 'a peer has made a WireGuard handshake in the last three minutes',
     why: 'SSH is closed outside of the tunnel only while somebody is inside; once it is closed, this holds by itself',
@@ -47,8 +51,8 @@ sudo wg-quick up FILE && ping ${address}`,
 }
 
 /** The unit, and the files that it loads. */
-function rules(site: Site, host: string): Step[] {
-  const { interface: tunnel, port, network: peers } = site.tunnel
+function rules({ values, cluster, egress }: Firewall, transaction: Transaction): Step[] {
+  const test = sh`nft --check --file "$new"`
   return [
     file('/etc/systemd/system/fortress-firewall.service', {
       from: 'config/host/fortress-firewall.service',
@@ -58,57 +62,32 @@ function rules(site: Site, host: string): Step[] {
       transaction,
     }),
 
-    ...clusterRules(site, host),
+    file('/etc/nftables.d/10-cluster.nft', {
+      text: cluster,
+      test,
+      name: 'nftables rules let in, and pass on, what router.allow lists',
+      transaction,
+    }),
 
     file('/etc/nftables.d/20-egress.nft', {
-      from: 'config/host/nftables-egress.nft',
-      values: { rules: egress(site.firewall) },
+      text: egress,
       test,
-      name:
-        site.firewall.egress === 'listed'
-          ? 'nftables rules let out only what the site lists (egress)'
-          : 'nftables rules log a sample of what leaves (egress)',
+      name: 'nftables rules let out what router.allow lists (egress)',
       transaction,
     }),
 
     file('/etc/nftables.conf', {
       from: 'config/host/nftables.conf',
-      values: { port, tunnel, peers },
+      values,
       mode: '640',
       test,
-      name: 'nftables rules let in one UDP port, and SSH within the tunnel',
+      name: 'nftables drops what no rule accepts, and what has a spoofed source',
       transaction,
     }),
   ]
 }
 
-/** What pods or virtual machines may, where the site has them. */
-function clusterRules(site: Site, host: string): Step[] {
-  const { interface: tunnel, network: peers } = site.tunnel
-  const path = '/etc/nftables.d/10-cluster.nft'
-  if (isNode(site, host))
-    return [
-      file(path, {
-        from: 'config/host/nftables-metal.nft',
-        values: { tunnel, peers, others: others(site, host) },
-        test,
-        name: 'nftables rules let pods pass, but not to SSH',
-        transaction,
-      }),
-    ]
-  if (site.nodes === undefined) return []
-  return [
-    file(path, {
-      from: 'config/host/nftables-nodes.nft',
-      values: { bridge: site.nodes.bridge, nodes: site.nodes.network, tunnel, peers },
-      test,
-      name: 'nftables rules give virtual machines DNS and DHCP of the host, and nothing else of it',
-      transaction,
-    }),
-  ]
-}
-
-function active({ port, interface: tunnel }: Site['tunnel']): Step {
+function active(firewall: Firewall, end: TunnelEnd | undefined, transaction: Transaction): Step {
   return {
     name: 'the firewall is active, and starts before the network',
     why: 'the rules in the kernel are compared with what the files give in an empty network namespace',
@@ -123,13 +102,13 @@ function active({ port, interface: tunnel }: Site['tunnel']): Step {
       sh`systemctl reload-or-restart fortress-firewall.service`,
     ],
     transaction,
-    controls: [...inputControls(port, tunnel), ...otherControls()],
+    controls: [...inputControls(firewall, end), ...otherControls()],
   }
 }
 
 const managers = ['ufw.service', 'firewalld.service', 'netfilter-persistent.service']
 
-const onlyManager: Step = {
+const onlyManager = (transaction: Transaction): Step => ({
   name: 'no other firewall manager is active (ufw, firewalld, netfilter-persistent)',
   why: 'two managers undo each other at the next boot',
   check: sh`! systemctl list-units --plain --no-legend --state=active ${managers} | grep . &&
@@ -149,35 +128,20 @@ const onlyManager: Step = {
       from: ['debian-cis', 'CIS Debian 13'],
     },
   ],
-}
-
-/** Rules for the other nodes of the cluster: each may reach API and kubelet of this one, and servers one another's etcd. */
-function others(site: Site, name: string): string {
-  const own = site.machines.find((machine) => machine.name === name)
-  const rules = otherNodes(site, name).map((node) => {
-    const ports = own && isServer(own) && isServer(node) ? '2379, 2380, 6443, 10250' : '6443, 10250'
-    const family = isIP(node.address) === 6 ? 'ip6' : 'ip'
-    return `    ${family} saddr ${node.address} tcp dport { ${ports} } accept comment "${node.name}"`
-  })
-  return rules.join('\n') || '    # There is no other node.'
-}
-
-/** The rules of the chain `egress`, one for each destination that the site lists. */
-function egress({ egress, allow }: Site['firewall']): string {
-  if (egress === 'open')
-    return `    ct state new limit rate 1/minute burst 5 packets log prefix "nft-egress "\n    accept`
-  const rules = allow.map(({ name, to, protocol, ports }) => {
-    const family = to === 'any' ? '' : `${to.includes(':') ? 'ip6' : 'ip'} daddr ${to} `
-    return `    ${family}${protocol} dport { ${ports.join(', ')} } accept comment "${name}"`
-  })
-  return rules.join('\n') || '    # The site lists nothing.'
-}
+})
 
 const chain = (name: string) => sh`nft --stateless list chain inet fortress ${name}`
 const common = ['CIS Debian 13', 'CIS Ubuntu 24.04', 'debian-cis']
 
+/** Lines for `diff`: what the site says, and what the kernel has. */
+const lines = (expected: string[]): Command => (expected.length === 0 ? sh`:` : sh`printf '%s\n' ${expected}`)
+
 /** What comes in, by the rules in the kernel. */
-function inputControls(port: number, tunnel: string): Control[] {
+function inputControls({ open, ssh }: Firewall, end: TunnelEnd | undefined): Control[] {
+  const doors = open.length > (end ? 1 : 0) ? 'only what router.allow opens is open' : 'no port is open'
+  const inside = end !== undefined && ssh.rules.every((line) => line.startsWith(`iifname "${end.interface}"`))
+  const entries = sh`{ ${chain('input')} && ${chain('cluster_input')}; } |
+    sed --regexp-extended 's/^\s+//; s/ comment ".*"$//'`
   return [
     {
       id: 'G02',
@@ -209,19 +173,24 @@ function inputControls(port: number, tunnel: string): Control[] {
     },
     {
       id: 'G06',
-      title: `From outside, UDP ${port} is the one open port`,
-      // Of all rules that accept, these bind to no interface and no kind of packet that only answers or reports.
-      check: sh`diff <(echo udp dport ${port} accept) <(${chain('input')} |
-        awk '/accept/ && !/iif|ct state|icmp|udp sport (67|547)/ { $1 = $1; print }') &&
-        echo udp dport ${port}`,
+      title:
+        end && open.length === 1
+          ? `From outside, UDP ${end.port} is the one open port`
+          : `From outside, ${doors}`,
+      // Of all rules that accept, these bind to no source and no kind of packet that only answers or reports.
+      check: sh`diff <(${lines(open)}) <(${entries} |
+        awk '/accept$|jump ssh/ && !/iif "lo"|iifname [^!]|saddr [^!@]|ct state|icmp|udp sport (67|547)/') &&
+        ${lines(open)}`,
       from: ['fortress-kit'],
     },
     {
       id: 'G07',
-      title: 'SSH is reached through the tunnel only, and its connection rate is limited',
-      check: sh`${chain('input')} | grep 'dport 22' &&
-        ! ${chain('input')} | grep 'dport 22' | grep --invert-match --fixed-strings ${`iifname "${tunnel}"`} &&
-        ${chain('input')} | grep 'dport 22 .*limit rate over .*drop' > /dev/null`,
+      title: `SSH is reached ${inside ? 'through the tunnel' : 'by router.allow'} only, and its connection rate is limited`,
+      // Also what lets in all ports, and is not what lets answers or errors in.
+      check: sh`diff <(${lines(ssh.rules)}) <(${entries} |
+        awk -v port=${`tcp dport.*[ -]${ssh.port}[ ,-]`} '/jump ssh/ || /accept$/ && ($0 ~ port ||
+          !/dport|l4proto|icmp|ct state|iif "lo"/)') && ${lines(ssh.rules)} &&
+        ${chain('ssh')} | grep 'limit rate over .*drop' > /dev/null`,
       from: ['konstruktoid hardening', 'DISA STIG Ubuntu 24.04'],
     },
   ]

@@ -1,6 +1,6 @@
 // A LUKS2 disk that the TPM2 of this machine opens at boot, and that no other machine opens without a key.
 //
-// Needs   a USB disk of its own, chosen by id in vault.disk of the site document.
+// Needs   a USB disk of its own, chosen by id in vault.disk of its machine in the site document.
 // Leaves  /dev/mapper/<vault.name>, open after every boot, for the storage of the cluster. No file system: that is the guest's.
 // Undo    closes the disk and removes it from /etc/crypttab. What is stored on it stays, and so do its keys: a vault is emptied
 //         only by a person, by hand.
@@ -9,7 +9,7 @@ import type { Change, Demand, Step } from '../lib/engine/step.ts'
 import { type Command, feed, sh } from '../lib/ground/sh.ts'
 import { type Vault, bare, vaultOf, vaultShell } from '../lib/host/vault.ts'
 import { script } from '../lib/script.ts'
-import type { Site } from '../lib/site/model.ts'
+import { vaultSpec } from '../lib/site/machines.ts'
 
 export default script(
   import.meta,
@@ -22,7 +22,11 @@ ${keys()}`,
   },
   (context) => {
     const vault = vaultOf(context)
-    const { kdf_memory_kib: memory, tpm2_pcrs: registers, discard } = context.site.vault
+    const {
+      kdf_memory_kib: memory,
+      tpm2_pcrs: registers,
+      discard,
+    } = vaultSpec(context.site, context.machine.name)
     if (vault.disk === '') return [noDisk]
     const pcrs = registers.toSorted((a, b) => a - b).join('+')
     return [
@@ -44,7 +48,7 @@ ${keys()}`,
 
 const noDisk: Demand = {
   name: 'no disk is chosen for the vault (vault.disk), so nothing is encrypted',
-  why: 'a disk is chosen by a person, by its id, in vault.disk of the site document; verify lists the disks there are',
+  why: 'a person chooses it by its id, in vault.disk of its machine in the site document; verify lists the disks there are',
   check: sh`true`,
   help: 'write one of the ids under /dev/disk/by-id into vault.disk',
   controls: [
@@ -330,7 +334,7 @@ function crypttabLine({ disk, name }: Vault, pcrs: string, discard: boolean): Co
   return sh`if vault_tpm2; then echo ${byTpm2}; else echo ${byHand}; fi`
 }
 
-function atBoot(vault: Vault, pcrs: string, discard: Site['vault']['discard']): Change {
+function atBoot(vault: Vault, pcrs: string, discard: boolean): Change {
   const { name } = vault
   const line = crypttabLine(vault, pcrs, discard)
   return {

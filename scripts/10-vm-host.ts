@@ -9,14 +9,13 @@ import { packages } from '../lib/engine/packages.ts'
 import type { Change, Demand, Step } from '../lib/engine/step.ts'
 import { type Command, sh } from '../lib/ground/sh.ts'
 import { script } from '../lib/script.ts'
-import type { Site } from '../lib/site/model.ts'
 import {
   type Domain,
   declaredDir,
   domainShell,
   domainsOf,
   kindOf,
-  networkOf,
+  guestNetwork,
   vmDir,
 } from '../lib/vm/domain.ts'
 
@@ -25,14 +24,15 @@ export default script(
   { layer: 'L1', on: 'host', library: domainShell, prepare: networkShell() },
   (context) => {
     const domains = domainsOf(context)
-    const [domain] = domains
+    const [domain, ...others] = domains
     if (domain === undefined) return [noMachine]
+    const guests = guestNetwork(context.site, context.machine.name)
     return [
-      ...prerequisites(domain, domains.length, context.site),
+      ...prerequisites([domain, ...others], guests),
       packages(packagesFor(domain), { name: 'KVM, QEMU and libvirt are installed', seconds: 1800 }),
       ...(domain.node.arch === 'amd64' ? [nesting(domain)] : []),
       ...libvirt(),
-      ...network(context.site),
+      ...network(guests),
     ]
   },
 )
@@ -41,12 +41,16 @@ const noMachine: Demand = {
   name: 'the site has no virtual machine, and no QEMU runs',
   why: 'where the metal is the node, this is lost: a second wall between a pod that breaks out and the machine with its disks',
   check: sh`! pgrep --list-name qemu-system`,
-  help: 'a virtual machine runs here that the site does not know: end it, or describe it under nodes: of the site document',
+  help: 'a virtual machine runs here that the site does not know: end it, or list it under machines: of the site document',
 }
 
-function prerequisites(domain: Domain, count: number, site: Site): Demand[] {
-  const { vcpus, ramMib, accel } = domain
-  const { bridge, network } = networkOf(site)
+type Network = ReturnType<typeof guestNetwork>
+
+function prerequisites(domains: [Domain, ...Domain[]], { bridge, network }: Network): Demand[] {
+  const [domain] = domains
+  const { accel, site } = domain
+  const vcpus = Math.max(...domains.map((one) => one.vcpus))
+  const mib = domains.reduce((sum, { ramMib }) => sum + ramMib, 0)
   const virtualises: Demand = {
     name: 'the processor supports virtualization (VT-x or AMD-V), and the firmware allows it',
     why: 'the wall between a guest and its host is in the processor',
@@ -65,15 +69,15 @@ To see it work without, twenty times slower: FK_VM_ACCEL=tcg`,
       help: 'start the kernel with apparmor=1 security=apparmor; host-harden does that on a machine of its own',
     },
     {
-      name: `the host has ${vcpus} processors, and memory for ${ramMib} MiB of virtual machine`,
-      check: sh`vm_cores ${vcpus} && vm_memory ${ramMib * count}`,
-      help: 'ask for less: FK_VM_RAM_MB and FK_VM_VCPUS',
+      name: `the host has ${vcpus} processors, and memory for ${mib} MiB of virtual machines`,
+      check: sh`vm_cores ${vcpus} && vm_memory ${mib}`,
+      help: 'ask for less: vm.memory and vm.cpus in the site document, or FK_VM_RAM_MB and FK_VM_VCPUS',
     },
     {
       name: `nothing else uses the bridge ${bridge} or the addresses ${network}`,
-      check: sh`vm_bridge_free ${bridge} ${network} && vm_net_free ${site.name}`,
+      check: sh`vm_bridge_free ${bridge} ${network} && vm_net_free ${site}`,
       help: [
-        'choose another nodes.bridge or nodes.network in the site document, or remove what is there:',
+        'choose another network or bridge under networks: in the site document, or remove what is there:',
         'virsh net-undefine fortress',
       ].join(' '),
     },
@@ -193,8 +197,7 @@ function libvirt(): Step[] {
 }
 
 /** The network of the virtual machines. */
-function network(site: Site): Step[] {
-  const { bridge, network: addresses, xml } = networkOf(site)
+function network({ bridge, network: addresses, xml }: Network): Step[] {
   const declared = `${declaredDir}/network.xml`
   return [
     {

@@ -9,22 +9,24 @@ import { packages } from '../lib/engine/packages.ts'
 import type { Change, Demand, Step } from '../lib/engine/step.ts'
 import { type Command, sh } from '../lib/ground/sh.ts'
 import { script } from '../lib/script.ts'
-import { nodesOf } from '../lib/site/machines.ts'
+import { guestsOf } from '../lib/site/machines.ts'
 import { type Image, imageDir, imageOf, imageShell, talosctlOf } from '../lib/vm/image.ts'
 
 export default script(
   import.meta,
   { layer: 'L1', on: 'host', library: imageShell, prepare: isProven() },
   (context) => {
-    if (nodesOf(context.site).length === 0) return [noImage]
-    const image = imageOf(context)
+    const [guest] = guestsOf(context.site, context.machine.name)
+    if (guest === undefined) return [noImage]
+    // All virtual machines of a host run one system: the nodes of a cluster do.
+    const image = imageOf(context, guest)
     return [
       ...unproven(image),
       directory(),
       room(image),
       ...(image.artifact.url.endsWith('.xz') ? [packages(['xz-utils'])] : []),
       landed(image),
-      ...(context.env.FK_NODE_OS === 'talos'
+      ...(guest.os === 'talos'
         ? talosctl(talosctlOf(context.pins, context.machine), context.pins['talosctl']?.version)
         : []),
     ]
@@ -37,7 +39,7 @@ const noImage: Demand = {
   check: sh`! ls ${imageDir}/*.img 2> /dev/null`,
   help: [
     'an image is left that no virtual machine needs:',
-    './task vm-image undo, or describe the node under nodes: of the site document',
+    './task vm-image undo, or give the virtual machine an entry with vm: under machines: of the site document',
   ].join(' '),
 }
 

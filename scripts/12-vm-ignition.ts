@@ -13,7 +13,7 @@ import { packages } from '../lib/engine/packages.ts'
 import type { Change, Demand, Step } from '../lib/engine/step.ts'
 import { sh } from '../lib/ground/sh.ts'
 import { type Context, script } from '../lib/script.ts'
-import { type Node, nodesOf } from '../lib/site/machines.ts'
+import { type Guest, guestsOf } from '../lib/site/machines.ts'
 import { cidataPath, greeting, ignitionPath, vmDir } from '../lib/vm/domain.ts'
 import { machineConfigPath, machineConfigStep, talosNodes } from '../lib/vm/talos.ts'
 
@@ -23,7 +23,7 @@ const load = createRequire(import.meta.url)
 export default script(import.meta, { layer: 'L1', on: 'host' }, (context) => {
   const talos = talosNodes(context)
   if (talos.length > 0) return [directory, ...talosSteps(context, talos)]
-  const nodes = context.env.FK_NODE_OS === 'flatcar' ? nodesOf(context.site) : []
+  const nodes = guestsOf(context.site, context.machine.name)
   if (nodes.length === 0) return [noNode]
   return [directory, ...nodes.map((node) => ignitionStep(context, node))]
 })
@@ -37,10 +37,10 @@ const directory: Demand = {
 const noNode: Demand = {
   name: 'no node of the site boots with Ignition',
   check: sh`! ls ${vmDir}/*.ign 2> /dev/null`,
-  help: 'files of nodes are left that the site does not know: ./task node destroy NAME, or describe them under nodes:',
+  help: 'files of nodes are left that the site does not know: ./task node destroy NAME, or list them under machines:',
 }
 
-function ignitionStep(context: Context, node: Node): Change {
+function ignitionStep(context: Context, node: Guest): Change {
   const { fragmentOf } = load('../lib/k3s/configuration.ts') as typeof import('../lib/k3s/configuration.ts')
   const { ignitionFile } = load('../lib/vm/ignition.ts') as typeof import('../lib/vm/ignition.ts')
   return file(ignitionPath(node), {
@@ -54,14 +54,14 @@ function ignitionStep(context: Context, node: Node): Change {
 }
 
 /** A Talos node reads its machine configuration from a disk called cidata. */
-function talosSteps(context: Context, nodes: Node[]): Step[] {
+function talosSteps(context: Context, nodes: Guest[]): Step[] {
   return [
     packages(['xorriso', 'openssl']),
     ...nodes.flatMap((node) => [machineConfigStep(context, node), cidataStep(node)]),
   ]
 }
 
-function cidataStep(node: Node): Change {
+function cidataStep(node: Guest): Change {
   const [config, disk] = [machineConfigPath(node), cidataPath(node)]
   const copy = sh`"$FK_TMP"/user-data`
   return {

@@ -8,6 +8,7 @@ import { file } from '../lib/engine/file.ts'
 import type { Change, Control, Demand, Step } from '../lib/engine/step.ts'
 import { type Command, sh } from '../lib/ground/sh.ts'
 import { type Context, script } from '../lib/script.ts'
+import { machineOf } from '../lib/site/machines.ts'
 import {
   type Domain,
   cidataPath,
@@ -44,13 +45,13 @@ const noMachine: Demand = {
   name: 'the site has no virtual machine, and no QEMU runs',
   why: 'where the metal is the node, this is lost: a system that cannot be written, and a second wall around it',
   check: sh`! pgrep --list-name qemu-system`,
-  help: 'a virtual machine runs here that the site does not know: end it, or describe it under nodes: of the site document',
+  help: 'a virtual machine runs here that the site does not know: end it, or list it under machines: of the site document',
 }
 
 function prerequisites(domain: Domain, context: Context): Step[] {
   const { name } = domain.node
-  const { FK_VM_DISK_GB: gib } = context.env
-  const base = imageOf(context)
+  const { diskGib: gib } = domain
+  const base = imageOf(context, domain.node)
   return [
     {
       name: 'libvirt answers, and its network for virtual machines is up',
@@ -62,7 +63,7 @@ function prerequisites(domain: Domain, context: Context): Step[] {
     {
       name: `the host has memory for ${domain.ramMib} MiB, and room for a disk of ${gib} GiB`,
       check: sh`vm_cores ${domain.vcpus} && vm_memory ${domain.ramMib} && vm_disk_room ${name} ${gib}`,
-      help: 'ask for less: FK_VM_RAM_MB, FK_VM_VCPUS, FK_VM_DISK_GB; or make room on the disk of /var/lib',
+      help: 'ask for less: vm.memory, vm.cpus and vm.disk in the site document; or make room on the disk of /var/lib',
     },
     {
       name: `the base image is on the host: ${base.label}`,
@@ -98,7 +99,7 @@ function firstBoot({ node, system }: Domain, context: Context): Step[] {
 }
 
 /** The domain XML; a second one where the storage of the cluster will plug the vault in. */
-function definition(domain: Domain, { site }: Context): Step[] {
+function definition(domain: Domain, { site, machine }: Context): Step[] {
   const { name } = domain.node
   const test = sh`virt-xml-validate "$new" domain`
   const xml = file(`${declaredDir}/${name}.xml`, {
@@ -108,7 +109,7 @@ function definition(domain: Domain, { site }: Context): Step[] {
     name: `domain XML of ${name} is written`,
     why: 'virtio and nothing else: each device is code that a guest can attack',
   })
-  if (site.vault.disk === '') return [xml]
+  if (!machineOf(site, machine.name).vault?.disk) return [xml]
   return [
     xml,
     file(`${declaredDir}/${name}-with-vault.xml`, {
@@ -120,9 +121,9 @@ function definition(domain: Domain, { site }: Context): Step[] {
   ]
 }
 
-function systemDisk({ node: { name } }: Domain, context: Context): Change {
-  const { FK_VM_DISK_GB: gib } = context.env
-  const base = imageOf(context)
+function systemDisk({ node, diskGib: gib }: Domain, context: Context): Change {
+  const { name } = node
+  const base = imageOf(context, node)
   return {
     name: `${name} has a disk of ${gib} GiB, copied from the base image`,
     why: 'a copy, so that the virtual machine can reach no file that another one stands on',
@@ -347,7 +348,7 @@ function disk(): Command {
       local dir=$VM_DIR free have
       if [ -e "$(vm_disk "$1")" ]; then
         have=$(($(vm_disk_bytes "$1") / 1073741824))
-        [ "$have" -le "$2" ] || vm_no "the disk has $have GiB, and a disk is never made smaller: FK_VM_DISK_GB=$have"
+        [ "$have" -le "$2" ] || vm_no "the disk has $have GiB, and a disk is never made smaller: vm.disk: $have"
         return
       fi
       while [ ! -d "$dir" ]; do dir=$(dirname "$dir"); done

@@ -9,7 +9,8 @@
 import type { Step } from '../lib/engine/step.ts'
 import { type Command, sh } from '../lib/ground/sh.ts'
 import { type Context, script } from '../lib/script.ts'
-import type { Node } from '../lib/site/machines.ts'
+import { membersOf } from '../lib/site/cluster.ts'
+import { type Guest } from '../lib/site/machines.ts'
 import { declaredDir } from '../lib/vm/domain.ts'
 import {
   clientConfigPath,
@@ -28,20 +29,20 @@ export default script(import.meta, { layer: 'L1', on: 'host', prepare: shell() }
       {
         name: 'no node of the site runs Talos',
         check: sh`! ls ${declaredDir}/*.talosconfig 2> /dev/null`,
-        help: 'credentials are left of a node that the site has no more: ./task vm-talos undo, or set FK_NODE_OS=talos again',
+        help: 'credentials are left of a node that the site has no more: ./task vm-talos undo, or list it with os: talos again',
       },
     ]
   return [
     ...[first, ...others].flatMap((node) => configured(context, node)),
-    // The others find the first by its address, and join.
-    bootstrapped(first),
+    // The others find the first of the cluster by its address, and join.
+    ...(membersOf(context.site)[0]?.name === first.name ? [bootstrapped(first)] : []),
     ...[first, ...others].flatMap(healthy),
     ...saveCredentials(first),
   ]
 })
 
 /** The pinned version, and the machine configuration of this site. */
-function configured({ pins }: Context, node: Node): Step[] {
+function configured({ pins }: Context, node: Guest): Step[] {
   const { name } = node
   const version = talosVersion(pins)
   return [
@@ -83,7 +84,7 @@ function configured({ pins }: Context, node: Node): Step[] {
 }
 
 /** The first member of etcd, and so the cluster. */
-function bootstrapped({ name }: Node): Step {
+function bootstrapped({ name }: Guest): Step {
   return {
     name: `etcd is bootstrapped on ${name}`,
     why: 'etcd is bootstrapped once: on a node that had one already it would forget everything, so that is refused',
@@ -102,7 +103,7 @@ function bootstrapped({ name }: Node): Step {
 }
 
 /** Its services are healthy, and it lets in nobody else. */
-function healthy({ name, address }: Node): Step[] {
+function healthy({ name, address }: Guest): Step[] {
   return [
     {
       name: `etcd and the kubelet of ${name} are healthy`,
@@ -141,7 +142,7 @@ function healthy({ name, address }: Node): Step[] {
 }
 
 /** The kubeconfig, on the host and on the laptop. */
-function saveCredentials(node: Node): Step[] {
+function saveCredentials(node: Guest): Step[] {
   const { name } = node
   const path = kubeconfigPath(node)
   const digest = sh`"$(sha256sum ${path} | cut --delimiter=' ' --fields=1)"`

@@ -1,10 +1,11 @@
 // The cluster is backed up on a schedule, encrypted on the node, and uploaded to other places.
 //
-// Needs   k3s-server. The destinations stand under backup: of the site document; the laptop gets copies by ./task backup.
+// Needs   k3s-server. When and whereto stand under data: of the site document; the laptop gets copies by ./task backup.
 // Leaves  /opt/bin/fortress-backup and its timer, /etc/fortress/backup, and the last bundles in /var/lib/fortress/backup. The
 //         node has public keys only: it cannot open the bundles that it has made.
 // Then    ./task backup, ./task backups, and every now and then ./task drill, which proves that a bundle can be restored.
 // Undo    stops the timer. The bundles stay, everywhere.
+import { backupOf } from '../lib/site/cluster.ts'
 import { artifactOf } from '../lib/engine/artifact.ts'
 import { file } from '../lib/engine/file.ts'
 import type { Step } from '../lib/engine/step.ts'
@@ -22,7 +23,7 @@ const about = { layer: 'L2', on: 'node', library: library('lib/engine/shell/rece
 export default script(import.meta, about, (context) => {
   const member = memberOf(context)
   if (!member.first) return []
-  const { schedule } = context.site.backup
+  const { schedule } = backupOf(context.site)
   return [
     ...ageInstalled(context, member),
     ...destinations(context, member),
@@ -60,13 +61,14 @@ export default script(import.meta, about, (context) => {
 })
 
 /** The program that encrypts, of the pinned version, unpacked from what its makers publish; and for whom it encrypts. */
-function ageInstalled({ pins, env, site: { backup } }: Context, { arch }: Member): Step[] {
+function ageInstalled({ pins, env, site }: Context, { arch }: Member): Step[] {
   const artifact = artifactOf(pins, 'age', arch)
   const version = pins['age']?.version ?? ''
   const place = `/opt/age/${version}`
   const tarball = `${place}/age.tar.gz`
   const digest = artifact.sha256 ?? 'unproven'
-  const recipients = [...recipientsIn(env.FK_AGE_IDENTITY), ...(backup.recovery ? [backup.recovery] : [])]
+  const { recovery } = backupOf(site)
+  const recipients = [...recipientsIn(env.FK_AGE_IDENTITY), ...(recovery ? [recovery] : [])]
   return [
     {
       name: `directory ${place} exists`,
@@ -119,7 +121,7 @@ function ageInstalled({ pins, env, site: { backup } }: Context, { arch }: Member
 /** Where bundles are uploaded, and with which keys. */
 function destinations(context: Context, member: Member): Step[] {
   const { secrets, site } = context
-  const { ssh, s3 } = site.backup
+  const { ssh, s3 } = backupOf(site)
   const tools = [...(ssh ? ['sftp'] : []), ...(s3 ? ['curl'] : [])]
   return [
     ...(tools.length > 0
@@ -163,7 +165,7 @@ function destinations(context: Context, member: Member): Step[] {
 
 /** The file that fortress-backup sources. */
 function settingsOf({ site }: Context, { name }: Member): string {
-  const { keep, directory, ssh, s3 } = site.backup
+  const { keep, directory, ssh, s3 } = backupOf(site)
   const settings: Record<string, string | number> = {
     SITE: site.name,
     NODE: name,

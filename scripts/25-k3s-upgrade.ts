@@ -222,10 +222,10 @@ function serversFirst(version: string): Step {
     name: `all servers run k3s ${version}`,
     why: 'a kubelet may be older than the API server that it speaks to, and never newer',
     check: sh`
-      old=$(k3s_kubectl get nodes --selector=node-role.kubernetes.io/control-plane=true --output \
+      behind=$(k3s_kubectl get nodes --selector=node-role.kubernetes.io/control-plane=true --output \
         jsonpath='{range .items[*]}{.metadata.name}{" "}{.status.nodeInfo.kubeletVersion}{"\n"}{end}' |
         awk -v version=${version} 'NF && $2 != version { print $1 " runs " $2 }') &&
-        { test -z "$old" || k3s_no "$old"; }`,
+        { test -z "$behind" || k3s_no "$behind"; }`,
     help: './task k3s-upgrade apply begins with them',
   }
 }

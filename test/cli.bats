@@ -379,13 +379,35 @@ vault_keys() {
   export FK_STATE_DIR=$BATS_TEST_TMPDIR/state
   run -1 script --quiet --return --command './task vault keys' /dev/null < /dev/null
   assert_output --partial 'The vault of fortress has no keys yet'
-  assert_output --partial 'the site has no vault: choose a disk as vault.disk'
+  assert_output --partial 'it has no disk: choose one as vault.disk of the machine'
+}
+
+@test "gates lists what waits for a person, and notes what a person has confirmed" {
+  export FK_STATE_DIR=$BATS_TEST_TMPDIR/state
+  run ./task gates --site zengarden
+  assert_failure 2
+  assert_line --regexp '^your turn  cabling, before 01-router-network: '
+  refused "cloudflare-token is not done: this laptop has no secret cloudflare-token
+  next:  an API token: DNS edit of zengarden.example, and a tunnel" \
+    ./task gates confirm cloudflare-token --site zengarden
+  run ./task gates confirm cabling --site zengarden
+  assert_success
+  run ./task gates --site zengarden
+  assert_line --regexp '^done       cabling, '
+  run ./task gates
+  assert_success
+  assert_output 'fortress has no gates: nothing waits for a person.'
+}
+
+@test "a run over all pages ends with the names of those that the site needs and that are not built yet" {
+  run ./task plan-all --site zengarden
+  assert_line --regexp '^zengarden needs [0-9]+ pages that are not built yet: 01-router-network, .*70-observability'
 }
 
 @test "a lost header is written back: without a machine a rehearsal" {
   refused "vault has no action 'restore-haeder'; did you mean restore-header?
 Nothing was run." ./task vault restore-haeder
-  sed 's/^name: .*/name: vaulted/; s|^  disk: .*|  disk: /dev/disk/by-id/usb-Test_0-0:0|' config/sites/fortress.yaml \
+  sed "s/^name: .*/name: vaulted/; s|disk: ''|disk: /dev/disk/by-id/usb-Test_0-0:0|" config/sites/fortress.yaml \
     > config/sites/vaulted.yaml
   run ./task vault restore-header --site vaulted
   assert_success

@@ -8,7 +8,7 @@ import { type HostAddress, parseHost } from '../ground/address.ts'
 import { Fault } from '../ground/fault.ts'
 import { sshPublicKey } from '../ground/keys.ts'
 import { question } from '../ground/laptop.ts'
-import { type Placed, isLaptop } from '../site/machines.ts'
+import { type Placed, isLaptop, machineOf, machinesFor, tunnelOf } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
 import { stateOf, storeOf } from './context.ts'
 
@@ -94,10 +94,10 @@ async function accessOf(config: Config, spec: Placed, report: Report): Promise<A
   const host = hostOf(config)
   const routeFile = join(stateOf(config), `${spec.name}.door`)
   if (spec.behind !== undefined) return throughHost(config, spec, routeFile, report)
-  const tunnel = spec.tunnel_address ?? (spec.roles.includes('host') ? site.tunnel.address : undefined)
+  const tunnel = tunnelOf(site, machineOf(site, spec.name))?.address
   if (host.kind === 'lab') return toLab(config, tunnel, report)
   if (host.kind !== 'ssh') return { target: 'local', routeFile }
-  const [user, port] = [spec.user ?? host.user, spec.port ?? host.port]
+  const [user, port] = [spec.user ?? host.user, spec.ssh_port ?? host.port]
   return {
     target: {
       ...common(config, spec),
@@ -111,7 +111,7 @@ async function accessOf(config: Config, spec: Placed, report: Report): Promise<A
 }
 
 async function throughHost(config: Config, spec: Placed, routeFile: string, report: Report): Promise<Access> {
-  const jumpHost = config.site.machines.find(({ name }) => name === spec.behind)
+  const jumpHost = machinesFor(config, 'host').find(({ name }) => name === spec.behind)
   if (jumpHost === undefined || spec.address === undefined)
     throw new Error(`${spec.name} has no host that it is behind`)
   const jump = await accessOf(config, jumpHost, report)

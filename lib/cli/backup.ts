@@ -10,6 +10,7 @@ import { type Note, ask as query, byTime, copies, laptopNotes, nodeNotes, noteHe
 import { madeAt } from '../k3s/bundle.ts'
 import { backupSecrets, program, sshKey } from '../k3s/destinations.ts'
 import { type Member, clusterOf } from '../k3s/members.ts'
+import { backupOf } from '../site/cluster.ts'
 import { machinesFor } from '../site/machines.ts'
 import type { Call } from './call.ts'
 import type { Given, Table } from './flags.ts'
@@ -92,7 +93,7 @@ export async function copy({ state, config }: Session, machine: Machine, name: s
   const path = join(dir, name)
   await collect(machine, `/var/lib/fortress/backup/${name}`, path)
   await noteHere(state, 'copy', name, statSync(path).size)
-  for (const old of copies(state).slice(0, -config.site.backup.keep)) unlinkSync(join(dir, old))
+  for (const old of copies(state).slice(0, -backupOf(config.site).keep)) unlinkSync(join(dir, old))
   return path
 }
 

@@ -97,7 +97,7 @@ export const cis = (call: Call): Promise<number> =>
       const nodes = machinesFor(config, 'node')
       if (nodes.length === 0)
         throw new Fault(`no node of the site ${config.site.name} runs k3s`, {
-          next: 'Talos has a benchmark of its own: FK_NODE_OS=flatcar, or another site',
+          next: 'Talos has a benchmark of its own: choose os: flatcar, or another site',
         })
       let failed = false
       for (const spec of nodes) {

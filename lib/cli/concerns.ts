@@ -3,6 +3,8 @@ import { join } from 'node:path'
 import { type Note, laptopNotes } from '../k3s/backup.ts'
 import { type Member, clusterOf, programOf } from '../k3s/members.ts'
 import type { Config } from '../site/model.ts'
+import { milliseconds } from '../site/gates.ts'
+import { notBuilt } from '../site/planned.ts'
 import {
   type Answers,
   type Concern,
@@ -18,9 +20,13 @@ import {
   RENEW,
 } from './health.ts'
 
-/** Hours that a backup may be old, and days that a drill may be. */
-const BACKUP_HOURS = 26
+/** Hours that a backup may take to come, and days that a drill may be old. */
+const GRACE_HOURS = 2
 const DRILL_DAYS = 31
+
+/** How much of the cluster may be lost, in hours: the rpo of its row under data.keep. */
+const hoursOf = ({ site }: Config): number =>
+  milliseconds(site.data.keep.find(({ what }) => what === 'cluster')?.rpo ?? '24h') / 3_600_000
 
 type Add = (state: Concern['state'], of: string, says: string, next: string) => void
 
@@ -49,6 +55,7 @@ export function statusOf(config: Config, machines: Answers[], verdicts: Verdict[
     concerns,
     machines,
     verdicts: known,
+    notBuilt: notBuilt(config.site).map(({ page, does }) => ({ page, does })),
     ...(cluster ? { cluster } : {}),
   }
 }
@@ -120,7 +127,7 @@ function clusterState(config: Config, machines: Answers[], now: Date, add: Add):
     ...machines.flatMap((machine) => machine.notes),
     ...laptopNotes(join(config.env.FK_STATE_DIR, config.site.name)),
   ]
-  if (begun) backupConcerns(notes, now, add)
+  if (begun) backupConcerns(config, notes, now, add)
   const stateOf = (member: Member) => {
     const state = seen?.find(({ name }) => name === member.name)
     return state ? { state } : {}
@@ -237,12 +244,12 @@ function versionConcern({ members, machine, seen, pinned }: Cluster, add: Add): 
 const listed = (names: string[]) =>
   names.length > 1 ? `${names.slice(0, -1).join(', ')} and ${names.at(-1)}` : (names[0] ?? '')
 
-function backupConcerns(notes: Note[], now: Date, add: Add): void {
+function backupConcerns(config: Config, notes: Note[], now: Date, add: Add): void {
   const hours = (note: Note) => (now.getTime() - Date.parse(note.time)) / 3_600_000
   const [backup, drill] = [newest(notes, isBackup), newest(notes, isDrill)]
   if (backup === undefined)
     add('warn', 'backup', 'no backup of the cluster is known', './task k3s-backup apply')
-  else if (hours(backup) > BACKUP_HOURS)
+  else if (hours(backup) > hoursOf(config) + GRACE_HOURS)
     add('warn', 'backup', `the last good one is ${age(backup.time, now)} old`, './task k3s-backup verify')
   for (const { which, ok, why } of notes)
     if (!ok && isBackup(which))

@@ -10,7 +10,7 @@ import { Fault } from '../ground/fault.ts'
 import { $ } from '../ground/laptop.ts'
 import { read } from '../ground/root.ts'
 import { quote } from '../ground/sh.ts'
-import { type Placed, machinesFor } from '../site/machines.ts'
+import { type Placed, machinesFor, guestsOf, type Guest, isNode, vaultSpec } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
 import { talosctlHelp } from '../vm/talos.ts'
 import type { Call } from './call.ts'
@@ -82,7 +82,7 @@ const SOON = 60 * DAY
 
 /** What can be seen without a machine. `path` is where programs are looked for; `now` is the time, in milliseconds. */
 export async function laptop(
-  { env, pins }: Pick<Config, 'env' | 'pins'>,
+  { env, pins, site }: Pick<Config, 'env' | 'pins' | 'site'>,
   {
     path,
     now = Date.now(),
@@ -103,14 +103,15 @@ export async function laptop(
             remedy: `apt install ${tool.from}, or what your system calls it`,
           },
     )
-  if (env.FK_NODE_OS === 'talos') findings.push(await talosctl(pins, await has('talosctl'), run))
+  const systems = new Set<string>(site.machines.map(({ os }) => os))
+  if (systems.has('talos')) findings.push(await talosctl(pins, await has('talosctl'), run))
   findings.push(await sshKey(env), identity(env), room(env.FK_DOWNLOAD_DIR))
   if (env.FK_SSH_KEY !== undefined && existsSync(`${env.FK_SSH_KEY}-cert.pub`) && (await has('ssh-keygen')))
     findings.push(await certificate(`${env.FK_SSH_KEY}-cert.pub`, now))
   for (const [name, { signature, unproven }] of Object.entries(pins)) {
     if (signature?.kind === 'gpg' && (await has('gpg')))
       findings.push(await signer(name, signature.key, env, now))
-    if (unproven !== undefined && name === env.FK_NODE_OS)
+    if (unproven !== undefined && systems.has(name))
       findings.push({
         subject: name,
         state: 'bad',
@@ -286,11 +287,13 @@ function reached({ label, facts: { os, arch, model } }: Machine, spec: Placed): 
 }
 
 /** The variables of lib/cli/doctor.sh: what the site needs of a machine. */
-export function needs({ env, site }: Pick<Config, 'env' | 'site'>, spec: Placed): string {
-  const role = spec.roles.includes('node')
-    ? 'metal'
-    : `vm ${env.FK_VM_RAM_MB} ${env.FK_VM_VCPUS} ${env.FK_VM_DISK_GB}`
-  return `FK_ROLE=${quote(role)} FK_DISK=${quote(site.vault.disk)} FK_TPM=${site.vault.tpm2_pcrs.length > 0 ? 'yes' : 'no'}`
+export function needs({ site }: Pick<Config, 'site'>, spec: Placed): string {
+  const guests = guestsOf(site, spec.name)
+  const sum = (of: (guest: Guest) => number) => guests.reduce((total, guest) => total + of(guest), 0)
+  const cpus = Math.max(1, ...guests.map(({ vm }) => vm.cpus))
+  const role = isNode(spec) ? 'metal' : `vm ${sum(({ vm }) => vm.memory)} ${cpus} ${sum(({ vm }) => vm.disk)}`
+  const { disk, tpm2_pcrs: pcrs } = vaultSpec(site, spec.name)
+  return `FK_ROLE=${quote(role)} FK_DISK=${quote(disk)} FK_TPM=${pcrs.length > 0 ? 'yes' : 'no'}`
 }
 
 /** Everything that a machine reports of itself, in one round trip. */

@@ -9,6 +9,8 @@ export interface Word {
   name: string
   help?: string
   optional?: true
+  /** The last word of a table: it may stand several times. */
+  many?: true
   /** The words that are known, each with its line of help. */
   among?: Readonly<Record<string, string>>
 }
@@ -96,7 +98,7 @@ function wordFaults(name: string, given: string[], { words }: Table): string[] {
     if (word.among === undefined || Object.hasOwn(word.among, typed)) return []
     return [`${name} has no ${word.name} '${typed}'${hint(typed, Object.keys(word.among))}`]
   })
-  const extra = given.slice(words.length).join(' ')
+  const extra = words.at(-1)?.many ? '' : given.slice(words.length).join(' ')
   const takes = words.length === 0 ? 'no words' : words.map(shape).join(' ')
   return extra === '' ? faults : [...faults, `${name} takes ${takes}: '${extra}' is too much`]
 }
@@ -107,8 +109,8 @@ const hint = (typed: string, known: readonly string[]): string => {
   return near ? `; did you mean ${near}?` : known.length > 0 ? `: it has ${known.join(', ')}` : ''
 }
 
-const shape = ({ name, among, optional }: Word): string => {
-  const words = among === undefined ? name : Object.keys(among).join('|')
+const shape = ({ name, among, optional, many }: Word): string => {
+  const words = among === undefined ? `${name}${many ? '…' : ''}` : Object.keys(among).join('|')
   return optional ? `[${words}]` : words
 }
 

@@ -73,6 +73,8 @@ export interface Status {
   concerns: Concern[]
   machines: Answers[]
   verdicts: Verdict[]
+  /** Pages that the site needs, and that this kit does not have yet. */
+  notBuilt: { page: string; does: string }[]
   cluster?: {
     pinned: string
     members: (Member & { state?: NodeState })[]

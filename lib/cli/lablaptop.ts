@@ -11,13 +11,14 @@ import type { Config } from '../site/model.ts'
 export async function labLaptop({ env, site }: Config, store: SecretStore) {
   const clients: string[] = []
   for (const peer of site.tunnel.peers) {
-    const keys = await keysOf(store, join(env.FK_STATE_DIR, site.name), peer.name)
-    clients.push(clientFile(site, peer, keys, `lab:${site.tunnel.port}`))
+    const keys = await keysOf(store, join(env.FK_STATE_DIR, site.name), site, peer.name)
+    const endpoints = Object.fromEntries(site.machines.map(({ name }) => [name, `lab:${site.tunnel.port}`]))
+    clients.push(clientFile(site, peer, keys, endpoints))
   }
   return {
     async connectTunnel(): Promise<void> {
       const vm = await labFind('lab', { dir: env.FK_LAB_DIR })
-      if (vm?.kind === 'vm' && clients[0]) await labTunnel(vm as LabVm, clients[0], site.tunnel.address)
+      if (vm?.kind === 'vm' && clients[0]) await labTunnel(vm as LabVm, clients[0], site.tunnel.address ?? '')
     },
   }
 }

@@ -5,7 +5,8 @@ import { Fault } from '../ground/fault.ts'
 import { land } from '../ground/secret.ts'
 import { type Member, clusterOf, secretNames } from '../k3s/members.ts'
 import { leaving } from '../k3s/nodes.ts'
-import { machinesFor, nodesOf } from '../site/machines.ts'
+import { apiOf } from '../site/cluster.ts'
+import { guestsOf, machinesFor } from '../site/machines.ts'
 import { destroy, rebuild } from '../vm/domain.ts'
 import { reachable } from './access.ts'
 import type { Call } from './call.ts'
@@ -32,7 +33,7 @@ export const node = (call: Call): Promise<number> =>
     const servers = clusterOf(config).filter(({ role }) => role === 'server')
     const none = 'the metal is the node there'
     if (action === 'kubeconfig' && servers.length > 0) named(servers, name, site.name, 'server')
-    else named(nodesOf(site), name, site.name, action === 'kubeconfig' ? 'server' : 'virtual machine', none)
+    else named(guestsOf(site), name, site.name, action === 'kubeconfig' ? 'server' : 'virtual machine', none)
     if (action === 'kubeconfig') return kubeconfig(session, name)
     const pages = action === 'destroy' ? [destroy(name)] : [rebuild(name), pageNamed('vm-provision')]
     return runPages(pages, 'apply', given, signal)
@@ -64,6 +65,7 @@ async function leave(session: NodeSession, action: 'replace' | 'remove', name: s
 
 /** For kubectl, and as private as a key: the state directory has it encrypted, and here in clear. */
 async function kubeconfig({ config, store, state }: NodeSession, name: string): Promise<number> {
+  const { site } = config
   const server = clusterOf(config).find((member) => member.name === name)
   const secret = server ? secretNames.kubeconfig : `${name}-kubeconfig`
   if (!store.has(secret))
@@ -72,12 +74,17 @@ async function kubeconfig({ config, store, state }: NodeSession, name: string): 
     })
   const path = join(state, `${name}.kubeconfig`)
   const saved = Buffer.from((await store.get(secret)).reveal(), 'base64')
-  await land(path, server ? kubeconfigFor(saved.toString('utf8'), server, config.site.name) : saved, true)
+  const endpoint = apiOf(site).laptop ?? server?.endpoint
+  await land(
+    path,
+    endpoint && server ? kubeconfigFor(saved.toString('utf8'), { endpoint }, site.name) : saved,
+    true,
+  )
   process.stdout.write(`${path} opens the cluster to whoever has it. KUBECONFIG=${path} kubectl get nodes\n`)
   return 0
 }
 
-/** The kubeconfig of k3s as a member is reached from the laptop, named after the site. `text` is what k3s wrote for itself. */
+/** The kubeconfig of k3s, named after the site, with the address at which the laptop finds the API. `text`: what k3s wrote. */
 export function kubeconfigFor(text: string, { endpoint }: Pick<Member, 'endpoint'>, site: string): string {
   const config = parse(text) as {
     clusters: { name: string; cluster: { server: string } }[]

@@ -10,6 +10,7 @@ import { type Demand, type Step, isChange } from '../engine/step.ts'
 import { Fault } from '../ground/fault.ts'
 import { question } from '../ground/laptop.ts'
 import { type Placed, everyMachine, isLaptop } from '../site/machines.ts'
+import { notBuiltNote } from '../site/planned.ts'
 import { contextOf, declaredFacts, placesOf } from './context.ts'
 import type { Session } from './session.ts'
 import type { RunFlags } from './tables.ts'
@@ -81,6 +82,9 @@ export class PageRun {
       // A download that nobody waits for by now ends; the next run goes on with the part that is there.
       this.#limit.abort()
     }
+    const missing =
+      this.#pages.length > 1 && this.#mode !== 'undo' ? notBuiltNote(this.#session.config.site) : undefined
+    if (missing !== undefined) this.#session.report.note(missing)
     return this.#worst
   }
 

@@ -8,7 +8,7 @@ import { root as kit } from '../ground/root.ts'
 import { type SecretStore, land, secretStore } from '../ground/secret.ts'
 import {
   clientFile,
-  endpointOf,
+  endpointsOf,
   keyless,
   keysOf,
   peerKey,
@@ -73,7 +73,7 @@ export async function peer(
 }
 
 function list({ config: { site }, state, say }: Peers): void {
-  const without = keyless(state, site.tunnel.peers)
+  const without = keyless(state, site)
   for (const { address, name } of site.tunnel.peers) {
     const key = without.includes(name) ? 'no keys on this computer yet' : publicHalf(state, peerKey(name))
     say(`${address}\t${name}\t${key}`)
@@ -104,8 +104,9 @@ async function revoke({ config: { site }, document, state, store, say }: Peers, 
 
 /** Writes the WireGuard configuration of a device. */
 async function writeClient({ config, state, store, given, say }: Peers, peer: Peer): Promise<void> {
-  const endpoint = endpointOf(config, state, given.endpoint)
-  const text = clientFile(config.site, peer, await keysOf(store, state, peer.name), endpoint)
+  const endpoints = endpointsOf(config, state, given.endpoint)
+  const keys = await keysOf(store, state, config.site, peer.name)
+  const text = clientFile(config.site, peer, keys, endpoints)
   if (given.endpoint) await land(join(state, 'endpoint'), `${given.endpoint}\n`, true)
   const file = join(state, `${peer.name}.conf`)
   await land(file, text, true)
@@ -121,7 +122,7 @@ const shown = (path: string): string => {
 }
 
 /** A document of somebody else's mode, whole or not at all. */
-async function rewrite(path: string, text: string): Promise<void> {
+export async function rewrite(path: string, text: string): Promise<void> {
   const { mode } = statSync(path)
   await land(path, text, true)
   await chmod(path, mode & 0o777)

@@ -14,6 +14,7 @@ export function screen(status: Status, { color }: { color: boolean }): string {
     ['Machines', machineLines(status, paint)],
     ['Layers, as this laptop last saw them', layerLines(status, paint)],
     [`Cluster: k3s ${status.cluster?.pinned} is pinned`, clusterLines(status, paint)],
+    ['Not built yet', status.notBuilt.map(({ page, does }) => `  ${page}  ${does}`)],
   ] as const
   const lines = sections.flatMap(([heading, body]) =>
     body.length === 0 ? [] : heading === '' ? body : ['', paint(bold, heading), ...body],

@@ -85,6 +85,40 @@ export const waivers = {
   flags: { site },
 } as const satisfies Table
 
+export const sites = {
+  words: [
+    {
+      name: 'action',
+      among: {
+        show: 'the whole document, and where each line comes from',
+        check: 'whether documents are free of faults',
+        migrate: 'bring a document of the format before into the one of now',
+      },
+    },
+    { name: 'NAME', optional: true, many: true, help: 'of the site; without it the one of FK_SITE' },
+  ],
+  flags: {
+    all: { help: 'for check: every document of config/sites' },
+    json: { help: 'for show and check: one JSON document, for programs' },
+    yes: { help: 'for migrate: do not ask' },
+  },
+  notes: [
+    'Exit code: 0 done or nothing to do, 1 faults, 2 changes pending (migrate, where nobody can be asked).',
+  ],
+} as const satisfies Table
+
+export const gates = {
+  words: [
+    {
+      name: 'action',
+      optional: true,
+      among: { confirm: 'note that a gate is done, where only a person can see it' },
+    },
+    { name: 'ID', optional: true, help: 'of the gate' },
+  ],
+  flags: { site, json },
+} as const satisfies Table
+
 export const peer = {
   words: [
     {

@@ -30,17 +30,17 @@ const keys = (call: Call): Promise<number> =>
       })
     for (const machine of site.machines.filter(({ roles }) => roles.includes('host'))) {
       const vault = vaultOf({ site, machine, secrets: (name) => store.secret(name) })
-      if (!store.has(`${machine.name}-${site.vault.name}-recovery-key`))
+      const { disk, name } = vault
+      if (!store.has(`${machine.name}-${name}-recovery-key`))
         throw new Fault(`The vault of ${machine.name} has no keys yet`, {
           next:
-            site.vault.disk === ''
-              ? `the site has no vault: choose a disk as vault.disk in config/sites/${site.name}.yaml`
+            disk === ''
+              ? `it has no disk: choose one as vault.disk of the machine in config/sites/${site.name}.yaml`
               : './task host-vault apply makes them',
         })
       const [passphrase, recovery] = (await vault.keys.resolve()).split('\n')
-      const disk = site.vault.disk || 'no disk chosen'
       process.stdout.write(
-        `${machine.name}, ${disk}\n  passphrase    ${passphrase}\n  recovery key  ${recovery}\n`,
+        `${machine.name}, ${disk || 'no disk chosen'}\n  passphrase    ${passphrase}\n  recovery key  ${recovery}\n`,
       )
     }
     process.stdout.write(

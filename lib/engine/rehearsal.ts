@@ -11,6 +11,7 @@ import { root } from '../ground/root.ts'
 import type { Command } from '../ground/sh.ts'
 import type { Placed } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
+import { notBuiltNote } from '../site/planned.ts'
 import type { Context, Page } from './page.ts'
 import type { Report, State } from './report.ts'
 import { type PrintedPage, printedPages, writePages } from './runbook.ts'
@@ -77,6 +78,8 @@ export async function rehearse(
     new Set(all.map(({ page }) => page)).size,
     files,
   )
+  const missing = pages.length > 1 ? notBuiltNote(site) : undefined
+  if (missing !== undefined) report.note(missing)
   return checks.some(({ result }) => result === 'failed') ? 1 : 0
 }
 

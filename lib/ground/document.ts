@@ -105,7 +105,11 @@ export function checkDocument<T>(
     const range = values.get(JSON.stringify(path))?.range
     return range ? text.slice(range[0], range[1]) : ''
   }
-  const { problems, sound } = checkSchema(schema, formats, document, raw)
+  const bare = (path: Path): boolean => {
+    const range = keys.get(JSON.stringify(path))?.range
+    return range ? !/^\s*:/.test(text.slice(range[1])) : false
+  }
+  const { problems, sound } = checkSchema(schema, formats, document, raw, bare)
   const all = sound === undefined ? problems : [...problems, ...rules(sound as Partially<T>, raw)]
   // What has no value cannot be wrong in another way as well.
   const empty = new Set(unfilled.map((problem) => JSON.stringify(problem.path)))
@@ -258,13 +262,15 @@ let ajv: Ajv2020 | undefined
 
 /**
  * Checks a value against a schema and fills in the defaults. Gives the problems, and a copy of the value without the
- * parts that are wrong (undefined when nothing is left). `raw` gives the text a value was written with.
+ * parts that are wrong (undefined when nothing is left). `raw` gives the text a value was written with;
+ * `bare`: whether a key stands without a colon, as it can in a flow map.
  */
 export function checkSchema(
   schema: JsonSchema,
   formats: Record<string, Format>,
   value: unknown,
   raw: (path: Path) => string = () => '',
+  bare: (path: Path) => boolean = () => false,
 ): { problems: Problem[]; sound: unknown } {
   if (ajv === undefined) {
     const { Ajv2020: Ajv } = require('ajv/dist/2020.js') as typeof import('ajv/dist/2020.js')
@@ -283,7 +289,7 @@ export function checkSchema(
   let sound: unknown = structuredClone(value)
   for (const error of errors) {
     const path = pathOf(error, value)
-    const problem = explain(error, path, formats, raw)
+    const problem = explain(error, path, formats, raw, bare)
     if (problem !== undefined) problems.push(problem)
     if (!about.includes(error.keyword)) sound = without(sound, path)
   }
@@ -297,6 +303,7 @@ export function checkSchema(
 // These speak about what is in a value, and leave the rest of it usable.
 const about = [
   'additionalProperties',
+  'if',
   'required',
   'minItems',
   'minProperties',
@@ -337,18 +344,15 @@ function explain(
   path: Path,
   formats: Record<string, Format>,
   raw: (path: Path) => string,
+  bare: (path: Path) => boolean,
 ): Problem | undefined {
   const { data, params, keyword } = error
   const parent = (error.parentSchema ?? {}) as JsonSchema & Record<string, string | number | undefined>
   const properties = parent.properties ?? {}
   switch (keyword) {
     case 'additionalProperties': {
-      const key = String(params['additionalProperty'])
       const known = Object.keys(properties).filter((name) => !('not' in properties[name]!))
-      const suggestion = nearest(key, known)
-      const at = { path: [...path, key], atKey: true }
-      if (suggestion !== undefined) return { ...at, reason: 'is not a known key', suggestion }
-      return { ...at, reason: `is not a known key; known here: ${known.join(', ')}` }
+      return unknownKey(String(params['additionalProperty']), Object.keys(data as object), known, path, bare)
     }
     case 'required': {
       const key = String(params['missingProperty'])
@@ -373,6 +377,9 @@ function explain(
         suggestion,
       }
     }
+    case 'if':
+      // What is wrong with the value is reported by the branch that was taken.
+      return undefined
     case 'not':
       return { path, atKey: true, reason: String(parent['rule']), secret: Boolean(parent['secret']) }
     case 'pattern':
@@ -405,6 +412,27 @@ function explain(
     default:
       return { path, reason: error.message ?? keyword }
   }
+}
+
+/** A key that the schema does not have: one that is misspelt, or the rest of a text that a comma of a flow map ended. */
+function unknownKey(
+  key: string,
+  keys: string[],
+  known: string[],
+  path: Path,
+  bare: (path: Path) => boolean,
+): Problem | undefined {
+  const at = { path: [...path, key], atKey: true }
+  if (bare(at.path)) {
+    const before = keys[keys.indexOf(key) - 1]
+    // One fault for a text, however many commas it has.
+    if (before !== undefined && bare([...path, before])) return undefined
+    if (before !== undefined)
+      return { ...at, reason: 'is not a known key; the text before it has a comma: put it in quotes' }
+  }
+  const suggestion = nearest(key, known)
+  if (suggestion !== undefined) return { ...at, reason: 'is not a known key', suggestion }
+  return { ...at, reason: `is not a known key; known here: ${known.join(', ')}` }
 }
 
 /** A value in a sentence. */

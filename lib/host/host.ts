@@ -3,10 +3,14 @@ import { parse } from 'yaml'
 import type { Context } from '../engine/page.ts'
 import type { Control } from '../engine/step.ts'
 import { read } from '../ground/root.ts'
+import { bridgeOf, isNode, isRaspberry, machineOf, vaultSpec } from '../site/machines.ts'
 import { waiversFor } from '../site/waivers.ts'
 import { hostRequirements } from './controls.ts'
 
 type Values = Record<string, string | number>
+
+/** Its members may log in over SSH. */
+export const adminGroup = 'ssh-admins'
 
 export interface Host {
   /** Who logs in. */
@@ -32,47 +36,56 @@ const configured = (name: string) => read(`config/host/${name}`)
 const blocked = (...modules: string[]) =>
   modules.map((m) => `install ${m} /bin/false\nblacklist ${m}`).join('\n')
 
+// OpenSSH 9.6 of Ubuntu 24.04 does not know the first, and refuses a whole file over a name that it does not know.
+const keyExchange = (isUbuntu: boolean): string =>
+  [
+    ...(isUbuntu ? [] : ['mlkem768x25519-sha256']),
+    'sntrup761x25519-sha512@openssh.com',
+    'curve25519-sha256',
+    'curve25519-sha256@libssh.org',
+  ].join(',')
+
 /**
  * What is fixed for one host. On a machine that is host and node in one (a Pi), the values that a CNI or a runtime of containers
  * needs are the node's; everywhere else the host forwards nothing and believes nobody.
  */
 export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Host {
-  const spec = site.machines.find((m) => m.name === machine.name)
-  const node = spec?.roles.includes('node') ?? false
+  const spec = machineOf(site, machine.name)
+  const node = isNode(spec)
+  const own = site.machines.filter(({ name, vm }) => name === spec.name || vm?.host === spec.name)
   const isUbuntu = machine.os.startsWith('ubuntu')
-  const guests = site.nodes !== undefined
-  const usbVault = site.vault.disk === '' || site.vault.disk.includes('/usb-')
+  const bridge = bridgeOf(site, machine.name)
+  const guests = bridge !== undefined
+  const { disk } = vaultSpec(site, machine.name)
+  const usbVault = disk === '' || disk.includes('/usb-')
   const on = node ? 0 : 1
   const kernel = { kptr_restrict: node ? 1 : 2, rp_filter: on, log_martians: on, arp_ignore: on }
   const forward = node ? 1 : 0
-  const group = site.admin.group
-  // OpenSSH 9.6 of Ubuntu 24.04 does not know the first, and refuses a whole file over a name that it does not know.
-  const kex = [
-    isUbuntu ? [] : 'mlkem768x25519-sha256',
-    'sntrup761x25519-sha512@openssh.com',
-    'curve25519-sha256',
-    'curve25519-sha256@libssh.org',
-  ]
-    .flat()
-    .join(',')
+  const kex = keyExchange(isUbuntu)
   const values: Values = {
     ...kernel,
-    group,
+    group: adminGroup,
     kex,
     forward,
-    bridge: site.nodes?.bridge ?? '',
+    bridge: bridge?.bridge.name ?? '',
     tcp_forwarding: guests ? 'local' : 'no',
-    ssh_port: spec?.port ?? 22,
+    ssh_port: spec.ssh_port ?? 22,
     tunnel_port: site.tunnel.port,
   }
   return {
     user: machine.user || 'root',
-    group,
-    isPi: machine.os.startsWith('raspios'),
+    group: adminGroup,
+    isPi: isRaspberry(spec),
     controls: hostRequirements.controlsFor({
       values,
-      traits: [machine.os, machine.arch, ...(spec?.roles ?? [])],
-      waivers: waiversFor(site),
+      traits: [
+        machine.os,
+        machine.arch,
+        ...spec.roles,
+        ...(node ? ['node'] : []),
+        ...(isRaspberry(spec) ? ['raspberry'] : []),
+      ],
+      waivers: waiversFor({ ...site, machines: own }),
     }),
     packages: parse(configured('packages.yaml')) as Host['packages'],
     piArguments: configured('cmdline-pi.txt').trim().split(' '),
@@ -90,7 +103,7 @@ export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Ho
         usb_storage: usbVault ? '# Not blocked: the vault is a USB disk.' : blocked('usb-storage', 'uas'),
       },
       sshd: {
-        group,
+        group: adminGroup,
         kex,
         forwarding: guests
           ? 'AllowTcpForwarding local\nPermitOpen *:22'

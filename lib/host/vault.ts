@@ -4,6 +4,7 @@ import type { Context } from '../engine/page.ts'
 import { makePassphrase, uuidOf } from '../ground/keys.ts'
 import { Secret } from '../ground/secret.ts'
 import { Command, library } from '../ground/sh.ts'
+import { vaultSpec } from '../site/machines.ts'
 
 /** The functions that the checks and commands about a vault share: lib/host/vault.sh, as it stands. */
 export const vaultShell = library('lib/host/vault.sh')
@@ -34,7 +35,7 @@ export function vaultOf({
   machine,
   secrets,
 }: Pick<Context, 'site' | 'secrets'> & { machine: { name: string } }): Vault {
-  const { disk, name } = site.vault
+  const { disk, name } = vaultSpec(site, machine.name)
   const passphrase = secrets(`${machine.name}-${name}-passphrase`, makePassphrase)
   const recovery = secrets(`${machine.name}-${name}-recovery-key`, makeRecoveryKey)
   return {

@@ -5,11 +5,13 @@ import { createRequire } from 'node:module'
 import { isIPv6 } from 'node:net'
 import { join } from 'node:path'
 import { contains, formatAddress, parseHost, parseNetwork } from '../ground/address.ts'
+import { edited } from '../ground/edited.ts'
 import { Fault } from '../ground/fault.ts'
 import { placeholder, publicKey } from '../ground/keys.ts'
 import { nearest } from '../ground/nearest.ts'
 import { type SecretStore, land } from '../ground/secret.ts'
-import type { Config, Peer, Site } from '../site/model.ts'
+import { type TunnelEnd, bridgeOf, tunnelOf } from '../site/machines.ts'
+import type { Config, MachineSpec, Peer, Site } from '../site/model.ts'
 
 const load = createRequire(import.meta.url)
 
@@ -25,7 +27,6 @@ export function privateKey(): string {
 export const presharedKey = (): string => randomBytes(32).toString('base64')
 
 /** Names of the files that hold a key pair (NAME.age, NAME.pub) and a preshared key (NAME.age). */
-export const hostKey = 'wg-host'
 export const peerKey = (peer: string): string => `wg-peer-${peer}`
 export const pskKey = (peer: string): string => `wg-psk-${peer}`
 
@@ -35,10 +36,18 @@ export function publicHalf(state: string, name: string): string {
   return existsSync(path) ? readFileSync(path, 'utf8').trim() : placeholder(name)
 }
 
-/** Peers of the site that have no keys on this laptop yet. */
-export function keyless(state: string, peers: readonly Peer[]): string[] {
-  const all = ({ name }: Peer) => [`${hostKey}.pub`, `${peerKey(name)}.pub`, `${pskKey(name)}.age`]
-  return peers
+/** The ends of the tunnel on hosts of the site, each with the host that it is on. */
+export const endsOf = (site: Site): { host: MachineSpec; end: TunnelEnd }[] =>
+  site.machines.flatMap((host) => {
+    const end = host.roles.includes('host') ? tunnelOf(site, host) : undefined
+    return end === undefined ? [] : { host, end }
+  })
+
+/** Peers of the site that have no keys on this laptop yet, for themselves and for the hosts that they enter. */
+export function keyless(state: string, site: Site): string[] {
+  const hosts = endsOf(site).map(({ end }) => `${end.key}.pub`)
+  const all = ({ name }: Peer) => [...hosts, `${peerKey(name)}.pub`, `${pskKey(name)}.age`]
+  return site.tunnel.peers
     .filter((peer) => !all(peer).every((file) => existsSync(join(state, file))))
     .map((peer) => peer.name)
 }
@@ -47,12 +56,12 @@ export interface Keys {
   /** The peer's private key. */
   own: string
   preshared: string
-  /** The host's public key. */
-  host: string
+  /** The public key of each host, by the name of its key pair. */
+  hosts: Record<string, string>
 }
 
-/** The keys of a peer; what is not there yet is made, and so is the host's. */
-export async function keysOf(store: SecretStore, state: string, peer: string): Promise<Keys> {
+/** The keys of a peer; what is not there yet is made, and so are those of the hosts. */
+export async function keysOf(store: SecretStore, state: string, site: Site, peer: string): Promise<Keys> {
   const pair = async (name: string): Promise<string> => {
     const secret = (await store.get(name, privateKey)).reveal().trim()
     const half = publicKey(secret)
@@ -63,27 +72,37 @@ export async function keysOf(store: SecretStore, state: string, peer: string): P
       })
     return secret
   }
-  const host = publicKey(await pair(hostKey))
+  const hosts: Record<string, string> = {}
+  for (const { end } of endsOf(site)) hosts[end.key] = publicKey(await pair(end.key))
   const own = await pair(peerKey(peer))
   const preshared = (await store.get(pskKey(peer), presharedKey)).reveal().trim()
-  return { own, preshared, host }
+  return { own, preshared, hosts }
 }
 
-/** What a device needs to enter, for wg-quick and the WireGuard apps. `endpoint` is host:port. */
-export function clientFile(site: Site, peer: Peer, keys: Keys, endpoint: string): string {
-  const inside = [site.tunnel.network, ...(site.nodes ? [site.nodes.network] : [])]
+/**
+ * What a device needs to enter, for wg-quick and the WireGuard apps: one peer for each host where the tunnel ends. `endpoints`
+ * gives host:port of each host by its name.
+ */
+export function clientFile(site: Site, peer: Peer, keys: Keys, endpoints: Record<string, string>): string {
+  const ends = endsOf(site)
+  const sections = ends.map(({ host, end }) => {
+    const behind = bridgeOf(site, host.name)
+    // A host that is the only one is reached with the whole network of the tunnel, as long as there is no other.
+    const inside = [ends.length > 1 ? `${end.address}/32` : end.network, ...(behind ? [behind.network] : [])]
+    return `
+[Peer]${ends.length > 1 ? ` # ${host.name}` : ''}
+PublicKey = ${keys.hosts[end.key]}
+PresharedKey = ${keys.preshared}
+Endpoint = ${endpoints[host.name]}
+AllowedIPs = ${inside.join(', ')}
+PersistentKeepalive = 25
+`
+  })
   return `# ${peer.name} enters ${site.name} with this file. Whoever holds it can enter: keep it as you keep a key.
 [Interface]
 PrivateKey = ${keys.own}
 Address = ${peer.address}/32
-
-[Peer]
-PublicKey = ${keys.host}
-PresharedKey = ${keys.preshared}
-Endpoint = ${endpoint}
-AllowedIPs = ${inside.join(', ')}
-PersistentKeepalive = 25
-`
+${sections.join('')}`
 }
 
 /** A QR code of half blocks, black on white whatever the colours of the terminal are. */
@@ -105,7 +124,7 @@ export function qr(text: string): string {
 export function withPeer(text: string, site: Site, name: string): { text: string; peer: Peer } {
   if (!/^[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?$/.test(name))
     throw new Fault(`'${name}' cannot be the name of a peer: use at most 15 of a-z, 0-9 and -`)
-  const { network, address, peers } = site.tunnel
+  const { network = '', address, peers } = site.tunnel
   const same = peers.find((peer) => peer.name === name)
   if (same)
     throw new Fault(`there is a peer ${name} already (${same.address})`, { next: `./task peer show ${name}` })
@@ -122,9 +141,12 @@ export function withPeer(text: string, site: Site, name: string): { text: string
   if (next >= range.last) throw new Fault(`${network} has no free address left for ${name}`)
   const peer = { name, address: formatAddress(range.family, next) }
   const add = (document: import('yaml').Document): void => {
-    const item = document.createNode(peer)
-    item.flow = true
-    document.addIn(['tunnel', 'peers'], item)
+    const flow = (one: Peer) => Object.assign(document.createNode(one), { flow: true })
+    // A document that names no peer has the one that it gets by default.
+    if (!document.hasIn(['tunnel', 'peers'])) document.setIn(['tunnel', 'peers'], document.createNode([]))
+    const list = document.getIn(['tunnel', 'peers']) as import('yaml').YAMLSeq
+    if (list.items.length === 0) for (const one of peers) list.add(flow(one))
+    list.add(flow(peer))
   }
   return { text: edited(text, add), peer }
 }
@@ -144,47 +166,59 @@ export function withoutPeer(text: string, site: Site, name: string): string {
     throw new Fault(`${name} is the only peer: without it nobody could enter`, {
       next: './task peer add NAME first',
     })
-  return edited(text, (document) => document.deleteIn(['tunnel', 'peers', at]))
+  return edited(text, (document) => void document.deleteIn(['tunnel', 'peers', at]))
 }
 
-/** The document after a change, with its comments. Long lines stay long. */
-function edited(text: string, change: (document: import('yaml').Document) => void): string {
-  const { parseDocument } = load('yaml') as typeof import('yaml')
-  const document = parseDocument(text)
-  change(document)
-  // The library has its own taste in spaces: a line that says the same stands as it stood.
-  const same = (line: string) => /^ */.exec(line)![0] + line.replaceAll(/\s/g, '')
-  const stood = new Map(text.split('\n').map((line) => [same(line), line]))
-  const lines = document.toString({ lineWidth: 0 }).split('\n')
-  return lines.map((line) => stood.get(same(line)) ?? line).join('\n')
-}
-
-/** Where devices find the host: what --endpoint last said, or the address that SSH uses. */
-export function endpointOf({ env, site }: Config, state: string, said?: string): string {
+/**
+ * Where devices find each host where the tunnel ends, by its name. That of `tunnel.at` is what --endpoint last said, or the
+ * address that SSH uses; the others have their address in the site document.
+ */
+export function endpointsOf(config: Config, state: string, said?: string): Record<string, string> {
+  const { site, env } = config
+  if (endsOf(site).length === 0)
+    throw new Fault(
+      `the tunnel of ${site.name} ends at no host of it: ${site.tunnel.kind} at ${site.tunnel.at ?? 'no machine'}`,
+      {
+        next: 'the pages that set up a tunnel on a router or in the cluster are not built yet: use its own tools',
+      },
+    )
   const stored = join(state, 'endpoint')
-  const host =
-    said ??
-    (existsSync(stored) ? readFileSync(stored, 'utf8').trim() : undefined) ??
-    publicAddress(env.FK_HOST, site)
+  const chosen = said ?? (existsSync(stored) ? readFileSync(stored, 'utf8').trim() : undefined)
+  return Object.fromEntries(
+    endsOf(site).map(({ host, end }) => {
+      const main = host.name === site.tunnel.at
+      return [
+        host.name,
+        endpoint(end, host.name, (main ? chosen : undefined) ?? publicAddress(env.FK_HOST, host, main)),
+      ]
+    }),
+  )
+}
+
+function endpoint({ network, port }: TunnelEnd, name: string, host: string | undefined): string {
   if (host === undefined)
-    throw new Fault(`nothing says where devices find ${site.name}`, {
+    throw new Fault(`nothing says where devices find ${name}`, {
       next: 'set FK_HOST, or give the address or name once: ./task peer show NAME --endpoint vpn.example.net',
     })
   const address = parseHost(host)
   if (!('kind' in address) || address.kind !== 'ssh' || address.user !== undefined)
     throw new Fault(`--endpoint ${host} is not HOST or HOST:PORT (IPv6 in brackets)`)
-  const range = parseNetwork(site.tunnel.network)
+  const range = parseNetwork(network)
   if (range && contains(range, address.host))
-    throw new Fault(`${address.host} is inside the tunnel: nobody outside finds the host there`, {
+    throw new Fault(`${address.host} is inside the tunnel: nobody outside finds ${name} there`, {
       next: 'give its public address or name: ./task peer show NAME --endpoint vpn.example.net',
     })
-  return `${isIPv6(address.host) ? `[${address.host}]` : address.host}:${address.port ?? site.tunnel.port}`
+  return `${isIPv6(address.host) ? `[${address.host}]` : address.host}:${address.port ?? port}`
 }
 
-function publicAddress(fkHost: string | undefined, site: Site): string | undefined {
-  const own = site.machines.find((machine) => machine.roles.includes('host'))?.address
-  if (own !== undefined) return isIPv6(own) ? `[${own}]` : own
-  const parsed = fkHost === undefined ? undefined : parseHost(fkHost)
+/** The address of the document; of the only host, or the one of tunnel.at, else that of FK_HOST. */
+function publicAddress(
+  fkHost: string | undefined,
+  { address }: MachineSpec,
+  main: boolean,
+): string | undefined {
+  if (address !== undefined) return isIPv6(address) ? `[${address}]` : address
+  const parsed = !main || fkHost === undefined ? undefined : parseHost(fkHost)
   if (!parsed || !('kind' in parsed) || parsed.kind !== 'ssh') return undefined
   return isIPv6(parsed.host) ? `[${parsed.host}]` : parsed.host
 }

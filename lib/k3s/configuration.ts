@@ -8,8 +8,18 @@ import { Fault } from '../ground/fault.ts'
 import { read } from '../ground/root.ts'
 import { Secret } from '../ground/secret.ts'
 import { sh } from '../ground/sh.ts'
+import { apiOf } from '../site/cluster.ts'
+import { machineOf } from '../site/machines.ts'
 import type { Source } from '../vm/butane.ts'
-import { type Member, clusterOf, k3sTransaction, memberOf, programOf, secretNames, urlOf } from './members.ts'
+import {
+  type Member,
+  apiUrl,
+  clusterOf,
+  k3sTransaction,
+  memberOf,
+  programOf,
+  secretNames,
+} from './members.ts'
 
 const load = createRequire(import.meta.url)
 const etc = '/etc/rancher/k3s'
@@ -23,7 +33,7 @@ interface ConfigFile {
 }
 
 /** The configuration files of k3s on one node, without the secrets. */
-export function filesOf(context: Pick<Context, 'site' | 'env'>, member: Member): ConfigFile[] {
+export function filesOf(context: Pick<Context, 'site'>, member: Member): ConfigFile[] {
   const shipped = (name: string, from: string): ConfigFile => ({
     path: `${etc}/${name}`,
     mode: '600',
@@ -44,23 +54,34 @@ export function filesOf(context: Pick<Context, 'site' | 'env'>, member: Member):
 }
 
 /** The part of the configuration that differs from node to node. */
-function nodeFile(
-  context: Pick<Context, 'site' | 'env'>,
-  { name, role, first, address, endpoint }: Member,
-): string {
+function nodeFile(context: Pick<Context, 'site'>, { name, role, first, address, endpoint }: Member): string {
   const { stringify } = load('yaml') as typeof import('yaml')
-  const [initial] = clusterOf(context)
+  const { site } = context
+  const { join, names } = apiOf(site)
+  const { labels = {}, taints = [] } = machineOf(site, name)
+  const { pods, services, servers_take_pods: takesPods } = site.cluster
+  const kept = role === 'server' && !takesPods ? ['node-role.kubernetes.io/control-plane=:NoSchedule'] : []
   const values = {
     'node-name': name,
     ...(address === undefined ? {} : { 'node-ip': address }),
-    ...(first || initial === undefined ? { 'cluster-init': true } : { server: urlOf(initial) }),
-    ...(role === 'server' ? { 'tls-san': [...new Set([name, endpoint, address ?? endpoint])] } : {}),
+    ...(first || join === undefined ? { 'cluster-init': true } : { server: apiUrl(join) }),
+    ...(role === 'server'
+      ? {
+          'tls-san': [...new Set([name, endpoint, address ?? endpoint, ...names])],
+          'cluster-cidr': pods,
+          'service-cidr': services,
+        }
+      : {}),
+    ...(Object.keys(labels).length > 0
+      ? { 'node-label': Object.entries(labels).map(([key, value]) => `${key}=${value}`) }
+      : {}),
+    ...(kept.length + taints.length > 0 ? { 'node-taint': [...kept, ...taints] } : {}),
   }
   return `# The configuration of this node alone; the rest is the same on all.\n${stringify(values, { lineWidth: 0 })}`
 }
 
 /** Throws ConfigError with every setting that k3s or a program in it would refuse, ignore, or be weak with. */
-export function checkConfiguration(context: Pick<Context, 'site' | 'env' | 'pins'>): void {
+export function checkConfiguration(context: Pick<Context, 'site' | 'pins'>): void {
   const version = context.pins['k3s']?.version ?? ''
   const nodes = clusterOf(context).map((member) => ({ ...member, files: filesOf(context, member) }))
   const rules = ['lib/k3s/check/config.ts', 'lib/k3s/check/flags.ts', 'lib/k3s/check/apiserver.ts']
@@ -173,7 +194,7 @@ function joinToken(secrets: Context['secrets'], name: string): Secret {
 }
 
 /** What a virtual machine gets of k3s with its first boot: the program, its unit, and its configuration without the secrets. */
-export function fragmentOf(context: Pick<Context, 'site' | 'env' | 'pins'>, name: string): Source {
+export function fragmentOf(context: Pick<Context, 'site' | 'pins'>, name: string): Source {
   const { parse, stringify } = load('yaml') as typeof import('yaml')
   checkConfiguration(context)
   const member = memberOf({ ...context, machine: { name } as Context['machine'] })

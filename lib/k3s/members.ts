@@ -3,27 +3,13 @@ import { isIP } from 'node:net'
 import { type Artifact, artifactOf } from '../engine/artifact.ts'
 import type { Context } from '../engine/page.ts'
 import type { Transaction, Wait } from '../engine/step.ts'
-import { Fault } from '../ground/fault.ts'
 import { library, sh } from '../ground/sh.ts'
-import { type Placed, machinesFor } from '../site/machines.ts'
+import { type Member, membersOf } from '../site/cluster.ts'
+
+export type { Member } from '../site/cluster.ts'
 
 /** The functions that all pages about k3s share: lib/k3s/members.sh. */
 export const k3sShell = library('lib/k3s/members.sh')
-
-/** One machine that runs k3s. */
-export interface Member {
-  name: string
-  role: 'server' | 'agent'
-  /** The server that initialises the cluster: the first of the site document. */
-  first: boolean
-  /** Where the laptop finds the API: in the tunnel, or behind the host. */
-  endpoint: string
-  /** Where other members find it; absent where the site gives no address, and there are no others. */
-  address?: string
-  arch: 'amd64' | 'arm64'
-  /** A virtual machine, whose system and program came with its first boot. */
-  virtual: boolean
-}
 
 /** Names under which the laptop keeps the secrets of the cluster. */
 export const secretNames = {
@@ -53,40 +39,12 @@ export const k3sTransaction = (seconds?: number): Transaction => ({
   ...(seconds === undefined ? {} : { within: seconds + 60 }),
 })
 
-/**
- * The members of the site's cluster, in the order in which they start: servers first. Throws a Fault for agents without a
- * server.
- */
-export function clusterOf({ site, env }: Pick<Context, 'site' | 'env'>): Member[] {
-  const found = machinesFor({ site, env }, 'node')
-  const role = ({ roles }: Placed) => (roles.includes('agent') ? 'agent' : 'server')
-  const servers = found.filter((machine) => role(machine) === 'server')
-  const [first] = servers
-  if (found.length > 0 && first === undefined)
-    throw new Fault(`the site ${site.name} has agents and no server`, {
-      next: `give one of its nodes the role server in config/sites/${site.name}.yaml`,
-    })
-  return [...servers, ...found.filter((machine) => role(machine) === 'agent')].map((machine) => {
-    const { name, arch, address, tunnel_address: tunnel } = machine
-    const virtual = !machine.roles.includes('host')
-    if (found.length > 1 && (address === undefined || isIP(address) === 0))
-      throw new Fault(`${name} has no address that the other nodes of the cluster could find it at`, {
-        next: `give its IP address under machines: in config/sites/${site.name}.yaml`,
-      })
-    return {
-      name,
-      role: role(machine),
-      first: machine === first,
-      endpoint: virtual && address ? address : (tunnel ?? site.tunnel.address),
-      ...(address !== undefined && isIP(address) !== 0 ? { address } : {}),
-      arch,
-      virtual,
-    }
-  })
-}
+/** The members of the site's cluster that run k3s, in the order in which they start: servers first. */
+export const clusterOf = ({ site }: Pick<Context, 'site'>): Member[] =>
+  membersOf(site).filter(({ os }) => os !== 'talos')
 
 /** The member that a page is about. Throws for a machine that is no node. */
-export function memberOf(context: Pick<Context, 'site' | 'env' | 'machine'>): Member {
+export function memberOf(context: Pick<Context, 'site' | 'machine'>): Member {
   const found = clusterOf(context).find(({ name }) => name === context.machine.name)
   if (found === undefined) throw new Error(`${context.machine.name} is no node of ${context.site.name}`)
   return found
@@ -102,9 +60,13 @@ export function programOf(
   return { version, path: `/opt/k3s/${version}/k3s`, artifact }
 }
 
+/** The URL of an API server at an address. */
+export const apiUrl = (address: string): string =>
+  `https://${isIP(address) === 6 ? `[${address}]` : address}:6443`
+
 /** Where others reach the API of a member; undefined where the site gives no address, and there are no others. */
 export const urlOf = ({ address }: Member): string | undefined =>
-  address === undefined ? undefined : `https://${isIP(address) === 6 ? `[${address}]` : address}:6443`
+  address === undefined ? undefined : apiUrl(address)
 
 /**
  * At least `count` servers but `member` are healthy voting members of etcd: `member` may stop or join without costing the

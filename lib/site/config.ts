@@ -7,7 +7,8 @@ import os from 'node:os'
 import path from 'node:path'
 import type { Diagnostic, JsonSchema, Partially, Problem } from '../ground/document.ts'
 import { root as kit } from '../ground/root.ts'
-import type { Config, Env, PerArch, Pins, Site } from './model.ts'
+import { hostOf } from './machines.ts'
+import type { Config, Env, PerArch, Pins, Site, SiteDocument } from './model.ts'
 
 export type { Diagnostic } from '../ground/document.ts'
 
@@ -31,6 +32,31 @@ const load = createRequire(import.meta.url)
 /** Whether faults are shown with the place in the code where they happened: the variable DEBUG. */
 export const debug = (): boolean => Boolean(process.env['DEBUG'])
 
+/** What a checked result depends on, beside the documents themselves: every file of code and data that has a say in it. */
+function rulesOf(): string {
+  const below = (dir: string, file = '') =>
+    fs
+      .readdirSync(path.join(kit, dir))
+      .map((name) => (file === '' ? `${dir}/${name}` : `${dir}/${name}/${file}`))
+  const files = [
+    ...['document', 'address', 'nearest'].map((name) => `lib/ground/${name}.ts`),
+    ...['config', 'defaults', 'formats', 'rules', 'catalogue', 'machines'].map(
+      (name) => `lib/site/${name}.ts`,
+    ),
+    ...below('lib/site/rules'),
+    ...below('config/schema'),
+    'config/host/allow.yaml',
+    ...below('config/components', 'component.yaml'),
+  ]
+  // Their state and not their content: there are many, and this runs at every start.
+  return files
+    .map((file) => {
+      const { mtimeMs, ctimeMs, size } = fs.statSync(`${kit}/${file}`)
+      return `${file} ${mtimeMs} ${ctimeMs} ${size}`
+    })
+    .join('\n')
+}
+
 /**
  * Reads and checks the whole configuration.
  *
@@ -44,33 +70,21 @@ export function loadConfig(
   options: { env?: Record<string, string | undefined>; root?: string; site?: string } = {},
 ): Config {
   const root = path.resolve(options.root ?? kit)
-  const schema = {
-    env: readSchema('env.json'),
-    site: readSchema('site.json'),
-    pins: readSchema('versions.json'),
-  }
-  const variables = schema.env.json as unknown as EnvSchema
+  const variables = readSchema('env.json') as unknown as EnvSchema
   const settings = readSettings(root, options.env ?? process.env, variables)
-  const said = settings.values['FK_SITE']!
-  // The lab's machine has secrets and a disk of its own: it is never taken for the one at home.
-  const usual: Setting =
-    said.file === 'default' && settings.values['FK_HOST']?.value === 'lab' ? { ...said, value: 'lab' } : said
-  const chosen: Setting = options.site === undefined ? usual : { value: options.site, file: '--site' }
+  const chosen = siteSetting(settings, options.site)
   const site = chooseSite(root, chosen)
   const pins = read(root, 'config/versions.yaml')
 
-  const inputs = [
-    ...Object.values(schema).map(({ text }) => text),
-    ...['site/config.ts', 'ground/document.ts', 'site/formats.ts', 'site/rules.ts', 'ground/address.ts'].map(
-      (name) => fs.readFileSync(path.join(kit, 'lib', name), 'utf8'),
-    ),
-    JSON.stringify([settings, chosen, site, pins, root, os.homedir()]),
-  ]
+  // What somebody has decided to live with has an end: a document is good for a day.
+  const today = new Date().toISOString().slice(0, 10)
+  const inputs = [rulesOf(), JSON.stringify([settings, chosen, site, pins, root, os.homedir(), today])]
   const key = createHash('sha256').update(inputs.join('\0')).digest('hex')
   const cache = path.join(root, '.cache', 'config')
   const known = recall(cache, key) as Config | undefined
   if (known !== undefined) return known
 
+  const { catalogue } = load('./catalogue.ts') as typeof import('./catalogue.ts')
   const { formats } = load('./formats.ts') as typeof import('./formats.ts')
   const { pinProblems, siteProblems } = load('./rules.ts') as typeof import('./rules.ts')
   const { checkDocument } = load('../ground/document.ts') as typeof import('../ground/document.ts')
@@ -85,8 +99,12 @@ export function loadConfig(
     return checked.document
   }
   const value = {
-    site: site.text && check<Site>(site.text, schema.site.json, (found) => siteProblems(found, site.name)),
-    pins: check<Pins>(pins, schema.pins.json, pinProblems),
+    site:
+      site.text &&
+      check<SiteDocument>(site.text, readSchema('site.json'), (found) =>
+        siteProblems(found, site.name, catalogue(), today),
+      ),
+    pins: check<Pins>(pins, readSchema('versions.json'), pinProblems),
     env: checkEnv(root, settings, variables),
   }
   const byLine = (a: Diagnostic, b: Diagnostic): number =>
@@ -94,13 +112,91 @@ export function loadConfig(
   faults.push(...[...site.faults, ...settings.faults].sort(byLine))
   if (value.site === undefined || faults.length > 0) throw new ConfigError(faults)
 
-  const config = { ...value, site: value.site, env: { ...value.env, FK_SITE: site.name } }
+  const { complete } = load('./defaults.ts') as typeof import('./defaults.ts')
+  const whole = complete(value.site)
+  faults.push(...oneMachine(whole, value.env, settings))
+  if (faults.length > 0) throw new ConfigError(faults)
+  const config = { ...value, site: whole, env: { ...value.env, FK_SITE: site.name } }
   for (const pin of Object.values(config.pins)) {
     pin.url = fillVersion(pin.url, pin.version)
     if (pin.signature !== undefined) pin.signature.url = fillVersion(pin.signature.url, pin.version)
   }
   remember(root, cache, key, config)
   return config
+}
+
+function siteSetting({ values }: Settings, site: string | undefined): Setting {
+  if (site !== undefined) return { value: site, file: '--site' }
+  const said = values['FK_SITE']!
+  // The lab's machine has secrets and a disk of its own: it is never taken for the one at home.
+  return said.file === 'default' && values['FK_HOST']?.value === 'lab' ? { ...said, value: 'lab' } : said
+}
+
+/**
+ * The text of the site document that loadConfig would read with these options, right or wrong, and its name and file (from `root`
+ * on). `yes`: FK_YES is set. Throws ConfigError where there is no such document.
+ */
+export function siteText(options: Parameters<typeof loadConfig>[0] = {}): {
+  name: string
+  file: string
+  text: string
+  yes: boolean
+} {
+  const root = path.resolve(options.root ?? kit)
+  const settings = readSettings(
+    root,
+    options.env ?? process.env,
+    readSchema('env.json') as unknown as EnvSchema,
+  )
+  const { name, text, faults } = chooseSite(root, siteSetting(settings, options.site))
+  if (text === undefined) throw new ConfigError(faults)
+  if ('unreadable' in text) throw new ConfigError([{ file: text.file, path: '', reason: text.unreadable }])
+  return { name, ...text, yes: /^(1|true|yes)$/i.test(settings.values['FK_YES']?.value ?? '') }
+}
+
+/** What describes a site document. */
+export const siteSchema = (): JsonSchema => readSchema('site.json')
+
+/** A copy of a site document, right or wrong, with the defaults of its schema. */
+export function withDefaults(document: unknown): SiteDocument {
+  const { formats } = load('./formats.ts') as typeof import('./formats.ts')
+  const { checkSchema } = load('../ground/document.ts') as typeof import('../ground/document.ts')
+  const copy = structuredClone(document)
+  checkSchema(siteSchema(), formats, copy)
+  return copy as SiteDocument
+}
+
+/**
+ * FK_ variables that are facts of the virtual machine win over the site document, which they are written into. Gives what is
+ * wrong where they would mean several machines.
+ */
+function oneMachine({ machines }: Site, env: Env, { values }: Settings): Diagnostic[] {
+  const sizes = {
+    FK_NODE_OS: env.FK_NODE_OS,
+    FK_VM_RAM_MB: env.FK_VM_RAM_MB,
+    FK_VM_VCPUS: env.FK_VM_VCPUS,
+    FK_VM_DISK_GB: env.FK_VM_DISK_GB,
+    FK_VM_ACCEL: env.FK_VM_ACCEL,
+  }
+  const said = Object.entries(sizes).filter(([, value]) => value !== undefined)
+  const guests = machines.filter((machine) => machine.vm && hostOf({ machines }, machine))
+  const [guest] = guests
+  if (guests.length > 1)
+    return said.map(([name]) => ({
+      file: values[name]?.file ?? 'environment',
+      line: values[name]?.line,
+      path: name,
+      reason:
+        `names no machine: the site has ${guests.length} virtual machines (${guests.map((one) => one.name).join(', ')}). ` +
+        'Their sizes and systems stand in the site document',
+    }))
+  if (guest?.vm === undefined) return []
+  guest.os = env.FK_NODE_OS ?? guest.os
+  guest.vm.memory = env.FK_VM_RAM_MB ?? guest.vm.memory
+  guest.vm.cpus = env.FK_VM_VCPUS ?? guest.vm.cpus
+  guest.vm.disk = env.FK_VM_DISK_GB ?? guest.vm.disk
+  guest.vm.accel = env.FK_VM_ACCEL ?? guest.vm.accel
+  return []
 }
 
 /**
@@ -132,14 +228,13 @@ interface EnvVariable {
 }
 type EnvSchema = { properties: Record<string, EnvVariable> }
 
-const schemas = new Map<string, { text: string; json: JsonSchema }>()
+const schemas = new Map<string, JsonSchema>()
 
 // The same object every time, so that it is compiled once in a process.
-function readSchema(name: string): { text: string; json: JsonSchema } {
+function readSchema(name: string): JsonSchema {
   const known = schemas.get(name)
   if (known !== undefined) return known
-  const text = fs.readFileSync(path.join(kit, 'config', 'schema', name), 'utf8')
-  const schema = { text, json: JSON.parse(text) as JsonSchema }
+  const schema = JSON.parse(fs.readFileSync(path.join(kit, 'config/schema', name), 'utf8')) as JsonSchema
   schemas.set(name, schema)
   return schema
 }
@@ -341,7 +436,7 @@ function checkEnv(root: string, settings: Settings, schema: EnvSchema): Env {
 
 /** The text of .env.example: every variable with what it is, when to change it, and its default. */
 export function envExample(): string {
-  const { properties } = readSchema('env.json').json as unknown as EnvSchema
+  const { properties } = readSchema('env.json') as unknown as EnvSchema
   const lines = [
     'Settings of one person and one laptop. Copy this file to .env and uncomment what you change.',
     'What your shell sets wins over .env. Generated from config/schema/env.json.',

@@ -44,11 +44,13 @@ export const formats: Record<string, Format> = {
     return { reason: `must be an IPv4 network such as 10.66.0.0/24, is ${show(text)}` }
   },
 
-  destination: (text) => {
-    if (text === 'any' || parseAddress(text) !== undefined) return undefined
-    const network = parseNetwork(text)
-    if (network !== undefined) return networkReason(text, network)
-    return { reason: `must be an IP address, a network or any, is ${show(text)}` }
+  range: (text) => {
+    const [from = '', to = '', ...rest] = text.split('-').map((end) => end.trim())
+    const [first, last] = [parseAddress(from), parseAddress(to)]
+    if (first?.family !== 4 || last?.family !== 4 || rest.length > 0)
+      return { reason: `must be FIRST-LAST, such as 10.77.0.240-10.77.0.249, is ${show(text)}` }
+    if (first.value > last.value) return { reason: 'ends before it begins', suggestion: `${to}-${from}` }
+    return text === `${from}-${to}` ? undefined : { reason: 'has spaces', suggestion: `${from}-${to}` }
   },
 
   host: (text) => {

@@ -1,44 +1,87 @@
-// The machines of a site: those that its document lists, and the virtual ones that follow from it.
+// Facts that follow from a site: which machines there are for what, and who is where. Nobody derives them twice.
 import { createHash } from 'node:crypto'
-import { isIP } from 'node:net'
-import { formatAddress, parseNetwork } from '../ground/address.ts'
-import type { Env, MachineSpec, Site } from './model.ts'
+import { contains, formatAddress, parseNetwork } from '../ground/address.ts'
+import type { MachineSpec, NetworkSpec, Peer, Site, Vault, VmSpec } from './model.ts'
 
-/** One virtual machine of a site. */
-export interface Node {
+/** Whether a machine runs Kubernetes, and whether it runs the control plane and etcd. */
+export const isNode = ({ roles }: Pick<MachineSpec, 'roles'>): boolean =>
+  roles.includes('server') || roles.includes('agent')
+export const isServer = ({ roles }: Pick<MachineSpec, 'roles'>): boolean => roles.includes('server')
+
+/** Whether the firmware of a Raspberry Pi starts it: without GRUB, and without a TPM2. */
+export const isRaspberry = ({ board }: Pick<MachineSpec, 'board'>): boolean => board.startsWith('rpi')
+
+/** The machine of this name. Throws for a name that the site does not have. */
+export function machineOf({ name, machines }: Pick<Site, 'name' | 'machines'>, machine: string): MachineSpec {
+  const found = machines.find((one) => one.name === machine)
+  if (found === undefined) throw new Error(`${machine} is no machine of ${name}`)
+  return found
+}
+
+/** What the site says of the vault of a host; every host has such an entry. */
+export function vaultSpec(site: Pick<Site, 'name' | 'machines'>, machine: string): Vault {
+  const { vault } = machineOf(site, machine)
+  if (vault === undefined) throw new Error(`${machine} is no host, and has no vault`)
+  return vault
+}
+
+/** The host that runs a virtual machine by libvirt; undefined for metal, and for what another hypervisor runs. */
+export const hostOf = (
+  { machines }: Pick<Site, 'machines'>,
+  { vm }: Pick<MachineSpec, 'vm'>,
+): MachineSpec | undefined => machines.find(({ name, roles }) => name === vm?.host && roles.includes('host'))
+
+/** The network of the site that an address lies in. */
+export const networkOf = ({ networks }: Pick<Site, 'networks'>, address: string): NetworkSpec | undefined =>
+  networks.find(({ network }) => {
+    const range = parseNetwork(network)
+    return range !== undefined && contains(range, address)
+  })
+
+/** The network behind the bridge of a host. */
+export const bridgeOf = (
+  { networks }: Pick<Site, 'networks'>,
+  host: string,
+): (NetworkSpec & { bridge: { at: string; name: string } }) | undefined =>
+  networks.flatMap((one) => (one.bridge?.at === host ? { ...one, bridge: one.bridge } : []))[0]
+
+/** A virtual machine that libvirt runs on a host of the site. */
+export interface Guest {
   name: string
   arch: 'amd64' | 'arm64'
+  os: 'flatcar' | 'talos'
   role: 'server' | 'agent'
+  vm: VmSpec
   address: string
   /** The length of the prefix of its network. */
   prefix: number
-  /** The host, as its nodes see it: their way out, and their name server. */
+  /** The host, as its guests see it: their way out, and their name server. */
   gateway: string
-  /** Follows from the names of site and node, so that host and node compute the same one. */
+  /** Follows from the names of site and machine, so that host and guest compute the same one. */
   mac: string
 }
 
-/**
- * The virtual machines of a site: those that it lists as nodes and not as hosts, or one that is named after the host. Empty
- * where the metal itself is the node. Addresses that the site does not say are counted from the second of nodes.network,
- * because the first is the host's.
- */
-export function nodesOf(site: Site): Node[] {
-  const network = site.nodes && parseNetwork(site.nodes.network)
-  if (network === undefined) return []
-  const address = (n: number) => formatAddress(network.family, network.first + BigInt(n))
-  const listed = site.machines.filter(({ roles }) => roles.includes('node') && !roles.includes('host'))
-  const [host] = site.machines.filter(({ roles }) => roles.includes('host'))
-  const made = host ? [{ name: `${host.name}-node`, arch: host.arch, roles: [], address: undefined }] : []
-  return (listed.length > 0 ? listed : made).map((machine, i) => ({
-    name: machine.name,
-    arch: machine.arch,
-    role: machine.roles.some((role) => role === 'agent') ? 'agent' : 'server',
-    address: machine.address ?? address(2 + i),
-    prefix: network.prefix,
-    gateway: address(1),
-    mac: macOf(`${site.name}/${machine.name}`),
-  }))
+/** The virtual machines of a site, or those of one host, in the order of the document. */
+export function guestsOf(site: Site, host?: string): Guest[] {
+  return site.machines.flatMap((machine) => {
+    const { name, arch, os, vm, address } = machine
+    const on = hostOf(site, machine)
+    const range = parseNetwork((on && bridgeOf(site, on.name)?.network) ?? '')
+    if (!vm || !on || (host !== undefined && on.name !== host) || (os !== 'flatcar' && os !== 'talos'))
+      return []
+    if (range === undefined || address === undefined) return []
+    return {
+      name,
+      arch,
+      os,
+      role: isServer(machine) ? ('server' as const) : ('agent' as const),
+      vm,
+      address,
+      prefix: range.prefix,
+      gateway: formatAddress(range.family, range.first + 1n),
+      mac: machine.mac ?? macOf(`${site.name}/${name}`),
+    }
+  })
 }
 
 // 52:54:00 is what QEMU's machines begin with.
@@ -47,33 +90,51 @@ function macOf(name: string): string {
   return `52:54:00:${digest.slice(0, 2)}:${digest.slice(2, 4)}:${digest.slice(4, 6)}`
 }
 
-/** Whether the machine of this name is host and node in one, as a Raspberry Pi is: then it has no virtual machines. */
-export const isNode = ({ machines }: Pick<Site, 'machines'>, name: string): boolean =>
-  machines.find((machine) => machine.name === name)?.roles.includes('node') ?? false
+/** Where WireGuard ends on a host. */
+export interface TunnelEnd {
+  interface: string
+  port: number
+  network: string
+  address: string
+  /** The length of the network's prefix. */
+  prefix: number
+  peers: Peer[]
+  /** The name of its key pair on the laptop: each host has its own. */
+  key: string
+}
 
-/** Whether a machine of the document runs the control plane and etcd, when it is a node: only an agent does not. */
-export const isServer = ({ roles }: Pick<MachineSpec, 'roles'>): boolean => !roles.includes('agent')
+/** The end of the tunnel on a host; undefined where it has none, because a router or another host has it. */
+export function tunnelOf({ tunnel }: Pick<Site, 'tunnel'>, host: MachineSpec): TunnelEnd | undefined {
+  const { kind, network, interface: name, port, peers, at } = tunnel
+  const main = at === host.name
+  const address = main ? tunnel.address : host.tunnel_address
+  const range = parseNetwork(network ?? '')
+  if (kind !== 'wireguard' || network === undefined || range === undefined || address === undefined)
+    return undefined
+  return {
+    interface: name,
+    port,
+    network,
+    address,
+    prefix: range.prefix,
+    peers,
+    key: main ? 'wg-host' : `wg-host-${host.name}`,
+  }
+}
 
-/** The nodes of the document with a fixed address, without the one of this name. */
-export const otherNodes = (
-  { machines }: Pick<Site, 'machines'>,
-  name: string,
-): (MachineSpec & { address: string })[] =>
-  machines.flatMap((machine) =>
-    machine.roles.includes('node') && machine.name !== name && isIP(machine.address ?? '') !== 0
-      ? [{ ...machine, address: machine.address ?? '' }]
-      : [],
-  )
-
-/** A machine that pages run on: of the site document, or a virtual one behind its host. */
-export interface Placed extends Omit<MachineSpec, 'os'> {
-  os: MachineSpec['os'] | 'flatcar' | 'laptop'
+/** A machine that pages run on: of the site document, or this computer. */
+export interface Placed extends Pick<
+  MachineSpec,
+  'name' | 'arch' | 'address' | 'user' | 'ssh_port' | 'tunnel_address'
+> {
+  roles: MachineSpec['roles']
+  os: MachineSpec['os'] | 'laptop'
   /** The host that it is reached through. */
   behind?: string
 }
 
-/** Every machine of a site once: the metal, and what is behind it. */
-export function everyMachine(config: { site: Site; env: Pick<Env, 'FK_NODE_OS'> }): Placed[] {
+/** Every machine of a site that pages run on. */
+export function everyMachine(config: { site: Site }): Placed[] {
   const found = [...machinesFor(config, 'host'), ...machinesFor(config, 'node')]
   return found.filter(({ name }, i) => found.findIndex((other) => other.name === name) === i)
 }
@@ -91,33 +152,22 @@ export const isLaptop = (spec: Placed): boolean => spec === laptop
 
 /**
  * The machines of a site that pages for `on` run on, in the order of the document; of nodes the servers come before the agents. A
- * host is the metal. A node runs k3s: the metal itself, or the virtual machines on it; where these run Talos there is none,
- * because it has no shell and no k3s.
+ * host is hardened by pages 00 to 09. A node runs k3s; one that runs Talos is none, because it has no shell and no k3s.
  */
-export function machinesFor(
-  { site, env }: { site: Site; env: Pick<Env, 'FK_NODE_OS'> },
-  on: 'laptop' | 'host' | 'node',
-): Placed[] {
+export function machinesFor({ site }: { site: Site }, on: 'laptop' | 'host' | 'node'): Placed[] {
   if (on === 'laptop') return [laptop]
-  const metal: Placed[] = site.machines.filter(({ roles }) => roles.includes(on))
-  if (on === 'host') return metal
-  const serversFirst = (nodes: Placed[]) => [
-    ...nodes.filter(({ roles }) => !roles.includes('agent')),
-    ...nodes.filter(({ roles }) => roles.includes('agent')),
-  ]
-  if (site.nodes === undefined) return serversFirst(metal)
-  const [host] = site.machines.filter(({ roles }) => roles.includes('host'))
-  const inside = env.FK_NODE_OS === 'flatcar' ? nodesOf(site) : []
-  return serversFirst([
-    ...metal.filter(({ roles }) => roles.includes('host')),
-    ...inside.map(({ name, role, arch, address }): Placed => ({
-      name,
-      roles: ['node', role],
-      os: 'flatcar',
-      arch,
-      address,
-      user: 'core',
-      ...(host ? { behind: host.name } : {}),
-    })),
-  ])
+  const placed = site.machines.map((machine): Placed => {
+    const behind = machine.roles.includes('host') ? undefined : hostOf(site, machine)?.name
+    const user = machine.user ?? (machine.os === 'flatcar' ? 'core' : undefined)
+    return { ...machine, ...(user ? { user } : {}), ...(behind === undefined ? {} : { behind }) }
+  })
+  if (on === 'host') return placed.filter(({ roles }) => roles.includes('host'))
+  const nodes = placed.filter((one) => isNode(one) && one.os !== 'talos')
+  return [...nodes.filter(isServer), ...nodes.filter((one) => !isServer(one))]
+}
+
+/** The components that are chosen for a slot. */
+export function chosen({ components }: Pick<Site, 'components'>, slot: string): string[] {
+  const choice = components[slot] ?? []
+  return (Array.isArray(choice) ? choice : [choice]).map((one) => (typeof one === 'string' ? one : one.use))
 }

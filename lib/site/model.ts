@@ -18,79 +18,289 @@ export interface Env {
   FK_DEADMAN_SECONDS: number
   FK_LOCK_WAIT_SECONDS: number
   FK_DRAIN: 'evict' | 'force'
-  FK_NODE_OS: 'flatcar' | 'talos'
-  FK_VM_RAM_MB: number
-  FK_VM_VCPUS: number
-  FK_VM_DISK_GB: number
-  FK_VM_ACCEL: 'kvm' | 'tcg'
+  FK_NODE_OS?: 'flatcar' | 'talos'
+  FK_VM_RAM_MB?: number
+  FK_VM_VCPUS?: number
+  FK_VM_DISK_GB?: number
+  FK_VM_ACCEL?: 'kvm' | 'tcg'
   FK_TEST_REQUIRE: string[]
 }
 
-export type Role = 'host' | 'node' | 'server' | 'agent'
+export type Role = 'host' | 'server' | 'agent'
+/** Systems that pages harden with apt, and those that are what their image and first boot make of them. */
+export type System = 'debian-13' | 'ubuntu-24.04' | 'raspios-13' | 'flatcar' | 'talos'
+export type Board = 'pc' | 'rpi4' | 'rpi5' | 'rpi-cm5'
+
+/** The encrypted disk of a host for the data of the cluster. */
+export interface Vault {
+  disk: string
+  /** In /dev/mapper. */
+  name: string
+  kdf_memory_kib: number
+  discard: boolean
+  tpm2_pcrs: number[]
+}
+
+/** The size of a virtual machine (MiB, GiB), and the machine or hypervisor that runs it. */
+export interface VmSpec {
+  host: string
+  memory: number
+  cpus: number
+  disk: number
+  accel: 'kvm' | 'tcg'
+  console: boolean
+}
 
 export interface MachineSpec {
   name: string
   roles: Role[]
-  os: 'debian-13' | 'ubuntu-24.04' | 'raspios-13'
+  os: System
   arch: 'amd64' | 'arm64'
-  /** Where SSH finds it; absent where FK_HOST says it. */
+  /** What starts it. Default: pc. */
+  board: Board
+  /** In MiB; of a virtual machine vm.memory says it. */
+  memory?: number
+  /** Where SSH and other machines find it; absent where FK_HOST says it. */
   address?: string
   user?: string
-  port?: number
+  ssh_port?: number
+  /** Its end of the tunnel, where it is not the host of tunnel.at. */
   tunnel_address?: string
+  mac?: string
+  /** The port of the router that it is plugged into. */
+  port?: string
+  vm?: VmSpec
+  vault?: Vault
+  disk?: { id?: string; etcd_gib?: number }
+  disks?: { use: string; id?: string }[]
+  schematic?: string
+  labels?: Record<string, string>
+  taints?: string[]
+  interfaces?: { network: string; address?: string }[]
+}
+
+export interface Person {
+  name: string
+  email?: string
+  roles: ('owner' | 'admin' | 'deployer' | 'viewer')[]
+  ssh_keys?: string[]
+  groups?: string[]
+}
+
+/** What has an address and is not ours to configure. */
+export interface Device {
+  name: string
+  kind: 'router' | 'switch' | 'nas' | 'hypervisor' | 'ups' | 'workstation' | 'server'
+  address?: string
+  model?: string
+  why?: string
+  person?: string
+  memory?: number
+  nfs?: string[]
+}
+
+/** A network that is ours: a zone of the firewall. */
+export interface NetworkSpec {
+  name: string
+  network: string
+  gateway?: string
+  vlan?: number
+  ports?: string[]
+  /** It is behind a bridge of this host, with virtual machines in it. */
+  bridge?: { at: string; name: string }
+  /** FIRST-LAST */
+  dhcp?: string
+  ipv6?: string
+  pools?: Record<string, string | { range: string; auto?: boolean }>
+}
+
+/** `any`, or such as tcp/443. */
+export type Ports = 'any' | string[]
+
+export interface Allow {
+  from: string | string[]
+  to: string | string[]
+  ports: Ports
+  why: string
+}
+
+export interface Never {
+  from: string | string[]
+  to: string | string[]
+  ports?: Ports
+}
+
+/** Who may open a connection to whom. */
+export interface Router {
+  kind: 'host' | 'routeros' | 'opnsense' | 'none'
+  at?: string
+  device?: string
+  wan?: { interface?: string; over?: string; masquerade?: boolean; resolvers?: string[] }
+  allow: Allow[]
+  never: Never[]
+  routes: { to: string; via: string }[]
+  forwards: { port: string; to: string }[]
 }
 
 export interface Peer {
   name: string
   address: string
+  person?: string
 }
 
-export interface Egress {
+export interface Tunnel {
+  kind: 'wireguard' | 'tailscale' | 'none'
+  /** The host where it ends, or `router`. */
+  at?: string
+  in?: 'cluster'
+  interface: string
+  port: number
+  network?: string
+  address?: string
+  routes?: string[]
+  key?: string
+  peers: Peer[]
+}
+
+export interface Cluster {
+  api?: { vip?: string; keeper?: 'keepalived' | 'talos' | 'none'; names?: string[] }
+  pods: string
+  services: string
+  servers_take_pods: boolean
+  oidc?: { issuer: string; client: string; username?: string; prefix?: string }
+  mirror?: 'embedded'
+}
+
+export interface Gateway {
   name: string
-  /** An address, a network, or `any`. */
-  to: string
-  protocol: 'tcp' | 'udp'
-  ports: number[]
+  class?: string
+  kind?: 'http' | 'dns' | 'syslog'
+  address: string
+  listen?: 'own' | 'host'
+  audience: string[]
+  entry?: string
+  waf?: string
+  login?: string
+  rate_per_minute?: number
+  hosts?: string[]
 }
 
-export type Slot =
-  | 'cni'
-  | 'gateway'
-  | 'runtime'
-  | 'policy'
-  | 'secrets'
-  | 'gitops'
-  | 'volumes'
-  | 'objects'
-  | 'metrics'
-  | 'logs'
-  | 'detection'
-  | 'posture'
+/** A DNS zone. */
+export interface Zone {
+  zone: string
+  authority: string
+  writer: string
+  audience: string[]
+  points_at: string
+  issuer?: string
+}
 
-/** A site document with its defaults filled in; config/schema/site.json describes every key. */
-export interface Site {
+/** A component by its name, or with what it is given. */
+export type Choice = string | { use: string; [parameter: string]: unknown }
+
+export type App = string | { name: string; [parameter: string]: unknown }
+
+export interface Gitops {
+  repository?: string
+  mirror?: string
+  engine?: string
+  path?: string
+  application?: string
+  namespace?: string
+  project?: string
+  groups?: Record<string, Record<string, unknown>>
+  sync?: Record<string, boolean>
+}
+
+/** A place for backups outside of the cluster. */
+export interface BackupTarget {
   name: string
-  timezone: string
-  machines: MachineSpec[]
-  admin: { group: string }
-  tunnel: { interface: string; port: number; network: string; address: string; peers: Peer[] }
-  /** Absent where the metal itself is the node. */
-  nodes?: { bridge: string; network: string; console: boolean }
-  firewall: { egress: 'open' | 'listed'; allow: Egress[] }
-  vault: { disk: string; name: string; kdf_memory_kib: number; discard: boolean; tpm2_pcrs: number[] }
-  backup: Backup
-  components: Partial<Record<Slot, string>>
+  kind: 's3' | 'sftp' | 'directory' | 'rest'
+  endpoint?: string
+  bucket?: string
+  region?: string
+  prefix?: string
+  host?: string
+  port?: number
+  user?: string
+  path?: string
+  host_key?: string
+  append_only?: boolean
+  key?: string
 }
 
-/** When the cluster is backed up, and where its bundles are copied beside the node itself; each place is optional. */
-export interface Backup {
-  schedule: string
-  keep: number
+/** What is backed up, when and whereto; rpo and rto such as 15m. */
+export interface Keep {
+  what: string
+  engine?: string
+  every: string
+  copies: number
+  to: string[]
+  rpo: string
+  rto: string
+}
+
+export interface StorageClass {
+  name: string
+  use: string
+  replicas?: number
+  default?: boolean
+  at?: string
+  path?: string
+  on?: Record<string, string>
+}
+
+export interface Data {
   /** An age recipient beside the laptop's own. */
   recovery?: string
-  directory?: { path: string }
-  ssh?: { host: string; port: number; user: string; path: string; host_key: string }
-  s3?: { endpoint: string; bucket: string; region: string; prefix: string }
+  classes: StorageClass[]
+  targets: BackupTarget[]
+  keep: Keep[]
+  not: Record<string, string>
+}
+
+/** What only a person can do, and how it is seen to be done. */
+export interface Gate {
+  id: string
+  kind: 'account' | 'token' | 'choice' | 'paper' | 'cable' | 'media' | 'ceremony' | 'router' | 'made'
+  what: string
+  gives?: string
+  needed_by: string
+  proof: Record<string, unknown>
+  again?: string
+}
+
+/** A site document as a person may write it; config/schema/site.json describes every key. */
+export interface SiteDocument {
+  name: string
+  timezone: string
+  people?: Person[]
+  machines: (Omit<MachineSpec, 'board' | 'vault'> & { board?: Board; vault?: Partial<Vault> })[]
+  devices?: Device[]
+  networks?: NetworkSpec[]
+  router?: Partial<Router>
+  tunnel?: Partial<Tunnel>
+  cluster: Cluster
+  gateways?: Gateway[]
+  names?: Zone[]
+  components: Record<string, Choice | Choice[]>
+  gitops?: Gitops
+  apps?: Record<string, App[]>
+  data?: Partial<Data>
+  gates?: Gate[]
+  recovery?: { when: string; rto: string; steps: string[]; needs: string[] }[]
+  accepted?: { what: string; why: string; until: string }[]
+}
+
+/** A site with everything that follows from its document: lib/site/defaults.ts. */
+export interface Site extends Required<
+  Omit<SiteDocument, 'machines' | 'router' | 'tunnel' | 'data' | 'gitops'>
+> {
+  machines: MachineSpec[]
+  router: Router
+  tunnel: Tunnel
+  data: Data
+  gitops?: Gitops
 }
 
 export type PerArch = { amd64?: string; arm64?: string; any?: string }

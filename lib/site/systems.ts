@@ -1,5 +1,5 @@
 // How an operating system is named in a site document, from what /etc/os-release says. Which systems a site may name stands in
-// config/schema/site.json and model.ts. What assumes Debian is found by: grep -rlE 'apt|dpkg|debsums' lib scripts config/host
+// config/schema/site.json and model.ts. What assumes Debian is found by: grep -rlwE 'apt|dpkg|debsums' lib scripts config/host
 // Among it are packages.ts, record.sh and snapshot.sh of lib/engine, controls.ts and controls.sh of lib/host, packages.yaml and
 // controls.yaml, and the user _apt in nftables.conf. Names of packages stand on the pages that call packages(), too. Of Debian
 // as well: pam-auth-update and grub.d on page 00, and the user _chrony of chrony.conf.

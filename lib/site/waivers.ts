@@ -1,6 +1,7 @@
 // Waivers as data: which wishes of a guide or a scanner we do not fulfil, why, and until when; in each scanner's own format.
 import { parse } from 'yaml'
 import { read as file } from '../ground/root.ts'
+import { guestsOf } from './machines.ts'
 import type { Site } from './model.ts'
 
 export interface Waiver {
@@ -26,9 +27,10 @@ type Condition = keyof typeof conditions
 /** What must be so at a site for a waiver to mean anything. */
 const conditions = {
   /** The encrypted disk is on USB; so is a disk that nobody has chosen yet. */
-  'usb-vault': (site: Site) => site.vault.disk === '' || site.vault.disk.includes('/usb-'),
+  'usb-vault': (site: Site) =>
+    site.machines.some(({ vault }) => vault?.disk === '' || vault?.disk.includes('/usb-')),
   /** Virtual machines behind the host. */
-  guests: (site: Site) => site.nodes !== undefined,
+  guests: (site: Site) => guestsOf(site).length > 0,
 }
 
 interface Document {

@@ -8,7 +8,7 @@ import { makeSshKey, sshPublicKey, uuidOf } from '../ground/keys.ts'
 import { read } from '../ground/root.ts'
 import { type Secrets, Secret } from '../ground/secret.ts'
 import { Command, sh, shellText } from '../ground/sh.ts'
-import { type Node, nodesOf } from '../site/machines.ts'
+import { type Guest, bridgeOf, chosen, guestsOf, machineOf } from '../site/machines.ts'
 import type { Site } from '../site/model.ts'
 import type { Source } from './butane.ts'
 
@@ -25,10 +25,10 @@ export const domainShell = new Command(
 export const vmDir = '/var/lib/libvirt/fortress'
 
 /** Where the Ignition of a node lies on its host. */
-export const ignitionPath = (node: Pick<Node, 'name'>): string => `${vmDir}/${node.name}.ign`
+export const ignitionPath = (node: Pick<Guest, 'name'>): string => `${vmDir}/${node.name}.ign`
 
 /** The disk from which Talos reads its machine configuration at its first boot. */
-export const cidataPath = (node: Pick<Node, 'name'>): string => `${vmDir}/${node.name}.cidata`
+export const cidataPath = (node: Pick<Guest, 'name'>): string => `${vmDir}/${node.name}.cidata`
 
 /** The part of a node's Ignition that 13-vm-provision waits for: vm-ignition merges it with the rest. */
 export const greeting: Source = {
@@ -41,7 +41,7 @@ export const declaredDir = '/etc/fortress/vm'
 
 /** One virtual machine. */
 export interface Domain {
-  node: Node
+  node: Guest
   site: string
   /** Follows from the names of site and node. */
   uuid: string
@@ -49,6 +49,7 @@ export interface Domain {
   accel: 'kvm' | 'tcg'
   ramMib: number
   vcpus: number
+  diskGib: number
   /** A virtio console, for a person on the host. */
   console: boolean
   /** Pods are virtual machines, so the machine may have some inside. */
@@ -59,22 +60,22 @@ export interface Domain {
   vault: string
 }
 
-/** The virtual machines of the site, on the host that `context` is about: none where that is the node itself. */
-export function domainsOf({ env, site, machine }: Pick<Context, 'env' | 'site' | 'machine'>): Domain[] {
-  const metal = site.machines.find(({ name }) => name === machine.name)?.roles.includes('node') ?? false
-  const nodes = metal ? [] : nodesOf(site)
-  return nodes.map((node) => ({
+/** The virtual machines of the host that `context` is about. */
+export function domainsOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Domain[] {
+  const guests = guestsOf(site, machine.name)
+  return guests.map((node) => ({
     node,
     site: site.name,
     uuid: uuidOf('domain', `${site.name}/${node.name}`),
-    system: env.FK_NODE_OS,
-    accel: env.FK_VM_ACCEL,
-    ramMib: env.FK_VM_RAM_MB,
-    vcpus: env.FK_VM_VCPUS,
-    console: site.nodes?.console ?? false,
-    kata: site.components.runtime === 'kata',
-    alone: nodes.length === 1,
-    vault: site.vault.name,
+    system: node.os,
+    accel: node.vm.accel,
+    ramMib: node.vm.memory,
+    vcpus: node.vm.cpus,
+    diskGib: node.vm.disk,
+    console: node.vm.console,
+    kata: chosen(site, 'runtime').includes('kata'),
+    alone: guests.length === 1,
+    vault: machineOf(site, machine.name).vault?.name ?? 'vault',
   }))
 }
 
@@ -115,17 +116,19 @@ export function domainXml(domain: Domain, { vault = false }: { vault?: boolean }
 const render: typeof import('./xml.ts').render = (path, filling) =>
   (load('./xml.ts') as typeof import('./xml.ts')).render(path, filling)
 
-/** The network of the nodes as it stands in the site: its bridge, and itself. */
-export function networkOf(site: Site): { bridge: string; network: string; xml: string } {
-  const network = site.nodes && parseNetwork(site.nodes.network)
-  const nodes = nodesOf(site)
+/** The network of the virtual machines of a host: its bridge, its addresses, and what libvirt is given. */
+export function guestNetwork(site: Site, host: string): { bridge: string; network: string; xml: string } {
+  const found = bridgeOf(site, host)
+  const network = found && parseNetwork(found.network)
+  const nodes = guestsOf(site, host)
   const [first] = nodes
-  if (site.nodes === undefined || network === undefined || first === undefined)
-    throw new Fault(`the site ${site.name} has no network for virtual machines`, {
-      next: `say nodes: { network: … } in config/sites/${site.name}.yaml`,
+  if (found === undefined || network === undefined || first === undefined)
+    throw new Fault(`${host} has no network for virtual machines`, {
+      next: `give one of networks: the key bridge: { at: ${host} } in config/sites/${site.name}.yaml`,
     })
-  const { bridge } = site.nodes
-  const uuid = uuidOf('network', site.name)
+  const bridge = found.bridge.name
+  // The network that most sites have alone goes by the name of the site.
+  const uuid = uuidOf('network', found.name === 'guests' ? site.name : `${site.name}/${found.name}`)
   const xml = render('config/vm/network.libvirt.xml', {
     when: {},
     values: {
@@ -155,12 +158,12 @@ export function unclaimed({ node, uuid, site }: Domain): Demand {
 }
 
 /** The private key of a node, in the format of OpenSSH; made when it is first needed. */
-export function hostKeyOf(node: Pick<Node, 'name'>, secrets: Secrets): Secret {
+export function hostKeyOf(node: Pick<Guest, 'name'>, secrets: Secrets): Secret {
   return secrets(`${node.name}-ssh-host-key`, () => makeSshKey(node.name))
 }
 
 /** The line of known_hosts that pins a node on its host: no secret, but made from one that only the laptop has. */
-export function knownHosts(node: Pick<Node, 'name' | 'address'>, secrets: Secrets): Secret {
+export function knownHosts(node: Pick<Guest, 'name' | 'address'>, secrets: Secrets): Secret {
   const key = hostKeyOf(node, secrets)
   return new Secret(
     `${node.name}-known-hosts`,

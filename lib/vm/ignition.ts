@@ -7,7 +7,7 @@ import type { Context } from '../engine/page.ts'
 import { Fault } from '../ground/fault.ts'
 import { read } from '../ground/root.ts'
 import { Secret } from '../ground/secret.ts'
-import type { Node } from '../site/machines.ts'
+import type { Guest } from '../site/machines.ts'
 import type { Env, Site } from '../site/model.ts'
 import type { Ignition, Source } from './butane.ts'
 import { hostKeyOf } from './domain.ts'
@@ -47,7 +47,7 @@ const noKey = `ssh-ed25519 ${Buffer.from(`\0\0\0\x0bssh-ed25519\0\0\0 ${'\0'.rep
  */
 export function ignitionFile(
   context: Pick<Context, 'env' | 'site' | 'secrets'>,
-  node: Node,
+  node: Guest,
   more: Pick<Given, 'fragments' | 'values'> = {},
 ): { secret: Secret; shown: string } {
   const hostKey = hostKeyOf(node, context.secrets)
@@ -79,7 +79,7 @@ export interface Given {
  */
 export function ignition(
   { site }: { site: Pick<Site, 'timezone'> },
-  node: Node,
+  node: Guest,
   { adminKey, hostKey, fragments = [], values = {} }: Given,
 ): Ignition {
   const file = 'config/vm/flatcar-butane.yaml'

@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { type Artifact, artifactOf } from '../engine/artifact.ts'
 import type { Context } from '../engine/page.ts'
 import { library } from '../ground/sh.ts'
+import type { Guest } from '../site/machines.ts'
 import type { Pins } from '../site/model.ts'
 
 /** The functions that the checks and commands about an image share: lib/vm/image.sh, as it stands. */
@@ -23,14 +24,9 @@ export interface Image {
   mib: number
 }
 
-/** The image for `env.FK_NODE_OS` and the architecture of the machine, which is the node's. Throws a Fault without a pin. */
-export function imageOf({
-  env,
-  pins,
-  machine,
-}: Pick<Context, 'env' | 'pins'> & { machine: { arch: string } }): Image {
-  const os = env.FK_NODE_OS
-  const artifact = artifactOf(pins, os, machine.arch)
+/** The image of a system for virtual machines of this architecture. Throws a Fault without a pin. */
+export function imageOf({ pins }: Pick<Context, 'pins'>, { os, arch }: Pick<Guest, 'os' | 'arch'>): Image {
+  const artifact = artifactOf(pins, os, arch)
   const label = `${os[0]?.toUpperCase()}${os.slice(1)} ${pins[os]?.version}`
   const path = join(imageDir, artifact.name.replace(/\.xz$/, ''))
   return os === 'flatcar'

@@ -10,7 +10,8 @@ import { placeholder } from '../ground/keys.ts'
 import { read } from '../ground/root.ts'
 import { Secret } from '../ground/secret.ts'
 import { Command, sh } from '../ground/sh.ts'
-import { type Node, nodesOf } from '../site/machines.ts'
+import { apiOf } from '../site/cluster.ts'
+import { type Guest, guestsOf, networkOf } from '../site/machines.ts'
 import type { Pins } from '../site/model.ts'
 import { declaredDir } from './domain.ts'
 
@@ -22,15 +23,15 @@ export const configNames = sh`sed --quiet --expression='1p' \
   --expression='2,$s/^\([[:space:]-]*[A-Za-z0-9_./-]*:\).*/\1/p' --expression='2,$s/^[[:space:]]*\* //p'`
 
 /** The machine configuration of a node, on its host. */
-export const machineConfigPath = (node: Pick<Node, 'name'>): string =>
+export const machineConfigPath = (node: Pick<Guest, 'name'>): string =>
   `${declaredDir}/${node.name}.talos.yaml`
 
 /** The talosconfig of a node, on its host: the certificate by which talosctl is let in. */
-export const clientConfigPath = (node: Pick<Node, 'name'>): string =>
+export const clientConfigPath = (node: Pick<Guest, 'name'>): string =>
   `${declaredDir}/${node.name}.talosconfig`
 
 /** Where the host keeps the kubeconfig of the node's cluster. */
-export const kubeconfigPath = (node: Pick<Node, 'name'>): string => `${declaredDir}/${node.name}.kubeconfig`
+export const kubeconfigPath = (node: Pick<Guest, 'name'>): string => `${declaredDir}/${node.name}.kubeconfig`
 
 /** The version of Talos that is pinned. */
 export const talosVersion = (pins: Pins): string => pins['talos']?.version ?? ''
@@ -44,9 +45,9 @@ export function installerOf(pins: Pins): string {
   return `factory.talos.dev/nocloud-installer/${schematic}:${talosVersion(pins)}`
 }
 
-/** The nodes that run Talos. Throws a Fault for a site that asks of it what the template cannot. */
-export function talosNodes({ env, site }: Pick<Context, 'env' | 'site'>): Node[] {
-  const nodes = env.FK_NODE_OS === 'talos' ? nodesOf(site) : []
+/** The virtual machines of a host that run Talos. Throws a Fault for a site that asks of it what the template cannot. */
+export function talosNodes({ site, machine }: Pick<Context, 'site' | 'machine'>): Guest[] {
+  const nodes = guestsOf(site, machine.name).filter(({ os }) => os === 'talos')
   const agent = nodes.find(({ role }) => role === 'agent')
   if (agent)
     throw new Fault(`${agent.name} is an agent, and ${template} describes servers`, {
@@ -97,7 +98,7 @@ const shown: Bundle = (() => {
 /** The machine configuration of a node: a secret, and what a rehearsal shows of it. */
 export function machineConfigFile(
   context: Pick<Context, 'site' | 'pins' | 'secrets'>,
-  node: Node,
+  node: Guest,
 ): { secret: Secret; shown: string } {
   const bundle = bundleOf(context)
   return {
@@ -109,7 +110,7 @@ export function machineConfigFile(
 }
 
 /** The step that writes the machine configuration of a node on its host. */
-export function machineConfigStep(context: Pick<Context, 'site' | 'pins' | 'secrets'>, node: Node): Change {
+export function machineConfigStep(context: Pick<Context, 'site' | 'pins' | 'secrets'>, node: Guest): Change {
   return file(machineConfigPath(node), {
     ...machineConfigFile(context, node),
     mode: '600',
@@ -130,12 +131,11 @@ export function machineConfigStep(context: Pick<Context, 'site' | 'pins' | 'secr
  */
 export function machineConfig(
   { site, pins }: Pick<Context, 'site' | 'pins'>,
-  node: Node,
+  node: Guest,
   bundle: Bundle,
 ): string {
-  const [first = node] = nodesOf(site)
-  const network = parseNetwork(site.nodes?.network ?? '')
-  if (network === undefined) throw new TypeError(`the site ${site.name} has no network for nodes`)
+  const network = parseNetwork(networkOf(site, node.address)?.network ?? '')
+  if (network === undefined) throw new TypeError(`the site ${site.name} has no network for ${node.name}`)
   const { cluster, secrets, trustdinfo, certs } = bundle ?? {}
   const values: Record<string, string | number | undefined> = {
     site: site.name,
@@ -144,9 +144,11 @@ export function machineConfig(
     prefix: node.prefix,
     gateway: node.gateway,
     mac: node.mac,
-    endpoint: first.address,
+    endpoint: apiOf(site).join ?? node.address,
     nodes: formatNetwork(network),
     peers: site.tunnel.network,
+    pods: site.cluster.pods,
+    services: site.cluster.services,
     installer: installerOf(pins),
     // The same Kubernetes as k3s: everything above is tested with it.
     kubernetes: pins['k3s']?.version.replace(/\+.*/, ''),
@@ -179,7 +181,7 @@ export function machineConfig(
 }
 
 /** What talosctl needs to be known to a node: an admin's certificate, made of the bundle, good for a year. */
-export function clientConfig(context: Pick<Context, 'site' | 'pins' | 'secrets'>, node: Node): Secret {
+export function clientConfig(context: Pick<Context, 'site' | 'pins' | 'secrets'>, node: Guest): Secret {
   const bundle = bundleOf(context)
   return new Secret(`${node.name}-talosconfig`, async () => {
     const options = '--with-secrets /dev/stdin --output-types talosconfig --output -'.split(' ')
@@ -194,7 +196,7 @@ export function clientConfig(context: Pick<Context, 'site' | 'pins' | 'secrets'>
 }
 
 /** The step that writes the talosconfig of a node on its host, and again a month before its certificate ends. */
-export function clientFile(context: Pick<Context, 'site' | 'pins' | 'secrets'>, node: Node): Change {
+export function clientFile(context: Pick<Context, 'site' | 'pins' | 'secrets'>, node: Guest): Change {
   const path = clientConfigPath(node)
   const change = file(path, {
     secret: clientConfig(context, node),

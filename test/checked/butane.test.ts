@@ -10,7 +10,7 @@ import { makeSshKey, sshPublicKey } from '../../lib/ground/keys.ts'
 import { Secret } from '../../lib/ground/secret.ts'
 import { fragmentOf } from '../../lib/k3s/configuration.ts'
 import { loadConfig, siteNames } from '../../lib/site/config.ts'
-import { nodesOf } from '../../lib/site/machines.ts'
+import { guestsOf } from '../../lib/site/machines.ts'
 import { type Ignition, translate } from '../../lib/vm/butane.ts'
 import { ignition, ignitionFile } from '../../lib/vm/ignition.ts'
 
@@ -203,7 +203,7 @@ describe('the template of a node', () => {
   for (const name of siteNames())
     for (const arch of ['amd64', 'arm64'] as const) {
       const config = loadConfig({ env: {}, site: name })
-      for (const node of nodesOf(config.site).map((made) => ({ ...made, arch }))) {
+      for (const node of guestsOf(config.site).map((made) => ({ ...made, arch }))) {
         const given = { adminKey: `${sshPublicKey(key)} ada`, hostKey: key }
         const made = ignition(config, node, given)
         test(`becomes the same for ${node.name} of ${name} on ${arch}`, { skip: noButane }, () => {

@@ -6,7 +6,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
 import { loadConfig, siteNames } from '../../lib/site/config.ts'
-import { networkOf } from '../../lib/vm/domain.ts'
+import { guestsOf } from '../../lib/site/machines.ts'
+import { guestNetwork } from '../../lib/vm/domain.ts'
+import { made } from '../site/made.ts'
 import { variants } from '../variants.ts'
 
 const skip = spawnSync('virt-xml-validate', ['--version']).error
@@ -29,14 +31,19 @@ describe('virt-xml-validate accepts', { skip }, () => {
       assert.equal(code, 0, said)
     })
 
-  for (const name of siteNames()) {
-    const { site } = loadConfig({ env: {}, site: name })
-    if (site.nodes === undefined) continue
-    test(`the network of the site ${name}`, () => {
-      const { code, said } = validate(networkOf(site).xml, 'network')
-      assert.equal(code, 0, said)
-    })
-  }
+  const two = made({
+    name: 'two',
+    machines: ['north', 'south'].flatMap((host) => [
+      { name: host, roles: ['host'] as const },
+      ...['a', 'b'].map((one) => ({ name: `${host}-${one}`, roles: ['server'] as const, vm: { host } })),
+    ]),
+  })
+  for (const site of [...siteNames().map((name) => loadConfig({ env: {}, site: name }).site), two])
+    for (const host of new Set(guestsOf(site).map(({ vm }) => vm.host)))
+      test(`the network of ${host} of the site ${site.name}`, () => {
+        const { code, said } = validate(guestNetwork(site, host).xml, 'network')
+        assert.equal(code, 0, said)
+      })
 
   test('and refuses one that is wrong', () => {
     const [xml = ''] = Object.values(variants())

@@ -5,62 +5,63 @@
 //             anything else is a spoof     ┘           └─ node  10.77.0.10 (its link plays the bridge)
 import assert from 'node:assert/strict'
 import { type ChildProcess, execFile, execFileSync, spawn, spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { basename, join } from 'node:path'
+import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import type { Context } from '../../lib/engine/page.ts'
-import { isChange } from '../../lib/engine/step.ts'
-import { loadConfig } from '../../lib/site/config.ts'
-import type { Site } from '../../lib/site/model.ts'
-import page from '../../scripts/06-host-firewall.ts'
+import { complete } from '../../lib/site/defaults.ts'
+import type { Allow, MachineSpec, Site } from '../../lib/site/model.ts'
 import { nmap, without } from '../programs.ts'
+import { siteOf } from '../sites.ts'
+import { pageRules, pageSteps } from './packets.ts'
 
 const cannot = without('nft', 'ip', 'unshare')
 const skip = cannot || (process.getuid?.() === 0 ? false : 'network namespaces need root')
 const dir = mkdtempSync(join(tmpdir(), 'nftables-'))
 after(() => rmSync(dir, { recursive: true }))
 
-/** Writes what the page would land for a site; gives the path of its /etc/nftables.conf. */
-function rules(name: string, change: (site: Site) => void = () => {}): string {
-  const { env, site, pins } = loadConfig({ env: {}, site: name })
-  change(site)
-  const machine = { name: site.machines[0]!.name } as Context['machine']
-  const steps = page.steps({ env, site, pins, machine, state: '/nonexistent' } as unknown as Context)
-  const into = mkdtempSync(join(dir, 'etc-'))
-  mkdirSync(join(into, 'nftables.d'))
-  for (const step of steps) {
-    const target = isChange(step) ? step.target : undefined
-    if (!target?.path.includes('nftables')) continue
-    const text = target.text!.replace('/etc/nftables.d/', `${into}/nftables.d/`)
-    writeFileSync(join(into, target.path.includes('.d/') ? 'nftables.d' : '.', basename(target.path)), text)
+const metal = { name: 'fortress', roles: ['host'], os: 'debian-13', arch: 'amd64' } as const
+const vm = { host: 'fortress', memory: 4096, cpus: 2, disk: 20, accel: 'kvm', console: false } as const
+const machines = {
+  fortress: [metal, { name: 'fortress-node', roles: ['server'], os: 'flatcar', arch: 'amd64', vm }],
+  'fortress-pi': [{ name: 'fortress-pi', roles: ['host', 'server'], os: 'raspios-13', arch: 'arm64' }],
+} as unknown as Record<string, MachineSpec[]>
+
+/** The page's rules for a site that says nothing but its machines, or also who may connect to whom; gives their nftables.conf. */
+function rules(name: string, allow?: Allow[]): string {
+  const cluster = { pods: '10.42.0.0/16', services: '10.43.0.0/16', servers_take_pods: true }
+  const router = allow === undefined ? {} : { router: { allow } }
+  const document = {
+    name,
+    timezone: 'Etc/UTC',
+    machines: machines[name]!,
+    cluster,
+    components: {},
+    ...router,
   }
-  return join(into, 'nftables.conf')
+  return pageRules(complete(document), name, dir)
 }
-const listed = (site: Site) => {
-  site.firewall = {
-    egress: 'listed',
-    allow: [
-      { name: 'mirror', to: '192.0.2.2', protocol: 'tcp', ports: [80, 8080] },
-      { name: 'mirror6', to: '2001:db8::2', protocol: 'tcp', ports: [80] },
-      { name: 'logs', to: '198.51.100.0/24', protocol: 'udp', ports: [514] },
-      { name: 'git', to: 'any', protocol: 'tcp', ports: [9418] },
-    ],
-  }
-}
+const from = ['router', 'guests']
+const listed: Allow[] = [
+  { from: 'tunnel', to: 'router', ports: ['tcp/22'], why: 'SSH' },
+  { from, to: '192.0.2.2', ports: ['tcp/80', 'tcp/8080'], why: 'mirror' },
+  { from, to: '2001:db8::2', ports: ['tcp/80'], why: 'mirror6' },
+  { from, to: '198.51.100.0/24', ports: ['udp/514'], why: 'logs' },
+  { from, to: 'internet', ports: ['tcp/9418'], why: 'git' },
+]
 
 describe('nft accepts the rules', { skip: cannot }, () => {
   const user = process.getuid?.() === 0 ? [] : ['--user', '--map-root-user']
   const inside = (command: string) =>
     spawnSync('unshare', [...user, '--net', 'bash', '-euo', 'pipefail', '-c', command], { encoding: 'utf8' })
-  for (const [name, change] of [
+  for (const [name, allow] of [
     ['fortress', undefined],
     ['fortress', listed],
     ['fortress-pi', undefined],
-    ['fortress-pi', listed],
+    ['fortress-pi', listed.map((line) => ({ ...line, from: line.from === from ? 'router' : line.from }))],
   ] as const)
-    test(`of ${name}${change ? ' with listed egress' : ''}, twice, beside a table of somebody else`, () => {
-      const file = rules(name, change)
+    test(`of ${name}${allow ? ' with listed egress' : ''}, twice, beside a table of somebody else`, () => {
+      const file = rules(name, allow)
       const { stderr, stdout, status } = inside(`
         nft --check --file ${file}
         test -z "$(nft list ruleset)"
@@ -84,6 +85,49 @@ describe('nft accepts the rules', { skip: cannot }, () => {
         assert.equal(`${stderr}${status}`, '0')
       }
   })
+
+  /** Which controls of the page that ask the kernel, and not systemd, hold of its rules, or fail after a change of them. */
+  function asked(site: Site, host: string, change = ':'): { held: string[]; failed: string[]; said: string } {
+    const controls = pageSteps(site, host)
+      .flatMap((step) => ('controls' in step ? (step.controls ?? []) : []))
+      .filter(({ check }) => !check.text.includes('systemctl'))
+    const each = controls.map(
+      ({ id, check }) => `if (\n${check.text}\n) 1>&2; then echo held ${id}; else echo failed ${id}; fi`,
+    )
+    const { stdout, stderr } = inside(
+      `nft --file ${pageRules(site, host, dir)}\n${change}\n${each.join('\n')}`,
+    )
+    const of = (word: string) => [...stdout.matchAll(new RegExp(`^${word} (.*)$`, 'gm'))].map(([, id]) => id!)
+    return { held: of('held'), failed: of('failed'), said: stderr }
+  }
+  const ids = ['G03', 'G04', 'G05', 'G06', 'G07', 'G08', 'G09', 'G10', 'G12']
+  for (const [name, host] of [
+    ['fortress', 'fortress'],
+    ['fortress-pi', 'fortress-pi'],
+    ['lab', 'lab'],
+    ['zengarden', 'blade001'],
+    ['mixed', 'north'],
+    ['mixed', 'south'],
+  ] as const)
+    test(`the controls of the page hold on ${host} of ${name}`, () => {
+      const { held, failed, said } = asked(siteOf(name), host)
+      assert.deepEqual(failed, [], said)
+      assert.deepEqual(held, ids)
+    })
+
+  for (const [rule, id] of [
+    ['insert rule inet fortress input tcp dport 80 accept', 'G06'],
+    ['add rule inet fortress cluster_input udp dport 514 accept', 'G06'],
+    ['add rule inet fortress cluster_input ip daddr 192.0.2.1 tcp dport 80 accept', 'G06'],
+    ['add rule inet fortress cluster_input iifname "virbr-fort" tcp dport { 22, 80 } accept', 'G07'],
+    ['add rule inet fortress cluster_input ip saddr 192.0.2.9 jump ssh', 'G07'],
+    ['add rule inet fortress cluster_input iifname "virbr-fort" accept', 'G07'],
+    ['flush chain inet fortress ssh', 'G07'],
+    ["chain inet fortress input '{ policy accept; }'", 'G03'],
+  ] as const)
+    test(`${id} fails after ${rule}`, () => {
+      assert.deepEqual(asked(siteOf('fortress'), 'fortress', `nft ${rule}`).failed, [id])
+    })
 
   test('no rule empties the tables of others', () => {
     const file = rules('fortress')
@@ -124,7 +168,7 @@ describe('the rules filter', { skip }, () => {
     on('host', 'sh', '-c', 'echo 1 > /proc/sys/net/ipv4/ip_forward')
     // Where the page under test must not lean on it: the rules alone refuse what is spoofed.
     on('host', 'sh', '-c', 'for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $f; done')
-    await serve('host', [22, 53, 80, 443, 6443, 10250], [53, 67, 123, 51820])
+    await serve('host', [22, 53, 80, 443, 2379, 6443, 10250], [53, 67, 123, 51820])
     await serve('stranger', [53, 80, 8080, 9418, 9999], [53, 123, 514])
     await serve('peer', [22], [])
     await serve('node', [22, 80, 443, 6443], [])
@@ -311,18 +355,21 @@ describe('the rules filter', { skip }, () => {
     await expect([['peer', 'tcp', '10.66.0.1', 22, 'open 10.66.0.3', '10.66.0.3']])
   })
 
-  test('listed egress lets out what the site lists and what the machine needs, for the nodes too', async () => {
+  test('listed egress lets out what the site lists, and of the host itself what it always needs', async () => {
     load(rules('fortress', listed))
     await expect([
-      ...(['host', 'node'] as const).flatMap((who) => [
-        [who, 'tcp', '192.0.2.2', 80, 'open 192.0.2.1'] as const,
-        [who, 'tcp', '192.0.2.2', 9418, 'open 192.0.2.1'] as const,
-        [who, 'tcp', '192.0.2.2', 53, 'open 192.0.2.1'] as const,
-        [who, 'udp', '192.0.2.2', 53, 'open 192.0.2.1'] as const,
-        [who, 'udp', '192.0.2.2', 123, 'open 192.0.2.1'] as const,
-        [who, 'tcp', '192.0.2.2', 9999, 'silent'] as const,
-        [who, 'udp', '192.0.2.2', 514, 'silent'] as const,
-      ]),
+      ...(['host', 'node'] as const).flatMap((who) => {
+        const names = who === 'host' ? 'open 192.0.2.1' : 'silent'
+        return [
+          [who, 'tcp', '192.0.2.2', 80, 'open 192.0.2.1'] as const,
+          [who, 'tcp', '192.0.2.2', 9418, 'open 192.0.2.1'] as const,
+          [who, 'tcp', '192.0.2.2', 53, names] as const,
+          [who, 'udp', '192.0.2.2', 53, names] as const,
+          [who, 'udp', '192.0.2.2', 123, names] as const,
+          [who, 'tcp', '192.0.2.2', 9999, 'silent'] as const,
+          [who, 'udp', '192.0.2.2', 514, 'silent'] as const,
+        ]
+      }),
       ['host', 'tcp', '2001:db8::2', 80, 'open 2001:db8::1'],
       ['host', 'tcp', '2001:db8::2', 8080, 'silent'],
       ['peer', 'tcp', '10.66.0.1', 22, 'open 10.66.0.2'],
@@ -345,20 +392,28 @@ describe('the rules filter', { skip }, () => {
     assert.equal(fetch('nobody'), 124)
   })
 
-  test('on a Raspberry Pi peers reach the API on the metal, and pods everything but SSH', async () => {
+  test('on a Raspberry Pi peers reach the API on the metal, and pods what the cluster needs of their node', async () => {
     ip('-netns', ns.host, 'link', 'set', 'virbr-fort', 'down')
     ip('-netns', ns.host, 'link', 'set', 'virbr-fort', 'name', 'lxc1a2b3c')
     ip('-netns', ns.host, 'link', 'set', 'lxc1a2b3c', 'up')
+    ip('-netns', ns.host, 'address', 'add', '10.42.0.1/24', 'dev', 'lxc1a2b3c')
+    ip('-netns', ns.node, 'address', 'add', '10.42.0.10/24', 'dev', 'eth0')
     load(rules('fortress-pi'))
     await expect([
       ['peer', 'tcp', '10.66.0.1', 22, 'open 10.66.0.2'],
       ['peer', 'tcp', '10.66.0.1', 6443, 'open 10.66.0.2'],
       ['peer', 'tcp', '10.66.0.1', 10250, 'silent'],
+      ['peer', 'tcp', '192.0.2.2', 80, 'silent'],
+      ['peer', 'tcp', '10.42.0.10', 443, 'silent'],
       ['stranger', 'tcp', '192.0.2.1', 6443, 'silent'],
-      ['node', 'tcp', '10.77.0.1', 6443, 'open 10.77.0.10'],
-      ['node', 'tcp', '10.77.0.1', 22, 'silent'],
+      ['stranger', 'tcp', '10.42.0.10', 443, 'silent'],
+      ['node', 'tcp', '10.42.0.1', 6443, 'open 10.42.0.10'],
+      ['node', 'tcp', '10.42.0.1', 10250, 'open 10.42.0.10'],
+      ['node', 'tcp', '10.42.0.1', 2379, 'silent'],
+      ['node', 'tcp', '10.42.0.1', 80, 'silent'],
+      ['node', 'tcp', '10.42.0.1', 22, 'silent'],
       ['node', 'tcp', '10.66.0.2', 22, 'silent'],
-      ['host', 'tcp', '10.77.0.10', 22, 'open 10.77.0.1'],
+      ['host', 'tcp', '10.42.0.10', 22, 'open 10.42.0.1'],
     ])
   })
 

@@ -10,8 +10,9 @@ import { parse } from 'yaml'
 import type { Context } from '../../lib/engine/page.ts'
 import { which } from '../../lib/ground/laptop.ts'
 import { secretStore } from '../../lib/ground/secret.ts'
-import { loadConfig, siteNames } from '../../lib/site/config.ts'
+import { loadConfig } from '../../lib/site/config.ts'
 import { clientConfig, machineConfigFile, talosNodes } from '../../lib/vm/talos.ts'
+import { sitesOfOne } from '../site/made.ts'
 
 /** What the lab has installed, or what somebody without root has built into .cache/tools. */
 const built = join(import.meta.dirname, '../../.cache/tools/talos-oracle')
@@ -53,7 +54,7 @@ describe('Talos reads', { skip }, () => {
     process.env['PATH'] = `${scratch}${delimiter}${path}`
   })
 
-  for (const name of siteNames()) {
+  for (const name of sitesOfOne()) {
     const context = contextOf(name)
     for (const node of talosNodes(context)) {
       const { shown, secret } = machineConfigFile(context, node)

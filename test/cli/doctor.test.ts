@@ -8,6 +8,7 @@ import { after, describe, test } from 'node:test'
 import { clock, laptop, needs } from '../../lib/cli/doctor.ts'
 import { createReport } from '../../lib/engine/report.ts'
 import { loadConfig } from '../../lib/site/config.ts'
+import { estate, withVault } from '../site/made.ts'
 
 const root = join(import.meta.dirname, '../..')
 const scratch = mkdtempSync(join(tmpdir(), 'fortress-doctor-'))
@@ -74,10 +75,21 @@ function says(change: Change = {}, told = needs(config(), machineOf('fortress'))
 
 const machineOf = (site: string) => config(site).site.machines[0] ?? assert.fail('the site has no machine')
 const vault = (disk: string) => {
-  const { env, site } = config()
-  return needs({ env, site: { ...site, vault: { ...site.vault, disk } } }, machineOf('fortress'))
+  return needs({ site: withVault(config().site, { disk }) }, machineOf('fortress'))
 }
 const pi = needs(config('fortress-pi'), machineOf('fortress-pi'))
+
+test('each host of a site is asked for its own virtual machines and its own vault', () => {
+  const site = estate()
+  const of = (name: string) =>
+    needs(
+      { site },
+      site.machines.find((machine) => machine.name === name)!,
+    )
+  assert.equal(of('north'), "FK_ROLE='vm 4096 2 30' FK_DISK=/dev/disk/by-id/usb-Samsung_T7-0:0 FK_TPM=yes")
+  assert.equal(of('south'), "FK_ROLE='vm 16384 8 100' FK_DISK=/dev/disk/by-id/nvme-Samsung_990 FK_TPM=no")
+  assert.equal(of('metal'), "FK_ROLE=metal FK_DISK='' FK_TPM=no")
+})
 
 test('a machine that has everything', () => {
   assert.deepEqual(says({}, vault('/dev/disk/by-id/usb-Samsung_T7-0:0')), [

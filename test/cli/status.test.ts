@@ -9,20 +9,14 @@ import { type Answers, age } from '../../lib/cli/health.ts'
 import { screen } from '../../lib/cli/screen.ts'
 import { take, verdictsIn } from '../../lib/cli/status.ts'
 import { loadConfig } from '../../lib/site/config.ts'
+import { made, metal } from '../site/made.ts'
 
 const now = new Date('2026-11-21T12:00:00Z')
 
-function site(...roles: string[]) {
-  const config = structuredClone(loadConfig({ env: { FK_STATE_DIR: '/nonexistent' }, site: 'fortress-pi' }))
-  config.site.machines = roles.map((role, i) => ({
-    name: `pi-${i + 1}`,
-    roles: ['host', 'node', role as 'server'],
-    os: 'debian-13',
-    arch: 'arm64',
-    address: `192.0.2.${11 + i}`,
-  }))
-  return config
-}
+const site = (...roles: ('server' | 'agent')[]) => ({
+  ...loadConfig({ env: { FK_STATE_DIR: '/nonexistent' }, site: 'fortress-pi' }),
+  site: made({ name: 'fortress-pi', machines: metal(...roles) }),
+})
 const pinned = site('server').pins['k3s']!.version
 
 type Answer = [string, Record<string, string>]
@@ -156,6 +150,35 @@ describe('what needs attention', () => {
       machine(-1, '2026-11-21T11:00:00Z', '2026-11-20T12:00:00Z').join(),
       /^bad pi-1: .* has ended/,
     )
+  })
+
+  test('the backup may be as old as the rpo of its row allows, and two hours more for the backup itself', () => {
+    const config = site('server')
+    const [row] = config.site.data.keep
+    config.site.data.keep = [{ ...row!, rpo: '6h' }]
+    const old = (time: string) => {
+      const notes: Answer[] = [
+        ['note', { which: 'node.good', line: `${time}\tbundle\t100\tok\t` }],
+        backups[1]!,
+      ]
+      return said(config, [well('pi-1', nodes(node('pi-1')), ...notes)])
+    }
+    assert.deepEqual(old('2026-11-21T04:01:00Z'), [])
+    assert.deepEqual(old('2026-11-21T03:59:00Z'), [
+      'warn backup: the last good one is 8 h old → ./task k3s-backup verify',
+    ])
+  })
+
+  test('pages that the site needs and that are not built are named, and are no concern', () => {
+    const config = site('server')
+    config.site.components = { network: 'cilium' }
+    const status = shown(config, [well('pi-1', nodes(node('pi-1')), ...backups)])
+    assert.deepEqual(status.concerns, [])
+    assert.deepEqual(
+      status.notBuilt.map(({ page }) => page),
+      ['30-network', '31-network-policies', '60-storage-vault', '64-backup'],
+    )
+    assert.match(screen(status, { color: false }), /^Not built yet\n {2}30-network {2}the network plug-in$/m)
   })
 
   test('an API that answers nowhere', () => {

@@ -6,6 +6,7 @@ import { isChange } from '../../lib/engine/step.ts'
 import { Secret } from '../../lib/ground/secret.ts'
 import { vaultOf } from '../../lib/host/vault.ts'
 import { loadConfig } from '../../lib/site/config.ts'
+import { withVault } from '../site/made.ts'
 
 const disk = '/dev/disk/by-id/usb-Samsung_PSSD_T7_S6XPNS0T900000-0:0'
 
@@ -14,7 +15,7 @@ test('replacing a header is confirmed by the id of the disk, and nothing is writ
   const [machine] = site.machines
   const secret = (name: string) => new Secret(name, async () => name)
   const vault = vaultOf({
-    site: { ...site, vault: { ...site.vault, disk } },
+    site: withVault(site, { disk }),
     machine: machine!,
     secrets: secret,
   })

@@ -58,18 +58,16 @@ describe('the cluster is backed up', { skip: missing }, () => {
         .map(([name, text]) => [name, text.trim().split('\t')]),
     )
   /** The site of the checkout: one machine of metal that is the node, and where its bundles go. */
-  const site = (backup: string) =>
+  const site = (targets: string) =>
     writeFileSync(
       copy.site,
       `name: fortress
 machines:
-  - { name: fortress, roles: [host, node], os: debian-13, arch: amd64 }
-admin: { group: ssh-admins }
-tunnel: { network: 10.66.0.0/24, address: 10.66.0.1, peers: [{ name: laptop, address: 10.66.0.2 }] }
-backup:
-  schedule: '*-*-* 03:17'
-  keep: 2
-${backup}`,
+  - { name: fortress, roles: [host, server], os: debian-13, arch: amd64 }
+data:
+  keep: [{ what: cluster, every: '*-*-* 03:17', copies: 2, to: [disk, nas, far], rpo: 24h, rto: 1h }]
+  targets:
+${targets}`,
     )
   const node10 = 'cluster-init: true\nnode-name: fortress\n'
 
@@ -108,9 +106,9 @@ ${backup}`,
       .slice(1)
       .join(' ')
     await server.ok('install --directory --mode=700 /mnt/disk')
-    site(`  directory: { path: /mnt/disk }
-  ssh: { host: ${away.machine.host}, user: keeper, path: /home/keeper/bundles, host_key: ${key} }
-  s3: { endpoint: '${s3.endpoint}', bucket: bundles, region: lab, prefix: fk/ }
+    site(`    - { name: disk, kind: directory, path: /mnt/disk }
+    - { name: nas, kind: sftp, host: ${away.machine.host}, user: keeper, path: /home/keeper/bundles, host_key: ${key} }
+    - { name: far, kind: s3, endpoint: '${s3.endpoint}', bucket: bundles, region: lab, prefix: fk/, append_only: true }
 `)
   })
   after(async () => {

@@ -11,6 +11,7 @@ import { type Fleet, fleet } from '../machine/fleet.ts'
 import { differences } from '../machine/kit.ts'
 import { left, printOf, runPrinted, sameLeft } from '../machine/printed.ts'
 import { without } from '../programs.ts'
+import { backupsTo } from '../site/made.ts'
 import { data, etc, noSysctl, patience, pinAge, program, told, untilReady, unit, version } from './kit.ts'
 
 const missing = program === undefined ? 'kube-bed is not installed' : without('age', 'tar')
@@ -99,7 +100,7 @@ describe('a cluster of three servers', { skip: missing }, () => {
     cluster.pin(version)
     pinAge(cluster.copy, join(cluster.state, 'downloads'))
     cluster.site((site) => {
-      site['backup'] = { schedule: '*-*-* 03:17', keep: 2, directory: { path: '/mnt/disk' } }
+      site['data'] = backupsTo({ name: 'disk', kind: 'directory', path: '/mnt/disk', append_only: true })
     })
     for (const name of cluster.names) {
       const more = servers.includes(name) ? { ...noSysctl, ...patience } : noSysctl

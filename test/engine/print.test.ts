@@ -18,23 +18,33 @@ import { type Command, library, sh } from '../../lib/ground/sh.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import type { Placed } from '../../lib/site/machines.ts'
 import type { Config } from '../../lib/site/model.ts'
+import { type Short, type ShortMachine, backupsTo, hostKey, made, metal as boards } from '../site/made.ts'
 
 const store = secretStore({ dir: '/nonexistent', identity: '/nonexistent' })
 const env = { FK_STATE_DIR: '/nonexistent', FK_AGE_IDENTITY: '/nonexistent' }
 const contextIn = (config: Config) => (machine: Placed) => contextOf(config, declared(machine, config), store)
 
-/** A site whose metal runs k3s, with a machine for each role: a, b, c… */
-function metal(roles: ('server' | 'agent')[], change: (config: Config) => void = () => {}): Config {
-  const config = structuredClone(loadConfig({ env, site: 'fortress-pi' }))
-  config.site.machines = roles.map((role, i) => ({
-    name: 'abcdef'[i] as string,
-    roles: ['host', 'node', role],
-    os: 'debian-13',
-    arch: 'arm64',
-    address: `192.0.2.${11 + i}`,
-  }))
-  change(config)
-  return config
+/** The site whose metal runs k3s, with a machine for each role: a, b, c… */
+const metal = (
+  roles: ('server' | 'agent')[],
+  { vault = {}, ...more }: Partial<Short> & { vault?: ShortMachine['vault'] } = {},
+): Config => ({
+  ...loadConfig({ env, site: 'fortress-pi' }),
+  site: made({
+    name: 'fortress-pi',
+    machines: boards(...roles).map((board, i) => ({ ...board, name: 'abcdef'[i] as string, vault })),
+    ...more,
+  }),
+})
+/** The same, with a signature for k3s. */
+function signed({ pins, ...config }: Config): Config {
+  const signature = {
+    kind: 'gpg' as const,
+    key: 'F88CFEDEFF29A5B4D9523864E25D9AED0593B34A',
+    key_url: 'https://example.org/key.asc',
+    url: { arm64: 'https://example.org/k3s.sig' },
+  }
+  return { ...config, pins: { ...pins, k3s: { ...pins['k3s']!, signature } } }
 }
 const trio = metal(['server', 'server', 'server', 'agent'])
 const pageOf = (name: string) => open(pages().find((page) => page.file.includes(name))!)
@@ -52,25 +62,20 @@ const sites: [string, Config][] = [
   ['with Talos', loadConfig({ env: { ...env, FK_NODE_OS: 'talos' }, site: 'fortress' })],
   [
     'with a vault, and backups to other places',
-    metal(['server'], ({ site }) => {
-      site.vault.disk = '/dev/disk/by-id/usb-Samsung_PSSD_T7_S6XPNS0T900000-0:0'
-      site.backup.ssh = { host: '192.0.2.9', port: 22, user: 'b', path: 'b', host_key: 'ssh-ed25519 AAAA' }
+    metal(['server'], {
+      vault: { disk: '/dev/disk/by-id/usb-Samsung_PSSD_T7_S6XPNS0T900000-0:0' },
+      data: backupsTo({
+        name: 'b',
+        kind: 'sftp',
+        host: '192.0.2.9',
+        user: 'b',
+        path: '/b',
+        host_key: hostKey,
+      }),
     }),
   ],
   ['of three servers and an agent', trio],
-  [
-    'that pins a signature for k3s',
-    metal(['server'], ({ pins }) => {
-      const k3s = pins['k3s']!
-      const key = 'F88CFEDEFF29A5B4D9523864E25D9AED0593B34A'
-      k3s.signature = {
-        kind: 'gpg',
-        key,
-        key_url: 'https://example.org/key.asc',
-        url: { arm64: 'https://example.org/k3s.sig' },
-      }
-    }),
-  ],
+  ['that pins a signature for k3s', signed(metal(['server']))],
 ]
 
 /** Every function of lib/ whose name has an underscore, as bash knows them. */

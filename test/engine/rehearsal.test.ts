@@ -12,6 +12,7 @@ import { root } from '../../lib/ground/root.ts'
 import { secretStore } from '../../lib/ground/secret.ts'
 import { sh } from '../../lib/ground/sh.ts'
 import { loadConfig } from '../../lib/site/config.ts'
+import { made } from '../site/made.ts'
 
 const scratch = mkdtempSync(join(tmpdir(), 'fk-rehearsal-'))
 const site = 'of-a-test'
@@ -21,14 +22,10 @@ after(() => {
     rmSync(path, { recursive: true, force: true })
 })
 
-const config = structuredClone(loadConfig({ env: { FK_STATE_DIR: '/nonexistent' }, site: 'fortress-pi' }))
-config.site.name = site
-config.site.machines = ['a', 'b'].map((name) => ({
-  name,
-  roles: ['host', 'node', 'server'],
-  os: 'debian-13',
-  arch: 'arm64',
-}))
+const config = {
+  ...loadConfig({ env: { FK_STATE_DIR: '/nonexistent' }, site: 'fortress-pi' }),
+  site: made({ name: site, machines: ['a', 'b'].map((name) => ({ name, roles: ['host', 'server'] })) }),
+}
 const store = secretStore({ dir: '/nonexistent', identity: '/nonexistent' })
 
 const page = (name: string, steps: Page['steps']): Page => ({

@@ -3,12 +3,17 @@ import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { after, test } from 'node:test'
+import { after, describe, test } from 'node:test'
+import type { Context } from '../../lib/engine/page.ts'
+import { Secret } from '../../lib/ground/secret.ts'
 import { asked, controlShell, hostRequirements } from '../../lib/host/controls.ts'
 import { hostOf } from '../../lib/host/host.ts'
 import { loadConfig } from '../../lib/site/config.ts'
+import { machineOf } from '../../lib/site/machines.ts'
 import type { Site } from '../../lib/site/model.ts'
 import { lynisProfile, openscapTailoring, waiversFor } from '../../lib/site/waivers.ts'
+import harden from '../../scripts/00-host-harden.ts'
+import { estate, withVault } from '../site/made.ts'
 
 const root = join(import.meta.dirname, '../..')
 const controlIds = () => hostRequirements.ids()
@@ -417,12 +422,56 @@ test('a node and a host differ where they must', () => {
 test('USB disks are blocked only where the vault is none', () => {
   const [, machine, site] = places[0]
   const on = (disk: string) =>
-    String(
-      hostOf({ site: { ...site, vault: { ...site.vault, disk } }, machine }).values.modprobe['usb_storage'],
-    )
+    String(hostOf({ site: withVault(site, { disk }), machine }).values.modprobe['usb_storage'])
   assert.equal(on(''), '# Not blocked: the vault is a USB disk.')
   assert.equal(on('/dev/disk/by-id/usb-Samsung_T7-0:0'), '# Not blocked: the vault is a USB disk.')
   assert.match(on('/dev/disk/by-id/nvme-Samsung_990'), /^install usb-storage \/bin\/false/)
+})
+
+describe('hosts of one site', () => {
+  const site = estate()
+  const on = (name: string) => {
+    const { os, arch } = machineOf(site, name)
+    return hostOf({ site, machine: machine(os, arch, name) })
+  }
+
+  test('have each the vault, the virtual machines and the board that are theirs', () => {
+    const [north, south, metal] = ['north', 'south', 'metal'].map(on)
+    assert.match(String(north?.values.modprobe['usb_storage']), /^# Not blocked/)
+    assert.match(String(south?.values.modprobe['usb_storage']), /^install usb-storage/)
+    assert.deepEqual(
+      [north, south, metal].map((host) => [host?.values.forwarding['forward'], host?.isPi]),
+      [
+        [0, false],
+        [0, false],
+        [1, true],
+      ],
+    )
+    assert.match(String(south?.values.sshd['forwarding']), /^AllowTcpForwarding local\n/)
+    assert.match(String(metal?.values.sshd['forwarding']), /^DisableForwarding yes\n/)
+  })
+
+  const steps = (name: string) => {
+    const { os, arch } = machineOf(site, name)
+    const secrets = (secret: string) => new Secret(secret, () => '')
+    return harden.steps({ site, machine: machine(os, arch, name), secrets } as unknown as Context)
+  }
+
+  test('have waivers for what is on them, and not for what is on another', () => {
+    const waived = (name: string) =>
+      steps(name)
+        .flatMap(({ controls = [] }) => controls)
+        .flatMap(({ id, waived }) => (['D11', 'H09'].includes(id) && waived !== undefined ? [id] : []))
+        .sort()
+    assert.deepEqual(['north', 'south', 'metal'].map(waived), [['D11', 'H09'], ['H09'], ['D11']])
+  })
+
+  test('start as their board does: Ubuntu on a Raspberry Pi has no GRUB', () => {
+    const text = (name: string) => JSON.stringify(steps(name))
+    assert.match(text('north'), /grub\.d\/60-fortress\.cfg/)
+    assert.doesNotMatch(text('metal'), /grub\.d|update-grub/)
+    assert.match(text('metal'), /cmdline\.txt/)
+  })
 })
 
 test('arm64 audits under the same keys, without the system calls that it does not have', () => {
@@ -444,9 +493,7 @@ test('a waiver that has ended excuses nothing', () => {
 
 test('on a site without guests and with a vault that is no USB disk fewer waivers hold', () => {
   const site = siteOf('fortress-pi')
-  const ids = waiversFor({ ...site, vault: { ...site.vault, disk: '/dev/disk/by-id/nvme-x' } }, today).map(
-    ({ id }) => id,
-  )
+  const ids = waiversFor(withVault(site, { disk: '/dev/disk/by-id/nvme-x' }), today).map(({ id }) => id)
   assert.deepEqual(
     ids.filter((id) => ['vault-on-usb', 'jump-to-guests'].includes(id)),
     [],

@@ -7,16 +7,20 @@ import { isChange } from '../../lib/engine/step.ts'
 import { Secret } from '../../lib/ground/secret.ts'
 import { makeRecoveryKey, vaultOf } from '../../lib/host/vault.ts'
 import { loadConfig } from '../../lib/site/config.ts'
+import type { Vault } from '../../lib/site/model.ts'
 import page from '../../scripts/08-host-vault.ts'
 import { shellcheck, without } from '../programs.ts'
+import { estate, made, withVault } from '../site/made.ts'
 
 const disk = '/dev/disk/by-id/usb-Samsung_PSSD_T7_S6XPNS0T900000-0:0'
 
-function context(vault: Partial<Context['site']['vault']> = {}, machine = 'fortress'): Context {
-  const { env, site, pins } = loadConfig({ env: {}, site: 'fortress' })
+function context(vault: Partial<Vault> = {}, machine = 'fortress'): Context {
+  const { env, pins } = loadConfig({ env: {}, site: 'fortress' })
+  const hosts = ['fortress', 'second'].map((name) => ({ name, roles: ['host' as const] }))
+  const site = made({ name: 'fortress', machines: hosts })
   return {
     env,
-    site: { ...site, vault: { ...site.vault, disk, ...vault } },
+    site: withVault(site, { disk, ...vault }),
     pins,
     machine: { name: machine, os: 'debian-13', arch: 'amd64', model: '', user: 'admin', via: '198.51.100.7' },
     secrets: (name) => new Secret(name, () => assert.fail(`${name} was asked for`)),
@@ -24,7 +28,7 @@ function context(vault: Partial<Context['site']['vault']> = {}, machine = 'fortr
   } as Context
 }
 
-const names = (vault?: Partial<Context['site']['vault']>) => page.steps(context(vault)).map((s) => s.name)
+const names = (vault?: Partial<Vault>) => page.steps(context(vault)).map((s) => s.name)
 
 test('a recovery key is what systemd-cryptenroll makes: 256 bits in modhex, eight groups of eight', () => {
   const bytes = Uint8Array.from({ length: 32 }, (_, i) => (i * 8 + 1) & 0xff)
@@ -42,6 +46,22 @@ test('a vault is known by its site, its machine and its name, in whatever enclos
   assert.equal(uuid(), uuid({ disk: '/dev/disk/by-id/usb-Other_Enclosure_0:0' }))
   assert.notEqual(uuid(), uuid({ name: 'other' }))
   assert.notEqual(uuid(), uuid({}, 'second'))
+})
+
+test('each host of a site has a vault of its own, with its own disk, name and TPM2', () => {
+  const site = estate()
+  const on = (name: string) => {
+    const given = { ...context(), site }
+    return page.steps({ ...given, machine: { ...given.machine, name } })
+  }
+  const text = (name: string) => JSON.stringify(on(name))
+  assert.match(text('north'), /usb-Samsung_T7-0:0/)
+  assert.doesNotMatch(text('north'), /nvme-Samsung_990|\/dev\/mapper\/inner/)
+  assert.match(text('south'), /nvme-Samsung_990/)
+  assert.ok(on('south').some((step) => step.name === 'the vault is open at /dev/mapper/inner'))
+  const tpm = (name: string) => on(name).some((step) => step.name.includes('TPM2 of this machine'))
+  assert.deepEqual([tpm('north'), tpm('south')], [true, false])
+  assert.equal(on('metal').length, 1)
 })
 
 test('without a disk there is nothing to do', () => {

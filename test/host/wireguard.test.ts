@@ -13,14 +13,17 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { after, test } from 'node:test'
+import { after, describe, test } from 'node:test'
 import { encode } from 'uqr'
+import { parse } from 'yaml'
 import { peer as runPeer } from '../../lib/cli/peer.ts'
+import type { Context } from '../../lib/engine/page.ts'
+import { isChange } from '../../lib/engine/step.ts'
 import { placeholder, publicKey } from '../../lib/ground/keys.ts'
-import { secretStore } from '../../lib/ground/secret.ts'
+import { Secret, secretStore } from '../../lib/ground/secret.ts'
 import {
   clientFile,
-  endpointOf,
+  endpointsOf,
   keyless,
   keysOf,
   presharedKey,
@@ -32,10 +35,12 @@ import {
 } from '../../lib/host/wireguard.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import type { Config, Site } from '../../lib/site/model.ts'
+import page from '../../scripts/05-host-wireguard.ts'
 import { without } from '../programs.ts'
+import { type Short, estate, made } from '../site/made.ts'
 
-const made: string[] = []
-after(() => made.forEach((dir) => rmSync(dir, { recursive: true })))
+const places: string[] = []
+after(() => places.forEach((dir) => rmSync(dir, { recursive: true })))
 const run = (program: string, args: string[], input: string) =>
   execFileSync(program, args, { encoding: 'utf8', input }).trim()
 
@@ -54,29 +59,22 @@ tunnel:
     - { name: laptop, address: 10.66.0.2 } # replaced in 2025
     - { name: phone, address: 10.66.0.4 }
 
-vault:
-  disk: '' # for example /dev/disk/by-id/usb-Samsung_PSSD_T7_S6XPNS0T900000-0:0-and-a-very-long-comment-behind-it
+data:
+  targets: [] # for example { name: nas, kind: sftp, host: nas.example.net, user: fortress, path: /bundles, append_only: true }
 `
-const site = {
-  name: 'box',
-  machines: [{ name: 'box', roles: ['host'], os: 'debian-13', arch: 'amd64' }],
-  tunnel: {
-    interface: 'wg0',
-    port: 51820,
-    network: '10.66.0.0/24',
-    address: '10.66.0.1',
-    peers: [
-      { name: 'laptop', address: '10.66.0.2' },
-      { name: 'phone', address: '10.66.0.4' },
-    ],
-  },
-} as unknown as Site
-const withNodes = { ...site, nodes: { bridge: 'virbr-fort', network: '10.77.0.0/24' } } as Site
+const site = made(parse(document) as Short)
+const withGuests = made({
+  ...(parse(document) as Short),
+  machines: [
+    { name: 'box', roles: ['host'] },
+    { name: 'inside', roles: ['server'], vm: { host: 'box' } },
+  ],
+})
 
 /** A checkout with one site, its state directory, and the words that were said. */
 function place(FK_HOST: string | undefined = 'admin@192.0.2.10') {
   const root = mkdtempSync(join(tmpdir(), 'peers-'))
-  made.push(root)
+  places.push(root)
   const sites = join(root, 'config', 'sites')
   mkdirSync(sites, { recursive: true })
   writeFileSync(join(sites, 'box.yaml'), document)
@@ -116,9 +114,9 @@ test('keys are what WireGuard takes for keys', { skip: without('wg') }, () => {
 test('the first key ever makes the host’s, and a second time nothing is made', async () => {
   const { state, env } = place()
   const open = () => secretStore({ dir: state, identity: env.FK_AGE_IDENTITY, say: () => {} })
-  assert.deepEqual(keyless(state, site.tunnel.peers), ['laptop', 'phone'])
+  assert.deepEqual(keyless(state, site), ['laptop', 'phone'])
   assert.equal(publicHalf(state, 'wg-host'), placeholder('wg-host'))
-  const keys = await keysOf(open(), state, 'laptop')
+  const keys = await keysOf(open(), state, site, 'laptop')
   const files = [
     'wg-host.age',
     'wg-host.pub',
@@ -128,32 +126,32 @@ test('the first key ever makes the host’s, and a second time nothing is made',
   ]
   assert.deepEqual(readdirSync(state).sort(), files)
   const bytes = files.map((file) => readFileSync(join(state, file)))
-  assert.deepEqual(await keysOf(open(), state, 'laptop'), keys)
+  assert.deepEqual(await keysOf(open(), state, site, 'laptop'), keys)
   assert.deepEqual(
     files.map((file) => readFileSync(join(state, file))),
     bytes,
   )
-  assert.equal(publicHalf(state, 'wg-host'), keys.host)
+  assert.equal(publicHalf(state, 'wg-host'), keys.hosts['wg-host'])
   assert.equal(publicHalf(state, 'wg-peer-laptop'), publicKey(keys.own))
-  assert.deepEqual(keyless(state, site.tunnel.peers), ['phone'])
+  assert.deepEqual(keyless(state, site), ['phone'])
 })
 
 test('a public half that got lost comes back, and a wrong one is an error', async () => {
   const { state, env } = place()
   const store = secretStore({ dir: state, identity: env.FK_AGE_IDENTITY, say: () => {} })
-  const keys = await keysOf(store, state, 'laptop')
+  const keys = await keysOf(store, state, site, 'laptop')
   rmSync(join(state, 'wg-host.pub'))
-  assert.equal((await keysOf(store, state, 'laptop')).host, keys.host)
+  assert.deepEqual((await keysOf(store, state, site, 'laptop')).hosts, keys.hosts)
   writeFileSync(join(state, 'wg-host.pub'), `${placeholder('wg-host')}\n`)
-  await assert.rejects(keysOf(store, state, 'laptop'), {
+  await assert.rejects(keysOf(store, state, site, 'laptop'), {
     message: `wg-host.pub in ${state} does not belong to wg-host.age`,
   })
 })
 
-const keys = { own: 'OWN', preshared: 'SHARED', host: 'HOST' }
-test('the client file sends only the tunnel’s and the nodes’ networks through the tunnel', () => {
+const keys = { own: 'OWN', preshared: 'SHARED', hosts: { 'wg-host': 'HOST' } }
+test('the client file sends only the networks of the tunnel and of the virtual machines through the tunnel', () => {
   assert.equal(
-    clientFile(withNodes, site.tunnel.peers[0]!, keys, '192.0.2.10:51820'),
+    clientFile(withGuests, site.tunnel.peers[0]!, keys, { box: '192.0.2.10:51820' }),
     `# laptop enters box with this file. Whoever holds it can enter: keep it as you keep a key.
 [Interface]
 PrivateKey = OWN
@@ -168,9 +166,114 @@ PersistentKeepalive = 25
 `,
   )
   assert.equal(
-    clientFile(site, site.tunnel.peers[0]!, keys, 'x').includes('AllowedIPs = 10.66.0.0/24\n'),
+    clientFile(site, site.tunnel.peers[0]!, keys, { box: 'x' }).includes('AllowedIPs = 10.66.0.0/24\n'),
     true,
   )
+})
+
+describe('a tunnel that ends at several hosts', () => {
+  const far = estate()
+  const texts = (state: string, name: string) => {
+    const asked: string[] = []
+    const steps = page.steps({
+      site: far,
+      state,
+      machine: { name },
+      secrets: (name: string) => {
+        asked.push(name)
+        return new Secret(name, () => 'x')
+      },
+    } as unknown as Context)
+    const conf = steps.find((step) => isChange(step) && step.target?.path === '/etc/wireguard/wg0.conf')
+    return {
+      asked,
+      names: steps.map(({ name }) => name),
+      conf: conf && isChange(conf) ? conf.target?.text : '',
+    }
+  }
+
+  test('has an address and a private key for each, and the same peers', () => {
+    const { state } = place()
+    const [north, south] = [texts(state, 'north'), texts(state, 'south')]
+    assert.match(north.conf ?? '', /^Address = 10\.66\.0\.1\/24$/m)
+    assert.match(south.conf ?? '', /^Address = 10\.66\.0\.20\/24$/m)
+    assert.deepEqual([north.asked[0], south.asked[0]], ['wg-host', 'wg-host-south'])
+    const peers = ({ conf }: typeof north) => /\n\[Peer\][^]*/.exec(conf ?? '')?.[0]
+    assert.match(peers(south) ?? '', /AllowedIPs = 10\.66\.0\.2\/32$/m)
+    assert.equal(peers(north), peers(south))
+  })
+
+  test('is nothing on a host that it does not end at', () => {
+    const without = made({
+      machines: [
+        { name: 'north', roles: ['host'], address: '192.0.2.10' },
+        { name: 'south', roles: ['host'], address: '192.0.2.20' },
+      ],
+    })
+    const context = { site: without, state: '/nonexistent', machine: { name: 'south' } }
+    const steps = page.steps(context as unknown as Context)
+    assert.deepEqual(
+      steps.map((step) => [step.name, isChange(step)]),
+      [['the tunnel ends at north, and no WireGuard interface wg0 is here', false]],
+    )
+  })
+
+  test('gives a device a peer for each host, with what is behind it and nothing of another', async () => {
+    const { state, env } = place()
+    const open = secretStore({ dir: state, identity: env.FK_AGE_IDENTITY, say: () => {} })
+    assert.deepEqual(keyless(state, far), ['laptop'])
+    const all = await keysOf(open, state, far, 'laptop')
+    assert.deepEqual(keyless(state, far), [])
+    assert.equal(new Set(Object.values(all.hosts)).size, 3)
+    assert.deepEqual(
+      readdirSync(state).filter((name) => name.endsWith('.age')),
+      ['wg-host-metal.age', 'wg-host-south.age', 'wg-host.age', 'wg-peer-laptop.age', 'wg-psk-laptop.age'],
+    )
+    const endpoints = endpointsOf({ env, site: far } as unknown as Config, state)
+    const text = clientFile(far, far.tunnel.peers[0]!, all, endpoints)
+    assert.deepEqual(
+      text
+        .split('[Peer]')
+        .slice(1)
+        .map((section) => [
+          /# (\w+)/.exec(section)?.[1],
+          /Endpoint = (.*)/.exec(section)?.[1],
+          /AllowedIPs = (.*)/.exec(section)?.[1],
+        ]),
+      [
+        ['north', '192.0.2.10:51820', '10.66.0.1/32, 10.77.0.0/24'],
+        ['south', '192.0.2.20:51820', '10.66.0.20/32, 10.78.0.0/24'],
+        ['metal', '192.0.2.30:51820', '10.66.0.30/32'],
+      ],
+    )
+    for (const [name, key] of [
+      ['north', 'wg-host'],
+      ['south', 'wg-host-south'],
+    ] as const)
+      assert.ok(text.includes(`[Peer] # ${name}\nPublicKey = ${all.hosts[key]}\n`), name)
+  })
+
+  test('is found elsewhere by --endpoint at its main end alone', () => {
+    const { state, env } = place()
+    assert.deepEqual(endpointsOf({ env, site: far } as unknown as Config, state, 'vpn.example.net'), {
+      north: 'vpn.example.net:51820',
+      south: '192.0.2.20:51820',
+      metal: '192.0.2.30:51820',
+    })
+  })
+
+  test('gives the next device an address that no host has', () => {
+    const taken = withPeer('name: estate\n', made({ ...shortOf('10.66.0.3') }), 'phone')
+    assert.equal(taken.peer.address, '10.66.0.4')
+  })
+
+  /** Two hosts, the second at this address of the tunnel. */
+  const shortOf = (tunnel_address: string): Short => ({
+    machines: [
+      { name: 'north', roles: ['host'], address: '192.0.2.10' },
+      { name: 'south', roles: ['host'], address: '192.0.2.20', tunnel_address },
+    ],
+  })
 })
 
 for (const [host, said, want] of [
@@ -183,21 +286,29 @@ for (const [host, said, want] of [
   test(`with FK_HOST ${host}${said ? ` and --endpoint ${said}` : ''} devices go to ${want}`, () => {
     // The SSH port is the SSH port: only --endpoint names one for the tunnel.
     const { env, state } = place(host)
-    assert.equal(endpointOf({ env, site } as unknown as Config, state, said), want)
+    assert.deepEqual(endpointsOf({ env, site } as unknown as Config, state, said), { box: want })
   })
+
+test('where the tunnel ends at a router there is no file to write, and the reason is given', () => {
+  const { state } = place('local')
+  const config = loadConfig({ env: {}, site: 'zengarden' })
+  assert.throws(() => endpointsOf(config, state), {
+    message: 'the tunnel of zengarden ends at no host of it: wireguard at router',
+  })
+})
 
 for (const [host, said, message] of [
   [undefined, undefined, 'nothing says where devices find box'],
   ['local', undefined, 'nothing says where devices find box'],
   ['lab', undefined, 'nothing says where devices find box'],
-  ['admin@10.66.0.1', undefined, '10.66.0.1 is inside the tunnel: nobody outside finds the host there'],
+  ['admin@10.66.0.1', undefined, '10.66.0.1 is inside the tunnel: nobody outside finds box there'],
   ['local', 'me@host', '--endpoint me@host is not HOST or HOST:PORT (IPv6 in brackets)'],
   ['local', '300.1.1.1', '--endpoint 300.1.1.1 is not HOST or HOST:PORT (IPv6 in brackets)'],
 ] as const)
   test(`with FK_HOST ${host ?? 'unset'}${said ? ` and --endpoint ${said}` : ''} there is no way in: ${message}`, () => {
     const { env, state } = place(host ?? '')
     assert.throws(
-      () => endpointOf({ env: { ...env, FK_HOST: host }, site } as unknown as Config, state, said),
+      () => endpointsOf({ env: { ...env, FK_HOST: host }, site } as unknown as Config, state, said),
       { message },
     )
   })
@@ -224,9 +335,9 @@ test('the documents of this repository survive an edit to the byte', () => {
   for (const name of ['fortress', 'fortress-pi']) {
     const { site } = loadConfig({ env: {}, site: name })
     const text = readFileSync(join(import.meta.dirname, '../..', 'config', 'sites', `${name}.yaml`), 'utf8')
-    const line = '    - { name: laptop, address: 10.66.0.2 }\n'
+    const peer = '{ name: laptop, address: 10.66.0.2 }'
     const grown = withPeer(text, site, 'phone')
-    assert.equal(grown.text, text.replace(line, `${line}    - { name: phone, address: 10.66.0.3 }\n`))
+    assert.equal(grown.text, text.replace(peer, `${peer}, { name: phone, address: 10.66.0.3 }`))
   }
 })
 
@@ -337,10 +448,14 @@ for (const [words, message] of [
   })
 
 const client = clientFile(
-  withNodes,
+  withGuests,
   site.tunnel.peers[0]!,
-  { own: `${'k'.repeat(42)}A=`, preshared: `${'s'.repeat(42)}A=`, host: placeholder('wg-host') },
-  '192.0.2.10:51820',
+  {
+    own: `${'k'.repeat(42)}A=`,
+    preshared: `${'s'.repeat(42)}A=`,
+    hosts: { 'wg-host': placeholder('wg-host') },
+  },
+  { box: '192.0.2.10:51820' },
 )
 
 test('the QR code is the one qrencode makes, but for the mask', { skip: without('qrencode') }, () => {

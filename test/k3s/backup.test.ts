@@ -19,8 +19,9 @@ import { laptopNotes } from '../../lib/k3s/backup.ts'
 import { type Manifest, madeAt, readBundle } from '../../lib/k3s/bundle.ts'
 import { recipientOf, recipientsIn } from '../../lib/k3s/recipient.ts'
 import { loadConfig } from '../../lib/site/config.ts'
-import type { Config } from '../../lib/site/model.ts'
+import type { Data } from '../../lib/site/model.ts'
 import backup from '../../scripts/23-k3s-backup.ts'
+import { backupsTo } from '../site/made.ts'
 
 const dir = mkdtempSync(join(tmpdir(), 'fk-bundle-'))
 after(() => rmSync(dir, { recursive: true }))
@@ -242,13 +243,11 @@ describe('the recipient of an identity', () => {
 })
 
 describe('the configuration of backups on a node', () => {
-  const steps = (places: Partial<Config['site']['backup']>) => {
-    const config = structuredClone(
-      loadConfig({ env: { FK_AGE_IDENTITY: join(dir, 'none') }, site: 'fortress' }),
-    )
-    Object.assign(config.site.backup, places)
+  const steps = (data: Partial<Data>) => {
+    const config = loadConfig({ env: { FK_AGE_IDENTITY: join(dir, 'none') }, site: 'fortress' })
     const context = {
       ...config,
+      site: { ...config.site, data: { ...config.site.data, ...data } },
       machine: { name: 'fortress-node' },
       secrets: (name: string) => new Secret(name, () => 'x'),
       has: () => false,
@@ -275,11 +274,27 @@ describe('the configuration of backups on a node', () => {
 
   test('is each place, and its secrets are in no text', () => {
     const files = landed(
-      steps({
-        directory: { path: '/mnt/x' },
-        ssh: { host: '192.0.2.9', port: 22, user: 'keeper', path: '/b', host_key: 'ssh-ed25519 AAAA' },
-        s3: { endpoint: 'https://s3.example.net', bucket: 'b', region: 'r', prefix: 'p/' },
-      }),
+      steps(
+        backupsTo(
+          { name: 'disk', kind: 'directory', path: '/mnt/x' },
+          {
+            name: 'nas',
+            kind: 'sftp',
+            host: '192.0.2.9',
+            user: 'keeper',
+            path: '/b',
+            host_key: 'ssh-ed25519 AAAA',
+          },
+          {
+            name: 'far',
+            kind: 's3',
+            endpoint: 'https://s3.example.net',
+            bucket: 'b',
+            region: 'r',
+            prefix: 'p/',
+          },
+        ),
+      ),
     )
     assert.match(
       files['/etc/fortress/backup/settings']?.text ?? '',

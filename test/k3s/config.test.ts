@@ -9,6 +9,7 @@ import { allFlags, demanded, refusals, secrets, switches } from '../../lib/k3s/c
 import { filesOf } from '../../lib/k3s/configuration.ts'
 import { clusterOf } from '../../lib/k3s/members.ts'
 import { loadConfig } from '../../lib/site/config.ts'
+import { made, metal } from '../site/made.ts'
 
 const root = join(import.meta.dirname, '../..')
 const fixtures = 'test/fixtures/k3s'
@@ -98,15 +99,8 @@ describe('what we render', () => {
     })
 
   test('is accepted on servers and agents of one cluster', () => {
-    const config = structuredClone(loadConfig({ env: {}, site: 'fortress-pi' }))
     const roles = ['server', 'server', 'server', 'agent'] as const
-    const [machine] = config.site.machines!
-    config.site.machines = roles.map((role, i) => ({
-      ...machine!,
-      name: `pi-${i + 1}`,
-      roles: ['host', 'node', role],
-      address: `192.0.2.${11 + i}`,
-    }))
+    const config = { site: made({ machines: metal(...roles) }) }
     const members = clusterOf(config)
     assert.deepEqual(
       members.map(({ role }) => role),

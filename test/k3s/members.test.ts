@@ -4,36 +4,31 @@ import { describe, test } from 'node:test'
 import { parse } from 'yaml'
 import type { Context } from '../../lib/engine/page.ts'
 import { makeSshKey, sshPublicKey } from '../../lib/ground/keys.ts'
-import { filesOf, fragmentOf } from '../../lib/k3s/configuration.ts'
+import { checkConfiguration, filesOf, fragmentOf } from '../../lib/k3s/configuration.ts'
 import { clusterOf, memberOf, programOf } from '../../lib/k3s/members.ts'
 import { loadConfig } from '../../lib/site/config.ts'
-import { machinesFor, nodesOf } from '../../lib/site/machines.ts'
-import type { Config, MachineSpec } from '../../lib/site/model.ts'
+import { guestsOf, machinesFor } from '../../lib/site/machines.ts'
+import type { Config } from '../../lib/site/model.ts'
 import { ignition } from '../../lib/vm/ignition.ts'
+import { estate, made, metal as boards } from '../site/made.ts'
 
 const load = (site = 'fortress', env = {}) => loadConfig({ env, site })
 const hostKey = makeSshKey('test')
 const given = { adminKey: `${sshPublicKey(hostKey)} ada@example.org`, hostKey }
 
-/** The site with these metal nodes in place of its own machines. */
-function metal(...machines: Partial<MachineSpec>[]): Config {
-  const config = structuredClone(load('fortress-pi'))
-  config.site.machines = machines.map((machine, i) => ({
-    name: `pi-${i + 1}`,
-    roles: ['host', 'node', 'server'],
-    os: 'debian-13',
-    arch: 'arm64',
-    address: `192.0.2.${11 + i}`,
-    tunnel_address: `10.66.0.${11 + i}`,
-    ...machine,
-  }))
-  return config
-}
-const agent: Partial<MachineSpec> = { roles: ['host', 'node', 'agent'] }
+/** The site with a metal node for each role in place of its own machines. */
+const metal = (...roles: ('server' | 'agent')[]): Config => ({
+  ...load('fortress-pi'),
+  site: made({ name: 'fortress-pi', machines: boards(...roles) }),
+})
 const configuration = (config: Config, name: string) => {
   const member = clusterOf(config).find((found) => found.name === name)!
   return Object.fromEntries(filesOf(config, member).map(({ path, text }) => [path, parse(text) as object]))
 }
+
+/** What 10-node.yaml of a node says. */
+const drop = (config: Config, name: string) =>
+  configuration(config, name)['/etc/rancher/k3s/config.yaml.d/10-node.yaml'] as Record<string, unknown>
 
 describe('the machines that pages run on', () => {
   test('the virtual machine of a site is reached through its host', () => {
@@ -64,7 +59,7 @@ describe('the machines that pages run on', () => {
 
 describe('the members of a cluster', () => {
   test('servers come first, in the order of the site, and the first of them initialises the cluster', () => {
-    const members = clusterOf(metal(agent, {}, agent, {}, {}))
+    const members = clusterOf(metal('agent', 'server', 'agent', 'server', 'server'))
     assert.deepEqual(
       members.map(({ name, role, first }) => `${name} ${role}${first ? ' first' : ''}`),
       ['pi-2 server first', 'pi-4 server', 'pi-5 server', 'pi-1 agent', 'pi-3 agent'],
@@ -73,15 +68,11 @@ describe('the members of a cluster', () => {
 
   test('the laptop finds the API in the tunnel on metal, and behind the host in a virtual machine', () => {
     assert.equal(clusterOf(load('fortress-pi'))[0]?.endpoint, '10.66.0.1')
-    assert.equal(clusterOf(metal({}))[0]?.endpoint, '10.66.0.11')
+    assert.deepEqual(
+      clusterOf(metal('server', 'server')).map(({ endpoint }) => endpoint),
+      ['10.66.0.1', '10.66.0.12'],
+    )
     assert.equal(clusterOf(load())[0]?.endpoint, '10.77.0.2')
-  })
-
-  test('agents without a server are refused, and members that could not find each other', () => {
-    assert.throws(() => clusterOf(metal(agent)), /has agents and no server/)
-    assert.throws(() => clusterOf(metal({}, { ...agent, address: 'pi.example' })), {
-      message: 'pi-2 has no address that the other nodes of the cluster could find it at',
-    })
   })
 
   test('a machine that is no node is no member', () => {
@@ -92,28 +83,95 @@ describe('the members of a cluster', () => {
 
 describe('the configuration of a node', () => {
   test('the first initialises the cluster, the others join it at its address, and only the drop-in differs', () => {
-    const config = metal({}, {}, {})
+    const config = metal('server', 'server', 'server')
     const [first, second] = [configuration(config, 'pi-1'), configuration(config, 'pi-2')]
     const own = '/etc/rancher/k3s/config.yaml.d/10-node.yaml'
     assert.deepEqual(first[own], {
       'node-name': 'pi-1',
       'node-ip': '192.0.2.11',
       'cluster-init': true,
-      'tls-san': ['pi-1', '10.66.0.11', '192.0.2.11'],
+      'tls-san': ['pi-1', '10.66.0.1', '192.0.2.11'],
+      'cluster-cidr': '10.42.0.0/16',
+      'service-cidr': '10.43.0.0/16',
     })
     assert.deepEqual(second[own], {
       'node-name': 'pi-2',
       'node-ip': '192.0.2.12',
       server: 'https://192.0.2.11:6443',
       'tls-san': ['pi-2', '10.66.0.12', '192.0.2.12'],
+      'cluster-cidr': '10.42.0.0/16',
+      'service-cidr': '10.43.0.0/16',
     })
     delete first[own]
     delete second[own]
     assert.deepEqual(first, second)
   })
 
+  test('all but the first join at the address that moves, and each certificate has it and the names of the API', () => {
+    const config = load()
+    const api = { vip: '192.0.2.9', names: ['api.example.net'] }
+    const site = made({
+      name: 'fortress-pi',
+      machines: boards('server', 'server', 'server', 'agent'),
+      cluster: { api, pods: '10.32.0.0/16', services: '10.33.0.0/16' },
+    })
+    const of = (name: string) => drop({ ...config, site }, name)
+    assert.deepEqual(
+      ['pi-1', 'pi-2', 'pi-3', 'pi-4'].map((name) => [of(name)['cluster-init'], of(name)['server']]),
+      [
+        [true, undefined],
+        [undefined, 'https://192.0.2.9:6443'],
+        [undefined, 'https://192.0.2.9:6443'],
+        [undefined, 'https://192.0.2.9:6443'],
+      ],
+    )
+    assert.equal(String(of('pi-2')['tls-san']), 'pi-2,10.66.0.12,192.0.2.12,192.0.2.9,api.example.net')
+    for (const name of ['pi-1', 'pi-3'])
+      assert.deepEqual(
+        [of(name)['cluster-cidr'], of(name)['service-cidr']],
+        ['10.32.0.0/16', '10.33.0.0/16'],
+        name,
+      )
+    assert.deepEqual([of('pi-4')['cluster-cidr'], of('pi-4')['tls-san']], [undefined, undefined])
+  })
+
+  test('a node has its labels and taints, and a server takes no pods where the site says so', () => {
+    const [first, second] = boards('server', 'agent')
+    const site = made({
+      machines: [
+        first!,
+        {
+          ...second!,
+          labels: { disk: 'fast', 'example.net/rack': '2' },
+          taints: ['dedicated=media:NoSchedule'],
+        },
+      ],
+      cluster: { servers_take_pods: false },
+    })
+    const of = (name: string) => drop({ ...load(), site }, name)
+    assert.deepEqual(of('pi-2')['node-label'], ['disk=fast', 'example.net/rack=2'])
+    assert.deepEqual(of('pi-2')['node-taint'], ['dedicated=media:NoSchedule'])
+    assert.deepEqual(of('pi-1')['node-taint'], ['node-role.kubernetes.io/control-plane=:NoSchedule'])
+    assert.equal('node-taint' in drop(metal('server'), 'pi-1'), false)
+    const config = { ...load(), site }
+    assert.doesNotThrow(() => checkConfiguration(config))
+  })
+
+  test('a virtual machine and metal of one site join at the first server, each with its own address', () => {
+    const site = estate()
+    const of = (name: string) => drop({ ...load(), site }, name)
+    assert.deepEqual(
+      ['north-1', 'south-1', 'metal'].map((name) => [of(name)['node-ip'], of(name)['server']]),
+      [
+        ['10.77.0.2', undefined],
+        ['10.78.0.2', 'https://10.77.0.2:6443'],
+        ['192.0.2.30', 'https://10.77.0.2:6443'],
+      ],
+    )
+  })
+
   test('an agent gets nothing of the control plane', () => {
-    const files = configuration(metal({}, agent), 'pi-2')
+    const files = configuration(metal('server', 'agent'), 'pi-2')
     assert.deepEqual(Object.keys(files), [
       '/etc/rancher/k3s/config.yaml',
       '/etc/rancher/k3s/config.yaml.d/10-node.yaml',
@@ -131,32 +189,32 @@ describe('the configuration of a node', () => {
 })
 
 describe('what a virtual machine gets of k3s with its first boot', () => {
-  const made = (config = load()) => {
-    const node = nodesOf(config.site)[0]!
+  const bootOf = (config = load()) => {
+    const node = guestsOf(config.site)[0]!
     return ignition(config, node, { ...given, fragments: [fragmentOf(config, node.name)] })
   }
 
   test('the pinned program of its architecture, with its hash, where another version can stand beside it', () => {
     for (const arch of ['amd64', 'arm64'] as const) {
       const config = structuredClone(load())
-      config.site.machines[0]!.arch = arch
+      for (const machine of config.site.machines) machine.arch = arch
       const { version, path } = programOf(config, arch)
       const pin = config.pins['k3s']!
       assert.deepEqual(
-        made(config).storage!.files!.find((file) => file.path === path),
+        bootOf(config).storage!.files!.find((file) => file.path === path),
         {
           path: `/opt/k3s/${version}/k3s`,
           mode: 0o755,
           contents: { source: pin.url[arch], verification: { hash: `sha256-${pin.sha256![arch]}` } },
         },
       )
-      const link = made(config).storage!.links!.find((found) => found.path === '/opt/bin/k3s')
+      const link = bootOf(config).storage!.links!.find((found) => found.path === '/opt/bin/k3s')
       assert.equal(link?.target, `../k3s/${version}/k3s`)
     }
   })
 
   test('its configuration, for root alone, and no secret: k3s starts when the tokens are there', () => {
-    const config = made()
+    const config = bootOf()
     const files = config.storage!.files!.filter(({ path }) => path.startsWith('/etc/rancher/'))
     assert.deepEqual(files.map(({ path, mode }) => `${path} ${mode?.toString(8)}`).sort(), [
       '/etc/rancher/k3s/admission.yaml 600',
@@ -176,6 +234,6 @@ describe('what a virtual machine gets of k3s with its first boot', () => {
   test('nothing, while k3s is not pinned for it', () => {
     const config = structuredClone(load())
     delete config.pins['k3s']!.url.amd64
-    assert.throws(() => made(config), { message: 'config/versions.yaml has no k3s for amd64' })
+    assert.throws(() => bootOf(config), { message: 'config/versions.yaml has no k3s for amd64' })
   })
 })

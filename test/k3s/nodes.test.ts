@@ -19,17 +19,11 @@ import { machinesFor } from '../../lib/site/machines.ts'
 import cis from '../../scripts/22-k3s-cis.ts'
 import upgrade from '../../scripts/25-k3s-upgrade.ts'
 import renew from '../../scripts/26-k3s-renew.ts'
+import { made, metal } from '../site/made.ts'
 
-function site(roles: string[], address = (n: number) => `192.0.2.${11 + n}`) {
-  const config = structuredClone(loadConfig({ env: {}, site: 'fortress-pi' }))
-  config.site.machines = roles.map((role, i) => ({
-    name: `pi-${i + 1}`,
-    roles: ['host', 'node', role as 'server'],
-    os: 'debian-13',
-    arch: 'arm64',
-    address: address(i),
-  }))
-  return config
+function site(roles: ('server' | 'agent')[], address = (n: number) => `192.0.2.${11 + n}`) {
+  const machines = metal(...roles).map((machine, i) => ({ ...machine, address: address(i) }))
+  return { ...loadConfig({ env: {}, site: 'fortress-pi' }), site: made({ name: 'fortress-pi', machines }) }
 }
 const stepsOf = (config: ReturnType<typeof site>, name: string) =>
   upgrade.steps({ ...config, machine: { name } } as unknown as Context)

@@ -14,6 +14,7 @@ import hostPage from '../../scripts/10-vm-host.ts'
 import ignitionPage from '../../scripts/12-vm-ignition.ts'
 import page from '../../scripts/13-vm-provision.ts'
 import { type Kit, type Opened, around, open } from '../machine/kit.ts'
+import { withVm } from '../site/made.ts'
 import { guestImage, hostPackages } from './guest.ts'
 
 const name = 'confinement'
@@ -30,14 +31,15 @@ describe('a node under AppArmor', () => {
     const vm = await labUp(name, { extra: hostPackages })
     kit = around(vm)
     opened = await open(kit)
-    const small = { FK_VM_ACCEL: 'tcg', FK_VM_RAM_MB: 640, FK_VM_VCPUS: 1, FK_VM_DISK_GB: 7 } as const
-    context = { ...opened.context, env: { ...opened.context.env, ...small } }
-    uuid = domainsOf(context)[0]!.uuid
+    const small = { accel: 'tcg', memory: 640, cpus: 1, disk: 7 } as const
+    context = { ...opened.context, site: withVm(opened.context.site, small) }
+    const [domain] = domainsOf(context)
+    uuid = domain!.uuid
     // By way of a disk that the machine has: a file of this size takes minutes over its emulated network.
     const disk = openSync(join(vm.dir, 'vault'), 'r+')
     writeSync(disk, readFileSync(image))
     closeSync(disk)
-    const base = imageOf(context).path
+    const base = imageOf(context, domain!.node).path
     await root(
       `mkdir -p ${join(base, '..')} && head --bytes=${statSync(image).size} /dev/disk/by-id/virtio-fk-vault > ${base} && qemu-img check -q ${base}`,
     )

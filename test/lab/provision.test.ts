@@ -14,6 +14,7 @@ import { type Mode, runPage } from '../../lib/engine/run.ts'
 import { isChange } from '../../lib/engine/step.ts'
 import { quote } from '../../lib/ground/sh.ts'
 import { labNodeDown, labNodeUp } from '../../lib/lab/lab.ts'
+import type { VmSpec } from '../../lib/site/model.ts'
 import type { Ignition } from '../../lib/vm/butane.ts'
 import { destroy, domainShell, ignitionPath, rebuild, vmDir } from '../../lib/vm/domain.ts'
 import { imageOf } from '../../lib/vm/image.ts'
@@ -23,6 +24,7 @@ import ignitionPage from '../../scripts/12-vm-ignition.ts'
 import page from '../../scripts/13-vm-provision.ts'
 import { type Kit, type Opened, around, deadly, open } from '../machine/kit.ts'
 import { left, runPrinted, sameLeft } from '../machine/printed.ts'
+import { withVm } from '../site/made.ts'
 import { guestImage, hostPackages } from './guest.ts'
 
 const name = 'provision'
@@ -56,11 +58,12 @@ describe('a node on a real libvirtd', () => {
   let context: Context
   /** What the laptop's web server gives in place of k3s: pinned by its hash, like k3s. */
   const k3s = '#!/bin/sh\nexec sleep infinity\n'
+  const system = { os: 'flatcar', arch: 'amd64' } as const
   let asked = 0
   /** What vm-host left. */
   let applied = ''
   let server: Server | undefined
-  const small = { FK_VM_ACCEL: 'tcg', FK_VM_RAM_MB: 768, FK_VM_VCPUS: 2, FK_VM_DISK_GB: 8 } as const
+  const small = { accel: 'tcg', memory: 768, cpus: 2, disk: 8 } as const
 
   before(async () => {
     const { image, tls } = await guestImage()
@@ -78,7 +81,7 @@ describe('a node on a real libvirtd', () => {
     }
     context = {
       ...opened.context,
-      env: { ...opened.context.env, ...small },
+      site: withVm(opened.context.site, small),
       pins: { ...opened.context.pins, k3s: pin },
     }
     await root(`cat > /etc/libvirt/qemu.conf << 'EOF'\n${qemuConf}EOF\nsystemctl restart libvirtd`)
@@ -86,7 +89,7 @@ describe('a node on a real libvirtd', () => {
     await root('mount -o remount,rw /sys/devices')
     // The container's own memory is too small for a disk.
     await root(`mkdir ${vmDir} && mount -t tmpfs -o size=9G,mode=711 disks ${vmDir}`)
-    const base = join(kit.machine.dir, 'root', imageOf(context).path)
+    const base = join(kit.machine.dir, 'root', imageOf(context, system).path)
     mkdirSync(join(base, '..'), { recursive: true })
     copyFileSync(image, base)
   })
@@ -110,10 +113,10 @@ describe('a node on a real libvirtd', () => {
       `ssh -F none -T -i /root/core -l core -o UserKnownHostsFile=/etc/fortress/vm/${node}.known_hosts -o StrictHostKeyChecking=yes 10.77.0.2 ${quote(command)}`,
     )
 
-  const stepsOf = (of: Page, more: Partial<Context['env']> = {}) =>
-    of.steps({ ...context, env: { ...context.env, ...more } }).filter((step) => !beyond.test(step.name))
+  const stepsOf = (of: Page, more: Partial<VmSpec> = {}) =>
+    of.steps({ ...context, site: withVm(context.site, more) }).filter((step) => !beyond.test(step.name))
 
-  async function run(of: Page, mode: Mode, more: Partial<Context['env']> = {}, typed?: string) {
+  async function run(of: Page, mode: Mode, more: Partial<VmSpec> = {}, typed?: string) {
     opened.lines.length = 0
     const steps = stepsOf(of, more)
     const result = await runPage(of, steps, mode, {
@@ -170,7 +173,7 @@ describe('a node on a real libvirtd', () => {
 
   test('killed before and after every command it goes on from there: tried, proven by its own key, and kept', async (t) => {
     await root(
-      `timeout --signal=KILL 0.5 bash -c 'vm_disk_make ${node} 8 ${imageOf(context).path} qcow2' || test "$(ls ${vmDir} | xargs)" = '${node}.ign ${node}.qcow2.part'`,
+      `timeout --signal=KILL 0.5 bash -c 'vm_disk_make ${node} 8 ${imageOf(context, system).path} qcow2' || test "$(ls ${vmDir} | xargs)" = '${node}.ign ${node}.qcow2.part'`,
     )
     const steps = page.steps(context).filter((step) => !beyond.test(step.name))
     let kills = 0
@@ -277,10 +280,10 @@ passwd --status core"; hostname`,
   })
 
   test('more memory is drift, shown and applied, and the disk is the same', async () => {
-    const ran = await run(page, 'plan', { FK_VM_RAM_MB: 832 })
+    const ran = await run(page, 'plan', { memory: 832 })
     assert.equal(ran.code, 2)
     assert.match(ran.text, /851968/)
-    fine(await run(page, 'apply', { FK_VM_RAM_MB: 832 }))
+    fine(await run(page, 'apply', { memory: 832 }))
     assert.match(await root(`virsh dominfo ${node}`), /Max memory: +851968 KiB/)
   })
 
@@ -304,7 +307,7 @@ passwd --status core"; hostname`,
     await root(`virsh list --name`)
     fine(await run(rebuild(node), 'apply', {}, node))
     assert.match(await root(`ls ${vmDir}`), /fortress-node\.qcow2\.previous/)
-    fine(await run(page, 'apply', { FK_VM_RAM_MB: 832 }))
+    fine(await run(page, 'apply', { memory: 832 }))
     assert.doesNotMatch(await root(`ls ${notes}`), /trial$|rebuilding/)
   })
 

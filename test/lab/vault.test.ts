@@ -11,6 +11,7 @@ import { vaultOf, vaultShell } from '../../lib/host/vault.ts'
 import { labBoot, labClearTpm, labDown, labReboot, labUp } from '../../lib/lab/lab.ts'
 import page, { guards } from '../../scripts/08-host-vault.ts'
 import { type Kit, type Opened, around, open } from '../machine/kit.ts'
+import { withVault } from '../site/made.ts'
 
 const name = 'vault-test'
 const disk = '/dev/disk/by-id/virtio-fk-vault'
@@ -52,8 +53,8 @@ describe('the vault', () => {
   async function run(options: Run = {}): Promise<Ran> {
     const { context, running, lines } = await connected()
     lines.length = 0
-    const vault = { ...context.site.vault, disk: options.disk ?? disk, kdf_memory_kib: 32768 }
-    const mine = { ...context, site: { ...context.site, vault } }
+    const vault = { disk: options.disk ?? disk, kdf_memory_kib: 32768 }
+    const mine = { ...context, site: withVault(context.site, vault) }
     const typed = options.typed === undefined ? vault.disk.replace(/.*\//, '') : options.typed
     const result = await runPage(page, (options.steps ?? page.steps)(mine), options.mode ?? 'apply', {
       ...running,

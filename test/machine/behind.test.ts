@@ -31,11 +31,10 @@ describe('a machine behind another', () => {
     writeFileSync(
       copy.site,
       site
-        .replace(
-          'arch: amd64 }\n',
-          `arch: amd64 }\n  - { name: inside, roles: [node], os: debian-13, arch: amd64, address: ${inside.machine.host} }\n`,
-        )
-        .replace('10.77.0.0/24', '10.78.0.0/16'),
+        .replace('name: fortress-node,', `name: inside, address: ${inside.machine.host},`)
+        .concat(
+          'networks: [{ name: guests, network: 10.78.0.0/16, bridge: { at: fortress, name: virbr-fort } }]\n',
+        ),
     )
     const store = secretStore({
       dir: join(host.state, 'fortress'),

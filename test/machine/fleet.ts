@@ -31,16 +31,17 @@ export interface Fleet {
 
 /**
  * Machines `prefix`-1, `prefix`-2, …: `roles` says of each what it is, in the order of the site document. `programOf` is what the
- * makers of k3s publish as a version.
+ * makers of k3s publish as a version; `net` gives them a way out.
  */
 export async function fleet(
   prefix: string,
   roles: ('server' | 'agent')[],
   programOf: (version: string) => string | Buffer,
+  options: { net?: boolean } = {},
 ): Promise<Fleet> {
   const names = roles.map((_, i) => `${prefix}-${i + 1}`)
   const machines: LabMachine[] = []
-  for (const name of names) machines.push(await labNodeUp(name))
+  for (const name of names) machines.push(await labNodeUp(name, options))
   const copy = checkout()
   for (const part of ['bin', 'Taskfile.ts', 'task'])
     cpSync(join(root, part), join(copy.dir, part), { recursive: true })
@@ -61,13 +62,17 @@ export async function fleet(
     writeFileSync(file, stringify(site))
   }
   site((told) => {
+    // Machines of the lab have a network each, so no address can move between them.
+    if (roles.filter((role) => role === 'server').length > 1)
+      told['accepted'] = [{ what: 'api', why: 'the lab has no address that moves', until: '2099-12-31' }]
     told['machines'] = names.map((name, i) => ({
       name,
-      roles: ['host', 'node', roles[i]],
+      roles: ['host', roles[i]],
       os: 'debian-13',
       arch: 'amd64',
       address: machines[i]!.host,
-      tunnel_address: `10.66.0.${11 + i}`,
+      // Where tunnel.at is, tunnel.address says it.
+      ...(i === 0 ? {} : { tunnel_address: `10.66.0.${11 + i}` }),
     }))
   })
   writeFileSync(

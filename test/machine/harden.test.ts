@@ -1,6 +1,13 @@
 import assert from 'node:assert/strict'
+import { execFile } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import { type Kit, differences, node } from './kit.ts'
+import { promisify } from 'node:util'
+import { runPage } from '../../lib/engine/run.ts'
+import type { Person } from '../../lib/site/model.ts'
+import harden from '../../scripts/00-host-harden.ts'
+import { type Kit, differences, node, open } from './kit.ts'
 import { left, printOf, runPrinted, sameLeft } from './printed.ts'
 
 const page = 'scripts/00-host-harden.ts'
@@ -80,6 +87,45 @@ describe('a hardened host', () => {
     assert.equal((await kit.page(page, 'apply')).code, 0)
     assert.equal((await kit.page(page, 'verify')).code, 0)
     applied = await left(kit)
+  })
+
+  test('a second admin of the site gets an account, and logs in with a key of the document', async () => {
+    const opened = await open(kit)
+    const key = readFileSync(`${kit.machine.identityFile}.pub`, 'utf8').trim()
+    const people: Person[] = [
+      { name: 'ada', roles: ['admin'], ssh_keys: [key.split(' ').slice(0, 2).join(' ')] },
+    ]
+    const steps = () =>
+      harden
+        .steps({ ...opened.context, site: { ...opened.context.site, people } })
+        .filter(({ name }) => name.startsWith('ada '))
+    const run = async (mode: 'apply' | 'verify') => {
+      const { code, changed } = await runPage(harden, steps(), mode, opened.running)
+      assert.equal(code, 0, opened.lines.join(''))
+      return changed
+    }
+    assert.equal(steps().length, 2)
+    assert.equal(await run('apply'), 2)
+    assert.equal(await run('apply'), 0)
+    await opened.machine.close()
+    const ssh = (...options: string[]) =>
+      promisify(execFile)('ssh', [
+        '-F',
+        'none',
+        '-o',
+        'BatchMode=yes',
+        '-o',
+        'HostKeyAlias=fortress.fortress',
+        '-o',
+        `UserKnownHostsFile=${join(kit.state, 'known_hosts')}`,
+        ...options,
+        `ada@${kit.machine.host}`,
+        'id --name --groups',
+      ])
+    const { stdout } = await ssh('-i', kit.machine.identityFile)
+    assert.deepEqual(stdout.trim().split(' ').toSorted(), ['ada', 'ssh-admins', 'sudo'])
+    // The site of the next tests knows nobody of that name, and so does its undo.
+    await kit.root('rm --recursive /home/ada')
   })
 
   test('undo brings the machine back to the byte', async () => {

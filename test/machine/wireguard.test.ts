@@ -213,7 +213,7 @@ ${psk()} 600 root
   test('whoever takes away the peer that he came through gets it back', async () => {
     await copy.peer(kit, 'add', 'phone')
     const both = readFileSync(copy.site, 'utf8')
-    writeFileSync(copy.site, both.replace(/^.*name: laptop.*\n/m, ''))
+    writeFileSync(copy.site, both.replace(/\{ name: laptop[^}]*\}, /, ''))
     const applied = await admin.page(kit, copy.page('05-host-wireguard'), ['apply'], {
       FK_HOST: 'admin@10.66.0.1',
       FK_DEADMAN_SECONDS: '30',
@@ -223,7 +223,7 @@ ${psk()} 600 root
     for (let i = 0; i < 60 && (await wg('allowed-ips')).includes('10.66.0.3'); i++)
       await new Promise((resolve) => setTimeout(resolve, 1000))
     assert.equal(await admin.meets(kit, '10.66.0.2', 60), true)
-    writeFileSync(copy.site, both.replace(/^.*name: phone.*\n/m, ''))
+    writeFileSync(copy.site, both.replace(/, \{ name: phone[^}]*\}/, ''))
     const { code, text } = await run('verify')
     assert.equal(code, 0, text)
   })

@@ -1730,13 +1730,13 @@ FORTRESS
   #   J27a NTS is required from all time servers, and 2 must agree (chrony) [RFC 8915, chrony.conf(5)]
   #   J27b NTP server is off (chrony) [chrony.conf(5)]
   check() {
-    put_matches /etc/chrony/chrony.conf e5643a36e87656ffd15a01490897b759ccafbd98f4b1ae2bf5f5b3480afcfb59 644 root:root
+    put_matches /etc/chrony/chrony.conf f70ca4d8c6331970f063350b8bb4253ed0d38c6fd5b5748e8275a96fab8a3fae 644 root:root
   }
   apply() {
     put /etc/chrony/chrony.conf 644 root:root 'chronyd -p -f "$new" > /dev/null' << 'FORTRESS'
 # Time from servers that authenticate (NTS, RFC 8915), at least two of which agree. The whole file: the distribution's
 # names a pool without NTS, and one such source could set a false time. Other servers, or fewer: change J27a in
-# controls.yaml and var_multiple_time_servers in waivers.yaml too. Ports other than 123 and 4460: nftables.conf, nftables-nodes.nft.
+# controls.yaml and var_multiple_time_servers in waivers.yaml too. Ports other than 123 and 4460: router.allow of the site.
 server time.cloudflare.com iburst nts
 server nts.netnod.se iburst nts
 server ptbtime1.ptb.de iburst nts

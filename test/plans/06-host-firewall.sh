@@ -1,5 +1,5 @@
 #!/bin/bash
-# 06-host-firewall: An nftables firewall: nothing enters but WireGuard, and SSH only through the tunnel.
+# 06-host-firewall: An nftables firewall: nobody connects to whom router.allow of the site does not list. From outside that is WireGuard alone.
 #
 # Run it as root on fortress:
 #   bash 06-host-firewall.sh
@@ -87,21 +87,34 @@ FORTRESS
   }
   change 'the unit that loads the nftables rules is installed'
 
-  # 4/8 nftables rules give virtual machines DNS and DHCP of the host, and nothing else of it
+  # 4/8 nftables rules let in, and pass on, what router.allow lists
   check() {
-    put_matches /etc/nftables.d/10-cluster.nft 5ba4d275c145ac0b865122cb29c08cba4e39d29a63104b7362da8072619ade8c 644 root:root
+    put_matches /etc/nftables.d/10-cluster.nft d66ae9626078fc799cd958684f6b8c3d838c5c9ee0eb4af7dc210e4862acd5fb 644 root:root
   }
   apply() {
     put /etc/nftables.d/10-cluster.nft 644 root:root 'nft --check --file "$new"' << 'FORTRESS'
-# The virtual machines behind virbr-fort: which connections they may open to the host, to each other and to other networks.
+# Who may connect to fortress, and through it: lines of router.allow, and what the site needs.
 table inet fortress {
-  chain egress {
+  set private {
+    type ipv4_addr
+    flags interval
+  }
+
+  chain ssh {
+  }
+
+  chain sampled {
+  }
+
+  chain cluster_prerouting {
   }
 
   chain cluster_input {
-    # DHCP and DNS, and nothing else of the host.
-    iifname "virbr-fort" udp dport { 53, 67 } accept
-    iifname "virbr-fort" tcp dport 53 accept
+    udp dport 51820 accept comment "WireGuard"
+    iifname "wg0" ip saddr 10.66.0.0/24 tcp dport 22 jump ssh comment "SSH"
+    iifname "virbr-fort" ip saddr 10.77.0.0/24 tcp dport 53 accept comment "names, addresses"
+    iifname "virbr-fort" ip saddr 10.77.0.0/24 udp dport 53 accept comment "names, addresses"
+    iifname "virbr-fort" udp dport 67 accept comment "names, addresses"
     iifname "virbr-fort" drop
   }
 
@@ -109,21 +122,19 @@ table inet fortress {
     iifname "virbr-fort" ip saddr != 10.77.0.0/24 drop
     iifname "virbr-fort" meta nfproto ipv6 drop
     iifname "virbr-fort" oifname "virbr-fort" accept
-    # Peers reach the API, the gateway and SSH; no node opens a connection to a peer.
-    iifname "wg0" oifname "virbr-fort" ip saddr 10.66.0.0/24 ip daddr 10.77.0.0/24 tcp dport { 22, 443, 6443 } accept
-    iifname "virbr-fort" oifname "wg0" drop
-    iifname "virbr-fort" udp dport { 53, 123 } accept
-    iifname "virbr-fort" tcp dport { 53, 853, 4460 } accept
-    iifname "virbr-fort" jump egress
+    iifname "wg0" ip saddr 10.66.0.0/24 oifname "virbr-fort" ip daddr 10.77.0.0/24 tcp dport { 22, 443, 6443 } accept comment "SSH, the gateway, the API"
+    iifname "virbr-fort" ip saddr 10.77.0.0/24 oifname != { "virbr-fort", "wg0" } ip daddr != @private jump sampled comment "images, updates, time"
   }
 
   chain cluster_output {
-    oifname "virbr-fort" accept
+    udp sport 51820 accept comment "WireGuard"
+    udp dport { 53, 123 } accept comment "names and time"
+    tcp dport { 53, 853, 4460 } accept comment "names and time"
+    oifname "virbr-fort" accept comment "the virtual machines of the host"
   }
 
-  # libvirt's own rules for a NAT network would reject packets from the tunnel, so its network has the mode `open` and
-  # the addresses are translated here.
   chain cluster_postrouting {
+    # libvirt's own rules for a NAT network would reject packets from the tunnel: its network has the mode `open`.
     type nat hook postrouting priority srcnat; policy accept;
     ip saddr 10.77.0.0/24 oifname != { "virbr-fort", "wg0" } masquerade
   }
@@ -132,42 +143,69 @@ FORTRESS
     put_finish /etc/nftables.d/10-cluster.nft
   }
   recover() { put_restore /etc/nftables.d/10-cluster.nft; }
-  change 'nftables rules give virtual machines DNS and DHCP of the host, and nothing else of it'
+  change 'nftables rules let in, and pass on, what router.allow lists'
 
-  # 5/8 nftables rules log a sample of what leaves (egress)
+  # 5/8 nftables rules let out what router.allow lists (egress)
   check() {
-    put_matches /etc/nftables.d/20-egress.nft 835e6af4a41b8d420570596bc89870a7531946bf59ba6a6122e80ff21de59ab6 644 root:root
+    put_matches /etc/nftables.d/20-egress.nft 50f4ee45fe5001b6667e1642760fea515e40199b34abc1868bb82d76096f42db 644 root:root
   }
   apply() {
     put /etc/nftables.d/20-egress.nft 644 root:root 'nft --check --file "$new"' << 'FORTRESS'
-# Egress of this machine, and of the virtual machines behind it, beyond what is always allowed.
+# Whereto fortress may connect: lines of router.allow.
 table inet fortress {
+  set ours {
+    type ipv4_addr
+    flags interval
+  }
+
+  chain sampled {
+  }
+
   chain egress {
-    ct state new limit rate 1/minute burst 5 packets log prefix "nft-egress "
-    accept
+    oifname != { "virbr-fort", "wg0" } ip daddr != @ours jump sampled comment "updates, and the mirrors, names and time of the network around it"
+    oifname != { "virbr-fort", "wg0" } meta nfproto ipv6 jump sampled comment "updates, and the mirrors, names and time of the network around it"
   }
 }
 FORTRESS
     put_finish /etc/nftables.d/20-egress.nft
   }
   recover() { put_restore /etc/nftables.d/20-egress.nft; }
-  change 'nftables rules log a sample of what leaves (egress)'
+  change 'nftables rules let out what router.allow lists (egress)'
 
-  # 6/8 nftables rules let in one UDP port, and SSH within the tunnel
+  # 6/8 nftables drops what no rule accepts, and what has a spoofed source
   check() {
-    put_matches /etc/nftables.conf 4bede8686e89004a088cd9eed025e1c6a65b89b8b42235cc00817a587328a3a8 640 root:root
+    put_matches /etc/nftables.conf f469ed1c61591972df9b0a869f2b0095c8b7a32070fc35b368892f9863655da0 640 root:root
   }
   apply() {
     put /etc/nftables.conf 640 root:root 'nft --check --file "$new"' << 'FORTRESS'
 #!/usr/sbin/nft --file
 # The firewall: input, output and forwarding of this machine. fortress-firewall.service loads all of it in one transaction: there is
 # no moment without rules. Only this table is replaced; the tables of libvirt and of a cluster network stay as they are, and
-# what is dropped here stays dropped whatever they accept. The files of /etc/nftables.d fill the chains named cluster_… and
-# egress.
+# what is dropped here stays dropped whatever they accept. Who may connect to whom stands in the files of /etc/nftables.d, which
+# fill the chains named cluster_… and egress.
 table inet fortress
 delete table inet fortress
 table inet fortress {
-  # Rate of new SSH connections of each peer.
+  # Addresses that nobody has on the internet, and the networks of the site.
+  set private {
+    type ipv4_addr
+    flags interval
+    elements = { 0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.168.0.0/16, 224.0.0.0/3 }
+  }
+
+  set private6 {
+    type ipv6_addr
+    flags interval
+    elements = { ::/3, 4000::/2, 8000::/1 }
+  }
+
+  set ours {
+    type ipv4_addr
+    flags interval
+    elements = { 10.77.0.0/24, 10.66.0.0/24, 10.42.0.0/16, 10.43.0.0/16 }
+  }
+
+  # Rate of new SSH connections of each source.
   set ssh_openings {
     type ipv4_addr
     size 1024
@@ -195,17 +233,22 @@ table inet fortress {
     counter drop
   }
 
+  # Whoever may connect to SSH: a source that opens more than 60 connections a minute waits.
+  chain ssh {
+    ct state new update @ssh_openings { ip saddr limit rate over 60/minute burst 60 packets } drop
+    accept
+  }
+
+  # A connection to anywhere outside.
+  chain sampled {
+    ct state new limit rate 1/minute burst 5 packets log prefix "nft-egress "
+    accept
+  }
+
   chain input {
     type filter hook input priority filter; policy drop;
     iif "lo" accept
     ct state vmap { established : accept, related : accept, invalid : drop }
-
-    # WireGuard, the only open port: it answers only peers with a key.
-    udp dport 51820 accept
-
-    # SSH only from within the tunnel; a peer that opens more than 60 connections a minute waits.
-    iifname "wg0" ip saddr 10.66.0.0/24 tcp dport 22 ct state new update @ssh_openings { ip saddr limit rate over 60/minute burst 60 packets } drop
-    iifname "wg0" ip saddr 10.66.0.0/24 tcp dport 22 ct state new accept
     jump cluster_input
 
     # Needed for IPv6 neighbour discovery and path MTU discovery.
@@ -237,11 +280,7 @@ table inet fortress {
     ct state { established, related } accept
     jump cluster_output
 
-    # Always allowed: the tunnel, DNS, NTP, DHCP and ICMP errors. To any address:
-    # firewall.allow of the site cannot narrow these.
-    udp sport 51820 accept
-    udp dport { 53, 123 } accept
-    tcp dport { 53, 853, 4460 } accept
+    # Always allowed, to any address: DHCP and ICMP.
     udp sport 68 udp dport 67 accept
     udp sport 546 udp dport 547 accept
     meta l4proto { icmp, ipv6-icmp } accept
@@ -273,7 +312,7 @@ FORTRESS
     put_finish /etc/nftables.conf
   }
   recover() { put_restore /etc/nftables.conf; }
-  change 'nftables rules let in one UDP port, and SSH within the tunnel'
+  change 'nftables drops what no rule accepts, and what has a spoofed source'
 
   # 7/8 the firewall is active, and starts before the network
   #   why: the rules in the kernel are compared with what the files give in an empty network namespace

@@ -97,7 +97,7 @@ main() {
   export -f vault_sector vault_tpm2 vault_unseals vault_sealed vault_header_digest vault_open vault_slots
 
   # 1/1 no disk is chosen for the vault (vault.disk), so nothing is encrypted
-  #   why: a disk is chosen by a person, by its id, in vault.disk of the site document; verify lists the disks there are
+  #   why: a person chooses it by its id, in vault.disk of its machine in the site document; verify lists the disks there are
   #   F12 The data of the cluster has an encrypted disk of its own [NIST SP 800-53 SC-28(1)]
   check() { true; }
   demand 'no disk is chosen for the vault (vault.disk), so nothing is encrypted' 'write one of the ids under /dev/disk/by-id into vault.disk'

@@ -85,13 +85,13 @@ To see it work without, twenty times slower: FK_VM_ACCEL=tcg'
   }
   demand 'the kernel enforces AppArmor' 'start the kernel with apparmor=1 security=apparmor; host-harden does that on a machine of its own'
 
-  # 3/13 the host has 4 processors, and memory for 8192 MiB of virtual machine
+  # 3/13 the host has 4 processors, and memory for 8192 MiB of virtual machines
   check() { vm_cores 4 && vm_memory 8192; }
-  demand 'the host has 4 processors, and memory for 8192 MiB of virtual machine' 'ask for less: FK_VM_RAM_MB and FK_VM_VCPUS'
+  demand 'the host has 4 processors, and memory for 8192 MiB of virtual machines' 'ask for less: vm.memory and vm.cpus in the site document, or FK_VM_RAM_MB and FK_VM_VCPUS'
 
   # 4/13 nothing else uses the bridge virbr-fort or the addresses 10.77.0.0/24
   check() { vm_bridge_free virbr-fort 10.77.0.0/24 && vm_net_free fortress; }
-  demand 'nothing else uses the bridge virbr-fort or the addresses 10.77.0.0/24' 'choose another nodes.bridge or nodes.network in the site document, or remove what is there: virsh net-undefine fortress'
+  demand 'nothing else uses the bridge virbr-fort or the addresses 10.77.0.0/24' 'choose another network or bridge under networks: in the site document, or remove what is there: virsh net-undefine fortress'
 
   # 5/13 KVM, QEMU and libvirt are installed
   check() {

@@ -24,14 +24,14 @@ main() {
   # 2/2 the Ignition of fortress-node is written
   #   why: users, keys, address, settings and the pinned k3s come with the first boot: nothing is set up by hand afterwards
   check() {
-    put_finished /var/lib/libvirt/fortress/fortress-node.ign && [ "$(stat --format='%a %U:%G' /var/lib/libvirt/fortress/fortress-node.ign)" = "400 libvirt-qemu:libvirt-qemu" ] && sha256sum --check --status /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& [ "$(cat /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around)" = 2395edffe687b68a7909e8b5274e282988a289d1b1ed1470e4c33c641f034e4b ]
+    put_finished /var/lib/libvirt/fortress/fortress-node.ign && [ "$(stat --format='%a %U:%G' /var/lib/libvirt/fortress/fortress-node.ign)" = "400 libvirt-qemu:libvirt-qemu" ] && sha256sum --check --status /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& [ "$(cat /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around)" = 4fdd34fc661a6a9565960ed555cd8db3f0a13465f73b6c22ecfaaa2d0f046c5f ]
   }
   apply() {
     {
       put /var/lib/libvirt/fortress/fortress-node.ign 400 libvirt-qemu:libvirt-qemu
     } < "$FK_SECRETS"/fortress-node-ignition
     (
-      install --directory --mode=700 "$(dirname /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256)" && sha256sum /var/lib/libvirt/fortress/fortress-node.ign > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& echo 2395edffe687b68a7909e8b5274e282988a289d1b1ed1470e4c33c641f034e4b > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around
+      install --directory --mode=700 "$(dirname /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256)" && sha256sum /var/lib/libvirt/fortress/fortress-node.ign > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& echo 4fdd34fc661a6a9565960ed555cd8db3f0a13465f73b6c22ecfaaa2d0f046c5f > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around
     )
     put_finish /var/lib/libvirt/fortress/fortress-node.ign
   }

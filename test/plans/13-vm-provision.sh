@@ -82,7 +82,7 @@ main() {
     local dir=$VM_DIR free have
     if [ -e "$(vm_disk "$1")" ]; then
       have=$(($(vm_disk_bytes "$1") / 1073741824))
-      [ "$have" -le "$2" ] || vm_no "the disk has $have GiB, and a disk is never made smaller: FK_VM_DISK_GB=$have"
+      [ "$have" -le "$2" ] || vm_no "the disk has $have GiB, and a disk is never made smaller: vm.disk: $have"
       return
     fi
     while [ ! -d "$dir" ]; do dir=$(dirname "$dir"); done
@@ -204,7 +204,7 @@ main() {
 
   # 3/12 the host has memory for 8192 MiB, and room for a disk of 40 GiB
   check() { vm_cores 4 && vm_memory 8192 && vm_disk_room fortress-node 40; }
-  demand 'the host has memory for 8192 MiB, and room for a disk of 40 GiB' 'ask for less: FK_VM_RAM_MB, FK_VM_VCPUS, FK_VM_DISK_GB; or make room on the disk of /var/lib'
+  demand 'the host has memory for 8192 MiB, and room for a disk of 40 GiB' 'ask for less: vm.memory, vm.cpus and vm.disk in the site document; or make room on the disk of /var/lib'
 
   # 4/12 the base image is on the host: Flatcar 4757.2.1
   check() { test -f /var/lib/fortress/images/flatcar-4757.2.1-amd64.img; }

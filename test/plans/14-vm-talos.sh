@@ -138,7 +138,7 @@ main() {
 
   # 1/1 no node of the site runs Talos
   check() { ! ls /etc/fortress/vm/*.talosconfig 2> /dev/null; }
-  demand 'no node of the site runs Talos' 'credentials are left of a node that the site has no more: ./task vm-talos undo, or set FK_NODE_OS=talos again'
+  demand 'no node of the site runs Talos' 'credentials are left of a node that the site has no more: ./task vm-talos undo, or list it with os: talos again'
 }
 
 # What main uses.

@@ -193,7 +193,7 @@ FORTRESS
 
   # 8/17 k3s configuration: config.yaml.d/10-node.yaml
   check() {
-    put_matches /etc/rancher/k3s/config.yaml.d/10-node.yaml 06b4b7ee8a6e834df675f5ca3578bf6a27f005fc459e61dd228a07272c805ec1 600 root:root
+    put_matches /etc/rancher/k3s/config.yaml.d/10-node.yaml 6f185cec570f6302f595c0d9890ba54b31682a29e549d3a4ded2ba7c272daa19 600 root:root
   }
   apply() {
     put /etc/rancher/k3s/config.yaml.d/10-node.yaml 600 root:root << 'FORTRESS'
@@ -204,6 +204,8 @@ cluster-init: true
 tls-san:
   - fortress-node
   - 10.77.0.2
+cluster-cidr: 10.42.0.0/16
+service-cidr: 10.43.0.0/16
 FORTRESS
     put_finish /etc/rancher/k3s/config.yaml.d/10-node.yaml
   }

@@ -4,11 +4,14 @@ import os from 'node:os'
 import path from 'node:path'
 import { after, describe, test } from 'node:test'
 import { type Diagnostic, ConfigError, envExample, loadConfig, siteNames } from '../../lib/site/config.ts'
+import { guestsOf } from '../../lib/site/machines.ts'
 
 const root = path.join(import.meta.dirname, '../..')
 const fixtures = path.join(import.meta.dirname, '../fixtures')
 const scratch = fs.mkdtempSync(path.join(os.tmpdir(), 'fortress-config-'))
 after(() => fs.rmSync(scratch, { recursive: true }))
+
+const shipped = ['fortress', 'fortress-pi', 'k3s-vault', 'lab', 'pitower', 'zengarden']
 
 interface Given {
   site?: string
@@ -19,7 +22,13 @@ interface Given {
 /** A checkout with our sites and pins, of which some are replaced. */
 function checkout(given: Given = {}): string {
   const directory = fs.mkdtempSync(path.join(scratch, 'checkout-'))
-  fs.cpSync(path.join(root, 'config', 'sites'), path.join(directory, 'config', 'sites'), { recursive: true })
+  // The shipped ones, and none that somebody has beside them.
+  fs.mkdirSync(path.join(directory, 'config/sites'), { recursive: true })
+  for (const name of shipped)
+    fs.copyFileSync(
+      path.join(root, `config/sites/${name}.yaml`),
+      path.join(directory, `config/sites/${name}.yaml`),
+    )
   fs.cpSync(path.join(root, 'config', 'versions.yaml'), path.join(directory, 'config', 'versions.yaml'))
   const replace = (file: string, text: string | Buffer | undefined): void => {
     if (text !== undefined) fs.writeFileSync(path.join(directory, file), text)
@@ -82,17 +91,18 @@ describe('a configuration that is wrong is refused, with the whole reason and no
 
 describe('a configuration that is right is loaded', () => {
   test('every site document that is shipped', () => {
-    assert.deepEqual(siteNames(), ['fortress', 'fortress-pi', 'lab'])
-    for (const name of siteNames())
+    assert.deepEqual(siteNames(checkout()), shipped)
+    for (const name of shipped)
       assert.equal(loadConfig({ env: {}, root: checkout(), site: name }).site.name, name)
   })
 
   test('the Raspberry Pi is host and node, and has neither virtual machines nor a TPM2', () => {
     const { site } = loadConfig({ env: {}, root: checkout(), site: 'fortress-pi' })
-    assert.deepEqual(site.machines[0]?.roles, ['host', 'node'])
-    assert.equal(site.nodes, undefined)
-    assert.deepEqual(site.vault.tpm2_pcrs, [])
-    assert.equal(site.vault.kdf_memory_kib, 512 * 1024)
+    const [pi, ...others] = site.machines
+    assert.deepEqual(pi?.roles, ['host', 'server'])
+    assert.deepEqual([others, site.networks], [[], []])
+    assert.deepEqual(pi?.vault?.tpm2_pcrs, [])
+    assert.equal(pi?.vault?.kdf_memory_kib, 512 * 1024)
   })
 
   test('a site of several machines, with defaults for what it leaves out', () => {
@@ -102,59 +112,61 @@ describe('a configuration that is right is loaded', () => {
       path.join(made, 'config/sites/three-machines.yaml'),
     )
     const { site } = loadConfig({ env: {}, root: made, site: 'three-machines' })
-    assert.deepEqual(site, {
-      name: 'three-machines',
-      timezone: 'Europe/Berlin',
-      machines: [
-        {
-          name: 'north',
-          roles: ['host'],
-          os: 'debian-13',
-          arch: 'amd64',
-          address: '192.0.2.10',
-          user: 'admin',
-        },
-        {
-          name: 'south',
-          roles: ['host', 'node', 'server'],
-          os: 'ubuntu-24.04',
-          arch: 'arm64',
-          address: '2001:db8::10',
-          port: 2222,
-          tunnel_address: '172.16.5.2',
-        },
-        { name: 'north-1', roles: ['node', 'agent'], os: 'debian-13', arch: 'amd64', address: '10.77.0.10' },
+    const { machines, networks, router, tunnel } = site
+    const vault = { disk: '', name: 'vault', kdf_memory_kib: 1024 * 1024, discard: false, tpm2_pcrs: [7] }
+    const disk = '/dev/disk/by-id/usb-Samsung_PSSD_T7_S6XPNS0T900000-0:0'
+    assert.equal(site.timezone, 'Europe/Berlin')
+    assert.deepEqual(machines, [
+      {
+        name: 'north',
+        roles: ['host'],
+        os: 'debian-13',
+        arch: 'amd64',
+        board: 'pc',
+        address: '192.0.2.10',
+        user: 'admin',
+        vault: { ...vault, disk, discard: true },
+      },
+      {
+        name: 'south',
+        roles: ['host', 'server'],
+        os: 'ubuntu-24.04',
+        arch: 'arm64',
+        board: 'pc',
+        address: '2001:db8::10',
+        ssh_port: 2222,
+        tunnel_address: '172.16.5.2',
+        vault,
+      },
+      {
+        name: 'north-1',
+        roles: ['agent'],
+        os: 'flatcar',
+        arch: 'amd64',
+        board: 'pc',
+        address: '10.77.0.2',
+        vm: { host: 'north', memory: 8192, cpus: 4, disk: 40, accel: 'kvm', console: false },
+      },
+    ])
+    const bridge = { at: 'north', name: 'virbr-fort' }
+    assert.deepEqual(networks, [{ name: 'guests', network: '10.77.0.0/24', bridge }])
+    assert.deepEqual(tunnel, {
+      kind: 'wireguard',
+      at: 'north',
+      interface: 'wg0',
+      port: 51820,
+      network: '172.16.5.0/24',
+      address: '172.16.5.1',
+      peers: [
+        { name: 'laptop', address: '172.16.5.10' },
+        { name: 'phone', address: '172.16.5.11' },
       ],
-      admin: { group: 'wheel' },
-      tunnel: {
-        interface: 'wg0',
-        port: 51820,
-        network: '172.16.5.0/24',
-        address: '172.16.5.1',
-        peers: [
-          { name: 'laptop', address: '172.16.5.10' },
-          { name: 'phone', address: '172.16.5.11' },
-        ],
-      },
-      nodes: { bridge: 'virbr-fort', console: false, network: '10.77.0.0/24' },
-      firewall: {
-        egress: 'listed',
-        allow: [
-          { name: 'archive', to: 'any', protocol: 'tcp', ports: [80, 443] },
-          { name: 'time', to: '192.0.2.123', protocol: 'udp', ports: [123] },
-          { name: 'backup', to: '2001:db8:77::/48', protocol: 'tcp', ports: [22] },
-        ],
-      },
-      vault: {
-        disk: '/dev/disk/by-id/usb-Samsung_PSSD_T7_S6XPNS0T900000-0:0',
-        name: 'vault',
-        kdf_memory_kib: 1024 * 1024,
-        discard: true,
-        tpm2_pcrs: [7],
-      },
-      backup: { schedule: 'daily', keep: 14 },
-      components: {},
     })
+    assert.deepEqual([router.kind, router.at, router.allow.length, router.routes], ['host', 'north', 6, []])
+    assert.deepEqual(site.data.keep, [
+      { what: 'cluster', every: 'daily', copies: 14, to: ['away'], rpo: '24h', rto: '1h' },
+    ])
+    assert.deepEqual([site.cluster.pods, site.people], ['10.42.0.0/16', [{ name: 'me', roles: ['owner'] }]])
   })
 
   test('pins, with the version in their URLs', () => {
@@ -202,11 +214,6 @@ describe('FK_ variables', () => {
       FK_YES: false,
       FK_DEADMAN_SECONDS: 180,
       FK_LOCK_WAIT_SECONDS: 0,
-      FK_NODE_OS: 'flatcar',
-      FK_VM_RAM_MB: 8192,
-      FK_VM_VCPUS: 4,
-      FK_VM_DISK_GB: 40,
-      FK_VM_ACCEL: 'kvm',
       FK_TEST_REQUIRE: [],
     })
   })
@@ -218,7 +225,7 @@ describe('FK_ variables', () => {
       "FK_SITE = 'fortress-pi'",
       'FK_YES=Yes\r',
       'FK_TEST_REQUIRE=unit, machine,',
-      'FK_VM_VCPUS=',
+      'FK_DEADMAN_SECONDS=',
       '',
     ].join('\n')
     const found = envOf({}, { env })
@@ -226,7 +233,49 @@ describe('FK_ variables', () => {
     assert.equal(found.FK_SITE, 'fortress-pi')
     assert.equal(found.FK_YES, true)
     assert.deepEqual(found.FK_TEST_REQUIRE, ['unit', 'machine'])
-    assert.equal(found.FK_VM_VCPUS, 4)
+    assert.equal(found.FK_DEADMAN_SECONDS, 180)
+  })
+
+  test('that are facts of the virtual machine win over the site document, where it has one', () => {
+    const env = {
+      FK_NODE_OS: 'talos',
+      FK_VM_RAM_MB: '4096',
+      FK_VM_VCPUS: '2',
+      FK_VM_DISK_GB: '30',
+      FK_VM_ACCEL: 'tcg',
+    }
+    const vmOf = (found: Record<string, string>) => {
+      const [guest] = guestsOf(loadConfig({ env: found, root: checkout() }).site)
+      return { ...guest!.vm, os: guest!.os }
+    }
+    const usual = { host: 'fortress', memory: 8192, cpus: 4, disk: 40, accel: 'kvm', console: false }
+    assert.deepEqual(vmOf({}), { ...usual, os: 'flatcar' })
+    const said = { memory: 4096, cpus: 2, disk: 30, accel: 'tcg', os: 'talos' }
+    assert.deepEqual(vmOf(env), { ...usual, ...said })
+    assert.doesNotThrow(() => loadConfig({ env, root: checkout(), site: 'fortress-pi' }))
+  })
+
+  test('that are facts of the virtual machine are refused where a site has several, with their names', () => {
+    const site = `name: fortress
+machines:
+  - { name: north, roles: [host], os: debian-13, arch: amd64, address: 192.0.2.10 }
+  - { name: south, roles: [host], os: debian-13, arch: amd64, address: 192.0.2.11, tunnel_address: 10.66.0.11 }
+  - { name: north-1, roles: [server], os: flatcar, arch: amd64, vm: { host: north } }
+  - { name: south-1, roles: [agent], os: flatcar, arch: amd64, vm: { host: south } }
+accepted: [{ what: north-1, why: one server is enough, until: 2029-12-31 }]
+`
+    const made = checkout({ site, env: '\nFK_VM_VCPUS=2\n' })
+    assert.equal(
+      refusal({ env: { FK_VM_RAM_MB: '4096' }, root: made }).message,
+      'environment, .env: 2 problems; nothing was run\n' +
+        ['environment  FK_VM_RAM_MB', '.env:2  FK_VM_VCPUS']
+          .map(
+            (place) =>
+              `  ${place}  names no machine: the site has 2 virtual machines (north-1, south-1). ` +
+              'Their sizes and systems stand in the site document',
+          )
+          .join('\n'),
+    )
   })
 
   test('of the shell win over .env, and an empty one takes it back', () => {
@@ -301,17 +350,17 @@ describe('a refusal', () => {
     const site = fs.readFileSync(path.join(root, 'config/sites/fortress.yaml'), 'utf8')
     const { faults } = refusal({
       env: { FK_HSOT: 'local' },
-      root: checkout({ site: site.replace('port: 51820', 'port: 0') }),
+      root: checkout({ site: site.replace('tunnel: {', 'tunnel: { port: 0,') }),
     })
-    const line = site.split('\n').findIndex((text) => text.includes('port: 51820')) + 1
+    const line = site.split('\n').findIndex((text) => text.startsWith('tunnel: {')) + 1
     const expected: Diagnostic[] = [
       {
         file: 'config/sites/fortress.yaml',
         line,
-        column: 9,
+        column: 17,
         path: 'tunnel.port',
         reason: 'must be 1 to 65535, is 0',
-        source: '  port: 0',
+        source: site.split('\n')[line - 1]!.replace('tunnel: {', 'tunnel: { port: 0,'),
       },
       { file: 'environment', path: 'FK_HSOT', reason: 'is not a known variable', suggestion: 'FK_HOST' },
     ]
@@ -322,7 +371,8 @@ describe('a refusal', () => {
     assert.equal(
       refusal({ env: {}, root: checkout(), site: 'fortress-pie' }).message,
       '--site: 1 problem; nothing was run\n' +
-        '  --site  "fortress-pie" names no document in config/sites (there are fortress, fortress-pi, lab); ' +
+        '  --site  "fortress-pie" names no document in config/sites (there are fortress, fortress-pi, k3s-vault, lab, ' +
+        'pitower, zengarden); ' +
         'did you mean fortress-pi?',
     )
   })
@@ -397,10 +447,20 @@ describe('what was found right before', () => {
     loadConfig({ env: {}, root: made })
     assert.equal(loadConfig({ env: { FK_YES: 'yes' }, root: made }).env.FK_YES, true)
     const file = path.join(made, 'config/sites/fortress.yaml')
-    fs.writeFileSync(file, fs.readFileSync(file, 'utf8').replace('port: 51820', 'port: 51999'))
+    fs.writeFileSync(file, fs.readFileSync(file, 'utf8').replace('tunnel: {', 'tunnel: { port: 51999,'))
     assert.equal(loadConfig({ env: {}, root: made }).site.tunnel.port, 51999)
     fs.writeFileSync(file, fs.readFileSync(file, 'utf8').replace('port: 51999', 'port: 0'))
     assert.equal(refusal({ env: {}, root: made }).faults.length, 1)
+  })
+
+  test('is forgotten on the day after what was accepted for a time has ended', (t) => {
+    const site = fs.readFileSync(path.join(root, 'config/sites/fortress.yaml'), 'utf8')
+    const accepted = 'accepted: [{ what: api, why: one box, until: 2026-12-01 }]\n'
+    const made = checkout({ site: `${site}\n${accepted}` })
+    t.mock.timers.enable({ apis: ['Date'], now: Date.parse('2026-12-01T23:00:00Z') })
+    assert.equal(loadConfig({ env: {}, root: made }).site.accepted.length, 1)
+    t.mock.timers.setTime(Date.parse('2026-12-02T01:00:00Z'))
+    assert.match(refusal({ env: {}, root: made }).message, /accepted\[0\]\.until {2}is over: decide again/)
   })
 
   test('is not believed when others could have written it, or when it is damaged', () => {

@@ -17,11 +17,13 @@ import {
   domainsOf,
   domainXml,
   greeting,
-  networkOf,
+  guestNetwork,
 } from '../../lib/vm/domain.ts'
 import { ignition } from '../../lib/vm/ignition.ts'
 import hostPage from '../../scripts/10-vm-host.ts'
+import ignitionPage from '../../scripts/12-vm-ignition.ts'
 import page from '../../scripts/13-vm-provision.ts'
+import { estate } from '../site/made.ts'
 import { variants } from '../variants.ts'
 
 function contextOf(
@@ -100,7 +102,9 @@ describe('the XML of a machine', () => {
   })
 
   test('has a console where the site wants one, and it is virtio', () => {
-    const site = contextOf('fortress', {}, (c) => (c.site.nodes!.console = true))
+    const site = contextOf('fortress', {}, (c) =>
+      c.site.machines.forEach(({ vm }) => vm && (vm.console = true)),
+    )
     assert.match(domainXml(domainsOf(site)[0]!), /<console type="pty">\s*<target type="virtio" port="0"\/>/)
   })
 
@@ -121,14 +125,94 @@ describe('the XML of a machine', () => {
 })
 
 test('the network knows every node by its address, and libvirt writes no rules for it', () => {
-  const { xml, bridge, network } = networkOf(contextOf().site)
+  const { xml, bridge, network } = guestNetwork(contextOf().site, 'fortress')
   assert.deepEqual([bridge, network], ['virbr-fort', '10.77.0.0/24'])
   assert.match(xml, /<forward mode="open"\/>/)
   assert.match(xml, /<host mac="52:54:00:[0-9a-f:]{8}" name="fortress-node" ip="10\.77\.0\.2"\/>/)
   assert.throws(
-    () => networkOf(contextOf('fortress-pi').site),
-    /the site fortress-pi has no network for virtual machines/,
+    () => guestNetwork(contextOf('fortress-pi').site, 'fortress-pi'),
+    /fortress-pi has no network for virtual machines/,
   )
+})
+
+describe('two hosts with a virtual machine each', () => {
+  const site = estate()
+  const on = (name: string): Context => ({
+    ...contextOf(),
+    site,
+    machine: { name, os: 'debian-13', arch: 'amd64', model: '', user: 'admin', via: '' },
+  })
+  const [north, south] = ['north', 'south'].map((name) => domainsOf(on(name)))
+
+  test('define each its own, which differ in name, UUID, hardware address and size', () => {
+    assert.deepEqual(
+      [north, south].map((found) => found?.map(({ node }) => node.name)),
+      [['north-1'], ['south-1']],
+    )
+    const of = [north![0]!, south![0]!]
+    for (const fact of [({ uuid }: Domain) => uuid, ({ node }: Domain) => node.mac, domainXml])
+      assert.notEqual(fact(of[0]!), fact(of[1]!))
+    assert.deepEqual(
+      of.map(({ ramMib, vcpus, diskGib, accel }) => [ramMib, vcpus, diskGib, accel]),
+      [
+        [4096, 2, 30, 'kvm'],
+        [16384, 8, 100, 'tcg'],
+      ],
+    )
+    assert.deepEqual(
+      of.map(({ console, alone, vault }) => [console, alone, vault]),
+      [
+        [false, true, 'vault'],
+        [true, true, 'inner'],
+      ],
+    )
+    assert.match(domainXml(of[1]!), /<memory unit="KiB">16777216<\/memory>/)
+  })
+
+  test('have each a network of its own, with its own virtual machine in it', () => {
+    const nets = ['north', 'south'].map((name) => guestNetwork(site, name))
+    assert.deepEqual(
+      nets.map(({ network }) => network),
+      ['10.77.0.0/24', '10.78.0.0/24'],
+    )
+    const facts = nets.map(({ xml }) => ({
+      uuid: /<uuid>(.*)<\/uuid>/.exec(xml)?.[1],
+      mac: /<mac address="(.*?)"/.exec(xml)?.[1],
+      hosts: [...xml.matchAll(/<host .*name="(.*?)" ip="(.*?)"/g)].map(([, name, ip]) => `${name} ${ip}`),
+    }))
+    assert.notEqual(facts[0]?.uuid, facts[1]?.uuid)
+    assert.notEqual(facts[0]?.mac, facts[1]?.mac)
+    assert.deepEqual(
+      facts.map(({ hosts }) => hosts),
+      [['north-1 10.77.0.2'], ['south-1 10.78.0.2']],
+    )
+  })
+
+  test('get no step about the other one, and the metal beside them gets none at all', () => {
+    for (const [name, other] of [
+      ['north', 'south-1'],
+      ['south', 'north-1'],
+    ] as const)
+      for (const of of [hostPage, ignitionPage, page])
+        assert.doesNotMatch(JSON.stringify(of.steps(on(name))), new RegExp(other), `${of.name} of ${name}`)
+    for (const of of [hostPage, page]) {
+      const steps = of.steps(on('metal'))
+      assert.deepEqual([steps.length, isChange(steps[0]!)], [1, false])
+    }
+  })
+
+  test('destroy and rebuild only what is theirs', () => {
+    assert.doesNotThrow(() => destroy('south-1').steps(on('south')))
+    assert.throws(() => destroy('south-1').steps(on('north')), /north runs no virtual machine south-1/)
+  })
+
+  test('keep what they had, when the only one of a site is written down as a machine of its own', () => {
+    const [{ uuid, node } = assert.fail('it has none')] = domainsOf(contextOf())
+    assert.deepEqual(
+      [uuid, node.mac, node.address],
+      ['789ca34b-84e9-537b-800f-8122270e3506', '52:54:00:a0:62:12', '10.77.0.2'],
+    )
+  })
 })
 
 test('a Raspberry Pi is its own node: the pages say what is lost, and make nothing', () => {
@@ -363,7 +447,7 @@ describe('refuses', { skip: missing }, () => {
       'a disk that should become smaller',
       `VM_DIR=${dir}; touch ${dir}/n.qcow2; vm_disk_bytes() { echo 42949672960; }; vm_disk_room n 20`,
       'return 1',
-      'the disk has 40 GiB, and a disk is never made smaller: FK_VM_DISK_GB=40',
+      'the disk has 40 GiB, and a disk is never made smaller: vm.disk: 40',
     ],
     [
       'a bridge that another network of libvirt has',

@@ -6,20 +6,21 @@ import { describe, test } from 'node:test'
 import { makeSshKey, sshPublicKey } from '../../lib/ground/keys.ts'
 import { Secret } from '../../lib/ground/secret.ts'
 import { loadConfig } from '../../lib/site/config.ts'
-import { nodesOf } from '../../lib/site/machines.ts'
+import { guestsOf } from '../../lib/site/machines.ts'
 import type { Config } from '../../lib/site/model.ts'
 import type { Ignition } from '../../lib/vm/butane.ts'
 import { hostKeyOf } from '../../lib/vm/domain.ts'
 import { type Given, adminKey, ignition, ignitionFile } from '../../lib/vm/ignition.ts'
+import { made } from '../site/made.ts'
 
 const hostKey = makeSshKey('test')
 const given: Given = { adminKey: `${sshPublicKey(hostKey)} ada@example.org`, hostKey }
 const load = (site = 'fortress') => structuredClone(loadConfig({ env: {}, site }))
 
-function made(change: (config: Config) => void = () => {}, more: Partial<Given> = {}): Ignition {
+function configuration(change: (config: Config) => void = () => {}, more: Partial<Given> = {}): Ignition {
   const config = load()
   change(config)
-  return ignition(config, nodesOf(config.site)[0]!, { ...given, ...more })
+  return ignition(config, guestsOf(config.site)[0]!, { ...given, ...more })
 }
 
 async function file(config: Ignition, path: string): Promise<{ text: string; mode: number | undefined }> {
@@ -38,28 +39,16 @@ async function sysctls(config: Ignition): Promise<Record<string, string>> {
 }
 
 describe('the nodes of a site', () => {
-  test('one, named after the host and behind it, where the site lists none', () => {
-    assert.deepEqual(nodesOf(load().site), [
-      {
-        name: 'fortress-node',
-        arch: 'amd64',
-        role: 'server',
-        address: '10.77.0.2',
-        prefix: 24,
-        gateway: '10.77.0.1',
-        mac: nodesOf(load().site)[0]!.mac,
-      },
-    ])
-  })
-
   test('those that the site lists, each with an address and a MAC of its own', () => {
-    const { site } = load()
-    const more = { os: 'debian-13', arch: 'arm64' } as const
-    site.machines.push(
-      { name: 'one', roles: ['node', 'server'], ...more },
-      { name: 'two', roles: ['node', 'agent'], address: '10.77.0.99', ...more },
-    )
-    const nodes = nodesOf(site)
+    const more = { arch: 'arm64', vm: { host: 'box' } } as const
+    const site = made({
+      machines: [
+        { name: 'box', roles: ['host'], arch: 'arm64' },
+        { name: 'one', roles: ['server'], ...more },
+        { name: 'two', roles: ['agent'], address: '10.77.0.99', ...more },
+      ],
+    })
+    const nodes = guestsOf(site)
     assert.deepEqual(
       nodes.map(({ name, arch, role, address }) => [name, arch, role, address]),
       [
@@ -69,17 +58,17 @@ describe('the nodes of a site', () => {
     )
     assert.equal(new Set(nodes.map(({ mac }) => mac)).size, 2)
     for (const { mac } of nodes) assert.match(mac, /^52:54:00(:[0-9a-f]{2}){3}$/)
-    assert.deepEqual(nodesOf(site), nodes)
+    assert.deepEqual(guestsOf(site), nodes)
   })
 
   test('none where the metal itself is the node', () => {
-    assert.deepEqual(nodesOf(load('fortress-pi').site), [])
+    assert.deepEqual(guestsOf(load('fortress-pi').site), [])
   })
 })
 
 describe('a node on its first boot', () => {
   test('lets the admin in by key, and nobody by password', async () => {
-    const config = made()
+    const config = configuration()
     assert.deepEqual(config.passwd, { users: [{ name: 'core', sshAuthorizedKeys: [given.adminKey] }] })
     const { text } = await file(config, '/etc/ssh/sshd_config.d/10-fortress.conf')
     for (const line of ['PasswordAuthentication no', 'PermitRootLogin no', 'AuthenticationMethods publickey'])
@@ -87,11 +76,14 @@ describe('a node on its first boot', () => {
   })
 
   test('has the host key that the laptop made, letter for letter, for root only', async () => {
-    assert.deepEqual(await file(made(), '/etc/ssh/ssh_host_ed25519_key'), { text: hostKey, mode: 0o600 })
+    assert.deepEqual(await file(configuration(), '/etc/ssh/ssh_host_ed25519_key'), {
+      text: hostKey,
+      mode: 0o600,
+    })
   })
 
   test('has its name, its address and its time zone', async () => {
-    const config = made(({ site }) => {
+    const config = configuration(({ site }) => {
       site.timezone = 'Europe/Berlin'
     })
     assert.equal((await file(config, '/etc/hostname')).text, 'fortress-node\n')
@@ -105,7 +97,7 @@ describe('a node on its first boot', () => {
   })
 
   test('has the sysctls of a node where they differ from the host', async () => {
-    const found = await sysctls(made())
+    const found = await sysctls(configuration())
     const wanted = {
       'net.ipv4.ip_forward': '1',
       'net.ipv4.conf.all.rp_filter': '0',
@@ -123,8 +115,8 @@ describe('a node on its first boot', () => {
   })
 
   test('blocks no module that containers or system extensions need', async () => {
-    const { text: blocked } = await file(made(), '/etc/modprobe.d/fortress.conf')
-    const { text: loaded } = await file(made(), '/etc/modules-load.d/fortress.conf')
+    const { text: blocked } = await file(configuration(), '/etc/modprobe.d/fortress.conf')
+    const { text: loaded } = await file(configuration(), '/etc/modules-load.d/fortress.conf')
     const names = [...blocked.matchAll(/^install (\S+) \/bin\/false\nblacklist (\S+)$/gm)]
     assert.ok(names.length > 10)
     for (const [, installed, blacklisted] of names) {
@@ -134,7 +126,7 @@ describe('a node on its first boot', () => {
   })
 
   test('writes an audit log, runs no Docker, and restarts for no update by itself', async () => {
-    const config = made()
+    const config = configuration()
     assert.equal(unit(config, 'auditd.service')?.enabled, true)
     assert.doesNotMatch((await file(config, '/etc/audit/rules.d/99-default.rules')).text, /never/)
     for (const name of ['docker.service', 'docker.socket', 'containerd.service', 'locksmithd.service'])
@@ -160,7 +152,7 @@ storage:
         inline: 'token: {{ token }}'
 `,
     }
-    const config = made(undefined, { fragments: [fragment], values: { token: 'a: b' } })
+    const config = configuration(undefined, { fragments: [fragment], values: { token: 'a: b' } })
     assert.deepEqual(await file(config, '/etc/rancher/k3s/config.yaml'), { text: 'token: a: b', mode: 0o600 })
   })
 })
@@ -168,7 +160,7 @@ storage:
 describe('the keys of a node', () => {
   test('the host key is a secret of the site, made when it is asked for', async () => {
     const asked: string[] = []
-    const secret = hostKeyOf(nodesOf(load().site)[0]!, (name, make) => {
+    const secret = hostKeyOf(guestsOf(load().site)[0]!, (name, make) => {
       asked.push(name)
       return new Secret(name, make!)
     })
@@ -184,7 +176,7 @@ describe('the keys of a node', () => {
     const dir = mkdtempSync(join(tmpdir(), 'admin-'))
     t.after(() => rmSync(dir, { recursive: true }))
     const config = load()
-    const [node] = nodesOf(config.site)
+    const [node] = guestsOf(config.site)
     const context = {
       ...config,
       env: { ...config.env, FK_SSH_KEY: join(dir, 'key') },
@@ -198,7 +190,7 @@ describe('the keys of a node', () => {
     await assert.rejects(secret.resolve(), { message: 'there is no public SSH key to put into the node' })
 
     writeFileSync(join(dir, 'key.pub'), `${given.adminKey}\n`)
-    assert.deepEqual(JSON.parse(await secret.resolve()), made())
+    assert.deepEqual(JSON.parse(await secret.resolve()), configuration())
     assert.equal(String(secret), '‹secret fortress-node-ignition›')
   })
 

@@ -38,8 +38,8 @@ test('Flatcar is proven by its signature, for each architecture', () => {
     '/var/lib/fortress/images is writable by root alone',
     'the disk of /var/lib/fortress/images has room for the base image',
   ])
-  for (const arch of ['amd64', 'arm64']) {
-    const { artifact, format, path } = imageOf(context('fortress', {}, arch))
+  for (const arch of ['amd64', 'arm64'] as const) {
+    const { artifact, format, path } = imageOf(context(), { os: 'flatcar', arch })
     assert.match(
       artifact.url,
       new RegExp(`^https://stable\\.release\\.flatcar-linux\\.net/${arch}-usr/[\\d.]+/.*\\.img$`),

@@ -20,8 +20,8 @@ import { parse, parseAllDocuments } from 'yaml'
 import type { Context } from '../../lib/engine/page.ts'
 import { isChange } from '../../lib/engine/step.ts'
 import { type SecretStore, secretStore } from '../../lib/ground/secret.ts'
-import { loadConfig, siteNames } from '../../lib/site/config.ts'
-import { nodesOf } from '../../lib/site/machines.ts'
+import { loadConfig } from '../../lib/site/config.ts'
+import { guestsOf } from '../../lib/site/machines.ts'
 import {
   type Bundle,
   bundleOf,
@@ -33,6 +33,7 @@ import {
 import first from '../../scripts/12-vm-ignition.ts'
 import page from '../../scripts/14-vm-talos.ts'
 import { without } from '../programs.ts'
+import { made, sitesOfOne } from '../site/made.ts'
 
 const root = join(import.meta.dirname, '../..')
 const fixtures = join(import.meta.dirname, '../fixtures/talos')
@@ -57,7 +58,7 @@ type Document = { [key: string]: unknown }
 const part = (document: Document | undefined, path: string): unknown =>
   path.split('.').reduce<unknown>((value, key) => (value as Document | undefined)?.[key], document)
 const bundle = parse(readFileSync(join(fixtures, 'secrets.yaml'), 'utf8')) as Bundle
-const node = nodesOf(contextOf().site)[0]!
+const node = guestsOf(contextOf().site)[0]!
 
 describe('what Talos is told', () => {
   const text = machineConfig(contextOf(), node, bundle)
@@ -78,8 +79,45 @@ describe('what Talos is told', () => {
     assert.equal(part(of('LinkAliasConfig'), 'selector.match'), `mac(link.permanent_addr) == "${node.mac}"`)
   })
 
+  test('has the pods, the services and the address of the API of the site, each wherever it is named', () => {
+    const site = made({
+      machines: [
+        { name: 'box', roles: ['host'] },
+        { name: 'one', roles: ['server'], os: 'talos', vm: { host: 'box' } },
+      ],
+      cluster: { pods: '10.32.0.0/16', services: '10.33.0.0/16', api: { vip: '10.77.0.9' } },
+    })
+    const of = machineConfig({ ...contextOf(), site }, guestsOf(site)[0]!, bundle)
+    const [first, ...rules] = parseAllDocuments(of).map((document) => document.toJS() as Document)
+    assert.deepEqual(part(first, 'cluster.network.podSubnets'), ['10.32.0.0/16'])
+    assert.deepEqual(part(first, 'cluster.network.serviceSubnets'), ['10.33.0.0/16'])
+    assert.equal(part(first, 'cluster.controlPlane.endpoint'), 'https://10.77.0.9:6443')
+    const subnets = rules.flatMap((rule) => (rule['ingress'] as { subnet: string }[] | undefined) ?? [])
+    assert.equal(subnets.filter(({ subnet }) => subnet === '10.32.0.0/16').length, 2)
+    assert.doesNotMatch(of, /10\.(244|96|42|43)\./)
+  })
+
+  test('is bootstrapped on one host of several, and each host has its own node', () => {
+    const machines = ['north', 'south'].flatMap((host, i) => [
+      { name: host, roles: ['host'] as const, address: `192.0.2.${10 + i}` },
+      { name: `${host}-1`, roles: ['server'] as const, os: 'talos' as const, vm: { host } },
+    ])
+    const on = (name: string): Context => {
+      const context = contextOf()
+      return { ...context, site: made({ machines }), machine: { ...context.machine, name } }
+    }
+    const stepsOn = (name: string) => page.steps(on(name)).map((step) => step.name)
+    assert.deepEqual(
+      talosNodes(on('south')).map(({ name }) => name),
+      ['south-1'],
+    )
+    assert.ok(stepsOn('north').includes('etcd is bootstrapped on north-1'))
+    assert.ok(!stepsOn('south').some((name) => name.includes('is bootstrapped')))
+    assert.ok(!stepsOn('south').some((name) => name.includes('north-1')))
+  })
+
   test('is held by every site that has nodes to run it', () => {
-    for (const site of siteNames()) {
+    for (const site of sitesOfOne()) {
       const context = contextOf(site)
       const nodes = talosNodes(context)
       const targets = first
@@ -146,9 +184,10 @@ describe('what Talos is told', () => {
 
   test('is for servers: an agent is refused', () => {
     const context = contextOf()
-    context.site.machines.push({ name: 'w1', roles: ['node', 'agent'], os: 'debian-13', arch: 'amd64' })
+    const [host, server] = context.site.machines
+    const machines = [host!, server!, { ...server!, name: 'w1', roles: ['agent' as const] }]
     assert.throws(
-      () => talosNodes(context),
+      () => talosNodes({ ...context, site: { ...context.site, machines } }),
       /w1 is an agent, and config\/vm\/talos-controlplane\.yaml describes servers/,
     )
   })

@@ -1,0 +1,48 @@
+// ./task gates: what only a person can do, and what of it is done.
+import { Fault } from '../ground/fault.ts'
+import { confirmedGates, gatesOf, noteGate } from '../site/gates.ts'
+import type { Call } from './call.ts'
+import { named, withSession } from './session.ts'
+import { gates as table } from './tables.ts'
+
+/** `./task gates` lists them; `./task gates confirm ID` notes that one is done. Exit code: 0 all are done, 2 not all. */
+export const gates = (call: Call): Promise<number> =>
+  withSession(
+    call,
+    table,
+    async ({ config: { site }, store, state, given }) => {
+      const [action, id] = given.words
+      const known = {
+        has: (name: string) => store.has(name),
+        confirmed: confirmedGates(state),
+        now: new Date(),
+      }
+      if (action === 'confirm') {
+        const { name } = named(
+          site.gates.map((gate) => ({ name: gate.id })),
+          id ?? '',
+          site.name,
+          'gate',
+          'it has no gates',
+        )
+        const [found] = gatesOf(site, known).filter(({ gate }) => gate.id === name)
+        if (found?.found.startsWith('this laptop has no secret') || found?.found.endsWith('is empty'))
+          throw new Fault(`${name} is not done: ${found.found}`, { next: found.gate.what })
+        await noteGate(state, name, known.now)
+        process.stdout.write(`${name} is noted as done on ${known.now.toISOString().slice(0, 10)}.\n`)
+        return 0
+      }
+      const all = gatesOf(site, known)
+      if (given.json) process.stdout.write(`${JSON.stringify(all, null, 2)}\n`)
+      else if (all.length === 0)
+        process.stdout.write(`${site.name} has no gates: nothing waits for a person.\n`)
+      else
+        for (const { gate, state: is, found } of all)
+          process.stdout.write(
+            `${is === 'done' ? 'done     ' : 'your turn'}  ${gate.id}, before ${gate.needed_by}: ${gate.what}\n` +
+              `             ${found}\n`,
+          )
+      return all.every((one) => one.state === 'done') ? 0 : 2
+    },
+    { document: true },
+  )

@@ -1,0 +1,59 @@
+// What can be chosen for a cluster: an open list of components, one directory of config/components each.
+import fs from 'node:fs'
+import { createRequire } from 'node:module'
+import path from 'node:path'
+import type { JsonSchema } from '../ground/document.ts'
+import { read, root } from '../ground/root.ts'
+
+/** A component that a site can choose; config/schema/component.json describes every key. */
+export interface Component {
+  name: string
+  does: string
+  slots: string[]
+  needs?: string[]
+  later?: string[]
+  secret?: string
+  keeps?: string
+  gate?: string
+  param?: string
+  disk?: string
+  own_disk: boolean
+  snapshots: boolean
+  arch?: ('amd64' | 'arm64')[]
+  end?: { since: string; why: string; use?: string }
+  built: boolean
+}
+
+/** Every component by its name. */
+export type Catalogue = ReadonlyMap<string, Component>
+
+const directory = 'config/components'
+const schema = 'config/schema/component.json'
+
+/** The names of all components, sorted. */
+const names = (): string[] => fs.readdirSync(path.join(root, directory)).sort()
+
+const fileOf = (name: string): string => `${directory}/${name}/component.yaml`
+
+let known: Catalogue | undefined
+
+/** The catalogue of config/components. Throws with every fault of its files. */
+export function catalogue(): Catalogue {
+  known ??= new Map(names().map((name) => [name, componentOf(name)]))
+  return known
+}
+
+const load = createRequire(import.meta.url)
+let json: JsonSchema | undefined
+
+function componentOf(name: string): Component {
+  const { checkDocument, describe } = load('../ground/document.ts') as typeof import('../ground/document.ts')
+  json ??= JSON.parse(read(schema)) as JsonSchema
+  const file = fileOf(name)
+  const { document, faults } = checkDocument<Component>(file, read(file), json, {}, function* (found) {
+    if (found.name !== undefined && found.name !== name)
+      yield { path: ['name'], reason: 'must be the name of its directory', suggestion: name }
+  })
+  if (faults.length > 0) throw new Error([`${file} cannot be used`, ...faults.map(describe)].join('\n'))
+  return document
+}

@@ -1,0 +1,163 @@
+// What follows from a site document where it says nothing: networks, addresses, the tunnel, and who may connect to whom.
+import { parse } from 'yaml'
+import { formatAddress, parseNetwork } from '../ground/address.ts'
+import { read } from '../ground/root.ts'
+import type {
+  Allow,
+  Board,
+  Cluster,
+  MachineSpec,
+  NetworkSpec,
+  Never,
+  Router,
+  Site,
+  SiteDocument,
+  Tunnel,
+  Vault,
+} from './model.ts'
+
+/** The network that virtual machines get where the document has none for their host. */
+const guests = '10.77.0.0/24'
+const tunnelNetwork = '10.66.0.0/24'
+
+/** The first host that has no virtual place itself: what a lone `at` means. */
+export const firstHost = ({ machines }: Pick<SiteDocument, 'machines'>): string | undefined =>
+  machines.find(({ roles, vm }) => roles.includes('host') && vm === undefined)?.name
+
+/**
+ * The site of a document that is free of faults. Nothing that it says is changed; what it leaves out follows from the rest,
+ * always in the same way.
+ */
+export function complete(document: SiteDocument): Site {
+  const networks = networksOf(document)
+  const site = {
+    people: [{ name: 'me', roles: ['owner' as const] }],
+    devices: [],
+    gateways: [],
+    names: [],
+    apps: {},
+    gates: [],
+    recovery: [],
+    accepted: [],
+    ...document,
+    networks,
+    machines: machinesOf(document, networks),
+    tunnel: tunnelOf(document),
+    cluster: clusterOf(document),
+    data: dataOf(document),
+  }
+  return { ...site, router: routerOf(document, site) }
+}
+
+/** Networks of the document, and one for the virtual machines of each host that has none for them. */
+function networksOf({ machines, networks = [] }: SiteDocument): NetworkSpec[] {
+  const hosts = new Set(
+    machines.flatMap(({ vm }) => (machines.some(({ name }) => name === vm?.host) ? (vm?.host ?? []) : [])),
+  )
+  const without = [...hosts].filter((host) => !networks.some(({ bridge }) => bridge?.at === host))
+  const made = without.map((at, i) => ({
+    name: i === 0 ? 'guests' : `guests-${at}`,
+    network: guests.replace('77', String(77 + i)),
+    bridge: { at, name: 'virbr-fort' },
+  }))
+  return [...networks, ...made]
+}
+
+/** A vault of a host of metal: a Raspberry Pi has little memory, and no TPM2. */
+const vaultOf = (board: Board): Vault => ({
+  disk: '',
+  name: 'vault',
+  kdf_memory_kib: board === 'pc' ? 1048576 : 524288,
+  discard: false,
+  tpm2_pcrs: board === 'pc' ? [7] : [],
+})
+
+/** Boards, vaults, and addresses: a virtual machine without one gets the lowest that is free, from the second on. */
+function machinesOf({ machines }: SiteDocument, networks: NetworkSpec[]): MachineSpec[] {
+  const taken = new Set(machines.flatMap(({ address }) => address ?? []))
+  return machines.map((given) => {
+    const board: Board = given.board ?? (given.os === 'raspios-13' ? 'rpi5' : 'pc')
+    const { vault, ...rest } = given
+    const has = given.roles.includes('host') || vault !== undefined
+    const machine = { ...rest, board, ...(has ? { vault: { ...vaultOf(board), ...vault } } : {}) }
+    const network = networks.find(({ bridge }) => bridge && bridge.at === machine.vm?.host)?.network
+    const range = machine.address === undefined && network ? parseNetwork(network) : undefined
+    if (range === undefined) return machine
+    let next = range.first + 2n
+    while (taken.has(formatAddress(range.family, next))) next += 1n
+    const address = formatAddress(range.family, next)
+    taken.add(address)
+    return { ...machine, address }
+  })
+}
+
+/** WireGuard on the first host, for one laptop, unless the document says otherwise; none where there is no host. */
+function tunnelOf(document: SiteDocument): Tunnel {
+  const { tunnel = {} } = document
+  const at = firstHost(document)
+  const kind = tunnel.kind ?? (at === undefined && tunnel.at === undefined ? 'none' : 'wireguard')
+  const said = { interface: 'wg0', port: 51820, peers: [], ...tunnel, kind }
+  if (kind !== 'wireguard') return said
+  const network = tunnel.network ?? tunnelNetwork
+  const range = parseNetwork(network)
+  const nth = (n: bigint): string => (range ? formatAddress(range.family, range.first + n) : '')
+  const end = tunnel.at ?? at
+  return {
+    ...said,
+    ...(end === undefined ? {} : { at: end }),
+    network,
+    address: tunnel.address ?? nth(1n),
+    peers: tunnel.peers ?? [{ name: 'laptop', address: nth(2n) }],
+  }
+}
+
+/** What moves the address of the API: a program of the hosts, or Talos itself. */
+function clusterOf({ cluster, machines }: SiteDocument): Cluster {
+  const { vip, keeper = machines.some(({ os }) => os === 'talos') ? 'talos' : 'keepalived' } =
+    cluster.api ?? {}
+  return vip === undefined ? cluster : { ...cluster, api: { ...cluster.api, keeper } }
+}
+
+/** The cluster is backed up every night, on its node, unless the document has a row for it. */
+function dataOf({ data = {}, machines }: SiteDocument): Site['data'] {
+  const nodes = machines.some(({ roles }) => roles.includes('server'))
+  const cluster = { what: 'cluster', every: 'daily', copies: 14, to: [], rpo: '24h', rto: '1h' }
+  return { classes: [], targets: [], keep: nodes ? [cluster] : [], not: {}, ...data }
+}
+
+interface Rules {
+  allow: Allow[]
+  never: Never[]
+}
+
+const many = (ends: string | string[]): string[] => (Array.isArray(ends) ? ends : [ends])
+
+/** The router; where hosts filter and the document has no lines, those of config/host/allow.yaml that the site has use for. */
+function routerOf(
+  { router = {} }: SiteDocument,
+  site: Pick<Site, 'machines' | 'networks' | 'tunnel'>,
+): Router {
+  const kind = router.kind ?? (firstHost(site) === undefined ? 'none' : 'host')
+  const at = kind === 'host' ? (router.at ?? firstHost(site)) : router.at
+  const preset = kind === 'host' ? presetFor(site) : { allow: [], never: [] }
+  return { routes: [], forwards: [], ...preset, ...router, kind, ...(at === undefined ? {} : { at }) }
+}
+
+function presetFor({ machines, networks, tunnel }: Pick<Site, 'machines' | 'networks' | 'tunnel'>): Rules {
+  const bridges = networks.flatMap(({ bridge, name }) => (bridge === undefined ? [] : name))
+  const metal = machines.some(({ roles, vm }) => !vm && roles.some((role) => role !== 'host'))
+  const words = (ends: string | string[]): string[] =>
+    many(ends).flatMap((end) => {
+      if (end === 'guests') return bridges
+      if ((end === 'nodes' || end === 'pods') && !metal) return []
+      return end === 'tunnel' && tunnel.kind === 'none' ? [] : end
+    })
+  const used = <T extends { from: string | string[]; to: string | string[] }>(lines: T[]): T[] =>
+    lines.flatMap((line) => {
+      const [from, to] = [words(line.from), words(line.to)]
+      const one = (ends: string[]) => (ends.length === 1 ? (ends[0] ?? '') : ends)
+      return from.length > 0 && to.length > 0 ? { ...line, from: one(from), to: one(to) } : []
+    })
+  const { allow, never } = parse(read('config/host/allow.yaml')) as Rules
+  return { allow: used(allow), never: used(never) }
+}
