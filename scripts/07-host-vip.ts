@@ -59,10 +59,12 @@ function configuration({ name, address, vip, id, priority, peers }: VipMember): 
     file(`${dir}/keepalived.conf`, {
       from: 'config/host/keepalived.conf',
       values: { name, address, vip, id, priority, peers: peers.map((peer) => `    ${peer}`).join('\n') },
-      // Where there is no file with the interface yet, with any that this computer has.
+      // Its text alone: with the interface of this machine, or any where none is known yet, and a script that every machine has.
       test: sh`
-        use=$(sed --quiet 's/^[$]_INTERFACE=//p' ${interfaceFile} 2> /dev/null || ls /sys/class/net | grep --invert-match ^lo) &&
-          sed "/^include/d; s/[$]_INTERFACE/$(head --lines=1 <<< "$use")/" "$new" > "$new.test" &&
+        keepalived --version > /dev/null 2>&1 &&
+          use=$(sed --quiet 's/^[$]_INTERFACE=//p' ${interfaceFile} 2> /dev/null ||
+            ls /sys/class/net | grep --invert-match ^lo) &&
+          sed "/^include/d; s/[$]_INTERFACE/$(head --lines=1 <<< "$use")/; s|\"/usr/local/.*\"|/bin/true|" "$new" > "$new.test" &&
           { keepalived --config-test --use-file="$new.test" || { rm "$new.test" && false; }; } && rm "$new.test"`,
       then: [sh`systemctl try-reload-or-restart ${unit}`],
       name: `keepalived.conf gives ${vip} to one server that answers`,
