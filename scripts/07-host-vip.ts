@@ -64,7 +64,8 @@ function configuration({ name, address, vip, id, priority, peers }: VipMember): 
         keepalived --version > /dev/null 2>&1 &&
           use=$(sed --quiet 's/^[$]_INTERFACE=//p' ${interfaceFile} 2> /dev/null ||
             ls /sys/class/net | grep --invert-match ^lo) &&
-          sed "/^include/d; s/[$]_INTERFACE/$(head --lines=1 <<< "$use")/; s|\"/usr/local/.*\"|/usr/bin/true|" "$new" > "$new.test" &&
+          sed "/^include/d; s/[$]_INTERFACE/$(head --lines=1 <<< "$use")/; s|\"/usr/local/.*\"|/usr/bin/true|" \
+            "$new" > "$new.test" &&
           { keepalived --config-test --use-file="$new.test" || { rm "$new.test" && false; }; } && rm "$new.test"`,
       then: [sh`systemctl try-reload-or-restart ${unit}`],
       name: `keepalived.conf gives ${vip} to one server that answers`,
