@@ -16,7 +16,7 @@ import { feed, sh } from '../lib/ground/sh.ts'
 import { asked, controlShell } from '../lib/host/controls.ts'
 import { type Host, hostOf } from '../lib/host/host.ts'
 import { type Context, script } from '../lib/script.ts'
-import type { Site } from '../lib/site/model.ts'
+import type { Person, Site } from '../lib/site/model.ts'
 
 export default script(import.meta, { layer: 'L0', on: 'host', library: controlShell() }, (context) => {
   const host = hostOf(context)
@@ -312,47 +312,75 @@ function accounts({ user, group, controls }: Host): Step[] {
 /** Accounts of the people of the site who have keys there, beside the one who runs this page. */
 function people({ user, group }: Host, { people: all }: Site): Step[] {
   const admins = all.filter(
-    ({ name, roles, ssh_keys: keys = [] }) =>
-      name !== user && keys.length > 0 && roles.some((role) => role === 'owner' || role === 'admin'),
+    ({ roles, ssh_keys: keys = [] }) =>
+      keys.length > 0 && roles.some((role) => role === 'owner' || role === 'admin'),
   )
-  return admins.flatMap(({ name, ssh_keys: keys = [] }): Step[] => {
-    const home = `/home/${name}`
-    const ssh = `${home}/.ssh`
-    const made = `${ssh}/made-by-fortress`
-    return [
-      {
-        name: `${name} has an account that may log in over SSH and use sudo`,
-        why: `a second person can mend the machine; sudo asks for a password, which you set by hand: sudo passwd ${name}`,
-        check: sh`id --name --groups ${name} | tr ' ' '\n' | sort | LC_ALL=C comm -12 - <(printf '%s\n' ${group} sudo | sort) |
-            cmp - <(printf '%s\n' ${group} sudo | sort) &&
-          test "$(stat --format='%a %U' ${ssh})" = ${`700 ${name}`}`,
-        apply: [
-          sh`getent passwd ${name} > /dev/null ||
-            { useradd --create-home --home-dir ${home} --shell /bin/bash ${name} && install -D /dev/null ${made}; }`,
-          sh`usermod --append --groups ${`${group},sudo`} ${name} && chage --inactive -1 ${name}`,
-          sh`install --directory --mode=700 --owner=${name} --group="$(id --group ${name})" ${ssh}`,
-        ],
-        // The account goes with /etc/passwd, and a home that was made here too, unless somebody has put something there.
-        undo: [
-          sh`
-            if [ -e ${made} ]; then
-              if find ${home} -mindepth 1 ! -path ${`${ssh}*`} ! -name '.bash*' ! -name .profile | grep . > /dev/null; then
-                chown --recursive root:root ${home} && chmod 700 ${home}
-              else
-                rm --recursive ${home}
-              fi
-            fi`,
-        ],
-      },
-      file(`${ssh}/authorized_keys`, {
-        text: `# The keys of the site document.\n${keys.join('\n')}\n`,
-        mode: '600',
-        owner: `${name}:${name}`,
-        test: sh`ssh-keygen -l -f "$new"`,
-        name: `${name} logs in with the SSH keys of the site`,
-      }),
-    ]
-  })
+  return [
+    ...admins.filter(({ name }) => name !== user).flatMap((admin) => accountOf(admin, group)),
+    formerAdmins([user, ...admins.map(({ name }) => name)]),
+  ]
+}
+
+/** Which accounts this page has made. Not in their homes, where they could change it. */
+const accountsDir = '/var/lib/fortress/accounts'
+
+/** One account: its groups, and the keys of the document. */
+function accountOf({ name, ssh_keys: keys = [] }: Person, group: string): Step[] {
+  const [home, made] = [`/home/${name}`, `${accountsDir}/${name}`]
+  const ssh = `${home}/.ssh`
+  return [
+    {
+      name: `${name} has an account that may log in over SSH and use sudo`,
+      why: `a second person can mend the machine; sudo asks for a password, which you set by hand: sudo passwd ${name}`,
+      check: sh`id --name --groups ${name} | tr ' ' '\n' | sort | LC_ALL=C comm -12 - <(printf '%s\n' ${group} sudo | sort) |
+          cmp - <(printf '%s\n' ${group} sudo | sort) &&
+        test "$(stat --format='%a %U' ${ssh})" = ${`700 ${name}`}`,
+      apply: [
+        sh`getent passwd ${name} > /dev/null ||
+          { useradd --create-home --home-dir ${home} --shell /bin/bash ${name} && install -D /dev/null ${made}; }`,
+        sh`usermod --append --groups ${`${group},sudo`} --expiredate '' ${name} && chage --inactive -1 ${name}`,
+        sh`install --directory --mode=700 --owner=${name} --group="$(id --group ${name})" ${ssh}`,
+      ],
+      // The account goes with /etc/passwd, and a home that was made here too, unless somebody has put something there.
+      undo: [
+        sh`
+          if [ -e ${made} ]; then
+            if find ${home} -mindepth 1 ! -path ${`${ssh}*`} ! -name '.bash*' ! -name .profile | grep . > /dev/null; then
+              chown --recursive root:root ${home} && chmod 700 ${home}
+            else
+              rm --recursive ${home}
+            fi
+            rm ${made} && rmdir --ignore-fail-on-non-empty ${accountsDir}
+          fi`,
+      ],
+    },
+    file(`${ssh}/authorized_keys`, {
+      text: `# The keys of the site document.\n${keys.join('\n')}\n`,
+      mode: '600',
+      owner: `${name}:${name}`,
+      test: sh`ssh-keygen -l -f "$new"`,
+      name: `${name} logs in with the SSH keys of the site`,
+    }),
+  ]
+}
+
+/** Who leaves the document must not keep a key and sudo. `stay`: who may, the one who runs this page among them. */
+function formerAdmins(stay: string[]): Step {
+  const former = sh`
+    find ${accountsDir} -mindepth 1 -maxdepth 1 -printf '%f\n' 2> /dev/null |
+      grep --invert-match --line-regexp --fixed-strings ${stay.flatMap((name) => ['-e', name])} |
+      while IFS= read -r name; do getent shadow "$name"; done | awk -F : '$8 != 1 { print $1 }'`
+  return {
+    name: 'accounts of admins who are no longer in the site document are locked',
+    why: 'only accounts that this page has made; what is in their homes stays',
+    check: sh`[ -z "$(${former})" ]`,
+    apply: [
+      sh`${former} | while IFS= read -r name; do
+        usermod --lock --expiredate 1 --groups '' "$name"
+        ! loginctl show-user "$name" > /dev/null 2>&1 || loginctl terminate-user "$name"
+      done`,
+    ],
+  }
 }
 
 /** What a login session is like: idle timeouts, umask, banners. */

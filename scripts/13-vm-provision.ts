@@ -369,7 +369,7 @@ function disk(): Command {
     }
 
     # vm_disk_make NAME GIB BASE FORMAT: a copy of the base image, as large as asked for; or what is there, made larger. The
-    # format is always given: an image that is asked what it is could lie.
+    # format is always given: qemu-img would guess it from the content, which a guest may have written.
     vm_disk_make() {
       local disk
       disk=$(vm_disk "$1")

@@ -121,9 +121,19 @@ function ageInstalled({ pins, env, site }: Context, { arch }: Member): Step[] {
 /** Where bundles are uploaded, and with which keys. */
 function destinations(context: Context, member: Member): Step[] {
   const { secrets, site } = context
-  const { ssh, s3 } = backupOf(site)
+  const { ssh, s3, left } = backupOf(site)
   const tools = [...(ssh ? ['sftp'] : []), ...(s3 ? ['curl'] : [])]
   return [
+    ...(left.length > 0
+      ? [
+          {
+            name: 'every backup target of the cluster gets its bundles',
+            why: 'uploads go to one directory, one SFTP server and one S3 bucket: more is not built yet',
+            check: sh`echo nothing is uploaded to ${left.join(', ')} && false`,
+            help: `take ${left.join(', ')} out of data.keep (cluster, to:) in the site document`,
+          },
+        ]
+      : []),
     ...(tools.length > 0
       ? [
           {

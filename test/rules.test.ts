@@ -324,9 +324,9 @@ test('a page is taken home with few files', () => {
     .filter(({ path }) => /^scripts\/\d/.test(path))
     .flatMap(({ path }) => {
       const { files, lines } = closure(path, sources)
-      return files.length <= 15 && lines <= 2300 ? [] : [`${path}: ${files.length} files, ${lines} lines`]
+      return files.length <= 15 && lines <= 2350 ? [] : [`${path}: ${files.length} files, ${lines} lines`]
     })
-  none(faults, 'at most 15 files and 2,300 lines, itself among them')
+  none(faults, 'at most 15 files and 2,350 lines, itself among them')
 })
 
 const scripts = files.map((f) => f.path).filter((path) => /^scripts\/\d/.test(path))

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { type Note, laptopNotes } from '../k3s/backup.ts'
 import { type Member, clusterOf, programOf } from '../k3s/members.ts'
 import type { Config } from '../site/model.ts'
-import { milliseconds } from '../site/gates.ts'
+import { seconds } from '../site/formats.ts'
 import { notBuilt } from '../site/planned.ts'
 import {
   type Answers,
@@ -26,7 +26,7 @@ const DRILL_DAYS = 31
 
 /** How much of the cluster may be lost, in hours: the rpo of its row under data.keep. */
 const hoursOf = ({ site }: Config): number =>
-  milliseconds(site.data.keep.find(({ what }) => what === 'cluster')?.rpo ?? '24h') / 3_600_000
+  (seconds(site.data.keep.find(({ what }) => what === 'cluster')?.rpo) ?? 86_400) / 3600
 
 type Add = (state: Concern['state'], of: string, says: string, next: string) => void
 

@@ -294,7 +294,7 @@ export function reportDisconnect(
   })
 }
 
-/** The checks of a page did not come to their end; the step is the first that was not answered. */
+/** The checks of a page were interrupted; the step is the first without a result. */
 export function reportCheckError(
   report: Report,
   label: string,

@@ -85,6 +85,21 @@ export function overlap(a: Network, b: Network): boolean {
 }
 
 /** What FK_HOST names. `port` and `user` are absent when ssh is to choose them. */
+/** The lowest address of a network that is not taken, counted from its `from`th on; undefined where there is none. */
+export function lowestFree(
+  network: Network,
+  taken: Iterable<string | undefined>,
+  from = 1,
+): string | undefined {
+  const used = new Set(taken)
+  // The last address of an IPv4 network is for no machine.
+  for (let next = network.first + BigInt(from); next < network.last; next += 1n) {
+    const address = formatAddress(network.family, next)
+    if (!used.has(address)) return address
+  }
+  return undefined
+}
+
 export type HostAddress =
   { kind: 'local' } | { kind: 'lab' } | { kind: 'ssh'; user?: string; host: string; port?: number }
 

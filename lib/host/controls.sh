@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# What controls ask with: each function prints what it found and returns 0 (holds) or 1 (does not), or leaves with 100 (does not
+# The functions of controls: each prints what it found and returns 0 (holds) or 1 (does not), or leaves with 100 (does not
 # apply here) or 101 (holds after the next start). Everything is read-only and asks the running system; what several controls
-# need is asked once.
+# need is read once.
 FK_CONTAINER=$(systemd-detect-virt --container) || FK_CONTAINER=''
 
 na() {

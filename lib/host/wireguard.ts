@@ -4,7 +4,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { isIPv6 } from 'node:net'
 import { join } from 'node:path'
-import { contains, formatAddress, parseHost, parseNetwork } from '../ground/address.ts'
+import { contains, parseHost, parseNetwork, lowestFree } from '../ground/address.ts'
 import { edited } from '../ground/edited.ts'
 import { Fault } from '../ground/fault.ts'
 import { placeholder, publicKey } from '../ground/keys.ts'
@@ -130,16 +130,10 @@ export function withPeer(text: string, site: Site, name: string): { text: string
     throw new Fault(`there is a peer ${name} already (${same.address})`, { next: `./task peer show ${name}` })
   const range = parseNetwork(network)
   if (!range) throw new TypeError(`${network} is not a network`)
-  const taken = new Set([
-    address,
-    ...peers.map((p) => p.address),
-    ...site.machines.map((m) => m.tunnel_address),
-  ])
-  // The first and the last address of an IPv4 network are not for machines.
-  let next = range.first + 1n
-  while (taken.has(formatAddress(range.family, next))) next += 1n
-  if (next >= range.last) throw new Fault(`${network} has no free address left for ${name}`)
-  const peer = { name, address: formatAddress(range.family, next) }
+  const taken = [address, ...peers.map((p) => p.address), ...site.machines.map((m) => m.tunnel_address)]
+  const free = lowestFree(range, taken)
+  if (free === undefined) throw new Fault(`${network} has no free address left for ${name}`)
+  const peer = { name, address: free }
   const add = (document: import('yaml').Document): void => {
     const flow = (one: Peer) => Object.assign(document.createNode(one), { flow: true })
     // A document that names no peer has the one that it gets by default.

@@ -67,9 +67,11 @@ export interface Backup {
   directory?: { path: string }
   ssh?: { host: string; port: number; user: string; path: string; host_key: string }
   s3?: { endpoint: string; bucket: string; region: string; prefix: string }
+  /** Targets of the row that nothing is uploaded to: a second one of a kind, and kinds that are not built. */
+  left: string[]
 }
 
-/** How the site backs up its cluster. Of each kind of target the first that its row names counts. */
+/** How the site backs up its cluster: bundles go to the first target of each kind that its row names. */
 export function backupOf({ data }: Pick<Site, 'data'>): Backup {
   const row = data.keep.find(({ what }) => what === 'cluster')
   const first = (kind: BackupTarget['kind']) =>
@@ -78,6 +80,7 @@ export function backupOf({ data }: Pick<Site, 'data'>): Backup {
   return {
     schedule: row?.every ?? 'daily',
     keep: row?.copies ?? 14,
+    left: (row?.to ?? []).filter((name) => ![directory, ssh, s3].some((target) => target?.name === name)),
     ...(data.recovery === undefined ? {} : { recovery: data.recovery }),
     ...(directory ? { directory: { path: directory.path ?? '' } } : {}),
     ...(ssh

@@ -40,9 +40,7 @@ function rulesOf(): string {
       .map((name) => (file === '' ? `${dir}/${name}` : `${dir}/${name}/${file}`))
   const files = [
     ...['document', 'address', 'nearest'].map((name) => `lib/ground/${name}.ts`),
-    ...['config', 'defaults', 'formats', 'rules', 'catalogue', 'machines'].map(
-      (name) => `lib/site/${name}.ts`,
-    ),
+    ...below('lib/site'),
     ...below('lib/site/rules'),
     ...below('config/schema'),
     'config/host/allow.yaml',

@@ -1,6 +1,6 @@
 // What follows from a site document where it says nothing: networks, addresses, the tunnel, and who may connect to whom.
 import { parse } from 'yaml'
-import { formatAddress, parseNetwork } from '../ground/address.ts'
+import { formatAddress, lowestFree, parseNetwork } from '../ground/address.ts'
 import { read } from '../ground/root.ts'
 import type {
   Allow,
@@ -15,6 +15,7 @@ import type {
   Tunnel,
   Vault,
 } from './model.ts'
+import { many } from './zones.ts'
 
 /** The network that virtual machines get where the document has none for their host. */
 const guests = '10.77.0.0/24'
@@ -73,8 +74,13 @@ const vaultOf = (board: Board): Vault => ({
 })
 
 /** Boards, vaults, and addresses: a virtual machine without one gets the lowest that is free, from the second on. */
-function machinesOf({ machines }: SiteDocument, networks: NetworkSpec[]): MachineSpec[] {
-  const taken = new Set(machines.flatMap(({ address }) => address ?? []))
+function machinesOf(document: SiteDocument, networks: NetworkSpec[]): MachineSpec[] {
+  const { machines, devices = [], gateways = [], cluster } = document
+  const taken = new Set([
+    ...[...machines, ...devices, ...gateways].map(({ address }) => address),
+    cluster.api?.vip,
+    ...networks.map(({ gateway }) => gateway),
+  ])
   return machines.map((given) => {
     const board: Board = given.board ?? (given.os === 'raspios-13' ? 'rpi5' : 'pc')
     const { vault, ...rest } = given
@@ -82,10 +88,8 @@ function machinesOf({ machines }: SiteDocument, networks: NetworkSpec[]): Machin
     const machine = { ...rest, board, ...(has ? { vault: { ...vaultOf(board), ...vault } } : {}) }
     const network = networks.find(({ bridge }) => bridge && bridge.at === machine.vm?.host)?.network
     const range = machine.address === undefined && network ? parseNetwork(network) : undefined
-    if (range === undefined) return machine
-    let next = range.first + 2n
-    while (taken.has(formatAddress(range.family, next))) next += 1n
-    const address = formatAddress(range.family, next)
+    const address = range && lowestFree(range, taken, 2)
+    if (address === undefined) return machine
     taken.add(address)
     return { ...machine, address }
   })
@@ -129,8 +133,6 @@ interface Rules {
   allow: Allow[]
   never: Never[]
 }
-
-const many = (ends: string | string[]): string[] => (Array.isArray(ends) ? ends : [ends])
 
 /** The router; where hosts filter and the document has no lines, those of config/host/allow.yaml that the site has use for. */
 function routerOf(

@@ -155,3 +155,10 @@ function networkReason(text: string, network: Network): Omit<Problem, 'path'> | 
     ? undefined
     : { reason: 'has host bits set', suggestion: formatNetwork(network) }
 }
+
+/** A length of time such as 15m or 365d in seconds; undefined for anything else. */
+export function seconds(time: string | undefined): number | undefined {
+  const [, count, unit] = /^(\d+)([smhd])$/.exec(time ?? '') ?? []
+  const size = { s: 1, m: 60, h: 3600, d: 86_400 }[unit ?? '']
+  return size === undefined ? undefined : Number(count) * size
+}

@@ -2,6 +2,7 @@
 import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { land } from '../ground/secret.ts'
+import { seconds } from './formats.ts'
 import type { Gate, Site } from './model.ts'
 
 export interface GateState {
@@ -10,6 +11,8 @@ export interface GateState {
   state: 'done' | 'open' | 'again'
   /** What was seen, for a person. */
   found: string
+  /** What the laptop itself can see is still missing: nobody can confirm it away. */
+  missing?: true
 }
 
 /** What is known on the laptop: whether it has a secret, and when a person said that a gate is done (id → YYYY-MM-DD). */
@@ -18,13 +21,6 @@ export interface Known {
   confirmed: Record<string, string>
   now: Date
 }
-
-const day = 86_400_000
-const units: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000, d: day }
-
-/** A length of time such as 365d, in milliseconds. */
-export const milliseconds = (text: string): number =>
-  Number(text.slice(0, -1)) * (units[text.slice(-1)] ?? NaN)
 
 /**
  * The state of every gate, or of those that a page waits for. A setting and a secret are looked up; everything else is what a
@@ -42,16 +38,16 @@ function stateOf(gate: Gate, site: Site, { has, confirmed, now }: Known): Omit<G
     const empty = settingsOf(site, setting).filter(({ value }) => isEmpty(value))
     return empty.length === 0
       ? { state: 'done', found: `${setting} is set` }
-      : { state: 'open', found: `${empty.map(({ path }) => path).join(', ')} is empty` }
+      : { state: 'open', missing: true, found: `${empty.map(({ path }) => path).join(', ')} is empty` }
   }
   if (typeof secret === 'string' && !has(secret))
-    return { state: 'open', found: `this laptop has no secret ${secret}` }
+    return { state: 'open', missing: true, found: `this laptop has no secret ${secret}` }
   const when = confirmed[gate.id]
   if (when === undefined)
     return typeof secret === 'string' && gate.again === undefined
       ? { state: 'done', found: `this laptop has the secret ${secret}` }
       : { state: 'open', found: 'nobody has confirmed it' }
-  const until = gate.again === undefined ? Infinity : Date.parse(when) + milliseconds(gate.again)
+  const until = gate.again === undefined ? Infinity : Date.parse(when) + (seconds(gate.again) ?? 0) * 1000
   return until > now.getTime()
     ? { state: 'done', found: `confirmed on ${when}` }
     : { state: 'again', found: `confirmed on ${when}, and looked at again after ${gate.again}` }

@@ -3,7 +3,7 @@
 // section that says nothing old stays as it stands.
 import { createRequire } from 'node:module'
 import type { Document, Node, Pair, Scalar, YAMLMap, YAMLSeq } from 'yaml'
-import { formatAddress, parseNetwork } from '../ground/address.ts'
+import { parseNetwork, lowestFree } from '../ground/address.ts'
 import { type Section, assembled, commentsOf, edited, sectionsOf } from '../ground/edited.ts'
 import { Fault } from '../ground/fault.ts'
 import { withDefaults } from './config.ts'
@@ -190,10 +190,12 @@ function tunnel(work: Work): void {
     ...(old.tunnel?.peers ?? []).map(({ address }) => address),
     ...hosts.map((host) => host.tunnel_address),
   ])
-  let next = range.first + 1n
   const given = without.map(({ name }) => {
-    while (taken.has(formatAddress(range.family, next))) next += 1n
-    const address = formatAddress(range.family, next)
+    const address = lowestFree(range, taken)
+    if (address === undefined)
+      throw new Fault(`${old.tunnel?.network} has no free address left for ${name}`, {
+        next: 'give tunnel.network a shorter prefix',
+      })
     taken.add(address)
     return [name, address] as const
   })

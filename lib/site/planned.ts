@@ -24,7 +24,8 @@ export function notBuiltNote(site: Site): string | undefined {
   const pages = notBuilt(site)
   return pages.length === 0
     ? undefined
-    : `${site.name} needs ${pages.length} pages that are not built yet: ${pages.map(({ page }) => page).join(', ')}.`
+    : `${site.name} needs ${pages.length === 1 ? '1 page that is' : `${pages.length} pages that are`} not built yet: ` +
+        `${pages.map(({ page }) => page).join(', ')}.`
 }
 
 function needs(site: Site, when: string): boolean {

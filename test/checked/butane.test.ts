@@ -56,7 +56,7 @@ interface Resource {
 /**
  * The same configuration with every content that upstream has compressed unpacked and in base64, so that what lands on the node
  * is compared and not how it was packed. Everything else, the data: URLs that it left uncompressed too, stays letter for letter.
- * `ours` is told by `packed` where upstream compressed.
+ * `packed` says of `ours` where upstream compressed.
  */
 function unpacked(config: Ignition, packed: (at: string) => boolean): unknown {
   const walk = (at: string, value: unknown): unknown => {

@@ -89,7 +89,7 @@ describe('a hardened host', () => {
     applied = await left(kit)
   })
 
-  test('a second admin of the site gets an account, and logs in with a key of the document', async () => {
+  test('a second admin of the site gets an account, logs in with a key of the document, and is locked out when it names them no more', async () => {
     const opened = await open(kit)
     const key = readFileSync(`${kit.machine.identityFile}.pub`, 'utf8').trim()
     const people: Person[] = [
@@ -98,16 +98,14 @@ describe('a hardened host', () => {
     const steps = () =>
       harden
         .steps({ ...opened.context, site: { ...opened.context.site, people } })
-        .filter(({ name }) => name.startsWith('ada '))
+        .filter(({ name }) => /^ada |^accounts of admins/.test(name))
     const run = async (mode: 'apply' | 'verify') => {
       const { code, changed } = await runPage(harden, steps(), mode, opened.running)
       assert.equal(code, 0, opened.lines.join(''))
       return changed
     }
-    assert.equal(steps().length, 2)
     assert.equal(await run('apply'), 2)
     assert.equal(await run('apply'), 0)
-    await opened.machine.close()
     const ssh = (...options: string[]) =>
       promisify(execFile)('ssh', [
         '-F',
@@ -124,8 +122,16 @@ describe('a hardened host', () => {
       ])
     const { stdout } = await ssh('-i', kit.machine.identityFile)
     assert.deepEqual(stdout.trim().split(' ').toSorted(), ['ada', 'ssh-admins', 'sudo'])
+
+    // Out of the document, out of the machine.
+    people.length = 0
+    assert.equal(await run('apply'), 1)
+    assert.equal(await run('apply'), 0)
+    await assert.rejects(ssh('-i', kit.machine.identityFile))
+    assert.equal((await kit.root('id --name --groups ada')).stdout.trim(), 'ada')
+    await opened.machine.close()
     // The site of the next tests knows nobody of that name, and so does its undo.
-    await kit.root('rm --recursive /home/ada')
+    await kit.root('rm --recursive /home/ada /var/lib/fortress/accounts')
   })
 
   test('undo brings the machine back to the byte', async () => {

@@ -225,7 +225,25 @@ describe('the backup of the cluster', () => {
     )
   })
 
-  test('is made every night where the document says nothing, and stays on the node', () => {
-    assert.deepEqual(backupOf(site), { schedule: 'daily', keep: 14 })
+  test('names the targets that nothing is uploaded to: a second one of a kind, and a kind that is not built', () => {
+    const rest = { name: 'rest', kind: 'rest' as const }
+    const keep = [{ what: 'cluster', to: ['near', 'other', 'rest'], ...row }]
+    const of = made({ machines: site.machines, data: { targets: [...targets, rest], keep } })
+    assert.deepEqual(backupOf(of).left, ['other', 'rest'])
   })
+
+  test('is made every night where the document says nothing, and stays on the node', () => {
+    assert.deepEqual(backupOf(site), { schedule: 'daily', keep: 14, left: [] })
+  })
+})
+
+test('a virtual machine without an address gets none that another thing of the site has', () => {
+  const machines = [
+    { name: 'box', roles: ['host' as const] },
+    { name: 'one', roles: ['server' as const], os: 'flatcar' as const, vm: { host: 'box' } },
+  ]
+  const found = made({ machines, cluster: { api: { vip: '10.77.0.2', keeper: 'none' } } } as Parameters<
+    typeof made
+  >[0])
+  assert.equal(found.machines[1]?.address, '10.77.0.3')
 })

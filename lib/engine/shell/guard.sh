@@ -85,7 +85,7 @@ fk_commit() {
   [ -e "$dir/armed" ] || { printf 'the machine has rolled the change back\n'; return 1; }
   if [ ! -e "$dir/whole" ]; then
     [ -z "$(fk_deadman_holders)" ] || { printf 'the run on the machine is not done yet\n'; return 75; }
-    # It may have come to its end meanwhile.
+    # It may have ended meanwhile.
     if [ ! -e "$dir/whole" ]; then
       systemctl start "fortress-deadman-$1.service"
       printf 'the run on the machine died before its end\n'

@@ -99,5 +99,5 @@ function* loginProblems({ cluster, gates, names, people }: Document): Generator<
     }
   for (const [at, person] of entries(['people'], people))
     if (!('email' in person) && person.roles && !person.roles.includes('owner'))
-      yield { path: [...at, 'email'], reason: 'is missing: by it cluster.oidc knows who logs in' }
+      yield { path: [...at, 'email'], reason: 'is missing: cluster.oidc identifies people by it' }
 }

@@ -116,12 +116,7 @@ export const homeOf = (document: Document, address: string | undefined): Network
 export const poolRange = (pool: string | { range?: string | undefined } | undefined): string | undefined =>
   typeof pool === 'string' ? pool : pool?.range
 
-/** Seconds of a time such as 15m; undefined for anything else. */
-export function seconds(time: string | undefined): number | undefined {
-  const [, count, unit] = /^(\d+)([smhd])$/.exec(time ?? '') ?? []
-  const size = { s: 1, m: 60, h: 3600, d: 86_400 }[unit ?? '']
-  return size === undefined ? undefined : Number(count) * size
-}
+export { seconds } from '../formats.ts'
 
 /** A component that the document chooses: for which slot, where, and with what it is given. */
 export interface Chosen {

@@ -1,12 +1,5 @@
 // The VPN of admins: where it ends, whose devices connect, and the addresses in it.
-import {
-  type Network,
-  contains,
-  formatAddress,
-  formatNetwork,
-  parseAddress,
-  parseNetwork,
-} from '../../ground/address.ts'
+import { contains, formatNetwork, parseAddress, parseNetwork, lowestFree } from '../../ground/address.ts'
 import type { Problem } from '../../ground/document.ts'
 import { nearest } from '../../ground/nearest.ts'
 import { endProblem } from './ends.ts'
@@ -109,14 +102,6 @@ function* endProblems(document: Document): Generator<Problem> {
       suggestion: free,
     }
   }
-}
-
-function lowestFree(network: Network, taken: (string | undefined)[]): string | undefined {
-  for (let next = network.first + 1n; next < network.last; next += 1n) {
-    const address = formatAddress(network.family, next)
-    if (!taken.includes(address)) return address
-  }
-  return undefined
 }
 
 const claimsOf = (document: Document): Claim[] => [
