@@ -60,6 +60,8 @@ export interface SshTarget {
   tunnel?: string
   /** The network namespace in which the tunnel ends; absent where it ends in our own. */
   tunnelNamespace?: string
+  /** Seconds after which an address that does not answer is given up. Default: 10. */
+  connectSeconds?: number
   /** The machine that this one is behind, and is reached through. */
   jumpHost?: { target: SshTarget; routeFile?: string }
 }
@@ -84,6 +86,8 @@ export interface Access {
   rootless?: string
   /** A file that says that only the tunnel is left; absent for machines that have none. */
   routeFile?: string
+  /** False: nothing is run as root, so that no password is needed. */
+  root?: false
 }
 
 /** `ada@laptop`: who holds a lock. */
@@ -117,8 +121,8 @@ export async function connect(access: Access): Promise<Machine> {
     outcome = await inquire()
   }
   if (found === undefined) throw unreachable(link.label(access.name), outcome, access.advice)
-  const { uid, user = '', id = '', version = '', marks = '', arch = '', model = '', via = '', sudo } = found
-  if (uid !== '0' && access.rootless === undefined) {
+  const { uid, user, sudo } = found
+  if (uid !== '0' && access.rootless === undefined && access.root !== false) {
     if (sudo === 'none')
       throw new Fault(`${user} cannot become root on ${link.label(access.name)}: there is no sudo`, {
         next: `install sudo there and add ${user} to the group sudo, or log in as root`,
@@ -138,14 +142,7 @@ export async function connect(access: Access): Promise<Machine> {
           : `allow ${user} to use sudo there`,
       })
   }
-  const facts = {
-    name: access.name,
-    os: systemOf({ id, version, marks: marks.split(' ').filter(Boolean) }),
-    arch,
-    model,
-    user,
-    via,
-  }
+  const facts = factsOf(access.name, found)
   return {
     facts,
     get label() {
@@ -176,6 +173,12 @@ export async function connect(access: Access): Promise<Machine> {
   }
 }
 
+function factsOf(name: string, found: Record<string, string>): Facts {
+  const { user = '', id = '', version = '', marks = '', arch = '', model = '', via = '', own } = found
+  const os = systemOf({ id, version, marks: marks.split(' ').filter(Boolean) })
+  return { name, os, arch, model, user, via, ...(own ? { id: own } : {}) }
+}
+
 const FACTS = [
   '. /etc/os-release',
   'marks=',
@@ -187,8 +190,10 @@ const FACTS = [
   'if ! command -v sudo > /dev/null; then sudo=none',
   'elif sudo --reset-timestamp --non-interactive true 2> /dev/null; then sudo=free; fi',
   'set -- ${SSH_CONNECTION-}',
+  'own=$(cat /etc/machine-id 2> /dev/null | sed "s/^/fortress-kit /" | sha256sum | cut --bytes=1-16)',
+  '[ -s /etc/machine-id ] || own=',
   'answer facts uid "$(id --user)" user "$(id --user --name)" id "$ID" version "${VERSION_ID-}" marks "$marks" \\',
-  '  arch "$arch" model "$model" via "${1-}" sudo "$sudo"',
+  '  arch "$arch" model "$model" via "${1-}" own "$own" sudo "$sudo"',
 ]
 
 abstract class Link {
@@ -336,7 +341,7 @@ class Ssh extends Link {
   }
 
   #options(): string[] {
-    const { identityFile, configFile, knownHostsFile, alias, user, port } = this.target
+    const { identityFile, configFile, knownHostsFile, alias, user, port, connectSeconds = 10 } = this.target
     return [
       ...(configFile ? ['-F', configFile] : []),
       ...(identityFile ? ['-i', identityFile, '-o', 'IdentitiesOnly=yes'] : []),
@@ -346,7 +351,7 @@ class Ssh extends Link {
         ...(alias ? [`HostKeyAlias=${alias}`, 'CheckHostIP=no'] : []),
         `UserKnownHostsFile=${knownHostsFile}`,
         'GlobalKnownHostsFile=/dev/null',
-        'ConnectTimeout=10',
+        `ConnectTimeout=${connectSeconds}`,
         'ServerAliveInterval=10',
         'ServerAliveCountMax=3',
         'ClearAllForwardings=yes',
