@@ -442,6 +442,30 @@ Nothing was run." ./task vault restore-haeder
   rm config/sites/vaulted.yaml
 }
 
+@test "waivers say whose they are, how many, and where they stand" {
+  run ./task waivers
+  assert_success
+  assert_line --index 0 --regexp '^Waivers of fortress: [0-9]+ requirements that it does not fulfil, why, and until when\.$'
+  assert_line --index 1 --partial 'config/host/waivers.yaml'
+}
+
+# What reads this computer as if it were a host: nothing of ours is on it.
+here() { env FK_HOST=local FK_STATE_DIR="$BATS_TEST_TMPDIR/state" FK_LOG_DIR="$BATS_TEST_TMPDIR/log" "$@"; }
+
+@test "where nothing is built status says so, cis scores nothing, and neither calls it a failure" {
+  [ "$(id --user)" -eq 0 ] || skip 'it needs root'
+  [ ! -e /var/lib/fortress/pages ] || skip 'pages were applied to this computer'
+  run here ./task status
+  assert_failure 2
+  assert_line --regexp '^L0 host +0/2 +not built +- +./task build-all --layer L0$'
+  assert_line --regexp '^fortress +here +'
+  assert_line --regexp '^fortress-node +- +not built$'
+  refute_output --partial failed
+  run here ./task cis
+  assert_failure 2
+  assert_line --index 0 'fortress-node is not built yet, so there is nothing to score'
+}
+
 # A page for the laptop. It writes into $HOME, which the tests choose.
 laptop_page() {
   cat > scripts/60-laptop-note.ts <<'PAGE'

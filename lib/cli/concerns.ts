@@ -73,7 +73,7 @@ export function statusOf(config: Config, { pages, machines, verdicts, now, took 
     replacedConcern(machine, verdicts, add)
   }
   const judged = judge(pages, machines, verdicts, now)
-  judged.forEach((one) => pageConcern(one, add))
+  pageConcerns(judged, add)
   const cluster = clusterState(config, machines, now, add)
   const order = { bad: 0, warn: 1 }
   concerns.sort((a, b) => order[a.state] - order[b.state])
@@ -102,12 +102,33 @@ function replacedConcern({ name, id }: Answers, verdicts: Verdict[], add: Add): 
   )
 }
 
-function pageConcern({ page, machine, state, mode = '' }: Judged, add: Add): void {
-  const task = `./task ${page.slice(3)}`
-  if (state === 'failed')
-    add('warn', machine, `${page} failed when it was last ${done(mode)}`, `${task} verify`)
-  if (state === 'unfinished')
-    add('warn', machine, `the last ${mode} of ${page} has not come to its end`, `${task} ${mode}`)
+/** Pages that failed or were cut short: a line for each machine, however many there are. */
+function pageConcerns(judged: Judged[], add: Add): void {
+  for (const state of ['failed', 'unfinished'] as const) {
+    const all = judged.filter((one) => one.state === state)
+    for (const machine of new Set(all.map((one) => one.machine))) {
+      const mine = all.filter((one) => one.machine === machine)
+      const [first] = mine
+      if (first === undefined) continue
+      const { mode = 'verify' } = first
+      const names = mine.map(({ page }) => page)
+      const shown =
+        names.length > 3 ? `${names.slice(0, 2).join(', ')} and ${names.length - 2} more` : listed(names)
+      const next = names.length === 1 ? `./task ${first.page.slice(3)}` : undefined
+      if (state === 'failed') {
+        const was = names.length === 1 ? 'it was' : 'they were'
+        add(
+          'warn',
+          machine,
+          `${shown} failed when ${was} last ${done(mode)}`,
+          next ? `${next} verify` : './task verify-all',
+        )
+      } else {
+        const says = `the last ${mode} of ${shown} has not come to its end`
+        add('warn', machine, says, next ? `${next} ${mode}` : './task build-all')
+      }
+    }
+  }
 }
 
 function machineConcerns({ name, restart, failed, full, pages, ahead = 0 }: Answers, add: Add): void {

@@ -126,13 +126,19 @@ function machineLines({ machines, time }: Status, paint: Paint, columns: number)
 function clusterLines(status: Status, paint: Paint, width: number): string[] {
   const { cluster, time } = status
   if (cluster === undefined) return []
+  // Where nobody could be asked, nobody knows.
+  const asked = status.machines.some(({ silent, notBuilt }) => !silent && !notBuilt)
   const ago = (note: { time: string } | undefined) =>
-    note === undefined ? paint(yellow, 'never') : agoOf(note.time, new Date(time))
+    note === undefined ? paint(yellow, asked ? 'never' : 'unknown') : agoOf(note.time, new Date(time))
   const running = [...new Set(cluster.members.flatMap((member) => versionOf(member, status) ?? []))].join(
     ', ',
   )
+  const version =
+    running === cluster.pinned
+      ? `${running}, as pinned`
+      : `pinned ${cluster.pinned}, running ${running || '-'}`
   const backups = `backup  ${ago(newest(cluster.backup, isBackup))}   drill  ${ago(newest(cluster.backup, isDrill))}`
-  const last = wrap(`${backups}   k3s pinned ${cluster.pinned}, running ${running || '-'}`, width, 8)
+  const last = wrap(`${backups}   k3s ${version}`, width, 8)
   if (running === '') return last
   const members = cluster.members.map((member) => memberRow(member, status, cluster.pinned, paint))
   return [
