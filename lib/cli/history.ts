@@ -13,7 +13,7 @@ export interface Verdict {
   time: string
   ended: boolean
   failed: number
-  /** Steps that wait for somebody or something, controls for the next start of the machine included. */
+  /** Whatever neither holds nor failed: it waits for somebody, or for the next start of the machine. */
   pending: number
   /** The page was applied since it was last undone. */
   applied: boolean
@@ -43,6 +43,9 @@ export function verdictsIn(dir: string, most = 100): Verdict[] {
   return [...last.values()].sort((a, b) => (a.page < b.page ? -1 : 1))
 }
 
+/** The counts of a summary that are no reason to doubt a page; a count that is not among them is one, also a new one. */
+const good = new Set(['hold', 'changed', 'failed', 'waived', 'notApplicable', 'steps', 'total', 'seconds'])
+
 /** The runs of pages in one log. A line that was cut short by the end of a run is left out. */
 function runsIn(text: string): Verdict[] {
   const runs: Verdict[] = []
@@ -69,11 +72,11 @@ function runsIn(text: string): Verdict[] {
       })
     const run = kind === 'summary' ? runs.findLast((one) => one.page === name && !one.ended) : undefined
     if (run === undefined) continue
-    const count = (key: string) => Number(event[key] ?? 0)
+    const count = (key: string) => (typeof event[key] === 'number' ? event[key] : 0)
     run.time = String(time)
     run.ended = true
     run.failed = count('failed')
-    run.pending = count('pending') + count('rebooting')
+    run.pending = Object.keys(event).reduce((sum, key) => sum + (good.has(key) ? 0 : count(key)), 0)
     run.changed = count('changed') > 0
   }
   return runs

@@ -71,7 +71,7 @@ const colourOf: Record<PageState, number> = {
 const wordsOf: Partial<Record<PageState, string>> = {
   changed: 'changed by somebody',
   unchecked: 'not checked since it started, or never',
-  waits: 'holds when it has restarted, or waits for you',
+  waits: 'waits for a restart, or for you',
 }
 
 function layerLines({ layers, time }: Status, paint: Paint, columns: number): string[] {

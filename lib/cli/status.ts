@@ -16,8 +16,8 @@ import { open, pages } from './scripts.ts'
 import { type Session, withSession } from './session.ts'
 import { status as table } from './tables.ts'
 
-/** Seconds that are waited for a machine to answer, and then for what it has to say. */
-const WAIT = 5
+/** Seconds that are waited for a machine to answer, so that six are enough in all, and then for what it has to say. */
+const WAIT = 4
 const TALK = 30
 
 /** The page that makes the virtual machines of a host: without its record there are none. */
@@ -33,13 +33,14 @@ export const status = (call: Call): Promise<number> =>
       needsHost()
       const began = Date.now()
       const machines = await askAll(session)
+      const took = (Date.now() - began) / 1000
       report.pause()
       const found = statusOf(config, {
         pages: pagesOf(session),
         machines,
         verdicts: verdictsIn(config.env.FK_LOG_DIR),
         now: new Date(),
-        took: (Date.now() - began) / 1000,
+        took,
       })
       const { stdout } = process
       const color = stdout.isTTY === true && stdout.hasColors()

@@ -432,8 +432,8 @@ class Ssh extends Link {
       const answer = await question(
         `${label} shows a host key that nobody has compared yet:\n` +
           `${prints.map((line) => `  ${line.replace(/^\d+ (\S+) .*\((\S+)\)$/, '$2  $1')}\n`).join('')}` +
-          `On its own console, ${SHOW_KEY} shows the same.\n` +
-          `It will be known here as ${alias}, the machine of this site at whatever address, in ${knownHostsFile}.\n` +
+          `Compare it on the machine's own console:\n  ${SHOW_KEY}\n` +
+          `It is stored as ${alias}, which is this machine at whatever address, in\n  ${knownHostsFile}\n` +
           'Is it the same? [y/N] ',
       )
       if (!/^y(es)?$/i.test(answer.trim()))

@@ -1,6 +1,8 @@
 // What `./task status` makes of what machines say: what needs attention, in which order, and what stands on the screen.
 import assert from 'node:assert/strict'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { spawn } from 'node:child_process'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
@@ -280,6 +282,11 @@ describe('the log of this laptop', () => {
     assert.deepEqual(verdictsIn(join(dir, 'nothing')), [])
   })
 
+  test('what neither holds nor failed is counted, by whatever name', () => {
+    run('31', 'verify', '2026-11-21T11:30:00Z', { rebooting: 2, yours: 1, seconds: 9, notApplicable: 4 })
+    assert.deepEqual([verdictsIn(dir)[0]?.pending, verdictsIn(dir)[0]?.failed], [3, 0])
+  })
+
   test('an undo is newer than what it took back, and a run that did not end says so', () => {
     run('4', 'undo', '2026-11-21T12:00:00Z')
     const [undone] = verdictsIn(dir)
@@ -420,4 +427,49 @@ describe('what holds', () => {
       /its clock is (2 h 00|1 h 59) min ahead of this laptop's/,
     )
   })
+})
+
+test('with the tunnel down it takes six seconds at most, and the line has the command with the file', async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'fk-status-'))
+  // It accepts, and says nothing: what a packet filter and a machine that hangs look like to ssh.
+  const mute = createServer(() => {}).listen(0, '127.0.0.1')
+  t.after(() => (mute.close(), rmSync(dir, { recursive: true })))
+  await new Promise((resolve) => mute.once('listening', resolve))
+  const { port } = mute.address() as AddressInfo
+  mkdirSync(join(dir, 'fortress'))
+  const files = {
+    'fortress/laptop.conf': '',
+    'fortress/fortress.door': '',
+    known_hosts:
+      'fortress.fortress ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPKvGfuR3ENMlkBDVdiN1cgyO9I6mjvMIs0cHO5XpGl\n',
+  }
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(dir, name), text)
+  const others = Object.entries(process.env).filter(([name]) => !name.startsWith('FK_'))
+  const env = {
+    ...Object.fromEntries(others),
+    FK_HOST: `ada@127.0.0.1:${port}`,
+    FK_STATE_DIR: dir,
+    FK_LOG_DIR: dir,
+    FK_AGE_IDENTITY: join(dir, 'identity'),
+    FK_KNOWN_HOSTS: join(dir, 'known_hosts'),
+    FK_SSH_CONFIG: '/dev/null',
+  }
+  const child = spawn(
+    process.execPath,
+    [join(import.meta.dirname, '../../bin/task.cjs'), 'status', '--json'],
+    { env },
+  )
+  let text = ''
+  child.stdout.setEncoding('utf8').on('data', (piece: string) => (text += piece))
+  const code = await new Promise((resolve) => child.once('close', resolve))
+  const { took, concerns, layers } = JSON.parse(text) as ReturnType<typeof statusOf>
+  assert.equal(code, 1)
+  assert.ok(took <= 6, `${took} s`)
+  assert.deepEqual(
+    concerns.map(({ of, says, next }) => `${of}: ${says} → ${next.replace(dir, 'STATE')}`),
+    [
+      'fortress: the tunnel is down, and it answers nowhere else → sudo wg-quick up STATE/fortress/laptop.conf',
+    ],
+  )
+  assert.deepEqual(new Set(layers.map(({ state }) => state)), new Set(['unknown']))
 })

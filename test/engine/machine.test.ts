@@ -224,9 +224,9 @@ exec bash -c "\${@: -1}"`
     const no = run('asks', '\n')
     assert.match(
       no,
-      /north \(ada@192\.0\.2\.10\) shows a host key .*\n {2}ED25519 {2}SHA256:\S+\nOn its own console, ssh-keygen/,
+      /north \(ada@192\.0\.2\.10\) shows a host key .*\n {2}ED25519 {2}SHA256:\S+\nCompare it on the machine's own console:\n {2}ssh-keygen /,
     )
-    assert.match(no, /known here as site\.north, /)
+    assert.match(no, /stored as site\.north, /)
     assert.match(no, /was not confirmed; nothing was run/)
     assert.ok(!existsSync(file))
     run('asks', 'y\n')
