@@ -1,4 +1,5 @@
 // ./task status: one screen for a tired admin. What needs attention comes first, with the command that mends it.
+import type { Page } from '../engine/page.ts'
 import { plain } from '../engine/program.ts'
 import { onAnswer } from '../engine/wire.ts'
 import type { Fault } from '../ground/fault.ts'
@@ -89,13 +90,18 @@ function unreached({ name }: Placed, host: Answers): Answers | undefined {
 
 /** The pages of scripts/ that have something to do on a machine of the site. */
 function pagesOf({ config, store }: Session): SitePage[] {
+  const hasSteps = (page: Page, spec: Placed) => {
+    try {
+      return page.steps(contextOf(config, declaredFacts(spec, config), store)).length > 0
+    } catch {
+      return true // it wants something that is not here yet, and says so when it is run
+    }
+  }
   return pages()
     .map(open)
     .flatMap((page) => {
-      const places = placesOf(page, config).filter((spec) => !isLaptop(spec))
-      const machines = places
-        .filter((spec) => page.steps(contextOf(config, declaredFacts(spec, config), store)).length > 0)
-        .map(({ name }) => name)
+      const places = placesOf(page, config).filter((spec) => !isLaptop(spec) && hasSteps(page, spec))
+      const machines = places.map(({ name }) => name)
       return machines.length === 0 ? [] : [{ name: page.name, layer: page.layer, machines }]
     })
 }

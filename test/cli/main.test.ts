@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -103,6 +103,14 @@ test('the first screen and the list fit 80 columns, and every task that the firs
   assert.ok(named.length >= 8)
   for (const name of named) assert.ok(tasks.includes(name), name)
   for (const { number, name } of pages()) assert.ok(screen.includes(`${number} ${name}`), name)
+})
+
+test('every page can be started as a program', () => {
+  for (const { file } of pages()) {
+    const path = join(import.meta.dirname, '../..', file)
+    assert.ok(statSync(path).mode & 0o100, `${file} is not executable: chmod +x ${file}`)
+    assert.match(readFileSync(path, 'utf8'), /^#!\/usr\/bin\/env -S npx --no-install tsx\n\/\/ /, file)
+  }
 })
 
 test('only the warning about X25519 is kept from a person', () => {
