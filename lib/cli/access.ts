@@ -8,7 +8,8 @@ import { type HostAddress, parseHost } from '../ground/address.ts'
 import { Fault } from '../ground/fault.ts'
 import { sshPublicKey } from '../ground/keys.ts'
 import { question } from '../ground/laptop.ts'
-import { type Placed, isLaptop, machineOf, machinesFor, tunnelOf } from '../site/machines.ts'
+import { membersOf } from '../site/cluster.ts'
+import { type Placed, isApi, isLaptop, machineOf, machinesFor, tunnelOf } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
 import { stateOf, storeOf } from './context.ts'
 
@@ -32,13 +33,14 @@ export async function connectTo(
   report: Report,
 ): Promise<Machine> {
   const { env } = config
-  const { target, routeFile, rootless, password } = await accessOf(config, spec, report)
+  const { target, routeFile, rootless, environment, password } = await accessOf(config, spec, report)
   return connect({
     name: spec.name,
     target,
     interactive: terminal,
     ...(routeFile === undefined ? {} : { routeFile }),
     ...(rootless === undefined ? {} : { rootless }),
+    ...(environment === undefined ? {} : { environment }),
     advice: {
       silent: 'After host-firewall it answers in the tunnel only: wg-quick up',
       behind: './task doctor, then ./task vm-provision verify',
@@ -76,9 +78,14 @@ interface Access {
   routeFile?: string
   /** Where lock and records of the laptop lie. */
   rootless?: string
+  environment?: Record<string, string>
   /** Of the lab's machine. */
   password?: string
 }
+
+/** The file that `./task node kubeconfig NAME` writes for the first server of the site. */
+const kubeconfigPath = (config: Config): string =>
+  join(stateOf(config), `${membersOf(config.site)[0]?.name}.kubeconfig`)
 
 /** What all connections over SSH have alike. */
 const common = ({ env, site }: Config, { name }: Placed) => ({
@@ -90,7 +97,12 @@ const common = ({ env, site }: Config, { name }: Placed) => ({
 
 async function accessOf(config: Config, spec: Placed, report: Report): Promise<Access> {
   const { site } = config
-  if (isLaptop(spec)) return { target: 'local', rootless: join(stateOf(config), 'laptop') }
+  if (isLaptop(spec))
+    return {
+      target: 'local',
+      rootless: join(stateOf(config), 'record'),
+      ...(isApi(spec) ? { environment: { KUBECONFIG: kubeconfigPath(config) } } : {}),
+    }
   const host = hostOf(config)
   const routeFile = join(stateOf(config), `${spec.name}.door`)
   if (spec.behind !== undefined) return throughHost(config, spec, routeFile, report)
