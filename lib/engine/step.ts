@@ -100,6 +100,11 @@ export interface Demand extends Named {
   help: string
   /** It holds for this run when somebody types exactly this: what is about to be destroyed, by its name. */
   typed?: string
+  /**
+   * A person does it in the normal course of a build: its state is `your turn`. At a terminal the run waits up to `wait` seconds,
+   * checks again meanwhile, and goes on by itself.
+   */
+  person?: { wait?: number }
 }
 
 /** It becomes true by itself; checked again until `seconds` have passed. */
