@@ -117,7 +117,7 @@ async function write({ config, state, store, given, say }: Peers, peer: Peer): P
   if (given.qr) say(qr(text))
   say(`${peer.name} (${peer.address}) enters with ${file}`)
   say('It holds the private key in clear: mode 600, for you alone.')
-  say(`On this computer, with wireguard-tools: sudo wg-quick up ${file}`)
+  say(`On this computer, with wireguard-tools:\n  sudo wg-quick up ${file}`)
   if (!given.qr) say(`On a phone, scan: ./task peer show ${peer.name} --qr`)
 }
 

@@ -101,8 +101,8 @@ export interface Demand extends Named {
   /** It holds for this run when somebody types exactly this: what is about to be destroyed, by its name. */
   typed?: string
   /**
-   * A person does it in the normal course of a build: its state is `your turn`. At a terminal the run waits up to `wait` seconds,
-   * checks again meanwhile, and goes on by itself.
+   * A person does it in the normal course of a build: the page waits, and nothing has failed. With `wait` a run at a terminal
+   * checks again for so many seconds, and goes on by itself.
    */
   person?: { wait?: number }
 }

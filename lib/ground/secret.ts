@@ -199,7 +199,7 @@ async function makeIdentity(path: string, dir: string, say: (sentence: string) =
   await land(path, text, false)
   await say(
     `Made the age identity ${path}
-It opens every secret in ${dirname(dir)}, and every backup of a cluster.
+It opens every backup of a cluster, and every secret in ${dirname(dir)}
 Copy it now to a place away from this computer: without it nothing opens them.
 On paper: ./task identity show has it as one line.`,
   )

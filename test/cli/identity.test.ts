@@ -49,17 +49,18 @@ async function place(...secrets: string[]) {
     return { code: status, text: stdout + stderr }
   }
   /** The same at a terminal. */
-  const typed = (...words: string[]) => {
-    const command = [join(root, 'task'), 'identity', ...words].join(' ')
+  const typed = (words: string, input = '') => {
+    const command = `${join(root, 'task')} ${words}`
     const { status, stdout } = spawnSync(
       'script',
       ['--quiet', '--return', '--command', command, '/dev/null'],
       {
         encoding: 'utf8',
-        env: clean,
+        env: { ...clean, FK_HOST: 'admin@192.0.2.10' },
+        input,
       },
     )
-    return { code: status, text: stdout.replaceAll('\r', '') }
+    return { code: status, text: stdout.replaceAll(/\r|\x1b\[\d*[A-Z]/g, '') }
   }
   return { dir, env, identity: env.FK_AGE_IDENTITY, task, typed }
 }
@@ -96,11 +97,29 @@ test('the identity itself is shown on a terminal only', { skip: without('script'
   assert.equal(piped.code, 1)
   assert.match(piped.text, /is shown on a terminal only/)
   assert.equal(piped.text.includes('AGE-SECRET-KEY'), false)
-  const { code, text } = typed('show')
+  const { code, text } = typed('identity show')
   assert.equal(code, 0, text)
   assert.equal(text.split('\n')[0], readFileSync(identity, 'utf8').trim().split('\n').at(-1))
   assert.deepEqual(narrow(text), [])
 })
+
+for (const [answer, known] of [
+  ['y', true],
+  ['', false],
+] as const)
+  test(
+    `at a terminal a new identity is followed by a question, here answered with '${answer}'`,
+    { skip: without('script') },
+    async () => {
+      const { typed, identity } = await place()
+      const { code, text } = typed('peer show laptop', `${answer}\n`)
+      assert.equal(code, 0, text)
+      assert.match(text, /^Made the age identity .*\n(.+\n)+\nCopied\? \[y\/N\] /m)
+      assert.equal(copiedAt(identity) !== undefined, known)
+      assert.equal(/has no known copy yet: \.\/task identity$/m.test(text), !known)
+      assert.deepEqual(narrow(text), [])
+    },
+  )
 
 test('a copy is proven by the secrets that it opens, whatever modes its disk has', async () => {
   const { dir, task, identity } = await place('one', 'two')

@@ -81,7 +81,7 @@ test('a second run finds the first run’s secret and makes no new one', async (
   assert.equal(n, 1)
   assert.deepEqual(said, [
     `Made the age identity ${identity}
-It opens every secret in ${join(dir, '..')}, and every backup of a cluster.
+It opens every backup of a cluster, and every secret in ${join(dir, '..')}
 Copy it now to a place away from this computer: without it nothing opens them.
 On paper: ./task identity show has it as one line.`,
   ])
