@@ -48,7 +48,9 @@ put_forget() {
   local seen
   [ -d "$FK_STATE/secret" ] || return 0
   find "$FK_STATE/secret" -type f -name '*.sha256' | while IFS= read -r seen; do
-    sha256sum --check --status "$seen" 2> /dev/null || rm --force "$seen" "$seen.around"
+    sha256sum --check --status "$seen" 2> /dev/null && continue
+    record_before "$seen" && record_before "$seen.around" # a rollback brings the secret back
+    rm --force "$seen" "$seen.around"
   done
   find "$FK_STATE/secret" -depth -type d -empty -delete
 }
