@@ -32,10 +32,8 @@ export default {
       does: 'what only a person can do, and what of it is done',
       ...commandOf('gates', 'gates'),
     },
-    peer: {
-      does: 'the devices that may enter the tunnel',
-      ...commandOf('peer', 'peer'),
-    },
+    peer: { does: 'the devices that may enter the tunnel', ...commandOf('peer', 'peer') },
+    identity: { does: 'the key to every secret, and its copy', ...commandOf('identity', 'identity') },
     node: {
       does: 'rebuild or destroy a virtual machine; replace or remove a node of the cluster; write the kubeconfig',
       ...commandOf('node', 'node'),

@@ -31,7 +31,7 @@ export async function scoreNode(
   { signal, now = () => new Date() }: { signal?: AbortSignal; now?: () => Date } = {},
 ): Promise<CisReport> {
   const { env, site } = config
-  const store = storeOf(config, report)
+  const store = storeOf(config, async (lines) => report.note(lines))
   const context = contextOf(config, machine.facts, store)
   const { role } = memberOf(context)
   const page = pageNamed('k3s-cis')

@@ -119,6 +119,23 @@ export const gates = {
   flags: { site, json },
 } as const satisfies Table
 
+export const identity = {
+  words: [
+    {
+      name: 'action',
+      optional: true,
+      help: 'where it is, its recipient, and whether a copy is known',
+      among: {
+        show: 'the identity itself, on this terminal, for paper',
+        check: 'prove that FILE, a copy, opens the secrets of the site; notes that there is one',
+        copied: 'note that there is a copy',
+      },
+    },
+    { name: 'FILE', optional: true, help: 'for check: the copy' },
+  ],
+  flags: { site },
+} as const satisfies Table
+
 export const peer = {
   words: [
     {

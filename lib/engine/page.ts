@@ -45,6 +45,8 @@ export interface About {
   library?: Command
   /** Read-only bash of the page's own that runs once before its checks: its variables, functions and $FK_TMP are theirs. */
   prepare?: Command
+  /** What the laptop makes before the page is applied; plans, prints and rehearsals do without. */
+  make?: (context: Context) => Promise<void>
 }
 
 export interface Page extends About {

@@ -42,9 +42,11 @@ main() {
   $2 > now - 180 { found = 1 }
   END { exit !found }'
   }
-  demand 'a peer has made a WireGuard handshake in the last three minutes' 'on the laptop, make the client file and bring the tunnel up; then run this again
-./task peer show laptop
-sudo wg-quick up FILE && ping 10.66.0.1'
+  demand 'a peer has made a WireGuard handshake in the last three minutes' './task peer show laptop --endpoint HOST
+sudo wg-quick up /nonexistent/fortress/laptop.conf
+on the laptop, with wireguard-tools installed; or import the file into the
+WireGuard app, or scan it: ./task peer show laptop --qr
+Its private key stands in the file in clear (mode 600): keep it as a key.'
 
   # 3/8 the unit that loads the nftables rules is installed
   #   why: Debian's own empties every table of the machine when it stops, those of libvirt and of a cluster included

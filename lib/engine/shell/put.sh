@@ -47,6 +47,18 @@ put_restore() {
   put_finish "$1"
 }
 
+# put_forget: of secrets that are gone, or are others by now, no digest stays.
+put_forget() {
+  local seen
+  [ -d "$FK_STATE/secret" ] || return 0
+  find "$FK_STATE/secret" -type f -name '*.sha256' | while IFS= read -r seen; do
+    sha256sum --check --status "$seen" 2> /dev/null && continue
+    record_before "$seen" && record_before "$seen.around" # a rollback brings the secret back
+    rm --force "$seen" "$seen.around"
+  done
+  find "$FK_STATE/secret" -depth -type d -empty -delete
+}
+
 # received PATH: FK_PART is the file beside PATH that was uploaded for it, and FK_DIGEST its digest, which the sender verified;
 # another file is deleted. FK_SENT has a line for everything that was sent: digest, path.
 received() {
@@ -69,5 +81,5 @@ put_matches() {
   is=$(stat --format='%a %U:%G' "$1")
   [ "$is" = "$3 $(put_owner "$4")" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
 }
-export -f put put_owner put_finish put_finished put_restore received put_matches
+export -f put put_owner put_finish put_finished put_restore put_forget received put_matches
 export FK_STATE

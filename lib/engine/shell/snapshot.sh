@@ -184,6 +184,7 @@ fk_restore_kept() {
   if [ -e "$dir/present" ]; then
     while IFS= read -r path; do
       rm --recursive --force "$path.fortress-old"
+      mkdir --parents "$(dirname "$path")"
       cp --archive "$dir/kept$path" "$path.fortress-old"
       if [ -d "$path" ] && [ ! -L "$path" ]; then rm --recursive --force "$path"; fi
       mv --force --no-target-directory "$path.fortress-old" "$path"
