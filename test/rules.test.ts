@@ -3,8 +3,9 @@ import assert from 'node:assert/strict'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import { test } from 'node:test'
+import { type Arrow, arrowsOf } from '../lib/cli/imports.ts'
 import { pages } from '../lib/cli/scripts.ts'
-import { type Arrow, arrowsOf, circles, closure, upward } from './arrows.ts'
+import { circles, closure, upward } from './arrows.ts'
 
 const root = join(import.meta.dirname, '..')
 const outside = ['.git', 'node_modules', 'out', '.cache', 'secrets']
