@@ -6,9 +6,9 @@ import type { Report } from '../engine/report.ts'
 import { printedPages, sharedFile, writePages } from '../engine/runbook.ts'
 import { Fault } from '../ground/fault.ts'
 import { nearest } from '../ground/nearest.ts'
-import { root } from '../ground/root.ts'
 import { type Placed, everyMachine, machinesFor } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
+import { outDir } from '../site/out.ts'
 
 type ContextOf = (machine: Placed) => Context
 
@@ -58,9 +58,9 @@ export function pageAsFile(
 /** Its text alone. */
 export const printPage = (...given: Parameters<typeof pageAsFile>): string => pageAsFile(...given).text
 
-/** The whole runbook, in out/SITE/print: a file for each page, and for each machine where they differ. Returns the exit code. */
+/** The whole runbook, in print/ of the site's directory for output: a file for each page, and for each machine where they differ. Returns the exit code. */
 export function printRunbook(pages: Page[], context: ContextOf, config: Config, report: Report): 0 {
-  const dir = join(root, 'out', config.site.name, 'print')
+  const dir = join(outDir(config), 'print')
   const files = writePages(dir, printedPages(pages, context, config))
   const path = relative(process.cwd(), dir) || '.'
   report.note(

@@ -11,6 +11,7 @@ export interface Env {
   FK_STATE_DIR: string
   FK_AGE_IDENTITY: string
   FK_LAB_DIR: string
+  FK_OUT_DIR: string
   FK_LOG_DIR: string
   FK_DOWNLOAD_DIR: string
   FK_MIRROR?: string
@@ -23,6 +24,7 @@ export interface Env {
   FK_VM_VCPUS?: number
   FK_VM_DISK_GB?: number
   FK_VM_ACCEL?: 'kvm' | 'tcg'
+  FK_ENV_FILE?: string
   FK_TEST_REQUIRE: string[]
 }
 

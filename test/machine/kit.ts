@@ -119,7 +119,9 @@ export async function said(child: ChildProcess): Promise<Said> {
 
 function clean(): Record<string, string | undefined> {
   return Object.fromEntries(
-    Object.entries(process.env).filter(([name]) => !name.startsWith('FK_') && name !== 'NODE_OPTIONS'),
+    Object.entries(process.env).filter(
+      ([name]) => (!name.startsWith('FK_') || name === 'FK_ENV_FILE') && name !== 'NODE_OPTIONS',
+    ),
   )
 }
 

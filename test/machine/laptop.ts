@@ -98,7 +98,13 @@ export function laptopIn(
   const start: Laptop['start'] = (kit, page, words, env = {}) =>
     spawn('ip', ['netns', 'exec', ns, process.execPath, '--import', 'tsx', page, ...words], {
       cwd: folderOf(page),
-      env: { PATH: process.env['PATH'], HOME: process.env['HOME'], ...kit.env, ...env },
+      env: {
+        PATH: process.env['PATH'],
+        HOME: process.env['HOME'],
+        FK_ENV_FILE: '/dev/null',
+        ...kit.env,
+        ...env,
+      },
       stdio: ['ignore', 'pipe', 'pipe'],
     })
   return {
