@@ -58,7 +58,10 @@ export function pageAsFile(
 /** Its text alone. */
 export const printPage = (...given: Parameters<typeof pageAsFile>): string => pageAsFile(...given).text
 
-/** The whole runbook, in print/ of the site's directory for output: a file for each page, and for each machine where they differ. Returns the exit code. */
+/**
+ * The whole runbook, in print/ below the site's directory for output: a file for each page, and for each machine where they
+ * differ. Returns the exit code.
+ */
 export function printRunbook(pages: Page[], context: ContextOf, config: Config, report: Report): 0 {
   const dir = join(outDir(config), 'print')
   const files = writePages(dir, printedPages(pages, context, config))

@@ -341,7 +341,7 @@ function readSettings(root: string, env: Record<string, string | undefined>, sch
 
   const dotenv = settingsFile(root, env)
   if ('text' in dotenv) readDotenv(dotenv, set, faults)
-  else if (dotenv.unreadable !== 'is missing')
+  else if (dotenv.file !== '.env' || dotenv.unreadable !== 'is missing')
     faults.push({ file: dotenv.file, path: '', reason: dotenv.unreadable })
   for (const [name, value] of Object.entries(env))
     if (value !== undefined && /^FK_/i.test(name)) set(name, value, 'environment')
@@ -356,15 +356,11 @@ function readSettings(root: string, env: Record<string, string | undefined>, sch
   return settings
 }
 
-/**
- * The file of a person's settings. Who gives an environment of his own for the kit still does not want what this process was not to
- * read.
- */
+/** The file of a person's settings. What this process is not to read is not read for a caller with an `env` of his own either. */
 function settingsFile(root: string, env: Record<string, string | undefined>): Text {
   const said = env['FK_ENV_FILE'] || (root === kit ? process.env['FK_ENV_FILE'] : undefined)
   if (!said) return read(root, '.env')
   const found = read('/', absolute(said, process.cwd()))
-  // That there is no such file is said where the variable is checked.
   return { ...found, file: said }
 }
 
@@ -388,7 +384,6 @@ function readDotenv(
     if (name === '') wrong('', 'is not NAME=value')
     else if (quote !== undefined && value.startsWith(quote)) wrong(name, `has no closing ${quote}`)
     else if (first !== undefined) wrong(name, `is set twice; first in line ${first}`)
-    else if (name === 'FK_ENV_FILE') wrong(name, 'has no effect here: set it in your shell')
     else set(name, value, file, line)
     if (first === undefined) seen.set(name, line)
   }

@@ -24,7 +24,6 @@ export interface Env {
   FK_VM_VCPUS?: number
   FK_VM_DISK_GB?: number
   FK_VM_ACCEL?: 'kvm' | 'tcg'
-  FK_ENV_FILE?: string
   FK_TEST_REQUIRE: string[]
 }
 

@@ -361,7 +361,7 @@ describe('the laptop', () => {
 
 test('without FK_HOST only the laptop is checked, and the line about the machine says why', () => {
   const env = {
-    ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('FK_'))),
+    ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^FK_(?!ENV_FILE)/.test(name))),
     FK_HOST: '',
     FK_LOG_DIR: scratch,
     FK_STATE_DIR: scratch,
@@ -398,7 +398,7 @@ test('without FK_HOST only the laptop is checked, and the line about the machine
 
 test('a machine that does not answer is one line, with what to do', () => {
   const env = {
-    ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('FK_'))),
+    ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^FK_(?!ENV_FILE)/.test(name))),
     FK_HOST: 'admin@127.0.0.1:1',
     FK_LOG_DIR: scratch,
     FK_STATE_DIR: scratch,

@@ -76,6 +76,7 @@ export function around(machine: LabMachine, more: Record<string, string> = {}): 
     FK_SUDO_PASSWORD_FILE: join(state, 'sudo'),
     FK_LOG_DIR: join(state, 'log'),
     FK_LOCK_WAIT_SECONDS: '20',
+    FK_ENV_FILE: '/dev/null',
     ...more,
   }
   const start = (file: string, ...words: string[]) =>
@@ -119,9 +120,7 @@ export async function said(child: ChildProcess): Promise<Said> {
 
 function clean(): Record<string, string | undefined> {
   return Object.fromEntries(
-    Object.entries(process.env).filter(
-      ([name]) => (!name.startsWith('FK_') || name === 'FK_ENV_FILE') && name !== 'NODE_OPTIONS',
-    ),
+    Object.entries(process.env).filter(([name]) => !/^FK_(?!ENV_FILE)/.test(name) && name !== 'NODE_OPTIONS'),
   )
 }
 

@@ -101,7 +101,6 @@ export function laptopIn(
       env: {
         PATH: process.env['PATH'],
         HOME: process.env['HOME'],
-        FK_ENV_FILE: '/dev/null',
         ...kit.env,
         ...env,
       },
