@@ -1,4 +1,4 @@
-// What there is to run. `./task` prints this table, and below it the pages it finds in scripts/.
+// What there is to run. `./task --all` prints this table, and below it the pages it finds in scripts/.
 import { lab, several, test } from './lib/cli/tables.ts'
 import { type Taskfile, command, commandOf, each, generate, onFiles, program } from './lib/cli/taskfile.ts'
 
@@ -12,7 +12,7 @@ export default {
       ...each('plan'),
     },
     'build-all': {
-      does: 'build everything, in order; without FK_HOST a rehearsal that touches nothing',
+      does: 'build everything, in order; without FK_HOST a rehearsal',
       ...each('apply'),
     },
     'verify-all': {

@@ -18,9 +18,10 @@ process.stderr.on('error', closed)
 if (process.argv.length === 2) list()
 else run()
 
-/** Most people who type `task` want to be reminded, at once: the last list is shown again while nothing of it has changed. */
+/** Most people who type `task` want to be reminded, at once: the last screen is shown again while nothing of it has changed. */
 function list() {
   const dir = require('./cache.cjs').cache()
+  process.stdout.write(require('./head.cjs').head())
   const kept = dir === undefined ? undefined : path.join(dir, 'list.json')
   const key = JSON.stringify(sources().map((name) => [name, stamp(path.join(root, name))]))
   try {
@@ -29,8 +30,8 @@ function list() {
   } catch {
     // There is none, or it cannot be read: it is made anew.
   }
-  const { tasks, taskfile } = load()
-  const text = tasks.list(taskfile, require('../lib/cli/scripts.ts').pages())
+  const { tasks } = load()
+  const text = tasks.firstScreen(require('../lib/cli/scripts.ts').pages())
   process.stdout.write(text)
   if (kept === undefined) return
   fs.writeFileSync(`${kept}.${process.pid}`, JSON.stringify({ key, text }), { mode: 0o600 })
@@ -40,8 +41,8 @@ function list() {
 function sources() {
   const scripts = path.join(root, 'scripts')
   const pages = fs.existsSync(scripts) ? fs.readdirSync(scripts).map((name) => `scripts/${name}`) : []
-  const list = ['flags', 'main', 'scripts', 'tables'].map((name) => `lib/cli/${name}.ts`)
-  return ['Taskfile.ts', ...list, ...pages]
+  const list = ['lib/cli/main.ts', 'lib/cli/scripts.ts', 'lib/ground/wrap.ts']
+  return [...list, ...pages]
 }
 
 function stamp(file) {

@@ -1,3 +1,4 @@
+#!/usr/bin/env -S npx --no-install tsx
 // A WireGuard tunnel for the peers of the site.
 //
 // Needs   the keys of the host and of every peer, made on the laptop: ./task peer show laptop

@@ -1,3 +1,4 @@
+#!/usr/bin/env -S npx --no-install tsx
 // An nftables firewall: nobody connects to whom router.allow of the site does not list. From outside that is WireGuard alone.
 //
 // Needs   where the tunnel ends at this host, that it is up on the laptop: SSH from anywhere else is closed here.

@@ -1,10 +1,11 @@
 // How a machine of a site is reached from here: this computer, SSH, through its host, or the lab.
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
+import { hostname, networkInterfaces } from 'node:os'
+import { dirname, join, relative } from 'node:path'
 import { type Machine, type SshTarget, connect, passwordFile } from '../engine/machine.ts'
 import { type Report, createReport } from '../engine/report.ts'
-import { type HostAddress, parseHost } from '../ground/address.ts'
+import { type HostAddress, contains, parseHost, parseNetwork } from '../ground/address.ts'
 import { Fault } from '../ground/fault.ts'
 import { sshPublicKey } from '../ground/keys.ts'
 import { question } from '../ground/laptop.ts'
@@ -30,17 +31,30 @@ export async function connectTo(
   spec: Placed,
   terminal: boolean,
   report: Report,
+  { trust = terminal, root = true, seconds }: Reaching = {},
 ): Promise<Machine> {
   const { env } = config
   const { target, routeFile, rootless, password } = await accessOf(config, spec, report)
-  return connect({
+  const inTunnel =
+    target !== 'local' && target.tunnel !== undefined && routeFile !== undefined && existsSync(routeFile)
+  const down = inTunnel && target.tunnelNamespace === undefined && !tunnelIsUp(config)
+  // Who is in a hurry does not wait for a tunnel that is not up: the machine may still listen where it did.
+  const direct = down && seconds !== undefined
+  const limited =
+    target === 'local' || seconds === undefined
+      ? target
+      : { ...target, connectSeconds: inTunnel && !direct ? Math.floor(seconds / 2) : seconds }
+  const connecting = connect({
     name: spec.name,
-    target,
-    interactive: terminal,
-    ...(routeFile === undefined ? {} : { routeFile }),
+    target: limited,
+    interactive: trust,
+    ...(root ? {} : { root }),
+    ...(routeFile === undefined || direct ? {} : { routeFile }),
     ...(rootless === undefined ? {} : { rootless }),
     advice: {
-      silent: 'After host-firewall it answers in the tunnel only: wg-quick up',
+      silent: down
+        ? `The tunnel is down: ${tunnelUp(config)}`
+        : `After host-firewall it answers in the tunnel only: ${tunnelUp(config)}`,
       behind: './task doctor, then ./task vm-provision verify',
     },
     password: async (label) => {
@@ -54,6 +68,40 @@ export async function connectTo(
       return question(`Password for sudo on ${label}: `, { hidden: true })
     },
   })
+  if (!direct) return connecting
+  return connecting.catch((error: unknown) => {
+    if (!(error instanceof Fault)) throw error
+    throw new Fault('the tunnel is down, and it answers nowhere else', { next: tunnelUp(config) })
+  })
+}
+
+/** How a machine is reached, where not as for a page. */
+export interface Reaching {
+  /** A host key that is new may be compared now. Default: there is a terminal. */
+  trust?: boolean
+  /** False: nothing is run as root, so that no password is needed. */
+  root?: boolean
+  /** Seconds after which it counts as silent, on all of its routes together. */
+  seconds?: number
+}
+
+/** Whether this computer has an address in the tunnel of the site. */
+function tunnelIsUp({ site }: Config): boolean {
+  const range = parseNetwork(site.tunnel.network ?? '')
+  const own = Object.values(networkInterfaces()).flatMap((all) => all ?? [])
+  return range !== undefined && own.some(({ address }) => contains(range, address))
+}
+
+/** The command that brings the tunnel up here: with the file of the peer that this laptop has written one for. */
+export function tunnelUp(config: Config): string {
+  const { peers } = config.site.tunnel
+  const files = peers.map(({ name }) => ({ name, path: join(stateOf(config), `${name}.conf`) }))
+  const written = files.filter(({ path }) => existsSync(path))
+  const mine = written.find(({ name }) => name === hostname() || name === 'laptop') ?? written[0]
+  if (mine === undefined)
+    return `./task peer ${peers[0] ? `show ${peers[0].name}` : 'add laptop'}, then sudo wg-quick up its file`
+  const near = relative(process.cwd(), mine.path)
+  return `sudo wg-quick up ${near.startsWith('..') ? mine.path : near}`
 }
 
 /** Whether a machine of the site can be reached now. */

@@ -1,6 +1,7 @@
 // ./task cis: the score of every node, for people and for programs.
 import { join, relative } from 'node:path'
 import type { Machine } from '../engine/machine.ts'
+import { query } from '../engine/query.ts'
 import { type Event, type Report, createReport } from '../engine/report.ts'
 import { runPage } from '../engine/run.ts'
 import { Fault } from '../ground/fault.ts'
@@ -81,7 +82,16 @@ async function writeScore(dir: string, report: CisReport): Promise<string[]> {
   return files.map(([path]) => relative(process.cwd(), path))
 }
 
-/** `./task cis`: the score of every node. Resolves to 1 when a control fails on one of them, else 0. */
+/** What a host answers that has made a virtual machine, and a node on which k3s is installed. */
+const IS_MADE = '[ ! -d /var/lib/fortress/pages/13-vm-provision ] || answer built yes yes'
+const HAS_K3S = '[ ! -L "$K3S" ] || answer built yes yes'
+
+const answersYes = async (machine: Machine, statement: string): Promise<boolean> =>
+  (await query(machine, [statement], { libraries: ['lib/k3s/members.sh'] }))['yes'] === 'yes'
+
+/**
+ * `./task cis`: the score of every node. Resolves to 1 when a control fails on one of them, 2 when one is not built yet, else 0.
+ */
 export const cis = (call: Call): Promise<number> =>
   withSession(
     call,
@@ -98,7 +108,17 @@ export const cis = (call: Call): Promise<number> =>
         })
       const dir = outDir(config)
       let failed = false
+      let missing = 0
       for (const spec of nodes) {
+        const host = machinesFor(config, 'host').find(({ name }) => name === spec.behind)
+        const made = host === undefined || (await answersYes(await connect(host), IS_MADE))
+        if (!made || !(await answersYes(await connect(spec), HAS_K3S))) {
+          report.note(
+            `${spec.name} is not built yet, so there is nothing to score\n  next:  ./task build-all`,
+          )
+          missing += 1
+          continue
+        }
         const machine = await connect(spec)
         const score = await scoreNode(machine, config, report, { signal })
         failed ||= score.results.some(({ state }) => state === 'fail')
@@ -108,7 +128,7 @@ export const cis = (call: Call): Promise<number> =>
           : undefined
         process.stdout.write(given.json ? documentOf(score, bench) : textOf(score, files, bench))
       }
-      return failed ? 1 : 0
+      return failed ? 1 : missing > 0 ? 2 : 0
     },
     { document: true },
   )

@@ -15,6 +15,8 @@ export interface Facts {
   user: string
   /** The laptop's own address as the machine sees it; empty on this computer. */
   via: string
+  /** A digest of its machine-id: another machine at the same address has another one. Absent where it cannot be read. */
+  id?: string
 }
 
 /** What a page may use to write its steps. */

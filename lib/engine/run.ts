@@ -93,6 +93,7 @@ export async function runPage(
     on: page.on,
     mode,
     machine: machine.label,
+    ...(machine.facts.id === undefined ? {} : { id: machine.facts.id }),
   })
   if (mode === 'undo') return undo(page, steps, running)
   report.plan({ steps: steps.length, controls: steps.reduce((n, s) => n + (s.controls?.length ?? 0), 0) })

@@ -7,7 +7,18 @@ import { basename, dirname, join } from 'node:path'
 import { inspect } from 'node:util'
 
 /** Loaded when a secret is read or made: that takes longer than all else that a look at a machine loads. */
-const age = () => createRequire(import.meta.url)('age-encryption') as typeof import('age-encryption')
+export const age = () => createRequire(import.meta.url)('age-encryption') as typeof import('age-encryption')
+
+/**
+ * Node 20 warns that X25519, with which age encrypts, is experimental. Node 22 calls it finished, and nobody who reads the
+ * warning can do anything about it. Every other warning is shown.
+ */
+const warn = process.emitWarning as (...words: unknown[]) => void
+process.emitWarning = (warning: string | Error, ...more: unknown[]): void => {
+  const text = warning instanceof Error ? warning.message : warning
+  if (more[0] === 'ExperimentalWarning' && text.startsWith('The X25519 Web Crypto API ')) return
+  warn.call(process, warning, ...more)
+}
 
 /** A value that shows only its name. It is fetched when it is resolved, and at most once. */
 export class Secret {
