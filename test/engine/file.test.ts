@@ -4,6 +4,7 @@ import { describe, test } from 'node:test'
 import { file } from '../../lib/engine/file.ts'
 import { Secret } from '../../lib/ground/secret.ts'
 import { sh } from '../../lib/ground/sh.ts'
+import { type Context, script } from '../../lib/script.ts'
 
 describe('a file that could not land whole is refused when the page is written', () => {
   const cases: [string, () => unknown, string][] = [
@@ -108,4 +109,15 @@ test('what runs when the old file has come back is bash, also where a comment st
     .map(({ text }) => text)
     .join('\n')
   assert.equal(execFileSync('bash', ['--norc', '-c', commands], { encoding: 'utf8' }), 'done\n')
+})
+
+test('a file of config/ that is missing is named with its page, its step and the nearest one', () => {
+  const page = script({ filename: import.meta.filename } as ImportMeta, { layer: 'L0', on: 'host' }, () => [
+    file('/etc/x', { from: 'config/host/sysctl.cnf', name: 'x is set' }),
+  ])
+  assert.throws(() => page.steps({ site: { gates: [] } } as unknown as Context), {
+    message: 'file.test: config/host/sysctl.cnf is missing; did you mean config/host/sysctl.conf?',
+    state: "the step 'x is set' is made of it. Nothing was run.",
+    next: 'write config/host/sysctl.cnf, or correct from: in that step',
+  })
 })
