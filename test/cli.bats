@@ -514,7 +514,7 @@ as_user() {
   assert_success
   run as_user ./task laptop-note apply
   assert_line --regexp '^ok +1/2 the note is written$'
-  assert [ -d "$BATS_TEST_TMPDIR/home/state/fortress/laptop/pages/60-laptop-note" ]
+  assert [ -d "$BATS_TEST_TMPDIR/home/state/fortress/record/pages/60-laptop-note" ]
   run as_user ./task laptop-note undo
   assert_success
   assert_not_exists "$BATS_TEST_TMPDIR/home/note"
@@ -538,12 +538,31 @@ as_user() {
   rm scripts/60-laptop-note.ts
 }
 
-@test "a page for the laptop has no transaction" {
+@test "a transaction of a page for the laptop is confirmed by its checks, and undone by its commands" {
   laptop_page
   sed "s/name: 'the note is written',/&\n    transaction: { kind: 'note' },/" scripts/60-laptop-note.ts \
     > scripts/61-laptop-guard.ts
-  run -1 --separate-stderr as_user ./task laptop-guard apply
-  assert_regex "$stderr" "61-laptop-guard: 'the note is written' is a transaction"
+  run as_user ./task laptop-guard apply
+  assert_success
+  assert_equal "$(cat "$BATS_TEST_TMPDIR/home/note")" hello
+  run as_user ./task laptop-guard undo
+  assert_success
   assert_not_exists "$BATS_TEST_TMPDIR/home/note"
+  run -0 ./task laptop-guard print
+  refute_line --regexp '^ *(transaction|confirm)'
   rm scripts/6*-laptop-*.ts
+}
+
+@test "a page for the API runs on this computer, with the kubeconfig of the first server" {
+  laptop_page
+  sed -e "s/on: 'laptop'/on: 'api'/" -e 's/echo hello/& $(basename "$KUBECONFIG")/' scripts/60-laptop-note.ts \
+    > scripts/62-api-note.ts
+  run as_user ./task api-note apply
+  assert_success
+  assert_equal "$(cat "$BATS_TEST_TMPDIR/home/note")" 'hello fortress-node.kubeconfig'
+  assert [ -d "$BATS_TEST_TMPDIR/home/state/fortress/record/pages/62-api-note" ]
+  run as_user ./task api-note undo
+  assert_success
+  assert_not_exists "$BATS_TEST_TMPDIR/home/note"
+  rm scripts/6*-*-note.ts
 }

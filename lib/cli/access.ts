@@ -9,7 +9,8 @@ import { type HostAddress, contains, parseHost, parseNetwork } from '../ground/a
 import { Fault } from '../ground/fault.ts'
 import { sshPublicKey } from '../ground/keys.ts'
 import { question } from '../ground/laptop.ts'
-import { type Placed, isLaptop, machineOf, machinesFor, tunnelOf } from '../site/machines.ts'
+import { membersOf } from '../site/cluster.ts'
+import { type Placed, isApi, isLaptop, machineOf, machinesFor, tunnelOf } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
 import { stateOf, storeOf } from './context.ts'
 
@@ -34,7 +35,7 @@ export async function connectTo(
   { trust = terminal, root = true, seconds }: Reaching = {},
 ): Promise<Machine> {
   const { env } = config
-  const { target, routeFile, rootless, password } = await accessOf(config, spec, report)
+  const { target, routeFile, rootless, environment, password } = await accessOf(config, spec, report)
   const inTunnel =
     target !== 'local' && target.tunnel !== undefined && routeFile !== undefined && existsSync(routeFile)
   const down = inTunnel && target.tunnelNamespace === undefined && !tunnelIsUp(config)
@@ -51,6 +52,7 @@ export async function connectTo(
     ...(root ? {} : { root }),
     ...(routeFile === undefined || direct ? {} : { routeFile }),
     ...(rootless === undefined ? {} : { rootless }),
+    ...(environment === undefined ? {} : { environment }),
     advice: {
       silent: down
         ? `The tunnel is down: ${tunnelUp(config)}`
@@ -124,9 +126,14 @@ interface Access {
   routeFile?: string
   /** Where lock and records of the laptop lie. */
   rootless?: string
+  environment?: Record<string, string>
   /** Of the lab's machine. */
   password?: string
 }
+
+/** The file that `./task node kubeconfig NAME` writes for the first server of the site. */
+const kubeconfigPath = (config: Config): string =>
+  join(stateOf(config), `${membersOf(config.site)[0]?.name}.kubeconfig`)
 
 /** What all connections over SSH have alike. */
 const common = ({ env, site }: Config, { name }: Placed) => ({
@@ -138,7 +145,12 @@ const common = ({ env, site }: Config, { name }: Placed) => ({
 
 async function accessOf(config: Config, spec: Placed, report: Report): Promise<Access> {
   const { site } = config
-  if (isLaptop(spec)) return { target: 'local', rootless: join(stateOf(config), 'laptop') }
+  if (isLaptop(spec))
+    return {
+      target: 'local',
+      rootless: join(stateOf(config), 'record'),
+      ...(isApi(spec) ? { environment: { KUBECONFIG: kubeconfigPath(config) } } : {}),
+    }
   const host = hostOf(config)
   const routeFile = join(stateOf(config), `${spec.name}.door`)
   if (spec.behind !== undefined) return throughHost(config, spec, routeFile, report)

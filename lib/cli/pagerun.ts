@@ -124,15 +124,6 @@ export class PageRun {
     const steps = connected.stepsOf(page)
     // A page of the cluster that has nothing to do with this node.
     if (steps.length === 0) return 0
-    const guarded = isLaptop(spec) ? steps.find(({ transaction }) => transaction !== undefined) : undefined
-    if (guarded !== undefined)
-      throw new Fault(
-        `${page.name}: '${guarded.name}' is a transaction, and this computer has nobody to roll it back`,
-        {
-          state: 'nothing was run',
-          next: "a page on: 'laptop' has steps without transaction",
-        },
-      )
     if (steps.some(({ transaction }) => transaction?.route?.apply === 'tunnel')) await lab?.connectTunnel()
     const { code } = await runPage(page, steps, mode, { ...connected.running, report }, connected.look(page))
     if (code === 1 || (code === 2 && this.#worst === 0)) this.#worst = code

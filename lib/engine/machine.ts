@@ -85,6 +85,8 @@ export interface Access {
   advice?: Advice
   /** This computer without root: programs run as this user, and their lock and records lie in this directory. */
   rootless?: string
+  /** What programs there find in their environment, beside that of this user. */
+  environment?: Record<string, string>
   /** A file that says that only the tunnel is left; absent for machines that have none. */
   routeFile?: string
   /** False: nothing is run as root, so that no password is needed. */
@@ -104,7 +106,7 @@ const FEED_LIMIT = 6 * 3600
  * Throws a Fault when it cannot be reached, is not the machine it was, or gives no root.
  */
 export async function connect(access: Access): Promise<Machine> {
-  const link = access.target === 'local' ? new Local(access.rootless) : new Ssh(access.target, access)
+  const link = access.target === 'local' ? new Local(access) : new Ssh(access.target, access)
   if (link instanceof Ssh) await link.trust(link.label(access.name))
   let found: Record<string, string> | undefined
   const program = await plain('facts', FACTS)
@@ -294,25 +296,29 @@ async function ended(command: ProcessPromise): Promise<{ code: number; stderr: s
 }
 
 class Local extends Link {
-  readonly #rootless: string | undefined
+  readonly #access: Pick<Access, 'rootless' | 'environment'>
 
-  constructor(rootless?: string) {
+  constructor(access: Pick<Access, 'rootless' | 'environment'>) {
     super()
-    this.#rootless = rootless
+    this.#access = access
   }
 
   label(name: string): string {
     return `${name} (this computer)`
   }
   launch(command: string, input?: string): ProcessPromise {
+    const { rootless, environment = {} } = this.#access
     const own =
-      this.#rootless === undefined
+      rootless === undefined
         ? 'unset FK_STATE FK_ROOTLESS'
-        : `export FK_STATE=${quote(this.#rootless)} FK_ROOTLESS="$PATH"`
+        : [
+            `export FK_STATE=${quote(rootless)} FK_ROOTLESS="$PATH"`,
+            ...Object.entries(environment).map(([name, value]) => `${name}=${quote(value)}`),
+          ].join(' ')
     return $(talk(input))`exec bash --noprofile --norc -c ${`${own}; ${command}`}`
   }
   reconnect(_route: Route): Link {
-    const other = new Local(this.#rootless)
+    const other = new Local(this.#access)
     other.become = this.become
     return other
   }

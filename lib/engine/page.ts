@@ -2,6 +2,7 @@
 import type { Secrets } from '../ground/secret.ts'
 import type { Command } from '../ground/sh.ts'
 import type { Env, Pins, Site } from '../site/model.ts'
+import type { On } from '../site/place.ts'
 import type { Step } from './step.ts'
 
 /** What a page knows of its machine before any check. */
@@ -37,7 +38,7 @@ export type Layer = 'L0' | 'L1' | 'L2' | 'L3' | 'L4' | 'policy' | 'L5' | 'L6'
 
 export interface About {
   layer: Layer
-  on: 'laptop' | 'host' | 'node'
+  on: On
   /** The one machine of them that is meant, by its name. */
   at?: string
   /** Shell functions of lib/ that the checks and commands may use. A printed page gets those that it uses, behind it. */
