@@ -21,6 +21,7 @@ export default {
     },
     'undo-all': { does: 'take everything back, newest page first', ...each('undo') },
     print: { does: 'the whole runbook as plain bash', ...each('print') },
+    take: { does: 'one page with what it needs, in a folder of its own', ...commandOf('take', 'take') },
   },
   'The machines': {
     status: {

@@ -5,16 +5,7 @@ const fs = require('fs')
 const path = require('path')
 
 const root = path.join(__dirname, '..')
-const refuse = (sentence) => {
-  process.stderr.write(`${sentence}\n`)
-  process.exit(69)
-}
-
-const [major, minor] = process.versions.node.split('.').map(Number)
-if (major < 20 || (major === 20 && minor < 19))
-  refuse(`Node 20.19 or newer is needed; this is ${process.versions.node}, at ${process.execPath}.`)
-if (!fs.existsSync(path.join(root, 'node_modules', 'tsx')))
-  refuse(`The libraries are not installed yet. Run this once: (cd ${root} && npm ci)`)
+require('./ready.cjs')
 
 // `task … | head -1` closes the pipe while we write. That is the reader's right, not a fault; a run of pages stops well.
 const closed = (error) => {

@@ -1,12 +1,10 @@
 // ./task cis: the score of every node, for people and for programs.
-import { mkdirSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import type { Machine } from '../engine/machine.ts'
 import { query } from '../engine/query.ts'
 import { type Event, type Report, createReport } from '../engine/report.ts'
 import { runPage } from '../engine/run.ts'
 import { Fault } from '../ground/fault.ts'
-import { root } from '../ground/root.ts'
 import { land } from '../ground/secret.ts'
 import { differences, differenceText, runBench } from '../k3s/bench.ts'
 import { benchmark, cisOf } from '../k3s/cis.ts'
@@ -14,6 +12,7 @@ import { memberOf } from '../k3s/members.ts'
 import { type Answers, type CisReport, resultsOf, sarifOf, scoreText, tally } from '../k3s/score.ts'
 import { machinesFor } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
+import { outDir } from '../site/out.ts'
 import type { Call } from './call.ts'
 import { contextOf, storeOf } from './context.ts'
 import { pageNamed } from './scripts.ts'
@@ -74,13 +73,11 @@ export async function scoreNode(
 }
 
 /** The files of a report: what a program reads, and what a dashboard of findings does. */
-async function writeScore(report: CisReport): Promise<string[]> {
-  const dir = join(root, 'out', report.site)
+async function writeScore(dir: string, report: CisReport): Promise<string[]> {
   const files = [
     [join(dir, `cis-${report.node}.json`), { ...report, tally: tally(report.results) }],
     [join(dir, `cis-${report.node}.sarif`), sarifOf(report)],
   ] as const
-  mkdirSync(dir, { recursive: true })
   for (const [path, document] of files) await land(path, `${JSON.stringify(document, null, 2)}\n`, true)
   return files.map(([path]) => relative(process.cwd(), path))
 }
@@ -109,6 +106,7 @@ export const cis = (call: Call): Promise<number> =>
         throw new Fault(`no node of the site ${config.site.name} runs k3s`, {
           next: 'Talos has a benchmark of its own: choose os: flatcar, or another site',
         })
+      const dir = outDir(config)
       let failed = false
       let missing = 0
       for (const spec of nodes) {
@@ -124,7 +122,7 @@ export const cis = (call: Call): Promise<number> =>
         const machine = await connect(spec)
         const score = await scoreNode(machine, config, report, { signal })
         failed ||= score.results.some(({ state }) => state === 'fail')
-        const files = await writeScore(score)
+        const files = await writeScore(dir, score)
         const bench = given.bench
           ? differences(await runBench(machine, config, score.role, directory, report, signal), score.results)
           : undefined

@@ -107,6 +107,18 @@ export const sites = {
   ],
 } as const satisfies Table
 
+export const take = {
+  words: [
+    { name: 'PAGE', help: 'by its name or number: 06-host-firewall' },
+    { name: 'DIR', help: 'a new directory' },
+  ],
+  flags: {
+    bash: { help: 'one file of plain bash, in place of a folder' },
+    site,
+    machine: { takes: 'NAME', help: 'with --bash, where machines differ: for this machine of the site' },
+  },
+} as const satisfies Table
+
 export const gates = {
   words: [
     {

@@ -11,6 +11,7 @@ import { root } from '../ground/root.ts'
 import type { Command } from '../ground/sh.ts'
 import type { Placed } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
+import { outDir } from '../site/out.ts'
 import { notBuiltNote } from '../site/planned.ts'
 import type { Context, Page } from './page.ts'
 import type { Report, State } from './report.ts'
@@ -46,7 +47,7 @@ export async function rehearse(
   report: Report,
 ): Promise<0 | 1> {
   const { site } = config
-  const out = join(root, 'out', site.name)
+  const out = outDir(config)
   report.note(`Rehearsal for the site ${site.name}: FK_HOST is not set, so nothing is touched.`)
   const all = printedPages(pages, context, config)
   const questions = aboutPages(join(out, 'print'), all)

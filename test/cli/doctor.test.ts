@@ -409,7 +409,7 @@ then FK_HOST in .env, and ./task doctor again
 
 test('without FK_HOST only the laptop is checked, and the line about the machine says why', () => {
   const env = {
-    ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('FK_'))),
+    ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^FK_(?!ENV_FILE)/.test(name))),
     FK_HOST: '',
     FK_LOG_DIR: scratch,
     FK_STATE_DIR: scratch,
@@ -448,7 +448,7 @@ ${status === 0 ? CLEAR : stdout.slice(stdout.lastIndexOf('\n\n') + 1)}`,
 
 test('a machine that does not answer is one line, with what to do', () => {
   const env = {
-    ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('FK_'))),
+    ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^FK_(?!ENV_FILE)/.test(name))),
     FK_HOST: 'admin@127.0.0.1:1',
     FK_LOG_DIR: scratch,
     FK_STATE_DIR: scratch,

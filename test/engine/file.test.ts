@@ -8,6 +8,7 @@ import { file } from '../../lib/engine/file.ts'
 import { root } from '../../lib/ground/root.ts'
 import { Secret } from '../../lib/ground/secret.ts'
 import { sh } from '../../lib/ground/sh.ts'
+import { type Context, script } from '../../lib/script.ts'
 
 describe('a file that could not land whole is refused when the page is written', () => {
   const cases: [string, () => unknown, string][] = [
@@ -138,4 +139,15 @@ test('digests of secrets that are gone, or are others by now, are forgotten with
   const found = execFileSync('bash', ['-euo', 'pipefail', '-c', script], { encoding: 'utf8' })
   rmSync(dir, { recursive: true })
   assert.equal(found, `${seen}/deep/kept.sha256\n${dir}/state\n`)
+})
+
+test('a file of config/ that is missing is named with its page, its step and the nearest one', () => {
+  const page = script({ filename: import.meta.filename } as ImportMeta, { layer: 'L0', on: 'host' }, () => [
+    file('/etc/x', { from: 'config/host/sysctl.cnf', name: 'x is set' }),
+  ])
+  assert.throws(() => page.steps({ site: { gates: [] } } as unknown as Context), {
+    message: 'file.test: config/host/sysctl.cnf is missing; did you mean config/host/sysctl.conf?',
+    state: "the step 'x is set' is made of it. Nothing was run.",
+    next: 'write config/host/sysctl.cnf, or correct from: in that step',
+  })
 })

@@ -236,17 +236,20 @@ describe('the firewall', { skip: noLaptop }, () => {
     assert.deepEqual(differences(open, await kit.digest()), [])
   })
 
-  test('the printed page leaves the same files and the same rules as apply', async () => {
+  test('taken home as a folder and as bash, it leaves the same files and the same rules as apply', async () => {
     // By the time it is asked nobody from outside comes in.
     const within = {
       root: async (_: string, script = '') => ({ stdout: inside(script), stderr: '', code: 0 }),
     }
-    assert.equal((await run(['apply'])).code, 0)
+    const home = await admin.page(kit, await copy.take(kit, '06-host-firewall'), ['apply'])
+    assert.equal(home.code, 0, home.text)
     const applied = await left(within)
+    const again = await run(['plan'])
+    assert.equal(again.code, 0, again.text)
     assert.equal((await run(['undo'])).code, 0)
     assert.equal(await admin.meets(kit, '10.66.0.2', 40), true)
-    const printed = await run(['print'])
-    const { code, stdout, stderr } = await kit.root('FK_KEEP_CHANGES=yes bash -s', printed.text)
+    const printed = await copy.takeBash(kit, '06-host-firewall')
+    const { code, stdout, stderr } = await kit.root('FK_KEEP_CHANGES=yes bash -s', printed)
     assert.equal(code, 0, stdout + stderr)
     sameLeft(applied, await left(within))
   })

@@ -253,12 +253,16 @@ ${psk()} 600 root
     assert.equal(stdout, '')
   })
 
-  test('the printed page leaves the same as apply', async () => {
+  test('taken home as a folder and as bash, it leaves the same as apply', async () => {
     assert.equal((await run('apply')).code, 0)
     const applied = await left(kit)
     assert.equal((await run('undo')).code, 0)
     assert.equal((await kit.root('find /var/lib/fortress')).stdout, '')
-    await runPrinted(kit, (await run('print')).text)
+    const home = await admin.page(kit, await copy.take(kit, '05-host-wireguard'), ['apply'])
+    assert.equal(home.code, 0, home.text)
+    sameLeft(applied, await left(kit))
+    assert.equal((await run('undo')).code, 0)
+    await runPrinted(kit, await copy.takeBash(kit, '05-host-wireguard'))
     sameLeft(applied, await left(kit))
     assert.equal((await run('verify')).code, 0)
   })
