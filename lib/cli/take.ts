@@ -35,7 +35,7 @@ export function takeHome(call: Call): string {
   mustBeEmpty(dir)
   const config = loadConfig(site === undefined ? {} : { site })
   if (bash) {
-    const store = storeOf(config, { note: (text) => void process.stderr.write(`${text}\n`) })
+    const store = storeOf(config)
     const { called, text } = pageAsFile(
       open(page),
       (spec) => contextOf(config, declaredFacts(spec, config), store),
