@@ -64,6 +64,7 @@ function prerequisites({ wg, unit, peers, hostPublicKey, publicKeys }: Tunnel): 
       why: 'keys are made once, where they are kept; a machine gets its own and the public halves of the others',
       check: sh`! printf '%s\n' ${[hostPublicKey, ...publicKeys]} | grep ^placeholder/`,
       help: peers.map(({ name }) => `./task peer show ${name}`).join('\n'),
+      person: {},
     },
 
     packages(['wireguard-tools']),

@@ -12,18 +12,22 @@ import { type Firewall, firewallOf } from '../lib/host/nftables.ts'
 import { script } from '../lib/script.ts'
 import { type TunnelEnd, machineOf, tunnelOf } from '../lib/site/machines.ts'
 
-export default script(import.meta, { layer: 'L0', on: 'host' }, ({ site, machine }) => {
-  const end = tunnelOf(site, machineOf(site, machine.name))
-  const firewall = firewallOf(site, machine.name)
-  const transaction = transactionOf(end)
-  return [
-    packages(['nftables']),
-    ...(end ? [handshake(end, transaction)] : []),
-    ...rules(firewall, transaction),
-    active(firewall, end, transaction),
-    onlyManager(transaction),
-  ]
-})
+export default script(
+  import.meta,
+  { layer: 'L0', on: 'host', needs: ['05-host-wireguard'] },
+  ({ site, machine }) => {
+    const end = tunnelOf(site, machineOf(site, machine.name))
+    const firewall = firewallOf(site, machine.name)
+    const transaction = transactionOf(end)
+    return [
+      packages(['nftables']),
+      ...(end ? [handshake(end, transaction)] : []),
+      ...rules(firewall, transaction),
+      active(firewall, end, transaction),
+      onlyManager(transaction),
+    ]
+  },
+)
 
 // Where the tunnel ends here, only a connection through it proves that the machine can still be reached; after undo, one from
 // outside. Where it ends at the router, connections come by the same way before and after.
@@ -46,6 +50,7 @@ function handshake({ interface: wg, address, peers }: TunnelEnd, transaction: Tr
     help: `on the laptop, make the client file and bring the tunnel up; then run this again
 ./task peer show ${peers[0]?.name ?? 'NAME'}
 sudo wg-quick up FILE && ping ${address}`,
+    person: { wait: 600 },
     transaction,
   }
 }

@@ -100,6 +100,11 @@ export interface Demand extends Named {
   help: string
   /** It holds for this run when somebody types exactly this: what is about to be destroyed, by its name. */
   typed?: string
+  /**
+   * A person does it in the normal course of a build: the page waits, and nothing has failed. With `wait` a run at a terminal
+   * checks again for so many seconds, and goes on by itself.
+   */
+  person?: { wait?: number }
 }
 
 /** It becomes true by itself; checked again until `seconds` have passed. */
@@ -112,6 +117,7 @@ export type Step = Change | Demand | Wait
 
 export const isChange = (step: Step): step is Change => 'apply' in step
 export const isWait = (step: Step): step is Wait => 'until' in step
+export const isDemand = (step: Step): step is Demand => 'help' in step
 
 /** The transactions of all these steps as one; undefined when none has any. Where two name a route, the last one counts. */
 export function transactionOf(steps: Step[]): Transaction | undefined {
