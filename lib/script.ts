@@ -52,9 +52,10 @@ function gates(page: string, { site, has, state }: Context): Demand[] {
   return gatesOf(site, { has, confirmed: confirmedGates(state), now: new Date() }, page)
     .filter((one) => one.state !== 'done')
     .map(({ gate, found }) => ({
-      name: `your turn: ${gate.what} (${gate.id})`,
+      name: `${gate.what} (${gate.id})`,
       check: sh`echo ${found} && false`,
       help: `./task gates shows what is open; ./task gates confirm ${gate.id} when it is done`,
+      person: {},
     }))
 }
 

@@ -14,7 +14,7 @@ import { enter } from '../lib/host/wireguard.ts'
 import { script } from '../lib/script.ts'
 import { type TunnelEnd, machineOf, tunnelOf } from '../lib/site/machines.ts'
 
-export default script(import.meta, { layer: 'L0', on: 'host' }, (context) => {
+export default script(import.meta, { layer: 'L0', on: 'host', needs: ['05-host-wireguard'] }, (context) => {
   const { site, machine } = context
   const end = tunnelOf(site, machineOf(site, machine.name))
   const firewall = firewallOf(site, machine.name)

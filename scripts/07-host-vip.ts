@@ -16,7 +16,7 @@ const unit = 'keepalived.service'
 
 export default script(
   import.meta,
-  { layer: 'L0', on: 'host', prepare: interfaceShell() },
+  { layer: 'L0', on: 'host', needs: ['06-host-firewall'], prepare: interfaceShell() },
   ({ site, machine }) => {
     const member = vipOf(site, machine.name)
     if (member === undefined) return [noAddress]

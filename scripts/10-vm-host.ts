@@ -22,7 +22,13 @@ import {
 
 export default script(
   import.meta,
-  { layer: 'L1', on: 'host', library: domainShell, prepare: networkShell() },
+  {
+    layer: 'L1',
+    on: 'host',
+    needs: ['00-host-harden', '06-host-firewall'],
+    library: domainShell,
+    prepare: networkShell(),
+  },
   (context) => {
     const domains = domainsOf(context)
     const [domain, ...others] = domains

@@ -21,7 +21,7 @@ import { machineConfigPath, machineConfigStep, talosNodes } from '../lib/vm/talo
 // What a Flatcar node is made of is loaded only for one.
 const load = createRequire(import.meta.url)
 
-export default script(import.meta, { layer: 'L1', on: 'host' }, (context) => {
+export default script(import.meta, { layer: 'L1', on: 'host', needs: ['10-vm-host'] }, (context) => {
   const talos = talosNodes(context)
   if (talos.length > 0) return [directory, ...talosSteps(context, talos)]
   const nodes = guestsOf(context.site, context.machine.name)

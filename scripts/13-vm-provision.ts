@@ -27,7 +27,13 @@ import { clientFile } from '../lib/vm/talos.ts'
 
 export default script(
   import.meta,
-  { layer: 'L1', on: 'host', library: domainShell, prepare: shell() },
+  {
+    layer: 'L1',
+    on: 'host',
+    needs: ['10-vm-host', '11-vm-image', '12-vm-ignition'],
+    library: domainShell,
+    prepare: shell(),
+  },
   (context) => {
     const domains = domainsOf(context)
     if (domains.length === 0) return [noMachine]

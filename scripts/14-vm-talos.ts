@@ -23,24 +23,28 @@ import {
   talosVersion,
 } from '../lib/vm/talos.ts'
 
-export default script(import.meta, { layer: 'L1', on: 'host', prepare: shell() }, (context) => {
-  const [first, ...others] = talosNodes(context)
-  if (first === undefined)
+export default script(
+  import.meta,
+  { layer: 'L1', on: 'host', needs: ['13-vm-provision'], prepare: shell() },
+  (context) => {
+    const [first, ...others] = talosNodes(context)
+    if (first === undefined)
+      return [
+        {
+          name: 'no node of the site runs Talos',
+          check: sh`! ls ${declaredDir}/*.talosconfig 2> /dev/null`,
+          help: 'credentials are left of a node that the site has no more: ./task vm-talos undo, or list it with os: talos again',
+        },
+      ]
     return [
-      {
-        name: 'no node of the site runs Talos',
-        check: sh`! ls ${declaredDir}/*.talosconfig 2> /dev/null`,
-        help: 'credentials are left of a node that the site has no more: ./task vm-talos undo, or list it with os: talos again',
-      },
+      ...[first, ...others].flatMap((node) => configured(context, node)),
+      // The others find the first of the cluster by its address, and join.
+      ...(membersOf(context.site)[0]?.name === first.name ? [bootstrapped(first)] : []),
+      ...[first, ...others].flatMap(healthy),
+      ...saveCredentials(first),
     ]
-  return [
-    ...[first, ...others].flatMap((node) => configured(context, node)),
-    // The others find the first of the cluster by its address, and join.
-    ...(membersOf(context.site)[0]?.name === first.name ? [bootstrapped(first)] : []),
-    ...[first, ...others].flatMap(healthy),
-    ...saveCredentials(first),
-  ]
-})
+  },
+)
 
 /** The pinned version, and the machine configuration of this site. */
 function configured({ pins }: Context, node: Guest): Step[] {

@@ -14,17 +14,26 @@ import { type Member, clusterOf, memberOf, secretNames, urlOf, wellWithout } fro
 import { prerequisites, serviceShell, startStep } from '../lib/k3s/service.ts'
 import { type Context, script } from '../lib/script.ts'
 
-export default script(import.meta, { layer: 'L2', on: 'node', library: serviceShell }, (context) => {
-  const member = memberOf(context)
-  if (!member.first) return []
-  return [
-    ...prerequisites(context, member),
-    noSecondCluster(context, member),
-    ...configurationSteps(context, member),
-    startStep(member, otherServersHealthy(context, member)),
-    ...saveCredentials(),
-  ]
-})
+export default script(
+  import.meta,
+  {
+    layer: 'L2',
+    on: 'node',
+    needs: ['00-host-harden', '06-host-firewall', '13-vm-provision'],
+    library: serviceShell,
+  },
+  (context) => {
+    const member = memberOf(context)
+    if (!member.first) return []
+    return [
+      ...prerequisites(context, member),
+      noSecondCluster(context, member),
+      ...configurationSteps(context, member),
+      startStep(member, otherServersHealthy(context, member)),
+      ...saveCredentials(),
+    ]
+  },
+)
 
 /** On an empty disk k3s would initialise another cluster beside the one of which the laptop has the join token. */
 function noSecondCluster({ site, state, has }: Context, { name }: Member): Step {

@@ -11,7 +11,13 @@ import { clusterOf, memberOf, wellWithout } from '../lib/k3s/members.ts'
 import { prerequisites, serviceShell, startStep } from '../lib/k3s/service.ts'
 import { script } from '../lib/script.ts'
 
-const about = { layer: 'L2', on: 'node', library: serviceShell, prepare: etcdVotes() } as const
+const about = {
+  layer: 'L2',
+  on: 'node',
+  needs: ['20-k3s-server'],
+  library: serviceShell,
+  prepare: etcdVotes(),
+} as const
 
 export default script(import.meta, about, (context) => {
   const member = memberOf(context)

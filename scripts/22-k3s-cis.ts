@@ -12,7 +12,13 @@ import { cisOf, cisShell } from '../lib/k3s/cis.ts'
 import { memberOf } from '../lib/k3s/members.ts'
 import { script } from '../lib/script.ts'
 
-const about = { layer: 'L2', on: 'node', library: cisShell(), prepare: writtenFiles() } as const
+const about = {
+  layer: 'L2',
+  on: 'node',
+  needs: ['20-k3s-server'],
+  library: cisShell(),
+  prepare: writtenFiles(),
+} as const
 
 export default script(import.meta, about, (context) => {
   const { role } = memberOf(context)

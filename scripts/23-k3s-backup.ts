@@ -19,7 +19,12 @@ import { recipientsIn } from '../lib/k3s/recipient.ts'
 import { type Context, script } from '../lib/script.ts'
 
 const etc = '/etc/fortress/backup'
-const about = { layer: 'L2', on: 'node', library: library('lib/engine/shell/receive.sh') } as const
+const about = {
+  layer: 'L2',
+  on: 'node',
+  needs: ['20-k3s-server'],
+  library: library('lib/engine/shell/receive.sh'),
+} as const
 
 export default script(import.meta, about, (context) => {
   const member = memberOf(context)

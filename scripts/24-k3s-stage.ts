@@ -9,19 +9,23 @@ import { memberOf, programOf } from '../lib/k3s/members.ts'
 import { programSteps, serviceShell } from '../lib/k3s/service.ts'
 import { script } from '../lib/script.ts'
 
-export default script(import.meta, { layer: 'L2', on: 'node', library: serviceShell }, (context) => {
-  const member = memberOf(context)
-  const { name, arch } = member
-  const { version } = programOf(context, arch)
-  return [
-    ...programSteps(context, member, { stays: true }),
-    {
-      name: `Node ${name} is annotated as staged for k3s ${version}`,
-      why: 'k3s-upgrade begins nowhere before all nodes are staged',
-      check: sh`
+export default script(
+  import.meta,
+  { layer: 'L2', on: 'node', needs: ['20-k3s-server'], library: serviceShell },
+  (context) => {
+    const member = memberOf(context)
+    const { name, arch } = member
+    const { version } = programOf(context, arch)
+    return [
+      ...programSteps(context, member, { stays: true }),
+      {
+        name: `Node ${name} is annotated as staged for k3s ${version}`,
+        why: 'k3s-upgrade begins nowhere before all nodes are staged',
+        check: sh`
         test ${version} = "$(k3s_self get node ${name} \
           --output jsonpath='{.metadata.annotations.fortress-kit/staged}')"`,
-      apply: [sh`k3s_self annotate node ${name} --overwrite fortress-kit/staged=${version}`],
-    },
-  ]
-})
+        apply: [sh`k3s_self annotate node ${name} --overwrite fortress-kit/staged=${version}`],
+      },
+    ]
+  },
+)

@@ -16,7 +16,7 @@ const prepare = sh`${versionOrder()}
 ${upgradeState()}
 ${readiness()}
 ${versionSwap()}`
-const about = { layer: 'L2', on: 'node', library: clusterShell, prepare } as const
+const about = { layer: 'L2', on: 'node', needs: ['24-k3s-stage'], library: clusterShell, prepare } as const
 
 export default script(import.meta, about, (context) => {
   const member = memberOf(context)

@@ -10,7 +10,13 @@ import { type Member, clusterOf, memberOf } from '../lib/k3s/members.ts'
 import { clusterShell, helperOf, othersHealthy, START } from '../lib/k3s/nodes.ts'
 import { script } from '../lib/script.ts'
 
-const about = { layer: 'L2', on: 'node', library: clusterShell, prepare: certificateShell() } as const
+const about = {
+  layer: 'L2',
+  on: 'node',
+  needs: ['20-k3s-server'],
+  library: clusterShell,
+  prepare: certificateShell(),
+} as const
 
 export default script(import.meta, about, (context) => {
   const member = memberOf(context)

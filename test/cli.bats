@@ -172,7 +172,7 @@ refused() { # MESSAGE; then a command that says it on standard error and nothing
 
 @test "a misspelt flag is refused, and all of them at once" {
   refused "build-all has no flag '--vrebose'; did you mean --verbose?
-build-all has no flag '--dry-run': it has --layer, --site, --confirm, --yes, --json, --verbose
+build-all has no flag '--dry-run': it has --layer, --from, --only, --diff, --site, --confirm, --yes, --json, --verbose
 Nothing was run." ./task build-all --vrebose --dry-run
   refused "scripts/00-host-greet.ts has no flag '--jsno'; did you mean --json?
 Nothing was run." ./task 00 plan --jsno
@@ -220,11 +220,24 @@ Nothing was run." ./task host-greet explode
   run "${network[@]}" ./task build-all
   assert_success
   assert_line --index 0 'Rehearsal for the site fortress: FK_HOST is not set, so nothing is touched.'
-  assert_line '00-host-greet  A host that greets its owner.'
-  assert_line 'demand   1/2 the clock is set'
-  assert_line '10-host-part  A host that says goodbye.'
+  assert_line --regexp '^L0 +00-host-greet +2 steps +1 file$'
+  assert_line --regexp '^L0 +10-host-part +1 step$'
   assert [ -x out/fortress/print/00-host-greet.sh ]
   assert_equal "$(cat out/fortress/fortress/etc/greeting)" 'Good morning.'
+}
+
+@test "a run goes on from a page, or takes some pages alone, by number or by name" {
+  run ./task build-all --from host-part
+  assert_success
+  refute_output --partial host-greet
+  assert_output --partial 10-host-part
+  run ./task build-all --only 00,10-host-part --layer l0
+  assert_output --partial 00-host-greet
+  assert_output --partial 10-host-part
+  run ./task plan-all --only 00
+  assert_line 'check    1/2 the clock is set'
+  rm --recursive --force out
+  refused "There is no page 'host-prat'. Did you mean host-part? Nothing was run." ./task plan-all --from host-prat
 }
 
 @test "an empty FK_HOST is no machine" {
@@ -361,9 +374,9 @@ not started: rise"
 @test "on a terminal there is colour, with NO_COLOR there is none, and the text is the same" {
   # Node takes a terminal in CI for one without colour.
   typescript() { env --unset=CI script --quiet --return --command "$1" /dev/null < /dev/null | tr --delete '\r'; }
-  colour=$(TERM=xterm-256color typescript './task plan-all')
-  plain=$(TERM=xterm-256color NO_COLOR=1 typescript './task plan-all')
-  assert_regex "$colour" $'\e\\[33mdemand\e\\[0m   1/2 the clock is set'
+  colour=$(TERM=xterm-256color typescript './task 00 plan')
+  plain=$(TERM=xterm-256color NO_COLOR=1 typescript './task 00 plan')
+  assert_regex "$colour" $'\e\\[2mcheck\e\\[0m    1/2 the clock is set'
   [[ $plain != *$'\e['* ]] || fail "$plain"
   assert_equal "$(sed 's/\x1b\[[0-9]*m//g' <<< "$colour")" "$plain"
 }
@@ -504,7 +517,7 @@ as_user() {
 @test "a page for the laptop runs on this computer, as the person who started it" {
   laptop_page
   run -2 as_user ./task laptop-note plan
-  assert_line --regexp '^change +1/2 the note is written$'
+  assert_line --regexp '^step +1/2 the note is written$'
   assert_not_exists "$BATS_TEST_TMPDIR/home/note"
   run as_user ./task laptop-note apply
   assert_success
@@ -526,7 +539,7 @@ as_user() {
   laptop_page
   run ./task laptop-note
   assert_success
-  assert_line --regexp '^change +1/2 the note is written$'
+  assert_line --regexp '^step +1/2 the note is written$'
   assert [ -x out/fortress/print/60-laptop-note.sh ]
   run ./task laptop-note print
   assert_success

@@ -4,7 +4,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import { test } from 'node:test'
 import { type Arrow, arrowsOf } from '../lib/cli/imports.ts'
-import { pages } from '../lib/cli/scripts.ts'
+import { open, pages } from '../lib/cli/scripts.ts'
 import { circles, closure, upward } from './arrows.ts'
 
 const root = join(import.meta.dirname, '..')
@@ -45,7 +45,8 @@ const rules: Rule[] = [
     why: 'all faults of a configuration are told at once, before anything runs',
     pattern: /(?<!\.\.\.)process\.env\b(?!\['PATH'\])/,
     in: code,
-    but: under('lib/site/config\\.ts', 'bin/', 'test/'),
+    // What every program knows of colours (NO_COLOR, TERM) is no setting of ours.
+    but: under('lib/site/config\\.ts', 'lib/engine/paper\\.ts', 'bin/', 'test/'),
     bad: "const host = process.env['FK_HOST']",
     good: "spawn('ssh', args, { env: { ...process.env, LC_ALL: 'C.UTF-8' } })",
   },
@@ -350,6 +351,17 @@ test('every page has its summary, its name, and its reviewed plan', () => {
     [...faults, ...orphans.map((name) => `test/plans/${name}.sh has no page`)],
     'reviewers read the shell that a page prints',
   )
+})
+
+test('what a page needs is there, and comes before it', () => {
+  const all = pages().map(open)
+  const early = all.flatMap(({ name, needs = [] }, i) =>
+    needs
+      .filter((need) => !all.slice(0, i).some((page) => page.name === need))
+      .map((need) => `${name}: ${need}`),
+  )
+  none(early, 'a run would wait for ever, or go on too early')
+  assert.ok(all.some(({ needs = [] }) => needs.length > 1))
 })
 
 test('the README lists every page by its own first line', () => {

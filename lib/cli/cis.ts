@@ -3,7 +3,7 @@ import { join, relative } from 'node:path'
 import type { Machine } from '../engine/machine.ts'
 import { query } from '../engine/query.ts'
 import { type Event, type Report, createReport } from '../engine/report.ts'
-import { runPage } from '../engine/run.ts'
+import { type Running, inspect, runPage } from '../engine/run.ts'
 import { Fault } from '../ground/fault.ts'
 import { land } from '../ground/secret.ts'
 import { differences, differenceText, runBench } from '../k3s/bench.ts'
@@ -36,14 +36,18 @@ export async function scoreNode(
   const page = pageNamed('k3s-cis')
   const events: Event[] = []
   const silent = createReport({ json: true, stdout: { write: () => {} }, log: (event) => events.push(event) })
-  await runPage(page, page.steps(context), 'verify', {
+  const steps = page.steps(context)
+  const running: Running = {
     machine,
     report: silent,
     store,
     rollbackAfter: env.FK_DEADMAN_SECONDS,
     lockWait: env.FK_LOCK_WAIT_SECONDS,
     ...(signal ? { signal } : {}),
-  })
+  }
+  // The score counts, whether or not the page was ever applied.
+  const seen = inspect(page, steps, 'verify', running).then((found) => ({ ...found, recorded: true }))
+  await runPage(page, steps, 'verify', running, seen)
   const answers: Answers = new Map()
   for (const event of events)
     if (event.event === 'control') {

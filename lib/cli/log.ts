@@ -3,11 +3,16 @@ import { appendFileSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Event } from '../engine/report.ts'
 
+export interface RunLog {
+  file: string
+  write: (event: Event) => void
+}
+
 /** Writes events to a new file in `dir`. A run whose log cannot be written runs all the same. */
-export function runLog(dir: string): (event: Event) => void {
+export function runLog(dir: string): RunLog {
   const file = join(dir, `${new Date().toISOString().replaceAll(/[:.]/g, '-')}-${process.pid}.ndjson`)
   let works = true
-  return (event) => {
+  const write = (event: Event): void => {
     if (!works) return
     try {
       mkdirSync(dir, { recursive: true, mode: 0o700 })
@@ -16,4 +21,5 @@ export function runLog(dir: string): (event: Event) => void {
       works = false
     }
   }
+  return { file, write }
 }

@@ -4,14 +4,16 @@ import type { Artifact } from '../engine/artifact.ts'
 import { type Fetch, downloads } from '../engine/delivery.ts'
 import type { Machine } from '../engine/machine.ts'
 import type { Page } from '../engine/page.ts'
-import { type Report, buffered } from '../engine/report.ts'
-import { type Inspection, type Mode, type Running, inspect, runPage } from '../engine/run.ts'
+import { type Report, type RunEnd, buffered } from '../engine/report.ts'
+import { type Inspection, type Mode, type Result, type Running, inspect, runPage } from '../engine/run.ts'
 import { type Demand, type Step, isChange } from '../engine/step.ts'
 import { Fault } from '../ground/fault.ts'
 import { question } from '../ground/laptop.ts'
 import { type Placed, everyMachine, isLaptop } from '../site/machines.ts'
-import { notBuiltNote } from '../site/planned.ts'
+import { NotBuilt } from './absent.ts'
 import { contextOf, declaredFacts, placesOf } from './context.ts'
+import { agrees } from './prompt.ts'
+import { type Came, isDone, runEnd } from './runend.ts'
 import type { Session } from './session.ts'
 import type { RunFlags } from './tables.ts'
 
@@ -34,7 +36,10 @@ export class PageRun {
   readonly #limit = new AbortController()
   readonly #fetch: Fetch
   readonly #connected = new Map<string | Placed, Promise<Connected>>()
-  #worst: 0 | 1 | 2 = 0
+  /** What each page came to, machine by machine, in the order of the run. */
+  readonly #came: Came[] = []
+  /** Machines whose silence was reported. */
+  readonly #silent = new Set<string>()
 
   constructor(
     session: Session,
@@ -60,32 +65,90 @@ export class PageRun {
     return this.#mode === 'verify' || this.#mode === 'plan'
   }
 
-  /** A page stands on the ones before it, and a node on the others: after a failure the rest would only fail more confusingly. */
-  get #ended(): boolean {
-    return this.#session.signal.aborted || (this.#worst === 1 && !this.#readsOnly)
+  /** What each page came to, machine by machine. */
+  get came(): readonly Came[] {
+    return this.#came
   }
 
-  /** Runs all pages on all their machines; resolves to the worst exit code. */
+  /** 1 where something failed or could not be asked, 2 where something is left to do, else 0. */
+  get code(): 0 | 1 | 2 {
+    const codes = this.#came.map(({ result }) => result.code)
+    return codes.includes(1) ? 1 : codes.includes(2) ? 2 : 0
+  }
+
+  /** Runs all pages on all their machines. Resolves to the exit code. */
   async all(): Promise<0 | 1 | 2> {
     if (this.#mode === 'apply' && this.#pages.length > 1) this.#startDownloads()
     try {
       for (const page of this.#mode === 'undo' ? this.#pages.toReversed() : this.#pages) {
-        const places = placesOf(page, this.#session.config)
-        const ordered = this.#mode === 'undo' ? places.toReversed() : places
-        const all = this.#mode === undefined ? ordered.map((spec) => [spec]) : groups(page, ordered)
-        for (const group of all) {
-          if (this.#ended) break
-          await this.#runGroup(page, group)
-        }
+        if (this.#session.signal.aborted) break
+        await this.#runPage(page)
       }
     } finally {
       // A download that nobody waits for by now ends; the next run goes on with the part that is there.
       this.#limit.abort()
     }
-    const missing =
-      this.#pages.length > 1 && this.#mode !== 'undo' ? notBuiltNote(this.#session.config.site) : undefined
-    if (missing !== undefined) this.#session.report.note(missing)
-    return this.#worst
+    return this.code
+  }
+
+  /** The end of a run over many pages, for its reader. `asks`: a question follows, which says what is next. */
+  end(label: string, asks = false): RunEnd {
+    const came = this.#came
+    const left = this.#pages.filter((page) => !came.some((one) => one.page === page))
+    const mode = this.#mode ?? 'plan'
+    const { next, ...end } = runEnd({ mode, came, left, given: this.#given, label, log: this.#session.log })
+    return asks || next === undefined ? end : { ...end, next }
+  }
+
+  async #runPage(page: Page): Promise<void> {
+    const places = placesOf(page, this.#session.config)
+    const ordered = this.#mode === 'undo' ? places.toReversed() : places
+    const all = this.#mode === undefined ? ordered.map((spec) => [spec]) : groups(page, ordered)
+    const after = this.#readsOnly ? undefined : this.#waitsFor(page)
+    for (const group of all) {
+      if (this.#session.signal.aborted) return
+      // A node stands on the others: after a failure the rest would only fail more confusingly.
+      const ended =
+        this.#mode === 'apply' && this.#came.some((one) => one.page === page && one.result.code === 1)
+      const first = this.#came.find((one) => one.page === page && one.result.code === 1)
+      const reason = after ?? (ended ? `${page.name} on ${first?.machine}` : undefined)
+      if (reason === undefined) await this.#runGroup(page, group)
+      else
+        for (const spec of group)
+          this.#note(page, spec, { ...nothing, code: 2, state: 'later', why: `after ${reason}` })
+    }
+  }
+
+  /** The page that must be done before this one, and is not; for an undo the one that stands on it and could not be undone. */
+  #waitsFor(page: Page): string | undefined {
+    const open = (name: string) =>
+      this.#came.some(
+        ({ page: { name: of }, result }) =>
+          of === name && (this.#mode === 'undo' ? result.state === 'failed' : !isDone(result.state)),
+      )
+    const names =
+      this.#mode === 'undo'
+        ? this.#pages.filter(({ needs = [] }) => needs.includes(page.name)).map(({ name }) => name)
+        : (page.needs ?? [])
+    return names.find(open)
+  }
+
+  /** Notes and reports what a page came to. */
+  #note(page: Page, spec: Placed, result: Result, report = this.#session.report): void {
+    const { name, layer } = page
+    const { state, counts, why, next } = result
+    this.#came.push({ page, machine: spec.name, result })
+    const several = everyMachine(this.#session.config).length > 1
+    report.result({
+      name,
+      layer,
+      mode: this.#mode ?? 'plan',
+      ...(several ? { machine: spec.name } : {}),
+      state,
+      ...(counts ? { counts } : {}),
+      ...((why && !isDone(state)) || this.#mode === 'undo' || state === '-' ? { why: why ?? '' } : {}),
+      ...(next ? { next } : {}),
+    })
   }
 
   /** Large files are fetched while the first pages run; a failure is reported by the step that needs the file. */
@@ -108,27 +171,53 @@ export class PageRun {
 
   /** One page on one machine. Without a mode it is planned, and applied when a person says so. */
   async #runOn(page: Page, spec: Placed, report = this.#session.report): Promise<void> {
-    const code = await this.#run(page, spec, this.#mode ?? 'plan', report)
-    if (this.#mode !== undefined || code !== 2) return
+    const planned = await this.#run(page, spec, this.#mode ?? 'plan', report)
+    if (planned === undefined) return
+    if (this.#mode !== undefined || planned.code !== 2) return this.#note(page, spec, planned, report)
     const { label } = (await this.#connect(spec)).running.machine
     const { config, terminal } = this.#session
-    const yes = this.#given.yes || config.env.FK_YES
-    if (!yes && !(terminal && /^y/i.test(await question(`Apply this to ${label}? [y/N] `)))) return
-    this.#worst = 0
-    await this.#run(page, spec, 'apply', report)
+    const yes =
+      this.#given.yes || config.env.FK_YES || (terminal && (await agrees(`Apply this to ${label}?`)))
+    const result = yes ? await this.#run(page, spec, 'apply', report) : planned
+    if (result !== undefined) this.#note(page, spec, result, report)
   }
 
-  async #run(page: Page, spec: Placed, mode: Mode, report: Report): Promise<0 | 1 | 2> {
-    const connected = await this.#connect(spec)
+  /** Undefined where a page of the cluster has nothing to do with this node. */
+  async #run(page: Page, spec: Placed, mode: Mode, report: Report): Promise<Result | undefined> {
+    let connected: Connected
+    try {
+      connected = await this.#connect(spec)
+    } catch (error) {
+      return this.#unreached(spec, error, report)
+    }
     if (mode === 'apply') await connected.make(page)
     const steps = connected.stepsOf(page)
-    // A page of the cluster that has nothing to do with this node.
-    if (steps.length === 0) return 0
+    if (steps.length === 0) return undefined
     const throughTunnel = steps.some(({ transaction }) => transaction?.route?.apply === 'tunnel')
     if (this.#kind === 'lab' && mode === 'apply' && throughTunnel) await this.#connectLab()
-    const { code } = await runPage(page, steps, mode, { ...connected.running, report }, connected.look(page))
-    if (code === 1 || (code === 2 && this.#worst === 0)) this.#worst = code
-    return code
+    const result = await runPage(page, steps, mode, { ...connected.running, report }, connected.look(page))
+    // What is missing only because a page before it was not applied yet is no obstacle.
+    const after = mode === 'plan' && result.state === 'blocked' ? this.#waitsFor(page) : undefined
+    if (after === undefined) return result
+    const { next: _, ...rest } = result
+    return { ...rest, state: 'later', why: `after ${after}` }
+  }
+
+  /** A machine that is not built yet, or cannot be reached. Of one page alone that is all there is to say. */
+  #unreached(spec: Placed, error: unknown, report: Report): Result {
+    if (!(error instanceof Fault)) throw error
+    if (error instanceof NotBuilt) {
+      const why = `${spec.name} comes with ${error.after}`
+      return this.#mode === 'undo'
+        ? { ...nothing, code: 0, state: '-', why: `${spec.name} was never built` }
+        : { ...nothing, code: 2, state: 'not built', why }
+    }
+    if (this.#pages.length === 1) throw error
+    const { message, said, next } = error
+    if (!this.#silent.has(spec.name))
+      report.error({ as: 'unknown', step: message, said: said ?? '', next: next ?? '' })
+    this.#silent.add(spec.name)
+    return { ...nothing, code: 1, state: 'unknown', why: message, ...(next === undefined ? {} : { next }) }
   }
 
   #connectLab(): Promise<void> {
@@ -138,8 +227,12 @@ export class PageRun {
 
   #connect(spec: Placed): Promise<Connected> {
     const key = isLaptop(spec) ? spec : spec.name
-    const connected = this.#connected.get(key) ?? this.#open(spec)
+    const known = this.#connected.get(key)
+    if (known !== undefined) return known
+    const connected = this.#open(spec)
     this.#connected.set(key, connected)
+    // What is not built yet may be built by a page of this run.
+    connected.catch((error: unknown) => error instanceof NotBuilt && this.#connected.delete(key))
     return connected
   }
 
@@ -180,6 +273,7 @@ export class PageRun {
       rollbackAfter: config.env.FK_DEADMAN_SECONDS,
       lockWait: config.env.FK_LOCK_WAIT_SECONDS,
       signal,
+      attended: terminal,
       fetch: this.#fetch,
       typed: async ({ name, typed }: Demand) => {
         if (confirm !== undefined) return confirm
@@ -210,6 +304,9 @@ function groups(page: Page, places: Placed[]): Placed[][] {
 }
 
 const agentsAtOnce = 3
+
+/** Of a page that did not run. */
+const nothing = { changed: 0, steps: { change: 0, hold: 0, access: 0 } }
 
 /** Of the four sessions that a hardened sshd allows on one connection, those that may read at once; one stays free. */
 const sessionsAtOnce = 3

@@ -2,15 +2,18 @@
 // runbook are the same thing.
 import { createRequire } from 'node:module'
 import type { Page } from '../engine/page.ts'
+import { count } from '../engine/report.ts'
 import { Fault } from '../ground/fault.ts'
 import { debug } from '../site/config.ts'
 import { type Placed, everyMachine } from '../site/machines.ts'
+import { notBuiltNote } from '../site/planned.ts'
 import { hostOf } from './access.ts'
 import { contextOf, declaredFacts } from './context.ts'
 import { helpLines, parse } from './flags.ts'
 import { printPage, printRunbook } from './print.ts'
-import { confirmed } from './prompt.ts'
+import { agrees, confirmed } from './prompt.ts'
 import { refuse } from './refusal.ts'
+import { isDone } from './runend.ts'
 import { type Session, openSession } from './session.ts'
 import { type AnyMode, type RunFlags, page as pageTable } from './tables.ts'
 
@@ -46,21 +49,26 @@ function help({ name, summary }: Page): string {
 
 /**
  * Runs pages, in the order given, on every machine of the site that they are for. Without a mode: plan, then apply when
- * somebody at a terminal says yes. Without FK_HOST: a rehearsal. Rejects with ConfigError or Fault before anything ran.
+ * somebody at a terminal says yes. Without FK_HOST: a rehearsal. `runbook` is the number of all pages there are, where these are
+ * what was chosen of them: then each is one line, and a machine is changed only when somebody agrees to the plan. Rejects with
+ * ConfigError or Fault before anything ran.
  */
 export async function runPages(
   pages: Page[],
   mode: AnyMode | undefined,
   given: RunFlags,
   signal: AbortSignal,
+  runbook?: number,
 ): Promise<number> {
   if (given.machine !== undefined && mode !== 'print')
     throw new Fault('--machine is for print. Nothing was run.')
   const { site, json } = given
+  const many = runbook !== undefined && pages.length > 1
   const session = openSession({
     site,
     json,
-    verbose: given.verbose || mode === 'verify',
+    verbose: given.verbose || (mode === 'verify' && !many),
+    brief: many && !(mode === 'plan' && given.diff),
     yes: given.yes,
     signal,
     logged: true,
@@ -79,12 +87,37 @@ export async function runPages(
       config.env.FK_HOST === undefined && (mode === undefined || mode === 'plan' || mode === 'apply')
     if (rehearsal) {
       const { rehearse } = load('../engine/rehearsal.ts') as typeof import('../engine/rehearsal.ts')
-      return await rehearse(pages, declared, config, report)
+      return await rehearse(pages, declared, config, report, pages.length === runbook)
     }
     const host = hostOf(config)
-    if (mode === 'undo' && pages.length > 1) await confirmUndo(session, given.confirm)
+    const yes = given.yes || config.env.FK_YES || host.kind === 'lab'
+    if (mode === 'undo') {
+      if (pages.length > 1) await confirmUndo(session, given.confirm)
+      else if (!yes && session.terminal && !(await agrees(`Undo ${pages[0]?.name}?`))) return 2
+    }
     const { PageRun } = load('./pagerun.ts') as typeof import('./pagerun.ts')
-    return await new PageRun(session, host.kind, pages, mode, given).all()
+    const label = `${config.site.name} (${config.env.FK_HOST})`
+    if (mode === 'apply' && runbook !== undefined && !yes) {
+      const plan = new PageRun(session, host.kind, pages, 'plan', given)
+      const code = await plan.all()
+      report.end(plan.end(label, true))
+      const open = plan.came.filter(({ result }) => !isDone(result.state)).length
+      if (open === 0) return code
+      if (!session.terminal) {
+        report.note('Nothing was applied: there is no terminal to ask. --yes (or FK_YES=true) applies it.')
+        return code === 1 ? 1 : 2
+      }
+      report.pause()
+      if (!(await agrees(`Apply ${count(open, 'page')} to ${label}?`))) return code === 1 ? 1 : 2
+    }
+    const run = new PageRun(session, host.kind, pages, mode, given)
+    const code = await run.all()
+    if (many) {
+      const missing = mode === 'undo' ? undefined : notBuiltNote(config.site)
+      if (missing !== undefined) report.note(missing)
+      report.end(run.end(label))
+    }
+    return code
   } finally {
     await session.close()
   }

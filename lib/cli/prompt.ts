@@ -2,9 +2,15 @@
 import { Fault } from '../ground/fault.ts'
 import { question } from '../ground/laptop.ts'
 
-/** Somebody can be asked: both ends are a terminal, and no program reads the output. */
-export const interactive = (json = false): boolean =>
-  process.stdin.isTTY === true && process.stdout.isTTY === true && !json
+/**
+ * Somebody can be asked: standard input is a terminal, and no program reads the output. Where it goes does not matter: behind a
+ * pipe (`| tee file`) a question goes to the terminal itself.
+ */
+export const interactive = (json = false): boolean => process.stdin.isTTY === true && !json
+
+/** Whether a person says yes to this. */
+export const agrees = async (asked: string): Promise<boolean> =>
+  /^y(es)?$/i.test((await question(`${asked} [y/N] `)).trim())
 
 /**
  * What destroys is confirmed by the name of what it hits: by --confirm, or typed at a terminal. `about` is the sentence before

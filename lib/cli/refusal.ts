@@ -14,5 +14,6 @@ export function refuse(error: unknown, debug = false): number {
   if (!(error instanceof Fault) && name !== 'ConfigError' && !debug)
     lines.push('  next:  DEBUG=1 shows where this happened')
   process.stderr.write(`${lines.join('\n')}\n`)
-  return 1
+  // A machine that is not built yet is no failure: something is left to do.
+  return (error as { code?: unknown }).code === 2 ? 2 : 1
 }

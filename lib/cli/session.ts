@@ -5,8 +5,9 @@ import { Fault } from '../ground/fault.ts'
 import { nearest } from '../ground/nearest.ts'
 import type { SecretStore } from '../ground/secret.ts'
 import { loadConfig } from '../site/config.ts'
-import { type Placed, isLaptop } from '../site/machines.ts'
+import { type Placed, isLaptop, machinesFor } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
+import { assertBuilt } from './absent.ts'
 import { connectTo, hostOf } from './access.ts'
 import type { Call } from './call.ts'
 import { stateOf, storeOf } from './context.ts'
@@ -25,6 +26,8 @@ export interface Session {
   /** Somebody can be asked. */
   terminal: boolean
   signal: AbortSignal
+  /** The log of this run, where there is one. */
+  log: string | undefined
   /** Throws a Fault where FK_HOST is not set. */
   needsHost: () => void
   /** Connects to a machine, once. Rejects with a Fault where it cannot be reached. */
@@ -37,6 +40,8 @@ interface Opening {
   site?: string | undefined
   json?: boolean | undefined
   verbose?: boolean | undefined
+  /** A run over many pages: one line a page that holds. */
+  brief?: boolean
   signal: AbortSignal
   /** Absent: whether standard output is a terminal decides. */
   live?: boolean
@@ -51,18 +56,44 @@ interface Opening {
 /** Opens a site. Throws ConfigError before anything else happens. */
 export function openSession({ site, json = false, verbose = false, signal, ...opening }: Opening): Session {
   const config = loadConfig(site === undefined ? {} : { site })
-  const { live, logged = false, document = false, yes = false } = opening
+  const { live, logged = false, document = false, yes = false, brief = false } = opening
+  const log = logged ? runLog(config.env.FK_LOG_DIR) : undefined
   const aside = document && json
   const report = createReport({
     json: json && !document,
     verbose,
+    brief,
     ...(live === undefined ? {} : { tty: live && !aside }),
     ...(aside ? { stdout: process.stderr } : {}),
-    ...(logged ? { log: runLog(config.env.FK_LOG_DIR) } : {}),
+    ...(log ? { log: log.write } : {}),
   })
   const terminal = interactive(json)
   const copies = keeper(config.env.FK_AGE_IDENTITY, report, terminal && !yes && !config.env.FK_YES)
   const machines = new Map<string | Placed, Promise<Machine>>()
+  const connect = (spec: Placed): Promise<Machine> => {
+    const key = isLaptop(spec) ? spec : spec.name // a machine of the site may bear the name, too
+    const known = machines.get(key)
+    if (known !== undefined) return known
+    const connected = open(spec)
+    machines.set(key, connected)
+    // What could not be reached may be reached later in this run: a page may build it.
+    connected.catch(() => machines.delete(key))
+    return connected
+  }
+  const hostOfVm = ({ behind }: Placed) => machinesFor(config, 'host').find(({ name }) => name === behind)
+  const open = async (spec: Placed): Promise<Machine> => {
+    const host = hostOfVm(spec)
+    if (host === undefined) return connectTo(config, spec, terminal, report)
+    // A host that is connected anyway says whether there is such a machine; otherwise it is asked when the machine is silent.
+    const before = machines.get(host.name)
+    if (before !== undefined) await assertBuilt(await before, spec)
+    try {
+      return await connectTo(config, spec, terminal, report)
+    } catch (error) {
+      if (before === undefined && error instanceof Fault) await assertBuilt(await connect(host), spec)
+      throw error
+    }
+  }
   return {
     config,
     state: stateOf(config),
@@ -70,13 +101,9 @@ export function openSession({ site, json = false, verbose = false, signal, ...op
     report,
     terminal,
     signal,
+    log: log?.file,
     needsHost: () => void hostOf(config),
-    connect: (spec) => {
-      const key = isLaptop(spec) ? spec : spec.name // a machine of the site may bear the name, too
-      const connected = machines.get(key) ?? connectTo(config, spec, terminal, report)
-      machines.set(key, connected)
-      return connected
-    },
+    connect,
     close: async () => {
       // What could not be connected was reported where it was needed.
       for (const machine of machines.values()) await machine.then((m) => m.close()).catch(() => {})

@@ -40,7 +40,7 @@ export const page = {
   notes: [
     'FK_HOST chooses the machine: admin@192.0.2.10, local, or lab. Unset, plan and apply are a rehearsal',
     'that touches nothing; verify and undo need a machine.',
-    'Exit code: 0 done or nothing to do, 1 failed, 2 changes pending.',
+    'Exit code: 0 done or nothing to do, 1 failed, 2 something is left to do.',
   ],
 } as const satisfies Table
 
@@ -50,6 +50,9 @@ export type AnyMode = keyof typeof modes
 export type RunFlags = Given<{ words: []; flags: typeof run }> & {
   machine?: string | undefined
   layer?: string | undefined
+  from?: string | undefined
+  only?: string | undefined
+  diff?: boolean
 }
 
 /** The layers that pages belong to, from the metal up. */
@@ -58,7 +61,13 @@ const layers = ['L0', 'L1', 'L2', 'L3', 'L4', 'policy', 'L5', 'L6'] as const
 /** Of the whole runbook. */
 export const runbook = {
   words: [],
-  flags: { layer: { takes: 'LAYER', among: layers, help: 'only the pages of this layer' }, ...run },
+  flags: {
+    layer: { takes: 'LAYER', among: layers, help: 'only the pages of this layer' },
+    from: { takes: 'PAGE', help: 'this page and those behind it' },
+    only: { takes: 'PAGE,…', help: 'these pages and no others' },
+    diff: { help: 'for plan: the whole difference, not one line a page' },
+    ...run,
+  },
   notes: page.notes,
 } as const satisfies Table
 

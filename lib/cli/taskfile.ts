@@ -2,8 +2,9 @@
 // The list of tasks must come at once, so nothing is imported here that a list does not need; the rest is loaded when it is used.
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
-import type { Layer } from '../engine/page.ts'
+import type { Layer, Page } from '../engine/page.ts'
 import { Fault } from '../ground/fault.ts'
+import { nearest } from '../ground/nearest.ts'
 import { root } from '../ground/root.ts'
 import { type Run, type Task, NotHere } from './call.ts'
 import { parse } from './flags.ts'
@@ -81,7 +82,9 @@ export const each = (mode: tables.AnyMode): Pick<Task, 'takes' | 'run'> => ({
   run: (call) => {
     const given = parse(call, tables.runbook)
     const all = pages().map(open)
-    const meant = all.filter(({ layer }) => given.layer === undefined || layer === (given.layer as Layer))
+    const meant = chosen(all, given).filter(
+      ({ layer }) => given.layer === undefined || layer === (given.layer as Layer),
+    )
     const layers = [...new Set(all.map(({ layer }) => layer))].join(', ')
     if (meant.length === 0)
       throw new Fault(
@@ -90,6 +93,22 @@ export const each = (mode: tables.AnyMode): Pick<Task, 'takes' | 'run'> => ({
           : `There is no page of layer '${given.layer}': there are ${layers}. Nothing was run.`,
       )
     const { runPages } = load('./pages.ts') as typeof import('./pages.ts')
-    return runPages(meant, mode, given, call.signal)
+    return runPages(meant, mode, given, call.signal, all.length)
   },
 })
+
+/** The pages of --from and --only, by number, name, or both. Throws a Fault with the nearest name. */
+function chosen(all: Page[], { from, only }: tables.RunFlags): Page[] {
+  const find = (typed: string): Page => {
+    const found = all.find(({ name }) => [name, name.slice(0, 2), name.slice(3)].includes(typed))
+    if (found !== undefined) return found
+    const near = nearest(
+      typed,
+      all.flatMap(({ name }) => [name, name.slice(3)]),
+    )
+    throw new Fault(`There is no page '${typed}'.${near ? ` Did you mean ${near}?` : ''} Nothing was run.`)
+  }
+  const first = from === undefined ? 0 : all.indexOf(find(from))
+  const named = only?.split(',').map((name) => find(name.trim()))
+  return all.filter((page, i) => i >= first && (named === undefined || named.includes(page)))
+}

@@ -41,6 +41,8 @@ export interface About {
   on: On
   /** The one machine of them that is meant, by its name. */
   at?: string
+  /** Pages that must be done before this one begins, by their names. Others may fail, and this one runs all the same. */
+  needs?: readonly string[]
   /** Shell functions of lib/ that the checks and commands may use. A printed page gets those that it uses, behind it. */
   library?: Command
   /** Read-only bash of the page's own that runs once before its checks: its variables, functions and $FK_TMP are theirs. */

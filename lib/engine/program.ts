@@ -74,6 +74,7 @@ export function checkProgram({ page, shell = {}, steps, owner }: CheckOptions): 
     files: ['put.sh', 'snapshot.sh', ...(owner === undefined ? [] : ['guard.sh']), 'frame.sh'],
     body: [
       owner === undefined ? 'fk_unconfirmed' : `fk_lock ${quote(owner)}`,
+      '[ ! -d "$FK_STATE/pages/$FK_PAGE" ] || frame recorded',
       ...(files.length > 0 ? [`fk_match_all ${files.join(' ')}`] : []),
       `fk_check_all ${all.join(' ')}`,
     ],

@@ -14,9 +14,9 @@ import type { Config } from '../site/model.ts'
 import { outDir } from '../site/out.ts'
 import { notBuiltNote } from '../site/planned.ts'
 import type { Context, Page } from './page.ts'
-import type { Report, State } from './report.ts'
+import { type PageResult, type Report, count } from './report.ts'
 import { type PrintedPage, printedPages, writePages } from './runbook.ts'
-import { type Step, isChange, isWait } from './step.ts'
+import { type Step, isChange } from './step.ts'
 
 const load = createRequire(import.meta.url)
 
@@ -38,26 +38,37 @@ interface Question {
 
 /**
  * Writes out/<site>/ anew and resolves to 0, or 1 when a checker found a fault. `context` gives what a page may know of a machine
- * without asking it.
+ * without asking it; `whole` says that these are all pages of the runbook: what is written of a part leaves the report of the
+ * whole alone.
  */
 export async function rehearse(
   pages: Page[],
   context: (machine: Placed) => Context,
   config: Config,
   report: Report,
+  whole: boolean,
 ): Promise<0 | 1> {
   const { site } = config
   const out = outDir(config)
+  const dir = `${relative(process.cwd(), out) || '.'}/`
   report.note(`Rehearsal for the site ${site.name}: FK_HOST is not set, so nothing is touched.`)
   const all = printedPages(pages, context, config)
   const questions = aboutPages(join(out, 'print'), all)
-  let files = 0
+  const sums = { steps: 0, files: 0 }
   for (const { page, on, steps } of all) {
     report.page({ name: page.name, summary: page.summary, file: page.file, layer: page.layer, on: page.on })
-    steps.forEach((step, i) => tell(report, step, i + 1, steps.length))
+    steps.forEach((step, i) => tell(report, step, i + 1, steps))
     const written = writeFiles(join(out, on.name), steps)
-    files += written.files
     questions.push(...written.questions)
+    sums.steps += steps.length
+    sums.files += written.files
+    report.result({
+      name: page.name,
+      layer: page.layer,
+      mode: 'rehearsal',
+      ...(all.some((other) => other.on.name !== on.name) ? { machine: on.name } : {}),
+      ...pageLine(steps, written.files),
+    })
   }
   const checks = await answered(questions, site.name)
   const index = all.map(({ page, on, steps }) => ({
@@ -71,26 +82,42 @@ export async function rehearse(
     })),
   }))
   const text = JSON.stringify({ site: site.name, pages: index, checks }, null, 2)
-  write(join(out, 'report.json'), `${text}\n`, 0o644)
-  summarise(
-    report,
-    checks,
-    `${relative(process.cwd(), out) || '.'}/`,
-    new Set(all.map(({ page }) => page)).size,
-    files,
-  )
+  const [first] = pages
+  const file = whole ? 'report.json' : pages.length === 1 ? `report-${first?.name}.json` : 'report-part.json'
+  write(join(out, file), `${text}\n`, 0o644)
+  summarise(report, checks, [
+    count(new Set(all.map(({ page }) => page)).size, 'page'),
+    count(sums.steps, 'step'),
+    count(sums.files, 'file'),
+  ])
+  report.note(`Read:  ${dir}print/ (the pages as bash), ${dir}${file}`)
   const missing = pages.length > 1 ? notBuiltNote(site) : undefined
   if (missing !== undefined) report.note(missing)
+  report.note(
+    'Next:  FK_HOST=admin@192.0.2.10 in .env (or FK_HOST=lab, a throw-away machine), then ./task doctor',
+  )
   return checks.some(({ result }) => result === 'failed') ? 1 : 0
 }
 
-/** What a step is, where nobody can say whether it holds. */
-const kindOf = (step: Step): State => (isChange(step) ? 'change' : isWait(step) ? 'wait' : 'demand')
+/** The line of a page: what it is made of, or why it has nothing to do here. */
+function pageLine(steps: Step[], files: number): Pick<PageResult, 'state' | 'counts' | 'why'> {
+  const [only] = steps
+  if (only !== undefined && !steps.some(isChange)) return { state: '-', why: only.name }
+  const controls = steps.reduce((sum, step) => sum + (step.controls?.length ?? 0), 0)
+  const counts = [
+    count(steps.length, 'step').padEnd(10),
+    (files > 0 ? count(files, 'file') : '').padEnd(9),
+    controls > 0 ? count(controls, 'control') : '',
+  ]
+  return { state: 'step', counts: counts.join(' ').trimEnd() }
+}
 
-function tell(report: Report, step: Step, index: number, total: number): void {
-  report.step({ index, total, name: step.name, state: kindOf(step) })
+/** Nobody was asked whether a step holds: what it is, and whether there is anything to do here at all. */
+function tell(report: Report, step: Step, index: number, steps: Step[]): void {
+  const state = isChange(step) ? 'step' : steps.some(isChange) ? 'check' : '-'
+  report.step({ index, total: steps.length, name: step.name, state })
   for (const { id, title, from, waived } of step.controls ?? [])
-    report.control({ id, title, state: waived ? 'waived' : 'change', from, ...(waived ? { waived } : {}) })
+    report.control({ id, title, state: waived ? 'waived' : 'check', from, ...(waived ? { waived } : {}) })
 }
 
 function write(path: string, text: string, mode: number): void {
@@ -259,9 +286,8 @@ function verdicts(site: string): {
   }
 }
 
-function summarise(report: Report, checks: Check[], path: string, pages: number, files: number): void {
+function summarise(report: Report, checks: Check[], counts: string[]): void {
   const failed = checks.filter((c) => c.result === 'failed')
-  const passed = checks.filter((c) => c.result === 'passed').length
   for (const { artifact, by, said } of failed)
     report.error({
       step: `${artifact} is accepted by ${by}`,
@@ -270,15 +296,14 @@ function summarise(report: Report, checks: Check[], path: string, pages: number,
       state: 'nothing was touched',
       next: 'mend the file in config/ or the page',
     })
-  const missing = new Map<string, number>()
-  for (const { by, said } of checks.filter((c) => c.result === 'not checked'))
-    missing.set(`${by}: ${said}`, (missing.get(`${by}: ${said}`) ?? 0) + 1)
-  const many = pages === 1 ? '1 page' : `${pages} pages`
-  report.note(
-    `\nWritten to ${path}: ${many} as bash in print/, ${files === 1 ? '1 file' : `${files} files`} for machines, report.json.`,
-  )
-  const bad = failed.length > 0 ? `, ${failed.length} do not` : ''
-  report.note(`Checked: ${passed} artifacts pass their own checker${bad}.`)
-  for (const [why, n] of missing) report.note(`Not checked: ${n} with ${why}.`)
-  report.note('Next: set FK_HOST (admin@192.0.2.10, or lab for a throw-away machine) and run the same again.')
+  const passed = checks.filter((c) => c.result === 'passed').length
+  const missing = new Map<string, { tools: Set<string>; count: number }>()
+  for (const { by, said } of checks.filter((c) => c.result === 'not checked')) {
+    const of = missing.get(said) ?? { tools: new Set(), count: 0 }
+    missing.set(said, { tools: of.tools.add(by), count: of.count + 1 })
+  }
+  const bad = failed.length > 0 ? `, ${failed.length} refused` : ''
+  report.note(`\n${counts.join(', ')}; ${count(passed, 'check')} passed${bad}`)
+  for (const [why, { tools, count: n }] of missing)
+    report.note(`Not checked: ${count(n, 'file')}, ${[...tools].sort().join(', ')}: ${why}`)
 }

@@ -16,21 +16,11 @@ import {
   undoProgram,
 } from './program.ts'
 import type { Report } from './report.ts'
-import { type Change, type Demand, type Step, isChange, isWait } from './step.ts'
+import { type Change, type Demand, type Step, isChange, isDemand, isWait } from './step.ts'
 import { transactionFor } from './transaction.ts'
-import {
-  type Mode,
-  type Observed,
-  type Result,
-  type Sent,
-  faultOf,
-  holds,
-  observe,
-  reportCheckError,
-  reportDisconnect,
-  summarise,
-  unobserved,
-} from './verdict.ts'
+import { type Sent, faultOf, reportCheckError, reportDisconnect } from './faults.ts'
+import { type Observed, foundOf, holds, observe, unobserved } from './observed.ts'
+import { type Mode, PageReport, type Result } from './verdict.ts'
 import type { Frame } from './wire.ts'
 
 export type { Mode, Result } from './verdict.ts'
@@ -45,6 +35,8 @@ export interface Running {
   /** Seconds to wait for another run on this machine. */
   lockWait: number
   signal?: AbortSignal
+  /** Somebody sits at the terminal: what only a person can do is waited for. */
+  attended?: boolean
   /** Asks a person to type the name of what a demand is about; undefined when there is nobody to ask. */
   typed?: (step: Demand) => Promise<string | undefined>
   /** Another machine of the site. */
@@ -58,6 +50,8 @@ const numbered = (steps: Step[]): Numbered[] => steps.map((step, index) => ({ st
 export interface Inspection {
   observed: Observed[]
   sent: Sent
+  /** The machine has a record of this page. */
+  recorded: boolean
 }
 
 /** Runs every check of a page; it changes nothing unless the page is to be applied. */
@@ -69,7 +63,12 @@ export async function inspect(page: Page, steps: Step[], mode: Mode, running: Ru
     steps: numbered(steps),
     ...(mode === 'apply' ? { owner: lockOwner() } : {}),
   })
-  return { observed, sent: await send(running, program, (frame) => observe(observed, frame)) }
+  let recorded = false
+  const sent = await send(running, program, (frame) => {
+    if (frame.kind === 'recorded') recorded = true
+    else observe(observed, frame)
+  })
+  return { observed, sent, recorded }
 }
 
 /**
@@ -97,12 +96,16 @@ export async function runPage(
   })
   if (mode === 'undo') return undo(page, steps, running)
   report.plan({ steps: steps.length, controls: steps.reduce((n, s) => n + (s.controls?.length ?? 0), 0) })
-  const { observed, sent } = await (inspecting ?? inspect(page, steps, mode, running))
-  if (!sent.finished) return reportCheckError(report, machine.label, { steps, observed }, sent)
-  const work: Work = { page, steps: numbered(steps), observed, running, changed: 0 }
+  const { observed, sent, recorded } = await (inspecting ?? inspect(page, steps, mode, running))
+  if (!sent.finished) {
+    const why = reportCheckError(report, machine.label, { steps, observed }, sent)
+    const state = sent.locked === undefined ? 'unknown' : 'blocked'
+    return { code: 1, changed: 0, state, why, steps: { change: 0, hold: 0, access: 0 } }
+  }
+  const told = new PageReport({ page, steps, observed, mode, report })
+  const work: Work = { page, steps: numbered(steps), observed, running, changed: 0, told }
   const code = mode === 'apply' && steps.some((s, i) => !holds(s, observed[i])) ? await apply(work) : 0
-  const seconds = (Date.now() - began) / 1000
-  return summarise({ page, steps, observed, mode, report, run: { changed: work.changed, code }, seconds })
+  return told.end({ changed: work.changed, code }, (Date.now() - began) / 1000, recorded)
 }
 
 /** Sends a program, waits while another run holds the machine, and passes on what it says meanwhile. */
@@ -167,6 +170,7 @@ interface Work {
   observed: Observed[]
   running: Running
   changed: number
+  told: PageReport
 }
 
 /** Stops at the first batch that fails: 1. */
@@ -179,7 +183,9 @@ async function apply(work: Work): Promise<0 | 1> {
     }
     // Until something has changed, what held when it was inspected holds.
     if (work.changed === 0 && batch.steps.every((each) => stepHolds(work, each))) continue
+    work.told.upTo(batch.steps[0]?.index ?? 0)
     if ((await applyBatch(work, batch)) === 1) return 1
+    work.told.upTo((batch.steps.at(-1)?.index ?? -1) + 1)
   }
   return 0
 }
@@ -188,6 +194,7 @@ const stepHolds = ({ observed }: Work, { step, index }: Numbered) => holds(step,
 
 async function applyBatch(work: Work, batch: Batch): Promise<0 | 1> {
   await askForNames(work, batch)
+  for (const each of batch.steps) await waitForPerson(work, each)
   const sent = await uploads(work, batch)
   if (sent === undefined) return 1
   const other = otherNodeOf(work, batch)
@@ -203,8 +210,33 @@ async function applyBatch(work: Work, batch: Batch): Promise<0 | 1> {
 async function askForNames(work: Work, { steps }: Batch): Promise<void> {
   for (const each of steps) {
     const { step } = each
-    if (isChange(step) || isWait(step) || step.typed === undefined || stepHolds(work, each)) continue
+    if (!isDemand(step) || step.typed === undefined || stepHolds(work, each)) continue
     each.met = (await work.running.typed?.(step)) === step.typed
+  }
+}
+
+/** Milliseconds between two looks at whether a person has done it. */
+const LOOK = 3000
+
+/** At a terminal: says what a person has to do, and waits until it is done, or its time is over. */
+async function waitForPerson(work: Work, each: Numbered): Promise<void> {
+  const { page, running, observed, told } = work
+  const { step, index } = each
+  if (!running.attended || !isDemand(step) || !step.person?.wait || stepHolds(work, each)) return
+  const { report, signal } = running
+  const until = Date.now() + step.person.wait * 1000
+  const place = { index: index + 1, total: work.steps.length, name: step.name }
+  const program = await checkProgram({ page: page.name, shell: page, steps: [each] })
+  // What was seen when the page began may be over by now.
+  const look = () => send(running, program, (frame) => observe(observed, frame))
+  if (!(await look()).finished || stepHolds(work, each)) return
+  told.upTo(index)
+  report.step({ ...place, state: 'your turn', next: step.help })
+  while (Date.now() < until && !signal?.aborted && !stepHolds(work, each)) {
+    const saw = foundOf(observed[index]?.check)
+    report.running({ ...place, limit: step.person.wait, person: true, ...(saw ? { saw } : {}) })
+    await new Promise((resolve) => setTimeout(resolve, LOOK))
+    if (!(await look()).finished) return
   }
 }
 
@@ -336,7 +368,7 @@ async function applyHere(work: Work, batch: Batch, sent: Record<string, string>)
       observe(observed, frame)
       if (frame.kind === 'armed') armed = true
       else if (frame.kind === 'save') saved.push([frame.name, gunzipSync(Buffer.from(frame.body, 'base64'))])
-      else showProgress(work, frame)
+      else showProgress(work, frame, batch)
     },
     limitOf(
       batch.steps.map(({ step }) => step),
@@ -376,8 +408,12 @@ async function applyHere(work: Work, batch: Batch, sent: Record<string, string>)
   return { code: 0, saved }
 }
 
-/** The step that a machine is at now. */
-function showProgress({ steps, running }: Work, frame: Frame): void {
+/** The step that a machine is at now, and those that have ended: what may still be rolled back, or stored, has not. */
+function showProgress({ steps, running, told }: Work, frame: Frame, batch: Batch): void {
+  if (frame.kind === 'end' && frame.state !== 'failed' && !batch.transaction) {
+    const step = steps[frame.step]?.step
+    if (step && !(isChange(step) && step.save)) told.upTo(frame.step + 1)
+  }
   if (frame.kind !== 'run' && frame.kind !== 'check') return
   const step = steps[frame.step]?.step
   if (!step) return
@@ -452,10 +488,15 @@ async function undo(page: Page, steps: Step[], running: Running): Promise<Result
     UNDO_LIMIT,
   )
   const { state, said, next } = (answer ?? { said: '', next: '' }) as Partial<NonNullable<typeof answer>>
-  const result = (code: 0 | 1, changed = 0): Result => ({ code, changed, controls: { hold: 0, total: 0 } })
+  const result = (code: 0 | 1, changed = 0, why = ''): Result => ({
+    code,
+    changed,
+    state: code === 1 ? 'failed' : changed > 0 ? 'changed' : '-',
+    ...(why ? { why } : {}),
+    steps: { change: 0, hold: 0, access: 0 },
+  })
   if (state === 'nothing') {
-    report.note(`${page.name}: there is nothing of it on this machine`)
-    return result(0)
+    return { ...result(0), why: 'there is nothing of it on this machine' }
   }
   if (state === 'refused' || state === 'failed' || (state !== 'done' && !armed)) {
     report.error({
@@ -465,16 +506,15 @@ async function undo(page: Page, steps: Step[], running: Running): Promise<Result
       state: state === 'failed' ? 'not all of it is undone; its record is kept' : 'nothing was changed',
       next: next || 'run it again',
     })
-    return result(1)
+    return { ...result(1, 0, sent.locked ?? (said || sent.stderr.trim())), ...(next ? { next } : {}) }
   }
   if (armed && transaction) {
     const unconfirmed = await transaction.confirm()
     if (unconfirmed) {
       report.error({ ...unconfirmed, step: `undo ${page.name}` })
-      return result(1)
+      return result(1, 0, unconfirmed.said)
     }
   }
   for (const line of (said ?? '').split('\n').filter(Boolean)) report.note(line)
-  report.note(`${page.name}: undone`)
-  return result(0, 1)
+  return result(0, 1, 'undone')
 }

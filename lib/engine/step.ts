@@ -117,6 +117,7 @@ export type Step = Change | Demand | Wait
 
 export const isChange = (step: Step): step is Change => 'apply' in step
 export const isWait = (step: Step): step is Wait => 'until' in step
+export const isDemand = (step: Step): step is Demand => 'help' in step
 
 /** The transactions of all these steps as one; undefined when none has any. Where two name a route, the last one counts. */
 export function transactionOf(steps: Step[]): Transaction | undefined {

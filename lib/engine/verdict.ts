@@ -1,332 +1,240 @@
-// What came of a step, and of a page: which hold, what a failure is in five lines, how a file differs, the summary and the exit
-// code. It decides nothing about what runs next.
-import { createTwoFilesPatch } from 'diff'
-import type { Outcome } from './machine.ts'
+// What came of a page: each step as soon as it is known, the sums, the state of the page and the exit code. It decides nothing
+// about what runs next.
+import { faultOf, fileDiff } from './faults.ts'
+import { type Observed, foundOf, holds, stateOf, unobserved } from './observed.ts'
 import type { Page } from './page.ts'
 import { besides } from './print.ts'
-import type { FaultReport, Report } from './report.ts'
-import { type Control, type Step, type Target, isChange, isWait } from './step.ts'
-import type { FailReason, Frame } from './wire.ts'
+import type { PageState, Report, Summary } from './report.ts'
+import { type Step, isChange, isDemand, isWait } from './step.ts'
 
 export type Mode = 'plan' | 'apply' | 'verify' | 'undo'
 
 export interface Result {
+  /** 0 done, 1 failed, 2 something is left to do. */
   code: 0 | 1 | 2
   changed: number
-  /** The tally of controls, for a summary over many pages. */
-  controls: { hold: number; total: number }
+  state: PageState
+  /** Steps by what they came to, for a reader. */
+  counts?: string
+  /** Why it is not done, and what to do. */
+  why?: string
+  next?: string
+  /** How many steps would change, how many hold, and how many that would change can lock somebody out. */
+  steps: { change: number; hold: number; access: number }
 }
 
-interface Checked {
-  rc: number
-  found: string
-}
-
-/** What a machine has said of a step. */
-export interface Observed {
-  check?: Checked
-  controls: Checked[]
-  end?: { state: string; reason?: FailReason | 'unconfirmed'; rolledBack: boolean }
-  /** The command that failed, and its output. */
-  said?: { command: number; rc: number; text: string }
-  /** Why its transaction could not be confirmed: stands with the first step of it. */
-  unconfirmed?: FaultReport
-}
-
-export const unobserved = (): Observed => ({ controls: [] })
-
-/** Adds what a frame says to what is known of its step. */
-export function observe(all: Observed[], frame: Frame): void {
-  const at = 'step' in frame ? all[frame.step] : undefined
-  if (!at) return
-  if (frame.kind === 'check') at.check = { rc: frame.rc, found: frame.found }
-  else if (frame.kind === 'control') at.controls[frame.control] = { rc: frame.rc, found: frame.found }
-  else if (frame.kind === 'said') at.said = { command: frame.command, rc: frame.rc, text: frame.text }
-  else if (frame.kind === 'end')
-    at.end = {
-      state: frame.state,
-      rolledBack: frame.rolledBack,
-      ...(frame.reason ? { reason: frame.reason } : {}),
-    }
-}
-
-type ControlState = 'ok' | 'n/a' | 'pending' | 'waived' | 'failed'
-
-/** The exit codes of a check: 0 holds, 100 does not apply here, 101 holds after a reboot. */
-function stateOf(checked: Checked | undefined, control: Control): ControlState {
-  if (!checked) return 'failed'
-  if (checked.rc === 0) return 'ok'
-  if (checked.rc === 100) return 'n/a'
-  if (checked.rc === 101) return 'pending'
-  return control.waived ? 'waived' : 'failed'
-}
-
-/** Whether a step holds as it was observed: its own check, and every control that is not waived. */
-export const holds = (step: Step, observed: Observed | undefined): boolean =>
-  observed?.check?.rc === 0 &&
-  (step.controls ?? []).every((c, i) => stateOf(observed.controls[i], c) !== 'failed')
-
-type StepState = 'ok' | 'ready' | 'changed' | 'change' | 'pending' | 'failed'
+type StepState =
+  'ok' | 'ready' | 'changed' | 'change' | 'pending' | 'wait' | 'your turn' | 'blocked' | 'failed'
 
 function stepState(step: Step, observed: Observed, mode: Mode): StepState {
-  if (observed.end?.state === 'failed') return 'failed'
-  if (observed.end?.state === 'changed') return 'changed'
+  const { end } = observed
+  const unmet = isDemand(step) && step.person ? 'your turn' : 'blocked'
+  if (end?.state === 'failed') return end.reason === 'demand' ? unmet : 'failed'
+  if (end?.state === 'changed') return 'changed'
   if (holds(step, observed)) {
     const reboot = (step.controls ?? []).some((c, i) => stateOf(observed.controls[i], c) === 'pending')
     return reboot ? 'pending' : isWait(step) ? 'ready' : 'ok'
   }
+  if (isDemand(step) && (mode === 'plan' || step.person)) return unmet
   if (mode !== 'plan') return 'failed'
-  return isChange(step) ? 'change' : 'pending'
+  return isChange(step) ? 'change' : 'wait'
 }
 
-export interface Summary {
+export interface Reported {
   page: Page
   steps: Step[]
   observed: Observed[]
   mode: Mode
   report: Report
-  /** What applying came to; a run that stopped (1) says nothing about the steps that it did not reach. */
-  run: { changed: number; code: 0 | 1 }
-  seconds: number
 }
 
-interface Tally {
-  hold: number
-  changed: number
-  pending: number
-  failed: number
-  notApplicable: number
-  waived: number
-  rebooting: number
-  controls: { hold: number; total: number }
-}
+type Tally = Required<Pick<Summary, 'hold' | 'changed' | 'pending' | 'turn' | 'blocked' | 'failed'>> &
+  Required<Pick<Summary, 'notApplicable' | 'waived' | 'rebooting' | 'controls'>>
 
-/** Reports every step that was reached, and the sums. */
-export function summarise({ page, steps, observed, mode, report, run, seconds }: Summary): Result {
-  const tally: Tally = {
+/** Reports the steps of a page, each once and in their order. */
+export class PageReport {
+  readonly #of: Reported
+  readonly #tally: Tally = {
     hold: 0,
     changed: 0,
     pending: 0,
+    turn: 0,
+    blocked: 0,
     failed: 0,
     notApplicable: 0,
     waived: 0,
     rebooting: 0,
     controls: { hold: 0, total: 0 },
   }
-  let stopped = false
-  let left = 0
-  steps.forEach((step, index) => {
-    const seen = observed[index] ?? unobserved()
-    if (run.code === 1 && !seen.end && (stopped || !holds(step, seen))) {
-      left += 1
-      return
+  #next = 0
+  #access = 0
+  /** The first step that holds the page up. */
+  #stop: { state: StepState; why: string; next?: string } | undefined
+
+  constructor(of: Reported) {
+    this.#of = of
+  }
+
+  /** The steps before this one (counted from 0) have come to their end. */
+  upTo(end: number): void {
+    for (; this.#next < end; this.#next++) this.#step(this.#next)
+  }
+
+  /**
+   * Reports the other steps and the sums. A run that stopped (1) says nothing about the steps that it did not reach; a page that
+   * the machine has no record of was never applied, and what of it does not hold is no failure.
+   */
+  end(run: { changed: number; code: 0 | 1 }, seconds: number, recorded = true): Result {
+    const { page, steps, observed, mode, report } = this.#of
+    const lacking = steps.filter((step, i) => !holds(step, observed[i]))
+    if (mode === 'verify' && !recorded && lacking.some(isChange)) {
+      const apply = `./task ${page.name.slice(3)} apply`
+      return {
+        code: 2,
+        changed: 0,
+        state: 'not built',
+        why: 'it was never applied here',
+        next: apply,
+        steps: { change: lacking.length, hold: steps.length - lacking.length, access: 0 },
+      }
     }
-    reportStep({
-      step,
-      observed: seen,
-      place: { index: index + 1, total: steps.length },
-      mode,
-      report,
-      tally,
+    let left = 0
+    let stopped = steps.slice(0, this.#next).some((_, i) => observed[i]?.end?.state === 'failed')
+    for (let i = this.#next; i < steps.length; i++) {
+      const seen = observed[i] ?? unobserved()
+      if (run.code === 1 && !seen.end && (stopped || !holds(steps[i] as Step, seen))) left += 1
+      else this.#step(i)
+      stopped ||= seen.end?.state === 'failed'
+    }
+    if (left > 0) report.note(left === 1 ? '1 step was not reached.' : `${left} steps were not reached.`)
+    report.summary({ name: page.name, ...this.#tally, seconds })
+    const { hold, pending } = this.#tally
+    const code = this.#code(run.code)
+    return {
+      code,
+      changed: run.changed,
+      state: this.#state(code),
+      counts: countsOf(this.#tally),
+      ...(this.#stop ? { why: this.#stop.why } : {}),
+      ...(this.#stop?.next === undefined ? {} : { next: this.#stop.next }),
+      steps: { change: pending, hold, access: this.#access },
+    }
+  }
+
+  #code(run: 0 | 1): 0 | 1 | 2 {
+    const { failed, blocked, turn, pending, rebooting } = this.#tally
+    const { mode } = this.#of
+    if (mode !== 'plan' && failed + blocked > 0) return 1
+    if (run === 1 && turn === 0) return 1
+    return blocked + turn + pending + rebooting > 0 ? 2 : 0
+  }
+
+  #state(code: 0 | 1 | 2): PageState {
+    const { failed, blocked, turn, changed, pending } = this.#tally
+    if (failed > 0) return 'failed'
+    if (blocked > 0) return 'blocked'
+    if (turn > 0) return 'your turn'
+    if (code === 1) return 'failed'
+    if (changed > 0) return 'changed'
+    if (pending > 0) return 'change'
+    return this.#of.steps.some(isChange) ? 'ok' : '-'
+  }
+
+  #step(index: number): void {
+    const { steps, observed: all, mode, report } = this.#of
+    const step = steps[index] as Step
+    const observed = all[index] ?? unobserved()
+    const state = stepState(step, observed, mode)
+    const place = { index: index + 1, total: steps.length, name: step.name }
+    const { check, end } = observed
+    const target = isChange(step) ? step.target : undefined
+    const found = check && check.rc !== 0 && !target ? foundOf(check) : ''
+    const unmet = state === 'your turn' || state === 'blocked'
+    report.step({
+      ...place,
+      state,
+      ...(step.why ? { why: step.why } : {}),
+      ...(found && (!end || unmet) ? { found } : {}),
+      ...(unmet && isDemand(step) ? { next: step.help } : {}),
     })
-    stopped ||= seen.end?.state === 'failed'
-  })
-  if (left > 0) report.note(`${left} steps were not reached.`)
-  report.summary({ name: page.name, ...tally, seconds })
-  return { code: exitCode(run.code, mode, tally), changed: run.changed, controls: tally.controls }
-}
+    this.#count(step, observed, state)
+    this.#controls(step, observed)
+    if (target && (state === 'change' || (state === 'failed' && mode === 'verify')))
+      report.diff({ path: target.path, text: fileDiff(target, check) })
+    if (state === 'change' && isChange(step)) tellCommands(step, report)
+    if (state !== 'failed' || end?.state !== 'failed') return
+    const named = { index: place.index, total: place.total, step: step.name }
+    if (observed.unconfirmed) report.error({ ...observed.unconfirmed, ...named })
+    else if (end.reason !== 'unconfirmed') report.error({ ...faultOf(step, observed, index > 0), ...named })
+  }
 
-function exitCode(run: 0 | 1, mode: Mode, { failed, pending, rebooting }: Tally): 0 | 1 | 2 {
-  if (run === 1 || (mode !== 'plan' && failed > 0)) return 1
-  if (pending > 0 || rebooting > 0) return 2
-  return failed > 0 ? 1 : 0
-}
+  #count(step: Step, observed: Observed, state: StepState): void {
+    const tally = this.#tally
+    if (state === 'failed') tally.failed += 1
+    else if (state === 'your turn') tally.turn += 1
+    else if (state === 'blocked') tally.blocked += 1
+    else if (state === 'change' || state === 'wait') tally.pending += 1
+    else if (state === 'changed') tally.changed += 1
+    else tally.hold += 1
+    if (state === 'change' && step.transaction) this.#access += 1
+    const rank = ['your turn', 'blocked', 'failed'].indexOf(state)
+    const before = ['your turn', 'blocked', 'failed'].indexOf(this.#stop?.state ?? '')
+    if (rank <= before) return
+    const next = isDemand(step) ? step.help : observed.unconfirmed?.next
+    this.#stop = { state, why: step.name, ...(next === undefined ? {} : { next }) }
+  }
 
-interface Reported {
-  step: Step
-  observed: Observed
-  place: { index: number; total: number }
-  mode: Mode
-  report: Report
-  tally: Tally
-}
-
-function reportStep({ step, observed, place, mode, report, tally }: Reported): void {
-  const state = stepState(step, observed, mode)
-  const { check, end } = observed
-  const target = isChange(step) ? step.target : undefined
-  const found = check && check.rc !== 0 && !target ? check.found : ''
-  report.step({
-    ...place,
-    name: step.name,
-    state,
-    ...(step.why ? { why: step.why } : {}),
-    ...(found ? { found } : {}),
-  })
-  if (state === 'failed') tally.failed += 1
-  else if (state === 'change' || (state === 'pending' && !holds(step, observed))) tally.pending += 1
-  else if (state === 'changed') tally.changed += 1
-  else tally.hold += 1
-  reportControls(step, observed, mode, report, tally)
-  if (target && (state === 'change' || (state === 'failed' && mode === 'verify')))
-    report.diff({ path: target.path, text: fileDiff(target, check) })
-  if (state === 'change' && isChange(step)) {
-    if (step.upload)
-      report.command({
-        text: `# downloaded and verified by the laptop, then uploaded: ${step.upload.artifact.url}`,
+  #controls(step: Step, observed: Observed): void {
+    const { mode, report } = this.#of
+    const tally = this.#tally
+    step.controls?.forEach((control, i) => {
+      const checked = observed.controls[i]
+      if (!checked && mode !== 'verify') return
+      const state = stateOf(checked, control)
+      if (state === 'n/a') tally.notApplicable += 1
+      else {
+        tally.controls.total += 1
+        if (state === 'ok') tally.controls.hold += 1
+        if (state === 'waived') tally.waived += 1
+        if (state === 'pending') tally.rebooting += 1
+      }
+      const found = foundOf(checked)
+      report.control({
+        id: control.id,
+        title: control.title,
+        state: state === 'failed' && mode === 'plan' ? 'change' : state,
+        from: control.from,
+        ...(found ? { found } : {}),
+        ...(control.waived ? { waived: control.waived } : {}),
       })
-    for (const text of besides(step, 'before')) report.command({ text })
-    for (const command of target ? step.apply.slice(1, -1) : step.apply)
-      report.command({ text: command.text })
-    for (const text of besides(step, 'after')) report.command({ text })
-  }
-  if (state === 'pending' && !isChange(step) && !isWait(step)) report.command({ text: step.help })
-  if (end?.state !== 'failed') return
-  const named = { ...place, step: step.name }
-  if (observed.unconfirmed) report.error({ ...observed.unconfirmed, ...named })
-  else if (end.reason !== 'unconfirmed')
-    report.error({ ...faultOf(step, observed, place.index > 1), ...named })
-}
-
-function reportControls(step: Step, observed: Observed, mode: Mode, report: Report, tally: Tally): void {
-  step.controls?.forEach((control, i) => {
-    const checked = observed.controls[i]
-    if (!checked && mode !== 'verify') return
-    const state = stateOf(checked, control)
-    if (state === 'n/a') tally.notApplicable += 1
-    else {
-      tally.controls.total += 1
-      if (state === 'ok') tally.controls.hold += 1
-      if (state === 'waived') tally.waived += 1
-      if (state === 'pending') tally.rebooting += 1
-    }
-    report.control({
-      id: control.id,
-      title: control.title,
-      state: state === 'failed' && mode === 'plan' ? 'change' : state,
-      from: control.from,
-      ...(checked?.found ? { found: checked.found } : {}),
-      ...(control.waived ? { waived: control.waived } : {}),
     })
-  })
-}
-
-/** Why a step failed, in five lines; `others` says that steps before it hold. */
-export function faultOf(step: Step, observed: Observed, others: boolean): FaultReport {
-  const { said, end, check } = observed
-  const above = others ? 'the steps above hold' : 'nothing was changed'
-  if (end?.reason === 'demand' && !isChange(step) && !isWait(step))
-    return {
-      ran: step.check.text,
-      said: check?.found || 'no',
-      state: others ? `${above}; nothing after them was begun` : above,
-      next: step.help,
-    }
-  if (end?.reason === 'deadline')
-    return {
-      ran: isWait(step) ? step.until.text : '',
-      said: check?.found || 'nothing',
-      state: 'the steps above hold',
-      next: 'find out what it waits for, and run it again',
-    }
-  if (end?.reason === 'guard')
-    return {
-      ran: 'the snapshot to roll back to, and its timer',
-      said: said?.text || 'the snapshot or the timer could not be made',
-      state: others ? `${above}; nothing else was changed` : above,
-      next: 'make room, or see whether systemd runs, and run apply again',
-    }
-  if (end?.reason === 'after') return stillNot(step, observed)
-  const command = isChange(step) ? step.apply[said?.command ?? 0] : undefined
-  return {
-    ran: (command?.text ?? '').split('\n')[0] ?? '',
-    said:
-      said?.rc === 124 || said?.rc === 137
-        ? `${said.text}\ntimed out after ${isChange(step) ? (step.seconds ?? 300) : 0} s`
-        : said?.text || `it ended with ${said?.rc ?? '?'}`,
-    state: end?.rolledBack
-      ? 'this change was rolled back at once, with those that belong to it'
-      : others
-        ? 'the steps above hold; the file of this one was restored'
-        : 'nothing else was changed',
-    next: 'mend this and run apply again',
   }
 }
 
-/** Its commands ran, and its check says no. */
-function stillNot(step: Step, { check, controls }: Observed): FaultReport {
-  const wrong = (step.controls ?? [])
-    .filter((c, i) => stateOf(controls[i], c) === 'failed')
-    .map(({ id }) => id)
-  return {
-    ran: isChange(step) ? step.check.text : '',
-    said: [
-      check?.rc === 0 ? '' : check?.found || 'it still does not hold',
-      wrong.length > 0 ? `does not hold: ${wrong.join(', ')}` : '',
-    ]
-      .filter(Boolean)
-      .join('\n'),
-    state: 'its commands ran, and it does not hold',
-    next: 'something else on this machine sets it; mend that and run apply again',
-  }
+/** What a step would run. */
+function tellCommands(step: Step & { apply: unknown }, report: Report): void {
+  if (!isChange(step)) return
+  if (step.upload)
+    report.command({
+      text: `# downloaded and verified by the laptop, then uploaded: ${step.upload.artifact.url}`,
+    })
+  for (const text of besides(step, 'before')) report.command({ text })
+  for (const command of step.target ? step.apply.slice(1, -1) : step.apply)
+    report.command({ text: command.text })
+  for (const text of besides(step, 'after')) report.command({ text })
 }
 
-/** What sending a program came to: `locked` says who holds the machine. */
-export type Sent = Outcome & { locked?: string }
-
-const takeOver = 'wait, or take over with ./task unlock if you know that run is dead'
-
-/** The connection ended, or the machine was locked, before the steps from `first` on had ended. */
-export function reportDisconnect(
-  report: Report,
-  first: { name: string; index: number; total: number } | undefined,
-  { locked, stderr, code }: Sent,
-): void {
-  report.error({
-    ...(first ? { step: first.name, index: first.index + 1, total: first.total } : {}),
-    ran: 'this page on the machine',
-    said: locked ?? (stderr.trim() || `it ended with ${code} before it was done`),
-    state:
-      locked === undefined
-        ? 'the steps before this one hold; this one may be half done'
-        : 'nothing was changed by this run',
-    next: locked === undefined ? 'run it again: it continues where this ended' : takeOver,
-  })
-}
-
-/** The checks of a page were interrupted; the step is the first without a result. */
-export function reportCheckError(
-  report: Report,
-  label: string,
-  { steps, observed }: Pick<Summary, 'steps' | 'observed'>,
-  { locked, stderr, code }: Sent,
-): Result {
-  const at = observed.findIndex(({ check }) => !check)
-  report.error({
-    ...(at >= 0 ? { step: steps[at]?.name ?? '', index: at + 1, total: steps.length } : {}),
-    ran: `the checks of this page on ${label}`,
-    said: locked || stderr.trim() || (code === 124 ? 'they took too long' : `they ended with ${code}`),
-    state: 'nothing was changed',
-    next: locked === undefined ? 'run it again with --verbose' : takeOver,
-  })
-  return { code: 1, changed: 0, controls: { hold: 0, total: 0 } }
-}
-
-/** How a file on the machine differs from the declared one. */
-export function fileDiff(target: Target, check: Checked | undefined): string {
-  if (target.text === undefined) return '+ a secret, not shown\n'
-  if (check?.rc === 0) return '  as declared; what it is for does not hold\n'
-  if (check?.rc === 2) return `  ${check.found.trim()}\n`
-  const before = check?.found ?? ''
-  const patch = createTwoFilesPatch(
-    target.path,
-    target.path,
-    before === '' || before.endsWith('\n') ? before : `${before}\n`,
-    target.text,
-    '',
-    '',
-    { context: 2 },
-  )
-  const lines = patch.split('\n').slice(4).join('\n')
-  return lines || '  as declared; the commands that follow it did not run yet\n'
+/** `70 would change, 5 hold`. */
+function countsOf({ hold, changed, pending, turn, blocked, failed, controls, rebooting }: Tally): string {
+  const parts = [
+    changed ? `${changed} changed` : '',
+    pending ? `${pending} to change` : '',
+    turn ? `${turn} your turn` : '',
+    blocked ? `${blocked} blocked` : '',
+    failed ? `${failed} failed` : '',
+    hold ? (hold === 1 ? '1 holds' : `${hold} hold`) : '',
+    pending + failed === 0 && controls.total > 0 ? `${controls.hold} of ${controls.total} controls` : '',
+    rebooting ? `${rebooting} at the next start` : '',
+  ]
+  return parts.filter(Boolean).join(', ')
 }

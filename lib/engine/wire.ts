@@ -28,6 +28,8 @@ export type Frame =
   | { kind: 'end'; step: number; state: EndState; reason?: FailReason; rolledBack: boolean }
   /** What the laptop has to store: `body` is gzip in base64. */
   | { kind: 'save'; step: number; name: string; body: string }
+  /** The machine has a record of this page: it was applied here. */
+  | { kind: 'recorded' }
   /** From now on the transaction is rolled back when nobody confirms it. */
   | { kind: 'armed'; transaction: string; seconds: number }
   /** Another run is at work, since so many seconds. */
@@ -80,6 +82,7 @@ const readers: { [K in Frame['kind']]: Reader<K> } = {
     ...(state === 'failed' ? { reason: failReason(reason) } : {}),
   }),
   save: ([n, name, body = '']) => ({ step: number(n), name, body }),
+  recorded: () => ({}),
   armed: ([transaction, seconds]) => ({ transaction, seconds: number(seconds) }),
   locked: ([owner, seconds]) => ({ owner, seconds: number(seconds) }),
   unconfirmed: ([owner, seconds]) => ({ owner, seconds: number(seconds) }),

@@ -5,11 +5,12 @@
 //   const { exitCode } = await $({ nothrow: true, input })`cat | age --decrypt --identity ${file}`
 //
 // zx is loaded when the first command runs (20 ms), the rest of zx when it is used (70 ms): a list of tasks needs neither.
-import { existsSync } from 'node:fs'
+import { existsSync, openSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { delimiter } from 'node:path'
 import { createInterface } from 'node:readline'
 import { Writable } from 'node:stream'
+import { WriteStream } from 'node:tty'
 import type { Options, ProcessOutput, ProcessPromise, Shell } from 'zx/core'
 import { Fault } from './fault.ts'
 import { quote } from './sh.ts'
@@ -161,18 +162,31 @@ export function which(name: string): string | undefined {
   return core().which.sync(name, { nothrow: true, path: PATH }) ?? undefined
 }
 
+/** The terminal of this process, where standard output goes elsewhere; undefined where there is none. */
+function terminal(): WriteStream | undefined {
+  if (process.stdout.isTTY) return undefined
+  try {
+    return new WriteStream(openSync('/dev/tty', 'w'))
+  } catch {
+    return undefined
+  }
+}
+
 /**
- * What a person types in answer, as zx asks; `hidden`: it is not shown. Resolves to '' at the end of the input. Throws a Fault on
- * Ctrl-C. zx by itself would wait for ever in both cases.
+ * What a person types in answer, as zx asks; `hidden`: it is not shown. It is asked on standard output or, where that is no
+ * terminal, on the terminal itself. Resolves to '' at the end of the input. Throws a Fault on Ctrl-C. zx by itself would wait for
+ * ever in both cases.
  */
 export async function question(
   query: string,
   {
     hidden = false,
     input = process.stdin,
-    output = process.stdout,
+    output,
   }: { hidden?: boolean; input?: NodeJS.ReadStream; output?: NodeJS.WriteStream } = {},
 ): Promise<string> {
+  const own = output === undefined ? terminal() : undefined
+  const screen = output ?? own ?? process.stdout
   let stopped = false
   const keys = (_: string | undefined, key: { ctrl?: boolean; name?: string }) => {
     if (key.ctrl && key.name === 'c') stopped = true
@@ -184,14 +198,15 @@ export async function question(
   })
   input.on('keypress', keys)
   const nowhere = new Writable({ write: (_chunk, _encoding, done) => done() }) as NodeJS.WriteStream
-  if (hidden) output.write(query)
+  if (hidden) screen.write(query)
   try {
-    const answer = zx().question(hidden ? '' : query, { input, output: hidden ? nowhere : output })
+    const answer = zx().question(hidden ? '' : query, { input, output: hidden ? nowhere : screen })
     const found = await Promise.race([answer, closed])
     if (stopped) throw new Fault('Stopped. Nothing was run.')
     return found
   } finally {
     input.off('keypress', keys)
-    if (hidden) output.write('\n')
+    if (hidden) screen.write('\n')
+    own?.destroy()
   }
 }

@@ -174,7 +174,7 @@ for (const [title, tasks, start, message] of [
 ] as [string, Record<string, Task>, string, string][])
   test(`refused: ${title}`, () => assert.throws(() => order(tasks, start), { message }))
 
-const known = '--layer, --site, --confirm, --yes, --json, --verbose'
+const known = '--layer, --from, --only, --diff, --site, --confirm, --yes, --json, --verbose'
 for (const [argv, message] of [
   [['--vrebose'], "build-all has no flag '--vrebose'; did you mean --verbose?"],
   [['--qqq'], `build-all has no flag '--qqq': it has ${known}`],
@@ -225,6 +225,9 @@ test('flags and words are told apart', () => {
     site: '012',
     confirm: undefined,
     layer: 'L0',
+    from: undefined,
+    only: undefined,
+    diff: false,
   })
 })
 

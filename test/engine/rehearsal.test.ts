@@ -37,20 +37,21 @@ const page = (name: string, steps: Page['steps']): Page => ({
   steps,
 })
 
-async function run(pages: Page[]) {
+async function run(pages: Page[], { brief = false, whole = false } = {}) {
   const lines: string[] = []
   const stdout = { write: (text: string) => lines.push(text) }
-  const report = createReport({ stdout, tty: false, color: false })
+  const report = createReport({ stdout, tty: false, color: false, brief })
   const code = await rehearse(
     pages,
     (spec) => contextOf(config, declared(spec, config), store),
     config,
     report,
+    whole,
   )
   return { code, text: lines.join('') }
 }
 
-test('demands and waits are called what they are', async () => {
+test('what is only checked is no step, and nothing of a rehearsal claims to change anything', async () => {
   const { code, text } = await run([
     page('50-try', () => [
       { name: 'the clock is set', check: sh`true`, help: 'set it' },
@@ -61,8 +62,36 @@ test('demands and waits are called what they are', async () => {
   assert.equal(code, 0, text)
   assert.match(
     text,
-    /^demand {3}1\/3 the clock is set\nchange {3}2\/3 swap is off\nwait {5}3\/3 the service is up$/m,
+    /^check {4}1\/3 the clock is set\nstep {5}2\/3 swap is off\ncheck {4}3\/3 the service is up$/m,
   )
+})
+
+test('of many pages each is one line, with what it is made of, or why it has nothing to do here', async () => {
+  const { text } = await run(
+    [
+      page('50-try', () => [
+        { name: 'the clock is set', check: sh`true`, help: 'set it' },
+        file('/etc/greeting', { text: 'hello\n' }),
+      ]),
+      page('51-none', () => [{ name: 'no node runs Talos', check: sh`true`, help: 'x' }]),
+    ],
+    { brief: true },
+  )
+  assert.match(text, /^L0 {6}50-try +2 steps +1 file$/m)
+  assert.match(text, /^L0 {6}51-none +no node runs Talos$/m)
+  assert.match(text, /^2 pages, 3 steps, 1 file; \d+ checks? passed$/m)
+  assert.doesNotMatch(text, /the clock is set|change|1 files|1 steps/)
+})
+
+test('a page alone leaves the report of the whole as it is', async () => {
+  const steps: Page['steps'] = () => [{ name: 'x', check: sh`true`, apply: [sh`true`] }]
+  const all = ['50-a', '51-b'].map((name) => page(name, steps))
+  await run(all, { whole: true })
+  const before = readFileSync(join(out, 'report.json'), 'utf8')
+  const { text } = await run(all.slice(0, 1))
+  assert.equal(readFileSync(join(out, 'report.json'), 'utf8'), before)
+  assert.match(text, /report-50-a\.json/)
+  assert.match(readFileSync(join(out, 'report-50-a.json'), 'utf8'), /"page": "50-a"/)
 })
 
 test('where machines differ each has a file, and the functions are in one', async () => {

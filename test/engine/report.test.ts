@@ -1,6 +1,14 @@
 import assert from 'node:assert/strict'
-import { test } from 'node:test'
-import { type Event, type Report, clean, createReport, duration } from '../../lib/engine/report.ts'
+import { describe, test } from 'node:test'
+import {
+  type Event,
+  type PageState,
+  type Report,
+  clean,
+  createReport,
+  duration,
+} from '../../lib/engine/report.ts'
+import { wantsColor } from '../../lib/engine/paper.ts'
 
 /** What a report writes, into a pipe or onto a terminal of `columns`. */
 function written(
@@ -291,6 +299,118 @@ test('found values are cut to the width of a terminal, and whole in a pipe', () 
   assert.equal(written({}, tell), `change   1/1 swap is off\n           found: ${'x'.repeat(100)}\n`)
 })
 
+test('of what failed nothing is cut: it goes on below, between words', () => {
+  const found = 'other than wanted: APT::Install-Recommends is "false" (/etc/apt/apt.conf.d/99mmdebstrap)'
+  const text = written(
+    { tty: true },
+    (report) => {
+      report.step({ state: 'failed', index: 1, total: 2, name: 'only what was chosen is installed', found })
+      report.control({ id: 'L05', title: 'APT installs no more', state: 'failed', found })
+      report.error({ step: 'only what was chosen is installed', found, next: 'mend it '.repeat(20) })
+    },
+    60,
+  )
+  assert.doesNotMatch(text, /…/)
+  assert.ok(
+    text.split('\n').every((line) => line.length < 60 || !line.trim().includes(' ')),
+    text,
+  )
+  for (const word of found.split(' ')) assert.ok(text.includes(word), word)
+})
+
+test('what was generated is shown with --verbose alone', () => {
+  const tell = (report: Report) => report.error({ step: 'x', check: 'landed /etc/x cf3d46', found: 'no' })
+  assert.equal(written({}, tell), 'failed   x\n  found: no\n')
+  assert.match(written({ verbose: true }, tell), /check: landed \/etc\/x cf3d46/)
+})
+
+test('NO_COLOR and FORCE_COLOR decide about colour, before the terminal does', () => {
+  const [pipe, dumb] = [{ write: () => true }, { write: () => true, isTTY: true, hasColors: () => false }]
+  const screen = { write: () => true, isTTY: true, hasColors: () => true }
+  assert.deepEqual(
+    [
+      wantsColor(pipe, {}),
+      wantsColor(pipe, { FORCE_COLOR: '1' }),
+      wantsColor(screen, {}),
+      wantsColor(screen, { NO_COLOR: '1', FORCE_COLOR: '1' }),
+      wantsColor(screen, { FORCE_COLOR: '0' }),
+      wantsColor(dumb, {}),
+    ],
+    [false, true, true, false, false, false],
+  )
+})
+
+describe('a run over many pages', () => {
+  const came = (report: Report, name: string, mode: string, state: PageState, more: object = {}) => {
+    report.page({ name, summary: 'A page.', mode, machine: 'fortress (admin@192.0.2.10)' })
+    report.step({ state: 'ok', index: 1, total: 2, name: 'swap is off' })
+    if (state === 'change')
+      report.step({ state: 'change', index: 2, total: 2, name: 'the clock is in step', why: 'logs' })
+    if (state === 'failed')
+      report.step({ state: 'failed', index: 2, total: 2, name: 'the clock is in step', found: 'no' })
+    report.summary({ name, hold: 1 })
+    report.result({ name, layer: 'L0', mode, state, ...more })
+  }
+  test('of a plan is one line a page, and its end says what a person has to do first', () => {
+    const text = written({ brief: true }, (report) => {
+      came(report, '00-host-harden', 'plan', 'change', { counts: '70 to change, 5 hold' })
+      came(report, '06-host-firewall', 'plan', 'your turn', { counts: '1 your turn' })
+      report.result({
+        name: '20-k3s-server',
+        layer: 'L2',
+        mode: 'plan',
+        state: 'not built',
+        why: 'it comes later',
+      })
+      report.end({
+        sum: 'Plan for fortress: 70 to change, 5 hold, 1 needs you first',
+        stops: [
+          { state: 'your turn', pages: '06', what: 'bring the tunnel up', next: 'sudo wg-quick up FILE' },
+        ],
+        access: 4,
+        next: './task build-all (asks first)',
+        log: 'x.ndjson',
+      })
+    })
+    assert.equal(
+      text,
+      `change     00-host-harden     70 to change, 5 hold
+your turn  06-host-firewall   1 your turn
+not built  20-k3s-server      it comes later
+
+Plan for fortress: 70 to change, 5 hold, 1 needs you first
+  your turn  06    bring the tunnel up
+                   sudo wg-quick up FILE
+  access     4 steps could lock you out; each is undone by itself unless you get in again
+Next: ./task build-all (asks first)
+Log: x.ndjson
+`,
+    )
+  })
+  test('that apply or verify is one line for each page that holds, and what is open of the others', () => {
+    const text = written({ brief: true }, (report) => {
+      came(report, '00-host-harden', 'verify', 'ok', { counts: '75 hold' })
+      came(report, '05-host-wireguard', 'verify', 'failed', { counts: '1 failed' })
+    })
+    assert.equal(
+      text,
+      `ok         00-host-harden     75 hold
+
+05-host-wireguard  A page.
+  verify on fortress (admin@192.0.2.10)
+failed   2/2 the clock is in step
+           found: no
+05-host-wireguard: 1 step holds
+`,
+    )
+  })
+  test('has everything with --verbose, and for a program', () => {
+    const tell = (report: Report) => came(report, '00-host-harden', 'plan', 'change')
+    assert.match(written({ brief: true, verbose: true }, tell), /swap is off[\s\S]*the clock is in step/)
+    assert.match(written({ brief: true, json: true }, tell), /"event":"result".*"state":"change"/)
+  })
+})
+
 test('colour is an extra: without it the text is the same', () => {
   const coloured = written({ color: true }, night)
   assert.match(coloured, /\u001b\[32mok\u001b\[0m {7}1\/9 ada/)
@@ -301,11 +421,11 @@ test('a line that is cut keeps its colour closed', () => {
   const control = {
     id: 'KRNL-6000',
     title: 'kernel.kptr_restrict is 2 or more',
-    state: 'failed',
+    state: 'pending',
     found: 'zero',
   } as const
   const text = written({ tty: true, color: true }, (report) => report.control(control), 40)
-  assert.equal(text, '           \u001b[31mfailed\u001b[0m   KRNL-6000  kernel.…\n')
+  assert.equal(text, '           \u001b[33mpending\u001b[0m  KRNL-6000  kernel.…\n')
 })
 
 for (const [title, text, want] of [
@@ -351,21 +471,21 @@ test('on a terminal, what runs now stands below, with its time, and leaves no tr
   report.running({ index: 2, total: 3, name: 'the clock is in step', limit: 60, saw: 'no' })
   assert.deepEqual(screen(text), [
     'ok       1/3 swap is off',
-    'running  2/3 the clock is in step  0 s of 1 min 00 s, last…',
+    'running  2/3 the clock is in step  0 s (limit 1 min), last…',
     '',
   ])
   now = 41_000
   report.running({ index: 2, total: 3, name: 'the clock is in step', limit: 60 })
   assert.deepEqual(screen(text), [
     'ok       1/3 swap is off',
-    'running  2/3 the clock is in step  41 s of 1 min 00 s',
+    'running  2/3 the clock is in step  41 s (limit 1 min)',
     '',
   ])
   report.note('a word in between')
   assert.deepEqual(screen(text), [
     'ok       1/3 swap is off',
     'a word in between',
-    'running  2/3 the clock is in step  41 s of 1 min 00 s',
+    'running  2/3 the clock is in step  41 s (limit 1 min)',
     '',
   ])
   report.step({ state: 'ready', index: 2, total: 3, name: 'the clock is in step', seconds: 41 })

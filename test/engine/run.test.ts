@@ -163,7 +163,7 @@ describe('apply', () => {
       fails: ['b'],
     })
     assert.deepEqual({ code, changed, done }, { code: 1, changed: 1, done: ['a', 'b'] })
-    assert.match(text, /1 steps were not reached/)
+    assert.match(text, /1 step was not reached/)
   })
 
   test('waits while another run holds the machine, and gives up in time', async () => {

@@ -3,18 +3,9 @@ import { describe, test } from 'node:test'
 import type { Page } from '../../lib/engine/page.ts'
 import { createReport } from '../../lib/engine/report.ts'
 import type { Change, Demand, Step, Target, Wait } from '../../lib/engine/step.ts'
-import {
-  type Mode,
-  type Observed,
-  faultOf,
-  fileDiff,
-  holds,
-  observe,
-  reportCheckError,
-  reportDisconnect,
-  summarise,
-  unobserved,
-} from '../../lib/engine/verdict.ts'
+import { faultOf, fileDiff, reportCheckError, reportDisconnect } from '../../lib/engine/faults.ts'
+import { type Observed, foundOf, holds, observe, unobserved } from '../../lib/engine/observed.ts'
+import { type Mode, PageReport } from '../../lib/engine/verdict.ts'
 import type { Frame } from '../../lib/engine/wire.ts'
 import { sh } from '../../lib/ground/sh.ts'
 
@@ -27,6 +18,7 @@ const control = (id: string, waived?: string) => ({
 })
 const change: Change = { name: 'a', check: sh`test a`, apply: [sh`make a`] }
 const demand: Demand = { name: 'b', check: sh`test b`, help: 'do b' }
+const turn: Demand = { ...demand, person: {} }
 const wait: Wait = { name: 'c', until: sh`test c`, seconds: 5 }
 const yes: Observed = { check: { rc: 0, found: '' }, controls: [] }
 const no: Observed = { check: { rc: 1, found: 'nothing there' }, controls: [] }
@@ -78,12 +70,12 @@ test('what a machine says is added to the step that it is about', () => {
 })
 
 /** What the report of a page says, and what it comes to. */
-function summed(steps: Step[], observed: Observed[], mode: Mode, code: 0 | 1 = 0) {
+function summed(steps: Step[], observed: Observed[], mode: Mode, code: 0 | 1 = 0, recorded = true) {
   const lines: string[] = []
   const report = createReport({ stdout: { write: (text) => lines.push(text) }, tty: false, color: false })
   const page = { name: '50-page', summary: '', file: '', layer: 'L0', on: 'host', steps: () => steps } as Page
   const run = { changed: observed.filter(({ end }) => end?.state === 'changed').length, code }
-  const result = summarise({ page, steps, observed, mode, report, run, seconds: 1 })
+  const result = new PageReport({ page, steps, observed, mode, report }).end(run, 1, recorded)
   return { ...result, text: lines.join('') }
 }
 
@@ -92,21 +84,50 @@ describe('the exit code', () => {
   const failed: Observed = { ...no, end: { state: 'failed', reason: 'apply', rolledBack: false } }
   const reboot = { ...change, controls: [control('X1')] }
   const waits: Observed = { check: { rc: 0, found: '' }, controls: [{ rc: 101, found: '' }] }
-  const cases: [string, Step[], Observed[], Mode, 0 | 1, number][] = [
-    ['all hold: 0', [change, demand, wait], [yes, yes, yes], 'verify', 0, 0],
-    ['a change is pending in a plan: 2', [change], [no], 'plan', 0, 2],
-    ['only a person can make it so, in a plan: 2', [demand], [no], 'plan', 0, 2],
-    ['drift: 1', [change], [no], 'verify', 0, 1],
-    ['changed: 0', [change], [changed], 'apply', 0, 0],
-    ['failed: 1', [change, change], [failed, no], 'apply', 1, 1],
-    ['a control waits for a reboot: 2', [reboot], [waits], 'apply', 0, 2],
+  const unmet: Observed = { ...no, end: { state: 'failed', reason: 'demand', rolledBack: false } }
+  const cases: [string, Step[], Observed[], Mode, 0 | 1, number, string][] = [
+    ['all hold: 0', [change, demand, wait], [yes, yes, yes], 'verify', 0, 0, 'ok'],
+    ['it has nothing to do here: 0', [demand], [yes], 'verify', 0, 0, '-'],
+    ['a change is pending in a plan: 2', [change], [no], 'plan', 0, 2, 'change'],
+    ['a wait is pending in a plan: 2', [wait], [no], 'plan', 0, 2, 'change'],
+    ['the machine cannot, in a plan: 2', [demand], [no], 'plan', 0, 2, 'blocked'],
+    ['the machine cannot, in an apply: 1', [demand, change], [unmet, no], 'apply', 1, 1, 'blocked'],
+    ['the machine cannot, where it was applied: 1', [demand, change], [no, yes], 'verify', 0, 1, 'failed'],
+    ['a person is due, in a plan: 2', [turn], [no], 'plan', 0, 2, 'your turn'],
+    ['a person is due, in an apply: 2', [turn, change], [unmet, no], 'apply', 1, 2, 'your turn'],
+    ['a person is due, in a verify: 2', [turn, change], [no, yes], 'verify', 0, 2, 'your turn'],
+    ['drift: 1', [change], [no], 'verify', 0, 1, 'failed'],
+    ['changed: 0', [change], [changed], 'apply', 0, 0, 'changed'],
+    ['failed: 1', [change, change], [failed, no], 'apply', 1, 1, 'failed'],
+    ['a control waits for a reboot: 2', [reboot], [waits], 'apply', 0, 2, 'ok'],
   ]
-  for (const [what, steps, observed, mode, code, want] of cases)
-    test(what, () => assert.equal(summed(steps, observed, mode, code).code, want))
+  for (const [what, steps, observed, mode, code, want, state] of cases)
+    test(what, () => {
+      const { text, ...result } = summed(steps, observed, mode, code)
+      assert.deepEqual([result.code, result.state], [want, state])
+      if (state !== 'failed') assert.doesNotMatch(text, /failed/)
+    })
+
+  test('a page that was never applied is not built, in one line, whatever does not hold', () => {
+    const { text, ...result } = summed([change, demand], [no, no], 'verify', 0, false)
+    assert.equal(text, '')
+    assert.deepEqual(
+      [result.code, result.state, result.why, result.next],
+      [2, 'not built', 'it was never applied here', './task page apply'],
+    )
+    assert.equal(summed([change], [yes], 'verify', 0, false).state, 'ok')
+    assert.equal(summed([demand], [no], 'verify', 0, false).state, 'failed')
+  })
+
+  test('what only a person can do says how, and what was found', () => {
+    const { text } = summed([turn, change], [unmet, no], 'apply', 1)
+    assert.match(text, /^your turn {2}1\/2 b\n {11}found: nothing there\n {11}next: {2}do b$/m)
+    assert.match(text, /^1 step was not reached\.$/m)
+  })
 
   test('a run that stopped says nothing about the steps that it did not reach', () => {
     const { text } = summed([change, { ...change, name: 'later' }], [failed, no], 'apply', 1)
-    assert.match(text, /^1 steps were not reached\.$/m)
+    assert.match(text, /^1 step was not reached\.$/m)
     assert.doesNotMatch(text, /later/)
   })
 
@@ -138,7 +159,7 @@ describe('a fault', () => {
       demand,
       ended('demand'),
       false,
-      { ran: 'test b', said: 'nothing there', state: 'nothing was changed', next: 'do b' },
+      { check: 'test b', found: 'nothing there', state: 'nothing was changed', next: 'do b' },
     ],
     [
       'of a wait is the last thing it saw',
@@ -146,8 +167,8 @@ describe('a fault', () => {
       ended('deadline'),
       true,
       {
-        ran: 'test c',
-        said: 'nothing there',
+        check: 'test c',
+        found: 'nothing there',
         state: 'the steps above hold',
         next: 'find out what it waits for, and run it again',
       },
@@ -165,19 +186,19 @@ describe('a fault', () => {
       },
     ],
     [
-      'of commands that changed nothing names the controls',
+      'of commands that changed nothing names the controls, and what each found',
       { ...change, controls: [control('X1'), control('X2')] },
       ended('after', {
         check: { rc: 0, found: '' },
         controls: [
           { rc: 0, found: '' },
-          { rc: 1, found: '' },
+          { rc: 1, found: 'x = 3, set in /etc/x' },
         ],
       }),
       true,
       {
-        ran: 'test a',
-        said: 'does not hold: X2',
+        check: 'test a',
+        found: 'X2 title of X2: x = 3, set in /etc/x',
         state: 'its commands ran, and it does not hold',
         next: 'something else on this machine sets it; mend that and run apply again',
       },
@@ -212,6 +233,22 @@ describe('a fault', () => {
   ]
   for (const [what, step, observed, others, want] of cases)
     test(what, () => assert.deepEqual(faultOf(step, observed, others), want))
+})
+
+describe('what tools say of something that is not there is said in words', () => {
+  const cases: [string, string][] = [
+    ['environment: line 539: wg: command not found', 'wg is not installed'],
+    ['environment: line 9: virsh: command not found\nno', 'virsh is not installed\nno'],
+    ["stat: cannot statx '/etc/wireguard': No such file or directory", '/etc/wireguard is not there'],
+    ['stat: cannot statx ‘/etc/x y’: No such file or directory', '/etc/x y is not there'],
+    ['cat: /etc/x: No such file or directory', '/etc/x is not there'],
+    ['main: line 3: /etc/x: No such file or directory', '/etc/x is not there'],
+    ['dpkg-query: no packages found matching acct', 'acct is not installed'],
+    ['Device "wg0" does not exist.', 'there is no interface wg0'],
+    ['sshd: no hostkeys available', 'sshd: no hostkeys available'],
+  ]
+  for (const [found, want] of cases)
+    test(found, () => assert.equal(foundOf({ rc: 1, found: `${found}\n` }), want))
 })
 
 describe('a file that differs', () => {

@@ -26,6 +26,7 @@ describe('an event is read by name', () => {
       { kind: 'end', step: 4, state: 'failed', reason: 'apply', rolledBack: true },
     ],
     ['save 2 token aGk=', { kind: 'save', step: 2, name: 'token', body: 'aGk=' }],
+    ['recorded', { kind: 'recorded' }],
     ['armed 00-host-x 180', { kind: 'armed', transaction: '00-host-x', seconds: 180 }],
     ['locked ada@laptop 12', { kind: 'locked', owner: 'ada@laptop', seconds: 12 }],
     ['locked  0', { kind: 'locked', owner: '', seconds: 0 }],

@@ -29,7 +29,6 @@ interface Run {
 interface Ran {
   code: number
   changed: number
-  controls: { hold: number; total: number }
   text: string
 }
 
@@ -273,9 +272,9 @@ chmod 755 /usr/local/sbin/cryptsetup`)
   })
 
   test('the next run ends it, and every control holds', async () => {
-    const { code, text, controls } = await run({ typed: null })
+    const { code, text } = await run({ typed: null })
     assert.equal(code, 0, text)
-    assert.deepEqual(controls, { hold: 7, total: 7 })
+    assert.match(text, /7 of 7 controls hold/)
     assert.equal(await slots(), '0 password,1 recovery,2 tpm2')
     assert.equal(await root(`ls "$VAULT_NOTES"`), 'virtio-fk-vault.made')
     assert.equal(await root('stat --format=%a:%U:%G /etc/crypttab'), '600:root:root')

@@ -1,0 +1,43 @@
+// Machines that do not exist yet: the host of a virtual machine says whether there is one.
+import type { Machine } from '../engine/machine.ts'
+import { query } from '../engine/query.ts'
+import { Fault } from '../ground/fault.ts'
+import { quote } from '../ground/sh.ts'
+import type { Placed } from '../site/machines.ts'
+
+/** The page that makes virtual machines. */
+const maker = '13-vm-provision'
+
+/** A machine that was not built yet. The exit code is that of something left to do. */
+export class NotBuilt extends Fault {
+  readonly code = 2
+  /** The page that builds it. */
+  readonly after = maker
+
+  constructor(name: string) {
+    super(`${name} is not built yet`, { next: `./task ${maker.slice(3)} apply builds it` })
+  }
+}
+
+/**
+ * Throws NotBuilt where neither the record of the host nor libvirt knows the virtual machine and nothing answers at its address,
+ * and a Fault where it is shut off.
+ */
+export async function assertBuilt(host: Machine, { name, address = '' }: Placed): Promise<void> {
+  const { record, domain, said, answers } = await query(
+    host,
+    [
+      `record=''; [ ! -d "$FK_STATE/pages/${maker}" ] || record=yes`,
+      `domain=''; said=$(LC_ALL=C virsh domstate ${quote(name)} 2>&1) && domain=$said`,
+      `answers=''; [ -n "$domain" ] || ! timeout 2 bash -c ': < /dev/tcp/'${quote(address)}'/22' 2> /dev/null || answers=yes`,
+      'answer node record "$record" domain "$domain" said "$said" answers "$answers"',
+    ],
+    { libraries: ['put.sh'], what: `the state of ${name}` },
+  )
+  if (answers) return
+  if (domain === 'shut off')
+    throw new Fault(`${name} is shut off on ${host.label}`, {
+      next: `./task ${maker.slice(3)} apply starts it`,
+    })
+  if (!domain && (!record || /failed to get domain/i.test(said ?? ''))) throw new NotBuilt(name)
+}

@@ -1,0 +1,111 @@
+// The end of a run over many pages: what holds, what is left and why, and the command that goes on.
+import { relative } from 'node:path'
+import type { Page } from '../engine/page.ts'
+import type { PageState, RunEnd, Stop } from '../engine/report.ts'
+import type { Mode, Result } from '../engine/verdict.ts'
+import type { RunFlags } from './tables.ts'
+
+/** What a page came to on a machine. */
+export interface Came {
+  page: Page
+  machine: string
+  result: Result
+}
+
+/** Nothing of it is left to do. */
+export const isDone = (state: PageState): boolean => ['ok', 'changed', '-'].includes(state)
+
+export interface Ended {
+  mode: Mode
+  came: Came[]
+  /** Pages that a run which was stopped did not come to. */
+  left: Page[]
+  given: RunFlags
+  /** The machine of the run, for a reader. */
+  label: string
+  log: string | undefined
+}
+
+/** The last lines of a run, as data. */
+export function runEnd(ended: Ended): RunEnd {
+  const { mode, came, log } = ended
+  const access = came.reduce((sum, { result }) => sum + result.steps.access, 0)
+  const next = nextOf(ended)
+  return {
+    sum: sumOf(ended),
+    stops: stopsOf(came),
+    ...(mode === 'plan' && access > 0 ? { access } : {}),
+    ...(next === undefined ? {} : { next }),
+    ...(log === undefined ? {} : { log: near(log) }),
+  }
+}
+
+const near = (path: string): string => {
+  const short = relative(process.cwd(), path)
+  return short.startsWith('..') ? path : short
+}
+
+function sumOf({ mode, came, left, label }: Ended): string {
+  if (mode === 'plan') {
+    const { change, hold } = came.reduce(
+      (sum, { result: { steps } }) => ({ change: sum.change + steps.change, hold: sum.hold + steps.hold }),
+      { change: 0, hold: 0 },
+    )
+    const turns = came.filter(({ result: { state } }) => state === 'your turn' || state === 'blocked').length
+    const need = turns === 0 ? '' : `, ${turns} ${turns === 1 ? 'needs' : 'need'} you first`
+    return `Plan for ${label}: ${change} to change, ${hold} ${hold === 1 ? 'holds' : 'hold'}${need}`
+  }
+  const pages = [...new Set([...came.map(({ page }) => page), ...left])]
+  const open = pages.filter(
+    (page) => left.includes(page) || came.some((one) => one.page === page && !isDone(one.result.state)),
+  )
+  if (mode === 'undo') {
+    const undone = pages.filter((page) => came.some((c) => c.page === page && c.result.state === 'changed'))
+    const rest = open.length === 0 ? '' : `, ${open.length} ${open.length === 1 ? 'is' : 'are'} left`
+    return `${undone.length} of ${pages.length} pages undone${rest}`
+  }
+  const hold = pages.length - open.length
+  const rest = open.length === 0 ? '' : `, ${open.length} ${open.length === 1 ? 'does' : 'do'} not yet`
+  return `${hold} of ${pages.length} pages ${hold === 1 ? 'holds' : 'hold'}${rest}`
+}
+
+/** What holds the run up, each reason once, with the numbers of its pages. */
+function stopsOf(came: Came[]): Stop[] {
+  const stops = new Map<string, Stop & { numbers: string[] }>()
+  for (const { page, machine, result } of came) {
+    const { state, why = '', next } = result
+    if (isDone(state) || state === 'change') continue
+    const what = state === 'later' || state === 'not built' ? why : `${machine}: ${why}`
+    const key = `${state}\t${what}\t${next}`
+    const stop = stops.get(key) ?? { state, pages: '', what, numbers: [], ...(next ? { next } : {}) }
+    stop.numbers.push(page.name.slice(0, 2))
+    stops.set(key, stop)
+  }
+  const order: PageState[] = ['failed', 'unknown', 'blocked', 'your turn', 'not built', 'later']
+  return [...stops.values()]
+    .sort((a, b) => order.indexOf(a.state) - order.indexOf(b.state))
+    .map(({ numbers, ...stop }) => ({ ...stop, pages: spanOf([...new Set(numbers)].sort()) }))
+}
+
+/** `05`, `05,06`, `20-26`. */
+const spanOf = (numbers: string[]): string =>
+  numbers.length > 2 ? `${numbers[0]}-${numbers.at(-1)}` : numbers.join(',')
+
+/** The command that goes on from here; undefined where nothing does. */
+function nextOf({ mode, came, left, given }: Ended): string | undefined {
+  const words = ['layer', 'only', 'site'] as const
+  const same = words
+    .flatMap((word) => (given[word] === undefined ? [] : [` --${word} ${given[word]}`]))
+    .join('')
+  const open = came.filter(({ result }) => !isDone(result.state))
+  if (mode === 'plan') {
+    if (open.length === 0) return undefined
+    const diff = given.diff ? '' : `   the whole difference: ./task plan-all${same} --diff`
+    return `./task build-all${same} (asks first)${diff}`
+  }
+  if (open.length + left.length === 0) return mode === 'undo' ? undefined : './task status'
+  if (mode === 'undo') return `./task undo-all${same} again, when they answer`
+  if (mode === 'verify') return `./task plan-all${same} --diff shows how, ./task build-all${same} makes it so`
+  const first = open[0]?.page ?? left[0]
+  return `./task build-all${same} --from ${first?.name}`
+}
