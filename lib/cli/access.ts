@@ -54,9 +54,8 @@ export async function connectTo(
     ...(rootless === undefined ? {} : { rootless }),
     ...(environment === undefined ? {} : { environment }),
     advice: {
-      silent: down
-        ? `The tunnel is down: ${tunnelUp(config)}`
-        : `After host-firewall it answers in the tunnel only: ${tunnelUp(config)}`,
+      silent: `After host-firewall ${spec.name} answers in the tunnel only: ${tunnelUp(config)}`,
+      ...(down ? { tunnelDown: tunnelUp(config) } : {}),
       behind: './task doctor, then ./task vm-provision verify',
     },
     password: async (label) => {

@@ -71,6 +71,8 @@ export interface SshTarget {
 export interface Advice {
   silent?: string
   behind?: string
+  /** Only the tunnel is left, and this computer has no address in it: how it is brought up. Neither route is waited for long. */
+  tunnelDown?: string
 }
 
 export interface Access {
@@ -117,12 +119,17 @@ export async function connect(access: Access): Promise<Machine> {
       LIMIT,
       'user',
     )
+  const closed = link instanceof Ssh && link.route === 'tunnel'
   let outcome = await inquire()
   if (found === undefined && link instanceof Ssh && link.route === 'tunnel') {
     // The tunnel may be down while the machine still listens where it did.
     link.route = 'direct'
     outcome = await inquire()
   }
+  if (found === undefined && closed && access.advice?.tunnelDown)
+    throw new Fault(`${link.label(access.name)} does not answer: the tunnel is down on this computer`, {
+      next: access.advice.tunnelDown,
+    })
   if (found === undefined) throw unreachable(link.label(access.name), outcome, access.advice)
   const { uid, user, sudo } = found
   if (uid !== '0' && access.rootless === undefined && access.root !== false) {
@@ -333,10 +340,14 @@ const QUIET = ['-o', 'BatchMode=yes', '-o', 'StrictHostKeyChecking=yes']
 
 class Ssh extends Link {
   readonly target: SshTarget
-  readonly access: Pick<Access, 'interactive' | 'routeFile'>
+  readonly access: Pick<Access, 'interactive' | 'routeFile' | 'advice'>
   #sockets: string | undefined
 
-  constructor(target: SshTarget, access: Pick<Access, 'interactive' | 'routeFile'>, route?: Route) {
+  constructor(
+    target: SshTarget,
+    access: Pick<Access, 'interactive' | 'routeFile' | 'advice'>,
+    route?: Route,
+  ) {
     super()
     this.target = target
     this.access = access
@@ -351,7 +362,8 @@ class Ssh extends Link {
   }
 
   #options(): string[] {
-    const { identityFile, configFile, knownHostsFile, alias, user, port, connectSeconds = 10 } = this.target
+    const { identityFile, configFile, knownHostsFile, alias, user, port } = this.target
+    const { connectSeconds = this.access.advice?.tunnelDown ? 3 : 10 } = this.target
     return [
       ...(configFile ? ['-F', configFile] : []),
       ...(identityFile ? ['-i', identityFile, '-o', 'IdentitiesOnly=yes'] : []),
@@ -511,7 +523,13 @@ export function unreachable(
   { stderr, code }: Pick<Outcome, 'stderr' | 'code'>,
   { silent = '', behind = '' }: Advice = {},
 ): Fault {
-  const said = stderr.trim()
+  // What ssh says of the connection that it was given by another ssh is about no machine.
+  const said = stderr
+    .split('\n')
+    .filter((line) => !/UNKNOWN port/.test(line))
+    .join('\n')
+    .trim()
+  const all = stderr.trim()
   const rows: [RegExp, string, string][] = [
     [
       /REMOTE HOST IDENTIFICATION HAS CHANGED|Host key verification failed/,
@@ -526,7 +544,7 @@ export function unreachable(
     ],
     [
       // ssh keeps what the other ssh says to itself where a connection is shared.
-      /closed by UNKNOWN port/,
+      /UNKNOWN port/,
       `${label} cannot be reached through the machine in front of it`,
       `is that one up, and does this one run? ${behind}`.trim(),
     ],
@@ -562,7 +580,7 @@ export function unreachable(
     ],
   ]
   const ended = `ssh ended with ${code}`
-  const row = rows.find(([pattern]) => pattern.test(`${said}\n${ended}`))
+  const row = rows.find(([pattern]) => pattern.test(`${all}\n${ended}`))
   return new Fault(row?.[1] ?? `${label} cannot be used: ${ended}`, {
     said,
     next: row?.[2] ?? 'try the same with plain ssh',
