@@ -2,7 +2,7 @@
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
-import { type Machine, type SshTarget, connect, passwordFile } from '../engine/machine.ts'
+import { type Machine, type SshTarget, connect, known, passwordFile } from '../engine/machine.ts'
 import { type Report, createReport } from '../engine/report.ts'
 import { type HostAddress, parseHost } from '../ground/address.ts'
 import { Fault } from '../ground/fault.ts'
@@ -55,6 +55,11 @@ export async function connectTo(
     },
   })
 }
+
+/** Whether somebody at a terminal may have to answer while machines are connected: a password, or whether a host key is the right one. */
+export const asks = (config: Config): boolean =>
+  config.env.FK_SUDO_PASSWORD_FILE === undefined ||
+  machinesFor(config, 'host').some((spec) => !known(config.env.FK_KNOWN_HOSTS, common(config, spec).alias))
 
 /** Whether a machine of the site can be reached now. */
 export async function reachable(config: Config, spec: Placed): Promise<boolean> {
