@@ -56,7 +56,7 @@ export async function connectTo(
   })
 }
 
-/** Whether somebody at a terminal may have to answer while machines are connected: a password, or whether a host key is the right one. */
+/** Whether somebody at a terminal may have to answer while machines are connected: a password, or a host key to compare. */
 export const asks = (config: Config): boolean =>
   config.env.FK_SUDO_PASSWORD_FILE === undefined ||
   machinesFor(config, 'host').some((spec) => !known(config.env.FK_KNOWN_HOSTS, common(config, spec).alias))

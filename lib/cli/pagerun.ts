@@ -40,6 +40,8 @@ export class PageRun {
   readonly #connected = new Map<string | Placed, Promise<Connected>>()
   /** What each page came to, machine by machine, in the order of the run. */
   readonly #came: Came[] = []
+  /** Settles when a machine had its turn among those that are looked at side by side, and is connected or silent. */
+  readonly #turns = new Map<string | Placed, Promise<void>>()
   /** Machines whose silence was reported. */
   readonly #silent = new Set<string>()
   #labLaptop: Promise<{ connectTunnel: () => Promise<void> }> | undefined
@@ -165,9 +167,16 @@ export class PageRun {
     const machines = new Map(
       this.#pages.flatMap((page) => placesOf(page, config)).map((spec) => [keyOf(spec), spec]),
     )
+    const had = new Map<Placed, () => void>()
+    for (const [key, spec] of machines) this.#turns.set(key, new Promise((resolve) => had.set(spec, resolve)))
     return abreast([...machines.values()], async (spec) => {
+      try {
+        if (!signal.aborted) await turn(() => this.#connect(spec))
+      } finally {
+        had.get(spec)?.()
+      }
       if (signal.aborted) return
-      const { running, looks } = await turn(() => this.#connect(spec))
+      const { running, looks } = await this.#connect(spec)
       await Promise.allSettled(looks)
       // Its log-in counts against a limit of the host (maxlogins), and nothing more is to be looked at.
       await running.machine.close()
@@ -209,6 +218,7 @@ export class PageRun {
   async #run(page: Page, spec: Placed, mode: Mode, report: Report): Promise<Result | undefined> {
     let connected: Connected
     try {
+      await this.#turns.get(keyOf(spec))
       connected = await this.#connect(spec)
     } catch (error) {
       return this.#unreached(spec, error, report)
