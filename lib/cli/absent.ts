@@ -29,7 +29,8 @@ export async function assertBuilt(host: Machine, { name, address = '' }: Placed)
     [
       `record=''; [ ! -d "$FK_STATE/pages/${maker}" ] || record=yes`,
       `domain=''; said=$(LC_ALL=C virsh domstate ${quote(name)} 2>&1) && domain=$said`,
-      `answers=''; [ -n "$domain" ] || ! timeout 2 bash -c ': < /dev/tcp/'${quote(address)}'/22' 2> /dev/null || answers=yes`,
+      "answers=''; probe='read -r said < /dev/tcp/$1/22 && [[ $said == SSH-* ]]'",
+      `[ -n "$domain" ] || ! timeout 3 bash -c "$probe" - ${quote(address)} 2> /dev/null || answers=yes`,
       'answer node record "$record" domain "$domain" said "$said" answers "$answers"',
     ],
     { libraries: ['put.sh'], what: `the state of ${name}` },

@@ -1,10 +1,11 @@
 // How a machine of a site is reached from here: this computer, SSH, through its host, or the lab.
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
-import { type Machine, type SshTarget, connect, known, passwordFile } from '../engine/machine.ts'
+import { networkInterfaces } from 'node:os'
+import { dirname, join, relative } from 'node:path'
+import { type Advice, type Machine, type SshTarget, connect, known, passwordFile } from '../engine/machine.ts'
 import { type Report, createReport } from '../engine/report.ts'
-import { type HostAddress, parseHost } from '../ground/address.ts'
+import { type HostAddress, contains, parseHost, parseNetwork } from '../ground/address.ts'
 import { Fault } from '../ground/fault.ts'
 import { sshPublicKey } from '../ground/keys.ts'
 import { question } from '../ground/laptop.ts'
@@ -40,7 +41,7 @@ export async function connectTo(
     ...(routeFile === undefined ? {} : { routeFile }),
     ...(rootless === undefined ? {} : { rootless }),
     advice: {
-      silent: 'After host-firewall it answers in the tunnel only: wg-quick up',
+      ...tunnelAdvice(config, spec, target, routeFile),
       behind: './task doctor, then ./task vm-provision verify',
     },
     password: async (label) => {
@@ -60,6 +61,31 @@ export async function connectTo(
 export const asks = (config: Config): boolean =>
   config.env.FK_SUDO_PASSWORD_FILE === undefined ||
   machinesFor(config, 'host').some((spec) => !known(config.env.FK_KNOWN_HOSTS, common(config, spec).alias))
+
+/** How the tunnel to a machine is brought up, and whether this computer has no address in it although only it is left. */
+function tunnelAdvice(
+  config: Config,
+  { name }: Placed,
+  target: Access['target'],
+  routeFile: string | undefined,
+): Advice {
+  const { peers, network = '' } = config.site.tunnel
+  const state = stateOf(config)
+  const names = peers.map((peer) => peer.name)
+  const made = names.find((one) => existsSync(join(state, `${one}.conf`)))
+  const peer = made ?? names[0] ?? 'NAME'
+  const file = relative(process.cwd(), join(state, `${peer}.conf`))
+  const up = `${made === undefined ? `./task peer show ${peer}, then ` : ''}sudo wg-quick up ${
+    file.startsWith('..') ? join(state, `${peer}.conf`) : file
+  }`
+  const ours = target !== 'local' && target.tunnel !== undefined && target.tunnelNamespace === undefined
+  const range = parseNetwork(network)
+  const here = Object.values(networkInterfaces()).flatMap((all) => (all ?? []).map(({ address }) => address))
+  const down = ours && range !== undefined && !here.some((address) => contains(range, address))
+  const only = routeFile !== undefined && existsSync(routeFile)
+  const silent = `After host-firewall ${name} answers in the tunnel only: ${up}`
+  return { silent, ...(only && down ? { tunnelDown: up } : {}) }
+}
 
 /** Whether a machine of the site can be reached now. */
 export async function reachable(config: Config, spec: Placed): Promise<boolean> {

@@ -155,8 +155,9 @@ export class PageRun {
       ...(several ? { machine: spec.name } : {}),
       state,
       ...(counts ? { counts } : {}),
-      ...((why && !isDone(state)) || this.#mode === 'undo' || state === '-' ? { why: why ?? '' } : {}),
-      ...(next ? { next } : {}),
+      // Why a machine is silent was reported once, and stands in the list at the end.
+      ...(why && state !== 'unknown' ? { why } : {}),
+      ...(next && state !== 'unknown' ? { next } : {}),
     })
   }
 
@@ -248,7 +249,7 @@ export class PageRun {
   #unreached(spec: Placed, error: unknown, report: Report): Result {
     if (!(error instanceof Fault)) throw error
     if (error instanceof NotBuilt) {
-      const why = `${spec.name} comes with ${error.after}`
+      const why = `${spec.name}: after ${error.after}`
       return this.#mode === 'undo'
         ? { ...nothing, code: 0, state: '-', why: `${spec.name} was never built` }
         : { ...nothing, code: 2, state: 'not built', why }

@@ -53,7 +53,9 @@ function sumOf({ mode, came, left, label }: Ended): string {
     )
     const turns = came.filter(({ result: { state } }) => state === 'your turn' || state === 'blocked').length
     const need = turns === 0 ? '' : `, ${turns} ${turns === 1 ? 'needs' : 'need'} you first`
-    return `Plan for ${label}: ${change} to change, ${hold} ${hold === 1 ? 'holds' : 'hold'}${need}`
+    const silent = came.filter(({ result: { state } }) => state === 'unknown').length
+    const unknown = silent === 0 ? '' : `, ${silent === 1 ? '1 page' : `${silent} pages`} unknown`
+    return `Plan for ${label}: ${change} to change, ${hold} ${hold === 1 ? 'holds' : 'hold'}${need}${unknown}`
   }
   const pages = [...new Set([...came.map(({ page }) => page), ...left])]
   const open = pages.filter(
@@ -75,7 +77,8 @@ function stopsOf(came: Came[]): Stop[] {
   for (const { page, machine, result } of came) {
     const { state, why = '', next } = result
     if (isDone(state) || state === 'change') continue
-    const what = state === 'later' || state === 'not built' ? why : `${machine}: ${why}`
+    const named = state === 'later' || why.startsWith(machine)
+    const what = named ? why : `${machine}: ${why}`
     const key = `${state}\t${what}\t${next}`
     const stop = stops.get(key) ?? { state, pages: '', what, numbers: [], ...(next ? { next } : {}) }
     stop.numbers.push(page.name.slice(0, 2))

@@ -68,6 +68,8 @@ export interface SshTarget {
 export interface Advice {
   silent?: string
   behind?: string
+  /** Only the tunnel is left, and this computer has no address in it: how it is brought up. Neither route is waited for long. */
+  tunnelDown?: string
 }
 
 export interface Access {
@@ -110,12 +112,17 @@ export async function connect(access: Access): Promise<Machine> {
       LIMIT,
       'user',
     )
+  const closed = link instanceof Ssh && link.route === 'tunnel'
   let outcome = await inquire()
   if (found === undefined && link instanceof Ssh && link.route === 'tunnel') {
     // The tunnel may be down while the machine still listens where it did.
     link.route = 'direct'
     outcome = await inquire()
   }
+  if (found === undefined && closed && access.advice?.tunnelDown)
+    throw new Fault(`${link.label(access.name)} does not answer: the tunnel is down on this computer`, {
+      next: access.advice.tunnelDown,
+    })
   if (found === undefined) throw unreachable(link.label(access.name), outcome, access.advice)
   const { uid, user = '', id = '', version = '', marks = '', arch = '', model = '', via = '', sudo } = found
   if (uid !== '0' && access.rootless === undefined) {
@@ -318,10 +325,14 @@ const QUIET = ['-o', 'BatchMode=yes', '-o', 'StrictHostKeyChecking=yes']
 
 class Ssh extends Link {
   readonly target: SshTarget
-  readonly access: Pick<Access, 'interactive' | 'routeFile'>
+  readonly access: Pick<Access, 'interactive' | 'routeFile' | 'advice'>
   #sockets: string | undefined
 
-  constructor(target: SshTarget, access: Pick<Access, 'interactive' | 'routeFile'>, route?: Route) {
+  constructor(
+    target: SshTarget,
+    access: Pick<Access, 'interactive' | 'routeFile' | 'advice'>,
+    route?: Route,
+  ) {
     super()
     this.target = target
     this.access = access
@@ -346,7 +357,7 @@ class Ssh extends Link {
         ...(alias ? [`HostKeyAlias=${alias}`, 'CheckHostIP=no'] : []),
         `UserKnownHostsFile=${knownHostsFile}`,
         'GlobalKnownHostsFile=/dev/null',
-        'ConnectTimeout=10',
+        `ConnectTimeout=${this.access.advice?.tunnelDown ? 3 : 10}`,
         'ServerAliveInterval=10',
         'ServerAliveCountMax=3',
         'ClearAllForwardings=yes',
@@ -473,7 +484,13 @@ export function unreachable(
   { stderr, code }: Pick<Outcome, 'stderr' | 'code'>,
   { silent = '', behind = '' }: Advice = {},
 ): Fault {
-  const said = stderr.trim()
+  // What ssh says of the connection that it was given by another ssh is about no machine.
+  const said = stderr
+    .split('\n')
+    .filter((line) => !/UNKNOWN port/.test(line))
+    .join('\n')
+    .trim()
+  const all = stderr.trim()
   const rows: [RegExp, string, string][] = [
     [
       /REMOTE HOST IDENTIFICATION HAS CHANGED|Host key verification failed/,
@@ -488,7 +505,7 @@ export function unreachable(
     ],
     [
       // ssh keeps what the other ssh says to itself where a connection is shared.
-      /closed by UNKNOWN port/,
+      /UNKNOWN port/,
       `${label} cannot be reached through the machine in front of it`,
       `is that one up, and does this one run? ${behind}`.trim(),
     ],
@@ -524,7 +541,7 @@ export function unreachable(
     ],
   ]
   const ended = `ssh ended with ${code}`
-  const row = rows.find(([pattern]) => pattern.test(`${said}\n${ended}`))
+  const row = rows.find(([pattern]) => pattern.test(`${all}\n${ended}`))
   return new Fault(row?.[1] ?? `${label} cannot be used: ${ended}`, {
     said,
     next: row?.[2] ?? 'try the same with plain ssh',

@@ -274,17 +274,28 @@ audit_has() {
 
 apt_settings() { apt-config dump; }
 
+# apt_truth VALUE: APT reads many words as 0 and 1.
+apt_truth() {
+  case ${1,,} in no | false | without | off | disable) echo 0 ;; yes | true | with | on | enable) echo 1 ;; *) echo "$1" ;; esac
+}
+
+# apt_is KEY VALUE [KEY VALUE…]: what APT goes by; of another value the files that name it.
 apt_is() {
-  local line bad='' said=''
+  local line is bad='' said='' files
   fact apt apt_settings
   while [ $# -gt 0 ]; do
-    case $FK_FACT in *$'\n'"$1 \"$2\";"$'\n'*) said+="$1 $2; " ;; *)
+    is=unset
+    while read -r line; do
+      if [ "${line%% *}" = "$1" ]; then is=${line#* \"} is=${is%\";}; fi
+    done <<< "$FK_FACT"
+    if [ "$(apt_truth "$is")" = "$(apt_truth "$2")" ]; then
+      said+="$1 $2; "
+    else
       bad+=" $1"
-      while read -r line; do
-        case $line in "$1 "*) said+="$line " ;; esac
-      done <<< "$FK_FACT"
-      ;;
-    esac
+      files=$(grep --files-with-matches --ignore-case --fixed-strings -e "${1##*::}" -r /etc/apt/apt.conf /etc/apt/apt.conf.d \
+        2> /dev/null | LC_ALL=C sort | paste --serial --delimiters=' ') || files='' # no file names it
+      said+="$1 is $is${files:+, set in $files}; "
+    fi
     shift 2
   done
   echo "${bad:+other than wanted:$bad; }$said"

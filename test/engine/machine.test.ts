@@ -182,6 +182,13 @@ describe('ssh gives up', () => {
     ['over a penalty', 'Not allowed at this time', /^north temporarily refuses this address/],
     ['for a reason of its own', 'something else', /^north cannot be used: ssh ended with 255/],
   ]
+  test('behind another machine, without what ssh says of a connection that has no name', () => {
+    const stderr = 'Connection timed out during banner exchange\nConnection to UNKNOWN port 65535 timed out'
+    const fault = unreachable('inner', { stderr, code: 255 }, { behind: 'look at its host' })
+    assert.match(fault.message, /^inner cannot be reached through the machine in front of it$/)
+    assert.equal(fault.said, 'Connection timed out during banner exchange')
+    assert.match(fault.next ?? '', /look at its host$/)
+  })
   for (const [why, stderr, message] of cases)
     test(why, () => assert.match(unreachable('north', { stderr, code: 255 }).message, message))
 })

@@ -34,8 +34,11 @@ describe('a page on a machine', () => {
     assert.deepEqual(differences(untouched, await kit.digest()), [])
   })
 
-  test('verify on an untouched machine fails', async () => {
-    assert.equal((await kit.page(page, 'verify')).code, 1)
+  test('verify on an untouched machine says in one line that the page was never applied', async () => {
+    const { code, text } = await kit.page(page, 'verify')
+    assert.equal(code, 2)
+    assert.match(text, /50-try: not built, it was never applied here\n +next: {2}\.\/task try apply$/m)
+    assert.doesNotMatch(text, /failed/)
   })
 
   test('apply makes it so', async () => {
@@ -113,7 +116,7 @@ describe('a page on a machine', () => {
       .map((line) => JSON.parse(line) as { event: string })
     assert.equal(events.filter((e) => e.event === 'step').length, 12)
     assert.equal(events.filter((e) => e.event === 'control').length, 2)
-    assert.equal(events.at(-1)?.event, 'summary')
+    assert.equal(events.at(-1)?.event, 'result')
   })
 
   test('undo restores everything, to the byte', async () => {
