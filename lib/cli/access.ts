@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { hostname, networkInterfaces } from 'node:os'
 import { dirname, join, relative } from 'node:path'
-import { type Machine, type SshTarget, connect, passwordFile } from '../engine/machine.ts'
+import { type Machine, type SshTarget, connect, known, passwordFile } from '../engine/machine.ts'
 import { type Report, createReport } from '../engine/report.ts'
 import { type HostAddress, contains, parseHost, parseNetwork } from '../ground/address.ts'
 import { Fault } from '../ground/fault.ts'
@@ -75,6 +75,11 @@ export async function connectTo(
     throw new Fault('the tunnel is down, and it answers nowhere else', { next: tunnelUp(config) })
   })
 }
+
+/** Whether somebody at a terminal may have to answer while machines are connected: a password, or a host key to compare. */
+export const asks = (config: Config): boolean =>
+  config.env.FK_SUDO_PASSWORD_FILE === undefined ||
+  machinesFor(config, 'host').some((spec) => !known(config.env.FK_KNOWN_HOSTS, common(config, spec).alias))
 
 /** How a machine is reached, where not as for a page. */
 export interface Reaching {

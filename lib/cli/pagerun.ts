@@ -10,6 +10,8 @@ import { type Demand, type Step, isChange } from '../engine/step.ts'
 import { Fault } from '../ground/fault.ts'
 import { question } from '../ground/laptop.ts'
 import { type Placed, everyMachine, isLaptop } from '../site/machines.ts'
+import { asks } from './access.ts'
+import { abreast, gate, limited, machinesAtOnce } from './abreast.ts'
 import { NotBuilt } from './absent.ts'
 import { contextOf, declaredFacts, placesOf } from './context.ts'
 import { agrees } from './prompt.ts'
@@ -24,6 +26,7 @@ interface Connected {
   running: Running
   stepsOf: (page: Page) => Step[]
   make: (page: Page) => Promise<void>
+  looks: Promise<Inspection>[]
   look: (page: Page) => Promise<Inspection> | undefined
 }
 
@@ -38,6 +41,8 @@ export class PageRun {
   readonly #connected = new Map<string | Placed, Promise<Connected>>()
   /** What each page came to, machine by machine, in the order of the run. */
   readonly #came: Came[] = []
+  /** Settles when a machine had its turn among those that are looked at side by side, and is connected or silent. */
+  readonly #turns = new Map<string | Placed, Promise<void>>()
   /** Machines whose silence was reported. */
   readonly #silent = new Set<string>()
 
@@ -79,11 +84,15 @@ export class PageRun {
   /** Runs all pages on all their machines. Resolves to the exit code. */
   async all(): Promise<0 | 1 | 2> {
     if (this.#mode === 'apply' && this.#pages.length > 1) this.#startDownloads()
+    const looked = this.#readsOnly ? this.#lookAtAll() : []
     try {
+      // Questions come before the first line of the answer.
+      if (this.#session.terminal && asks(this.#session.config)) await Promise.allSettled(looked)
       for (const page of this.#mode === 'undo' ? this.#pages.toReversed() : this.#pages) {
         if (this.#session.signal.aborted) break
         await this.#runPage(page)
       }
+      if (!this.#session.signal.aborted) await Promise.allSettled(looked)
     } finally {
       // A download that nobody waits for by now ends; the next run goes on with the part that is there.
       this.#limit.abort()
@@ -152,6 +161,29 @@ export class PageRun {
     })
   }
 
+  /** What changes nothing looks at all machines side by side; the pages take the answers in their order. */
+  #lookAtAll(): Promise<void>[] {
+    const { config, signal, terminal } = this.#session
+    const turn = gate(terminal && asks(config) ? 1 : machinesAtOnce)
+    const machines = new Map(
+      this.#pages.flatMap((page) => placesOf(page, config)).map((spec) => [keyOf(spec), spec]),
+    )
+    const had = new Map<Placed, () => void>()
+    for (const [key, spec] of machines) this.#turns.set(key, new Promise((resolve) => had.set(spec, resolve)))
+    return abreast([...machines.values()], async (spec) => {
+      try {
+        if (!signal.aborted) await turn(() => this.#connect(spec))
+      } finally {
+        had.get(spec)?.()
+      }
+      if (signal.aborted) return
+      const { running, looks } = await this.#connect(spec)
+      await Promise.allSettled(looks)
+      // Its log-in counts against a limit of the host (maxlogins), and nothing more is to be looked at.
+      await running.machine.close()
+    })
+  }
+
   /** Large files are fetched while the first pages run; a failure is reported by the step that needs the file. */
   #startDownloads(): void {
     const { config, store } = this.#session
@@ -187,6 +219,7 @@ export class PageRun {
   async #run(page: Page, spec: Placed, mode: Mode, report: Report): Promise<Result | undefined> {
     let connected: Connected
     try {
+      await this.#turns.get(keyOf(spec))
       connected = await this.#connect(spec)
     } catch (error) {
       return this.#unreached(spec, error, report)
@@ -204,7 +237,7 @@ export class PageRun {
     return { ...rest, state: 'later', why: `after ${after}` }
   }
 
-  /** A machine that is not built yet, or cannot be reached. Of one page alone that is all there is to say. */
+  /** A machine that is not built yet, or cannot be reached. Of one page on one machine that is all there is to say. */
   #unreached(spec: Placed, error: unknown, report: Report): Result {
     if (!(error instanceof Fault)) throw error
     if (error instanceof NotBuilt) {
@@ -213,7 +246,8 @@ export class PageRun {
         ? { ...nothing, code: 0, state: '-', why: `${spec.name} was never built` }
         : { ...nothing, code: 2, state: 'not built', why }
     }
-    if (this.#pages.length === 1) throw error
+    if (this.#pages.length === 1 && placesOf(this.#pages[0] as Page, this.#session.config).length === 1)
+      throw error
     const { message, said, next } = error
     if (!this.#silent.has(spec.name))
       report.error({ as: 'unknown', step: message, said: said ?? '', next: next ?? '' })
@@ -227,13 +261,15 @@ export class PageRun {
   }
 
   #connect(spec: Placed): Promise<Connected> {
-    const key = isLaptop(spec) ? spec : spec.name
+    const key = keyOf(spec)
     const known = this.#connected.get(key)
     if (known !== undefined) return known
     const connected = this.#open(spec)
     this.#connected.set(key, connected)
     // What is not built yet may be built by a page of this run.
-    connected.catch((error: unknown) => error instanceof NotBuilt && this.#connected.delete(key))
+    connected.catch(
+      (error: unknown) => error instanceof NotBuilt && !this.#readsOnly && this.#connected.delete(key),
+    )
     return connected
   }
 
@@ -261,7 +297,7 @@ export class PageRun {
           )
         : []
     const make = async (page: Page) => page.make?.(context)
-    return { running, stepsOf, make, look: (page) => looks[mine.indexOf(page)] }
+    return { running, stepsOf, make, looks, look: (page) => looks[mine.indexOf(page)] }
   }
 
   #runningOn(machine: Machine): Running {
@@ -306,30 +342,14 @@ function groups(page: Page, places: Placed[]): Placed[][] {
 
 const agentsAtOnce = 3
 
+/** A machine of the site may bear the laptop's name, too. */
+const keyOf = (spec: Placed): string | Placed => (isLaptop(spec) ? spec : spec.name)
+
 /** Of a page that did not run. */
 const nothing = { changed: 0, steps: { change: 0, hold: 0, access: 0 } }
 
 /** Of the four sessions that a hardened sshd allows on one connection, those that may read at once; one stays free. */
 const sessionsAtOnce = 3
-
-/** Starts the jobs in their order, `width` at once; each of the promises may be waited for, or not. */
-function limited<T>(jobs: (() => Promise<T>)[], width: number): Promise<T>[] {
-  const waiting: (() => void)[] = []
-  let free = width
-  const started = jobs.map(async (job) => {
-    if (free > 0) free -= 1
-    else await new Promise<void>((resolve) => waiting.push(resolve))
-    try {
-      return await job()
-    } finally {
-      const next = waiting.shift()
-      if (next) next()
-      else free += 1
-    }
-  })
-  for (const promise of started) promise.catch(() => {}) // whoever waits for it sees the error
-  return started
-}
 
 /** What steps upload to a machine, as far as the site document can say. */
 const uploads = (steps: Step[]): Artifact[] =>

@@ -106,7 +106,7 @@ export function openSession({ site, json = false, verbose = false, signal, ...op
     connect,
     close: async () => {
       // What could not be connected was reported where it was needed.
-      for (const machine of machines.values()) await machine.then((m) => m.close()).catch(() => {})
+      await Promise.allSettled([...machines.values()].map(async (machine) => (await machine).close()))
       copies.remind()
       report.close()
     },

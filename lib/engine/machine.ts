@@ -498,17 +498,21 @@ class Ssh extends Link {
   }
 
   async close(): Promise<void> {
-    if (!this.#sockets || this.#sockets === 'none') return
+    const sockets = this.#sockets
+    if (!sockets || sockets === 'none') return
+    // A program that comes later opens a connection anew.
+    this.#sockets = undefined
     for (const route of ['direct', 'tunnel']) {
-      const socket = `${this.#sockets}/${route}`
+      const socket = `${sockets}/${route}`
       if (!existsSync(socket)) continue
       await $({ nothrow: true, timeout: 3000 })`exec ssh -O exit -o ${`ControlPath=${socket}`} master`
     }
-    rmSync(this.#sockets, { recursive: true, force: true })
+    rmSync(sockets, { recursive: true, force: true })
   }
 }
 
-function known(file: string, alias: string): boolean {
+/** Whether a known_hosts file has a key under this name. */
+export function known(file: string, alias: string): boolean {
   return (
     existsSync(file) &&
     readFileSync(file, 'utf8')

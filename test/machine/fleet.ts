@@ -5,7 +5,7 @@ import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parse, stringify } from 'yaml'
-import { type LabMachine, labNodeDown, labNodeUp, labRun } from '../../lib/lab/lab.ts'
+import { type LabMachine, type LabOptions, labNodeDown, labNodeUp, labRun } from '../../lib/lab/lab.ts'
 import { type Said, root, said } from './kit.ts'
 import { type Checkout, checkout } from './laptop.ts'
 
@@ -37,7 +37,7 @@ export async function fleet(
   prefix: string,
   roles: ('server' | 'agent')[],
   programOf: (version: string) => string | Buffer,
-  options: { net?: boolean } = {},
+  options: LabOptions & { net?: boolean } = {},
 ): Promise<Fleet> {
   const names = roles.map((_, i) => `${prefix}-${i + 1}`)
   const machines: LabMachine[] = []
