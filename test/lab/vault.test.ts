@@ -4,6 +4,7 @@ import { after, before, describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { restoreHeader } from '../../lib/cli/vault.ts'
 import type { Context } from '../../lib/engine/page.ts'
+import { printed } from '../../lib/engine/print.ts'
 import { type Mode, runPage } from '../../lib/engine/run.ts'
 import type { Step } from '../../lib/engine/step.ts'
 import { sh } from '../../lib/ground/sh.ts'
@@ -11,6 +12,7 @@ import { vaultOf, vaultShell } from '../../lib/host/vault.ts'
 import { labBoot, labClearTpm, labDown, labReboot, labUp } from '../../lib/lab/lab.ts'
 import page, { guards } from '../../scripts/08-host-vault.ts'
 import { type Kit, type Opened, around, open } from '../machine/kit.ts'
+import { left, runPrinted, sameLeft } from '../machine/printed.ts'
 import { withVault } from '../site/made.ts'
 
 const name = 'vault-test'
@@ -21,6 +23,8 @@ const unit = 'systemd-cryptsetup@vault.service'
 interface Run {
   mode?: Mode
   disk?: string
+  /** Of the vault. */
+  name?: string
   /** What the person types when the id of the disk is asked for; null: nobody is there. */
   typed?: string | null
   steps?: (context: Context) => Step[]
@@ -48,13 +52,30 @@ describe('the vault', () => {
   }
   after(hangUp)
 
-  /** One run of the page. Argon2id with 32 MiB, because the processor is an emulated one. */
+  /** Argon2id with 32 MiB, because the processor is an emulated one. */
+  async function contextFor(of: Pick<Run, 'disk' | 'name'>): Promise<Context> {
+    const { context } = await connected()
+    const mine = { disk, kdf_memory_kib: 32768, ...of }
+    return { ...context, site: withVault(context.site, mine) }
+  }
+
+  /** The page as it prints, run on the machine with the keys of the laptop. */
+  async function byHand(of: Pick<Run, 'disk' | 'name'>): Promise<string> {
+    const mine = await contextFor(of)
+    const { keys, disk } = vaultOf(mine)
+    return runPrinted(kit, printed({ ...page, steps: page.steps(mine) }), {
+      secrets: { [keys.name]: await keys.resolve() },
+      variables: { FK_CONFIRM: disk.replace(/.*\//, '') },
+    })
+  }
+
+  /** One run of the page. */
   async function run(options: Run = {}): Promise<Ran> {
-    const { context, running, lines } = await connected()
+    const { running, lines } = await connected()
     lines.length = 0
-    const vault = { disk: options.disk ?? disk, kdf_memory_kib: 32768 }
-    const mine = { ...context, site: withVault(context.site, vault) }
-    const typed = options.typed === undefined ? vault.disk.replace(/.*\//, '') : options.typed
+    const { disk: of = disk, name: called } = options
+    const mine = await contextFor({ disk: of, ...(called === undefined ? {} : { name: called }) })
+    const typed = options.typed === undefined ? of.replace(/.*\//, '') : options.typed
     const result = await runPage(page, (options.steps ?? page.steps)(mine), options.mode ?? 'apply', {
       ...running,
       typed: async () => typed ?? undefined,
@@ -375,15 +396,46 @@ chmod 755 /usr/local/sbin/cryptsetup`)
   })
 
   test('undo closes it and leaves no trace in /etc; the data stays', async () => {
-    const was = await header(disk)
+    const [was, applied] = [await header(disk), await left(kit)]
     const undone = await run({ mode: 'undo' })
     assert.equal(undone.code, 0, undone.text)
     await root(`test ! -e /dev/mapper/vault && ! grep vault /etc/crypttab`)
     assert.equal(await header(disk), was)
+
+    // What the page prints leaves the same as apply.
+    await byHand({})
+    sameLeft(applied, await left(kit))
+    assert.equal(await header(disk), was)
     const again = await run({ typed: null })
     assert.equal(again.code, 0, again.text)
+    // Undo removed the record of what the laptop has stored, and a printed page keeps none of it.
+    assert.deepEqual(changes(again.text), ['the copy of the LUKS2 header on the laptop is current'])
     assert.equal(await slots(), '0 password,1 recovery,3 tpm2')
     assert.equal(await root('head --bytes=21 /dev/mapper/vault'), 'what must not be lost')
+  })
+
+  test('the printed page makes a vault of an empty disk as apply does', async () => {
+    await root(`wipefs --quiet --all ${spare}; head --bytes=2M /dev/zero > ${spare}; sync`)
+    await byHand({ disk: spare, name: 'other' })
+    // What is chosen: all else of a header is random, measured, or has the name of the vault in it.
+    const facts = (of: string) =>
+      root(
+        `cryptsetup luksDump ${of} | grep --extended-regexp \
+  --regexp='^(Version|Metadata|Keyslots area|Subsystem|Flags)|\\s(offset|cipher|sector|Key|Cipher|Cipher key|PBKDF|Time cost):' \
+  --regexp='\\s(Memory|Threads|AF hash|tpm2-(hash-pcrs|pcr-bank|pin)):|: systemd-'`,
+      )
+    assert.equal(await facts(spare), await facts(disk))
+    const { code, text, controls } = await run({ disk: spare, name: 'other', typed: null })
+    assert.equal(code, 0, text)
+    // Its copy of the header is on the machine, and the laptop has none yet.
+    assert.deepEqual(changes(text), ['the copy of the LUKS2 header on the laptop is current'])
+    assert.deepEqual(controls, { hold: 7, total: 7 })
+    // Nothing of it is recorded, so it goes away by hand.
+    await root(
+      `systemctl stop systemd-cryptsetup@other.service; grep --invert-match '^other ' /etc/crypttab > /root/crypttab
+       cat /root/crypttab > /etc/crypttab; systemctl daemon-reload
+       wipefs --quiet --all ${spare}; rm --force "$VAULT_NOTES"/virtio-fk-spare.*`,
+    )
   })
 
   test('with another TPM2 the machine boots, the vault stays shut, and no key is sent before a person agrees', async () => {
