@@ -154,6 +154,8 @@ function presetFor({ machines, networks, tunnel }: Pick<Site, 'machines' | 'netw
       if ((end === 'nodes' || end === 'pods') && !metal) return []
       return end === 'tunnel' && tunnel.kind === 'none' ? [] : end
     })
+  // What the document calls a network is not upstream any more, and still is the network around its hosts.
+  const around = networks.flatMap(({ bridge, name }) => (bridge === undefined ? name : []))
   const used = <T extends { from: string | string[]; to: string | string[] }>(lines: T[]): T[] =>
     lines.flatMap((line) => {
       const [from, to] = [words(line.from), words(line.to)]
@@ -161,5 +163,8 @@ function presetFor({ machines, networks, tunnel }: Pick<Site, 'machines' | 'netw
       return from.length > 0 && to.length > 0 ? { ...line, from: one(from), to: one(to) } : []
     })
   const { allow, never } = parse(read('config/host/allow.yaml')) as Rules
-  return { allow: used(allow), never: used(never) }
+  const wider = allow.map((line) =>
+    many(line.to).includes('upstream') ? { ...line, to: [...many(line.to), ...around] } : line,
+  )
+  return { allow: used(wider), never: used(never) }
 }

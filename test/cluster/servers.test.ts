@@ -1,6 +1,7 @@
 // Three servers of a real control plane and an agent, built by the pages: one bundle brings all of them back to the same time,
 // or none.
 import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
@@ -15,6 +16,24 @@ import { backupsTo } from '../site/made.ts'
 import { data, etc, noSysctl, patience, pinAge, program, told, untilReady, unit, version } from './kit.ts'
 
 const missing = program === undefined ? 'kube-bed is not installed' : without('age', 'tar')
+
+/**
+ * Bash: signs what $1 (the files of a node) has of certificates anew, for $3 days, with the authorities in $2 (those of a server).
+ * Names and uses stay.
+ */
+const nearEnd = `set -euo pipefail
+for path in "$1${data}"/agent/*.crt "$1${data}"/server/tls/{,etcd/}*.crt; do
+  key=\${path%.crt}.key
+  [ -e "$path" ] && [[ $path != *-ca.crt && $path != *-ca.nochain.crt ]] || continue
+  issuer=$(openssl x509 -noout -issuer -in "$path")
+  for ca in "$2${data}"/server/tls/{,etcd/}*-ca.crt; do
+    [ "$(openssl x509 -noout -subject -in "$ca")" = "subject=\${issuer#issuer=}" ] || continue
+    openssl x509 -x509toreq -in "$path" -signkey "$key" -copy_extensions copy |
+      openssl x509 -req -CA "$ca" -CAkey "\${ca%.crt}.key" -copy_extensions copy -days "$3" -out "$path.new"
+    cat "$ca" >> "$path.new"
+    cat "$path.new" > "$path" && rm "$path.new"
+  done
+done`
 
 describe('a cluster of three servers', { skip: missing }, () => {
   let cluster: Fleet
@@ -53,6 +72,8 @@ describe('a cluster of three servers', { skip: missing }, () => {
       labRun(cluster.machineOf(name), command, { root: true, ...(input === undefined ? {} : { input }) }),
     page: (file: string, ...words: string[]) => cluster.page(file, ...words),
   })
+  /** The files of a machine, as this computer finds them. */
+  const treeOf = (name: string) => join(cluster.machineOf(name).dir, 'root')
   /** What a page prints for a machine, run on a machine. */
   const printed = async (page: string, machine: string, on: string, other?: string, ...words: string[]) =>
     byHand(await printOf(kitOf(on), page, machine), on, other, ...words)
@@ -298,6 +319,47 @@ systemctl restart k3s && chmod 644 ${data}/agent/kubelet.kubeconfig`,
     await cluster.on(agent, 'rm /etc/rancher/k3s/config.yaml.d/90-weak.yaml && systemctl restart k3s')
     await good('k3s-cis', 'apply')
     assert.deepEqual(await failing(), [])
+  })
+
+  test('what 26 prints renews certificates that are near their end as apply does', async () => {
+    const renewed = `cd ${data} && for path in agent/*.crt server/tls/*.crt server/tls/etcd/*.crt; do
+  [ ! -e "$path" ] || { stat --format='%n %a %U:%G' "$path"
+    openssl x509 -noout -checkend $((360 * 86400)) -in "$path" || true; }
+done`
+    const certificates = (...names: string[]) => Promise.all(names.map((name) => cluster.on(name, renewed)))
+    const before = new Map<string, [made: string, left: string]>()
+    for (const name of cluster.names) {
+      const [made] = await certificates(name)
+      before.set(name, [made!, await left(kitOf(name))])
+      execFileSync('bash', ['-c', nearEnd, 'near-end', treeOf(name), treeOf(first), '80'], { stdio: 'pipe' })
+    }
+    const { code, text } = await cluster.task('k3s-renew', 'verify')
+    assert.equal(code, 1, text)
+    for (const name of cluster.names)
+      assert.match(text, new RegExp(`certificates of ${name} are valid.*[^]{0,200}(79|80) days are left of `))
+    const begun = await starts(...cluster.names)
+    for (const [name, helper] of [
+      [first, second],
+      [agent, first],
+    ] as const) {
+      await printed('26-k3s-renew', name, helper, undefined, 'before')
+      assert.match(await printed('26-k3s-renew', name, name, 'done'), /^changed /m)
+    }
+    assert.deepEqual(
+      changes(await good('k3s-renew', 'apply')).map((line) => /certificates of (\S+) /.exec(line)?.[1]),
+      [second, third],
+    )
+    for (const name of cluster.names) {
+      const [made, was] = before.get(name)!
+      assert.deepEqual(await certificates(name), [made])
+      sameLeft(was, await left(kitOf(name)), /k3s\.yaml|\/started$/)
+      const on = servers.includes(name) ? name : first
+      assert.equal(await kubectl(`get node ${name} --output name`, on), `node/${name}`)
+    }
+    for (const [i, start] of (await starts(...cluster.names)).entries()) assert.notEqual(start, begun[i])
+    assert.deepEqual(changes(await good('k3s-renew', 'apply')), [])
+    // The kubeconfig holds one of them.
+    assert.match(await good('k3s-server', 'apply'), /^changed .*kubeconfig of the cluster is saved/m)
   })
 
   // Behind all others: a controller manager that loses its leader waits for its patience, and makes no account meanwhile.

@@ -299,6 +299,16 @@ describe('words of the firewall, on a host', () => {
     assert.equal(on('self', '192.168.8.5', 'tcp/443'), false)
   })
 
+  test('a new host reaches the network around it, also one that the document names, and nobody there reaches it', () => {
+    // Else the first rules would cut the connection of an admin in that network, before another could prove them.
+    for (const networks of ['', 'networks: [{ name: lan, network: 192.168.7.0/24 }]'])
+      for (const [from, to, open] of [
+        ['self', '192.168.7.9', true],
+        ['192.168.7.9', 'self', false],
+      ] as const)
+        assert.equal(lets(siteOf(metal + networks), from, to, 'tcp/22', 'one'), open, `${from} ${networks}`)
+  })
+
   test('members reach what the cluster needs of one another, and nobody else does', () => {
     const site = siteOf(behindRouter, [])
     const asks = (at: string, from: string, protocol: 'tcp' | 'udp', port: number) => {
