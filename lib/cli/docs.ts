@@ -48,7 +48,7 @@ export function layerDocs(): Map<string, string> {
 }
 
 /** Writes docs/layers. */
-export function writeDocs(): number {
+export function docs(): number {
   mkdirSync(folder, { recursive: true })
   for (const [name, text] of layerDocs()) writeFileSync(join(folder, name), text)
   process.stdout.write('docs/layers is written.\n')
@@ -59,7 +59,8 @@ function sectionOf(page: Page): string {
   const { about, facts } = headingOf(page.file)
   const example = exampleOf(page)
   const controls = example.steps.reduce((sum, { controls: all }) => sum + (all?.length ?? 0), 0)
-  const verified = controls === 1 ? 'One control of a security guide is' : `${controls} controls of security guides are`
+  const verified =
+    controls === 1 ? 'One control of a security guide is' : `${controls} controls of security guides are`
   return [
     `## ${page.name}`,
     page.summary,
