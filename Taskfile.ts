@@ -108,6 +108,7 @@ export default {
     },
     test: { does: 'the tests, tier by tier', takes: test, run: command('node', 'test/run.cjs') },
     review: { does: 'write what pages print to test/plans', ...commandOf('review', 'review') },
+    docs: { does: 'write docs/layers from the pages', ...commandOf('docs', 'docs') },
     'env-example': {
       does: 'write .env.example anew from its schema',
       run: generate('.env.example', 'lib/site/config.ts', 'envExample'),

@@ -53,9 +53,9 @@ function exported<F extends (...args: never[]) => unknown>(file: string, name: s
 /** A command of lib/cli with its table: the function `name` of a module there, by default of the module's own name. */
 export const commandOf = (
   module: string,
-  name: keyof typeof tables | 'review',
+  name: keyof typeof tables | 'review' | 'docs',
 ): Pick<Task, 'takes' | 'run'> => ({
-  ...(name === 'review' ? {} : { takes: tables[name] }),
+  ...(name === 'review' || name === 'docs' ? {} : { takes: tables[name] }),
   run: (call) => exported<Run>(`lib/cli/${module}.ts`, name)(call),
 })
 
