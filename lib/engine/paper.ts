@@ -84,10 +84,9 @@ export class Paper {
     return `${this.paint(colours[state], state)}${' '.repeat(Math.max(2, 9 - state.length))}${rest}`
   }
 
-  /** A whole line: at the width of a terminal it goes on below, between words. */
-  flow(text: string, indent = DETAIL): void {
-    if (!this.#columns) return this.print(text)
-    for (const line of wrapped(text, this.#columns() - 1, indent)) this.print(line)
+  /** A whole line: at the width of a terminal, or of `piped` where there is none, it goes on below, between words. */
+  flow(text: string, indent = DETAIL, piped = Infinity): void {
+    for (const line of wrapped(text, (this.#columns?.() ?? piped) - 1, indent)) this.print(line)
   }
 
   /** The first lines of a long text, below what they belong to. `whole`: nothing of a line is cut. */

@@ -214,8 +214,9 @@ export class Text {
     }
     const code = { ok: 32, warn: 33, bad: 31, 'n/a': 2 }[state]
     const head = `${paper.paint(code, state)}${' '.repeat(6 - state.length)}${subject.padEnd(10)}`
-    paper.flow(`${head} ${oneLine(found)}`, ' '.repeat(17))
-    if (remedy !== undefined) paper.flow(`${' '.repeat(17)}→ ${oneLine(remedy)}`, ' '.repeat(19))
+    // A pipe is as wide as a terminal that nobody has widened: this is a screen also where it is mailed.
+    paper.flow(`${head} ${oneLine(found)}`, ' '.repeat(17), 80)
+    if (remedy !== undefined) paper.flow(`${' '.repeat(17)}→ ${oneLine(remedy)}`, ' '.repeat(19), 80)
   }
 
   transfer({ name, does, bytes, total, rate, done }: Transfer): void {

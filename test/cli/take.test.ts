@@ -38,6 +38,8 @@ const env = {
   FK_AGE_IDENTITY: '/nonexistent',
 }
 const printed = printedPlans()
+// What is taken in this process stands in the same state directory as what is printed for review.
+process.env['FK_STATE_DIR'] = '/nonexistent'
 
 describe('a page as a folder', () => {
   for (const name of ['00-host-harden', '06-host-firewall', '12-vm-ignition', '14-vm-talos', '20-k3s-server'])

@@ -128,7 +128,7 @@ test('a checker that is there and cannot be started has checked nothing, and fou
     assert.equal(code, 0, text)
     assert.match(
       text,
-      /^Not checked: \d+ with shellcheck: it cannot be started \(EACCES \S+\/blocked\/shellcheck\)\.$/m,
+      /^Not checked: 1 file, shellcheck: it cannot be started \(EACCES \S+\/blocked\/shellcheck\)$/m,
     )
   } finally {
     process.env['PATH'] = path

@@ -39,14 +39,14 @@ async function run(steps: Step[], mode: Mode, on: Page['on'] = 'api', wait = 11)
   const report = createReport({ stdout: { write: (text) => lines.push(text) }, tty: false, color: false })
   const page = { name: '50-api', summary: '', file: '', layer: 'L2', on, steps: () => steps } as Page
   const store = {} as Running['store']
-  const { code } = await runPage(page, steps, mode, {
+  const { code, why } = await runPage(page, steps, mode, {
     machine,
     report,
     store,
     rollbackAfter: wait,
     lockWait: 0,
   })
-  return { code, text: lines.join('') }
+  return { code, why, text: lines.join('') }
 }
 
 /** A release that a program of the laptop installs somewhere, which is a file here. */
@@ -79,7 +79,7 @@ for (const on of ['laptop', 'api'] as const)
     assert.equal(readFileSync(at('values.yaml'), 'utf8'), 'old: true\n')
     assert.ok(!existsSync(at('more/new.yaml')))
     assert.deepEqual(undone(), ['two', 'one'])
-    assert.match((await run(steps, 'undo', on)).text, /there is nothing of it/)
+    assert.equal((await run(steps, 'undo', on)).why, 'there is nothing of it on this machine')
   })
 
 test('an undo whose commands fail keeps the record, and goes on from it', async () => {

@@ -425,11 +425,11 @@ chmod 755 /usr/local/sbin/cryptsetup`)
   --regexp='\\s(Memory|Threads|AF hash|tpm2-(hash-pcrs|pcr-bank|pin)):|: systemd-'`,
       )
     assert.equal(await facts(spare), await facts(disk))
-    const { code, text, controls } = await run({ disk: spare, name: 'other', typed: null })
+    const { code, text } = await run({ disk: spare, name: 'other', typed: null })
     assert.equal(code, 0, text)
     // Its copy of the header is on the machine, and the laptop has none yet.
     assert.deepEqual(changes(text), ['the copy of the LUKS2 header on the laptop is current'])
-    assert.deepEqual(controls, { hold: 7, total: 7 })
+    assert.match(text, /7 of 7 controls hold/)
     // Nothing of it is recorded, so it goes away by hand.
     await root(
       `systemctl stop systemd-cryptsetup@other.service; grep --invert-match '^other ' /etc/crypttab > /root/crypttab
