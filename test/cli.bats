@@ -466,7 +466,7 @@ as_user() {
 @test "a page for the laptop runs on this computer, as the person who started it" {
   laptop_page
   run -2 as_user ./task laptop-note plan
-  assert_line --regexp '^step +1/2 the note is written$'
+  assert_line --regexp '^change +1/2 the note is written$'
   assert_not_exists "$BATS_TEST_TMPDIR/home/note"
   run as_user ./task laptop-note apply
   assert_success

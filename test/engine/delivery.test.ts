@@ -200,10 +200,14 @@ test(
       FK_LOG_DIR: dir,
       FK_DOWNLOAD_DIR: join(dir, 'downloads'),
     }
-    const child = spawn(process.execPath, [join(import.meta.dirname, '../../bin/task.cjs'), 'build-all'], {
-      env,
-      stdio: 'ignore',
-    })
+    const child = spawn(
+      process.execPath,
+      [join(import.meta.dirname, '../../bin/task.cjs'), 'build-all', '--yes'],
+      {
+        env,
+        stdio: 'ignore',
+      },
+    )
     t.after(() => {
       child.kill('SIGKILL')
       mirror.closeAllConnections()

@@ -42,7 +42,9 @@ describe('the tunnel', { skip: noLaptop }, () => {
 
   test('without keys the page stops before it changes anything, and says how they are made', async () => {
     const { code, text } = await run('apply')
-    assert.equal(code, 1)
+    assert.equal(code, 2)
+    assert.match(text, /^your turn +1\/15 /m)
+    assert.doesNotMatch(text, /failed/)
     assert.match(text, /^ +next: +\.\/task peer show laptop$/m)
     assert.deepEqual(differences(untouched, await kit.digest()), [])
   })
