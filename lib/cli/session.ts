@@ -90,7 +90,9 @@ export function openSession({ site, json = false, verbose = false, signal, ...op
     try {
       return await connectTo(config, spec, terminal, report)
     } catch (error) {
-      if (before === undefined && error instanceof Fault) await assertBuilt(await connect(host), spec)
+      const asked = before === undefined && error instanceof Fault
+      const known = asked ? await connect(host).catch(() => undefined) : undefined
+      if (known !== undefined) await assertBuilt(known, spec)
       throw error
     }
   }

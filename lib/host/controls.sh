@@ -284,7 +284,7 @@ apt_is() {
   local line is bad='' said='' files
   fact apt apt_settings
   while [ $# -gt 0 ]; do
-    is=unset
+    is='not set'
     while read -r line; do
       if [ "${line%% *}" = "$1" ]; then is=${line#* \"} is=${is%\";}; fi
     done <<< "$FK_FACT"

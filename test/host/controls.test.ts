@@ -364,7 +364,7 @@ for (const [says, text, before, code, said] of [
     'apt_is APT::Nowhere::Known 1',
     answers('apt_settings', `'APT "";'`),
     1,
-    'other than wanted: APT::Nowhere::Known; APT::Nowhere::Known is unset;',
+    'other than wanted: APT::Nowhere::Known; APT::Nowhere::Known is not set;',
   ],
   ['a file of nobody is named', 'walked u', answers('walk', "'s /usr/bin/su' 'u /srv/lost'"), 1, '/srv/lost'],
   ['no file of nobody', 'walked u', answers('walk', "'s /usr/bin/su'"), 0, 'none'],

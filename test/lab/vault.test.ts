@@ -234,7 +234,7 @@ describe('the vault', () => {
         const { code, changed, text } = await run({ disk: spare, typed, steps: untilFormat })
         assert.equal(code, 1, text)
         assert.equal(changed, 0)
-        assert.match(text, /failed +8\/\d+ a person has confirmed by its id/)
+        assert.match(text, /blocked +8\/\d+ a person has confirmed by its id/)
         await root(`cmp --bytes=1048576 ${spare} /dev/zero; test ! -e "$VAULT_NOTES"`)
       })
 
@@ -452,7 +452,7 @@ chmod 755 /usr/local/sbin/cryptsetup`)
     )
     const { code, changed, text } = await run({ typed: null })
     assert.deepEqual([code, changed], [1, 0], text)
-    assert.match(text, /failed +7\/\d+ the machine boots as it did when the TPM2 was given its key/)
+    assert.match(text, /blocked +7\/\d+ the machine boots as it did when the TPM2 was given its key/)
 
     // systemd takes the recovery key for what it is.
     await root(

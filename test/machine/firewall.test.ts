@@ -103,7 +103,8 @@ describe('the firewall', { skip: noLaptop }, () => {
 
   test('while nobody comes through the tunnel nothing is closed, and the page says what to do', async () => {
     const { code, text } = await run(['apply'])
-    assert.equal(code, 1, text)
+    assert.equal(code, 2, text)
+    assert.match(text, /^your turn +2\/8 /m)
     assert.match(text, /sudo wg-quick up \S+\/fortress\/laptop\.conf$/m)
     assert.deepEqual(differences(open, await kit.digest()), [])
   })

@@ -83,9 +83,9 @@ describe('task build-all on a virtual Debian', () => {
   })
 
   test('it builds until the laptop needs a key for the tunnel, and says how', async () => {
-    const { code, text } = await task('build-all', '--confirm', 'virtio-fk-vault')
-    assert.equal(code, 1, text)
-    assert.match(text, /^failed +\d+\/\d+ the laptop has WireGuard keys for the host and every peer$/m)
+    const { code, text } = await task('build-all', '--yes', '--confirm', 'virtio-fk-vault')
+    assert.equal(code, 2, text)
+    assert.match(text, /^your turn +\d+\/\d+ the laptop has WireGuard keys for the host and every peer$/m)
     assert.match(text, /next: {2}\.\/task peer show laptop/)
   })
 
@@ -95,15 +95,15 @@ describe('task build-all on a virtual Debian', () => {
     const client = /\S+laptop\S*\.conf/.exec(shown.text)?.[0]
     assert.ok(client, shown.text)
     symlinkSync(client, tunnel())
-    const { code, text } = await task('build-all', '--confirm', 'virtio-fk-vault')
-    assert.equal(code, 1, text)
+    const { code, text } = await task('build-all', '--yes', '--confirm', 'virtio-fk-vault')
+    assert.equal(code, 2, text)
     assert.match(text, /a peer has made a WireGuard handshake in the last three minutes/)
   })
 
   test('with the tunnel up it closes every other door and makes the vault', async () => {
     await laptop('wg-quick', 'up', tunnel())
     await laptop('ping', '-c', '1', '-W', '10', '10.66.0.1').catch(() => undefined)
-    const { code, text } = await task('build-all', '--confirm', 'virtio-fk-vault')
+    const { code, text } = await task('build-all', '--yes', '--confirm', 'virtio-fk-vault')
     // Boot arguments wait for the reboot: that is not a failure, and not done either.
     assert.equal(code, 2, text)
   })
@@ -117,7 +117,7 @@ describe('task build-all on a virtual Debian', () => {
       if (now !== first) break
       assert.ok(Date.now() < until, 'it did not come back')
     }
-    const { code, text } = await task('verify-all')
+    const { code, text } = await task('verify-all', '--verbose')
     t.diagnostic(summary(text).join('; '))
     assert.equal(code, 0, text)
     for (const line of summary(text)) {
@@ -129,7 +129,7 @@ describe('task build-all on a virtual Debian', () => {
 
   test('a second apply changes nothing and restarts nothing', async () => {
     const since = await inTunnel(services)
-    const { code, text } = await task('build-all')
+    const { code, text } = await task('build-all', '--yes')
     assert.equal(code, 0, text)
     for (const line of summary(text)) assert.doesNotMatch(line, /changed/)
     assert.equal(await inTunnel(services), since)

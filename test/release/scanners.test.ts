@@ -140,7 +140,7 @@ describe('FK_HOST=lab task build-all, scanned before and after', { skip: notRoot
       assert.ok(Date.now() < until, 'it did not come back')
       await new Promise((resolve) => setTimeout(resolve, 2000))
     }
-    const { code, text } = await task('verify-all')
+    const { code, text } = await task('verify-all', '--verbose')
     const summaries = text.split('\n').filter((line) => / of \d+ controls hold/.test(line))
     for (const line of summaries) {
       t.diagnostic(line)
