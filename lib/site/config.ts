@@ -41,7 +41,7 @@ export const checkers = [
   ),
 ]
 
-/** What a checked result depends on, beside the documents themselves: the state of every file of code and data that has a say in it. */
+/** The state of every file of code and data that has a say in a checked result, beside the documents themselves. */
 function rulesOf(site: string): string {
   const below = (dir: string): string[] => fs.readdirSync(`${kit}/${dir}`).map((name) => `${dir}/${name}`)
   const files = [
