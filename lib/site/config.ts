@@ -1,5 +1,6 @@
 // The settings of a run: FK_ variables, the site document and the pins, read once and checked whole. It hides files, defaults,
 // and the cache of what was found valid.
+import { isUtf8 } from 'node:buffer'
 import { createHash } from 'node:crypto'
 import fs from 'node:fs'
 import { createRequire } from 'node:module'
@@ -32,19 +33,28 @@ const load = createRequire(import.meta.url)
 /** Whether faults are shown with the place in the code where they happened: the variable DEBUG. */
 export const debug = (): boolean => Boolean(process.env['DEBUG'])
 
-/** What a checked result depends on, beside the documents themselves: every file of code and data that has a say in it. */
-function rulesOf(): string {
-  const below = (dir: string, file = '') =>
-    fs
-      .readdirSync(path.join(kit, dir))
-      .map((name) => (file === '' ? `${dir}/${name}` : `${dir}/${name}/${file}`))
+/** The code that has a say in a checked result, without the rules of lib/site/rules; a test holds it to what is imported. */
+export const checkers = [
+  ...['address', 'document', 'nearest', 'root'].map((name) => `lib/ground/${name}.ts`),
+  ...['catalogue', 'config', 'defaults', 'formats', 'machines', 'reach', 'rules', 'zones'].map(
+    (name) => `lib/site/${name}.ts`,
+  ),
+]
+
+/** The state of every file of code and data that has a say in a checked result, beside the documents themselves. */
+function rulesOf(site: string): string {
+  const below = (dir: string): string[] => fs.readdirSync(`${kit}/${dir}`).map((name) => `${dir}/${name}`)
   const files = [
-    ...['document', 'address', 'nearest'].map((name) => `lib/ground/${name}.ts`),
-    ...below('lib/site'),
+    ...checkers,
     ...below('lib/site/rules'),
-    ...below('config/schema'),
+    ...['component', 'env', 'site', 'versions'].map((name) => `config/schema/${name}.json`),
     'config/host/allow.yaml',
-    ...below('config/components', 'component.yaml'),
+    // A component that is not named cannot have been found right. Behind a backslash a name may be spelt in other letters.
+    ...below('config/components').flatMap((dir) =>
+      site.includes(dir.slice('config/components/'.length)) || site.includes('\\')
+        ? `${dir}/component.yaml`
+        : [],
+    ),
   ]
   // Their state and not their content: there are many, and this runs at every start.
   return files
@@ -75,8 +85,9 @@ export function loadConfig(
   const pins = read(root, 'config/versions.yaml')
 
   // What somebody has decided to live with has an end: a document is good for a day.
-  const today = new Date().toISOString().slice(0, 10)
-  const inputs = [rulesOf(), JSON.stringify([settings, chosen, site, pins, root, os.homedir(), today])]
+  const day = Math.floor(Date.now() / 86_400_000)
+  const text = site.text !== undefined && 'text' in site.text ? site.text.text : ''
+  const inputs = [rulesOf(text), JSON.stringify([settings, chosen, site, pins, root, os.homedir(), day])]
   const key = createHash('sha256').update(inputs.join('\0')).digest('hex')
   const cache = path.join(root, '.cache', 'config')
   const known = recall(cache, key) as Config | undefined
@@ -86,6 +97,7 @@ export function loadConfig(
   const { formats } = load('./formats.ts') as typeof import('./formats.ts')
   const { pinProblems, siteProblems } = load('./rules.ts') as typeof import('./rules.ts')
   const { checkDocument } = load('../ground/document.ts') as typeof import('../ground/document.ts')
+  const today = new Date(day * 86_400_000).toISOString().slice(0, 10)
   const faults: Diagnostic[] = []
   const check = <T>(source: Text, json: JsonSchema, rules: (found: Partially<T>) => Iterable<Problem>): T => {
     if ('unreadable' in source) {
@@ -240,24 +252,28 @@ function readSchema(name: string): JsonSchema {
 type Text = { file: string; text: string } | { file: string; unreadable: string }
 
 function read(root: string, file: string): Text {
-  let bytes: Buffer
+  const full = path.join(root, file)
   try {
-    bytes = fs.readFileSync(path.join(root, file))
+    const text = fs.readFileSync(full, 'utf8')
+    // What was no UTF-8 has become this sign, which a text may have of its own.
+    if (text.includes('\uFFFD') && !isUtf8(fs.readFileSync(full)))
+      return { file, unreadable: 'is not UTF-8 text' }
+    // What some editors put in front of a text is no part of it.
+    return { file, text: text.startsWith('\uFEFF') ? text.slice(1) : text }
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code
     return { file, unreadable: code === 'ENOENT' ? 'is missing' : `cannot be read (${code})` }
-  }
-  try {
-    return { file, text: new TextDecoder('utf-8', { fatal: true }).decode(bytes) }
-  } catch {
-    return { file, unreadable: 'is not UTF-8 text' }
   }
 }
 
 function chooseSite(root: string, chosen: Setting): { name: string; text?: Text; faults: Diagnostic[] } {
   const name = chosen.value
+  const file = `config/sites/${name}.yaml`
+  // A name in small letters can be no other file, and needs no list of all.
+  const usual = /^[a-z0-9-]+$/.test(name) ? read(root, file) : undefined
+  if (usual !== undefined && 'text' in usual) return { name, text: usual, faults: [] }
   const there = siteNames(root)
-  if (there.includes(name)) return { name, text: read(root, `config/sites/${name}.yaml`), faults: [] }
+  if (there.includes(name)) return { name, text: read(root, file), faults: [] }
   const { nearest } = load('../ground/nearest.ts') as typeof import('../ground/nearest.ts')
   const suggestion = nearest(name, there)
   const known = there.length === 0 ? 'there is none' : `there are ${there.join(', ')}`

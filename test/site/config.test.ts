@@ -1,9 +1,18 @@
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
 import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { after, describe, test } from 'node:test'
-import { type Diagnostic, ConfigError, envExample, loadConfig, siteNames } from '../../lib/site/config.ts'
+import { arrowsOf } from '../../lib/cli/imports.ts'
+import {
+  type Diagnostic,
+  ConfigError,
+  checkers,
+  envExample,
+  loadConfig,
+  siteNames,
+} from '../../lib/site/config.ts'
 import { guestsOf } from '../../lib/site/machines.ts'
 import { outDir } from '../../lib/site/out.ts'
 
@@ -181,6 +190,13 @@ describe('a configuration that is right is loaded', () => {
       pins['flatcar']?.signature?.url.amd64,
       'https://stable.release.flatcar-linux.net/amd64-usr/4593.2.0/flatcar_production_qemu_image.img.sig',
     )
+  })
+
+  test('whatever stands in front of its first letter, and with letters that look like damage', () => {
+    const site = fs.readFileSync(path.join(root, 'config/sites/fortress.yaml'), 'utf8')
+    const made = checkout({ site: `\uFEFF# \uFFFD\n${site}`, env: '\uFEFFFK_YES=yes\n' })
+    const { env, site: found } = loadConfig({ env: {}, root: made })
+    assert.deepEqual([found.name, env.FK_YES], ['fortress', true])
   })
 
   test('a time zone by each of its names', () => {
@@ -479,6 +495,59 @@ describe('what was found right before', () => {
     assert.equal(loadConfig({ env: {}, root: made }).site.tunnel.port, 51999)
     fs.writeFileSync(file, fs.readFileSync(file, 'utf8').replace('port: 51999', 'port: 0'))
     assert.equal(refusal({ env: {}, root: made }).faults.length, 1)
+  })
+
+  test('is forgotten when a rule, a schema or a component that its site names changes, and by no other component', () => {
+    const kit = fs.mkdtempSync(path.join(scratch, 'kit-'))
+    for (const part of ['lib', 'config', 'package.json'])
+      fs.cpSync(path.join(root, part), path.join(kit, part), { recursive: true })
+    fs.symlinkSync(path.join(root, 'node_modules'), path.join(kit, 'node_modules'))
+    // Written in place, as some editors write: no directory changes. The third is how often the site is checked then.
+    const component = (name: string): string => `config/components/${name}/component.yaml`
+    const changes: [string, string, number][] = [
+      ['lib/site/defaults.ts', '\n', 1],
+      ['lib/site/rules/tunnel.ts', '\n', 1],
+      ['config/schema/site.json', '\n', 1],
+      ['config/host/allow.yaml', '\n', 1],
+      [component('prometheus'), '\n', 1],
+      [component('falco'), '\n', 0],
+      // A backslash may hide a name.
+      ['config/sites/fortress.yaml', '# \\\n', 1],
+      [component('falco'), '\n', 1],
+    ]
+    const program = `
+      const fs = require('node:fs')
+      const entries = () => fs.readdirSync('.cache/config').length
+      import(process.cwd() + '/lib/site/config.ts').then(({ loadConfig }) => {
+        loadConfig({ env: {} })
+        const checked = JSON.parse(process.argv[1]).map(([file, text]) => {
+          const before = entries()
+          fs.appendFileSync(file, text)
+          loadConfig({ env: {} })
+          return [file, text, entries() - before]
+        })
+        console.log(JSON.stringify(checked))
+      })`
+    const { stderr, stdout } = spawnSync(
+      process.execPath,
+      ['--import', 'tsx', '--eval', program, JSON.stringify(changes)],
+      { cwd: kit, encoding: 'utf8' },
+    )
+    assert.equal(stderr, '')
+    assert.deepEqual(JSON.parse(stdout), changes)
+  })
+
+  test('depends on every file that is loaded to check a site', () => {
+    const files = new Set<string>()
+    const visit = (file: string): void => {
+      if (files.has(file)) return
+      files.add(file)
+      const text = fs.readFileSync(path.join(root, file), 'utf8')
+      for (const { kind, to } of arrowsOf({ path: file, text })) if (kind !== 'type') visit(to)
+    }
+    visit('lib/site/config.ts')
+    const code = [...files].filter((file) => !file.startsWith('lib/site/rules/'))
+    assert.deepEqual(code.sort(), [...checkers].sort())
   })
 
   test('is forgotten on the day after what was accepted for a time has ended', (t) => {

@@ -22,6 +22,7 @@ import { isChange } from '../../lib/engine/step.ts'
 import { type SecretStore, secretStore } from '../../lib/ground/secret.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import { guestsOf } from '../../lib/site/machines.ts'
+import { notBuilt } from '../../lib/site/planned.ts'
 import {
   type Bundle,
   bundleOf,
@@ -114,6 +115,39 @@ describe('what Talos is told', () => {
     assert.ok(stepsOn('north').includes('etcd is bootstrapped on north-1'))
     assert.ok(!stepsOn('south').some((name) => name.includes('is bootstrapped')))
     assert.ok(!stepsOn('south').some((name) => name.includes('north-1')))
+  })
+
+  test('is for virtual machines: metal beside them has a schematic and a disk of its own, and needs a page that is named', () => {
+    const site = made({
+      machines: [
+        { name: 'box', roles: ['host'] },
+        { name: 'one', roles: ['server'], os: 'talos', vm: { host: 'box' } },
+        { name: 'two', roles: ['agent'], os: 'talos', schematic: 'amd', address: '192.0.2.7' },
+      ],
+    })
+    const context = { ...contextOf(), site }
+    const nodes = talosNodes({ ...context, machine: { ...context.machine, name: 'box' } })
+    assert.deepEqual(
+      nodes.map(({ name }) => name),
+      ['one'],
+    )
+    assert.ok(notBuilt(site).some(({ page }) => page === '15-talos-metal'))
+    // What the template says of the disk is how libvirt shows it to a guest.
+    const [, disk] = /<target dev="(\w+)"/.exec(
+      readFileSync(join(root, 'config/vm/k3s-vm.libvirt.xml'), 'utf8'),
+    )!
+    assert.equal(part(main, 'machine.install.disk'), `/dev/${disk}`)
+  })
+
+  test('exempts the namespaces from admission that k3s does, and none besides kube-system', () => {
+    const ours = parse(readFileSync(join(root, 'config/k3s/admission.yaml'), 'utf8')) as Document
+    const of = (plugins: unknown) =>
+      new Map(
+        (plugins as { name: string; configuration: Document }[]).map((one) => [one.name, one.configuration]),
+      )
+    const plugins = of(part(main, 'cluster.apiServer.admissionControl'))
+    assert.deepEqual(plugins, of(ours['plugins']))
+    assert.deepEqual(part(plugins.get('PodSecurity'), 'exemptions.namespaces'), ['kube-system'])
   })
 
   test('is held by every site that has nodes to run it', () => {

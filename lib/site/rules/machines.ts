@@ -171,6 +171,13 @@ function* virtualProblems(document: Document, [at, machine]: Entry<Machine>): Ge
         reason: `is ${os}, and virtual machines of ${on.name} start from an image of flatcar or talos`,
         suggestion: 'flatcar',
       }
+    if (os === 'talos' && 'schematic' in machine)
+      yield {
+        path: [...at, 'schematic'],
+        reason: `is for a machine of metal: those of ${on.name} start from the image of config/vm/talos-schematic.yaml`,
+      }
+    if (os === 'talos' && machine.disk !== undefined)
+      yield { path: [...at, 'disk'], reason: 'is for a machine of metal: vm.disk is the size of this one' }
   }
 }
 
