@@ -86,7 +86,8 @@ export class Paper {
 
   /** A whole line: at the width of a terminal, or of `piped` where there is none, it goes on below, between words. */
   flow(text: string, indent = DETAIL, piped = Infinity): void {
-    for (const line of wrapped(text, (this.#columns?.() ?? piped) - 1, indent)) this.print(line)
+    const width = this.#columns ? this.#columns() - 1 : piped
+    for (const line of wrapped(text, width, indent)) this.print(line)
   }
 
   /** The first lines of a long text, below what they belong to. `whole`: nothing of a line is cut. */
