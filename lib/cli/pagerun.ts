@@ -23,6 +23,7 @@ const load = createRequire(import.meta.url)
 interface Connected {
   running: Running
   stepsOf: (page: Page) => Step[]
+  make: (page: Page) => Promise<void>
   look: (page: Page) => Promise<Inspection> | undefined
 }
 
@@ -39,7 +40,6 @@ export class PageRun {
   readonly #came: Came[] = []
   /** Machines whose silence was reported. */
   readonly #silent = new Set<string>()
-  #labLaptop: Promise<{ connectTunnel: () => Promise<void> }> | undefined
 
   constructor(
     session: Session,
@@ -191,19 +191,11 @@ export class PageRun {
     } catch (error) {
       return this.#unreached(spec, error, report)
     }
-    const lab = this.#kind === 'lab' && mode === 'apply' ? await this.#tunnelOfLab() : undefined
+    if (mode === 'apply') await connected.make(page)
     const steps = connected.stepsOf(page)
     if (steps.length === 0) return undefined
-    const guarded = isLaptop(spec) ? steps.find(({ transaction }) => transaction !== undefined) : undefined
-    if (guarded !== undefined)
-      throw new Fault(
-        `${page.name}: '${guarded.name}' is a transaction, and this computer has nobody to roll it back`,
-        {
-          state: 'nothing was run',
-          next: "a page on: 'laptop' has steps without transaction",
-        },
-      )
-    if (steps.some(({ transaction }) => transaction?.route?.apply === 'tunnel')) await lab?.connectTunnel()
+    const throughTunnel = steps.some(({ transaction }) => transaction?.route?.apply === 'tunnel')
+    if (this.#kind === 'lab' && mode === 'apply' && throughTunnel) await this.#connectLab()
     const result = await runPage(page, steps, mode, { ...connected.running, report }, connected.look(page))
     // What is missing only because a page before it was not applied yet is no obstacle.
     const after = mode === 'plan' && result.state === 'blocked' ? this.#waitsFor(page) : undefined
@@ -229,9 +221,9 @@ export class PageRun {
     return { ...nothing, code: 1, state: 'unknown', why: message, ...(next === undefined ? {} : { next }) }
   }
 
-  #tunnelOfLab() {
-    const { labLaptop } = load('./lablaptop.ts') as typeof import('./lablaptop.ts')
-    return (this.#labLaptop ??= labLaptop(this.#session.config, this.#session.store))
+  #connectLab(): Promise<void> {
+    const { connectTunnel } = load('./lablaptop.ts') as typeof import('./lablaptop.ts')
+    return connectTunnel(this.#session.config, this.#session.store)
   }
 
   #connect(spec: Placed): Promise<Connected> {
@@ -254,8 +246,9 @@ export class PageRun {
       placesOf(page, this.#session.config).some(({ name }) => name === spec.name),
     )
     const known = new Map<Page, Step[]>()
+    const context = contextOf(config, machine.facts, store)
     const stepsOf = (page: Page): Step[] => {
-      const steps = known.get(page) ?? page.steps(contextOf(config, machine.facts, store))
+      const steps = known.get(page) ?? page.steps(context)
       if (this.#readsOnly) known.set(page, steps)
       return steps
     }
@@ -267,7 +260,8 @@ export class PageRun {
             sessionsAtOnce,
           )
         : []
-    return { running, stepsOf, look: (page) => looks[mine.indexOf(page)] }
+    const make = async (page: Page) => page.make?.(context)
+    return { running, stepsOf, make, look: (page) => looks[mine.indexOf(page)] }
   }
 
   #runningOn(machine: Machine): Running {

@@ -69,6 +69,7 @@ export async function runPages(
     json,
     verbose: given.verbose || (mode === 'verify' && !many),
     brief: many && !(mode === 'plan' && given.diff),
+    yes: given.yes,
     signal,
     logged: true,
   })

@@ -12,6 +12,7 @@ import { connectTo, hostOf } from './access.ts'
 import type { Call } from './call.ts'
 import { stateOf, storeOf } from './context.ts'
 import { type Given, type Table, parse } from './flags.ts'
+import { keeper } from './keeper.ts'
 import { runLog } from './log.ts'
 import { interactive } from './prompt.ts'
 
@@ -44,6 +45,8 @@ interface Opening {
   signal: AbortSignal
   /** Absent: whether standard output is a terminal decides. */
   live?: boolean
+  /** Nothing is to be asked. */
+  yes?: boolean | undefined
   /** Every event is also written to the log directory. */
   logged?: boolean
   /** Standard output belongs to the document that the command writes itself: notes go to standard error. */
@@ -53,7 +56,7 @@ interface Opening {
 /** Opens a site. Throws ConfigError before anything else happens. */
 export function openSession({ site, json = false, verbose = false, signal, ...opening }: Opening): Session {
   const config = loadConfig(site === undefined ? {} : { site })
-  const { live, logged = false, document = false, brief = false } = opening
+  const { live, logged = false, document = false, brief = false, yes = false } = opening
   const log = logged ? runLog(config.env.FK_LOG_DIR) : undefined
   const aside = document && json
   const report = createReport({
@@ -65,6 +68,7 @@ export function openSession({ site, json = false, verbose = false, signal, ...op
     ...(log ? { log: log.write } : {}),
   })
   const terminal = interactive(json)
+  const copies = keeper(config.env.FK_AGE_IDENTITY, report, terminal && !yes && !config.env.FK_YES)
   const machines = new Map<string | Placed, Promise<Machine>>()
   const connect = (spec: Placed): Promise<Machine> => {
     const key = isLaptop(spec) ? spec : spec.name // a machine of the site may bear the name, too
@@ -95,7 +99,7 @@ export function openSession({ site, json = false, verbose = false, signal, ...op
   return {
     config,
     state: stateOf(config),
-    store: storeOf(config, report),
+    store: storeOf(config, copies.made),
     report,
     terminal,
     signal,
@@ -105,6 +109,7 @@ export function openSession({ site, json = false, verbose = false, signal, ...op
     close: async () => {
       // What could not be connected was reported where it was needed.
       for (const machine of machines.values()) await machine.then((m) => m.close()).catch(() => {})
+      copies.remind()
       report.close()
     },
   }
@@ -118,8 +123,13 @@ export async function withSession<T extends Table>(
   { document = false } = {},
 ): Promise<number> {
   const given = parse(call, table)
-  const { site, json, verbose } = given as { site?: string; json?: boolean; verbose?: boolean }
-  const session = openSession({ site, json, verbose, signal: call.signal, live: call.live, document })
+  const { site, json, verbose, yes } = given as {
+    site?: string
+    json?: boolean
+    verbose?: boolean
+    yes?: boolean
+  }
+  const session = openSession({ site, json, verbose, yes, signal: call.signal, live: call.live, document })
   try {
     return await work({ ...session, given })
   } finally {

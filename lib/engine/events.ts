@@ -20,6 +20,8 @@ export interface PageStart {
   mode?: string
   /** Where it runs, for a reader: `fortress (admin@192.0.2.10)`. */
   machine?: string
+  /** Which machine that is: the `id` of its facts. */
+  id?: string
 }
 
 /** What is about to be asked. */

@@ -1,4 +1,5 @@
 // Each event of a report as lines for people.
+import { wrap } from '../ground/wrap.ts'
 import {
   DETAIL,
   Live,
@@ -36,6 +37,8 @@ export class Text {
   readonly #tty: boolean
   readonly #verbose: boolean
   readonly #brief: boolean
+  /** A pipe is as wide as a terminal that nobody has widened. */
+  readonly #columns: () => number
   readonly #quarters = new Map<string, number>()
   /** The step that was just reported as failed, so that its fault does not name it again. */
   #failed: string | undefined
@@ -49,6 +52,7 @@ export class Text {
     this.#tty = options.tty ?? canRedraw(stdout)
     this.#verbose = options.verbose ?? false
     this.#brief = (options.brief ?? false) && !this.#verbose
+    this.#columns = () => (this.#tty ? stdout.columns : undefined) ?? 80
     this.#live = new Live(stdout, this.#tty && !options.json, now)
     const color = options.color ?? wantsColor(stdout)
     this.#paper = new Paper(
@@ -213,9 +217,12 @@ export class Text {
       this.#heading = of
     }
     const code = { ok: 32, warn: 33, bad: 31, 'n/a': 2 }[state]
-    const line = [found, remedy].filter((text) => text !== undefined).map((text) => oneLine(text))
     const head = `${paper.paint(code, state)}${' '.repeat(6 - state.length)}${subject.padEnd(10)}`
-    paper.print(`${head} ${line.join('; ')}`)
+    const width = this.#columns() - 17
+    const [first = '', ...more] = wrap(oneLine(found), width)
+    const next = remedy === undefined ? [] : wrap(`→ ${oneLine(remedy)}`, width, 2)
+    paper.print(`${head} ${first}`)
+    for (const line of [...more, ...next]) paper.print(' '.repeat(17) + line)
   }
 
   transfer({ name, does, bytes, total, rate, done }: Transfer): void {
