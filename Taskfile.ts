@@ -1,4 +1,4 @@
-// What there is to run. `./task` prints this table, and below it the pages it finds in scripts/.
+// What there is to run. `./task --all` prints this table, and below it the pages it finds in scripts/.
 import { lab, several, test } from './lib/cli/tables.ts'
 import { type Taskfile, command, commandOf, each, generate, onFiles, program } from './lib/cli/taskfile.ts'
 
@@ -12,7 +12,7 @@ export default {
       ...each('plan'),
     },
     'build-all': {
-      does: 'build everything, in order; without FK_HOST a rehearsal that touches nothing',
+      does: 'build everything, in order; without FK_HOST a rehearsal',
       ...each('apply'),
     },
     'verify-all': {
@@ -21,6 +21,7 @@ export default {
     },
     'undo-all': { does: 'take everything back, newest page first', ...each('undo') },
     print: { does: 'the whole runbook as plain bash', ...each('print') },
+    take: { does: 'one page with what it needs, in a folder of its own', ...commandOf('take', 'take') },
   },
   'The machines': {
     status: {
@@ -32,10 +33,8 @@ export default {
       does: 'what only a person can do, and what of it is done',
       ...commandOf('gates', 'gates'),
     },
-    peer: {
-      does: 'the devices that may enter the tunnel',
-      ...commandOf('peer', 'peer'),
-    },
+    peer: { does: 'the devices that may enter the tunnel', ...commandOf('peer', 'peer') },
+    identity: { does: 'the key to every secret, and its copy', ...commandOf('identity', 'identity') },
     node: {
       does: 'rebuild or destroy a virtual machine; replace or remove a node of the cluster; write the kubeconfig',
       ...commandOf('node', 'node'),

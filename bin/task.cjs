@@ -5,16 +5,7 @@ const fs = require('fs')
 const path = require('path')
 
 const root = path.join(__dirname, '..')
-const refuse = (sentence) => {
-  process.stderr.write(`${sentence}\n`)
-  process.exit(69)
-}
-
-const [major, minor] = process.versions.node.split('.').map(Number)
-if (major < 20 || (major === 20 && minor < 19))
-  refuse(`Node 20.19 or newer is needed; this is ${process.versions.node}, at ${process.execPath}.`)
-if (!fs.existsSync(path.join(root, 'node_modules', 'tsx')))
-  refuse(`The libraries are not installed yet. Run this once: (cd ${root} && npm ci)`)
+require('./ready.cjs')
 
 // `task … | head -1` closes the pipe while we write. That is the reader's right, not a fault; a run of pages stops well.
 const closed = (error) => {
@@ -27,9 +18,10 @@ process.stderr.on('error', closed)
 if (process.argv.length === 2) list()
 else run()
 
-/** Most people who type `task` want to be reminded, at once: the last list is shown again while nothing of it has changed. */
+/** Most people who type `task` want to be reminded, at once: the last screen is shown again while nothing of it has changed. */
 function list() {
   const dir = require('./cache.cjs').cache()
+  process.stdout.write(require('./head.cjs').head())
   const kept = dir === undefined ? undefined : path.join(dir, 'list.json')
   const key = JSON.stringify(sources().map((name) => [name, stamp(path.join(root, name))]))
   try {
@@ -38,8 +30,8 @@ function list() {
   } catch {
     // There is none, or it cannot be read: it is made anew.
   }
-  const { tasks, taskfile } = load()
-  const text = tasks.list(taskfile, require('../lib/cli/scripts.ts').pages())
+  const { tasks } = load()
+  const text = tasks.firstScreen(require('../lib/cli/scripts.ts').pages())
   process.stdout.write(text)
   if (kept === undefined) return
   fs.writeFileSync(`${kept}.${process.pid}`, JSON.stringify({ key, text }), { mode: 0o600 })
@@ -49,8 +41,8 @@ function list() {
 function sources() {
   const scripts = path.join(root, 'scripts')
   const pages = fs.existsSync(scripts) ? fs.readdirSync(scripts).map((name) => `scripts/${name}`) : []
-  const list = ['flags', 'main', 'scripts', 'tables'].map((name) => `lib/cli/${name}.ts`)
-  return ['Taskfile.ts', ...list, ...pages]
+  const list = ['lib/cli/main.ts', 'lib/cli/scripts.ts', 'lib/ground/wrap.ts']
+  return [...list, ...pages]
 }
 
 function stamp(file) {

@@ -22,7 +22,13 @@ export function script(meta: ImportMeta, about: About, steps: (context: Context)
     name,
     file,
     summary: /^\/\/ ?(.*)$/m.exec(readFileSync(file, 'utf8'))?.[1] ?? '',
-    steps: (context) => [...gates(name, context), ...steps(context)],
+    steps: (context) => {
+      try {
+        return [...gates(name, context), ...steps(context)]
+      } catch (error) {
+        throw (load('./engine/missing.ts') as typeof import('./engine/missing.ts')).missing(name, error)
+      }
+    },
   }
   const started = process.argv[1]
   if (started !== undefined && same(started, file)) {

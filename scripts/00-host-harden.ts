@@ -1,3 +1,4 @@
+#!/usr/bin/env -S npx --no-install tsx
 // A Debian host hardened by kernel settings, mount options, SSH, PAM, audit and AIDE.
 //
 // Needs   Debian 13, Ubuntu 24.04 or Raspberry Pi OS 64-bit; you log in as an ordinary user with a key and a sudo password.

@@ -1,19 +1,24 @@
+#!/usr/bin/env -S npx --no-install tsx
 // A WireGuard tunnel for the peers of the site.
 //
-// Needs   the keys of the host and of every peer, made on the laptop: ./task peer show laptop
+// Needs   nothing: the laptop makes the keys of the host and of every peer when this is applied, and the client file of its own.
 // Leaves  the interface, its files in /etc/wireguard, and a timer that restarts it when it is gone. SSH stays open beside it.
 // Undo    takes the tunnel down. Not from within the tunnel: the machine would roll that back.
 import { file } from '../lib/engine/file.ts'
 import { packages } from '../lib/engine/packages.ts'
 import type { Demand, Step, Transaction } from '../lib/engine/step.ts'
 import { sh } from '../lib/ground/sh.ts'
-import { peerKey, pskKey, publicHalf } from '../lib/host/wireguard.ts'
+import { makeKeys, peerKey, pskKey, publicHalf } from '../lib/host/wireguard.ts'
 import { type Context, script } from '../lib/script.ts'
 import { type TunnelEnd, machineOf, tunnelOf } from '../lib/site/machines.ts'
 import type { Site } from '../lib/site/model.ts'
 
-export default script(import.meta, { layer: 'L0', on: 'host' }, (context) => {
-  const end = tunnelOf(context.site, machineOf(context.site, context.machine.name))
+const make = async (context: Context) => {
+  if (endOf(context) !== undefined) await makeKeys(context)
+}
+
+export default script(import.meta, { layer: 'L0', on: 'host', make }, (context) => {
+  const end = endOf(context)
   if (end === undefined) return [elsewhere(context.site)]
   const tunnel = describe(end, context)
   return [
@@ -26,6 +31,9 @@ export default script(import.meta, { layer: 'L0', on: 'host' }, (context) => {
 })
 
 const dir = '/etc/wireguard'
+
+const endOf = ({ site, machine }: Context): TunnelEnd | undefined =>
+  tunnelOf(site, machineOf(site, machine.name))
 
 /** A router, or another host, is where the tunnel ends. */
 const elsewhere = ({ tunnel }: Site): Demand => ({
@@ -57,16 +65,31 @@ function describe({ interface: wg, port, prefix, address, peers, key }: TunnelEn
   }
 }
 
-function prerequisites({ wg, unit, peers, hostPublicKey, publicKeys }: Tunnel): Step[] {
+function prerequisites({ wg, unit, hostPublicKey, publicKeys }: Tunnel): Step[] {
   return [
     {
       name: 'the laptop has WireGuard keys for the host and every peer',
       why: 'keys are made once, where they are kept; a machine gets its own and the public halves of the others',
-      check: sh`! printf '%s\n' ${[hostPublicKey, ...publicKeys]} | grep ^placeholder/`,
-      help: peers.map(({ name }) => `./task peer show ${name}`).join('\n'),
+      check: sh`printf '%s\n' ${[hostPublicKey, ...publicKeys]} |
+        awk '/^placeholder[/]/ { n++ } END { if (n) print n " keys are not made yet"; exit n > 0 }'`,
+      // The laptop has made them before a page that it applies begins: this is for one that was printed before.
+      apply: [
+        sh`echo 'the laptop makes them: ./task host-wireguard apply, or ./task peer show NAME; then print this again' >&2 &&
+          false`,
+      ],
     },
 
     packages(['wireguard-tools']),
+
+    {
+      name: 'a WireGuard key that the host already has is the one of this laptop',
+      why: 'with another one every device that another laptop let in would be cut off',
+      check: sh`! test -s ${`${dir}/${wg}.key`} ||
+        test "$(wg pubkey < ${`${dir}/${wg}.key`})" = ${hostPublicKey} ||
+        { echo ${`the key in ${dir}/${wg}.key was made elsewhere`} && false; }`,
+      help: `copy the secrets directory from the laptop that set this machine up;
+or, when that is lost: sudo rm ${dir}/${wg}.key there`,
+    },
 
     {
       name: 'the kernel or wireguard-go provides WireGuard',
@@ -193,7 +216,7 @@ function running(tunnel: Tunnel): Step[] {
     {
       name: 'preshared keys of revoked peers are deleted',
       check: sh`! ${unknown} | grep .`,
-      apply: [sh`${unknown} -delete`],
+      apply: [sh`${unknown} -delete && put_forget`],
       transaction,
     },
   ]

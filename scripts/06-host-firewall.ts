@@ -1,3 +1,4 @@
+#!/usr/bin/env -S npx --no-install tsx
 // An nftables firewall: nobody connects to whom router.allow of the site does not list. From outside that is WireGuard alone.
 //
 // Needs   where the tunnel ends at this host, that it is up on the laptop: SSH from anywhere else is closed here.
@@ -9,16 +10,18 @@ import { packages } from '../lib/engine/packages.ts'
 import type { Control, Step, Transaction } from '../lib/engine/step.ts'
 import { type Command, sh } from '../lib/ground/sh.ts'
 import { type Firewall, firewallOf } from '../lib/host/nftables.ts'
+import { enter } from '../lib/host/wireguard.ts'
 import { script } from '../lib/script.ts'
 import { type TunnelEnd, machineOf, tunnelOf } from '../lib/site/machines.ts'
 
-export default script(import.meta, { layer: 'L0', on: 'host' }, ({ site, machine }) => {
+export default script(import.meta, { layer: 'L0', on: 'host' }, (context) => {
+  const { site, machine } = context
   const end = tunnelOf(site, machineOf(site, machine.name))
   const firewall = firewallOf(site, machine.name)
   const transaction = transactionOf(end)
   return [
     packages(['nftables']),
-    ...(end ? [handshake(end, transaction)] : []),
+    ...(end ? [handshake(end, enter(context), transaction)] : []),
     ...rules(firewall, transaction),
     active(firewall, end, transaction),
     onlyManager(transaction),
@@ -34,7 +37,7 @@ const transactionOf = (end: TunnelEnd | undefined): Transaction => ({
 })
 
 /** The one way in is closed only while somebody uses the other. */
-function handshake({ interface: wg, address, peers }: TunnelEnd, transaction: Transaction): Step {
+function handshake({ interface: wg }: TunnelEnd, help: string, transaction: Transaction): Step {
   return {
     name: 'a peer has made a WireGuard handshake in the last three minutes',
     why: 'SSH is closed outside of the tunnel only while somebody is inside; once it is closed, this holds by itself',
@@ -43,9 +46,9 @@ function handshake({ interface: wg, address, peers }: TunnelEnd, transaction: Tr
         { print "last handshake of " $1 ": " ($2 ? now - $2 " s ago" : "never") }
         $2 > now - 180 { found = 1 }
         END { exit !found }'`,
-    help: `on the laptop, make the client file and bring the tunnel up; then run this again
-./task peer show ${peers[0]?.name ?? 'NAME'}
-sudo wg-quick up FILE && ping ${address}`,
+    help,
+    // Time to install wireguard-tools, and to find the phone.
+    person: { wait: 900 },
     transaction,
   }
 }

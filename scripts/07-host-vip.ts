@@ -1,3 +1,4 @@
+#!/usr/bin/env -S npx --no-install tsx
 // One address for the API of several servers, moved by keepalived to one that answers.
 //
 // Needs   cluster.api.vip in the site document: a free address of the network that the servers are in.

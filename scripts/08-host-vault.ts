@@ -1,3 +1,4 @@
+#!/usr/bin/env -S npx --no-install tsx
 // A LUKS2 disk that the TPM2 of this machine opens at boot, and that no other machine opens without a key.
 //
 // Needs   a USB disk of its own, chosen by id in vault.disk of its machine in the site document.

@@ -1,3 +1,4 @@
+#!/usr/bin/env -S npx --no-install tsx
 // KVM and libvirt on the host, so that virtual machines run confined by AppArmor, on a bridge of their own.
 //
 // Needs   a processor that virtualises, switched on in the firmware; AppArmor in the kernel; room for the virtual machines.

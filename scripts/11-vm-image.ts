@@ -1,3 +1,4 @@
+#!/usr/bin/env -S npx --no-install tsx
 // The base image that virtual machines start from, proven by its signature or digest.
 //
 // Needs   a network, on the laptop: it fetches the image, proves it by signature or digest, and uploads it. The host fetches

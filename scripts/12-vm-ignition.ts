@@ -1,3 +1,4 @@
+#!/usr/bin/env -S npx --no-install tsx
 // The first-boot configuration of every node: Ignition for Flatcar, a machine configuration for Talos.
 //
 // Needs   vm-host, and your public SSH key on the laptop: the node lets in nobody else. For Talos instead talosctl on the laptop.

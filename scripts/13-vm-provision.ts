@@ -1,3 +1,4 @@
+#!/usr/bin/env -S npx --no-install tsx
 // An immutable system in a virtual machine of its own, confined by AppArmor, and kept only when it has answered.
 //
 // Needs   vm-host, the base image of vm-image, and the first-boot configuration of vm-ignition.

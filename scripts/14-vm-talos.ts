@@ -1,3 +1,4 @@
+#!/usr/bin/env -S npx --no-install tsx
 // A Talos node with its machine configuration applied, etcd bootstrapped once, and the kubeconfig saved.
 //
 // Needs   a node of vm-provision that runs Talos (FK_NODE_OS=talos). It brings its own Kubernetes: there is no k3s on it.

@@ -1,3 +1,4 @@
+#!/usr/bin/env -S npx --no-install tsx
 // The first server of the cluster: hardened by files, and proven to answer before its configuration is kept.
 //
 // Needs   a node: the virtual machine of vm-provision, or the metal itself, hardened.

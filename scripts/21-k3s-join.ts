@@ -1,3 +1,4 @@
+#!/usr/bin/env -S npx --no-install tsx
 // The other nodes of the cluster: servers one at a time, with every member of etcd healthy before the next; then agents.
 //
 // Needs   k3s-server, and on each node what that page needs. The join token holds the fingerprint of the cluster CA.

@@ -1,3 +1,4 @@
+#!/usr/bin/env -S npx --no-install tsx
 // The CIS Kubernetes benchmark, checked on a node that runs.
 //
 // Needs   a node of k3s-server or k3s-join that answers.

@@ -1,3 +1,4 @@
+#!/usr/bin/env -S npx --no-install tsx
 // The cluster is backed up on a schedule, encrypted on the node, and uploaded to other places.
 //
 // Needs   k3s-server. When and whereto stand under data: of the site document; the laptop gets copies by ./task backup.

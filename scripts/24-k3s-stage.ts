@@ -1,3 +1,4 @@
+#!/usr/bin/env -S npx --no-install tsx
 // The pinned version of k3s is on every node, verified, before anything stops on one of them.
 //
 // Needs   k3s-join. An upgrade is a change of k3s in config/versions.yaml, then this page, then k3s-upgrade.

@@ -1,3 +1,4 @@
+#!/usr/bin/env -S npx --no-install tsx
 // Every node runs the pinned version: servers one at a time, then agents; a node that is not healthy with it goes back.
 //
 // Needs   k3s-stage, and a healthy cluster. One minor version at a time.

@@ -1,3 +1,4 @@
+#!/usr/bin/env -S npx --no-install tsx
 // No certificate of the cluster ends within 90 days: k3s renews them when it starts, one server after the other.
 //
 // Needs   k3s-join. Run it from a timer, or with build-all: it does nothing while there is time.

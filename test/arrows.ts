@@ -1,18 +1,5 @@
-// Who needs whom in this repository, read from the text of its files: imports of values and of types, and what is loaded later.
-import { dirname, join, normalize } from 'node:path'
-
-export interface Source {
-  /** From the root of the repository. */
-  path: string
-  text: string
-}
-
-export interface Arrow {
-  from: string
-  to: string
-  /** A static import of values; the other kinds are an import of types alone, and a file that is loaded when it is used. */
-  kind: 'value' | 'type' | 'lazy'
-}
+// The rooms of this repository, and which way its arrows point.
+import { type Arrow, type Source, arrowsOf } from '../lib/cli/imports.ts'
 
 /** The rooms of lib/, lowest first. A room needs those below it and never one above. */
 export const rooms = ['ground', 'site', 'lab', 'engine', 'host', 'vm', 'k3s', 'cli']
@@ -23,37 +10,6 @@ export function floorOf(path: string): number {
   if (rooms.includes(room)) return rooms.indexOf(room)
   if (path === 'lib/script.ts') return rooms.length
   return path.startsWith('scripts/') ? rooms.length + 1 : rooms.length + 2
-}
-
-const statements =
-  /^(?:import|export)\b(?:\s+(type)\b(?!\s*,|\s+from\b))?([^'"`;=]*?)(?:\bfrom\b|(?<=^import))\s*['"](\.{1,2}\/[^'"]+)['"]/gm
-const typeof_ = /\btypeof\s+import\(\s*['"](\.{1,2}\/[^'"]+)['"]\s*\)/g
-const loads = /(?<!\btypeof\s+import)\(\s*['"](\.{1,2}\/[^'"]+\.(?:ts|cjs))['"]\s*\)/g
-
-/** Every arrow that leaves a file to another one here; `load('./x.ts')`, `require('./x.ts')` and `typeof import()` count. */
-export function arrowsOf({ path, text }: Source): Arrow[] {
-  const to = (target: string) => normalize(join(dirname(path), target))
-  const code = text.replaceAll(/^\s*(\/\/|\*|\/\*).*$/gm, '')
-  return [
-    ...[...code.matchAll(statements)].map(([, type, names = '', target = '']): Arrow => {
-      const all = /\{([\s\S]*)\}/
-        .exec(names)?.[1]
-        ?.split(',')
-        .filter((name) => name.trim() !== '')
-      const types = type !== undefined || (all?.every((name) => /^\s*type\s/.test(name)) ?? false)
-      return { from: path, to: to(target), kind: types ? 'type' : 'value' }
-    }),
-    ...[...code.matchAll(typeof_)].map(([, target = '']): Arrow => ({
-      from: path,
-      to: to(target),
-      kind: 'type',
-    })),
-    ...[...code.matchAll(loads)].map(([, target = '']): Arrow => ({
-      from: path,
-      to: to(target),
-      kind: 'lazy',
-    })),
-  ]
 }
 
 /** The arrows that point up: to a room above one's own. */

@@ -57,29 +57,38 @@ assert_not_exists() {
   [ ! -e "$1" ] || fail "$1 was written"
 }
 
-@test "./task lists what there is, tasks first, then the pages by number" {
-  run --separate-stderr ./task
+@test "./task shows one screen: site and machine, the commands of an ordinary day, the pages by layer" {
+  run --separate-stderr env FK_HOST= ./task
+  assert_success
+  assert_line --index 0 'fortress-kit 0.1.0   site fortress   machine: none yet (rehearsal)'
+  assert_line --regexp '^  ./task plan-all +what would change +./task verify-all +still so\?$'
+  assert_line '  L0 host     00 host-greet  10 host-part'
+  assert_equal "$stderr" ''
+  printf 'FK_HOST="ada@192.0.2.7" # mine\nFK_SITE=zengarden\n' > .env
+  run env --unset=FK_HOST ./task
+  assert_line --index 0 'fortress-kit 0.1.0   site zengarden   machine: ada@192.0.2.7'
+  run env FK_SITE=fortress FK_HOST=lab ./task
+  assert_line --index 0 'fortress-kit 0.1.0   site fortress   machine: lab'
+  rm .env
+  nothing_written
+}
+
+@test "./task --all lists what there is, tasks first, then the pages by number" {
+  run --separate-stderr ./task --all
   assert_success
   assert_line --index 0 './task NAME, and ./task NAME --help says more.'
-  assert_line --regexp '^  build-all +build everything, in order; without FK_HOST a rehearsal that touches nothing$'
+  assert_line --regexp '^  build-all +build everything, in order; without FK_HOST a rehearsal$'
   assert_line --regexp '^  00 host-greet +A host that greets its owner\.$'
   assert_line --regexp '^  10 host-part +A host that says goodbye\.$'
   assert_equal "$stderr" ''
   nothing_written
 }
 
-@test "the list is never an old one" {
+@test "the first screen is never an old one" {
   ./task > /dev/null
-  sed 's/greets its owner/greets nobody/' scripts/00-host-greet.ts > new
-  cp scripts/00-host-greet.ts old
-  mv new scripts/00-host-greet.ts
-  run ./task
-  assert_line --regexp '^  00 host-greet +A host that greets nobody\.$'
-  mv old scripts/00-host-greet.ts
   cp scripts/10-host-part.ts scripts/20-host-rest.ts
   run ./task
-  assert_line --regexp '^  00 host-greet +A host that greets its owner\.$'
-  assert_line --regexp '^  20 host-rest +A host that says goodbye\.$'
+  assert_line --regexp '00 host-greet  10 host-part  20 host-rest$'
   rm scripts/20-host-rest.ts
   echo broken > .cache/list.json
   run --separate-stderr ./task
@@ -87,11 +96,12 @@ assert_not_exists() {
   assert_equal "$stderr" ''
 }
 
-@test "list, --list, -l, help, --help and -h show the same" {
-  list=$(./task)
-  for word in list --list -l help --help -h; do
-    assert_equal "$(./task "$word")" "$list"
-  done
+@test "help, --help and -h show the first screen; --all, list, --list and -l show everything" {
+  first=$(./task)
+  for word in help --help -h; do assert_equal "$(./task "$word")" "$first"; done
+  all=$(./task --all)
+  for word in list --list -l; do assert_equal "$(./task "$word")" "$all"; done
+  assert_equal "$(./task --version)" 'fortress-kit 0.1.0'
 }
 
 @test "a task says what it does, what it takes and what it needs" {
@@ -109,7 +119,7 @@ assert_not_exists() {
 }
 
 @test "every task has its help" {
-  ./task | sed --quiet '/^One page/q; s/^  \([a-z][a-z0-9-]*\).*/\1/p' > names
+  ./task --all | sed --quiet '/^One page/q; s/^  \([a-z][a-z0-9-]*\).*/\1/p' > names
   [ "$(wc --lines < names)" -gt 20 ]
   while read -r name; do
     run ./task "$name" --help
@@ -141,6 +151,23 @@ refused() { # MESSAGE; then a command that says it on standard error and nothing
   refused "There is no task 'biuld-all'. Did you mean build-all? ./task lists them." ./task biuld-all
   refused "There is no task 'host-great'. Did you mean host-greet? ./task lists them." ./task host-great plan
   refused "There is no task '77'. ./task lists them." ./task 77
+}
+
+@test "a part of a page's name, and what only a page knows, lead to what was meant" {
+  refused "There is no task 'greet'. Did you mean host-greet? ./task lists them." ./task greet plan
+  refused "There is no task 'plan'. ./task plan-all is for every page, ./task PAGE plan for one. ./task lists them." ./task plan
+  refused "There is no task 'apply'. ./task build-all is for every page, ./task 00 apply for one. ./task lists them." \
+    ./task apply 00
+  refused "There is no task 'build'. ./task build-all is for every page, ./task PAGE apply for one. ./task lists them." \
+    ./task build
+}
+
+@test "a page is a program of its own" {
+  cp "$BATS_TEST_DIRNAME/../scripts/05-host-wireguard.ts" scripts/
+  run ./scripts/05-host-wireguard.ts --help
+  assert_success
+  assert_line --index 0 --regexp '^05-host-wireguard  A WireGuard tunnel'
+  rm scripts/05-host-wireguard.ts
 }
 
 @test "a misspelt flag is refused, and all of them at once" {
@@ -415,6 +442,30 @@ Nothing was run." ./task vault restore-haeder
   rm config/sites/vaulted.yaml
 }
 
+@test "waivers say whose they are, how many, and where they stand" {
+  run ./task waivers
+  assert_success
+  assert_line --index 0 --regexp '^Waivers of fortress: [0-9]+ requirements that it does not fulfil, why, and until when\.$'
+  assert_line --index 1 --partial 'config/host/waivers.yaml'
+}
+
+# What reads this computer as if it were a host: nothing of ours is on it.
+here() { env FK_HOST=local FK_STATE_DIR="$BATS_TEST_TMPDIR/state" FK_LOG_DIR="$BATS_TEST_TMPDIR/log" "$@"; }
+
+@test "where nothing is built status says so, cis scores nothing, and neither calls it a failure" {
+  [ "$(id --user)" -eq 0 ] || skip 'it needs root'
+  [ ! -e /var/lib/fortress/pages ] || skip 'pages were applied to this computer'
+  run here ./task status
+  assert_failure 2
+  assert_line --regexp '^L0 host +0/2 +not built +- +./task build-all --layer L0$'
+  assert_line --regexp '^fortress +here +'
+  assert_line --regexp '^fortress-node +- +not built$'
+  refute_output --partial failed
+  run here ./task cis
+  assert_failure 2
+  assert_line --index 0 'fortress-node is not built yet, so there is nothing to score'
+}
+
 # A page for the laptop. It writes into $HOME, which the tests choose.
 laptop_page() {
   cat > scripts/60-laptop-note.ts <<'PAGE'
@@ -463,7 +514,7 @@ as_user() {
   assert_success
   run as_user ./task laptop-note apply
   assert_line --regexp '^ok +1/2 the note is written$'
-  assert [ -d "$BATS_TEST_TMPDIR/home/state/fortress/laptop/pages/60-laptop-note" ]
+  assert [ -d "$BATS_TEST_TMPDIR/home/state/fortress/record/pages/60-laptop-note" ]
   run as_user ./task laptop-note undo
   assert_success
   assert_not_exists "$BATS_TEST_TMPDIR/home/note"
@@ -487,12 +538,31 @@ as_user() {
   rm scripts/60-laptop-note.ts
 }
 
-@test "a page for the laptop has no transaction" {
+@test "a transaction of a page for the laptop is confirmed by its checks, and undone by its commands" {
   laptop_page
   sed "s/name: 'the note is written',/&\n    transaction: { kind: 'note' },/" scripts/60-laptop-note.ts \
     > scripts/61-laptop-guard.ts
-  run -1 --separate-stderr as_user ./task laptop-guard apply
-  assert_regex "$stderr" "61-laptop-guard: 'the note is written' is a transaction"
+  run as_user ./task laptop-guard apply
+  assert_success
+  assert_equal "$(cat "$BATS_TEST_TMPDIR/home/note")" hello
+  run as_user ./task laptop-guard undo
+  assert_success
   assert_not_exists "$BATS_TEST_TMPDIR/home/note"
+  run -0 ./task laptop-guard print
+  refute_line --regexp '^ *(transaction|confirm)'
   rm scripts/6*-laptop-*.ts
+}
+
+@test "a page for the API runs on this computer, with the kubeconfig of the first server" {
+  laptop_page
+  sed -e "s/on: 'laptop'/on: 'api'/" -e 's/echo hello/& $(basename "$KUBECONFIG")/' scripts/60-laptop-note.ts \
+    > scripts/62-api-note.ts
+  run as_user ./task api-note apply
+  assert_success
+  assert_equal "$(cat "$BATS_TEST_TMPDIR/home/note")" 'hello fortress-node.kubeconfig'
+  assert [ -d "$BATS_TEST_TMPDIR/home/state/fortress/record/pages/62-api-note" ]
+  run as_user ./task api-note undo
+  assert_success
+  assert_not_exists "$BATS_TEST_TMPDIR/home/note"
+  rm scripts/6*-*-note.ts
 }

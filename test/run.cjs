@@ -1,8 +1,9 @@
 // Runs the tests, tier by tier: `npm test`, `npm test -- unit`, `npm test -- --list`, `npm test -- --verbose`.
 //
 // A tier that cannot run here is named with its reason. Where FK_TEST_REQUIRE names it, that is a failure.
-// This file is also the reporter that Node's test runner loads, see the end.
+// Nothing of the person who runs them gets into the tests: neither FK_ variables, nor .env, nor what lies in the home directory.
 'use strict'
+require('../bin/ready.cjs')
 const { spawn } = require('node:child_process')
 const fs = require('node:fs')
 const os = require('node:os')
@@ -129,54 +130,145 @@ async function missing(name) {
   )
 }
 
-/** One run of Node's test runner. The loader is that of `./task`: TypeScript compiled in process, from a private cache. */
+/** Runs the files of a tier, some at once, and says what happens while it does. */
 async function run({ name, files, concurrency }, required, verbose) {
   const dir = path.join(root, '.cache', 'test', String(process.pid))
-  fs.mkdirSync(path.join(dir, name), { recursive: true, mode: 0o700 })
-  const entries = processes(name, files).map((batch, i) => {
-    const entry = path.join(
-      dir,
-      name,
-      batch.length === 1 ? `${i + 1}-${path.basename(batch[0], '.test.ts')}.cjs` : `together-${i + 1}.cjs`,
-    )
-    const suite = (file) =>
-      `describe(${JSON.stringify(path.relative(root, file))}, () => void require(${JSON.stringify(path.resolve(file))}))\n`
-    const loader = JSON.stringify(path.join(root, 'bin', 'typescript.cjs'))
-    fs.writeFileSync(
-      entry,
-      `'use strict'\nrequire(${loader})\nconst { describe } = require('node:test')\n${batch.map(suite).join('')}`,
-    )
-    return entry
-  })
-  const tally = path.join(dir, name, 'tally.json')
+  fs.mkdirSync(path.join(dir, 'home'), { recursive: true, mode: 0o700 })
+  const all = { passed: 0, failed: [], skipped: [] }
+  const waiting = processes(name, files)
+  const screen = progress(files.length)
+  const next = async () => {
+    for (let batch = waiting.shift(); batch !== undefined; batch = waiting.shift()) {
+      // Unit tests are over soon, and many: a line when a file has ended is enough.
+      const { passed, failed, skipped } = await one(batch, dir, screen, { verbose, quiet: name === 'unit' })
+      all.passed += passed
+      all.failed.push(...failed)
+      all.skipped.push(...skipped)
+    }
+  }
+  await Promise.all(Array.from({ length: concurrency }, next))
+  screen.end()
+  fs.rmSync(dir, { recursive: true })
+  for (const test of all.failed) process.stdout.write(`failed   ${test}\n`)
+  const reasons = [...new Set(all.skipped)]
+  const text = [
+    `${all.passed} passed`,
+    all.failed.length > 0 ? `${all.failed.length} failed` : '',
+    all.skipped.length > 0 ? `${all.skipped.length} skipped: ${reasons.join('; ')}` : '',
+  ]
+  const bad = all.failed.length > 0 || (required && all.skipped.length > 0)
+  return { name, state: bad ? 'failed' : 'passed', text: text.filter(Boolean).join(', ') }
+}
+
+/**
+ * One process of Node with one file or several, each a suite. The loader is that of `./task`: TypeScript compiled in process, from
+ * a private cache. What test/reporter.cjs sends is counted, and told to `screen`.
+ */
+async function one(batch, dir, screen, { verbose, quiet }) {
+  const names = batch.map((file) => path.relative(root, file))
+  const entry = path.join(dir, `${names[0].replaceAll(/[/.]/g, '-')}.cjs`)
+  const suite = (name) =>
+    `describe(${JSON.stringify(name)}, () => void require(${JSON.stringify(path.join(root, name))}))\n`
+  const loader = JSON.stringify(path.join(root, 'bin', 'typescript.cjs'))
+  fs.writeFileSync(
+    entry,
+    `'use strict'\nrequire(${loader})\nconst { describe } = require('node:test')\n${names.map(suite).join('')}`,
+  )
+  const found = { passed: 0, failed: [], skipped: [], open: new Set(names) }
   const child = spawn(
     process.execPath,
     [
-      '--test',
-      `--test-concurrency=${concurrency}`,
-      `--test-reporter=${__filename}`,
+      '--disable-warning=ExperimentalWarning', // Web Crypto of Node 20 says it in every process
+      `--test-reporter=${path.join(__dirname, 'reporter.cjs')}`,
       '--test-reporter-destination=stdout',
-      ...entries,
+      entry,
     ],
-    {
-      cwd: root,
-      stdio: ['ignore', 'inherit', 'inherit'],
-      env: { ...process.env, FORTRESS_TALLY: tally, FORTRESS_VERBOSE: verbose ? '1' : '' },
-    },
+    { cwd: root, stdio: ['ignore', 'inherit', 'inherit', 'ipc'], env: environment(path.join(dir, 'home')) },
   )
+  if (!quiet) screen.begin(names[0])
+  child.on('message', ({ kind, file, test, text, reason, seconds }) => {
+    if (text !== undefined) return screen.print(text)
+    if (kind === 'begun') return screen.now(file, test)
+    if (kind === 'ended') {
+      found.open.delete(file)
+      return screen.ended(file, seconds)
+    }
+    if (kind === 'failed') found.failed.push(`${file}: ${test}`)
+    else if (kind === 'skipped') found.skipped.push(reason)
+    else found.passed += 1
+    screen.count(file, kind, verbose || (!quiet && seconds >= 1) ? `${test} (${time(seconds)})` : undefined)
+  })
   const status = await new Promise((resolve) => child.on('close', (code, signal) => resolve(signal ?? code)))
-  const { passed, failed, skipped } = fs.existsSync(tally)
-    ? JSON.parse(fs.readFileSync(tally, 'utf8'))
-    : { passed: 0, failed: [`the runner ended with ${status}`], skipped: [] }
-  fs.rmSync(dir, { recursive: true })
-  const reasons = [...new Set(skipped.map((s) => s.reason))]
-  const text = [
-    `${passed} passed`,
-    failed.length > 0 ? `${failed.length} failed` : '',
-    skipped.length > 0 ? `${skipped.length} skipped: ${reasons.join('; ')}` : '',
-  ]
-  const bad = status !== 0 || failed.length > 0 || (required && skipped.length > 0)
-  return { name, state: bad ? 'failed' : 'passed', text: text.filter(Boolean).join(', ') }
+  for (const file of found.open) {
+    found.failed.push(`${file}: its process ended with ${status}`)
+    screen.ended(file)
+  }
+  if (status !== 0 && found.failed.length === 0)
+    found.failed.push(`${names[0]}: its process ended with ${status}`)
+  return found
+}
+
+/** The variables of the tests: what a person has set for the kit, and keeps at home, is not for them. */
+function environment(home) {
+  const kept = Object.entries(process.env).filter(
+    // Where the lab's images lie changes no result.
+    ([name]) => !/^(FK_|DEBUG$)/.test(name) || /^FK_(TEST_|LAB_DIR$)/.test(name),
+  )
+  return { ...Object.fromEntries(kept), HOME: home, FK_ENV_FILE: '/dev/null' }
+}
+
+/** Seconds for people. */
+const time = (seconds) =>
+  seconds < 60 ? `${seconds.toFixed(1)} s` : `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`
+
+/**
+ * What is said while files run: that one has begun, what takes long in it, that it has ended with its counts; and where nothing
+ * was said for half a minute, what is being done.
+ */
+function progress(total) {
+  const running = new Map()
+  const began = Date.now()
+  let [done, last] = [0, Date.now()]
+  const print = (text) => {
+    last = Date.now()
+    process.stdout.write(text)
+  }
+  const of = (file) => {
+    if (!running.has(file)) running.set(file, { passed: 0, failed: 0, skipped: 0 })
+    return running.get(file)
+  }
+  const timer = setInterval(() => {
+    if (Date.now() - last < 30_000) return
+    for (const [file, { passed, now }] of running)
+      if (now !== undefined)
+        print(
+          `running  ${file}: ${passed} passed, now: ${now} (${time((Date.now() - began) / 1000)} in all)\n`,
+        )
+  }, 1000)
+  return {
+    print,
+    begin: (file) => void print(`begins   ${file}\n`),
+    now: (file, test) => void (of(file).now = test),
+    count(file, kind, line) {
+      of(file)[kind] += 1
+      if (line !== undefined && kind === 'passed')
+        print(`  ok     ${path.basename(file, '.test.ts')}: ${line}\n`)
+    },
+    ended(file, seconds) {
+      const { passed, failed, skipped } = of(file)
+      running.delete(file)
+      done += 1
+      const counts = [
+        `${passed} passed`,
+        failed > 0 ? `${failed} failed` : '',
+        skipped > 0 ? `${skipped} skipped` : '',
+        seconds === undefined ? 'did not end' : time(seconds),
+      ]
+      const state = failed > 0 || seconds === undefined ? 'failed' : 'passed'
+      print(`${state}   ${file}: ${counts.filter(Boolean).join(', ')} (${done} of ${total})\n`)
+    },
+    end: () => clearInterval(timer),
+  }
 }
 
 /**
@@ -191,38 +283,6 @@ function processes(name, files) {
   return [...alone.map((file) => [file]), ...(together.length > 0 ? [together] : [])]
 }
 
-/**
- * Node's own `spec` report without the lines of tests that passed: what failed in full, what was skipped with its
- * reason, a line per file, and Node's closing counts. With --verbose all of it.
- */
-async function* reporter(source) {
-  const { spec: Spec } = require('node:test/reporters')
-  const { PassThrough } = require('node:stream')
-  const tally = { passed: 0, failed: [], skipped: [] }
-  const verbose = process.env.FORTRESS_VERBOSE === '1'
-  const into = new PassThrough({ objectMode: true })
-  const out = into.pipe(new Spec())
-  const feeding = (async () => {
-    for await (const event of source) {
-      const { type, data } = event
-      const skip = data?.skip ?? data?.todo
-      if (type === 'test:pass' && skip !== undefined)
-        tally.skipped.push({ name: data.name, reason: skip === true ? 'no reason given' : skip })
-      else if (type === 'test:pass' && data.details?.type !== 'suite') tally.passed += 1
-      else if (type === 'test:fail' && data.details?.error?.failureType !== 'subtestsFailed')
-        tally.failed.push(data.name)
-      const quiet = type === 'test:start' || (type === 'test:pass' && data.nesting > 0 && skip === undefined)
-      if (verbose || !quiet) into.write(event)
-    }
-    into.end()
-  })()
-  for await (const chunk of out) yield chunk
-  await feeding
-  if (process.env.FORTRESS_TALLY) fs.writeFileSync(process.env.FORTRESS_TALLY, JSON.stringify(tally))
-}
-
-module.exports = reporter
-if (require.main === module)
-  main(process.argv.slice(2)).then((code) => {
-    process.exitCode = code
-  })
+main(process.argv.slice(2)).then((code) => {
+  process.exitCode = code
+})

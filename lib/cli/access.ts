@@ -1,14 +1,16 @@
 // How a machine of a site is reached from here: this computer, SSH, through its host, or the lab.
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
+import { hostname, networkInterfaces } from 'node:os'
+import { dirname, join, relative } from 'node:path'
 import { type Machine, type SshTarget, connect, passwordFile } from '../engine/machine.ts'
 import { type Report, createReport } from '../engine/report.ts'
-import { type HostAddress, parseHost } from '../ground/address.ts'
+import { type HostAddress, contains, parseHost, parseNetwork } from '../ground/address.ts'
 import { Fault } from '../ground/fault.ts'
 import { sshPublicKey } from '../ground/keys.ts'
 import { question } from '../ground/laptop.ts'
-import { type Placed, isLaptop, machineOf, machinesFor, tunnelOf } from '../site/machines.ts'
+import { membersOf } from '../site/cluster.ts'
+import { type Placed, isApi, isLaptop, machineOf, machinesFor, tunnelOf } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
 import { stateOf, storeOf } from './context.ts'
 
@@ -30,17 +32,31 @@ export async function connectTo(
   spec: Placed,
   terminal: boolean,
   report: Report,
+  { trust = terminal, root = true, seconds }: Reaching = {},
 ): Promise<Machine> {
   const { env } = config
-  const { target, routeFile, rootless, password } = await accessOf(config, spec, report)
-  return connect({
+  const { target, routeFile, rootless, environment, password } = await accessOf(config, spec, report)
+  const inTunnel =
+    target !== 'local' && target.tunnel !== undefined && routeFile !== undefined && existsSync(routeFile)
+  const down = inTunnel && target.tunnelNamespace === undefined && !tunnelIsUp(config)
+  // Who is in a hurry does not wait for a tunnel that is not up: the machine may still listen where it did.
+  const direct = down && seconds !== undefined
+  const limited =
+    target === 'local' || seconds === undefined
+      ? target
+      : { ...target, connectSeconds: inTunnel && !direct ? Math.floor(seconds / 2) : seconds }
+  const connecting = connect({
     name: spec.name,
-    target,
-    interactive: terminal,
-    ...(routeFile === undefined ? {} : { routeFile }),
+    target: limited,
+    interactive: trust,
+    ...(root ? {} : { root }),
+    ...(routeFile === undefined || direct ? {} : { routeFile }),
     ...(rootless === undefined ? {} : { rootless }),
+    ...(environment === undefined ? {} : { environment }),
     advice: {
-      silent: 'After host-firewall it answers in the tunnel only: wg-quick up',
+      silent: down
+        ? `The tunnel is down: ${tunnelUp(config)}`
+        : `After host-firewall it answers in the tunnel only: ${tunnelUp(config)}`,
       behind: './task doctor, then ./task vm-provision verify',
     },
     password: async (label) => {
@@ -54,6 +70,40 @@ export async function connectTo(
       return question(`Password for sudo on ${label}: `, { hidden: true })
     },
   })
+  if (!direct) return connecting
+  return connecting.catch((error: unknown) => {
+    if (!(error instanceof Fault)) throw error
+    throw new Fault('the tunnel is down, and it answers nowhere else', { next: tunnelUp(config) })
+  })
+}
+
+/** How a machine is reached, where not as for a page. */
+export interface Reaching {
+  /** A host key that is new may be compared now. Default: there is a terminal. */
+  trust?: boolean
+  /** False: nothing is run as root, so that no password is needed. */
+  root?: boolean
+  /** Seconds after which it counts as silent, on all of its routes together. */
+  seconds?: number
+}
+
+/** Whether this computer has an address in the tunnel of the site. */
+function tunnelIsUp({ site }: Config): boolean {
+  const range = parseNetwork(site.tunnel.network ?? '')
+  const own = Object.values(networkInterfaces()).flatMap((all) => all ?? [])
+  return range !== undefined && own.some(({ address }) => contains(range, address))
+}
+
+/** The command that brings the tunnel up here: with the file of the peer that this laptop has written one for. */
+export function tunnelUp(config: Config): string {
+  const { peers } = config.site.tunnel
+  const files = peers.map(({ name }) => ({ name, path: join(stateOf(config), `${name}.conf`) }))
+  const written = files.filter(({ path }) => existsSync(path))
+  const mine = written.find(({ name }) => name === hostname() || name === 'laptop') ?? written[0]
+  if (mine === undefined)
+    return `./task peer ${peers[0] ? `show ${peers[0].name}` : 'add laptop'}, then sudo wg-quick up its file`
+  const near = relative(process.cwd(), mine.path)
+  return `sudo wg-quick up ${near.startsWith('..') ? mine.path : near}`
 }
 
 /** Whether a machine of the site can be reached now. */
@@ -76,9 +126,14 @@ interface Access {
   routeFile?: string
   /** Where lock and records of the laptop lie. */
   rootless?: string
+  environment?: Record<string, string>
   /** Of the lab's machine. */
   password?: string
 }
+
+/** The file that `./task node kubeconfig NAME` writes for the first server of the site. */
+const kubeconfigPath = (config: Config): string =>
+  join(stateOf(config), `${membersOf(config.site)[0]?.name}.kubeconfig`)
 
 /** What all connections over SSH have alike. */
 const common = ({ env, site }: Config, { name }: Placed) => ({
@@ -90,7 +145,12 @@ const common = ({ env, site }: Config, { name }: Placed) => ({
 
 async function accessOf(config: Config, spec: Placed, report: Report): Promise<Access> {
   const { site } = config
-  if (isLaptop(spec)) return { target: 'local', rootless: join(stateOf(config), 'laptop') }
+  if (isLaptop(spec))
+    return {
+      target: 'local',
+      rootless: join(stateOf(config), 'record'),
+      ...(isApi(spec) ? { environment: { KUBECONFIG: kubeconfigPath(config) } } : {}),
+    }
   const host = hostOf(config)
   const routeFile = join(stateOf(config), `${spec.name}.door`)
   if (spec.behind !== undefined) return throughHost(config, spec, routeFile, report)
@@ -115,9 +175,15 @@ async function throughHost(config: Config, spec: Placed, routeFile: string, repo
   if (jumpHost === undefined || spec.address === undefined)
     throw new Error(`${spec.name} has no host that it is behind`)
   const jump = await accessOf(config, jumpHost, report)
-  // Its key was made on the laptop before there was a machine: nobody has to compare it.
-  const { hostKeyOf } = load('../vm/domain.ts') as typeof import('../vm/domain.ts')
-  const key = await hostKeyOf(spec, storeOf(config, report).secret).resolve()
+  // Its key was made on the laptop before there was a machine: nobody has to compare it. A look at it makes none.
+  const { hostKeyName } = load('../vm/domain.ts') as typeof import('../vm/domain.ts')
+  const store = storeOf(config)
+  if (!store.has(hostKeyName(spec)))
+    throw new Fault(`${spec.name} is not built yet: this laptop has no host key for it`, {
+      state: 'nothing was asked of it',
+      next: './task vm-ignition apply, then ./task vm-provision apply',
+    })
+  const key = (await store.get(hostKeyName(spec))).reveal()
   const ssh = common(config, spec)
   pinHostKey(ssh.knownHostsFile, ssh.alias, sshPublicKey(key))
   return {

@@ -1,11 +1,10 @@
 // ./task cis: the score of every node, for people and for programs.
-import { mkdirSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import type { Machine } from '../engine/machine.ts'
+import { query } from '../engine/query.ts'
 import { type Event, type Report, createReport } from '../engine/report.ts'
 import { runPage } from '../engine/run.ts'
 import { Fault } from '../ground/fault.ts'
-import { root } from '../ground/root.ts'
 import { land } from '../ground/secret.ts'
 import { differences, differenceText, runBench } from '../k3s/bench.ts'
 import { benchmark, cisOf } from '../k3s/cis.ts'
@@ -13,6 +12,7 @@ import { memberOf } from '../k3s/members.ts'
 import { type Answers, type CisReport, resultsOf, sarifOf, scoreText, tally } from '../k3s/score.ts'
 import { machinesFor } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
+import { outDir } from '../site/out.ts'
 import type { Call } from './call.ts'
 import { contextOf, storeOf } from './context.ts'
 import { pageNamed } from './scripts.ts'
@@ -30,7 +30,7 @@ export async function scoreNode(
   { signal, now = () => new Date() }: { signal?: AbortSignal; now?: () => Date } = {},
 ): Promise<CisReport> {
   const { env, site } = config
-  const store = storeOf(config, report)
+  const store = storeOf(config, async (lines) => report.note(lines))
   const context = contextOf(config, machine.facts, store)
   const { role } = memberOf(context)
   const page = pageNamed('k3s-cis')
@@ -73,18 +73,25 @@ export async function scoreNode(
 }
 
 /** The files of a report: what a program reads, and what a dashboard of findings does. */
-async function writeScore(report: CisReport): Promise<string[]> {
-  const dir = join(root, 'out', report.site)
+async function writeScore(dir: string, report: CisReport): Promise<string[]> {
   const files = [
     [join(dir, `cis-${report.node}.json`), { ...report, tally: tally(report.results) }],
     [join(dir, `cis-${report.node}.sarif`), sarifOf(report)],
   ] as const
-  mkdirSync(dir, { recursive: true })
   for (const [path, document] of files) await land(path, `${JSON.stringify(document, null, 2)}\n`, true)
   return files.map(([path]) => relative(process.cwd(), path))
 }
 
-/** `./task cis`: the score of every node. Resolves to 1 when a control fails on one of them, else 0. */
+/** What a host answers that has made a virtual machine, and a node on which k3s is installed. */
+const IS_MADE = '[ ! -d /var/lib/fortress/pages/13-vm-provision ] || answer built yes yes'
+const HAS_K3S = '[ ! -L "$K3S" ] || answer built yes yes'
+
+const answersYes = async (machine: Machine, statement: string): Promise<boolean> =>
+  (await query(machine, [statement], { libraries: ['lib/k3s/members.sh'] }))['yes'] === 'yes'
+
+/**
+ * `./task cis`: the score of every node. Resolves to 1 when a control fails on one of them, 2 when one is not built yet, else 0.
+ */
 export const cis = (call: Call): Promise<number> =>
   withSession(
     call,
@@ -99,18 +106,29 @@ export const cis = (call: Call): Promise<number> =>
         throw new Fault(`no node of the site ${config.site.name} runs k3s`, {
           next: 'Talos has a benchmark of its own: choose os: flatcar, or another site',
         })
+      const dir = outDir(config)
       let failed = false
+      let missing = 0
       for (const spec of nodes) {
+        const host = machinesFor(config, 'host').find(({ name }) => name === spec.behind)
+        const made = host === undefined || (await answersYes(await connect(host), IS_MADE))
+        if (!made || !(await answersYes(await connect(spec), HAS_K3S))) {
+          report.note(
+            `${spec.name} is not built yet, so there is nothing to score\n  next:  ./task build-all`,
+          )
+          missing += 1
+          continue
+        }
         const machine = await connect(spec)
         const score = await scoreNode(machine, config, report, { signal })
         failed ||= score.results.some(({ state }) => state === 'fail')
-        const files = await writeScore(score)
+        const files = await writeScore(dir, score)
         const bench = given.bench
           ? differences(await runBench(machine, config, score.role, directory, report, signal), score.results)
           : undefined
         process.stdout.write(given.json ? documentOf(score, bench) : textOf(score, files, bench))
       }
-      return failed ? 1 : 0
+      return failed ? 1 : missing > 0 ? 2 : 0
     },
     { document: true },
   )

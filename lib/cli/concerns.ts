@@ -1,5 +1,6 @@
 // What needs attention in what machines report: each with the command that mends it.
 import { join } from 'node:path'
+import { duration } from '../engine/report.ts'
 import { type Note, laptopNotes } from '../k3s/backup.ts'
 import { type Member, clusterOf, programOf } from '../k3s/members.ts'
 import type { Config } from '../site/model.ts'
@@ -9,8 +10,6 @@ import {
   type Answers,
   type Concern,
   type NodeState,
-  type Status,
-  type Verdict,
   age,
   count,
   done,
@@ -19,6 +18,8 @@ import {
   newest,
   RENEW,
 } from './health.ts'
+import type { Verdict } from './history.ts'
+import { type Judged, type LayerState, type SitePage, judge, layersOf } from './layers.ts'
 
 /** Hours that a backup may take to come, and days that a drill may be old. */
 const GRACE_HOURS = 2
@@ -30,8 +31,36 @@ const hoursOf = ({ site }: Config): number =>
 
 type Add = (state: Concern['state'], of: string, says: string, next: string) => void
 
-/** Everything together, and what needs attention: what is broken first. `now` is the laptop's time. */
-export function statusOf(config: Config, machines: Answers[], verdicts: Verdict[], now: Date): Status {
+export interface Status {
+  site: string
+  time: string
+  /** Seconds that it took to ask. */
+  took: number
+  concerns: Concern[]
+  layers: LayerState[]
+  pages: Judged[]
+  machines: Answers[]
+  /** Pages that the site needs, and that this kit does not have yet. */
+  notBuilt: { page: string; does: string }[]
+  cluster?: {
+    pinned: string
+    members: (Member & { state?: NodeState })[]
+    backup: Note[]
+  }
+}
+
+/** What is known before anything is concluded from it. */
+export interface Known {
+  pages: SitePage[]
+  machines: Answers[]
+  verdicts: Verdict[]
+  /** The laptop's time, and the seconds that it took to ask. */
+  now: Date
+  took?: number
+}
+
+/** Everything together, and what needs attention: what is broken first. */
+export function statusOf(config: Config, { pages, machines, verdicts, now, took = 0 }: Known): Status {
   const concerns: Concern[] = []
   const add: Add = (state, of, says, next) => void concerns.push({ state, of, says, next })
   const members = clusterOf(config)
@@ -39,30 +68,87 @@ export function statusOf(config: Config, machines: Answers[], verdicts: Verdict[
     const { name, silent } = machine
     // Of a node the cluster says more, in the same line.
     const isNode = members.some((member) => member.name === name)
-    if (silent && !isNode) add('bad', name, silent.why, silent.next ?? './task doctor')
+    if (silent && !silent.behind && !isNode) add('bad', name, silent.why, silent.next ?? './task doctor')
     machineConcerns(machine, add)
+    replacedConcern(machine, verdicts, add)
   }
-  const known = verdicts.filter(({ machine }) => machines.some(({ name }) => name === machine))
-  for (const { page, machine, mode, failed } of known)
-    if (failed > 0)
-      add('warn', machine, `${page} failed when it was last ${done(mode)}`, `./task ${page.slice(3)} verify`)
+  const judged = judge(pages, machines, verdicts, now)
+  pageConcerns(judged, add)
   const cluster = clusterState(config, machines, now, add)
   const order = { bad: 0, warn: 1 }
   concerns.sort((a, b) => order[a.state] - order[b.state])
   return {
     site: config.site.name,
     time: now.toISOString(),
+    took,
     concerns,
+    layers: layersOf(judged),
+    pages: judged,
     machines,
-    verdicts: known,
     notBuilt: notBuilt(config.site).map(({ page, does }) => ({ page, does })),
     ...(cluster ? { cluster } : {}),
   }
 }
 
-function machineConcerns({ name, restart, failed, full, pages }: Answers, add: Add): void {
+/** A machine of that name answers, and it is not the one that pages were run on. */
+function replacedConcern({ name, id }: Answers, verdicts: Verdict[], add: Add): void {
+  const newest = verdicts.filter((one) => one.machine === name).sort((a, b) => (a.time < b.time ? 1 : -1))[0]
+  if (id === undefined || newest?.id === undefined || newest.id === id) return
+  add(
+    'bad',
+    name,
+    'another machine answers than the one that was built (it has another machine-id)',
+    'is FK_HOST right? If you have reinstalled it: ./task build-all',
+  )
+}
+
+/** Pages that failed or were cut short: a line for each machine, however many there are. */
+function pageConcerns(judged: Judged[], add: Add): void {
+  for (const state of ['failed', 'unfinished'] as const) {
+    const all = judged.filter((one) => one.state === state)
+    for (const machine of new Set(all.map((one) => one.machine))) {
+      const mine = all.filter((one) => one.machine === machine)
+      const [first] = mine
+      if (first === undefined) continue
+      const { mode = 'verify' } = first
+      const names = mine.map(({ page }) => page)
+      const shown =
+        names.length > 3 ? `${names.slice(0, 2).join(', ')} and ${names.length - 2} more` : listed(names)
+      const next = names.length === 1 ? `./task ${first.page.slice(3)}` : undefined
+      if (state === 'failed') {
+        const was = names.length === 1 ? 'it was' : 'they were'
+        add(
+          'warn',
+          machine,
+          `${shown} failed when ${was} last ${done(mode)}`,
+          next ? `${next} verify` : './task verify-all',
+        )
+      } else {
+        const says = `the last ${mode} of ${shown} has not come to its end`
+        add('warn', machine, says, next ? `${next} ${mode}` : './task build-all')
+      }
+    }
+  }
+}
+
+function machineConcerns({ name, restart, failed, full, pages, ahead = 0 }: Answers, add: Add): void {
   if (failed)
-    add('bad', name, `${failed} failed`, 'systemctl --failed, and journalctl --unit of it, on the machine')
+    add(
+      'bad',
+      name,
+      `${failed} failed`,
+      `on it: systemctl status ${failed}; journalctl --boot ${failed
+        .split(' ')
+        .map((unit) => `--unit ${unit}`)
+        .join(' ')}`,
+    )
+  if (Math.abs(ahead) >= 60)
+    add(
+      'warn',
+      name,
+      `its clock is ${duration(Math.abs(ahead))} ${ahead > 0 ? 'ahead of' : 'behind'} this laptop's`,
+      'on it: chronyc tracking; and is the clock of this laptop right?',
+    )
   if (full) add('warn', name, `${full} of the space is used`, 'make room there')
   if (restart)
     add(
@@ -136,7 +222,8 @@ function clusterState(config: Config, machines: Answers[], now: Date, add: Add):
 }
 
 function memberConcerns(name: string, { seen, machine }: Cluster, add: Add): void {
-  const { k3s, silent } = machine(name) ?? {}
+  const { k3s, silent, notBuilt: missing } = machine(name) ?? {}
+  if (missing || (silent?.behind && seen === undefined)) return
   const node = seen?.find((found) => found.name === name)
   if (k3s) serviceConcern(name, k3s, add)
   if (silent) {

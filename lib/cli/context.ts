@@ -1,7 +1,6 @@
 // What a page gets to write its steps: the site's settings, its secrets, and what is known of the machine.
 import { join } from 'node:path'
 import type { Context, Facts, Page } from '../engine/page.ts'
-import type { Report } from '../engine/report.ts'
 import { parseHost } from '../ground/address.ts'
 import { type SecretStore, secretStore } from '../ground/secret.ts'
 import { type Placed, machinesFor } from '../site/machines.ts'
@@ -10,12 +9,12 @@ import type { Config } from '../site/model.ts'
 /** The directory of a site on the laptop: secrets, public keys, notes. */
 export const stateOf = ({ env, site }: Config): string => join(env.FK_STATE_DIR, site.name)
 
-/** The secrets of a site. */
-export const storeOf = (config: Config, report: Pick<Report, 'note'>): SecretStore =>
+/** The secrets of a site; `made` is given the lines that ask for a copy of the identity, when the first secret makes it. */
+export const storeOf = (config: Config, made?: (lines: string) => Promise<void>): SecretStore =>
   secretStore({
     dir: stateOf(config),
     identity: config.env.FK_AGE_IDENTITY,
-    say: (sentence) => report.note(sentence),
+    ...(made === undefined ? {} : { say: made }),
   })
 
 /** What a page gets for a machine. */

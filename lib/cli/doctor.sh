@@ -1,10 +1,31 @@
 # shellcheck shell=bash
 # What a machine says of itself, read-only: one finding for each thing, as subject, state (ok, warn, bad, n/a), what was found,
 # and what to do. FK_ROOT is a directory in place of / (for tests); FK_ROLE is what the site needs of the machine:
-# vm MIB CPUS GIB, or metal; FK_DISK is the disk of the vault; FK_TPM is yes where the vault wants one.
-: "${FK_ROOT=}" "${FK_ROLE=metal}" "${FK_DISK=}" "${FK_TPM=no}"
+# vm MIB CPUS GIB, or metal; FK_DISK is the disk of the vault; FK_TPM is yes where the vault wants one; FK_USER is who logs in.
+: "${FK_ROOT=}" "${FK_ROLE=metal}" "${FK_DISK=}" "${FK_TPM=no}" "${FK_USER=}"
 
 finding() { answer finding subject "$1" state "$2" found "$3" remedy "${4-}"; }
+
+# What page 00 refuses before it changes anything: these three are how cloud images and Raspberry Pi OS come.
+doctor_account() {
+  local free
+  [ -n "$FK_USER" ] || return 0
+  if [ "$FK_USER" = root ]; then
+    finding account bad 'you log in as root, whom 00-host-harden will not let in any more' \
+      'on it: adduser ada && adduser ada sudo, with your key in her authorized_keys; then FK_HOST=ada@… in .env'
+    return
+  fi
+  free=$(grep --recursive --files-with-matches --extended-regexp '^[^#]*(NOPASSWD|!authenticate)' \
+    "$FK_ROOT/etc/sudoers" "$FK_ROOT/etc/sudoers.d" 2> /dev/null | head --lines=1)
+  if ! awk -F : -v user="$FK_USER" '$1 == user && $2 !~ /^[!*]|^$/ { ok = 1 } END { exit !ok }' "$FK_ROOT/etc/shadow"; then
+    finding account bad "$FK_USER has no password, and 00-host-harden wants one for sudo" "on it: sudo passwd $FK_USER"
+  elif [ -n "$free" ]; then
+    finding account bad "${free#"$FK_ROOT"} lets sudo work without a password, which 00-host-harden refuses" \
+      "on it: sudo passwd $FK_USER, then take NOPASSWD out of that file; cloud images and Raspberry Pi OS come with one"
+  else
+    finding account ok "$FK_USER, who has a password for sudo"
+  fi
+}
 
 doctor_cpu() {
   local flag threads vendor want
@@ -173,6 +194,7 @@ doctor_restart() {
 
 doctor() {
   answer clock now "$(date +%s%3N)" synchronised "$(timedatectl show --property=NTPSynchronized --value 2> /dev/null)"
+  doctor_account
   doctor_cpu
   doctor_firmware
   doctor_tpm

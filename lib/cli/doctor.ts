@@ -3,7 +3,7 @@ import { existsSync, readdirSync, statfsSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import type { Machine } from '../engine/machine.ts'
 import { plain } from '../engine/program.ts'
-import { count, duration } from '../engine/report.ts'
+import { type Report, count, duration } from '../engine/report.ts'
 import { signingKey } from '../engine/signature.ts'
 import { onAnswer } from '../engine/wire.ts'
 import { Fault } from '../ground/fault.ts'
@@ -13,8 +13,9 @@ import { quote } from '../ground/sh.ts'
 import { type Placed, machinesFor, guestsOf, type Guest, isNode, vaultSpec } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
 import { talosctlHelp } from '../vm/talos.ts'
+import { connectTo } from './access.ts'
 import type { Call } from './call.ts'
-import { type Session, withSession } from './session.ts'
+import { withSession } from './session.ts'
 import { doctor as table } from './tables.ts'
 
 /** One thing that was checked. `bad`: pages will fail; `warn`: they will work, and it is worth knowing. */
@@ -28,11 +29,11 @@ export interface Finding {
 
 /** Checks the laptop, and every host of the site when FK_HOST is set. Resolves to 1 when something is bad, else 0. */
 export const doctor = (call: Call): Promise<number> =>
-  withSession(call, table, async ({ config, report, connect }) => {
-    let bad = false
+  withSession(call, table, async ({ config, report, terminal }) => {
+    const bad: [of: string, subject: string][] = []
     const show = (of: string, findings: Finding[]) => {
       for (const finding of findings) report.finding({ of, ...finding })
-      bad ||= findings.some(({ state }) => state === 'bad')
+      for (const { subject, state } of findings) if (state === 'bad') bad.push([of, subject])
     }
     show('this laptop', await laptop(config))
     if (config.env.FK_HOST === undefined)
@@ -44,9 +45,41 @@ export const doctor = (call: Call): Promise<number> =>
           remedy: 'FK_HOST=admin@192.0.2.10 ./task doctor checks the machine too',
         },
       ])
-    else for (const spec of machinesFor(config, 'host')) show(spec.name, await machine(config, spec, connect))
-    return bad ? 1 : 0
+    else
+      for (const spec of machinesFor(config, 'host'))
+        show(spec.name, await machine(config, spec, terminal, report))
+    report.note(closing(bad, config.env.FK_HOST !== undefined))
+    return bad.length > 0 ? 1 : 0
   })
+
+/** What a page cannot do without, by the subject of a finding. */
+const stops: Readonly<Record<string, string>> = {
+  account: '00-host-harden',
+  apparmor: '00-host-harden',
+  disk: '08-host-vault',
+  cpu: '10-vm-host',
+  gpg: '11-vm-image',
+  gpgv: '11-vm-image',
+  signature: '11-vm-image',
+  talos: '11-vm-image',
+  memory: '13-vm-provision',
+  talosctl: '14-vm-talos',
+  cgroup: '20-k3s-server',
+  identity: 'every page with a secret',
+  clock: 'every download',
+  access: 'every page there',
+}
+
+/** The last words: what of it stops what, and what comes next. */
+export function closing(bad: [of: string, subject: string][], host: boolean): string {
+  if (bad.length === 0)
+    return host
+      ? '\nNothing here stops a page. Next: ./task plan-all'
+      : '\nNothing here stops a page. Next: ./task build-all, which is a rehearsal;\n' +
+          'then FK_HOST in .env, and ./task doctor again'
+  const lines = bad.map(([of, subject]) => `${subject} of ${of} stops ${stops[subject] ?? 'every page'}`)
+  return `\n${[...new Set(lines)].join('\n')}\nNext: what its arrow says, and ./task doctor again`
+}
 
 // ─── the laptop ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -255,9 +288,11 @@ async function certificate(file: string, now: number): Promise<Finding> {
 
 // ─── a machine ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-async function machine(config: Config, spec: Placed, connect: Session['connect']): Promise<Finding[]> {
+async function machine(config: Config, spec: Placed, terminal: boolean, report: Report): Promise<Finding[]> {
+  let there: Machine | undefined
   try {
-    const there = await connect(spec)
+    // It only looks: a host key that nobody has compared is a finding, and no question.
+    there = await connectTo(config, spec, terminal, report, { trust: false })
     return [...reached(there, spec), ...(await examine(there, config, spec))]
   } catch (error) {
     if (!(error instanceof Fault)) throw error
@@ -269,11 +304,13 @@ async function machine(config: Config, spec: Placed, connect: Session['connect']
         ...(error.next === undefined ? {} : { remedy: error.next.replaceAll('\n', ' ') }),
       },
     ]
+  } finally {
+    await there?.close()
   }
 }
 
 function reached({ label, facts: { os, arch, model } }: Machine, spec: Placed): Finding[] {
-  const is = `${os}, ${arch}${model ? `, ${model}` : ''}`
+  const is = `${os}, ${arch}${model && model !== 'unknown' ? `, ${model}` : ''}`
   const fits = os === spec.os && arch === spec.arch
   return [
     { subject: 'access', state: 'ok', found: `${label} answers` },
@@ -302,7 +339,7 @@ async function examine(there: Machine, config: Config, spec: Placed): Promise<Fi
   const shell = read('lib/cli/doctor.sh')
   const sent = Date.now()
   const outcome = await there.run(
-    await plain('doctor', [needs(config, spec), shell, 'doctor']),
+    await plain('doctor', [`${needs(config, spec)} FK_USER=${quote(there.facts.user)}`, shell, 'doctor']),
     onAnswer((values, name) => {
       const { subject = '', state, found = '', remedy, now = '', synchronised = '' } = values
       if (name === 'clock') findings.push(clock(Number(now), sent, Date.now(), synchronised))

@@ -1,12 +1,19 @@
 // The words of ./task status: what machines report, what a page last came to, and what of it needs attention.
 import type { Note } from '../k3s/backup.ts'
-import type { Member } from '../k3s/members.ts'
 
 /** What a machine reports of itself. */
 export interface Answers {
   name: string
-  /** Why it does not answer, and what to do. */
-  silent?: { why: string; next?: string }
+  /** Why it does not answer, and what to do; `behind`: because the host that it is behind does not. */
+  silent?: { why: string; next?: string; behind?: true }
+  /** A virtual machine that no page has made yet. */
+  notBuilt?: true
+  /** Which machine it is: the `id` of its facts. */
+  id?: string
+  /** How it is reached: `tunnel`, `direct`, `here`, or `via` its host. */
+  way?: string
+  /** Seconds that its clock is ahead of the laptop's. */
+  ahead?: number
   /** Seconds since it started. */
   up?: number
   system?: string
@@ -56,41 +63,15 @@ export interface Concern {
   next: string
 }
 
-/** The last result of a page on a machine, run from this laptop. */
-export interface Verdict {
-  page: string
-  machine: string
-  layer: string
-  mode: string
-  time: string
-  failed: number
-  pending: number
-}
-
-export interface Status {
-  site: string
-  time: string
-  concerns: Concern[]
-  machines: Answers[]
-  verdicts: Verdict[]
-  /** Pages that the site needs, and that this kit does not have yet. */
-  notBuilt: { page: string; does: string }[]
-  cluster?: {
-    pinned: string
-    members: (Member & { state?: NodeState })[]
-    backup: Note[]
-  }
-}
-
 /** Days before its end at which a certificate is a concern. */
 export const RENEW = 90
 
-/** `40 min`, `5 h`, `12 d`. */
+/** `40 min`, `5 h`, `12 d`. A time that lies ahead was noted by a clock that has been set back since: nobody knows its age. */
 export function age(time: string, now: Date): string {
-  const minutes = Math.max(0, (now.getTime() - Date.parse(time)) / 60_000)
-  if (Number.isNaN(minutes)) return 'of unknown age'
+  const minutes = (now.getTime() - Date.parse(time)) / 60_000
+  if (!(minutes > -2)) return 'of unknown age'
   return minutes < 120
-    ? `${Math.floor(minutes)} min`
+    ? `${Math.max(0, Math.floor(minutes))} min`
     : minutes < 48 * 60
       ? `${Math.floor(minutes / 60)} h`
       : `${Math.floor(minutes / 1440)} d`

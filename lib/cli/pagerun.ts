@@ -21,6 +21,7 @@ const load = createRequire(import.meta.url)
 interface Connected {
   running: Running
   stepsOf: (page: Page) => Step[]
+  make: (page: Page) => Promise<void>
   look: (page: Page) => Promise<Inspection> | undefined
 }
 
@@ -33,7 +34,6 @@ export class PageRun {
   readonly #limit = new AbortController()
   readonly #fetch: Fetch
   readonly #connected = new Map<string | Placed, Promise<Connected>>()
-  #labLaptop: Promise<{ connectTunnel: () => Promise<void> }> | undefined
   #worst: 0 | 1 | 2 = 0
 
   constructor(
@@ -120,28 +120,20 @@ export class PageRun {
 
   async #run(page: Page, spec: Placed, mode: Mode, report: Report): Promise<0 | 1 | 2> {
     const connected = await this.#connect(spec)
-    const lab = this.#kind === 'lab' && mode === 'apply' ? await this.#tunnelOfLab() : undefined
+    if (mode === 'apply') await connected.make(page)
     const steps = connected.stepsOf(page)
     // A page of the cluster that has nothing to do with this node.
     if (steps.length === 0) return 0
-    const guarded = isLaptop(spec) ? steps.find(({ transaction }) => transaction !== undefined) : undefined
-    if (guarded !== undefined)
-      throw new Fault(
-        `${page.name}: '${guarded.name}' is a transaction, and this computer has nobody to roll it back`,
-        {
-          state: 'nothing was run',
-          next: "a page on: 'laptop' has steps without transaction",
-        },
-      )
-    if (steps.some(({ transaction }) => transaction?.route?.apply === 'tunnel')) await lab?.connectTunnel()
+    const throughTunnel = steps.some(({ transaction }) => transaction?.route?.apply === 'tunnel')
+    if (this.#kind === 'lab' && mode === 'apply' && throughTunnel) await this.#connectLab()
     const { code } = await runPage(page, steps, mode, { ...connected.running, report }, connected.look(page))
     if (code === 1 || (code === 2 && this.#worst === 0)) this.#worst = code
     return code
   }
 
-  #tunnelOfLab() {
-    const { labLaptop } = load('./lablaptop.ts') as typeof import('./lablaptop.ts')
-    return (this.#labLaptop ??= labLaptop(this.#session.config, this.#session.store))
+  #connectLab(): Promise<void> {
+    const { connectTunnel } = load('./lablaptop.ts') as typeof import('./lablaptop.ts')
+    return connectTunnel(this.#session.config, this.#session.store)
   }
 
   #connect(spec: Placed): Promise<Connected> {
@@ -160,8 +152,9 @@ export class PageRun {
       placesOf(page, this.#session.config).some(({ name }) => name === spec.name),
     )
     const known = new Map<Page, Step[]>()
+    const context = contextOf(config, machine.facts, store)
     const stepsOf = (page: Page): Step[] => {
-      const steps = known.get(page) ?? page.steps(contextOf(config, machine.facts, store))
+      const steps = known.get(page) ?? page.steps(context)
       if (this.#readsOnly) known.set(page, steps)
       return steps
     }
@@ -173,7 +166,8 @@ export class PageRun {
             sessionsAtOnce,
           )
         : []
-    return { running, stepsOf, look: (page) => looks[mine.indexOf(page)] }
+    const make = async (page: Page) => page.make?.(context)
+    return { running, stepsOf, make, look: (page) => looks[mine.indexOf(page)] }
   }
 
   #runningOn(machine: Machine): Running {

@@ -61,6 +61,7 @@ export async function runPages(
     site,
     json,
     verbose: given.verbose || mode === 'verify',
+    yes: given.yes,
     signal,
     logged: true,
   })

@@ -2,25 +2,26 @@
 import { readFileSync, statSync } from 'node:fs'
 import { chmod, rm } from 'node:fs/promises'
 import { createRequire } from 'node:module'
-import { join, relative } from 'node:path'
+import { join } from 'node:path'
 import { Fault } from '../ground/fault.ts'
 import { root as kit } from '../ground/root.ts'
-import { type SecretStore, land, secretStore } from '../ground/secret.ts'
+import { type SecretStore, land } from '../ground/secret.ts'
 import {
-  clientFile,
-  endpointsOf,
+  clientPath,
   keyless,
-  keysOf,
   peerKey,
   pskKey,
   publicHalf,
   qr,
-  withoutPeer,
-  withPeer,
+  shown,
+  writeClient,
 } from '../host/wireguard.ts'
 import type { Config, Peer } from '../site/model.ts'
-import { stateOf } from './context.ts'
+import { withPeer, withoutPeer } from '../site/peers.ts'
+import { stateOf, storeOf } from './context.ts'
 import { type Given, parse } from './flags.ts'
+import { keeper } from './keeper.ts'
+import { interactive } from './prompt.ts'
 import { named } from './session.ts'
 import { peer as table } from './tables.ts'
 
@@ -57,10 +58,15 @@ export async function peer(
   const { loadConfig } = load('../site/config.ts') as typeof import('../site/config.ts')
   const settings = config ?? loadConfig({ root, ...(given.site === undefined ? {} : { site: given.site }) })
   const state = stateOf(settings)
+  const copies = keeper(
+    settings.env.FK_AGE_IDENTITY,
+    { note: say, pause: () => {} },
+    interactive() && !settings.env.FK_YES,
+  )
   const peers = {
     config: settings,
     state,
-    store: secretStore({ dir: state, identity: settings.env.FK_AGE_IDENTITY, say }),
+    store: storeOf(settings, copies.made),
     document: join(root, 'config', 'sites', `${settings.site.name}.yaml`),
     given,
     say,
@@ -69,6 +75,7 @@ export async function peer(
   else if (action === 'show') await show(peers, name!)
   else if (action === 'add') await add(peers, name!)
   else await revoke(peers, name!)
+  copies.remind()
   return 0
 }
 
@@ -83,13 +90,13 @@ function list({ config: { site }, state, say }: Peers): void {
 async function show(peers: Peers, name: string): Promise<void> {
   const { site } = peers.config
   const none = `./task peer add ${name}`
-  await writeClient(peers, named(site.tunnel.peers, name, site.name, 'peer', none))
+  await write(peers, named(site.tunnel.peers, name, site.name, 'peer', none))
 }
 
 async function add(peers: Peers, name: string): Promise<void> {
   const next = withPeer(readFileSync(peers.document, 'utf8'), peers.config.site, name)
   // Keys first: a peer in the document that has none would only stop the page.
-  await writeClient(peers, next.peer)
+  await write(peers, next.peer)
   await rewrite(peers.document, next.text)
   peers.say(`${name} is in ${shown(peers.document)}. The host does not have it yet: ./task host-wireguard`)
 }
@@ -97,28 +104,21 @@ async function add(peers: Peers, name: string): Promise<void> {
 async function revoke({ config: { site }, document, state, store, say }: Peers, name: string): Promise<void> {
   await rewrite(document, withoutPeer(readFileSync(document, 'utf8'), site, name))
   for (const secret of [peerKey(name), pskKey(name)]) await store.remove(secret)
-  for (const file of [`${peerKey(name)}.pub`, `${name}.conf`]) await rm(join(state, file), { force: true })
+  for (const file of [join(state, `${peerKey(name)}.pub`), clientPath(state, name)])
+    await rm(file, { force: true })
   say(`${name} is no longer in ${shown(document)}, and its keys are deleted here.`)
   say('It can still enter until the host is updated: ./task host-wireguard')
 }
 
 /** Writes the WireGuard configuration of a device. */
-async function writeClient({ config, state, store, given, say }: Peers, peer: Peer): Promise<void> {
-  const endpoints = endpointsOf(config, state, given.endpoint)
-  const keys = await keysOf(store, state, config.site, peer.name)
-  const text = clientFile(config.site, peer, keys, endpoints)
-  if (given.endpoint) await land(join(state, 'endpoint'), `${given.endpoint}\n`, true)
-  const file = join(state, `${peer.name}.conf`)
-  await land(file, text, true)
+async function write({ config, state, store, given, say }: Peers, peer: Peer): Promise<void> {
+  const text = await writeClient({ ...config, state, secrets: store.secret }, peer, given.endpoint)
+  const file = shown(clientPath(state, peer.name))
   if (given.qr) say(qr(text))
-  say(`${peer.name} (${peer.address}) enters with ${shown(file)}, which is for you alone.`)
-  say(`On this computer: sudo wg-quick up ${shown(file)}`)
+  say(`${peer.name} (${peer.address}) enters with ${file}`)
+  say('It holds the private key in clear: mode 600, for you alone.')
+  say(`On this computer, with wireguard-tools:\n  sudo wg-quick up ${file}`)
   if (!given.qr) say(`On a phone, scan: ./task peer show ${peer.name} --qr`)
-}
-
-const shown = (path: string): string => {
-  const near = relative(process.cwd(), path)
-  return near.startsWith('..') ? path : near
 }
 
 /** A document of somebody else's mode, whole or not at all. */

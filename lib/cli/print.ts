@@ -6,17 +6,22 @@ import type { Report } from '../engine/report.ts'
 import { printedPages, sharedFile, writePages } from '../engine/runbook.ts'
 import { Fault } from '../ground/fault.ts'
 import { nearest } from '../ground/nearest.ts'
-import { root } from '../ground/root.ts'
 import { type Placed, everyMachine, machinesFor } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
+import { outDir } from '../site/out.ts'
 
 type ContextOf = (machine: Placed) => Context
 
 /**
- * A page as one file that runs by itself. `machine` says for which of the site; without it the machines must not differ. Throws a
- * Fault that names them where they do, and where the page has nothing to do: nothing empty is printed.
+ * A page as one file that runs by itself, and what that is called. `machine` says for which of the site; without it the machines
+ * must not differ. Throws a Fault that names them where they do, and where the page has nothing to do: nothing empty is printed.
  */
-export function printPage(page: Page, context: ContextOf, config: Config, machine?: string): string {
+export function pageAsFile(
+  page: Page,
+  context: ContextOf,
+  config: Config,
+  machine?: string,
+): { called: string; text: string } {
   const { site } = config
   const all = printedPages([page], context, config)
   const names = [...new Set(all.map(({ on }) => on.name))]
@@ -31,7 +36,7 @@ export function printPage(page: Page, context: ContextOf, config: Config, machin
           next: `say which: --machine ${names[0]}. ./task print writes all of them`,
         },
       )
-    return whole(only.part)
+    return { called: only.called, text: whole(only.part) }
   }
   const known = everyMachine(config).map(({ name }) => name)
   if (!known.includes(machine)) {
@@ -47,12 +52,18 @@ export function printPage(page: Page, context: ContextOf, config: Config, machin
       next: `it has on ${names.join(', ') || 'no machine of this site'}`,
     })
   const called = all.length > 1 ? `${page.name}.${machine}.sh` : `${page.name}.sh`
-  return printed({ ...page, steps, machine, called })
+  return { called, text: printed({ ...page, steps, machine, called }) }
 }
 
-/** The whole runbook, in out/SITE/print: a file for each page, and for each machine where they differ. Returns the exit code. */
+/** Its text alone. */
+export const printPage = (...given: Parameters<typeof pageAsFile>): string => pageAsFile(...given).text
+
+/**
+ * The whole runbook, in print/ below the site's directory for output: a file for each page, and for each machine where they
+ * differ. Returns the exit code.
+ */
 export function printRunbook(pages: Page[], context: ContextOf, config: Config, report: Report): 0 {
-  const dir = join(root, 'out', config.site.name, 'print')
+  const dir = join(outDir(config), 'print')
   const files = writePages(dir, printedPages(pages, context, config))
   const path = relative(process.cwd(), dir) || '.'
   report.note(

@@ -17,7 +17,7 @@ export const folder = join(root, 'test/plans')
 /** What pages print for a site, by default the one that is shipped. Nothing of the person who asks gets into it. */
 function all(site?: string): { pages: PrintedPage[]; context: (machine: Placed) => Context; config: Config } {
   const none = '/nonexistent'
-  const env = { FK_STATE_DIR: none, FK_AGE_IDENTITY: none }
+  const env = { FK_STATE_DIR: none, FK_AGE_IDENTITY: none, FK_ENV_FILE: '/dev/null' }
   const config = loadConfig(site === undefined ? { env } : { env, site })
   const store = secretStore({ dir: none, identity: none })
   const context = (machine: Placed) => contextOf(config, declared(machine, config), store)

@@ -13,6 +13,20 @@ export interface PageFile {
   name: string
   file: string
   summary: string
+  /** `L0`; empty where the file names none. */
+  layer: string
+}
+
+/** What a layer is of, in a word. */
+export const layerNames: Readonly<Record<string, string>> = {
+  L0: 'host',
+  L1: 'node',
+  L2: 'cluster',
+  L3: 'network',
+  L4: 'runtime',
+  policy: 'policy',
+  L5: 'secrets',
+  L6: 'applications',
 }
 
 /** The numbered scripts, in running order, each with its first comment line. Read as text: nothing of them runs. */
@@ -21,7 +35,9 @@ export function pages(dir = root): PageFile[] {
     const [, number, name] = /^(\d\d)-(.+)\.ts$/.exec(file) ?? []
     if (number === undefined || name === undefined) return []
     const text = readFileSync(join(dir, 'scripts', file), 'utf8')
-    return [{ number, name, file: `scripts/${file}`, summary: /^\/\/ ?(.*)$/m.exec(text)?.[1] ?? '' }]
+    const summary = /^\/\/ ?(.*)$/m.exec(text)?.[1] ?? ''
+    const layer = /\blayer: '(\w+)'/.exec(text)?.[1] ?? ''
+    return [{ number, name, file: `scripts/${file}`, summary, layer }]
   })
 }
 

@@ -11,6 +11,7 @@ import { connectTo, hostOf } from './access.ts'
 import type { Call } from './call.ts'
 import { stateOf, storeOf } from './context.ts'
 import { type Given, type Table, parse } from './flags.ts'
+import { keeper } from './keeper.ts'
 import { runLog } from './log.ts'
 import { interactive } from './prompt.ts'
 
@@ -39,6 +40,8 @@ interface Opening {
   signal: AbortSignal
   /** Absent: whether standard output is a terminal decides. */
   live?: boolean
+  /** Nothing is to be asked. */
+  yes?: boolean | undefined
   /** Every event is also written to the log directory. */
   logged?: boolean
   /** Standard output belongs to the document that the command writes itself: notes go to standard error. */
@@ -48,7 +51,7 @@ interface Opening {
 /** Opens a site. Throws ConfigError before anything else happens. */
 export function openSession({ site, json = false, verbose = false, signal, ...opening }: Opening): Session {
   const config = loadConfig(site === undefined ? {} : { site })
-  const { live, logged = false, document = false } = opening
+  const { live, logged = false, document = false, yes = false } = opening
   const aside = document && json
   const report = createReport({
     json: json && !document,
@@ -58,11 +61,12 @@ export function openSession({ site, json = false, verbose = false, signal, ...op
     ...(logged ? { log: runLog(config.env.FK_LOG_DIR) } : {}),
   })
   const terminal = interactive(json)
+  const copies = keeper(config.env.FK_AGE_IDENTITY, report, terminal && !yes && !config.env.FK_YES)
   const machines = new Map<string | Placed, Promise<Machine>>()
   return {
     config,
     state: stateOf(config),
-    store: storeOf(config, report),
+    store: storeOf(config, copies.made),
     report,
     terminal,
     signal,
@@ -76,6 +80,7 @@ export function openSession({ site, json = false, verbose = false, signal, ...op
     close: async () => {
       // What could not be connected was reported where it was needed.
       for (const machine of machines.values()) await machine.then((m) => m.close()).catch(() => {})
+      copies.remind()
       report.close()
     },
   }
@@ -89,8 +94,13 @@ export async function withSession<T extends Table>(
   { document = false } = {},
 ): Promise<number> {
   const given = parse(call, table)
-  const { site, json, verbose } = given as { site?: string; json?: boolean; verbose?: boolean }
-  const session = openSession({ site, json, verbose, signal: call.signal, live: call.live, document })
+  const { site, json, verbose, yes } = given as {
+    site?: string
+    json?: boolean
+    verbose?: boolean
+    yes?: boolean
+  }
+  const session = openSession({ site, json, verbose, yes, signal: call.signal, live: call.live, document })
   try {
     return await work({ ...session, given })
   } finally {

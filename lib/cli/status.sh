@@ -16,9 +16,8 @@ status_machine() {
     cut --delimiter=' ' --fields=1 | paste --serial --delimiters=' ')
   full=$(df --output=target,pcent / /var/lib/rancher 2> /dev/null |
     awk 'NR > 1 && $2 + 0 >= 85 && !seen[$1]++ { printf "%s%s %s", sep, $1, $2; sep = ", " }')
-  answer machine up "$(cut --delimiter=. --fields=1 /proc/uptime)" system "$PRETTY_NAME" kernel "$(uname --kernel-release)" \
-    restart "$restart" failed "$failed" \
-    full "$full"
+  answer machine now "$(date +%s)" up "$(cut --delimiter=. --fields=1 /proc/uptime)" system "$PRETTY_NAME" \
+    kernel "$(uname --kernel-release)" restart "$restart" failed "$failed" full "$full"
 }
 
 # A file that differs from what the last page that changed it left there.
@@ -60,7 +59,7 @@ status_k3s() {
     said "$(k3s_said | tail --lines=1)" unfinished "$(status_unfinished)"
   [ -s "$K3S_ETC/k3s.yaml" ] || return 0
   # A server that hangs is no reason to wait long: others are read as well.
-  said=$(K3S_SECONDS=10 status_nodes 2> /dev/null) || return 0
+  said=$(K3S_SECONDS=5 status_nodes 2> /dev/null) || return 0
   answer nodes nodes "$said"
 }
 

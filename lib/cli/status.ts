@@ -1,18 +1,28 @@
 // ./task status: one screen for a tired admin. What needs attention comes first, with the command that mends it.
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import type { Page } from '../engine/page.ts'
 import { plain } from '../engine/program.ts'
 import { onAnswer } from '../engine/wire.ts'
 import type { Fault } from '../ground/fault.ts'
-import { noteOf } from '../k3s/backup.ts'
-import { type Placed, everyMachine } from '../site/machines.ts'
+import { type Note, noteOf } from '../k3s/backup.ts'
+import { type Placed, everyMachine, isLaptop } from '../site/machines.ts'
 import { connectTo, silentReport } from './access.ts'
 import type { Call } from './call.ts'
 import { statusOf } from './concerns.ts'
-import type { Answers, NodeState, Verdict } from './health.ts'
+import { contextOf, declaredFacts, placesOf } from './context.ts'
+import type { Answers, NodeState } from './health.ts'
+import { verdictsIn } from './history.ts'
+import type { SitePage } from './layers.ts'
 import { screen } from './screen.ts'
+import { open, pages } from './scripts.ts'
 import { type Session, withSession } from './session.ts'
 import { status as table } from './tables.ts'
+
+/** Seconds that are waited for a machine to answer, so that six are enough in all, and then for what it has to say. */
+const WAIT = 4
+const TALK = 30
+
+/** The page that makes the virtual machines of a host: without its record there are none. */
+const PROVISION = '13-vm-provision'
 
 /** Reads every machine of the site at once. Exit code: 0 all is well, 1 something is broken, 2 needs attention. */
 export const status = (call: Call): Promise<number> =>
@@ -20,27 +30,91 @@ export const status = (call: Call): Promise<number> =>
     call,
     table,
     async (session) => {
-      const { config, needsHost, terminal, given } = session
+      const { config, needsHost, given, report } = session
       needsHost()
-      const all = everyMachine(config)
-      const machines: Answers[] = []
-      // On a terminal one password can be typed at a time.
-      const asks = terminal && config.env.FK_SUDO_PASSWORD_FILE === undefined
-      if (asks) for (const spec of all) machines.push(await answersOf(session, spec, true))
-      else machines.push(...(await Promise.all(all.map((spec) => answersOf(session, spec, false)))))
-      const found = statusOf(config, machines, verdictsIn(config.env.FK_LOG_DIR), new Date())
-      const color = process.stdout.isTTY === true && process.stdout.hasColors()
-      process.stdout.write(given.json ? `${JSON.stringify(found, null, 2)}\n` : screen(found, { color }))
-      return found.concerns.some(({ state }) => state === 'bad') ? 1 : found.concerns.length > 0 ? 2 : 0
+      const began = Date.now()
+      const machines = await askAll(session)
+      const took = (Date.now() - began) / 1000
+      report.pause()
+      const found = statusOf(config, {
+        pages: pagesOf(session),
+        machines,
+        verdicts: verdictsIn(config.env.FK_LOG_DIR),
+        now: new Date(),
+        took,
+      })
+      const { stdout } = process
+      const color = stdout.isTTY === true && stdout.hasColors()
+      const columns = stdout.isTTY === true ? stdout.columns : 80
+      stdout.write(given.json ? `${JSON.stringify(found, null, 2)}\n` : screen(found, { color, columns }))
+      if (found.concerns.some(({ state }) => state === 'bad')) return 1
+      return found.concerns.length > 0 || found.layers.some(({ state }) => state !== 'holds') ? 2 : 0
     },
     { document: true },
   )
 
-async function answersOf({ config }: Session, spec: Placed, terminal: boolean): Promise<Answers> {
+/** Asks the hosts at once, and what is behind one when it has answered. A line says who has not answered yet. */
+async function askAll(session: Session): Promise<Answers[]> {
+  const { config, terminal, report } = session
+  const all = everyMachine(config)
+  const silent = new Set(all.map(({ name }) => name))
+  const show = () => {
+    const name = `asking ${[...silent].join(', ')}`
+    if (silent.size > 0) report.running({ index: 0, total: 0, name, limit: WAIT })
+  }
+  // On a terminal one password can be typed at a time.
+  const asks = terminal && config.env.FK_SUDO_PASSWORD_FILE === undefined
+  const known = new Map<string, Promise<Answers>>()
+  const ask = async (spec: Placed): Promise<Answers> => {
+    show()
+    const host = spec.behind === undefined ? undefined : await known.get(spec.behind)
+    const answers = (host && unreached(spec, host)) ?? (await answersOf(session, spec, asks))
+    silent.delete(spec.name)
+    show()
+    return answers
+  }
+  for (const spec of all) {
+    const asked = ask(spec)
+    known.set(spec.name, asked)
+    if (asks) await asked
+  }
+  return Promise.all(known.values())
+}
+
+/** A virtual machine that need not be asked: its host is not reached, or has not made it. */
+function unreached({ name }: Placed, host: Answers): Answers | undefined {
+  const answers = { name, pages: [], notes: [], way: `via ${host.name}` }
+  if (host.silent) return { ...answers, silent: { why: `${host.name} is not reached`, behind: true } }
+  return host.pages.some((page) => page.name === PROVISION) ? undefined : { ...answers, notBuilt: true }
+}
+
+/** The pages of scripts/ that have something to do on a machine of the site. */
+function pagesOf({ config, store }: Session): SitePage[] {
+  const hasSteps = (page: Page, spec: Placed) => {
+    try {
+      return page.steps(contextOf(config, declaredFacts(spec, config), store)).length > 0
+    } catch {
+      return true // it wants something that is not here yet, and says so when it is run
+    }
+  }
+  return pages()
+    .map(open)
+    .flatMap((page) => {
+      const places = placesOf(page, config).filter((spec) => !isLaptop(spec) && hasSteps(page, spec))
+      const machines = places.map(({ name }) => name)
+      return machines.length === 0 ? [] : [{ name: page.name, layer: page.layer, machines }]
+    })
+}
+
+async function answersOf({ config, report }: Session, spec: Placed, terminal: boolean): Promise<Answers> {
   const answers: Answers = { name: spec.name, pages: [], notes: [] }
   let machine: Awaited<ReturnType<typeof connectTo>> | undefined
   try {
-    machine = await connectTo(config, spec, terminal, silentReport())
+    const quiet = { ...silentReport(), pause: () => report.pause() }
+    machine = await connectTo(config, spec, terminal, quiet, { trust: false, seconds: WAIT })
+    const here = machine.label.endsWith('(this computer)')
+    answers.way = spec.behind === undefined ? (here ? 'here' : machine.route) : `via ${spec.behind}`
+    if (machine.facts.id !== undefined) answers.id = machine.facts.id
     const program = await plain(
       'status',
       ['status_machine', 'status_pages', 'status_k3s', 'status_backup'],
@@ -49,20 +123,22 @@ async function answersOf({ config }: Session, spec: Placed, terminal: boolean): 
     const outcome = await machine.run(
       program,
       onAnswer((values, name) => take(answers, name, values)),
-      60,
+      TALK,
     )
     if (!outcome.finished)
       answers.silent = {
         why:
           outcome.code === 124
-            ? 'it did not answer within a minute'
+            ? `it did not end its answer within ${TALK} s`
             : outcome.stderr.trim().split('\n').at(-1) || `it ended with ${outcome.code}`,
       }
   } catch (error) {
     const { message, said, next } = error as Partial<Fault> & Error
+    const last = said?.trim().split('\n').at(-1)
     answers.silent = {
-      why: [message, said?.trim().split('\n').at(-1)].filter(Boolean).join(': '),
-      ...(next === undefined ? {} : { next }),
+      // How ssh speaks of a connection that goes through another helps nobody.
+      why: [message, last?.includes('UNKNOWN port') ? '' : last].filter(Boolean).join(': '),
+      ...(next === undefined ? {} : { next: next.replaceAll('\n', ' ') }),
     }
   } finally {
     await machine?.close()
@@ -75,13 +151,21 @@ const lines = (text = '') => text.split('\n').filter(Boolean)
 /** One answer of lib/cli/status.sh. */
 export function take(answers: Answers, name: string, values: Record<string, string>): void {
   if (name === 'machine') {
-    const { up, system = '', kernel = '', restart = '', failed = '', full = '' } = values
+    const { now = '', up, system = '', kernel = '', restart = '', failed = '', full = '' } = values
+    if (now !== '') answers.ahead = Math.round(Number(now) - Date.now() / 1000)
     Object.assign(answers, { up: Number(up), system, kernel, restart, failed, full })
   } else if (name === 'page')
     answers.pages.push({ name: values['name'] ?? '', changed: lines(values['changed']) })
   else if (name === 'k3s') answers.k3s = k3sOf(values)
   else if (name === 'nodes') answers.nodes = lines(values['nodes']).map(nodeOf)
-  else if (name === 'note') answers.notes.push(noteOf(`${values['which']}\t${values['line']}`))
+  else if (name === 'note')
+    answers.notes.push(byOurClock(noteOf(`${values['which']}\t${values['line']}`), answers))
+}
+
+/** The same moment by the laptop's clock: ages are told by one clock. */
+function byOurClock(note: Note, { ahead = 0 }: Answers): Note {
+  const time = Date.parse(note.time) - ahead * 1000
+  return Number.isNaN(time) || Math.abs(ahead) < 60 ? note : { ...note, time: new Date(time).toISOString() }
 }
 
 function k3sOf(values: Record<string, string>): NonNullable<Answers['k3s']> {
@@ -103,41 +187,4 @@ function nodeOf(line: string): NodeState {
   const [name = '', version = '', ready = '', reason = '', voter = '', cordoned, away = '', staged = ''] =
     line.split('\t')
   return { name, version, ready, reason, voter, cordoned: cordoned === 'true', away, staged }
-}
-
-/** The last result of each page and machine in the run logs of this laptop; of many logs the newest `most` are read. */
-export function verdictsIn(dir: string, most = 100): Verdict[] {
-  if (!existsSync(dir)) return []
-  const found = new Map<string, Verdict>()
-  const files = readdirSync(dir)
-    .filter((name) => name.endsWith('.ndjson'))
-    .sort()
-    .toReversed()
-  for (const file of files.slice(0, most)) {
-    let page: { name: string; layer: string; mode: string; machine: string } | undefined
-    for (const line of lines(readFileSync(join(dir, file), 'utf8'))) {
-      let event: Record<string, unknown>
-      try {
-        event = JSON.parse(line) as Record<string, unknown>
-      } catch {
-        continue // the end of a run that was killed
-      }
-      if (event['event'] === 'page') page = event as unknown as typeof page
-      if (event['event'] !== 'summary' || !page?.machine || page.mode === 'plan') continue
-      const machine = page.machine.replace(/ \(.*$/, '')
-      const key = `${page.name} ${machine}`
-      const verdict: Verdict = {
-        page: page.name,
-        machine,
-        layer: page.layer,
-        mode: page.mode,
-        time: String(event['time']),
-        failed: Number(event['failed'] ?? 0),
-        pending: Number(event['pending'] ?? 0),
-      }
-      const known = found.get(key)
-      if (known === undefined || known.time < verdict.time) found.set(key, verdict)
-    }
-  }
-  return [...found.values()].sort((a, b) => (a.page < b.page ? -1 : 1))
 }

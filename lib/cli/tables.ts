@@ -107,6 +107,18 @@ export const sites = {
   ],
 } as const satisfies Table
 
+export const take = {
+  words: [
+    { name: 'PAGE', help: 'by its name or number: 06-host-firewall' },
+    { name: 'DIR', help: 'a new directory' },
+  ],
+  flags: {
+    bash: { help: 'one file of plain bash, in place of a folder' },
+    site,
+    machine: { takes: 'NAME', help: 'with --bash, where machines differ: for this machine of the site' },
+  },
+} as const satisfies Table
+
 export const gates = {
   words: [
     {
@@ -117,6 +129,23 @@ export const gates = {
     { name: 'ID', optional: true, help: 'of the gate' },
   ],
   flags: { site, json },
+} as const satisfies Table
+
+export const identity = {
+  words: [
+    {
+      name: 'action',
+      optional: true,
+      help: 'where it is, its recipient, and whether a copy is known',
+      among: {
+        show: 'the identity itself, on this terminal, for paper',
+        check: 'prove that FILE, a copy, opens the secrets of the site; notes that there is one',
+        copied: 'note that there is a copy',
+      },
+    },
+    { name: 'FILE', optional: true, help: 'for check: the copy' },
+  ],
+  flags: { site },
 } as const satisfies Table
 
 export const peer = {

@@ -4,6 +4,7 @@ import { query } from '../engine/query.ts'
 import { type Report, duration } from '../engine/report.ts'
 import { Fault } from '../ground/fault.ts'
 import { type Placed, everyMachine } from '../site/machines.ts'
+import { connectTo } from './access.ts'
 import type { Call } from './call.ts'
 import { named, withSession } from './session.ts'
 import { trust as trustTable, unlock as unlockTable } from './tables.ts'
@@ -13,13 +14,17 @@ import { trust as trustTable, unlock as unlockTable } from './tables.ts'
  * person at a terminal compare a host key that is new. Resolves to the exit code.
  */
 export const trust = (call: Call): Promise<number> =>
-  withSession(call, trustTable, async ({ config, report, connect, needsHost }) => {
+  withSession(call, trustTable, async ({ config, report, terminal, needsHost }) => {
     needsHost()
     for (const spec of onMetal(everyMachine(config))) {
-      const machine = await connect(spec)
+      // Whose key it is can be seen without root, so nobody types a password.
+      const machine = await connectTo(config, spec, terminal, report, { root: false })
       const { os, arch, model } = machine.facts
-      report.note(`${machine.label} is known: ${[os, arch, model].filter(Boolean).join(', ')}.`)
+      const known = [os, arch, model === 'unknown' ? '' : model].filter(Boolean).join(', ')
+      report.note(`${machine.label} is known: ${known}.`)
+      await machine.close()
     }
+    report.note('Next: ./task doctor')
     return 0
   })
 

@@ -1,5 +1,7 @@
 // ./task waivers: what a site does not fulfil and why, for a person and for the scanners that would complain.
+import { count } from '../engine/report.ts'
 import { lynisProfile, openscapTailoring, waiversFor } from '../site/waivers.ts'
+import type { Site } from '../site/model.ts'
 import type { Call } from './call.ts'
 import { withSession } from './session.ts'
 import { waivers as table } from './tables.ts'
@@ -10,13 +12,20 @@ export const waivers = (call: Call): Promise<number> =>
     const [format = 'list'] = words
     if (format === 'openscap') process.stdout.write(openscapTailoring(site, 'cis_level2_server'))
     else if (format === 'lynis') process.stdout.write(lynisProfile(site))
-    else
-      for (const { id, reason, expires, controls, openscap, lynis } of [
-        ...waiversFor(site),
-        ...waiversFor(site, undefined, undefined, 'k3s'),
-      ])
-        process.stdout.write(
-          `${id} (until ${expires}): ${reason}\n  ${[...controls, ...openscap, ...lynis].join(', ')}\n`,
-        )
+    else process.stdout.write(listOf(site))
     return 0
   })
+
+/** For people: what it is, how many, and where one is changed. */
+function listOf(site: Site): string {
+  const all = [...waiversFor(site), ...waiversFor(site, undefined, undefined, 'k3s')]
+  const head = `Waivers of ${site.name}: ${count(all.length, 'requirement')} that it does not fulfil, why, and until when.
+They stand in config/host/waivers.yaml and config/k3s/waivers.yaml; one that has expired counts as a failure again.
+`
+  return `${head}${all
+    .map(({ id, reason, expires, controls, openscap, lynis }) => {
+      const ids = [...controls, ...openscap, ...lynis].join(', ')
+      return `\n${id} (until ${expires}): ${reason}\n  ${ids}\n`
+    })
+    .join('')}`
+}

@@ -98,29 +98,25 @@ export const matches = ({ path, digest, mode, owner }: Target): Command =>
 
 const bare = (text: string) => new Command(text, undefined, '')
 
-function content(path: string, { from, text, values = {} }: FileOptions): string {
-  if ((from === undefined) === (text === undefined))
-    throw new TypeError(`file ${path}: say either from or text`)
-  if (from !== undefined && !from.startsWith('config/'))
-    throw new TypeError(`file ${path}: ${from} is not under config/`)
-  const raw = text ?? read(from as string)
+function content(path: string, { from, text, name: step, values = {} }: FileOptions): string {
+  const wrong = (what: string) => new TypeError(`file ${path}: ${what}`)
+  const source = from ?? 'the text'
+  if ((from === undefined) === (text === undefined)) throw wrong('say either from or text')
+  if (from !== undefined && !from.startsWith('config/')) throw wrong(`${from} is not under config/`)
+  const raw = text ?? read(from as string, step ?? path)
   const used = new Set<string>()
   const body = raw.replaceAll(/\{\{ ([a-z][a-z0-9_]*) \}\}/g, (_, name: string) => {
     const value = values[name]
-    if (value === undefined)
-      throw new TypeError(`file ${path}: ${from ?? 'the text'} asks for {{ ${name} }}, which has no value`)
+    if (value === undefined) throw wrong(`${source} asks for {{ ${name} }}, which has no value`)
     used.add(name)
     return String(value)
   })
   const spare = Object.keys(values).filter((name) => !used.has(name))
-  if (spare.length > 0)
-    throw new TypeError(`file ${path}: ${from ?? 'the text'} does not use {{ ${spare.join(' }}, {{ ')} }}`)
-  if (!body.endsWith('\n'))
-    throw new TypeError(`file ${path}: ${from ?? 'the text'} does not end with a newline`)
-  if (body.includes('\0')) throw new TypeError(`file ${path}: ${from ?? 'the text'} holds a NUL byte`)
+  if (spare.length > 0) throw wrong(`${source} does not use {{ ${spare.join(' }}, {{ ')} }}`)
+  if (!body.endsWith('\n')) throw wrong(`${source} does not end with a newline`)
+  if (body.includes('\0')) throw wrong(`${source} holds a NUL byte`)
   // MAX_ARG_STRLEN of execve(2) is 128 KiB, and the quoting needs room.
-  if (Buffer.byteLength(body) > 100_000)
-    throw new TypeError(`file ${path}: ${from ?? 'the text'} is larger than 100 KB`)
+  if (Buffer.byteLength(body) > 100_000) throw wrong(`${source} is larger than 100 KB`)
   return body
 }
 

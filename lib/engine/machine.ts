@@ -1,6 +1,7 @@
 // The places where programs run: this computer, or a machine over OpenSSH. Nothing is needed there but sshd, sudo and bash. This
 // file hides how a connection is made, shared and checked, how root is reached, and how a program ends in time.
 import {
+  appendFileSync,
   chmodSync,
   existsSync,
   mkdirSync,
@@ -15,7 +16,7 @@ import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
 import { Fault } from '../ground/fault.ts'
-import { type ProcessPromise, $, end } from '../ground/laptop.ts'
+import { type ProcessPromise, $, end, question } from '../ground/laptop.ts'
 import { quote } from '../ground/sh.ts'
 import { systemMarks, systemOf } from '../site/systems.ts'
 import type { Facts } from './page.ts'
@@ -60,6 +61,8 @@ export interface SshTarget {
   tunnel?: string
   /** The network namespace in which the tunnel ends; absent where it ends in our own. */
   tunnelNamespace?: string
+  /** Seconds after which an address that does not answer is given up. Default: 10. */
+  connectSeconds?: number
   /** The machine that this one is behind, and is reached through. */
   jumpHost?: { target: SshTarget; routeFile?: string }
 }
@@ -82,8 +85,12 @@ export interface Access {
   advice?: Advice
   /** This computer without root: programs run as this user, and their lock and records lie in this directory. */
   rootless?: string
+  /** What programs there find in their environment, beside that of this user. */
+  environment?: Record<string, string>
   /** A file that says that only the tunnel is left; absent for machines that have none. */
   routeFile?: string
+  /** False: nothing is run as root, so that no password is needed. */
+  root?: false
 }
 
 /** `ada@laptop`: who holds a lock. */
@@ -99,8 +106,8 @@ const FEED_LIMIT = 6 * 3600
  * Throws a Fault when it cannot be reached, is not the machine it was, or gives no root.
  */
 export async function connect(access: Access): Promise<Machine> {
-  const link = access.target === 'local' ? new Local(access.rootless) : new Ssh(access.target, access)
-  if (link instanceof Ssh) await link.trust()
+  const link = access.target === 'local' ? new Local(access) : new Ssh(access.target, access)
+  if (link instanceof Ssh) await link.trust(link.label(access.name))
   let found: Record<string, string> | undefined
   const program = await plain('facts', FACTS)
   const inquire = () =>
@@ -117,8 +124,8 @@ export async function connect(access: Access): Promise<Machine> {
     outcome = await inquire()
   }
   if (found === undefined) throw unreachable(link.label(access.name), outcome, access.advice)
-  const { uid, user = '', id = '', version = '', marks = '', arch = '', model = '', via = '', sudo } = found
-  if (uid !== '0' && access.rootless === undefined) {
+  const { uid, user, sudo } = found
+  if (uid !== '0' && access.rootless === undefined && access.root !== false) {
     if (sudo === 'none')
       throw new Fault(`${user} cannot become root on ${link.label(access.name)}: there is no sudo`, {
         next: `install sudo there and add ${user} to the group sudo, or log in as root`,
@@ -138,14 +145,7 @@ export async function connect(access: Access): Promise<Machine> {
           : `allow ${user} to use sudo there`,
       })
   }
-  const facts = {
-    name: access.name,
-    os: systemOf({ id, version, marks: marks.split(' ').filter(Boolean) }),
-    arch,
-    model,
-    user,
-    via,
-  }
+  const facts = factsOf(access.name, found)
   return {
     facts,
     get label() {
@@ -176,6 +176,12 @@ export async function connect(access: Access): Promise<Machine> {
   }
 }
 
+function factsOf(name: string, found: Record<string, string>): Facts {
+  const { user = '', id = '', version = '', marks = '', arch = '', model = '', via = '', own } = found
+  const os = systemOf({ id, version, marks: marks.split(' ').filter(Boolean) })
+  return { name, os, arch, model, user, via, ...(own ? { id: own } : {}) }
+}
+
 const FACTS = [
   '. /etc/os-release',
   'marks=',
@@ -187,8 +193,10 @@ const FACTS = [
   'if ! command -v sudo > /dev/null; then sudo=none',
   'elif sudo --reset-timestamp --non-interactive true 2> /dev/null; then sudo=free; fi',
   'set -- ${SSH_CONNECTION-}',
+  'own=$(cat /etc/machine-id 2> /dev/null | sed "s/^/fortress-kit /" | sha256sum | cut --bytes=1-16)',
+  '[ -s /etc/machine-id ] || own=',
   'answer facts uid "$(id --user)" user "$(id --user --name)" id "$ID" version "${VERSION_ID-}" marks "$marks" \\',
-  '  arch "$arch" model "$model" via "${1-}" sudo "$sudo"',
+  '  arch "$arch" model "$model" via "${1-}" own "$own" sudo "$sudo"',
 ]
 
 abstract class Link {
@@ -288,30 +296,37 @@ async function ended(command: ProcessPromise): Promise<{ code: number; stderr: s
 }
 
 class Local extends Link {
-  readonly #rootless: string | undefined
+  readonly #access: Pick<Access, 'rootless' | 'environment'>
 
-  constructor(rootless?: string) {
+  constructor(access: Pick<Access, 'rootless' | 'environment'>) {
     super()
-    this.#rootless = rootless
+    this.#access = access
   }
 
   label(name: string): string {
     return `${name} (this computer)`
   }
   launch(command: string, input?: string): ProcessPromise {
+    const { rootless, environment = {} } = this.#access
     const own =
-      this.#rootless === undefined
+      rootless === undefined
         ? 'unset FK_STATE FK_ROOTLESS'
-        : `export FK_STATE=${quote(this.#rootless)} FK_ROOTLESS="$PATH"`
+        : [
+            `export FK_STATE=${quote(rootless)} FK_ROOTLESS="$PATH"`,
+            ...Object.entries(environment).map(([name, value]) => `${name}=${quote(value)}`),
+          ].join(' ')
     return $(talk(input))`exec bash --noprofile --norc -c ${`${own}; ${command}`}`
   }
   reconnect(_route: Route): Link {
-    const other = new Local(this.#rootless)
+    const other = new Local(this.#access)
     other.become = this.become
     return other
   }
   async close(): Promise<void> {}
 }
+
+/** What a machine shows of its own key, to somebody who sits in front of it. */
+const SHOW_KEY = 'ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub'
 
 /** ssh never prompts. */
 const QUIET = ['-o', 'BatchMode=yes', '-o', 'StrictHostKeyChecking=yes']
@@ -336,7 +351,7 @@ class Ssh extends Link {
   }
 
   #options(): string[] {
-    const { identityFile, configFile, knownHostsFile, alias, user, port } = this.target
+    const { identityFile, configFile, knownHostsFile, alias, user, port, connectSeconds = 10 } = this.target
     return [
       ...(configFile ? ['-F', configFile] : []),
       ...(identityFile ? ['-i', identityFile, '-o', 'IdentitiesOnly=yes'] : []),
@@ -346,7 +361,7 @@ class Ssh extends Link {
         ...(alias ? [`HostKeyAlias=${alias}`, 'CheckHostIP=no'] : []),
         `UserKnownHostsFile=${knownHostsFile}`,
         'GlobalKnownHostsFile=/dev/null',
-        'ConnectTimeout=10',
+        `ConnectTimeout=${connectSeconds}`,
         'ServerAliveInterval=10',
         'ServerAliveCountMax=3',
         'ClearAllForwardings=yes',
@@ -404,25 +419,52 @@ class Ssh extends Link {
     ]
   }
 
-  /** Before the first connection: the machine's key is known, or a person compares it now. ssh itself asks. */
-  async trust(): Promise<void> {
-    const { knownHostsFile, alias } = this.target
+  /** Before the first connection: the machine's key is known, or a person compares it now. Throws a Fault where it is neither. */
+  async trust(label: string): Promise<void> {
+    const { knownHostsFile, alias, host } = this.target
     if (!alias || known(knownHostsFile, alias)) return
     if (!this.access.interactive)
-      throw new Fault(`The host key of ${this.target.host} is not known yet`, {
+      throw new Fault(`The host key of ${host} is not known yet`, {
         next:
-          'run ./task trust on a terminal and compare the fingerprint with ' +
-          '`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the machine,\n' +
+          `${SHOW_KEY} on its own console; then ./task trust at a terminal here, and compare,\n` +
           `or add its key to ${knownHostsFile} as: ${alias} ssh-ed25519 AAAA…`,
       })
-    mkdirSync(dirname(knownHostsFile), { recursive: true, mode: 0o700 })
-    const ask = ['-o', 'StrictHostKeyChecking=ask', '-o', 'HashKnownHosts=no']
-    const { exitCode } = await $({
+    const dir = mkdtempSync(join(tmpdir(), 'fk-'))
+    try {
+      const file = join(dir, 'known_hosts')
+      const offered = await this.#offered(label, file)
+      const { stdout } = await $`ssh-keygen -lf ${file}`
+      const prints = stdout.trim().split('\n')
+      const answer = await question(
+        `${label} shows a host key that nobody has compared yet:\n` +
+          `${prints.map((line) => `  ${line.replace(/^\d+ (\S+) .*\((\S+)\)$/, '$2  $1')}\n`).join('')}` +
+          `Compare it on the machine's own console:\n  ${SHOW_KEY}\n` +
+          `It is stored as ${alias}, which is this machine at whatever address, in\n  ${knownHostsFile}\n` +
+          'Is it the same? [y/N] ',
+      )
+      if (!/^y(es)?$/i.test(answer.trim()))
+        throw new Fault(`The host key of ${host} was not confirmed; nothing was run.`)
+      mkdirSync(dirname(knownHostsFile), { recursive: true, mode: 0o700 })
+      appendFileSync(knownHostsFile, offered, { mode: 0o600 })
+    } finally {
+      rmSync(dir, { recursive: true })
+    }
+  }
+
+  /** The lines of known_hosts for what the machine shows: ssh writes them to a file of ours before it logs in. */
+  async #offered(label: string, file: string): Promise<string> {
+    const first = [
+      'StrictHostKeyChecking=accept-new',
+      'HashKnownHosts=no',
+      'BatchMode=yes',
+      `UserKnownHostsFile=${file}`,
+    ]
+    const options = first.flatMap((option) => ['-o', option])
+    const { exitCode, stderr } = await $({
       nothrow: true,
-      stdio: 'inherit',
-    })`exec ssh ${this.#options()} -T ${ask} ${this.#host()} -- true`
-    if (exitCode !== 0 && !known(knownHostsFile, alias))
-      throw new Fault(`The host key of ${this.target.host} was not confirmed; nothing was run.`)
+    })`exec ssh ${options} ${this.#options()} -T ${this.#host()} -- true`
+    if (!existsSync(file)) throw unreachable(label, { code: exitCode ?? 255, stderr })
+    return readFileSync(file, 'utf8')
   }
 
   reconnect(route: Route): Link {

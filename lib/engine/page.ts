@@ -2,6 +2,7 @@
 import type { Secrets } from '../ground/secret.ts'
 import type { Command } from '../ground/sh.ts'
 import type { Env, Pins, Site } from '../site/model.ts'
+import type { On } from '../site/place.ts'
 import type { Step } from './step.ts'
 
 /** What a page knows of its machine before any check. */
@@ -15,6 +16,8 @@ export interface Facts {
   user: string
   /** The laptop's own address as the machine sees it; empty on this computer. */
   via: string
+  /** A digest of its machine-id: another machine at the same address has another one. Absent where it cannot be read. */
+  id?: string
 }
 
 /** What a page may use to write its steps. */
@@ -35,13 +38,15 @@ export type Layer = 'L0' | 'L1' | 'L2' | 'L3' | 'L4' | 'policy' | 'L5' | 'L6'
 
 export interface About {
   layer: Layer
-  on: 'laptop' | 'host' | 'node'
+  on: On
   /** The one machine of them that is meant, by its name. */
   at?: string
   /** Shell functions of lib/ that the checks and commands may use. A printed page gets those that it uses, behind it. */
   library?: Command
   /** Read-only bash of the page's own that runs once before its checks: its variables, functions and $FK_TMP are theirs. */
   prepare?: Command
+  /** What the laptop makes before the page is applied; plans, prints and rehearsals do without. */
+  make?: (context: Context) => Promise<void>
 }
 
 export interface Page extends About {

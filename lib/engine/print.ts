@@ -1,6 +1,7 @@
 // A page as plain bash, for a person without this kit: one file that runs by itself on the machine, the page first.
 import { basename, dirname } from 'node:path'
 import { Command, quote, sh } from '../ground/sh.ts'
+import { placeOf } from '../site/place.ts'
 import { matches } from './file.ts'
 import {
   type Definition,
@@ -27,8 +28,14 @@ export interface Printable extends Pick<About, 'library' | 'prepare'>, Partial<P
   called?: string
 }
 
+const runsOnLaptop = ({ on = 'host' }: Pick<Printable, 'on'>): boolean => placeOf(on).record === 'laptop'
+
+/** A printed page has no record, by which alone the laptop could roll a transaction back. */
+const stepsOf = (page: Printable): Step[] =>
+  runsOnLaptop(page) ? page.steps.map(({ transaction: _, ...step }) => step as Step) : page.steps
+
 /** How main begins: as root of a machine, or as the person at the laptop. */
-const beginOf = ({ on }: { on?: About['on'] | undefined }) => (on === 'laptop' ? 'begin_rootless' : 'begin')
+const beginOf = (page: Pick<Printable, 'on'>) => (runsOnLaptop(page) ? 'begin_rootless' : 'begin')
 
 /** The shell of the engine that a printed page may use. */
 const engine = ['put', 'snapshot', 'guard', 'record', 'printed'].map((name) => `lib/engine/shell/${name}.sh`)
@@ -50,7 +57,8 @@ interface Elsewhere {
  * the functions that it needs of it. `whole` puts these in; test/plans is made of such parts.
  */
 export function pagePart(page: Printable): string {
-  const { name, steps, library, prepare } = page
+  const { name, library, prepare } = page
+  const steps = stepsOf(page)
   const file = page.called ?? `${name}.sh`
   const elsewhere = elsewhereOf(steps)
   const main = [
@@ -211,7 +219,7 @@ const typedOf = (steps: Step[]): (Demand & { typed: string })[] =>
 
 /** What the page does, what it needs, how it is run, and what it cannot do. */
 function header(page: Printable, file: string, elsewhere: Elsewhere | undefined): string[] {
-  const { steps } = page
+  const steps = stepsOf(page)
   const secrets = secretsOf(steps)
   const uploads = uploadsOf(steps)
   const signed = uploads.some(({ signature }) => signature !== undefined)
@@ -224,7 +232,7 @@ function header(page: Printable, file: string, elsewhere: Elsewhere | undefined)
   const lines = [
     `${page.name}: ${page.summary}`,
     '',
-    page.on === 'laptop'
+    runsOnLaptop(page)
       ? 'Run it on the laptop, as yourself:'
       : `Run it as root${page.machine === undefined ? '' : ` on ${page.machine}`}:`,
     ...commandsFor(file, given, elsewhere),
@@ -432,7 +440,9 @@ function commands({ upload, apply, save }: Change): string[] {
 }
 
 /** What of a page can call functions: its commands, and the words by which it runs them, without its sentences. */
-function callsOf({ on, steps, prepare }: Printable, elsewhere: Elsewhere | undefined): string {
+function callsOf(page: Printable, elsewhere: Elsewhere | undefined): string {
+  const { prepare } = page
+  const steps = stepsOf(page)
   const all = [...steps, ...(elsewhere ? [...elsewhere.before, ...elsewhere.after] : [])]
   const words = all.flatMap((step) => [
     checkOf(step).text,
@@ -444,7 +454,7 @@ function callsOf({ on, steps, prepare }: Printable, elsewhere: Elsewhere | undef
   ])
   return [
     'usage',
-    beginOf({ on }),
+    beginOf(page),
     prepare?.text ?? '',
     ...(elsewhere ? ['needs_other_node'] : []),
     ...words,

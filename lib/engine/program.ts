@@ -4,6 +4,7 @@ import { randomBytes } from 'node:crypto'
 import { read } from '../ground/root.ts'
 import type { Secret } from '../ground/secret.ts'
 import { Command, quote } from '../ground/sh.ts'
+import { placeOf } from '../site/place.ts'
 import type { About } from './page.ts'
 import { type Change, type Restart, type Step, checkOf, isChange, isWait, transactionOf } from './step.ts'
 
@@ -23,7 +24,7 @@ export interface Program {
 export const engineShell = (name: string) => read(name.includes('/') ? name : `lib/engine/shell/${name}`)
 
 /** What the checks and commands of a page have at hand: functions of lib/, and the page's own. */
-export type Shell = Pick<About, 'library' | 'prepare'>
+export type Shell = Pick<About, 'library' | 'prepare'> & Partial<Pick<About, 'on'>>
 
 interface Common {
   /** The name of the page, under which the machine keeps its record. */
@@ -140,6 +141,10 @@ export function undoProgram(options: Applied): Promise<Program> {
         : []),
       'fk_etc "$dir/before"',
       ...all.flatMap(undoCalls).toReversed().flat(),
+      // Where nothing but these commands knows what was changed, the record stays until they have run.
+      ...(onLaptop(options.shell)
+        ? ['[ -z "$FK_FAILED" ] || { frame undone failed "$FK_FAILED"; exit 0; }']
+        : []),
       `said=$(fk_undo "$FK_PAGE" 2>&1${armed ? ' && fk_complete "$FK_TX"' : ''}) && frame undone done "$said" || {`,
       ...(armed ? ['  fk_rollback_now "$FK_TX"'] : []),
       '  frame undone failed "$said"',
@@ -147,6 +152,28 @@ export function undoProgram(options: Applied): Promise<Program> {
     ],
   })
 }
+
+/**
+ * Confirms a transaction where these checks hold, and answers with a commit frame. The checks of one whose run died do not count.
+ */
+export const confirmProgram = ({ page, shell, id, steps }: Common & { id: string; steps: Numbered[] }) =>
+  build({
+    page,
+    ...(shell === undefined ? {} : { shell }),
+    steps,
+    files: ['put.sh', 'snapshot.sh', 'guard.sh', 'frame.sh'],
+    body: [
+      "state='' said=''",
+      ...steps.map(
+        ({ step, index }) =>
+          `fk_holds ${index} ${step.controls?.length ?? 0} after; ` +
+          `[ -n "$FK_HOLDS" ] || [ ! -e "$FK_STATE/tx/"${quote(id)}/whole ] || state=running said=${quote(step.name)}`,
+      ),
+      `if [ -z "$state" ]; then rc=0; said=$(fk_commit ${quote(id)} 2>&1) || rc=$?`,
+      'case $rc in 0) state=committed ;; 75) state=running ;; 76) state=died ;; *) state=refused ;; esac; fi',
+      'frame commit "$state" "$said"',
+    ],
+  })
 
 /** The commands of a step's own undo, where the record says that the step was applied. */
 function undoCalls(step: Step, index: number): string[][] {
@@ -157,7 +184,8 @@ function undoCalls(step: Step, index: number): string[][] {
       `if grep --line-regexp --fixed-strings -e ${quote(step.name)} "$dir/steps" > /dev/null 2>&1; then`,
       ...step.undo.map(
         (command, j) =>
-          `  fk_do ${index} ${j} ${step.seconds ?? 300} ${quote(command.text)} || frame note "${name}: $FK_OUT"`,
+          `  fk_do ${index} ${j} ${step.seconds ?? 300} ${quote(command.text)} || ` +
+          `{ FK_FAILED="${name}: $FK_OUT"; frame note "$FK_FAILED"; }`,
       ),
       'fi',
     ],
@@ -167,6 +195,9 @@ function undoCalls(step: Step, index: number): string[][] {
 /** Shell statements without steps: confirms, unlocks, lists. `files` are the shell files that they need. */
 export const plain = (page: string, statements: string[], files: string[] = []): Promise<Program> =>
   build({ page, steps: [], files: [...files, 'frame.sh'], body: statements })
+
+/** Whether the record of a page lies on the laptop. */
+const onLaptop = ({ on = 'host' }: Shell = {}): boolean => placeOf(on).record === 'laptop'
 
 interface Build extends Common {
   steps: Numbered[]
@@ -195,7 +226,9 @@ async function build({
   const secrets = new Map<Secret, string>()
   const functions = steps.flatMap(({ step, index }) => [
     ...checkFunctions(step, index),
-    ...(owner !== undefined && isChange(step) ? changeFunctions(step, index, secrets) : []),
+    ...(owner !== undefined && isChange(step)
+      ? changeFunctions(step, index, secrets, transaction !== undefined && onLaptop(shell))
+      : []),
   ])
   const values = await Promise.all(
     [...secrets].map(async ([secret, name]) => `${name}=${quote(await secret.resolve())}`),
@@ -225,8 +258,11 @@ const checkFunctions = (step: Step, n: number): string[] => [
   ...(step.controls ?? []).map((c, i) => fn(`fk_control_${n}_${i}`, c.check.text)),
 ]
 
-/** `secrets` collects what has to stand in a variable of the program. */
-function changeFunctions(step: Change, n: number, secrets: Map<Secret, string>): string[] {
+/**
+ * `secrets` collects what has to stand in a variable of the program. `kept`: before the commands run, those that undo them are
+ * written down for a rollback, because no snapshot knows what they change.
+ */
+function changeFunctions(step: Change, n: number, secrets: Map<Secret, string>, kept: boolean): string[] {
   const run = (command: Command, j: number) => {
     const words = ['fk_do', String(n), String(j), String(step.seconds ?? 300), quote(command.text)]
     if (command.feed) {
@@ -236,7 +272,14 @@ function changeFunctions(step: Change, n: number, secrets: Map<Secret, string>):
     }
     return words.join(' ')
   }
-  const lines = step.apply.map((command, j) => `${run(command, j)} || return`)
+  const undo = (step.undo ?? []).map(
+    ({ text }) =>
+      `timeout --kill-after=5 ${step.seconds ?? 300} bash -euo pipefail -c ${quote(text)} || rc=$?`,
+  )
+  const lines = [
+    ...(kept ? [`fk_begun ${n} ${quote(undo.join('\n'))} || return`] : []),
+    ...step.apply.map((command, j) => `${run(command, j)} || return`),
+  ]
   if (step.save) {
     const { name, command } = step.save
     lines.push(

@@ -2,15 +2,16 @@
 // real checker where this computer has it. Nothing is touched, nothing needs root or a network. What a checker found good is not
 // given to it again while both are the same.
 import { createHash } from 'node:crypto'
-import { mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
+import { accessSync, constants, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { availableParallelism } from 'node:os'
-import { dirname, join, relative } from 'node:path'
+import { delimiter, dirname, join, relative } from 'node:path'
 import { $, which } from '../ground/laptop.ts'
 import { root } from '../ground/root.ts'
 import type { Command } from '../ground/sh.ts'
 import type { Placed } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
+import { outDir } from '../site/out.ts'
 import { notBuiltNote } from '../site/planned.ts'
 import type { Context, Page } from './page.ts'
 import type { Report, State } from './report.ts'
@@ -46,7 +47,7 @@ export async function rehearse(
   report: Report,
 ): Promise<0 | 1> {
   const { site } = config
-  const out = join(root, 'out', site.name)
+  const out = outDir(config)
   report.note(`Rehearsal for the site ${site.name}: FK_HOST is not set, so nothing is touched.`)
   const all = printedPages(pages, context, config)
   const questions = aboutPages(join(out, 'print'), all)
@@ -162,6 +163,19 @@ const unfit: [RegExp, string][] = [
   [/the laptop had no age identity/, 'the laptop has no age identity yet'],
 ]
 
+/** Why a program does not start here: where something of its name is in PATH, it is not simply missing. */
+function absent(tool: string): string {
+  for (const dir of (process.env['PATH'] ?? '').split(delimiter).filter(Boolean)) {
+    try {
+      accessSync(join(dir, tool), constants.X_OK)
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'EACCES')
+        return `it cannot be started (EACCES ${join(dir, tool)})`
+    }
+  }
+  return 'it is not installed here'
+}
+
 /** Seconds for one checker. */
 const LIMIT = 60
 
@@ -173,7 +187,8 @@ async function ask({ artifact, tool, command, env = {} }: Question): Promise<Che
   })`bash --norc -euo pipefail -c ${command}`
   const said = `${stdout}${stderr}`.trim()
   if (exitCode === 0) return { artifact, by: tool, result: 'passed', said: '' }
-  const why = unfit.find(([pattern]) => pattern.test(said))?.[1]
+  const notStarted = exitCode === 126 || (exitCode === 127 && said.includes(`: ${tool}: `))
+  const why = notStarted ? absent(tool) : unfit.find(([pattern]) => pattern.test(said))?.[1]
   if (why !== undefined) return { artifact, by: tool, result: 'not checked', said: why }
   return {
     artifact,
@@ -194,7 +209,7 @@ async function answered(questions: Question[], site: string): Promise<Check[]> {
       const { artifact, tool } = question
       const program = which(tool)
       if (program === undefined) {
-        checks[i] = { artifact, by: tool, result: 'not checked', said: 'it is not installed here' }
+        checks[i] = { artifact, by: tool, result: 'not checked', said: absent(tool) }
         continue
       }
       const key = keyOf(question, program)

@@ -1,5 +1,6 @@
 // What the person at the terminal reads, what a program reads instead (--json), and what the run log keeps.
 import { stripVTControlCharacters } from 'node:util'
+import { wrap } from '../ground/wrap.ts'
 import type { Transfer } from './transfer.ts'
 
 export type State =
@@ -14,6 +15,8 @@ export interface PageStart {
   mode?: string
   /** Where it runs, for a reader: `fortress (admin@192.0.2.10)`. */
   machine?: string
+  /** Which machine that is: the `id` of its facts. */
+  id?: string
 }
 
 /** What is about to be asked. */
@@ -228,6 +231,8 @@ class Text {
   readonly #live: Live
   readonly #tty: boolean
   readonly #verbose: boolean
+  /** A pipe is as wide as a terminal that nobody has widened. */
+  readonly #columns: () => number
   readonly #quarters = new Map<string, number>()
   /** The step that was just reported as failed, so that its fault does not name it again. */
   #failed: string | undefined
@@ -236,6 +241,7 @@ class Text {
   constructor(stdout: Out, options: ReportOptions, now: () => number) {
     this.#tty = options.tty ?? stdout.isTTY === true
     this.#verbose = options.verbose ?? false
+    this.#columns = () => (this.#tty ? stdout.columns : undefined) ?? 80
     this.#live = new Live(stdout, this.#tty && !options.json, now)
     const color = options.color ?? (stdout.isTTY === true && stdout.hasColors?.() === true)
     this.#paper = new Paper(
@@ -343,9 +349,12 @@ class Text {
       this.#heading = of
     }
     const code = { ok: 32, warn: 33, bad: 31, 'n/a': 2 }[state]
-    const line = [found, remedy].filter((text) => text !== undefined).map((text) => oneLine(text))
     const head = `${paper.paint(code, state)}${' '.repeat(6 - state.length)}${subject.padEnd(10)}`
-    paper.print(`${head} ${line.join('; ')}`)
+    const width = this.#columns() - 17
+    const [first = '', ...more] = wrap(oneLine(found), width)
+    const next = remedy === undefined ? [] : wrap(`→ ${oneLine(remedy)}`, width, 2)
+    paper.print(`${head} ${first}`)
+    for (const line of [...more, ...next]) paper.print(' '.repeat(17) + line)
   }
 
   transfer({ name, does, bytes, total, rate, done }: Transfer): void {

@@ -1,11 +1,10 @@
 // The order of work of a page on a machine: inspect, apply batch by batch, undo. This file hides what travels together, and in
-// which order the laptop and other machines do their part. What came of it is in verdict.ts, confirming in lockout.ts.
+// which order the laptop and other machines do their part. What came of it is in verdict.ts, confirming in transaction.ts.
 import { createHash } from 'node:crypto'
 import { gunzipSync } from 'node:zlib'
 import type { Fault } from '../ground/fault.ts'
 import type { SecretStore } from '../ground/secret.ts'
 import { type Fetch, deliver } from './delivery.ts'
-import { confirm, rollbackAfter } from './lockout.ts'
 import { type Machine, lockOwner } from './machine.ts'
 import type { Page } from './page.ts'
 import {
@@ -17,7 +16,8 @@ import {
   undoProgram,
 } from './program.ts'
 import type { Report } from './report.ts'
-import { type Change, type Demand, type Step, isChange, isWait, transactionOf } from './step.ts'
+import { type Change, type Demand, type Step, isChange, isWait } from './step.ts'
+import { transactionFor } from './transaction.ts'
 import {
   type Mode,
   type Observed,
@@ -93,6 +93,7 @@ export async function runPage(
     on: page.on,
     mode,
     machine: machine.label,
+    ...(machine.facts.id === undefined ? {} : { id: machine.facts.id }),
   })
   if (mode === 'undo') return undo(page, steps, running)
   report.plan({ steps: steps.length, controls: steps.reduce((n, s) => n + (s.controls?.length ?? 0), 0) })
@@ -312,12 +313,10 @@ interface Applied {
   saved: Saved[]
 }
 
-const transactionId = (page: Page): string => `${page.name}-${Date.now().toString(36)}`
-
 /** Applies a batch on the machine of the page, and confirms it where it is a transaction. */
 async function applyHere(work: Work, batch: Batch, sent: Record<string, string>): Promise<Applied> {
   const { page, running, observed } = work
-  const transaction = transactionOf(batch.steps.map(({ step }) => step))
+  const transaction = transactionFor({ ...running, page, steps: batch.steps }, 'apply')
   const options: ApplyOptions = {
     page: page.name,
     shell: page,
@@ -325,14 +324,7 @@ async function applyHere(work: Work, batch: Batch, sent: Record<string, string>)
     all: work.steps.map(({ step }) => step),
     owner: lockOwner(),
     sent,
-    ...(transaction
-      ? {
-          transaction: {
-            id: transactionId(page),
-            seconds: rollbackAfter(transaction, running.rollbackAfter),
-          },
-        }
-      : {}),
+    ...(transaction ? { transaction: transaction.armed } : {}),
   }
   for (const { index } of batch.steps) observed[index] = unobserved()
   const saved: Saved[] = []
@@ -366,15 +358,8 @@ async function applyHere(work: Work, batch: Batch, sent: Record<string, string>)
     )
     return { code: 1, saved: [] }
   }
-  if (armed && options.transaction) {
-    const unconfirmed = await confirm({
-      ...options.transaction,
-      route: transaction?.route?.apply ?? running.machine.route,
-      page: page.name,
-      name: batch.steps.map(({ step }) => step.name).join('; '),
-      machine: running.machine,
-      report: running.report,
-    })
+  if (armed && transaction) {
+    const unconfirmed = await transaction.confirm()
     if (unconfirmed) {
       work.changed -= ended('changed').length
       // What was begun and has not ended is rolled back too.
@@ -447,9 +432,8 @@ async function store(work: Work, { steps }: Batch, saved: Saved[]): Promise<0 | 
 const UNDO_LIMIT = 900
 
 async function undo(page: Page, steps: Step[], running: Running): Promise<Result> {
-  const { machine, report } = running
-  const found = transactionOf(steps)
-  const transaction = found && { id: transactionId(page), seconds: running.rollbackAfter }
+  const { report } = running
+  const transaction = transactionFor({ ...running, page, steps: numbered(steps) }, 'undo')
   let answer: Extract<Frame, { kind: 'undone' }> | undefined
   let armed = false
   const sent = await send(
@@ -459,7 +443,7 @@ async function undo(page: Page, steps: Step[], running: Running): Promise<Result
       shell: page,
       all: steps,
       owner: lockOwner(),
-      ...(transaction ? { transaction } : {}),
+      ...(transaction ? { transaction: transaction.armed } : {}),
     }),
     (frame) => {
       if (frame.kind === 'undone') answer = frame
@@ -484,16 +468,9 @@ async function undo(page: Page, steps: Step[], running: Running): Promise<Result
     return result(1)
   }
   if (armed && transaction) {
-    const unconfirmed = await confirm({
-      ...transaction,
-      route: found?.route?.undo ?? machine.route,
-      page: page.name,
-      name: `undo ${page.name}`,
-      machine,
-      report,
-    })
+    const unconfirmed = await transaction.confirm()
     if (unconfirmed) {
-      report.error(unconfirmed)
+      report.error({ ...unconfirmed, step: `undo ${page.name}` })
       return result(1)
     }
   }

@@ -100,6 +100,11 @@ export interface Demand extends Named {
   help: string
   /** It holds for this run when somebody types exactly this: what is about to be destroyed, by its name. */
   typed?: string
+  /**
+   * A person does it in the normal course of a build: the page waits, and nothing has failed. With `wait` a run at a terminal
+   * checks again for so many seconds, and goes on by itself.
+   */
+  person?: { wait?: number }
 }
 
 /** It becomes true by itself; checked again until `seconds` have passed. */

@@ -7,7 +7,18 @@ import { basename, dirname, join } from 'node:path'
 import { inspect } from 'node:util'
 
 /** Loaded when a secret is read or made: that takes longer than all else that a look at a machine loads. */
-const age = () => createRequire(import.meta.url)('age-encryption') as typeof import('age-encryption')
+export const age = () => createRequire(import.meta.url)('age-encryption') as typeof import('age-encryption')
+
+/**
+ * Node 20 warns that X25519, with which age encrypts, is experimental. Node 22 calls it finished, and nobody who reads the
+ * warning can do anything about it. Every other warning is shown.
+ */
+const warn = process.emitWarning as (...words: unknown[]) => void
+process.emitWarning = (warning: string | Error, ...more: unknown[]): void => {
+  const text = warning instanceof Error ? warning.message : warning
+  if (more[0] === 'ExperimentalWarning' && text.startsWith('The X25519 Web Crypto API ')) return
+  warn.call(process, warning, ...more)
+}
 
 /** A value that shows only its name. It is fetched when it is resolved, and at most once. */
 export class Secret {
@@ -53,10 +64,10 @@ export class Secret {
   }
 }
 
-/** Makes a value the first time it is resolved. */
 /** A secret of a site by its name; `make` runs on the laptop the first time it is needed. */
 export type Secrets = (name: string, make?: Make) => Secret
 
+/** Makes a value the first time it is resolved. */
 export type Make = () => string | Promise<string>
 
 export interface SecretStore {
@@ -76,7 +87,7 @@ export interface SecretStore {
 /**
  * Secrets as `<dir>/<name>.age`: ordinary age files, so `age --decrypt --identity <identity>` reads them too. A secret is made
  * once: a file that is there and cannot be read is an error, never a reason for a new one. The identity file is made when the
- * first secret is stored, and `say` is given the sentence that asks for a backup of it.
+ * first secret is stored, and `say` is given the lines that ask for a copy of it; what it does then is waited for.
  */
 export function secretStore({
   dir,
@@ -85,10 +96,11 @@ export function secretStore({
 }: {
   dir: string
   identity: string
-  say?: (sentence: string) => void
+  say?: (sentence: string) => unknown
 }): SecretStore {
   const handles = new Map<string, Secret>()
   const makers = new Map<string, Make>()
+  let making: Promise<void> | undefined
   const path = (name: string): string => {
     if (!/^[a-z0-9][a-z0-9._-]*$/.test(name))
       throw new Error(`a secret cannot be called '${name}': use a-z, 0-9, - . _`)
@@ -99,7 +111,8 @@ export function secretStore({
   async function write(name: string, value: string, replace: boolean): Promise<void> {
     mkdirSync(dir, { recursive: true, mode: 0o700 })
     chmodSync(dir, 0o700)
-    if (!existsSync(identity)) await makeIdentity(identity, dir, say)
+    if (!existsSync(identity))
+      await (making ??= makeIdentity(identity, dir, say).finally(() => (making = undefined)))
     const { Encrypter, identityToRecipient } = age()
     const encrypter = new Encrypter()
     for (const key of identities(identity, path(name))) encrypter.addRecipient(await identityToRecipient(key))
@@ -113,7 +126,7 @@ export function secretStore({
       if (!make) throw new Error(`there is no secret '${name}' in ${dir}`)
       await write(name, await make(), false)
     }
-    return decrypted(path(name), identity)
+    return decrypted(path(name), identities(identity, path(name)), identity)
   }
 
   const store: SecretStore = {
@@ -147,15 +160,15 @@ export function secretStore({
   return store
 }
 
-/** The text of an age file. Throws when the identity file is not to be used, or does not open it. */
-async function decrypted(path: string, identity: string): Promise<string> {
+/** The text of an age file, by these keys; `of` is the file that they are from. Throws when they do not open it. */
+export async function decrypted(path: string, keys: string[], of: string): Promise<string> {
   const decrypter = new (age().Decrypter)()
-  for (const key of identities(identity, path)) decrypter.addIdentity(key)
+  for (const key of keys) decrypter.addIdentity(key)
   try {
     return await decrypter.decrypt(readFileSync(path), 'text')
   } catch (error) {
     throw new Error(
-      `${path} cannot be decrypted with ${identity}: ${said(error)}. ` +
+      `${path} cannot be decrypted with ${of}: ${said(error)}. ` +
         'Restore the file or the identity from your backup; it is never replaced by itself.',
     )
   }
@@ -182,21 +195,24 @@ export async function land(path: string, content: string | Uint8Array, replace: 
   }
 }
 
-async function makeIdentity(path: string, dir: string, say: (sentence: string) => void): Promise<void> {
+/** Makes the identity, unless there is a secret that another one opens. */
+async function makeIdentity(path: string, dir: string, say: (sentence: string) => unknown): Promise<void> {
   const orphan = orphaned(dir)
   if (orphan)
     throw new Error(
       `the age identity ${path} is not there, and ${orphan} was encrypted for it. ` +
         'Restore it from your backup, or name the right one in FK_AGE_IDENTITY.',
     )
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
   const { generateX25519Identity, identityToRecipient } = age()
   const key = await generateX25519Identity()
-  const recipient = await identityToRecipient(key)
-  mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
-  const text = `# created: ${new Date().toISOString()}\n# public key: ${recipient}\n${key}\n`
+  const text = `# created: ${new Date().toISOString()}\n# public key: ${await identityToRecipient(key)}\n${key}\n`
   await land(path, text, false)
-  say(
-    `Made the age identity ${path}. Back it up now, away from this computer: without it no secret of yours can be read.`,
+  await say(
+    `Made the age identity ${path}
+It opens every backup of a cluster, and every secret in ${dirname(dir)}
+Copy it now to a place away from this computer: without it nothing opens them.
+On paper: ./task identity show has it as one line.`,
   )
 }
 
@@ -221,6 +237,11 @@ export function identities(path: string, wanted: string): string[] {
   const mode = statSync(path).mode & 0o777
   if (mode & 0o077)
     throw new Error(`others can read the age identity ${path} (mode ${mode.toString(8)}): chmod 600 ${path}`)
+  return keysIn(path)
+}
+
+/** The keys of an identity file, whoever can read it: a copy on a stick has no modes. Throws for a file of another kind. */
+export function keysIn(path: string): string[] {
   const lines = readFileSync(path, 'utf8')
     .split('\n')
     .map((line) => line.trim())

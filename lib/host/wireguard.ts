@@ -1,15 +1,13 @@
-// The devices that may enter: their keys on the laptop, their lines in the site document, their files and QR codes.
+// The devices that may enter: their keys on the laptop, their files and QR codes.
 import { randomBytes } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { isIPv6 } from 'node:net'
-import { join } from 'node:path'
-import { contains, parseHost, parseNetwork, lowestFree } from '../ground/address.ts'
-import { edited } from '../ground/edited.ts'
+import { join, relative } from 'node:path'
+import { contains, parseHost, parseNetwork } from '../ground/address.ts'
 import { Fault } from '../ground/fault.ts'
 import { placeholder, publicKey } from '../ground/keys.ts'
-import { nearest } from '../ground/nearest.ts'
-import { type SecretStore, land } from '../ground/secret.ts'
+import { type Secrets, land } from '../ground/secret.ts'
 import { type TunnelEnd, bridgeOf, tunnelOf } from '../site/machines.ts'
 import type { Config, MachineSpec, Peer, Site } from '../site/model.ts'
 
@@ -61,9 +59,9 @@ export interface Keys {
 }
 
 /** The keys of a peer; what is not there yet is made, and so are those of the hosts. */
-export async function keysOf(store: SecretStore, state: string, site: Site, peer: string): Promise<Keys> {
+export async function keysOf(secrets: Secrets, state: string, site: Site, peer: string): Promise<Keys> {
   const pair = async (name: string): Promise<string> => {
-    const secret = (await store.get(name, privateKey)).reveal().trim()
+    const secret = (await secrets(name, privateKey).resolve()).trim()
     const half = publicKey(secret)
     await land(join(state, `${name}.pub`), `${half}\n`, false)
     if (publicHalf(state, name) !== half)
@@ -75,7 +73,7 @@ export async function keysOf(store: SecretStore, state: string, site: Site, peer
   const hosts: Record<string, string> = {}
   for (const { end } of endsOf(site)) hosts[end.key] = publicKey(await pair(end.key))
   const own = await pair(peerKey(peer))
-  const preshared = (await store.get(pskKey(peer), presharedKey)).reveal().trim()
+  const preshared = (await secrets(pskKey(peer), presharedKey).resolve()).trim()
   return { own, preshared, hosts }
 }
 
@@ -105,6 +103,84 @@ Address = ${peer.address}/32
 ${sections.join('')}`
 }
 
+/** What the client file of a peer is made from, and where it lies. */
+interface Place extends Pick<Config, 'site' | 'env'> {
+  /** The site's directory on the laptop. */
+  state: string
+  secrets: Secrets
+}
+
+/** The client file of a peer. */
+export const clientPath = (state: string, peer: string): string => join(state, `${peer}.conf`)
+
+/**
+ * Writes the client file of a peer, with mode 600, and makes the keys that are missing; `said` is the endpoint of --endpoint.
+ * Resolves to its text. Rejects with a Fault, before anything is made, where nothing says where devices find a host.
+ */
+export async function writeClient(
+  { site, env, state, secrets }: Place,
+  peer: Peer,
+  said?: string,
+): Promise<string> {
+  const endpoints = endpointsOf({ site, env }, state, said)
+  const keys = await keysOf(secrets, state, site, peer.name)
+  const text = clientFile(site, peer, keys, endpoints)
+  if (said !== undefined) await land(join(state, 'endpoint'), `${said}\n`, true)
+  await land(clientPath(state, peer.name), text, true)
+  return text
+}
+
+/**
+ * Makes the keys of every peer that has none yet. Where the laptop is among them, its client file is written too; where nothing
+ * says how a device finds the host (the pages run on the host itself), `./task peer show` asks for that.
+ */
+export async function makeKeys(place: Place): Promise<void> {
+  const { site, state, secrets } = place
+  const missing = keyless(state, site)
+  for (const name of missing) await keysOf(secrets, state, site, name)
+  const laptop = laptopOf(site)
+  if (laptop !== undefined && missing.includes(laptop.name))
+    await writeClient(place, laptop).catch((error: unknown) => {
+      if (!(error instanceof Fault)) throw error
+    })
+}
+
+/** The first peer of a site is the laptop that its pages run on. */
+export const laptopOf = (site: Site): Peer | undefined => site.tunnel.peers[0]
+
+/** How the laptop comes into the tunnel: what to type, and what is to be known about it. */
+export function enter({ site, env, state }: Omit<Place, 'secrets'>): string {
+  const laptop = laptopOf(site)
+  if (laptop === undefined) return './task peer add NAME'
+  const path = clientPath(state, laptop.name)
+  const [phone] = site.tunnel.peers.slice(1)
+  return [
+    ...(existsSync(path) || (keyless(state, site).includes(laptop.name) && found({ site, env }, state))
+      ? []
+      : [`./task peer show ${laptop.name}${found({ site, env }, state) ? '' : ' --endpoint HOST'}`]),
+    `sudo wg-quick up ${shown(path)}`,
+    'on the laptop, with wireguard-tools installed; or import the file into the',
+    `WireGuard app, or scan it: ./task peer show ${(phone ?? laptop).name} --qr`,
+    'Its private key stands in the file in clear (mode 600): keep it as a key.',
+  ].join('\n')
+}
+
+/** Whether the laptop knows where devices find the hosts. */
+function found(config: Pick<Config, 'site' | 'env'>, state: string): boolean {
+  try {
+    return Object.keys(endpointsOf(config, state)).length > 0
+  } catch (error) {
+    if (error instanceof Fault) return false
+    throw error
+  }
+}
+
+/** A path as one types it here. */
+export const shown = (path: string): string => {
+  const near = relative(process.cwd(), path)
+  return near.startsWith('..') ? path : near
+}
+
 /** A QR code of half blocks, black on white whatever the colours of the terminal are. */
 export function qr(text: string): string {
   const { encode } = load('uqr') as typeof import('uqr')
@@ -120,55 +196,15 @@ export function qr(text: string): string {
   return lines.join('')
 }
 
-/** The site document with one more peer, and its address: the lowest that is free. Comments and order stay. */
-export function withPeer(text: string, site: Site, name: string): { text: string; peer: Peer } {
-  if (!/^[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?$/.test(name))
-    throw new Fault(`'${name}' cannot be the name of a peer: use at most 15 of a-z, 0-9 and -`)
-  const { network = '', address, peers } = site.tunnel
-  const same = peers.find((peer) => peer.name === name)
-  if (same)
-    throw new Fault(`there is a peer ${name} already (${same.address})`, { next: `./task peer show ${name}` })
-  const range = parseNetwork(network)
-  if (!range) throw new TypeError(`${network} is not a network`)
-  const taken = [address, ...peers.map((p) => p.address), ...site.machines.map((m) => m.tunnel_address)]
-  const free = lowestFree(range, taken)
-  if (free === undefined) throw new Fault(`${network} has no free address left for ${name}`)
-  const peer = { name, address: free }
-  const add = (document: import('yaml').Document): void => {
-    const flow = (one: Peer) => Object.assign(document.createNode(one), { flow: true })
-    // A document that names no peer has the one that it gets by default.
-    if (!document.hasIn(['tunnel', 'peers'])) document.setIn(['tunnel', 'peers'], document.createNode([]))
-    const list = document.getIn(['tunnel', 'peers']) as import('yaml').YAMLSeq
-    if (list.items.length === 0) for (const one of peers) list.add(flow(one))
-    list.add(flow(peer))
-  }
-  return { text: edited(text, add), peer }
-}
-
-/** The site document without the peer. Refuses to take the last one. */
-export function withoutPeer(text: string, site: Site, name: string): string {
-  const names = site.tunnel.peers.map((peer) => peer.name)
-  const at = names.indexOf(name)
-  if (at < 0) {
-    const near = nearest(name, names)
-    throw new Fault(
-      `there is no peer ${name}: ${names.join(', ')}`,
-      near ? { next: `did you mean ${near}?` } : {},
-    )
-  }
-  if (names.length === 1)
-    throw new Fault(`${name} is the only peer: without it nobody could enter`, {
-      next: './task peer add NAME first',
-    })
-  return edited(text, (document) => void document.deleteIn(['tunnel', 'peers', at]))
-}
-
 /**
  * Where devices find each host where the tunnel ends, by its name. That of `tunnel.at` is what --endpoint last said, or the
  * address that SSH uses; the others have their address in the site document.
  */
-export function endpointsOf(config: Config, state: string, said?: string): Record<string, string> {
-  const { site, env } = config
+export function endpointsOf(
+  { site, env }: Pick<Config, 'site' | 'env'>,
+  state: string,
+  said?: string,
+): Record<string, string> {
   if (endsOf(site).length === 0)
     throw new Fault(
       `the tunnel of ${site.name} ends at no host of it: ${site.tunnel.kind} at ${site.tunnel.at ?? 'no machine'}`,

@@ -1,14 +1,11 @@
 // A bundle of the cluster on the laptop: opened, and proven to be whole, before anything of it goes anywhere.
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { createRequire } from 'node:module'
 import { basename } from 'node:path'
 import { Readable } from 'node:stream'
 import type { ReadableStream as WebStream } from 'node:stream/web'
 import { Fault } from '../ground/fault.ts'
-import { identities } from '../ground/secret.ts'
-
-const load = createRequire(import.meta.url)
+import { age, identities } from '../ground/secret.ts'
 
 /** What stands first in a bundle; config/k3s/backup.sh writes it. */
 export interface Manifest {
@@ -54,7 +51,7 @@ const refused = (path: string, reason: string, said?: string) =>
 
 /** What is in an age file, in clear. */
 export async function* opened(path: string, identity: string): AsyncGenerator<Buffer> {
-  const { Decrypter } = load('age-encryption') as typeof import('age-encryption')
+  const { Decrypter } = age()
   const decrypter = new Decrypter()
   for (const key of identities(identity, path)) decrypter.addIdentity(key)
   try {

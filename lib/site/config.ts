@@ -339,10 +339,10 @@ function readSettings(root: string, env: Record<string, string | undefined>, sch
     faults.push({ file, line, path: name, reason, suggestion })
   }
 
-  const dotenv = read(root, '.env')
-  if ('text' in dotenv) readDotenv(dotenv.text, set, faults)
-  else if (dotenv.unreadable !== 'is missing')
-    faults.push({ file: '.env', path: '', reason: dotenv.unreadable })
+  const dotenv = settingsFile(root, env)
+  if ('text' in dotenv) readDotenv(dotenv, set, faults)
+  else if (dotenv.file !== '.env' || dotenv.unreadable !== 'is missing')
+    faults.push({ file: dotenv.file, path: '', reason: dotenv.unreadable })
   for (const [name, value] of Object.entries(env))
     if (value !== undefined && /^FK_/i.test(name)) set(name, value, 'environment')
 
@@ -350,14 +350,22 @@ function readSettings(root: string, env: Record<string, string | undefined>, sch
   for (const [name, setting] of Object.entries(values)) {
     const { path: kind } = schema.properties[name]!
     if (kind === undefined) continue
-    setting.value = absolute(setting.value, setting.file === '.env' ? root : process.cwd())
+    setting.value = absolute(setting.value, setting.file === dotenv.file ? root : process.cwd())
     if (kind !== 'any') files[name] = fileMode(setting.value)
   }
   return settings
 }
 
+/** The file of a person's settings. What this process is not to read is not read for a caller with an `env` of his own either. */
+function settingsFile(root: string, env: Record<string, string | undefined>): Text {
+  const said = env['FK_ENV_FILE'] || (root === kit ? process.env['FK_ENV_FILE'] : undefined)
+  if (!said) return read(root, '.env')
+  const found = read('/', absolute(said, process.cwd()))
+  return { ...found, file: said }
+}
+
 function readDotenv(
-  text: string,
+  { file, text }: { file: string; text: string },
   set: (name: string, value: string, file: string, line: number) => void,
   faults: Diagnostic[],
 ): void {
@@ -367,7 +375,7 @@ function readDotenv(
     if (/^\s*(#|$)/.test(content)) continue
     const line = index + 1
     const wrong = (name: string, reason: string): void => {
-      faults.push({ file: '.env', line, path: name, reason })
+      faults.push({ file, line, path: name, reason })
     }
     // One line at a time: a quote that is left open must not swallow the settings below it.
     const [[name, value] = ['', '']] = Object.entries(parse(content))
@@ -376,7 +384,7 @@ function readDotenv(
     if (name === '') wrong('', 'is not NAME=value')
     else if (quote !== undefined && value.startsWith(quote)) wrong(name, `has no closing ${quote}`)
     else if (first !== undefined) wrong(name, `is set twice; first in line ${first}`)
-    else set(name, value, '.env', line)
+    else set(name, value, file, line)
     if (first === undefined) seen.set(name, line)
   }
 }

@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto'
 import { contains, formatAddress, parseNetwork } from '../ground/address.ts'
 import type { MachineSpec, NetworkSpec, Peer, Site, Vault, VmSpec } from './model.ts'
+import type { On } from './place.ts'
 
 /** Whether a machine runs Kubernetes, and whether it runs the control plane and etcd. */
 export const isNode = ({ roles }: Pick<MachineSpec, 'roles'>): boolean =>
@@ -147,15 +148,23 @@ const laptop: Placed = {
   arch: process.arch === 'arm64' ? 'arm64' : 'amd64',
 }
 
+/** This computer again, with the credentials of the cluster. */
+const api: Placed = { ...laptop, name: 'api' }
+
 /** Whether it is this computer. */
-export const isLaptop = (spec: Placed): boolean => spec === laptop
+export const isLaptop = (spec: Placed): boolean => spec === laptop || spec === api
+
+/** Whether it is this computer for pages about the API of the cluster. */
+export const isApi = (spec: Placed): boolean => spec === api
 
 /**
  * The machines of a site that pages for `on` run on, in the order of the document; of nodes the servers come before the agents. A
- * host is hardened by pages 00 to 09. A node runs k3s; one that runs Talos is none, because it has no shell and no k3s.
+ * host is hardened by pages 00 to 09. A node runs k3s; one that runs Talos is none, because it has no shell and no k3s. Pages for
+ * the API run on this computer, where the site has a cluster.
  */
-export function machinesFor({ site }: { site: Site }, on: 'laptop' | 'host' | 'node'): Placed[] {
+export function machinesFor({ site }: { site: Site }, on: On): Placed[] {
   if (on === 'laptop') return [laptop]
+  if (on === 'api') return site.machines.some(isServer) ? [api] : []
   const placed = site.machines.map((machine): Placed => {
     const behind = machine.roles.includes('host') ? undefined : hostOf(site, machine)?.name
     const user = machine.user ?? (machine.os === 'flatcar' ? 'core' : undefined)

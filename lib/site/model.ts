@@ -11,6 +11,7 @@ export interface Env {
   FK_STATE_DIR: string
   FK_AGE_IDENTITY: string
   FK_LAB_DIR: string
+  FK_OUT_DIR: string
   FK_LOG_DIR: string
   FK_DOWNLOAD_DIR: string
   FK_MIRROR?: string

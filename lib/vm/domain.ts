@@ -157,9 +157,12 @@ export function unclaimed({ node, uuid, site }: Domain): Demand {
   }
 }
 
+/** What the laptop calls the private key of a node. */
+export const hostKeyName = ({ name }: Pick<Guest, 'name'>): string => `${name}-ssh-host-key`
+
 /** The private key of a node, in the format of OpenSSH; made when it is first needed. */
 export function hostKeyOf(node: Pick<Guest, 'name'>, secrets: Secrets): Secret {
-  return secrets(`${node.name}-ssh-host-key`, () => makeSshKey(node.name))
+  return secrets(hostKeyName(node), () => makeSshKey(node.name))
 }
 
 /** The line of known_hosts that pins a node on its host: no secret, but made from one that only the laptop has. */

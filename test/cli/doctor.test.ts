@@ -202,6 +202,49 @@ describe('what is missing is said, with what to do', () => {
     })
 })
 
+describe('an account that page 00 would refuse is found before that page runs', () => {
+  const who = (user: string, files: Change) => {
+    const dir = mkdtempSync(join(scratch, 'account-'))
+    for (const [path, content] of Object.entries({ 'etc/sudoers': 'root ALL=(ALL:ALL) ALL\n', ...files })) {
+      mkdirSync(join(dir, dirname(path)), { recursive: true })
+      writeFileSync(join(dir, path), content as string)
+    }
+    const script = `set -u; answer() { shift; printf '%s | %s | %s | %s\n' "$2" "$4" "$6" "$8"; }
+      FK_ROOT=${dir} FK_USER=${user}; . ${join(root, 'lib/cli/doctor.sh')}; doctor_account`
+    const { stdout, stderr } = spawnSync('bash', ['--norc', '-c', script], { encoding: 'utf8' })
+    return stderr + stdout
+  }
+  const shadow = (hash: string) => ({ 'etc/shadow': `root:*:1::::::\nada:${hash}:1::::::\n` })
+  const free = { 'etc/sudoers.d/90-cloud-init-users': 'ada ALL=(ALL) NOPASSWD:ALL\n' }
+  for (const [what, user, files, said] of [
+    [
+      'root',
+      'root',
+      {},
+      /^account \| bad \| you log in as root, .* \| on it: adduser ada && adduser ada sudo/,
+    ],
+    [
+      'a locked password',
+      'ada',
+      shadow('!'),
+      /^account \| bad \| ada has no password, .* \| on it: sudo passwd ada$/m,
+    ],
+    [
+      'NOPASSWD',
+      'ada',
+      { ...shadow('$y$x'), ...free },
+      /bad \| \/etc\/sudoers\.d\/90-cloud-init-users lets sudo work/,
+    ],
+    [
+      'a comment about it',
+      'ada',
+      { ...shadow('$y$x'), 'etc/sudoers': '# NOPASSWD\n' },
+      /^account \| ok \| ada, /,
+    ],
+  ] as [string, string, Change, RegExp][])
+    test(what, () => assert.match(who(user, files), said))
+})
+
 test('partitions and second names of a disk are not listed', () =>
   assert.equal(says().filter((line) => line.startsWith('disk | ok')).length, 1))
 
@@ -359,9 +402,14 @@ describe('the laptop', () => {
 
 // ─── what a person sees ──────────────────────────────────────────────────────────────────────────────────────────────
 
+const CLEAR = `
+Nothing here stops a page. Next: ./task build-all, which is a rehearsal;
+then FK_HOST in .env, and ./task doctor again
+`
+
 test('without FK_HOST only the laptop is checked, and the line about the machine says why', () => {
   const env = {
-    ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('FK_'))),
+    ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^FK_(?!ENV_FILE)/.test(name))),
     FK_HOST: '',
     FK_LOG_DIR: scratch,
     FK_STATE_DIR: scratch,
@@ -373,7 +421,11 @@ test('without FK_HOST only the laptop is checked, and the line about the machine
   assert.match(stdout, /^this laptop\nok {4}node {7}\S+\n/)
   assert.ok(
     stdout.endsWith(
-      '\nthe machine\nn/a   machine    FK_HOST is not set, so only this laptop was checked; FK_HOST=admin@192.0.2.10 ./task doctor checks the machine too\n',
+      `
+the machine
+n/a   machine    FK_HOST is not set, so only this laptop was checked
+                 → FK_HOST=admin@192.0.2.10 ./task doctor checks the machine too
+${status === 0 ? CLEAR : stdout.slice(stdout.lastIndexOf('\n\n') + 1)}`,
     ),
     stdout,
   )
@@ -386,19 +438,17 @@ test('without FK_HOST only the laptop is checked, and the line about the machine
     .trim()
     .split('\n')
     .map((line) => JSON.parse(line) as Record<string, string>)
-  assert.equal(events.length, stdout.trim().split('\n').length - 3)
-  assert.ok(
-    events.every(
-      ({ event, of, subject, state, found }) => event === 'finding' && of && subject && state && found,
-    ),
-  )
+  const findings = events.filter(({ event }) => event === 'finding')
+  assert.equal(findings.length, stdout.match(/^(ok|warn|bad|n\/a) /gm)?.length)
+  assert.ok(findings.every(({ of, subject, state, found }) => of && subject && state && found))
+  assert.equal(events.at(-1)?.['event'], 'note')
   assert.equal(status, events.some(({ state }) => state === 'bad') ? 1 : 0)
   assert.equal(json.status, status)
 })
 
 test('a machine that does not answer is one line, with what to do', () => {
   const env = {
-    ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('FK_'))),
+    ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^FK_(?!ENV_FILE)/.test(name))),
     FK_HOST: 'admin@127.0.0.1:1',
     FK_LOG_DIR: scratch,
     FK_STATE_DIR: scratch,
@@ -410,8 +460,10 @@ test('a machine that does not answer is one line, with what to do', () => {
   assert.equal(status, 1)
   assert.match(
     stdout,
-    /^fortress\nbad {3}access {5}The host key of 127\.0\.0\.1 is not known yet; run \.\/task trust on a terminal .*\n$/m,
+    /^fortress\nbad {3}access {5}The host key of 127\.0\.0\.1 is not known yet\n {17}→ ssh-keygen -lf \/etc\/ssh\/ssh_host_ed25519_key\.pub on its own\n/m,
   )
+  assert.match(stdout, /^access of fortress stops every page there\nNext: what its arrow says, and .*\n$/m)
+  assert.ok(stdout.split('\n').every((line) => line.length <= 80 || !line.includes(' ', 20)))
 })
 
 test('colour is for terminals', () => {
@@ -429,8 +481,10 @@ test('colour is for terminals', () => {
   report(true).finding(finding)
   assert.deepEqual(lines, [
     'this laptop\n',
-    'bad   gpgv       is not installed; install it\n',
+    'bad   gpgv       is not installed\n',
+    '                 → install it\n',
     '\u001b[1mthis laptop\u001b[0m\n',
-    '\u001b[31mbad\u001b[0m   gpgv       is not installed; install it\n',
+    '\u001b[31mbad\u001b[0m   gpgv       is not installed\n',
+    '                 → install it\n',
   ])
 })

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -7,7 +8,7 @@ import taskfile from '../../Taskfile.ts'
 import { type Call, type Task, type Taskfile, NotHere } from '../../lib/cli/call.ts'
 import { parse } from '../../lib/cli/flags.ts'
 import { order, runAll } from '../../lib/cli/graph.ts'
-import { list } from '../../lib/cli/main.ts'
+import { firstScreen, list } from '../../lib/cli/main.ts'
 import { pages } from '../../lib/cli/scripts.ts'
 import { runbook, several } from '../../lib/cli/tables.ts'
 import { createReport } from '../../lib/engine/report.ts'
@@ -30,7 +31,7 @@ test('pages are listed in running order, each with its first comment line', () =
   )
   writeFileSync(
     join(dir, 'scripts/00-host-harden.ts'),
-    '#!/usr/bin/env tsx\n// A host that answers only to its owner.\n// More.\n',
+    "#!/usr/bin/env tsx\n// A host that answers only to its owner.\n// More.\nexport default script(import.meta, { layer: 'L0' })\n",
   )
   writeFileSync(join(dir, 'scripts/notes.md'), '// no page\n')
   writeFileSync(join(dir, 'scripts/20-mute.ts'), 'export default 1\n')
@@ -40,14 +41,16 @@ test('pages are listed in running order, each with its first comment line', () =
       name: 'host-harden',
       file: 'scripts/00-host-harden.ts',
       summary: 'A host that answers only to its owner.',
+      layer: 'L0',
     },
     {
       number: '13',
       name: 'vm-provision',
       file: 'scripts/13-vm-provision.ts',
       summary: 'A machine that is replaced, not mended.',
+      layer: '',
     },
-    { number: '20', name: 'mute', file: 'scripts/20-mute.ts', summary: '' },
+    { number: '20', name: 'mute', file: 'scripts/20-mute.ts', summary: '', layer: '' },
   ])
   rmSync(dir, { recursive: true })
 })
@@ -72,6 +75,7 @@ test('the list has a section for each group and one for the pages', () => {
     name: 'host-harden',
     file: 'scripts/00-host-harden.ts',
     summary: 'A host that answers only to its owner.',
+    layer: 'L0',
   }
   assert.equal(
     list(file, [page]),
@@ -88,6 +92,37 @@ One page, by name or number: [plan|apply|verify|undo|print]
   00 host-harden      A host that answers only to its owner.
 `,
   )
+})
+
+test('the first screen and the list fit 80 columns, and every task that the first screen names is there', () => {
+  const screen = firstScreen(pages())
+  for (const line of [...screen.split('\n'), ...list(taskfile, pages()).split('\n')])
+    assert.ok(line.length <= 80, `${line.length}: ${line}`)
+  const tasks = Object.values(taskfile).flatMap((section) => Object.keys(section))
+  const named = [...screen.matchAll(/\.\/task ([a-z][a-z-]+)/g)].map(([, name]) => name!)
+  assert.ok(named.length >= 8)
+  for (const name of named) assert.ok(tasks.includes(name), name)
+  for (const { number, name } of pages()) assert.ok(screen.includes(`${number} ${name}`), name)
+})
+
+test('every page can be started as a program', () => {
+  for (const { file } of pages()) {
+    const path = join(import.meta.dirname, '../..', file)
+    assert.ok(statSync(path).mode & 0o100, `${file} is not executable: chmod +x ${file}`)
+    assert.match(readFileSync(path, 'utf8'), /^#!\/usr\/bin\/env -S npx --no-install tsx\n\/\/ /, file)
+  }
+})
+
+test('only the warning about X25519 is kept from a person', () => {
+  const program = `require(${JSON.stringify(join(import.meta.dirname, '../../bin/typescript.cjs'))})
+    require(${JSON.stringify(join(import.meta.dirname, '../../lib/ground/secret.ts'))})
+    process.emitWarning('The X25519 Web Crypto API algorithm is an experimental feature', 'ExperimentalWarning')
+    process.emitWarning('The Ed448 Web Crypto API algorithm is an experimental feature', 'ExperimentalWarning')
+    process.emitWarning('The X25519 Web Crypto API algorithm is gone', 'DeprecationWarning')`
+  const { stderr } = spawnSync(process.execPath, ['--eval', program], { encoding: 'utf8' })
+  assert.equal(stderr.match(/Warning:/g)?.length, 2, stderr)
+  assert.match(stderr, /Ed448/)
+  assert.match(stderr, /is gone/)
 })
 
 test('no page bears the name of a task', () => {

@@ -1,13 +1,17 @@
 // What `./task status` makes of what machines say: what needs attention, in which order, and what stands on the screen.
 import assert from 'node:assert/strict'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { spawn } from 'node:child_process'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { describe, test } from 'node:test'
+import { after, describe, test } from 'node:test'
 import { statusOf } from '../../lib/cli/concerns.ts'
 import { type Answers, age } from '../../lib/cli/health.ts'
 import { screen } from '../../lib/cli/screen.ts'
-import { take, verdictsIn } from '../../lib/cli/status.ts'
+import { type Verdict, verdictsIn } from '../../lib/cli/history.ts'
+import { type SitePage, judge, layersOf } from '../../lib/cli/layers.ts'
+import { take } from '../../lib/cli/status.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import { made, metal } from '../site/made.ts'
 
@@ -53,7 +57,8 @@ const backups: Answer[] = [
   ['note', { which: 'node.good', line: '2026-11-21T09:00:00Z\tbundle\t100\tok\t' }],
   ['note', { which: 'drill.good', line: '2026-11-11T09:00:00Z\tbundle\t100\tok\t' }],
 ]
-const shown = (config: ReturnType<typeof site>, machines: Answers[]) => statusOf(config, machines, [], now)
+const shown = (config: ReturnType<typeof site>, machines: Answers[]) =>
+  statusOf(config, { pages: [], machines, verdicts: [], now })
 const said = (config: ReturnType<typeof site>, machines: Answers[]) =>
   shown(config, machines).concerns.map(({ state, of, says, next }) => `${state} ${of}: ${says} → ${next}`)
 
@@ -178,7 +183,10 @@ describe('what needs attention', () => {
       status.notBuilt.map(({ page }) => page),
       ['30-network', '31-network-policies', '60-storage-vault', '64-backup'],
     )
-    assert.match(screen(status, { color: false }), /^Not built yet\n {2}30-network {2}the network plug-in$/m)
+    assert.match(
+      screen(status, { color: false }),
+      /^no page does yet what this site needs: 30-network 31-network-/m,
+    )
   })
 
   test('an API that answers nowhere', () => {
@@ -225,16 +233,15 @@ describe('the screen', () => {
     assert.doesNotMatch(plain, /\u001b/)
     // oxlint-disable-next-line no-control-regex -- these are our own colour codes
     assert.equal(screen(found, { color: true }).replaceAll(/\u001b\[\d+m/g, ''), plain)
-    const rows = plain.split('\n').filter((line) => /^ {2}(node|pi-\d) .*(role|server|agent)/.test(line))
+    const rows = plain.split('\n').filter((line) => /^(node|pi-\d) .*(role|server|agent)/.test(line))
     assert.equal(new Set(rows.map((row) => row.search(/role|server|agent/))).size, 1, plain)
     assert.equal(new Set(rows.map((row) => row.search(/runs|v1\./))).size, 1, plain)
   })
 
   test('what needs attention stands above everything else, and no machine can move the cursor', () => {
     const plain = screen(found, { color: false })
-    assert.match(plain, /^fortress-pi: \d things need you\n\nWhat needs you\n {2}bad {3}pi-2 /)
-    assert.ok(plain.indexOf('What needs you') < plain.indexOf('Machines'))
-    assert.match(plain, /last backup 3 h ago, last good drill 10 d ago/)
+    assert.match(plain, /^fortress-pi {3}\d need you +asked \d\d:\d\d, 0 s\n!! pi-2: /)
+    assert.match(plain, /^backup {2}3 h ago {3}drill {2}10 d ago/m)
     assert.match(plain, /no route; to host/)
   })
 
@@ -245,38 +252,224 @@ describe('the screen', () => {
       '2026-11-21T09:59:00Z',
       '2026-11-19T11:00:00Z',
       'never',
+      '2026-11-21T13:00:00Z',
     ]
     assert.deepEqual(
       ages.map((time) => age(time, now)),
-      ['0 min', '119 min', '2 h', '2 d', 'of unknown age'],
+      ['0 min', '119 min', '2 h', '2 d', 'of unknown age', 'of unknown age'],
     )
   })
 })
 
-test('the newest word on each page counts, plans count nothing, and a log that was cut short is read as far as it goes', () => {
+describe('the log of this laptop', () => {
   const dir = mkdtempSync(join(tmpdir(), 'fk-status-'))
-  try {
-    const run = (name: string, mode: string, time: string, failed: number) =>
-      writeFileSync(
-        join(dir, `${name}.ndjson`),
-        `${JSON.stringify({ event: 'page', name: '21-k3s-join', layer: 'L2', mode, machine: 'pi-1 (admin@192.0.2.11)' })}\n${JSON.stringify({ event: 'summary', time, name: '21-k3s-join', hold: 1, failed })}\n{"event":"sum`,
-      )
-    run('1', 'verify', '2026-11-20T10:00:00Z', 1)
-    run('2', 'apply', '2026-11-21T10:00:00Z', 0)
-    run('3', 'plan', '2026-11-21T11:00:00Z', 7)
-    assert.deepEqual(verdictsIn(dir), [
-      {
-        page: '21-k3s-join',
-        machine: 'pi-1',
-        layer: 'L2',
-        mode: 'apply',
-        time: '2026-11-21T10:00:00Z',
-        failed: 0,
-        pending: 0,
-      },
-    ])
-    assert.deepEqual(verdictsIn(join(dir, 'nothing')), [])
-  } finally {
-    rmSync(dir, { recursive: true })
+  after(() => rmSync(dir, { recursive: true }))
+  /** A run of 21-k3s-join on pi-1; without counts it did not come to its end. */
+  const run = (name: string, mode: string, time: string, counts?: object, id = 'a') => {
+    const page = { time, event: 'page', name: '21-k3s-join', mode, machine: 'pi-1 (admin@192.0.2.11)', id }
+    const summary = counts && { time, event: 'summary', name: '21-k3s-join', hold: 1, ...counts }
+    const lines = [page, ...(summary ? [summary] : [])].map((event) => JSON.stringify(event))
+    writeFileSync(join(dir, `${name}.ndjson`), `${lines.join('\n')}\n{"event":"sum`)
   }
+  const base = { page: '21-k3s-join', machine: 'pi-1', id: 'a', failed: 0, pending: 0 }
+
+  test('the newest run counts, plans count nothing, and a log that was cut short is read as far as it goes', () => {
+    run('1', 'apply', '2026-11-20T09:00:00Z', { changed: 3 })
+    run('2', 'verify', '2026-11-20T10:00:00Z', { failed: 1 })
+    run('3', 'plan', '2026-11-21T11:00:00Z', { failed: 7 })
+    const want = { ...base, mode: 'verify', time: '2026-11-20T10:00:00Z', ended: true, failed: 1 }
+    assert.deepEqual(verdictsIn(dir), [{ ...want, applied: true, changed: true }])
+    assert.deepEqual(verdictsIn(join(dir, 'nothing')), [])
+  })
+
+  test('what neither holds nor failed is counted, by whatever name', () => {
+    run('31', 'verify', '2026-11-21T11:30:00Z', { rebooting: 2, yours: 1, seconds: 9, notApplicable: 4 })
+    assert.deepEqual([verdictsIn(dir)[0]?.pending, verdictsIn(dir)[0]?.failed], [3, 0])
+  })
+
+  test('an undo is newer than what it took back, and a run that did not end says so', () => {
+    run('4', 'undo', '2026-11-21T12:00:00Z')
+    const [undone] = verdictsIn(dir)
+    assert.deepEqual([undone?.mode, undone?.applied, undone?.changed], ['undo', false, false])
+    run('5', 'apply', '2026-11-21T13:00:00Z')
+    const [begun] = verdictsIn(dir)
+    assert.deepEqual([begun?.mode, begun?.ended, begun?.applied], ['apply', false, true])
+  })
+
+  test('what was done to another machine of that name is not done to this one', () => {
+    run('6', 'apply', '2026-11-21T14:00:00Z', { changed: 3 })
+    run('7', 'verify', '2026-11-21T15:00:00Z', {}, 'b')
+    const [verdict] = verdictsIn(dir)
+    assert.deepEqual([verdict?.id, verdict?.applied, verdict?.changed], ['b', false, false])
+  })
+})
+
+describe('what holds', () => {
+  const pages: SitePage[] = [
+    { name: '05-host-wireguard', layer: 'L0', machines: ['fortress'] },
+    { name: '06-host-firewall', layer: 'L0', machines: ['fortress'] },
+    { name: '20-k3s-server', layer: 'L2', machines: ['fortress-node'] },
+  ]
+  const verdict = (page: string, more: Partial<Verdict> = {}): Verdict => ({
+    page,
+    machine: 'fortress',
+    id: 'a',
+    mode: 'verify',
+    time: '2026-11-21T11:57:00Z',
+    ended: true,
+    failed: 0,
+    pending: 0,
+    applied: true,
+    changed: true,
+    ...more,
+  })
+  const first = verdict('05-host-wireguard')
+  const both = (more: Partial<Verdict> = {}) => [first, verdict('06-host-firewall', more)]
+  const { id: _, ...nowhere } = verdict('06-host-firewall')
+  const record = ['05-host-wireguard', '06-host-firewall'].map((name) => ({ name, changed: [] as string[] }))
+  const edited = [record[0]!, { name: '06-host-firewall', changed: ['/etc/nftables.conf'] }]
+  const fortress = (more: Partial<Answers> = {}): Answers => ({
+    name: 'fortress',
+    id: 'a',
+    up: 3600,
+    pages: record,
+    notes: [],
+    ...more,
+  })
+  const one = fortress({ pages: record.slice(0, 1) })
+  const bare = fortress({ pages: [] })
+  const node: Answers = { name: 'fortress-node', pages: [], notes: [], notBuilt: true }
+  const line = (machine: Answers, verdicts: Verdict[]) => {
+    const [L0] = layersOf(judge(pages, [machine, node], verdicts, now))
+    return `${L0?.hold}/${L0?.pages} ${L0?.state}${L0?.which.length ? `: ${L0.which.join()}` : ''}`
+  }
+
+  const cases: [string, Answers, Verdict[], string][] = [
+    ['both were verified, and the machine has a record of both', fortress(), both(), '2/2 holds'],
+    ['undone from here', one, both({ mode: 'undo', applied: false }), '1/2 not built: 06-host-firewall'],
+    ['undone from another laptop: the record is gone', bare, both(), '0/2 not built'],
+    ['an undo that failed', fortress(), both({ mode: 'undo' }), '1/2 unchecked: 06-host-firewall'],
+    ['verified, never applied', one, both({ applied: false, failed: 3 }), '1/2 not built: 06-host-firewall'],
+    ['applied, and nothing was to be changed', one, both({ changed: false }), '2/2 holds'],
+    ['applied from another laptop', fortress(), [first], '1/2 unchecked: 06-host-firewall'],
+    ['another machine answers', fortress({ id: 'b' }), both(), '0/2 unchecked'],
+    ['another machine answers, and it is bare', fortress({ id: 'b', pages: [] }), both(), '0/2 not built'],
+    ['a log without the machine', fortress(), [first, nowhere], '1/2 unchecked: 06-host-firewall'],
+    ['a verify failed', fortress(), both({ failed: 1 }), '1/2 failed: 06-host-firewall'],
+    ['an apply did not end', fortress(), both({ ended: false }), '1/2 unfinished: 06-host-firewall'],
+    ['somebody changed a file', fortress({ pages: edited }), both(), '1/2 changed: 06-host-firewall'],
+    ['controls wait for a restart', fortress(), both({ pending: 2 }), '1/2 waits: 06-host-firewall'],
+    ['it has restarted since', fortress({ up: 60 }), both({ pending: 2 }), '0/2 unchecked'],
+    [
+      'this laptop was set back since',
+      fortress(),
+      both({ time: '2027-01-01T00:00:00Z' }),
+      '1/2 unchecked: 06-host-firewall',
+    ],
+    ['it does not answer', fortress({ silent: { why: 'no' } }), both(), '0/2 unknown'],
+  ]
+  for (const [what, machine, verdicts, want] of cases)
+    test(what, () => assert.equal(line(machine, verdicts), want))
+
+  test('a layer whose machine is not made yet is not built, and says how to go on', () => {
+    const L2 = layersOf(judge(pages, [fortress(), node], both(), now))[1]
+    assert.deepEqual(L2, {
+      layer: 'L2',
+      pages: 1,
+      hold: 0,
+      state: 'not built',
+      which: [],
+      next: './task build-all --layer L2',
+    })
+  })
+
+  test('a page whose script is gone counts nowhere, and is no concern', () => {
+    const gone = verdict('02-host-time', { failed: 3 })
+    const verdicts = [...both(), gone]
+    const found = statusOf(site('server'), { pages, machines: [fortress()], verdicts, now })
+    assert.equal(found.layers[0]?.pages, 2)
+    assert.doesNotMatch(JSON.stringify(found.concerns), /02-host-time/)
+  })
+
+  test('a page that failed before it was ever built is no concern', () => {
+    const verdicts = [verdict('20-k3s-server', { machine: 'fortress-node', failed: 3, applied: false })]
+    const found = statusOf(site('server'), { pages, machines: [fortress(), node], verdicts, now })
+    assert.deepEqual(
+      found.concerns.filter(({ says }) => /k3s-server/.test(says)),
+      [],
+    )
+  })
+
+  test('a machine that was replaced is what needs attention first', () => {
+    const machines = [fortress({ id: 'b' })]
+    const [worst] = statusOf(site('server'), { pages, machines, verdicts: both(), now }).concerns
+    assert.match(worst?.says ?? '', /^another machine answers than the one that was built/)
+  })
+
+  test('units that failed are named in the commands that look at them', () => {
+    const machines = [fortress({ failed: 'acct.service chrony.service' })]
+    const [worst] = statusOf(site('server'), { pages, machines, verdicts: both(), now }).concerns
+    assert.equal(
+      worst?.next,
+      'on it: systemctl status acct.service chrony.service; journalctl --boot --unit acct.service --unit chrony.service',
+    )
+  })
+
+  test("notes of a machine whose clock is off are as old as by this laptop's clock", () => {
+    const answers: Answers = { name: 'pi-1', pages: [], notes: [] }
+    const hour = Math.round(Date.now() / 1000) + 7200
+    take(answers, 'machine', { now: String(hour), up: '60' })
+    take(answers, 'note', { which: 'node.good', line: `${new Date(hour * 1000).toISOString()}\tb\t1\tok\t` })
+    const found = statusOf(site('server'), { pages: [], machines: [answers], verdicts: [], now }).concerns
+    assert.match(age(answers.notes[0]!.time, new Date()), /^[01] min$/)
+    assert.match(
+      found.map(({ says }) => says).join(),
+      /its clock is (2 h 00|1 h 59) min ahead of this laptop's/,
+    )
+  })
+})
+
+test('with the tunnel down it takes six seconds at most, and the line has the command with the file', async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'fk-status-'))
+  // It accepts, and says nothing: what a packet filter and a machine that hangs look like to ssh.
+  const mute = createServer(() => {}).listen(0, '127.0.0.1')
+  t.after(() => (mute.close(), rmSync(dir, { recursive: true })))
+  await new Promise((resolve) => mute.once('listening', resolve))
+  const { port } = mute.address() as AddressInfo
+  mkdirSync(join(dir, 'fortress'))
+  const files = {
+    'fortress/laptop.conf': '',
+    'fortress/fortress.door': '',
+    known_hosts:
+      'fortress.fortress ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPKvGfuR3ENMlkBDVdiN1cgyO9I6mjvMIs0cHO5XpGl\n',
+  }
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(dir, name), text)
+  const others = Object.entries(process.env).filter(([name]) => !name.startsWith('FK_'))
+  const env = {
+    ...Object.fromEntries(others),
+    FK_HOST: `ada@127.0.0.1:${port}`,
+    FK_STATE_DIR: dir,
+    FK_LOG_DIR: dir,
+    FK_AGE_IDENTITY: join(dir, 'identity'),
+    FK_KNOWN_HOSTS: join(dir, 'known_hosts'),
+    FK_SSH_CONFIG: '/dev/null',
+  }
+  const child = spawn(
+    process.execPath,
+    [join(import.meta.dirname, '../../bin/task.cjs'), 'status', '--json'],
+    { env },
+  )
+  let text = ''
+  child.stdout.setEncoding('utf8').on('data', (piece: string) => (text += piece))
+  const code = await new Promise((resolve) => child.once('close', resolve))
+  const { took, concerns, layers } = JSON.parse(text) as ReturnType<typeof statusOf>
+  assert.equal(code, 1)
+  assert.ok(took <= 6, `${took} s`)
+  assert.deepEqual(
+    concerns.map(({ of, says, next }) => `${of}: ${says} → ${next.replace(dir, 'STATE')}`),
+    [
+      'fortress: the tunnel is down, and it answers nowhere else → sudo wg-quick up STATE/fortress/laptop.conf',
+    ],
+  )
+  assert.deepEqual(new Set(layers.map(({ state }) => state)), new Set(['unknown']))
 })

@@ -50,7 +50,7 @@ describe('CIS Kubernetes 2.1 on a control plane with the configuration of config
       `export PATH=/opt/bin:$PATH KUBECONFIG=${etc}/k3s.yaml\n${etcd}\n${command}\n`,
     )
   const page = async (mode: 'apply' | 'undo') => {
-    const store = storeOf(config, silent())
+    const store = storeOf(config)
     const found = pageNamed('k3s-cis')
     const steps = found.steps(contextOf(config, machine.facts, store))
     return runPage(found, steps, mode, { machine, report: silent(), store, rollbackAfter: 60, lockWait: 20 })

@@ -268,6 +268,13 @@ until ls /var/lib/fortress/tx/*/rolled-back > /dev/null 2>&1; do sleep 0.2; done
     for (const line of await printed('20-k3s-server')) assert.match(line, /^ok /)
   })
 
+  test('23-k3s-backup, taken home as a folder, leaves nothing for apply to do', async () => {
+    const { code, text } = await kit.page(await copy.take(kit, '23-k3s-backup'), 'apply')
+    assert.equal(code, 0, text)
+    await nothingToDo('23-k3s-backup')
+    assert.equal((await kit.page(copy.page('23-k3s-backup'), 'undo')).code, 0)
+  })
+
   for (const name of [
     '21-k3s-join',
     '22-k3s-cis',
@@ -277,7 +284,7 @@ until ls /var/lib/fortress/tx/*/rolled-back > /dev/null 2>&1; do sleep 0.2; done
     '26-k3s-renew',
   ])
     test(`what ${name} prints leaves nothing for apply to do`, async () => {
-      const text = await printOf(kit, copy.page(name))
+      const text = await copy.takeBash(kit, name)
       await printed(name, text)
       await nothingToDo(name)
       for (const line of await printed(name, text)) assert.match(line, /^(ok|ready) /)

@@ -191,7 +191,7 @@ test(
       await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
     const port = (server: typeof silent) => (server.address() as AddressInfo).port
     writeFileSync(join(dir, 'known_hosts'), 'fortress.fortress ssh-ed25519 AAAA\n')
-    const others = Object.entries(process.env).filter(([name]) => !name.startsWith('FK_'))
+    const others = Object.entries(process.env).filter(([name]) => !/^FK_(?!ENV_FILE)/.test(name))
     const env = {
       ...Object.fromEntries(others),
       FK_HOST: `admin@127.0.0.1:${port(silent)}`,

@@ -1,9 +1,14 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { file } from '../../lib/engine/file.ts'
+import { root } from '../../lib/ground/root.ts'
 import { Secret } from '../../lib/ground/secret.ts'
 import { sh } from '../../lib/ground/sh.ts'
+import { type Context, script } from '../../lib/script.ts'
 
 describe('a file that could not land whole is refused when the page is written', () => {
   const cases: [string, () => unknown, string][] = [
@@ -108,4 +113,41 @@ test('what runs when the old file has come back is bash, also where a comment st
     .map(({ text }) => text)
     .join('\n')
   assert.equal(execFileSync('bash', ['--norc', '-c', commands], { encoding: 'utf8' }), 'done\n')
+})
+
+test('digests of secrets that are gone, or are others by now, are forgotten with their directories', () => {
+  const dir = mkdtempSync(join(tmpdir(), 'forget-'))
+  const seen = `${dir}/state/secret${dir}`
+  const digests = ['kept', 'gone', 'other'].map(
+    (name) =>
+      `echo ${name} > ${dir}/deep/${name}; sha256sum ${dir}/deep/${name} > ${seen}/deep/${name}.sha256`,
+  )
+  const script = `
+    export FK_STATE=${dir}/state
+    record_before() { :; }
+    . ${join(root, 'lib/engine/shell/put.sh')}
+    put_forget
+    mkdir --parents ${dir}/deep ${seen}/deep
+    ${digests.join('\n')}
+    touch ${seen}/deep/gone.sha256.around
+    rm ${dir}/deep/gone; echo changed > ${dir}/deep/other
+    put_forget
+    find ${seen} -type f
+    rm ${dir}/deep/kept
+    put_forget
+    find $FK_STATE`
+  const found = execFileSync('bash', ['-euo', 'pipefail', '-c', script], { encoding: 'utf8' })
+  rmSync(dir, { recursive: true })
+  assert.equal(found, `${seen}/deep/kept.sha256\n${dir}/state\n`)
+})
+
+test('a file of config/ that is missing is named with its page, its step and the nearest one', () => {
+  const page = script({ filename: import.meta.filename } as ImportMeta, { layer: 'L0', on: 'host' }, () => [
+    file('/etc/x', { from: 'config/host/sysctl.cnf', name: 'x is set' }),
+  ])
+  assert.throws(() => page.steps({ site: { gates: [] } } as unknown as Context), {
+    message: 'file.test: config/host/sysctl.cnf is missing; did you mean config/host/sysctl.conf?',
+    state: "the step 'x is set' is made of it. Nothing was run.",
+    next: 'write config/host/sysctl.cnf, or correct from: in that step',
+  })
 })

@@ -1,7 +1,8 @@
 // How programs reach a machine: the words of ssh, what comes on standard input, and how everything ends in time. ssh and sudo are
 // small scripts here; real ones are in test/machine.
 import assert from 'node:assert/strict'
-import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
@@ -184,4 +185,51 @@ describe('ssh gives up', () => {
   ]
   for (const [why, stderr, message] of cases)
     test(why, () => assert.match(unreachable('north', { stderr, code: 255 }).message, message))
+})
+
+describe('a host key that nobody has compared', () => {
+  const key = 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPKvGfuR3ENMlkBDVdiN1cgyO9I6mjvMIs0cHO5XpGl'
+  const file = join(scratch, 'offered', 'known_hosts')
+  const program = `
+    require(${JSON.stringify(join(import.meta.dirname, '../../bin/typescript.cjs'))})
+    const { connect } = require(${JSON.stringify(join(import.meta.dirname, '../../lib/engine/machine.ts'))})
+    const target = { host: '192.0.2.10', user: 'ada', alias: 'site.north', knownHostsFile: ${JSON.stringify(file)} }
+    connect({ name: 'north', target, interactive: process.argv[1] === 'asks', root: false })
+      .then((machine) => machine.close(), (error) => console.log(error.message + '; ' + error.next))`
+  /** As ssh does it: the key is in the file before anybody has logged in. */
+  const offer = `for word; do case $word in UserKnownHostsFile=*/fk-*) echo 'site.north ${key}' > "\${word#*=}"; exit 255 ;; esac; done
+exec bash -c "\${@: -1}"`
+  const bin = join(scratch, 'offering')
+  const run = (mode: string, input: string) => {
+    mkdirSync(bin, { recursive: true })
+    writeFileSync(join(bin, 'ssh'), `#!/bin/bash\n${offer}\n`, { mode: 0o755 })
+    const env = { ...process.env, PATH: `${bin}:${process.env['PATH']}` }
+    return spawnSync(process.execPath, ['--eval', program, mode], {
+      encoding: 'utf8',
+      env,
+      input,
+      timeout: 20_000,
+    }).stdout
+  }
+
+  test('is a refusal where nobody can be asked, with the command for its console, and nothing is written', () => {
+    assert.match(
+      run('refuses', ''),
+      /^The host key of 192\.0\.2\.10 is not known yet; ssh-keygen -lf \/etc\/ssh\/ssh_host_ed25519_key\.pub on its own console; then/,
+    )
+    assert.ok(!existsSync(file))
+  })
+
+  test('is shown by its fingerprint, and is known after a yes and only then', () => {
+    const no = run('asks', '\n')
+    assert.match(
+      no,
+      /north \(ada@192\.0\.2\.10\) shows a host key .*\n {2}ED25519 {2}SHA256:\S+\nCompare it on the machine's own console:\n {2}ssh-keygen /,
+    )
+    assert.match(no, /stored as site\.north, /)
+    assert.match(no, /was not confirmed; nothing was run/)
+    assert.ok(!existsSync(file))
+    run('asks', 'y\n')
+    assert.equal(readFileSync(file, 'utf8'), `site.north ${key}\n`)
+  })
 })

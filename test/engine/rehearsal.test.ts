@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
@@ -79,6 +79,30 @@ test('where machines differ each has a file, and the functions are in one', asyn
   for (const name of ['a', 'b']) {
     assert.match(readFileSync(join(out, `print/51-differs.${name}.sh`), 'utf8'), new RegExp(`^${name}$`, 'm'))
     assert.equal(readFileSync(join(out, name, 'etc/name'), 'utf8'), `${name}\n`)
+  }
+})
+
+test('a checker that is there and cannot be started has checked nothing, and found no fault', async () => {
+  const dir = join(scratch, 'blocked')
+  mkdirSync(dir)
+  writeFileSync(join(dir, 'shellcheck'), 'no program\n', { mode: 0o644 })
+  const path = process.env['PATH']
+  // Nothing else of that name: what the rehearsal needs by itself are bash and node.
+  const only = join(scratch, 'only')
+  mkdirSync(only)
+  writeFileSync(join(only, 'bash'), '#!/bin/sh\nexec /bin/bash "$@"\n', { mode: 0o755 })
+  try {
+    process.env['PATH'] = `${dir}:${only}`
+    const { code, text } = await run([
+      page('53-blocked', () => [{ name: 'swap is off', check: sh`true`, apply: [sh`true`] }]),
+    ])
+    assert.equal(code, 0, text)
+    assert.match(
+      text,
+      /^Not checked: \d+ with shellcheck: it cannot be started \(EACCES \S+\/blocked\/shellcheck\)\.$/m,
+    )
+  } finally {
+    process.env['PATH'] = path
   }
 })
 

@@ -80,7 +80,10 @@ test('a second run finds the first run’s secret and makes no new one', async (
   assert.deepEqual(readFileSync(join(dir, 'wg-host.age')), file)
   assert.equal(n, 1)
   assert.deepEqual(said, [
-    `Made the age identity ${identity}. Back it up now, away from this computer: without it no secret of yours can be read.`,
+    `Made the age identity ${identity}
+It opens every backup of a cluster, and every secret in ${join(dir, '..')}
+Copy it now to a place away from this computer: without it nothing opens them.
+On paper: ./task identity show has it as one line.`,
   ])
 })
 
@@ -113,6 +116,24 @@ test('two runs that make the same secret at once agree on one', async () => {
     Array.from({ length: 8 }, async (_, i) => (await open().get('shared', () => `value ${i}`)).reveal()),
   )
   assert.equal(new Set(values).size, 1)
+})
+
+test('what is done about a new identity is waited for, once', async () => {
+  const { dir, identity } = place()
+  const order: string[] = []
+  const say = async () => {
+    order.push('asked')
+    await new Promise((resolve) => setTimeout(resolve, 50))
+    order.push('answered')
+  }
+  const store = secretStore({ dir, identity, say })
+  const get = async (name: string) => {
+    await store.get(name, () => 'value')
+    order.push(name)
+  }
+  await Promise.all([get('one'), get('two')])
+  assert.deepEqual(order.slice(0, 2), ['asked', 'answered'])
+  assert.deepEqual(order.slice(2).sort(), ['one', 'two'])
 })
 
 test('put replaces, list names, remove deletes', async () => {

@@ -30,12 +30,12 @@ import {
   privateKey,
   publicHalf,
   qr,
-  withoutPeer,
-  withPeer,
 } from '../../lib/host/wireguard.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import type { Config, Site } from '../../lib/site/model.ts'
+import { withPeer, withoutPeer } from '../../lib/site/peers.ts'
 import page from '../../scripts/05-host-wireguard.ts'
+import firewall from '../../scripts/06-host-firewall.ts'
 import { without } from '../programs.ts'
 import { type Short, estate, made } from '../site/made.ts'
 
@@ -116,7 +116,7 @@ test('the first key ever makes the host’s, and a second time nothing is made',
   const open = () => secretStore({ dir: state, identity: env.FK_AGE_IDENTITY, say: () => {} })
   assert.deepEqual(keyless(state, site), ['laptop', 'phone'])
   assert.equal(publicHalf(state, 'wg-host'), placeholder('wg-host'))
-  const keys = await keysOf(open(), state, site, 'laptop')
+  const keys = await keysOf(open().secret, state, site, 'laptop')
   const files = [
     'wg-host.age',
     'wg-host.pub',
@@ -126,7 +126,7 @@ test('the first key ever makes the host’s, and a second time nothing is made',
   ]
   assert.deepEqual(readdirSync(state).sort(), files)
   const bytes = files.map((file) => readFileSync(join(state, file)))
-  assert.deepEqual(await keysOf(open(), state, site, 'laptop'), keys)
+  assert.deepEqual(await keysOf(open().secret, state, site, 'laptop'), keys)
   assert.deepEqual(
     files.map((file) => readFileSync(join(state, file))),
     bytes,
@@ -139,11 +139,11 @@ test('the first key ever makes the host’s, and a second time nothing is made',
 test('a public half that got lost comes back, and a wrong one is an error', async () => {
   const { state, env } = place()
   const store = secretStore({ dir: state, identity: env.FK_AGE_IDENTITY, say: () => {} })
-  const keys = await keysOf(store, state, site, 'laptop')
+  const keys = await keysOf(store.secret, state, site, 'laptop')
   rmSync(join(state, 'wg-host.pub'))
-  assert.deepEqual((await keysOf(store, state, site, 'laptop')).hosts, keys.hosts)
+  assert.deepEqual((await keysOf(store.secret, state, site, 'laptop')).hosts, keys.hosts)
   writeFileSync(join(state, 'wg-host.pub'), `${placeholder('wg-host')}\n`)
-  await assert.rejects(keysOf(store, state, site, 'laptop'), {
+  await assert.rejects(keysOf(store.secret, state, site, 'laptop'), {
     message: `wg-host.pub in ${state} does not belong to wg-host.age`,
   })
 })
@@ -222,7 +222,7 @@ describe('a tunnel that ends at several hosts', () => {
     const { state, env } = place()
     const open = secretStore({ dir: state, identity: env.FK_AGE_IDENTITY, say: () => {} })
     assert.deepEqual(keyless(state, far), ['laptop'])
-    const all = await keysOf(open, state, far, 'laptop')
+    const all = await keysOf(open.secret, state, far, 'laptop')
     assert.deepEqual(keyless(state, far), [])
     assert.equal(new Set(Object.values(all.hosts)).size, 3)
     assert.deepEqual(
@@ -273,6 +273,80 @@ describe('a tunnel that ends at several hosts', () => {
       { name: 'north', roles: ['host'], address: '192.0.2.10' },
       { name: 'south', roles: ['host'], address: '192.0.2.20', tunnel_address },
     ],
+  })
+})
+
+describe('a page that is applied', () => {
+  /** What pages 05 and 06 of the box get to write their steps. */
+  const contextIn = ({ state, env }: ReturnType<typeof place>) => {
+    const store = secretStore({ dir: state, identity: env.FK_AGE_IDENTITY, say: () => {} })
+    return {
+      context: { site, env, state, machine: { name: 'box' }, secrets: store.secret } as unknown as Context,
+      store,
+    }
+  }
+  const demand = (context: Context) => {
+    const step = firewall.steps(context).find(({ name }) => name.startsWith('a peer has made'))
+    assert.ok(step && 'help' in step)
+    return step
+  }
+
+  test('makes the keys of every peer, and the file of the laptop alone', async () => {
+    const here = place()
+    const { context } = contextIn(here)
+    page.steps(context)
+    assert.equal(existsSync(here.state), false)
+    await page.make?.(context)
+    assert.deepEqual(keyless(here.state, site), [])
+    const files = () => readdirSync(here.state).filter((name) => name.endsWith('.conf'))
+    assert.deepEqual(files(), ['laptop.conf'])
+    assert.equal((statSync(join(here.state, 'laptop.conf')).mode & 0o777).toString(8), '600')
+    rmSync(join(here.state, 'laptop.conf'))
+    await page.make?.(context)
+    assert.deepEqual(files(), [], 'whoever has taken the file away keeps it away')
+  })
+
+  test('makes the keys also where nothing says how devices find the host', async () => {
+    const here = place('local')
+    const { context } = contextIn(here)
+    await page.make?.(context)
+    assert.deepEqual(keyless(here.state, site), [])
+    assert.equal(existsSync(join(here.state, 'laptop.conf')), false)
+  })
+
+  test('replaces no key when the identity is lost', async () => {
+    const here = place()
+    const { context } = contextIn(here)
+    await page.make?.(context)
+    rmSync(here.env.FK_AGE_IDENTITY)
+    rmSync(join(here.state, 'wg-psk-phone.age'))
+    await assert.rejects(async () => page.make?.(contextIn(here).context), /the age identity .* is not there/)
+  })
+
+  test('waits for the tunnel, and says how the laptop comes in', async () => {
+    const here = place()
+    const { context } = contextIn(here)
+    const file = join(here.state, 'laptop.conf')
+    const lines = [
+      `sudo wg-quick up ${file}`,
+      'on the laptop, with wireguard-tools installed; or import the file into the',
+      'WireGuard app, or scan it: ./task peer show phone --qr',
+      'Its private key stands in the file in clear (mode 600): keep it as a key.',
+    ]
+    assert.deepEqual(demand(context).person, { wait: 900 })
+    assert.deepEqual(demand(context).help.split('\n'), lines, 'before 05 was applied')
+    await page.make?.(context)
+    assert.deepEqual(demand(context).help.split('\n'), lines)
+    rmSync(file)
+    assert.equal(demand(context).help.split('\n')[0], './task peer show laptop')
+    const local = contextIn(place('local')).context
+    assert.equal(demand(local).help.split('\n')[0], './task peer show laptop --endpoint HOST')
+  })
+
+  test('never takes the place of a key that another laptop has made', () => {
+    const names = page.steps(contextIn(place()).context).map(({ name }) => name)
+    const guard = names.indexOf('a WireGuard key that the host already has is the one of this laptop')
+    assert.ok(guard > 0 && guard < names.indexOf('the WireGuard private key of the host is installed'))
   })
 })
 
@@ -378,7 +452,8 @@ test('peer add makes keys and a client file for its owner only, then writes the 
   assert.equal(/^Address = (.*)$/m.exec(readFileSync(file, 'utf8'))?.[1], '10.66.0.3/32')
   const secret = /^PrivateKey = (.*)$/m.exec(readFileSync(file, 'utf8'))![1]!
   assert.equal(said.join('\n').includes(secret), false)
-  assert.equal(said.at(-1)?.endsWith('The host does not have it yet: ./task host-wireguard'), true)
+  assert.match(said.join('\n'), /The host does not have it yet: \.\/task host-wireguard$/m)
+  assert.match(said.at(-1) ?? '', /^The age identity has no known copy yet: \.\/task identity$/m)
 })
 
 test('peer add writes nothing to the document when the keys cannot be made', async () => {

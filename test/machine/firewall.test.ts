@@ -85,7 +85,6 @@ describe('the firewall', { skip: noLaptop }, () => {
       'DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install wireguard-go',
     )
     assert.equal(code, 0, stderr)
-    await copy.peer(kit, 'show', 'laptop')
     const tunnel = await admin.page(kit, copy.page('05-host-wireguard'), ['apply'])
     assert.equal(tunnel.code, 0, tunnel.text)
     // Somebody else's rules, as libvirt or a cluster network has them.
@@ -105,7 +104,7 @@ describe('the firewall', { skip: noLaptop }, () => {
   test('while nobody comes through the tunnel nothing is closed, and the page says what to do', async () => {
     const { code, text } = await run(['apply'])
     assert.equal(code, 1, text)
-    assert.match(text, /\.\/task peer show laptop\n +sudo wg-quick up/)
+    assert.match(text, /sudo wg-quick up \S+\/fortress\/laptop\.conf$/m)
     assert.deepEqual(differences(open, await kit.digest()), [])
   })
 
@@ -237,17 +236,20 @@ describe('the firewall', { skip: noLaptop }, () => {
     assert.deepEqual(differences(open, await kit.digest()), [])
   })
 
-  test('the printed page leaves the same files and the same rules as apply', async () => {
+  test('taken home as a folder and as bash, it leaves the same files and the same rules as apply', async () => {
     // By the time it is asked nobody from outside comes in.
     const within = {
       root: async (_: string, script = '') => ({ stdout: inside(script), stderr: '', code: 0 }),
     }
-    assert.equal((await run(['apply'])).code, 0)
+    const home = await admin.page(kit, await copy.take(kit, '06-host-firewall'), ['apply'])
+    assert.equal(home.code, 0, home.text)
     const applied = await left(within)
+    const again = await run(['plan'])
+    assert.equal(again.code, 0, again.text)
     assert.equal((await run(['undo'])).code, 0)
     assert.equal(await admin.meets(kit, '10.66.0.2', 40), true)
-    const printed = await run(['print'])
-    const { code, stdout, stderr } = await kit.root('FK_KEEP_CHANGES=yes bash -s', printed.text)
+    const printed = await copy.takeBash(kit, '06-host-firewall')
+    const { code, stdout, stderr } = await kit.root('FK_KEEP_CHANGES=yes bash -s', printed)
     assert.equal(code, 0, stdout + stderr)
     sameLeft(applied, await left(within))
   })

@@ -103,7 +103,7 @@ export async function fleet(
     FK_LOCK_WAIT_SECONDS: '60',
   }
   const clean = Object.fromEntries(
-    Object.entries(process.env).filter(([name]) => !name.startsWith('FK_') && name !== 'NODE_OPTIONS'),
+    Object.entries(process.env).filter(([name]) => !/^FK_(?!ENV_FILE)/.test(name) && name !== 'NODE_OPTIONS'),
   )
   const start = (...words: string[]) =>
     said(

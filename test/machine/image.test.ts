@@ -10,7 +10,7 @@ import { after, before, describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Kit, node, root, said } from './kit.ts'
 import { type Checkout, checkout, differences } from './laptop.ts'
-import { left, printOf, runPrinted, sameLeft } from './printed.ts'
+import { left, runPrinted, sameLeft } from './printed.ts'
 
 const noGpg = ['gpg', 'gpgv'].some((name) => spawnSync(name, ['--version']).error !== undefined)
   ? 'gpg and gpgv are not installed'
@@ -183,7 +183,9 @@ describe('the image of the node', { skip: noGpg }, () => {
 
   test('the doctor asks the machine everything, and changes nothing', async () => {
     const before = await kit.digest()
-    const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('FK_')))
+    const env = Object.fromEntries(
+      Object.entries(process.env).filter(([name]) => !/^FK_(?!ENV_FILE)/.test(name)),
+    )
     const { text } = await said(
       spawn(process.execPath, [join(root, 'bin/task.cjs'), 'doctor', '--json'], {
         env: { ...env, ...kit.env },
@@ -224,7 +226,15 @@ describe('the image of the node', { skip: noGpg }, () => {
     )
   })
 
-  test('the printed page leaves the same as apply, and believes the pinned key alone', async () => {
+  test('taken home as a folder it leaves the same as apply', async () => {
+    const { code, text } = await kit.page(await copy.take(kit, '11-vm-image'), 'apply')
+    assert.equal(code, 0, text)
+    // The laptop had applied an older version before.
+    sameLeft(applied, await left(kit), /flatcar-1\.0-amd64/)
+    assert.equal((await page('undo')).code, 0)
+  })
+
+  test('taken home as bash it leaves the same as apply, and believes the pinned key alone', async () => {
     const name = (path: string) => files.get(`/files.example/${path}`)!
     const given = {
       'image.img': name('1.1/image.img'),
@@ -235,7 +245,7 @@ describe('the image of the node', { skip: noGpg }, () => {
       'DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install gpg gpgv',
     )
     assert.equal(installed.code, 0, installed.stderr)
-    const printed = await printOf(kit, copy.page('11-vm-image'))
+    const printed = await copy.takeBash(kit, '11-vm-image')
     const other = { ...given, 'image.img': Buffer.from('another image') }
     await assert.rejects(runPrinted(kit, printed, { files: other }), /is not signed by/)
     await runPrinted(kit, printed, { files: given })

@@ -1,8 +1,8 @@
 // A fresh machine for a test, and the pages run on it as an admin would: another process, a command line, an exit code.
 import { type ChildProcess, spawn } from 'node:child_process'
-import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { contextOf } from '../../lib/cli/context.ts'
 import { type Machine, connect } from '../../lib/engine/machine.ts'
@@ -15,6 +15,12 @@ import { type LabMachine, type LabResult, labNodeDown, labNodeUp, labRun } from 
 import { loadConfig } from '../../lib/site/config.ts'
 
 export const root = join(import.meta.dirname, '../..')
+
+/** Where a person stands who runs a page: in its checkout, in the folder that it was taken to, or in this repository. */
+export const folderOf = (page: string): string => {
+  const dir = dirname(dirname(page))
+  return existsSync(join(dir, 'package.json')) ? dir : root
+}
 
 export interface Said {
   code: number
@@ -70,11 +76,12 @@ export function around(machine: LabMachine, more: Record<string, string> = {}): 
     FK_SUDO_PASSWORD_FILE: join(state, 'sudo'),
     FK_LOG_DIR: join(state, 'log'),
     FK_LOCK_WAIT_SECONDS: '20',
+    FK_ENV_FILE: '/dev/null',
     ...more,
   }
   const start = (file: string, ...words: string[]) =>
     spawn(process.execPath, ['--import', 'tsx', file, ...words], {
-      cwd: root,
+      cwd: folderOf(file),
       env: { ...clean(), ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
     })
@@ -113,7 +120,7 @@ export async function said(child: ChildProcess): Promise<Said> {
 
 function clean(): Record<string, string | undefined> {
   return Object.fromEntries(
-    Object.entries(process.env).filter(([name]) => !name.startsWith('FK_') && name !== 'NODE_OPTIONS'),
+    Object.entries(process.env).filter(([name]) => !/^FK_(?!ENV_FILE)/.test(name) && name !== 'NODE_OPTIONS'),
   )
 }
 

@@ -16,7 +16,7 @@ import { join } from 'node:path'
 import { peer } from '../../lib/cli/peer.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import { without } from '../programs.ts'
-import { type Kit, type Said, root, said } from './kit.ts'
+import { type Kit, type Said, folderOf, root, said } from './kit.ts'
 
 export interface Answer {
   code: number
@@ -97,8 +97,13 @@ export function laptopIn(
   }
   const start: Laptop['start'] = (kit, page, words, env = {}) =>
     spawn('ip', ['netns', 'exec', ns, process.execPath, '--import', 'tsx', page, ...words], {
-      cwd: root,
-      env: { PATH: process.env['PATH'], HOME: process.env['HOME'], ...kit.env, ...env },
+      cwd: folderOf(page),
+      env: {
+        PATH: process.env['PATH'],
+        HOME: process.env['HOME'],
+        ...kit.env,
+        ...env,
+      },
       stdio: ['ignore', 'pipe', 'pipe'],
     })
   return {
@@ -138,15 +143,38 @@ export interface Checkout {
   pin(name: string, bytes: string | Buffer, version?: string): void
   /** `./task peer …` in it. */
   peer(kit: Kit, ...words: string[]): Promise<void>
+  /** `./task take NAME`: the path of the page in a folder outside of every checkout. */
+  take(kit: Pick<Kit, 'env'>, name: string): Promise<string>
+  /** The same with --bash: the text of the one file. */
+  takeBash(kit: Pick<Kit, 'env'>, name: string): Promise<string>
   end(): void
 }
 
 /** A copy of the pages and their data, whose site document may be changed. */
 export function checkout(): Checkout {
   const dir = mkdtempSync(join(tmpdir(), 'fk-checkout-'))
-  for (const part of ['lib', 'scripts', 'config', 'package.json', 'tsconfig.json'])
-    cpSync(join(root, part), join(dir, part), { recursive: true })
+  const parts = [
+    'bin',
+    'lib',
+    'scripts',
+    'config',
+    'Taskfile.ts',
+    'tsconfig.json',
+    'package.json',
+    'package-lock.json',
+  ]
+  for (const part of parts) cpSync(join(root, part), join(dir, part), { recursive: true })
   symlinkSync(join(root, 'node_modules'), join(dir, 'node_modules'))
+  const homes = mkdtempSync(join(tmpdir(), 'fk-home-'))
+  const taken = async ({ env }: Pick<Kit, 'env'>, name: string, ...flags: string[]) => {
+    const home = mkdtempSync(join(homes, name))
+    const words = [join(dir, 'bin/task.cjs'), 'take', name, home, ...flags]
+    const { code, text } = await said(
+      spawn(process.execPath, words, { cwd: homes, env: { ...process.env, ...env } }),
+    )
+    if (code !== 0) throw new Error(text)
+    return home
+  }
   return {
     dir,
     page: (name) => join(dir, 'scripts', `${name}.ts`),
@@ -166,7 +194,18 @@ export function checkout(): Checkout {
       const config = loadConfig({ env: kit.env, root: dir })
       await peer({ name: 'peer', argv: words }, { config, root: dir, say: () => {} })
     },
-    end: () => rmSync(dir, { recursive: true, force: true }),
+    async take(kit, name) {
+      const home = await taken(kit, name)
+      symlinkSync(join(root, 'node_modules'), join(home, 'node_modules'))
+      return join(home, 'scripts', `${name}.ts`)
+    },
+    async takeBash(kit, name) {
+      const home = await taken(kit, name, '--bash')
+      return readFileSync(join(home, `${name}.sh`), 'utf8')
+    },
+    end: () => {
+      for (const path of [dir, homes]) rmSync(path, { recursive: true, force: true })
+    },
   }
 }
 

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { publicKey } from '../../lib/ground/keys.ts'
@@ -40,18 +41,28 @@ describe('the tunnel', { skip: noLaptop }, () => {
     await kit?.end()
   })
 
-  test('without keys the page stops before it changes anything, and says how they are made', async () => {
-    const { code, text } = await run('apply')
-    assert.equal(code, 1)
-    assert.match(text, /^ +next: +\.\/task peer show laptop$/m)
+  test('a plan makes neither keys nor an identity, and apply makes both and brings it up', async () => {
+    const { code, text } = await run('plan')
+    assert.equal(code, 2, text)
+    assert.match(text, /^change +1\/16 the laptop has WireGuard keys for the host and every peer$/m)
+    assert.deepEqual(readdirSync(kit.state).sort(), ['known_hosts', 'log', 'sudo'])
     assert.deepEqual(differences(untouched, await kit.digest()), [])
+    const applied = await run('apply')
+    assert.equal(applied.code, 0, applied.text)
+    assert.match(applied.text, /, 3 of 3 controls hold$/m)
+    assert.match(applied.text, /The age identity has no known copy yet/)
   })
 
-  test('apply brings it up', async () => {
-    await copy.peer(kit, 'show', 'laptop')
-    const { code, text } = await run('apply')
-    assert.equal(code, 0, text)
-    assert.match(text, /, 3 of 3 controls hold$/m)
+  test('a laptop without the keys of this machine does not replace them', async () => {
+    const before = await kit.digest()
+    const state = mkdtempSync(join(tmpdir(), 'fk-other-'))
+    copyFileSync(join(kit.state, 'known_hosts'), join(state, 'known_hosts'))
+    const env = { FK_STATE_DIR: state, FK_AGE_IDENTITY: join(state, 'identity.txt') }
+    const { code, text } = await admin.page(kit, copy.page('05-host-wireguard'), ['apply'], env)
+    rmSync(state, { recursive: true })
+    assert.equal(code, 1, text)
+    assert.match(text, /the key in \/etc\/wireguard\/wg0.key was made elsewhere/)
+    assert.deepEqual(differences(before, await kit.digest()), [])
   })
 
   test('keys are files for root alone, and stand in no other', async () => {
@@ -84,7 +95,7 @@ ${psk()} 600 root
     const since = (await kit.root(facts)).stdout
     const { code, text } = await run('apply')
     assert.equal(code, 0, text)
-    assert.match(text, /^05-host-wireguard: 15 steps hold, 3 of 3 controls hold$/m)
+    assert.match(text, /^05-host-wireguard: 16 steps hold, 3 of 3 controls hold$/m)
     assert.equal((await kit.root(facts)).stdout, since)
   })
 
@@ -124,7 +135,7 @@ ${psk()} 600 root
     const pings = kit.root('ping -i 0.2 -c 40 10.66.0.2')
     const { code, text } = await run('apply')
     assert.equal(code, 0, text)
-    assert.match(text, /^changed +\d+\/16 wg0.conf lists the peers of the site, and no others$/m)
+    assert.match(text, /^changed +\d+\/17 wg0.conf lists the peers of the site, and no others$/m)
     assert.match((await pings).stdout, /40 received, 0% packet loss/)
     assert.equal((await wg('latest-handshakes')).includes(before.trim()), true)
     await other.up(file('phone'))
@@ -141,6 +152,10 @@ ${psk()} 600 root
     assert.equal(code, 0, text)
     assert.equal((await wg('peers')).includes(half), false)
     assert.equal((await kit.root('ls /etc/wireguard/wg0/*')).stdout, `${psk()}\n`)
+    assert.equal(
+      (await kit.root('find /var/lib/fortress/secret/etc/wireguard/wg0 -type f')).stdout,
+      `/var/lib/fortress/secret${psk()}.sha256\n`,
+    )
     assert.equal(await other.meets(kit, '10.66.0.3', 2), false)
     await other.down()
     assert.equal(await admin.meets(kit, '10.66.0.2'), true)
@@ -177,7 +192,7 @@ ${psk()} 600 root
       assert.equal(code, 0, stderr)
       const applied = await run('apply')
       assert.equal(applied.code, 0, applied.text)
-      assert.match(applied.text, /^changed +\d+\/15 the WireGuard tunnel is up, and starts at boot$/m)
+      assert.match(applied.text, /^changed +\d+\/16 the WireGuard tunnel is up, and starts at boot$/m)
     })
 
   test('a tunnel that vanished is put back by the machine itself', async () => {
@@ -233,13 +248,21 @@ ${psk()} 600 root
     assert.equal(code, 0, text)
     assert.deepEqual(differences(untouched, await kit.digest()), [])
     assert.equal((await kit.root('ip link show dev wg0')).code, 1)
+    // What others changed since is kept for them; of ours nothing is left, neither digests of secrets nor names of peers.
+    const { stdout } = await kit.root('rm -r /var/lib/fortress/aside; find /var/lib/fortress -mindepth 1')
+    assert.equal(stdout, '')
   })
 
-  test('the printed page leaves the same as apply', async () => {
+  test('taken home as a folder and as bash, it leaves the same as apply', async () => {
     assert.equal((await run('apply')).code, 0)
     const applied = await left(kit)
     assert.equal((await run('undo')).code, 0)
-    await runPrinted(kit, (await run('print')).text)
+    assert.equal((await kit.root('find /var/lib/fortress')).stdout, '')
+    const home = await admin.page(kit, await copy.take(kit, '05-host-wireguard'), ['apply'])
+    assert.equal(home.code, 0, home.text)
+    sameLeft(applied, await left(kit))
+    assert.equal((await run('undo')).code, 0)
+    await runPrinted(kit, await copy.takeBash(kit, '05-host-wireguard'))
     sameLeft(applied, await left(kit))
     assert.equal((await run('verify')).code, 0)
   })

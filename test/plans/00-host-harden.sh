@@ -2354,7 +2354,7 @@ FORTRESS
 # What main uses.
 # from lib/host/controls.sh: fact package_states package_absent walk walked privileged_rules system_shells clear_swaps
 # from lib/host/controls.sh: shm_lines endless_passwords open_logs open_homes slack_profiles
-# from lib/engine/shell/put.sh: FK_STATE put put_finish put_finished put_restore put_matches
+# from lib/engine/shell/put.sh: FK_STATE put put_owner put_finish put_finished put_restore put_matches
 # from lib/engine/shell/snapshot.sh: fk_etc fk_units fk_packages fk_sysctls fk_tables fk_functions fk_sure fk_room
 # from lib/engine/shell/snapshot.sh: fk_describe fk_snapshot record_before fk_changed fk_restore_etc fk_restore_kept
 # from lib/engine/shell/snapshot.sh: fk_restore_aside fk_restore_units fk_restore_sysctls fk_restore_tables

@@ -3,7 +3,7 @@
 #
 # Run it as root on fortress:
 #   FK_SECRETS=DIR bash 05-host-wireguard.sh
-# It has 15 steps. Each checks first, and changes only what does not hold.
+# It has 16 steps. Each checks first, and changes only what does not hold.
 # It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # FK_SECRETS is a directory with one file for each of these secrets, as the machine gets it:
 #   wg-host
@@ -22,14 +22,19 @@ main() {
   begin
   : "${FK_SECRETS:?a directory with the secrets of this page}"
 
-  # 1/15 the laptop has WireGuard keys for the host and every peer
+  # 1/16 the laptop has WireGuard keys for the host and every peer
   #   why: keys are made once, where they are kept; a machine gets its own and the public halves of the others
   check() {
-    ! printf '%s\n' placeholder/wg+host///////////////////////A= placeholder/wg+peer+laptop////////////////A= | grep ^placeholder/
+    printf '%s\n' placeholder/wg+host///////////////////////A= placeholder/wg+peer+laptop////////////////A= |
+    awk '/^placeholder[/]/ { n++ } END { if (n) print n " keys are not made yet"; exit n > 0 }'
   }
-  demand 'the laptop has WireGuard keys for the host and every peer' './task peer show laptop'
+  apply() {
+    echo 'the laptop makes them: ./task host-wireguard apply, or ./task peer show NAME; then print this again' >&2 &&
+    false
+  }
+  change 'the laptop has WireGuard keys for the host and every peer'
 
-  # 2/15 wireguard-tools is installed
+  # 2/16 wireguard-tools is installed
   check() {
     dpkg-query --show --showformat='${db:Status-Status} ${Package}\n' wireguard-tools |
     awk '$1 != "installed" { print "not installed:", $2; missing = 1 } END { exit missing }'
@@ -40,25 +45,35 @@ main() {
   }
   change 'wireguard-tools is installed'
 
-  # 3/15 the kernel or wireguard-go provides WireGuard
+  # 3/16 a WireGuard key that the host already has is the one of this laptop
+  #   why: with another one every device that another laptop let in would be cut off
+  check() {
+    ! test -s /etc/wireguard/wg0.key ||
+    test "$(wg pubkey < /etc/wireguard/wg0.key)" = placeholder/wg+host///////////////////////A= ||
+    { echo 'the key in /etc/wireguard/wg0.key was made elsewhere' && false; }
+  }
+  demand 'a WireGuard key that the host already has is the one of this laptop' 'copy the secrets directory from the laptop that set this machine up;
+or, when that is lost: sudo rm /etc/wireguard/wg0.key there'
+
+  # 4/16 the kernel or wireguard-go provides WireGuard
   check() {
     test -d /sys/module/wireguard || modinfo wireguard > /dev/null 2>&1 ||
     command -v wireguard-go > /dev/null
   }
   demand 'the kernel or wireguard-go provides WireGuard' 'start the distribution'\''s own kernel (WireGuard is in Linux since 5.6), or install wireguard-go'
 
-  # 4/15 no other interface is called wg0
+  # 5/16 no other interface is called wg0
   check() {
     systemctl --quiet is-active wg-quick@wg0.service || ! ip link show dev wg0 > /dev/null 2>&1 ||
     test "$(wg show wg0 public-key)" = placeholder/wg+host///////////////////////A=
   }
   demand 'no other interface is called wg0' 'an interface wg0 is up that is not of this site: take it down, or choose another tunnel.interface'
 
-  # Steps 5 to 15 are one transaction.
+  # Steps 6 to 16 are one transaction.
   FK_RESTART='active	wg-quick@wg0.service	/etc/wireguard/	-	-' FK_TABLES=''
   transaction 180
 
-  # 5/15 /etc/wireguard is readable by root alone
+  # 6/16 /etc/wireguard is readable by root alone
   check() {
     test "$(stat --format='%a %U:%G' /etc/wireguard /etc/wireguard/wg0)" = $'700 root:root\n700 root:root'
   }
@@ -67,7 +82,7 @@ main() {
   }
   change '/etc/wireguard is readable by root alone'
 
-  # 6/15 the WireGuard private key of the host is installed
+  # 7/16 the WireGuard private key of the host is installed
   check() {
     put_finished /etc/wireguard/wg0.key && [ "$(stat --format='%a %U:%G' /etc/wireguard/wg0.key)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/wireguard/wg0.key.sha256
   }
@@ -83,7 +98,7 @@ main() {
   recover() { put_restore /etc/wireguard/wg0.key; }
   change 'the WireGuard private key of the host is installed'
 
-  # 7/15 the WireGuard preshared key of laptop is installed
+  # 8/16 the WireGuard preshared key of laptop is installed
   #   why: who records the traffic today and breaks Curve25519 some day still cannot read it
   check() {
     put_finished /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk && [ "$(stat --format='%a %U:%G' /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk.sha256
@@ -100,7 +115,7 @@ main() {
   recover() { put_restore /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk; }
   change 'the WireGuard preshared key of laptop is installed'
 
-  # 8/15 a script adds and removes WireGuard peers without interrupting the others
+  # 9/16 a script adds and removes WireGuard peers without interrupting the others
   check() {
     put_matches /usr/local/sbin/fortress-wireguard b2cb83c857fe11a35f687888c19539b43172caaadade2db679537948fa489c9c 755 root:root
   }
@@ -126,7 +141,7 @@ FORTRESS
   recover() { put_restore /usr/local/sbin/fortress-wireguard; }
   change 'a script adds and removes WireGuard peers without interrupting the others'
 
-  # 9/15 wg-quick@wg0.service is restarted on failure
+  # 10/16 wg-quick@wg0.service is restarted on failure
   check() {
     put_matches /etc/systemd/system/wg-quick@wg0.service.d/fortress.conf c2146d2877ce641fdc29d4996b465359e0124272306b7743ce023b0cd990fa74 644 root:root
   }
@@ -152,7 +167,7 @@ FORTRESS
   }
   change 'wg-quick@wg0.service is restarted on failure'
 
-  # 10/15 wg0.conf lists the peers of the site, and no others
+  # 11/16 wg0.conf lists the peers of the site, and no others
   #   why: each may use one address and nothing else
   check() {
     put_matches /etc/wireguard/wg0.conf b609c94447cd81be925ba2757b911109ddc876954a60e20941854e75660ba564 600 root:root
@@ -179,7 +194,7 @@ FORTRESS
   }
   change 'wg0.conf lists the peers of the site, and no others'
 
-  # 11/15 the WireGuard tunnel is up, and starts at boot
+  # 12/16 the WireGuard tunnel is up, and starts at boot
   #   why: the running interface decides, not the file: a revoked peer is gone from the kernel
   #   G13 WireGuard keys are files of their own, readable by root alone [WireGuard wg-quick(8)]
   #   G14 A WireGuard peer may use one address, and has a preshared key [WireGuard wg(8)]
@@ -200,16 +215,16 @@ FORTRESS
   }
   change 'the WireGuard tunnel is up, and starts at boot'
 
-  # 12/15 preshared keys of revoked peers are deleted
+  # 13/16 preshared keys of revoked peers are deleted
   check() {
     ! find /etc/wireguard/wg0 -type f '!' -path /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk | grep .
   }
   apply() {
-    find /etc/wireguard/wg0 -type f '!' -path /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk -delete
+    find /etc/wireguard/wg0 -type f '!' -path /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk -delete && put_forget
   }
   change 'preshared keys of revoked peers are deleted'
 
-  # 13/15 tunnel watchdog service is installed
+  # 14/16 tunnel watchdog service is installed
   check() {
     put_matches /etc/systemd/system/fortress-tunnel.service 68da94599dda6f95eb4dd79be8cd9c245be92635a064e08eb8ebfb074bcb423a 644 root:root
   }
@@ -233,7 +248,7 @@ FORTRESS
   }
   change 'tunnel watchdog service is installed'
 
-  # 14/15 tunnel watchdog timer runs every minute
+  # 15/16 tunnel watchdog timer runs every minute
   check() {
     put_matches /etc/systemd/system/fortress-tunnel.timer 18941128461609d2d6cb2a47c6dc741066240272c8ade5693b606bde469fe050 644 root:root
   }
@@ -263,7 +278,7 @@ FORTRESS
   }
   change 'tunnel watchdog timer runs every minute'
 
-  # 15/15 tunnel watchdog is enabled
+  # 16/16 tunnel watchdog is enabled
   #   why: behind a closed firewall a tunnel that is gone is a machine that is gone
   #   G15 The tunnel is restarted when it fails, when its interface is gone, and after a reboot [fortress-kit]
   check() {
@@ -277,7 +292,7 @@ FORTRESS
 }
 
 # What main uses.
-# from lib/engine/shell/put.sh: FK_STATE put put_finish put_finished put_restore put_matches
+# from lib/engine/shell/put.sh: FK_STATE put put_owner put_finish put_finished put_restore put_forget put_matches
 # from lib/engine/shell/snapshot.sh: fk_etc fk_units fk_packages fk_sysctls fk_tables fk_functions fk_sure fk_room
 # from lib/engine/shell/snapshot.sh: fk_describe fk_snapshot record_before fk_changed fk_restore_etc fk_restore_kept
 # from lib/engine/shell/snapshot.sh: fk_restore_aside fk_restore_units fk_restore_sysctls fk_restore_tables

@@ -42,9 +42,11 @@ main() {
   $2 > now - 180 { found = 1 }
   END { exit !found }'
   }
-  demand 'a peer has made a WireGuard handshake in the last three minutes' 'on the laptop, make the client file and bring the tunnel up; then run this again
-./task peer show laptop
-sudo wg-quick up FILE && ping 10.66.0.1'
+  demand 'a peer has made a WireGuard handshake in the last three minutes' './task peer show laptop --endpoint HOST
+sudo wg-quick up /nonexistent/fortress/laptop.conf
+on the laptop, with wireguard-tools installed; or import the file into the
+WireGuard app, or scan it: ./task peer show laptop --qr
+Its private key stands in the file in clear (mode 600): keep it as a key.'
 
   # 3/8 the unit that loads the nftables rules is installed
   #   why: Debian's own empties every table of the machine when it stops, those of libvirt and of a cluster included
@@ -359,7 +361,7 @@ FORTRESS
 }
 
 # What main uses.
-# from lib/engine/shell/put.sh: FK_STATE put put_finish put_finished put_restore put_matches
+# from lib/engine/shell/put.sh: FK_STATE put put_owner put_finish put_finished put_restore put_matches
 # from lib/engine/shell/snapshot.sh: fk_etc fk_units fk_packages fk_sysctls fk_tables fk_functions fk_sure fk_room
 # from lib/engine/shell/snapshot.sh: fk_describe fk_snapshot record_before fk_changed fk_restore_etc fk_restore_kept
 # from lib/engine/shell/snapshot.sh: fk_restore_aside fk_restore_units fk_restore_sysctls fk_restore_tables

@@ -76,7 +76,7 @@ main() {
 
 # What main uses.
 # from lib/vm/image.sh: image_no image_land
-# from lib/engine/shell/put.sh: FK_STATE put put_finish received
+# from lib/engine/shell/put.sh: FK_STATE put put_owner put_finish received
 # from lib/engine/shell/snapshot.sh: record_before
 # from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage recover holds
 # from lib/engine/shell/printed.sh: change demand fail signed_by

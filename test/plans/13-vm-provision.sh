@@ -357,7 +357,7 @@ FORTRESS
 # What main uses.
 # from lib/vm/domain.sh: VM_DIR VM_DECLARED VM_NOTES VM_MARK LIBVIRT_DEFAULT_URI vm_no vm_facts vm_sift vm_differs
 # from lib/vm/domain.sh: vm_mark vm_free vm_memory vm_cores vm_disk vm_stop
-# from lib/engine/shell/put.sh: FK_STATE put put_finish put_finished put_restore put_matches
+# from lib/engine/shell/put.sh: FK_STATE put put_owner put_finish put_finished put_restore put_matches
 # from lib/engine/shell/snapshot.sh: record_before
 # from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage recover holds
 # from lib/engine/shell/printed.sh: change demand wait_for fail

@@ -430,7 +430,7 @@ FORTRESS
 # from lib/engine/shell/receive.sh: receive
 # from lib/k3s/members.sh: K3S K3S_ETC K3S_DATA K3S_NOTES k3s_no k3s_program k3s_use k3s_version k3s_kubectl k3s_self
 # from lib/k3s/members.sh: k3s_config_digest k3s_answers k3s_said k3s_runs k3s_restarted k3s_start
-# from lib/engine/shell/put.sh: FK_STATE put put_finish put_finished put_restore received put_matches
+# from lib/engine/shell/put.sh: FK_STATE put put_owner put_finish put_finished put_restore received put_matches
 # from lib/engine/shell/snapshot.sh: fk_etc fk_units fk_packages fk_sysctls fk_tables fk_functions fk_sure fk_room
 # from lib/engine/shell/snapshot.sh: fk_describe fk_snapshot record_before fk_changed fk_restore_etc fk_restore_kept
 # from lib/engine/shell/snapshot.sh: fk_restore_aside fk_restore_units fk_restore_sysctls fk_restore_tables

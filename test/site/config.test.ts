@@ -5,6 +5,7 @@ import path from 'node:path'
 import { after, describe, test } from 'node:test'
 import { type Diagnostic, ConfigError, envExample, loadConfig, siteNames } from '../../lib/site/config.ts'
 import { guestsOf } from '../../lib/site/machines.ts'
+import { outDir } from '../../lib/site/out.ts'
 
 const root = path.join(import.meta.dirname, '../..')
 const fixtures = path.join(import.meta.dirname, '../fixtures')
@@ -208,6 +209,7 @@ describe('FK_ variables', () => {
       FK_KNOWN_HOSTS: path.join(made, 'secrets/known_hosts'),
       FK_AGE_IDENTITY: path.join(os.homedir(), '.config/fortress-kit/age-identity.txt'),
       FK_LAB_DIR: path.join(made, '.cache/lab'),
+      FK_OUT_DIR: path.join(made, 'out'),
       FK_LOG_DIR: path.join(made, 'out/log'),
       FK_DOWNLOAD_DIR: path.join(made, '.cache/downloads'),
       FK_DRAIN: 'evict',
@@ -215,6 +217,32 @@ describe('FK_ variables', () => {
       FK_DEADMAN_SECONDS: 180,
       FK_LOCK_WAIT_SECONDS: 0,
       FK_TEST_REQUIRE: [],
+    })
+  })
+
+  test('come from another file than .env where FK_ENV_FILE names one, and it must be there', () => {
+    const made = checkout({ env: 'FK_HOST=local\n' })
+    const mine = path.join(made, 'mine.env')
+    fs.writeFileSync(mine, 'FK_HOST=admin@192.0.2.10\nFK_STATE_DIR=state\n')
+    const { env } = loadConfig({ env: { FK_ENV_FILE: mine }, root: made })
+    assert.deepEqual([env.FK_HOST, env.FK_STATE_DIR], ['admin@192.0.2.10', path.join(made, 'state')])
+    assert.equal(loadConfig({ env: { FK_ENV_FILE: '/dev/null' }, root: made }).env.FK_HOST, undefined)
+    assert.throws(
+      () => loadConfig({ env: { FK_ENV_FILE: `${mine}x` }, root: made }),
+      /mine\.envx: 1 problem; nothing was run\n.*is missing/,
+    )
+  })
+
+  test('FK_OUT_DIR takes the logs along, and is named where out/ cannot be written', () => {
+    const made = checkout()
+    assert.equal(
+      loadConfig({ env: { FK_OUT_DIR: '/elsewhere' }, root: made }).env.FK_LOG_DIR,
+      '/elsewhere/log',
+    )
+    assert.equal(outDir(loadConfig({ env: {}, root: made })), path.join(made, 'out/fortress'))
+    assert.throws(() => outDir(loadConfig({ env: { FK_OUT_DIR: '/dev/null' }, root: made })), {
+      message: '/dev/null/fortress cannot be written (ENOTDIR)',
+      next: 'name another directory in FK_OUT_DIR, in your shell or in .env',
     })
   })
 

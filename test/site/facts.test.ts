@@ -70,6 +70,7 @@ describe('two hosts with a virtual machine each, and metal beside them', () => {
       ],
     )
     assert.deepEqual(names(machinesFor({ site }, 'laptop')), ['laptop'])
+    assert.deepEqual(names(machinesFor({ site }, 'api')), ['api'])
     assert.deepEqual(names(everyMachine({ site })), ['north', 'south', 'metal', 'north-1', 'south-1'])
   })
 

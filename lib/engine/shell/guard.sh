@@ -107,6 +107,7 @@ fk_disarm() {
   systemctl stop "fortress-deadman-$1.timer" 2> /dev/null || true # it has fired
   rm --recursive --force "${FK_STATE:?}/tx/$1"
   rmdir --ignore-fail-on-non-empty "$FK_STATE/tx"
+  rmdir "$FK_STATE" 2> /dev/null || true # it is empty where an undo of the last page was confirmed
   if [ ! -d "$FK_STATE/tx" ]; then
     units=$(fk_deadman_units)
     rm --force "$units/sysinit.target.wants/fortress-deadman.service" "$units/fortress-deadman.service"

@@ -5,7 +5,8 @@
 # put PATH MODE OWNER [TEST]: standard input becomes PATH. TEST is bash and sees the candidate as $new.
 # The old file waits in pending/ until `put_finish PATH`, so that a run killed before its reload does not look finished.
 put() {
-  local path=$1 mode=$2 owner=$3 test=${4-} new pending
+  local path=$1 mode=$2 owner test=${4-} new pending
+  owner=$(put_owner "$3")
   new=$(dirname "$path")/.$(basename "$path").fortress
   pending=$FK_STATE/pending/${path//\//%}
   record_before "$path"
@@ -25,6 +26,9 @@ put() {
   sync "$(dirname "$path")"
 }
 
+# put_owner OWNER: who is not root, as on the laptop, owns what he writes.
+put_owner() { if [ "$EUID" -eq 0 ]; then echo "$1"; else echo "$(id --user --name):$(id --group --name)"; fi; }
+
 # put_finish PATH: the commands that follow the file have run.
 put_finish() { rm --recursive --force "$FK_STATE/pending/${1//\//%}" "$FK_STATE/pending/${1//\//%}.part"; }
 
@@ -41,6 +45,18 @@ put_restore() {
     rm --force "$1"
   fi
   put_finish "$1"
+}
+
+# put_forget: of secrets that are gone, or are others by now, no digest stays.
+put_forget() {
+  local seen
+  [ -d "$FK_STATE/secret" ] || return 0
+  find "$FK_STATE/secret" -type f -name '*.sha256' | while IFS= read -r seen; do
+    sha256sum --check --status "$seen" 2> /dev/null && continue
+    record_before "$seen" && record_before "$seen.around" # a rollback brings the secret back
+    rm --force "$seen" "$seen.around"
+  done
+  find "$FK_STATE/secret" -depth -type d -empty -delete
 }
 
 # received PATH: FK_PART is the file beside PATH that was uploaded for it, and FK_DIGEST its digest, which the sender verified;
@@ -63,7 +79,7 @@ put_matches() {
   [[ ${FK_MATCHES-} != *$'\n'"$*"$'\n'* ]] || return 0 # checked for all files at once, and nothing has changed since
   put_finished "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
   is=$(stat --format='%a %U:%G' "$1")
-  [ "$is" = "$3 $4" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
+  [ "$is" = "$3 $(put_owner "$4")" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
 }
-export -f put put_finish put_finished put_restore received put_matches
+export -f put put_owner put_finish put_finished put_restore put_forget received put_matches
 export FK_STATE

@@ -119,6 +119,7 @@ fk_undo() {
   fk_restore_etc "$dir/origin" "$dir/paths" || return 1
   fk_drop_overrides
   fk_restore_kept "$dir/origin"
+  FK_KEEP=${FK_TX:+$FK_STATE/tx/$FK_TX} put_forget
   fk_restore_tables "$dir/origin"
   fk_restore_sysctls "$dir/origin" "$dir/keys"
   fk_restore_units "$dir/origin" "$dir/units"

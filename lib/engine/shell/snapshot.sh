@@ -96,12 +96,13 @@ fk_snapshot() {
   mv --no-target-directory "$dir.part" "$dir"
 }
 
-# record_before PATH: a path outside /etc is about to change; every open snapshot gets a copy first.
+# record_before PATH: a path outside /etc is about to change; every open snapshot gets a copy first. On the laptop /etc is a
+# directory like any other.
 # record_before --meta PATH: only its mode and owner are about to change.
 record_before() {
   local dir meta=
   [ "$1" != --meta ] || { meta=yes && shift; }
-  case $1 in /etc/*) return 0 ;; esac
+  case $1 in /etc/*) [ -n "${FK_ROOTLESS-}" ] || return 0 ;; esac
   for dir in ${FK_KEEP-}; do
     if [ -n "$meta" ]; then
       [ ! -e "$1" ] || awk -F '\t' -v p="$1" '$3 == p { f = 1 } END { exit !f }' "$dir/modes" ||
@@ -183,6 +184,7 @@ fk_restore_kept() {
   if [ -e "$dir/present" ]; then
     while IFS= read -r path; do
       rm --recursive --force "$path.fortress-old"
+      mkdir --parents "$(dirname "$path")"
       cp --archive "$dir/kept$path" "$path.fortress-old"
       if [ -d "$path" ] && [ ! -L "$path" ]; then rm --recursive --force "$path"; fi
       mv --force --no-target-directory "$path.fortress-old" "$path"
