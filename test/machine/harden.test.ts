@@ -78,6 +78,14 @@ describe('a hardened host', () => {
     assert.equal((await kit.root('id --user')).stdout.trim(), '0')
   })
 
+  test('file modes are set back also after many changes in a row, as packages make them', async () => {
+    const { stdout, stderr } = await kit.root(
+      `for i in {1..12}; do chmod 666 /var/log/dpkg.log; echo >> /var/log/dpkg.log; sleep 0.3; done; sleep 1
+       systemctl is-active fortress-modes.path; stat --format=%a /var/log/dpkg.log`,
+    )
+    assert.equal(stdout, 'active\n640\n', stderr)
+  })
+
   test('drift is found, and one apply mends it', async () => {
     await kit.root(
       'chmod 644 /etc/at.allow; sysctl --quiet --write net.ipv4.conf.all.send_redirects=1; echo "install udf /bin/true" > /etc/modprobe.d/60-fortress.conf',

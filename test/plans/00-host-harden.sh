@@ -1942,12 +1942,14 @@ FORTRESS
 
   # 65/76 a service that sets file modes is installed
   check() {
-    put_matches /etc/systemd/system/fortress-modes.service 31034e59c454baa26dc91711db322cb065461d9bb8c12a81c8d62520395b3328 644 root:root
+    put_matches /etc/systemd/system/fortress-modes.service e8489a55ecbe82ea37447b4dedcfda5ed36442187bf5181b67488a7dc228a48c 644 root:root
   }
   apply() {
     put /etc/systemd/system/fortress-modes.service 644 root:root << 'FORTRESS'
 [Unit]
 Description=Set the modes of sensitive files
+# dpkg writes its log many times in a row: a limit would end the path unit for good.
+StartLimitIntervalSec=0
 
 [Service]
 Type=oneshot
