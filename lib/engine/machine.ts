@@ -71,6 +71,8 @@ export interface SshTarget {
 export interface Advice {
   silent?: string
   behind?: string
+  /** Only the tunnel is left, and this computer has no address in it: how it is brought up. Neither route is waited for long. */
+  tunnelDown?: string
 }
 
 export interface Access {
@@ -117,12 +119,17 @@ export async function connect(access: Access): Promise<Machine> {
       LIMIT,
       'user',
     )
+  const closed = link instanceof Ssh && link.route === 'tunnel'
   let outcome = await inquire()
   if (found === undefined && link instanceof Ssh && link.route === 'tunnel') {
     // The tunnel may be down while the machine still listens where it did.
     link.route = 'direct'
     outcome = await inquire()
   }
+  if (found === undefined && closed && access.advice?.tunnelDown)
+    throw new Fault(`${link.label(access.name)} does not answer: the tunnel is down on this computer`, {
+      next: access.advice.tunnelDown,
+    })
   if (found === undefined) throw unreachable(link.label(access.name), outcome, access.advice)
   const { uid, user, sudo } = found
   if (uid !== '0' && access.rootless === undefined && access.root !== false) {
@@ -333,10 +340,14 @@ const QUIET = ['-o', 'BatchMode=yes', '-o', 'StrictHostKeyChecking=yes']
 
 class Ssh extends Link {
   readonly target: SshTarget
-  readonly access: Pick<Access, 'interactive' | 'routeFile'>
+  readonly access: Pick<Access, 'interactive' | 'routeFile' | 'advice'>
   #sockets: string | undefined
 
-  constructor(target: SshTarget, access: Pick<Access, 'interactive' | 'routeFile'>, route?: Route) {
+  constructor(
+    target: SshTarget,
+    access: Pick<Access, 'interactive' | 'routeFile' | 'advice'>,
+    route?: Route,
+  ) {
     super()
     this.target = target
     this.access = access
