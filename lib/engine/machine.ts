@@ -335,6 +335,9 @@ class Local extends Link {
 /** What a machine shows of its own key, to somebody who sits in front of it. */
 const SHOW_KEY = 'ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub'
 
+/** A path as the value of an ssh option: ssh takes a list at spaces, and expands what follows a percent sign (ssh_config(5)). */
+const sshPath = (path: string): string => `"${path.replaceAll('%', '%%')}"`
+
 /** ssh never prompts. */
 const QUIET = ['-o', 'BatchMode=yes', '-o', 'StrictHostKeyChecking=yes']
 
@@ -371,7 +374,7 @@ class Ssh extends Link {
       ...(this.route === 'direct' && port ? ['-p', String(port)] : []),
       ...[
         ...(alias ? [`HostKeyAlias=${alias}`, 'CheckHostIP=no'] : []),
-        `UserKnownHostsFile=${knownHostsFile}`,
+        `UserKnownHostsFile=${sshPath(knownHostsFile)}`,
         'GlobalKnownHostsFile=/dev/null',
         `ConnectTimeout=${connectSeconds}`,
         'ServerAliveInterval=10',
@@ -425,7 +428,7 @@ class Ssh extends Link {
       '-o',
       'ControlMaster=auto',
       '-o',
-      `ControlPath=${this.#sockets}/${this.route}`,
+      `ControlPath=${sshPath(`${this.#sockets}/${this.route}`)}`,
       '-o',
       'ControlPersist=5',
     ]
@@ -469,7 +472,7 @@ class Ssh extends Link {
       'StrictHostKeyChecking=accept-new',
       'HashKnownHosts=no',
       'BatchMode=yes',
-      `UserKnownHostsFile=${file}`,
+      `UserKnownHostsFile=${sshPath(file)}`,
     ]
     const options = first.flatMap((option) => ['-o', option])
     const { exitCode, stderr } = await $({
