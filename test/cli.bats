@@ -441,7 +441,7 @@ vault_keys() {
 
 @test "a run over all pages ends with the names of those that the site needs and that are not built yet" {
   run ./task plan-all --site zengarden
-  assert_line --regexp '^zengarden needs [0-9]+ pages that are not built yet: 01-router-network, .*70-observability'
+  assert_line --regexp '^zengarden needs [0-9]+ pages that this kit does not have yet: 01-router-network, .*70-observability'
 }
 
 @test "a lost header is written back: without a machine a rehearsal" {

@@ -36,6 +36,7 @@ export class PageRun {
   readonly #pages: Page[]
   readonly #mode: Mode | undefined
   readonly #given: RunFlags
+  readonly #chained: boolean
   readonly #limit = new AbortController()
   readonly #fetch: Fetch
   readonly #connected = new Map<string | Placed, Promise<Connected>>()
@@ -52,7 +53,10 @@ export class PageRun {
     pages: Page[],
     mode: Mode | undefined,
     given: RunFlags,
+    /** Each page stands on all that are before it: these are the parts of one piece of work, and no runbook. */
+    chained = false,
   ) {
+    this.#chained = chained
     this.#session = session
     this.#kind = kind
     this.#pages = pages
@@ -130,6 +134,8 @@ export class PageRun {
 
   /** The page that must be done before this one, and is not; for an undo the one that stands on it and could not be undone. */
   #waitsFor(page: Page): string | undefined {
+    if (this.#chained && this.#mode !== 'undo')
+      return this.#came.find(({ result }) => !isDone(result.state))?.page.name
     const open = (name: string) =>
       this.#came.some(
         ({ page: { name: of }, result }) =>

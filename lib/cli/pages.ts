@@ -110,7 +110,7 @@ export async function runPages(
       report.pause()
       if (!(await agrees(`Apply ${count(open, 'page')} to ${label}?`))) return code === 1 ? 1 : 2
     }
-    const run = new PageRun(session, host.kind, pages, mode, given)
+    const run = new PageRun(session, host.kind, pages, mode, given, runbook === undefined)
     const code = await run.all()
     if (many) {
       const missing = mode === 'undo' ? undefined : notBuiltNote(config.site)

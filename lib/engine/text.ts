@@ -258,7 +258,9 @@ function summaryText(sum: Summary): string {
     sum.turn ? `${sum.turn} your turn` : '',
     sum.blocked ? `${sum.blocked} blocked` : '',
     sum.failed ? `${sum.failed} failed` : '',
-    sum.controls?.total ? `${sum.controls.hold} of ${count(sum.controls.total, 'control')} hold` : '',
+    sum.controls?.total
+      ? `${sum.controls.hold} of ${count(sum.controls.total, 'control', 'holds', 'hold')}`
+      : '',
     sum.waived ? `${sum.waived} waived` : '',
     sum.rebooting ? `${sum.rebooting} wait for the next start of the machine` : '',
     sum.notApplicable ? `${sum.notApplicable} not applicable` : '',

@@ -198,9 +198,10 @@ export async function question(
   })
   input.on('keypress', keys)
   const nowhere = new Writable({ write: (_chunk, _encoding, done) => done() }) as NodeJS.WriteStream
-  if (hidden) screen.write(query)
   try {
+    // What is hidden is asked for when the terminal shows nothing of it any more.
     const answer = zx().question(hidden ? '' : query, { input, output: hidden ? nowhere : screen })
+    if (hidden) screen.write(query)
     const found = await Promise.race([answer, closed])
     if (stopped) throw new Fault('Stopped. Nothing was run.')
     return found

@@ -24,7 +24,7 @@ export function notBuiltNote(site: Site): string | undefined {
   const pages = notBuilt(site)
   return pages.length === 0
     ? undefined
-    : `${site.name} needs ${pages.length === 1 ? '1 page that is' : `${pages.length} pages that are`} not built yet: ` +
+    : `${site.name} needs ${pages.length === 1 ? '1 page' : `${pages.length} pages`} that this kit does not have yet: ` +
         `${pages.map(({ page }) => page).join(', ')}.`
 }
 

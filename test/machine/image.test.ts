@@ -135,7 +135,7 @@ describe('the image of the node', { skip: noGpg }, () => {
     asked.length = 0
     const { code, text } = await page('apply')
     assert.equal(code, 0, text)
-    assert.match(text, /^11-vm-image: 3 steps hold, 1 of 1 controls hold$/m)
+    assert.match(text, /^11-vm-image: 3 steps hold, 1 of 1 control holds$/m)
     assert.deepEqual(asked, [])
     assert.doesNotMatch(text, /sending/)
   })
@@ -278,7 +278,7 @@ describe('the image of the node', { skip: noGpg }, () => {
     assert.equal((await host.root('sha256sum < /usr/local/sbin/talosctl')).stdout, sum(talosctl))
     assert.doesNotMatch((await host.root(`ls -A ${at}`)).stdout, /part|xz/)
     const again = await host.page(copy.page('11-vm-image'), 'apply')
-    assert.match(again.text, /steps hold, 1 of 1 controls hold$/m)
+    assert.match(again.text, /steps hold, 1 of 1 control holds$/m)
     assert.doesNotMatch(again.text, /changed/)
   })
 })
