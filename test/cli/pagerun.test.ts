@@ -69,7 +69,7 @@ const demand: Demand = { name: 'a person was here', check: sh`no`, help: 'come' 
 async function run(
   mode: Mode,
   pages: Page[],
-  { node = 'up' as 'up' | 'absent' | 'dead', applied = [] as string[] } = {},
+  { node = 'up' as 'up' | 'absent' | 'dead', applied = [] as string[], chained = false } = {},
 ) {
   const record = new Set(applied)
   let text = ''
@@ -93,14 +93,15 @@ async function run(
       return machineOf(spec, record)
     },
   } as unknown as Session
-  const all = new PageRun(session, 'ssh', pages, mode, {
+  const flags = {
     words: [],
     site: undefined,
     confirm: undefined,
     yes: true,
     json: false,
     verbose: false,
-  })
+  } as const
+  const all = new PageRun(session, 'ssh', pages, mode, { ...flags, words: [] }, chained)
   const code = await all.all()
   report.end(all.end('it'))
   return {
@@ -146,6 +147,12 @@ describe('a run over many pages', () => {
     const { code, came, text } = await run('apply', [...pages, page('07-far', { needs: ['06-on'] })])
     assert.deepEqual([code, came], [1, ['00 failed', '05 changed', '06 later', '07 later']])
     assert.match(text, /later +06-on +fortress +after 00-host$/m)
+  })
+  test('the parts of one piece of work end at the first that is not done', async () => {
+    const pages = [page('node-leave', { step: demand }), page('node-stop'), page('node-forget')]
+    const { code, came, record } = await run('apply', pages, { chained: true })
+    assert.deepEqual([code, came], [1, ['no blocked', 'no later', 'no later']])
+    assert.deepEqual([...record], [])
   })
   test('what waits for a person, or cannot go on, is no failure', async () => {
     const pages = [page('05-key', { step: { ...demand, person: {} } }), page('10-cpu', { step: demand })]
