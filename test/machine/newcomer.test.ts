@@ -149,7 +149,7 @@ describe('a first evening, by the words of the README', { skip: noLaptop }, () =
   })
 
   test('undo-all leaves the machine as it was, to the byte, and nothing of ours', async () => {
-    const { code, text } = await type('./task undo-all', [[/fortress: $/, 'fortress']])
+    const { code, text } = await type('./task undo-all', [[/to go on: $/, 'fortress']])
     assert.equal(code, 0, text)
     await person.down()
     assert.deepEqual(differences(untouched, await kit.digest()), [])
