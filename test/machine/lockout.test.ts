@@ -174,7 +174,7 @@ describe('refused before anything changes', { concurrency: 2 }, () => {
       const kit = await node(t, `refuse-${cases.findIndex(([w]) => w === what)}`)
       const before = await state(kit)
       const { code, text } = await attempt(kit, steps)
-      assert.equal(code, 1, text)
+      assert.equal(code, /^your turn/m.test(text) ? 2 : 1, text)
       assert.match(text, said)
       assert.deepEqual(differences(before, await state(kit)), [])
       assert.ok(await reachable(kit, 5))
