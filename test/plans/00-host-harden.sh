@@ -1963,7 +1963,7 @@ FORTRESS
   # 66/76 file modes that other tools change are set back at once
   #   N12 file modes are restored after changes (fortress-modes) [tmpfiles.d(5)]
   check() {
-    put_matches /etc/systemd/system/fortress-modes.path 052e2ce5629cd90404bca0242a8009af8769b1a7b6df1dca644c6e6627bf24e2 644 root:root
+    put_matches /etc/systemd/system/fortress-modes.path aa365b7b92901f4e2525709a1f2cd6197b1bd657c9d0c8de5cf2443683d0932d 644 root:root
   }
   apply() {
     put /etc/systemd/system/fortress-modes.path 644 root:root << 'FORTRESS'
@@ -1972,6 +1972,8 @@ FORTRESS
 Description=Watch files whose mode other tools reset
 
 [Path]
+# dpkg writes its log hundreds of times in two seconds: at the limit the watch would end for good.
+TriggerLimitIntervalSec=0
 PathChanged=/etc/shadow-
 PathChanged=/etc/gshadow-
 PathChanged=/boot/grub/grub.cfg
