@@ -121,6 +121,10 @@ END
 link add fk-$number type veth peer name host0 address 02:00:0a:4e:00:$(printf %02x $number) netns fk-$name
 link set fk-$number master $bridge up
 END
+  # All nodes and this computer share root's one count of inotify instances. A hardened node that runs k3s has some thirty,
+  # and systemd ends units for good for which none is left.
+  local instances=/proc/sys/fs/inotify/max_user_instances
+  [ "$(cat "$instances")" -ge 1024 ] || echo 1024 2> /dev/null > "$instances" || echo "$instances stays low" >&2
   exec 9>&-
   address=10.78.$number.2
   ip -netns "fk-$name" -batch - <<END
