@@ -159,9 +159,9 @@ export function enter({ site, env, state }: Omit<Place, 'secrets'>): string {
       ? []
       : [`./task peer show ${laptop.name}${found({ site, env }, state) ? '' : ' --endpoint HOST'}`]),
     `sudo wg-quick up ${shown(path)}`,
-    'on the laptop, with wireguard-tools installed; or import the file into the',
-    `WireGuard app, or scan it: ./task peer show ${(phone ?? laptop).name} --qr`,
-    'Its private key stands in the file in clear (mode 600): keep it as a key.',
+    'on the laptop, with wireguard-tools installed',
+    `a phone scans it: ./task peer show ${(phone ?? laptop).name} --qr`,
+    'The file holds a private key in clear (mode 600).',
   ].join('\n')
 }
 

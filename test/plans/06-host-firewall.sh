@@ -44,9 +44,9 @@ main() {
   }
   demand 'a peer has made a WireGuard handshake in the last three minutes' './task peer show laptop --endpoint HOST
 sudo wg-quick up /nonexistent/fortress/laptop.conf
-on the laptop, with wireguard-tools installed; or import the file into the
-WireGuard app, or scan it: ./task peer show laptop --qr
-Its private key stands in the file in clear (mode 600): keep it as a key.'
+on the laptop, with wireguard-tools installed
+a phone scans it: ./task peer show laptop --qr
+The file holds a private key in clear (mode 600).'
 
   # 3/8 the unit that loads the nftables rules is installed
   #   why: Debian's own empties every table of the machine when it stops, those of libvirt and of a cluster included
