@@ -329,9 +329,9 @@ describe('a page that is applied', () => {
     const file = join(here.state, 'laptop.conf')
     const lines = [
       `sudo wg-quick up ${file}`,
-      'on the laptop, with wireguard-tools installed; or import the file into the',
-      'WireGuard app, or scan it: ./task peer show phone --qr',
-      'Its private key stands in the file in clear (mode 600): keep it as a key.',
+      'on the laptop, with wireguard-tools installed',
+      'a phone scans it: ./task peer show phone --qr',
+      'The file holds a private key in clear (mode 600).',
     ]
     assert.deepEqual(demand(context).person, { wait: 900 })
     assert.deepEqual(demand(context).help.split('\n'), lines, 'before 05 was applied')
