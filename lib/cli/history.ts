@@ -70,6 +70,11 @@ function runsIn(text: string): Verdict[] {
         applied: false,
         changed: false,
       })
+    // A page that was never applied there is not verified: it says so in place of a summary.
+    if (kind === 'result' && event['state'] === 'not built') {
+      const last = runs.findLastIndex((one) => one.page === name && !one.ended)
+      if (last >= 0) runs.splice(last, 1)
+    }
     const run = kind === 'summary' ? runs.findLast((one) => one.page === name && !one.ended) : undefined
     if (run === undefined) continue
     const count = (key: string) => (typeof event[key] === 'number' ? event[key] : 0)

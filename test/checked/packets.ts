@@ -14,7 +14,7 @@ import page from '../../scripts/06-host-firewall.ts'
 
 /** The steps of page 06 on a host. */
 export const pageSteps = (site: Site, host: string): Step[] =>
-  page.steps({ site, machine: { name: host }, state: '/nonexistent' } as unknown as Context)
+  page.steps({ site, env: {}, machine: { name: host }, state: '/nonexistent' } as unknown as Context)
 
 /** Writes what page 06 would land on a host into a new directory below `dir`; gives the path of its nftables.conf. */
 export function pageRules(site: Site, host: string, dir: string): string {
