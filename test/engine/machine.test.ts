@@ -204,7 +204,7 @@ describe('a host key that nobody has compared', () => {
     connect({ name: 'north', target, interactive: process.argv[1] === 'asks', root: false })
       .then((machine) => machine.close(), (error) => console.log(error.message + '; ' + error.next))`
   /** As ssh does it: the key is in the file before anybody has logged in. */
-  const offer = `for word; do case $word in UserKnownHostsFile=*/fk-*) echo 'site.north ${key}' > "\${word#*=}"; exit 255 ;; esac; done
+  const offer = `for word; do case $word in UserKnownHostsFile=*/fk-*) word=\${word#*=}; echo 'site.north ${key}' > "\${word//\\"/}"; exit 255 ;; esac; done
 exec bash -c "\${@: -1}"`
   const bin = join(scratch, 'offering')
   const run = (mode: string, input: string) => {
