@@ -12,7 +12,7 @@ function setting(variable) {
   if (process.env[variable] !== undefined) return process.env[variable]
   let text = ''
   try {
-    text = fs.readFileSync(path.join(root, '.env'), 'utf8')
+    text = fs.readFileSync(process.env.FK_ENV_FILE || path.join(root, '.env'), 'utf8')
   } catch {
     // There is none.
   }

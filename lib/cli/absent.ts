@@ -6,7 +6,7 @@ import { quote } from '../ground/sh.ts'
 import type { Placed } from '../site/machines.ts'
 
 /** The page that makes virtual machines. */
-const maker = '13-vm-provision'
+export const maker = '13-vm-provision'
 
 /** A machine that was not built yet. The exit code is that of something left to do. */
 export class NotBuilt extends Fault {
@@ -18,6 +18,13 @@ export class NotBuilt extends Fault {
     super(`${name} is not built yet`, { next: `./task ${maker.slice(3)} apply builds it` })
   }
 }
+
+/** Whether there is such a virtual machine; where nobody can say, it counts as there. */
+export const isBuilt = (host: Machine, spec: Placed): Promise<boolean> =>
+  assertBuilt(host, spec).then(
+    () => true,
+    (error: unknown) => !(error instanceof NotBuilt),
+  )
 
 /**
  * Throws NotBuilt where neither the record of the host nor libvirt knows the virtual machine and nothing answers at its address,

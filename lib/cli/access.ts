@@ -2,15 +2,24 @@
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { hostname, networkInterfaces } from 'node:os'
-import { dirname, join, relative } from 'node:path'
+import { dirname, join } from 'node:path'
 import { type Machine, type SshTarget, connect, known, passwordFile } from '../engine/machine.ts'
 import { type Report, createReport } from '../engine/report.ts'
 import { type HostAddress, contains, parseHost, parseNetwork } from '../ground/address.ts'
 import { Fault } from '../ground/fault.ts'
 import { sshPublicKey } from '../ground/keys.ts'
 import { question } from '../ground/laptop.ts'
+import { shown } from '../ground/wrap.ts'
 import { membersOf } from '../site/cluster.ts'
-import { type Placed, isApi, isLaptop, machineOf, machinesFor, tunnelOf } from '../site/machines.ts'
+import {
+  type Placed,
+  clientPath,
+  isApi,
+  isLaptop,
+  machineOf,
+  machinesFor,
+  tunnelOf,
+} from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
 import { stateOf, storeOf } from './context.ts'
 
@@ -39,7 +48,7 @@ export async function connectTo(
   const inTunnel =
     target !== 'local' && target.tunnel !== undefined && routeFile !== undefined && existsSync(routeFile)
   const down = inTunnel && target.tunnelNamespace === undefined && !tunnelIsUp(config)
-  // Who is in a hurry does not wait for a tunnel that is not up: the machine may still listen where it did.
+  // A look with a limit does not wait for a tunnel that is down: the machine may still listen at its own address.
   const direct = down && seconds !== undefined
   const limited =
     target === 'local' || seconds === undefined
@@ -101,13 +110,12 @@ function tunnelIsUp({ site }: Config): boolean {
 /** The command that brings the tunnel up here: with the file of the peer that this laptop has written one for. */
 export function tunnelUp(config: Config): string {
   const { peers } = config.site.tunnel
-  const files = peers.map(({ name }) => ({ name, path: join(stateOf(config), `${name}.conf`) }))
+  const files = peers.map(({ name }) => ({ name, path: clientPath(stateOf(config), name) }))
   const written = files.filter(({ path }) => existsSync(path))
   const mine = written.find(({ name }) => name === hostname() || name === 'laptop') ?? written[0]
   if (mine === undefined)
     return `./task peer ${peers[0] ? `show ${peers[0].name}` : 'add laptop'}, then sudo wg-quick up its file`
-  const near = relative(process.cwd(), mine.path)
-  return `sudo wg-quick up ${near.startsWith('..') ? mine.path : near}`
+  return `sudo wg-quick up ${shown(mine.path)}`
 }
 
 /** Whether a machine of the site can be reached now. */
@@ -183,8 +191,8 @@ async function throughHost(config: Config, spec: Placed, routeFile: string, repo
   const { hostKeyName } = load('../vm/domain.ts') as typeof import('../vm/domain.ts')
   const store = storeOf(config)
   if (!store.has(hostKeyName(spec)))
-    throw new Fault(`${spec.name} is not built yet: this laptop has no host key for it`, {
-      state: 'nothing was asked of it',
+    throw new Fault(`this laptop has no host key of ${spec.name}: it was not built from here`, {
+      state: 'no connection was tried',
       next: './task vm-ignition apply, then ./task vm-provision apply',
     })
   const key = (await store.get(hostKeyName(spec))).reveal()

@@ -13,6 +13,7 @@ import { type Answers, type CisReport, resultsOf, sarifOf, scoreText, tally } fr
 import { machinesFor } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
 import { outDir } from '../site/out.ts'
+import { NotBuilt } from './absent.ts'
 import type { Call } from './call.ts'
 import { contextOf, storeOf } from './context.ts'
 import { pageNamed } from './scripts.ts'
@@ -86,12 +87,18 @@ async function writeScore(dir: string, report: CisReport): Promise<string[]> {
   return files.map(([path]) => relative(process.cwd(), path))
 }
 
-/** What a host answers that has made a virtual machine, and a node on which k3s is installed. */
-const IS_MADE = '[ ! -d /var/lib/fortress/pages/13-vm-provision ] || answer built yes yes'
-const HAS_K3S = '[ ! -L "$K3S" ] || answer built yes yes'
-
-const answersYes = async (machine: Machine, statement: string): Promise<boolean> =>
-  (await query(machine, [statement], { libraries: ['lib/k3s/members.sh'] }))['yes'] === 'yes'
+/** The machine of a node; undefined where it is not built yet, or has no k3s. */
+async function built(connecting: Promise<Machine>): Promise<Machine | undefined> {
+  try {
+    const machine = await connecting
+    const asked = '[ ! -L "$K3S" ] || answer k3s installed yes'
+    const { installed } = await query(machine, [asked], { libraries: ['lib/k3s/members.sh'] })
+    return installed === undefined ? undefined : machine
+  } catch (error) {
+    if (error instanceof NotBuilt) return undefined
+    throw error
+  }
+}
 
 /**
  * `./task cis`: the score of every node. Resolves to 1 when a control fails on one of them, 2 when one is not built yet, else 0.
@@ -114,16 +121,14 @@ export const cis = (call: Call): Promise<number> =>
       let failed = false
       let missing = 0
       for (const spec of nodes) {
-        const host = machinesFor(config, 'host').find(({ name }) => name === spec.behind)
-        const made = host === undefined || (await answersYes(await connect(host), IS_MADE))
-        if (!made || !(await answersYes(await connect(spec), HAS_K3S))) {
+        const machine = await built(connect(spec))
+        if (machine === undefined) {
           report.note(
             `${spec.name} is not built yet, so there is nothing to score\n  next:  ./task build-all`,
           )
           missing += 1
           continue
         }
-        const machine = await connect(spec)
         const score = await scoreNode(machine, config, report, { signal })
         failed ||= score.results.some(({ state }) => state === 'fail')
         const files = await writeScore(dir, score)

@@ -1,6 +1,8 @@
 // What needs attention in what machines report: each with the command that mends it.
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
-import { duration } from '../engine/report.ts'
+import { count, duration } from '../engine/report.ts'
+import { copiedAt } from '../ground/identity.ts'
 import { type Note, laptopNotes } from '../k3s/backup.ts'
 import { type Member, clusterOf, programOf } from '../k3s/members.ts'
 import type { Config } from '../site/model.ts'
@@ -11,7 +13,6 @@ import {
   type Concern,
   type NodeState,
   age,
-  count,
   done,
   isBackup,
   isDrill,
@@ -74,6 +75,9 @@ export function statusOf(config: Config, { pages, machines, verdicts, now, took 
   }
   const judged = judge(pages, machines, verdicts, now)
   pageConcerns(judged, add)
+  const identity = config.env.FK_AGE_IDENTITY
+  if (existsSync(identity) && copiedAt(identity) === undefined)
+    add('warn', 'identity', 'no copy of it is known, and it opens every secret and backup', './task identity')
   const cluster = clusterState(config, machines, now, add)
   const order = { bad: 0, warn: 1 }
   concerns.sort((a, b) => order[a.state] - order[b.state])
@@ -124,7 +128,7 @@ function pageConcerns(judged: Judged[], add: Add): void {
           next ? `${next} verify` : './task verify-all',
         )
       } else {
-        const says = `the last ${mode} of ${shown} has not come to its end`
+        const says = `the last ${mode} of ${shown} did not finish`
         add('warn', machine, says, next ? `${next} ${mode}` : './task build-all')
       }
     }

@@ -1,26 +1,15 @@
 // What each layer consists of, as a page of docs/, written from the heading of every script and from the steps of a shipped site.
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import type { Context, Layer, Page } from '../engine/page.ts'
+import type { Context, Page } from '../engine/page.ts'
 import { type Step, isChange, isWait } from '../engine/step.ts'
 import { root } from '../ground/root.ts'
 import { secretStore } from '../ground/secret.ts'
 import { loadConfig } from '../site/config.ts'
 import { contextOf, declaredFacts, placesOf } from './context.ts'
-import { open, pages } from './scripts.ts'
+import { layerNames, open, pages } from './scripts.ts'
 
 export const folder = join(root, 'docs/layers')
-
-const titles: Partial<Record<Layer, string>> = {
-  L0: 'L0: the host',
-  L1: 'L1: the virtual machine',
-  L2: 'L2: the cluster',
-  L3: 'L3: the runtime',
-  L4: 'L4: the network',
-  policy: 'Policy, supply chain and secrets',
-  L5: 'L5: storage',
-  L6: 'L6: observability',
-}
 
 /** Documents in which the steps of a page are looked for: the first where it has something to change. */
 const examples = [
@@ -38,7 +27,7 @@ export function layerDocs(): Map<string, string> {
     layers.map((layer) => {
       const mine = all.filter((page) => page.layer === layer)
       const text = [
-        `# ${titles[layer]}`,
+        `# ${layer}: ${layerNames[layer]}`,
         'Written by `./task docs` from the pages themselves. `./task PAGE print` shows the commands of one.',
         ...mine.map(sectionOf),
       ].join('\n\n')

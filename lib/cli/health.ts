@@ -6,8 +6,9 @@ export interface Answers {
   name: string
   /** Why it does not answer, and what to do; `behind`: because the host that it is behind does not. */
   silent?: { why: string; next?: string; behind?: true }
-  /** A virtual machine that no page has made yet. */
+  /** A virtual machine that no page has made yet; of a host, the names of those behind it. */
   notBuilt?: true
+  absent?: string[]
   /** Which machine it is: the `id` of its facts. */
   id?: string
   /** How it is reached: `tunnel`, `direct`, `here`, or `via` its host. */
@@ -76,8 +77,6 @@ export function age(time: string, now: Date): string {
       ? `${Math.floor(minutes / 60)} h`
       : `${Math.floor(minutes / 1440)} d`
 }
-
-export const count = (n: number, noun: string) => `${n} ${noun}${n === 1 ? '' : 's'}`
 
 /** How a page was last run, as a participle. */
 export const done = (mode: string) => ({ apply: 'applied', verify: 'verified', undo: 'undone' })[mode] ?? mode

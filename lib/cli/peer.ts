@@ -6,16 +6,9 @@ import { join } from 'node:path'
 import { Fault } from '../ground/fault.ts'
 import { root as kit } from '../ground/root.ts'
 import { type SecretStore, land } from '../ground/secret.ts'
-import {
-  clientPath,
-  keyless,
-  peerKey,
-  pskKey,
-  publicHalf,
-  qr,
-  shown,
-  writeClient,
-} from '../host/wireguard.ts'
+import { shown } from '../ground/wrap.ts'
+import { keyless, peerKey, pskKey, publicHalf, qr, writeClient } from '../host/wireguard.ts'
+import { clientPath } from '../site/machines.ts'
 import type { Config, Peer } from '../site/model.ts'
 import { withPeer, withoutPeer } from '../site/peers.ts'
 import { stateOf, storeOf } from './context.ts'

@@ -1,8 +1,8 @@
 // The end of a run over many pages: what holds, what is left and why, and the command that goes on.
-import { relative } from 'node:path'
 import type { Page } from '../engine/page.ts'
 import type { PageState, RunEnd, Stop } from '../engine/report.ts'
 import type { Mode, Result } from '../engine/verdict.ts'
+import { shown } from '../ground/wrap.ts'
 import type { RunFlags } from './tables.ts'
 
 /** What a page came to on a machine. */
@@ -18,7 +18,7 @@ export const isDone = (state: PageState): boolean => ['ok', 'changed', '-'].incl
 export interface Ended {
   mode: Mode
   came: Came[]
-  /** Pages that a run which was stopped did not come to. */
+  /** Pages that a run which was stopped did not reach. */
   left: Page[]
   given: RunFlags
   /** The machine of the run, for a reader. */
@@ -36,13 +36,8 @@ export function runEnd(ended: Ended): RunEnd {
     stops: stopsOf(came),
     ...(mode === 'plan' && access > 0 ? { access } : {}),
     ...(next === undefined ? {} : { next }),
-    ...(log === undefined ? {} : { log: near(log) }),
+    ...(log === undefined ? {} : { log: shown(log) }),
   }
-}
-
-const near = (path: string): string => {
-  const short = relative(process.cwd(), path)
-  return short.startsWith('..') ? path : short
 }
 
 function sumOf({ mode, came, left, label }: Ended): string {

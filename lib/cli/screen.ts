@@ -1,9 +1,9 @@
 // The screen of ./task status, as text.
 import { stripVTControlCharacters } from 'node:util'
-import { clean } from '../engine/report.ts'
+import { clean, count } from '../engine/report.ts'
 import { widthOf, wrap } from '../ground/wrap.ts'
 import type { Status } from './concerns.ts'
-import { age, count, isBackup, isDrill, newest, RENEW } from './health.ts'
+import { age, isBackup, isDrill, newest, RENEW } from './health.ts'
 import type { LayerState, PageState } from './layers.ts'
 import { layerNames } from './scripts.ts'
 
@@ -177,7 +177,7 @@ function memberRow(member: MemberState, status: Status, pinned: string, paint: P
 function readiness(state: MemberState['state'], paint: Paint): string {
   if (state === undefined) return '-'
   if (state.ready === 'True') return state.cordoned ? paint(yellow, 'cordoned') : 'yes'
-  return paint(red, state.ready === 'Unknown' ? 'silent' : 'no')
+  return paint(red, state.ready === 'Unknown' ? 'unknown' : 'no')
 }
 
 const oneLine = (text: string) =>

@@ -22,11 +22,11 @@ export const layerNames: Readonly<Record<string, string>> = {
   L0: 'host',
   L1: 'node',
   L2: 'cluster',
-  L3: 'network',
-  L4: 'runtime',
-  policy: 'policy',
-  L5: 'secrets',
-  L6: 'applications',
+  L3: 'runtime',
+  L4: 'network',
+  policy: 'secrets, supply chain',
+  L5: 'storage',
+  L6: 'observability',
 }
 
 /** The numbered scripts, in running order, each with its first comment line. Read as text: nothing of them runs. */

@@ -84,7 +84,7 @@ export function openSession({ site, json = false, verbose = false, signal, ...op
   const open = async (spec: Placed): Promise<Machine> => {
     const host = hostOfVm(spec)
     if (host === undefined) return connectTo(config, spec, terminal, report)
-    // A host that is connected anyway says whether there is such a machine; otherwise it is asked when the machine is silent.
+    // Whether there is such a machine is looked up on its host: first where that is connected, else when it does not answer.
     const before = machines.get(host.name)
     if (before !== undefined) await assertBuilt(await before, spec)
     try {

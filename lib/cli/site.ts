@@ -7,6 +7,7 @@ import { question } from '../ground/laptop.ts'
 import { nearest } from '../ground/nearest.ts'
 import { root as kit } from '../ground/root.ts'
 import { land } from '../ground/secret.ts'
+import { wrap } from '../ground/wrap.ts'
 import { type Diagnostic, ConfigError, loadConfig, siteNames, siteText } from '../site/config.ts'
 import type { Call } from './call.ts'
 import { type Given, parse } from './flags.ts'
@@ -128,7 +129,7 @@ async function migrate(work: Work): Promise<number> {
     return 0
   }
   say(difference(file, text, next, color))
-  for (const note of notes) say(`\n${wrapped(note)}\n`)
+  for (const note of notes) say(`\n${wrap(`  ${note}`, 100, 2).join('\n')}\n`)
   const again = `./task site migrate ${name} --yes`
   if (!given.yes && !yes) {
     if (!interactive()) {
@@ -181,6 +182,3 @@ function difference(file: string, before: string, after: string, color: boolean)
     })
     .join('\n')
 }
-
-/** A note, as wide as a terminal. */
-const wrapped = (note: string): string => note.replaceAll(/(.{1,98})(?: |$)/g, '  $1\n').trimEnd()

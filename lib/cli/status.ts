@@ -5,6 +5,7 @@ import { onAnswer } from '../engine/wire.ts'
 import type { Fault } from '../ground/fault.ts'
 import { type Note, noteOf } from '../k3s/backup.ts'
 import { type Placed, everyMachine, isLaptop } from '../site/machines.ts'
+import { isBuilt, maker } from './absent.ts'
 import { connectTo, silentReport } from './access.ts'
 import type { Call } from './call.ts'
 import { statusOf } from './concerns.ts'
@@ -20,9 +21,6 @@ import { status as table } from './tables.ts'
 /** Seconds that are waited for a machine to answer, so that six are enough in all, and then for what it has to say. */
 const WAIT = 4
 const TALK = 30
-
-/** The page that makes the virtual machines of a host: without its record there are none. */
-const PROVISION = '13-vm-provision'
 
 /** Reads every machine of the site at once. Exit code: 0 all is well, 1 something is broken, 2 needs attention. */
 export const status = (call: Call): Promise<number> =>
@@ -45,7 +43,7 @@ export const status = (call: Call): Promise<number> =>
       })
       const { stdout } = process
       const color = stdout.isTTY === true && stdout.hasColors()
-      const columns = stdout.isTTY === true ? stdout.columns : 80
+      const columns = (stdout.isTTY === true && stdout.columns) || 80
       stdout.write(given.json ? `${JSON.stringify(found, null, 2)}\n` : screen(found, { color, columns }))
       if (found.concerns.some(({ state }) => state === 'bad')) return 1
       return found.concerns.length > 0 || found.layers.some(({ state }) => state !== 'holds') ? 2 : 0
@@ -85,7 +83,7 @@ async function askAll(session: Session): Promise<Answers[]> {
 function unreached({ name }: Placed, host: Answers): Answers | undefined {
   const answers = { name, pages: [], notes: [], way: `via ${host.name}` }
   if (host.silent) return { ...answers, silent: { why: `${host.name} is not reached`, behind: true } }
-  return host.pages.some((page) => page.name === PROVISION) ? undefined : { ...answers, notBuilt: true }
+  return host.absent?.includes(name) ? { ...answers, notBuilt: true } : undefined
 }
 
 /** The pages of scripts/ that have something to do on a machine of the site. */
@@ -132,6 +130,10 @@ async function answersOf({ config, report }: Session, spec: Placed, terminal: bo
             ? `it did not end its answer within ${TALK} s`
             : outcome.stderr.trim().split('\n').at(-1) || `it ended with ${outcome.code}`,
       }
+    // A host whose record does not have the page that makes virtual machines may have one all the same: a printed page made it.
+    if (outcome.finished && !answers.pages.some(({ name }) => name === maker))
+      for (const guest of everyMachine(config).filter(({ behind }) => behind === spec.name))
+        if (!(await isBuilt(machine, guest))) answers.absent = [...(answers.absent ?? []), guest.name]
   } catch (error) {
     const { message, said, next } = error as Partial<Fault> & Error
     const last = said?.trim().split('\n').at(-1)
@@ -162,7 +164,7 @@ export function take(answers: Answers, name: string, values: Record<string, stri
     answers.notes.push(byOurClock(noteOf(`${values['which']}\t${values['line']}`), answers))
 }
 
-/** The same moment by the laptop's clock: ages are told by one clock. */
+/** The same moment by the laptop's clock: ages are counted by one clock. */
 function byOurClock(note: Note, { ahead = 0 }: Answers): Note {
   const time = Date.parse(note.time) - ahead * 1000
   return Number.isNaN(time) || Math.abs(ahead) < 60 ? note : { ...note, time: new Date(time).toISOString() }

@@ -114,7 +114,7 @@ export interface PageResult {
   name: string
   layer: string
   mode: string
-  /** Where it runs, by its name; absent where a reader need not be told. */
+  /** Where it runs, by its name; absent where it is the only one. */
   machine?: string
   state: State
   /** Counts, for a reader: `70 would change, 5 hold`. */

@@ -1,5 +1,6 @@
 // Lines on a screen: colour, width, what a machine says made safe, and the live lines at the bottom of a terminal.
 import { stripVTControlCharacters } from 'node:util'
+import { wrap } from '../ground/wrap.ts'
 import type { FaultReport, Out, State } from './events.ts'
 
 /** Lines above the live ones, with colour where there is any. */
@@ -87,7 +88,7 @@ export class Paper {
   /** A whole line: at the width of a terminal, or of `piped` where there is none, it goes on below, between words. */
   flow(text: string, indent = DETAIL, piped = Infinity): void {
     const width = this.#columns ? this.#columns() - 1 : piped
-    for (const line of wrapped(text, width, indent)) this.print(line)
+    for (const line of wrap(text, width, indent.length)) this.print(line)
   }
 
   /** The first lines of a long text, below what they belong to. `whole`: nothing of a line is cut. */
@@ -173,7 +174,7 @@ export class Live {
     let frame = this.#erase()
     for (const { text, tail, since } of this.#lines.values()) {
       const elapsed = duration((this.#now() - since) / 1000)
-      frame += `${shorten(`${text}  ${elapsed}${tail && ` ${tail}`}`, (this.#out.columns ?? 80) - 1)}\n`
+      frame += `${shorten(`${text}  ${elapsed}${tail && ` ${tail}`}`, (this.#out.columns || 80) - 1)}\n`
       this.#drawn += 1
     }
     if (frame !== '') this.#out.write(frame)
@@ -215,23 +216,6 @@ export const oneLine = (text: string) =>
 
 /** A limit, in the words of `duration`, but without what is nothing: `30 min`. */
 export const limitText = (seconds: number): string => duration(seconds).replace(/ 00 (s|min)$/, '')
-
-/** Lines no longer than `width`, cut between words; the second and those behind it begin with `indent`. */
-export function wrapped(text: string, width: number, indent: string): string[] {
-  const [start = ''] = /^ */.exec(text) ?? []
-  const lines: string[] = []
-  let line = start
-  let empty = true
-  for (const word of text.slice(start.length).split(/(?<! ) /)) {
-    const length = stripVTControlCharacters(line + word).length + (empty ? 0 : 1)
-    if (!empty && length > width && width > indent.length + 10) {
-      lines.push(line)
-      line = indent + word.trimStart()
-    } else line += (empty ? '' : ' ') + word
-    empty = false
-  }
-  return [...lines, line]
-}
 
 function shorten(text: string, width: number): string {
   const plain = [...stripVTControlCharacters(text)]

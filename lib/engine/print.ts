@@ -1,7 +1,7 @@
 // A page as plain bash, for a person without this kit: one file that runs by itself on the machine, the page first.
 import { basename, dirname } from 'node:path'
 import { Command, quote, sh } from '../ground/sh.ts'
-import { placeOf } from '../site/place.ts'
+import { recordOf } from '../site/place.ts'
 import { matches } from './file.ts'
 import {
   type Definition,
@@ -28,7 +28,7 @@ export interface Printable extends Pick<About, 'library' | 'prepare'>, Partial<P
   called?: string
 }
 
-const runsOnLaptop = ({ on = 'host' }: Pick<Printable, 'on'>): boolean => placeOf(on).record === 'laptop'
+const runsOnLaptop = ({ on = 'host' }: Pick<Printable, 'on'>): boolean => recordOf(on) === 'laptop'
 
 /** A printed page has no record, by which alone the laptop could roll a transaction back. */
 const stepsOf = (page: Printable): Step[] =>

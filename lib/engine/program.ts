@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto'
 import { read } from '../ground/root.ts'
 import type { Secret } from '../ground/secret.ts'
 import { Command, quote } from '../ground/sh.ts'
-import { placeOf } from '../site/place.ts'
+import { recordOf } from '../site/place.ts'
 import type { About } from './page.ts'
 import { type Change, type Restart, type Step, checkOf, isChange, isWait, transactionOf } from './step.ts'
 
@@ -198,7 +198,7 @@ export const plain = (page: string, statements: string[], files: string[] = []):
   build({ page, steps: [], files: [...files, 'frame.sh'], body: statements })
 
 /** Whether the record of a page lies on the laptop. */
-const onLaptop = ({ on = 'host' }: Shell = {}): boolean => placeOf(on).record === 'laptop'
+const onLaptop = ({ on = 'host' }: Shell = {}): boolean => recordOf(on) === 'laptop'
 
 interface Build extends Common {
   steps: Numbered[]

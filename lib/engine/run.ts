@@ -102,10 +102,10 @@ export async function runPage(
     const state = sent.locked === undefined ? 'unknown' : 'blocked'
     return { code: 1, changed: 0, state, why, steps: { change: 0, hold: 0, access: 0 } }
   }
-  const told = new PageReport({ page, steps, observed, mode, report })
-  const work: Work = { page, steps: numbered(steps), observed, running, changed: 0, told }
+  const pageReport = new PageReport({ page, steps, observed, mode, report })
+  const work: Work = { page, steps: numbered(steps), observed, running, changed: 0, pageReport }
   const code = mode === 'apply' && steps.some((s, i) => !holds(s, observed[i])) ? await apply(work) : 0
-  return told.end({ changed: work.changed, code }, (Date.now() - began) / 1000, recorded)
+  return pageReport.end({ changed: work.changed, code }, (Date.now() - began) / 1000, recorded)
 }
 
 /** Sends a program, waits while another run holds the machine, and passes on what it says meanwhile. */
@@ -170,7 +170,7 @@ interface Work {
   observed: Observed[]
   running: Running
   changed: number
-  told: PageReport
+  pageReport: PageReport
 }
 
 /** Stops at the first batch that fails: 1. */
@@ -183,9 +183,9 @@ async function apply(work: Work): Promise<0 | 1> {
     }
     // Until something has changed, what held when it was inspected holds.
     if (work.changed === 0 && batch.steps.every((each) => stepHolds(work, each))) continue
-    work.told.upTo(batch.steps[0]?.index ?? 0)
+    work.pageReport.upTo(batch.steps[0]?.index ?? 0)
     if ((await applyBatch(work, batch)) === 1) return 1
-    work.told.upTo((batch.steps.at(-1)?.index ?? -1) + 1)
+    work.pageReport.upTo((batch.steps.at(-1)?.index ?? -1) + 1)
   }
   return 0
 }
@@ -220,7 +220,7 @@ const LOOK = 3000
 
 /** At a terminal: says what a person has to do, and waits until it is done, or its time is over. */
 async function waitForPerson(work: Work, each: Numbered): Promise<void> {
-  const { page, running, observed, told } = work
+  const { page, running, observed, pageReport } = work
   const { step, index } = each
   if (!running.attended || !isDemand(step) || !step.person?.wait || stepHolds(work, each)) return
   const { report, signal } = running
@@ -230,7 +230,7 @@ async function waitForPerson(work: Work, each: Numbered): Promise<void> {
   // What was seen when the page began may be over by now.
   const look = () => send(running, program, (frame) => observe(observed, frame))
   if (!(await look()).finished || stepHolds(work, each)) return
-  told.upTo(index)
+  pageReport.upTo(index)
   report.step({ ...place, state: 'your turn', next: step.help })
   while (Date.now() < until && !signal?.aborted && !stepHolds(work, each)) {
     const saw = foundOf(observed[index]?.check)
@@ -409,10 +409,10 @@ async function applyHere(work: Work, batch: Batch, sent: Record<string, string>)
 }
 
 /** The step that a machine is at now, and those that have ended: what may still be rolled back, or stored, has not. */
-function showProgress({ steps, running, told }: Work, frame: Frame, batch: Batch): void {
+function showProgress({ steps, running, pageReport }: Work, frame: Frame, batch: Batch): void {
   if (frame.kind === 'end' && frame.state !== 'failed' && !batch.transaction) {
     const step = steps[frame.step]?.step
-    if (step && !(isChange(step) && step.save)) told.upTo(frame.step + 1)
+    if (step && !(isChange(step) && step.save)) pageReport.upTo(frame.step + 1)
   }
   if (frame.kind !== 'run' && frame.kind !== 'check') return
   const step = steps[frame.step]?.step

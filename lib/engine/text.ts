@@ -51,11 +51,12 @@ export class Text {
     this.#brief = (options.brief ?? false) && !this.#verbose
     this.#live = new Live(stdout, this.#tty && !options.json, now)
     const color = options.color ?? wantsColor(stdout)
+    // A terminal that does not know its width says 0.
     this.#paper = new Paper(
       this.#live,
       color,
       this.#verbose,
-      (options.tty ?? stdout.isTTY === true) ? () => stdout.columns ?? 80 : undefined,
+      (options.tty ?? stdout.isTTY === true) ? () => stdout.columns || 80 : undefined,
     )
   }
 

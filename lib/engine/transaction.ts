@@ -4,7 +4,7 @@
 // The half of it that runs with the steps is shell: fk_guard arms, fk_rollback_now rolls back, fk_complete says that the run came
 // to its end, fk_commit confirms. On a machine they are in shell/guard.sh, on the laptop in shell/rootless.sh.
 import { quote } from '../ground/sh.ts'
-import { placeOf } from '../site/place.ts'
+import { recordOf } from '../site/place.ts'
 import { type Machine, lockOwner } from './machine.ts'
 import type { Page } from './page.ts'
 import { type Numbered, type Program, confirmProgram, plain } from './program.ts'
@@ -67,7 +67,7 @@ const onLaptop: Transactions = {
 /** The transaction that these steps of a page need, where they need one. */
 export function transactionFor(subject: Subject, what: keyof Transactions): Begun | undefined {
   const transaction = transactionOf(subject.steps.map(({ step }) => step))
-  const all = placeOf(subject.page.on).record === 'laptop' ? onLaptop : onMachine
+  const all = recordOf(subject.page.on) === 'laptop' ? onLaptop : onMachine
   return transaction && all[what](subject, transaction)
 }
 

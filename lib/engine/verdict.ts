@@ -75,7 +75,7 @@ export class PageReport {
     this.#of = of
   }
 
-  /** The steps before this one (counted from 0) have come to their end. */
+  /** The steps before this one (counted from 0) have ended. */
   upTo(end: number): void {
     for (; this.#next < end; this.#next++) this.#step(this.#next)
   }
@@ -161,7 +161,7 @@ export class PageReport {
     this.#controls(step, observed)
     if (target && (state === 'change' || (state === 'failed' && mode === 'verify')))
       report.diff({ path: target.path, text: fileDiff(target, check) })
-    if (state === 'change' && isChange(step)) tellCommands(step, report)
+    if (state === 'change' && isChange(step)) reportCommands(step, report)
     if (state !== 'failed' || end?.state !== 'failed') return
     const named = { index: place.index, total: place.total, step: step.name }
     if (observed.unconfirmed) report.error({ ...observed.unconfirmed, ...named })
@@ -212,7 +212,7 @@ export class PageReport {
 }
 
 /** What a step would run. */
-function tellCommands(step: Step & { apply: unknown }, report: Report): void {
+function reportCommands(step: Step & { apply: unknown }, report: Report): void {
   if (!isChange(step)) return
   if (step.upload)
     report.command({

@@ -1,4 +1,5 @@
-// Text for a terminal of a certain width: it breaks between words, and never within one.
+// Text for a terminal: as wide as that is, broken between words and never within one, and paths as one types them there.
+import { relative } from 'node:path'
 import { stripVTControlCharacters } from 'node:util'
 
 /** The columns that a text takes: colours take none. */
@@ -6,18 +7,28 @@ export const widthOf = (text: string): number => [...stripVTControlCharacters(te
 
 /**
  * The lines of a text, each no longer than `width` columns where its words allow it: a word that is longer (a path, a command's
- * argument) stands alone and whole. `hanging` spaces begin every line but the first.
+ * argument) stands alone and whole. Spaces at the beginning stay, and so does more than one between words of a line. `hanging`
+ * spaces begin every line but the first.
  */
 export function wrap(text: string, width: number, hanging = 0): string[] {
   const lines: string[] = []
-  let line = ''
-  for (const word of text.split(' ')) {
-    if (line.trim() !== '' && widthOf(line) + 1 + widthOf(word) > width) {
+  const [start = ''] = /^ */.exec(text) ?? []
+  let line = start
+  let empty = true
+  for (const word of text.slice(start.length).split(/(?<! ) /)) {
+    if (!empty && widthOf(line) + 1 + widthOf(word) > width) {
       lines.push(line)
-      line = ' '.repeat(hanging) + word
-    } else line = line === '' && lines.length === 0 ? word : `${line} ${word}`
+      line = ' '.repeat(hanging) + word.trimStart()
+    } else line += (empty ? '' : ' ') + word
+    empty = false
   }
   return [...lines, line]
+}
+
+/** A path as one types it here: from the working directory, where it lies below. */
+export function shown(path: string): string {
+  const near = relative(process.cwd(), path)
+  return near.startsWith('..') ? path : near
 }
 
 /** A row of two columns: `left` in its column of `width`, or above where it is wider, and what it means beside it. */

@@ -3,12 +3,13 @@ import { randomBytes } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { isIPv6 } from 'node:net'
-import { join, relative } from 'node:path'
+import { join } from 'node:path'
 import { contains, parseHost, parseNetwork } from '../ground/address.ts'
 import { Fault } from '../ground/fault.ts'
 import { placeholder, publicKey } from '../ground/keys.ts'
+import { shown } from '../ground/wrap.ts'
 import { type Secrets, land } from '../ground/secret.ts'
-import { type TunnelEnd, bridgeOf, tunnelOf } from '../site/machines.ts'
+import { type TunnelEnd, bridgeOf, clientPath, tunnelOf } from '../site/machines.ts'
 import type { Config, MachineSpec, Peer, Site } from '../site/model.ts'
 
 const load = createRequire(import.meta.url)
@@ -110,9 +111,6 @@ interface Place extends Pick<Config, 'site' | 'env'> {
   secrets: Secrets
 }
 
-/** The client file of a peer. */
-export const clientPath = (state: string, peer: string): string => join(state, `${peer}.conf`)
-
 /**
  * Writes the client file of a peer, with mode 600, and makes the keys that are missing; `said` is the endpoint of --endpoint.
  * Resolves to its text. Rejects with a Fault, before anything is made, where nothing says where devices find a host.
@@ -173,12 +171,6 @@ function found(config: Pick<Config, 'site' | 'env'>, state: string): boolean {
     if (error instanceof Fault) return false
     throw error
   }
-}
-
-/** A path as one types it here. */
-export const shown = (path: string): string => {
-  const near = relative(process.cwd(), path)
-  return near.startsWith('..') ? path : near
 }
 
 /** A QR code of half blocks, black on white whatever the colours of the terminal are. */

@@ -8,6 +8,7 @@ import os from 'node:os'
 import path from 'node:path'
 import type { Diagnostic, JsonSchema, Partially, Problem } from '../ground/document.ts'
 import { root as kit } from '../ground/root.ts'
+import { wrap } from '../ground/wrap.ts'
 import { hostOf } from './machines.ts'
 import type { Config, Env, PerArch, Pins, Site, SiteDocument } from './model.ts'
 
@@ -35,7 +36,7 @@ export const debug = (): boolean => Boolean(process.env['DEBUG'])
 
 /** The code that has a say in a checked result, without the rules of lib/site/rules; a test holds it to what is imported. */
 export const checkers = [
-  ...['address', 'document', 'nearest', 'root'].map((name) => `lib/ground/${name}.ts`),
+  ...['address', 'document', 'nearest', 'root', 'wrap'].map((name) => `lib/ground/${name}.ts`),
   ...['catalogue', 'config', 'defaults', 'formats', 'machines', 'reach', 'rules', 'zones'].map(
     (name) => `lib/site/${name}.ts`,
   ),
@@ -467,18 +468,13 @@ export function envExample(): string {
     properties,
   )) {
     if (internal) continue
-    lines.push('', ...wrap(description), ...wrap(`Change it when: ${when[0]!.toLowerCase()}${when.slice(1)}`))
+    const change = `Change it when: ${when[0]!.toLowerCase()}${when.slice(1)}`
+    const about = [description, change].flatMap((text) => wrap(text, 98))
+    lines.push('', ...about.map((line) => `# ${line}`))
     if (preset !== undefined && String(preset) !== '') lines.push(`# Default: ${String(preset)}`)
     lines.push(`#${name}=${examples[0]!}`)
   }
   return `${lines.join('\n')}\n`
-}
-
-function wrap(text: string): string[] {
-  return text
-    .replace(/(.{1,98})(?: |$)/g, '# $1\n')
-    .trimEnd()
-    .split('\n')
 }
 
 function fillVersion(urls: PerArch, version: string): PerArch {

@@ -1,4 +1,5 @@
 // Facts that follow from a site: which machines there are for what, and who is where. Nobody derives them twice.
+import { join } from 'node:path'
 import { createHash } from 'node:crypto'
 import { contains, formatAddress, parseNetwork } from '../ground/address.ts'
 import type { MachineSpec, NetworkSpec, Peer, Site, Vault, VmSpec } from './model.ts'
@@ -90,6 +91,9 @@ function macOf(name: string): string {
   const digest = createHash('sha256').update(`mac ${name}`).digest('hex')
   return `52:54:00:${digest.slice(0, 2)}:${digest.slice(2, 4)}:${digest.slice(4, 6)}`
 }
+
+/** The client file of a peer of the tunnel; `state` is the directory of the site on the laptop. */
+export const clientPath = (state: string, peer: string): string => join(state, `${peer}.conf`)
 
 /** Where WireGuard ends on a host. */
 export interface TunnelEnd {

@@ -1,24 +1,11 @@
-// Where the steps of a page run, and what there is at such a place: a connection, and somebody who keeps the record.
+// Where the steps of a page run, and who keeps the record of what they change.
 
 /**
- * A kind of place. `connection`: whose programs run there: root's on a machine, those of the person who started the run, or those
- * with the credentials of the cluster. `record`: who remembers what was changed, undoes it, and rolls an unconfirmed change back.
+ * A kind of place: a machine, as root; the laptop, as the person who started the run; or the API of the cluster, whose steps run
+ * on the laptop with its credentials.
  */
-export type Place =
-  | { on: 'host' | 'node'; connection: 'root'; record: 'machine' }
-  | { on: 'laptop'; connection: 'person'; record: 'laptop' }
-  /** Steps run on the laptop, against the API of the cluster; no machine gets a record of them. */
-  | { on: 'api'; connection: 'cluster'; record: 'laptop' }
+export type On = 'host' | 'node' | 'laptop' | 'api'
 
-/** What a page says of its place. */
-export type On = Place['on']
-
-const places: Record<On, Place> = {
-  host: { on: 'host', connection: 'root', record: 'machine' },
-  node: { on: 'node', connection: 'root', record: 'machine' },
-  laptop: { on: 'laptop', connection: 'person', record: 'laptop' },
-  api: { on: 'api', connection: 'cluster', record: 'laptop' },
-}
-
-/** The place of pages for `on`. */
-export const placeOf = (on: On): Place => places[on]
+/** Who remembers what was changed, undoes it, and rolls an unconfirmed change back. */
+export const recordOf = (on: On): 'machine' | 'laptop' =>
+  on === 'host' || on === 'node' ? 'machine' : 'laptop'

@@ -186,7 +186,7 @@ test('a look at a node that was never built makes neither a key nor an identity'
   const config = loadConfig({ env: { ...env, FK_HOST: 'admin@192.0.2.10' } })
   const node = machinesFor(config, 'node')[0]!
   await assert.rejects(connectTo(config, node, false, silentReport()), {
-    message: `${node.name} is not built yet: this laptop has no host key for it`,
+    message: `this laptop has no host key of ${node.name}: it was not built from here`,
   })
   assert.deepEqual([existsSync(identity), existsSync(env.FK_STATE_DIR)], [false, false])
 })

@@ -1,7 +1,7 @@
 // Many pages over the machines of a site, of which some are not built, silent, or broken.
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import { NotBuilt, assertBuilt } from '../../lib/cli/absent.ts'
+import { NotBuilt, assertBuilt, isBuilt } from '../../lib/cli/absent.ts'
 import { PageRun } from '../../lib/cli/pagerun.ts'
 import type { Session } from '../../lib/cli/session.ts'
 import type { Machine } from '../../lib/engine/machine.ts'
@@ -173,21 +173,26 @@ describe('a run over many pages', () => {
 })
 
 describe('whether a virtual machine exists', () => {
-  const ask = (answers: Record<string, string>) =>
-    assertBuilt(
-      {
-        label: 'fortress',
-        run: async (_: unknown, onFrame: (frame: object) => void) => {
-          onFrame({
-            kind: 'answer',
-            name: 'node',
-            values: { record: '', domain: '', said: '', answers: '', ...answers },
-          })
-          return { code: 0, stderr: '', finished: true }
-        },
-      } as unknown as Machine,
-      { name: 'inner', address: '10.77.0.2', roles: [], os: 'flatcar', arch: 'amd64' },
-    )
+  const inner: Placed = { name: 'inner', address: '10.77.0.2', roles: [], os: 'flatcar', arch: 'amd64' }
+  const hostOf = (answers: Record<string, string>) =>
+    ({
+      label: 'fortress',
+      run: async (_: unknown, onFrame: (frame: object) => void) => {
+        onFrame({
+          kind: 'answer',
+          name: 'node',
+          values: { record: '', domain: '', said: '', answers: '', ...answers },
+        })
+        return { code: 0, stderr: '', finished: true }
+      },
+    }) as unknown as Machine
+  const ask = (answers: Record<string, string>) => assertBuilt(hostOf(answers), inner)
+  test('where nobody can say, it counts as there, and is asked itself', async () => {
+    const mute = { label: 'fortress', run: async () => ({ code: 255, stderr: 'gone', finished: false }) }
+    assert.equal(await isBuilt(mute as unknown as Machine, inner), true)
+    assert.equal(await isBuilt(hostOf({ domain: 'shut off' }), inner), true)
+    assert.equal(await isBuilt(hostOf({}), inner), false)
+  })
   test('is known by libvirt, by the record of its host, or by what answers', async () => {
     await assert.rejects(ask({}), NotBuilt)
     await assert.rejects(ask({ record: 'yes', said: "error: failed to get domain 'inner'" }), NotBuilt)

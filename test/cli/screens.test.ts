@@ -1,5 +1,5 @@
 // What a person sees, kept as text to be looked at: test/screens/NAME.txt at 80 and 132 columns, with colours and without. \e stands
-// for the escape character. FK_REVIEW=1 npm test -- test/cli/screens.test.ts writes them anew: read what has changed.
+// for the escape character. REVIEW=1 npm test -- test/cli/screens.test.ts writes them anew: read what has changed.
 import assert from 'node:assert/strict'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -25,7 +25,7 @@ const dir = join(import.meta.dirname, '..', 'screens')
 function reviewed(name: string, text: string, columns: number): void {
   const file = join(dir, `${name}.txt`)
   const shown = text.replaceAll('\u001b', '\\e')
-  if (process.env['FK_REVIEW'] === '1') {
+  if (process.env['REVIEW'] === '1') {
     mkdirSync(dir, { recursive: true })
     writeFileSync(file, shown)
   }
@@ -55,7 +55,10 @@ test('./task and ./task --all: one text for every terminal and pipe', () => {
 // ─── status ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 const now = new Date('2026-11-21T15:23:00Z')
-const config = loadConfig({ env: { FK_STATE_DIR: '/nonexistent' }, site: 'fortress' })
+const config = loadConfig({
+  env: { FK_STATE_DIR: '/nonexistent', FK_AGE_IDENTITY: '/nonexistent' },
+  site: 'fortress',
+})
 const pin = config.pins['k3s']!.version
 
 const all: SitePage[] = pages()

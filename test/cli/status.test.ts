@@ -1,7 +1,7 @@
 // What `./task status` makes of what machines say: what needs attention, in which order, and what stands on the screen.
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -12,13 +12,17 @@ import { screen } from '../../lib/cli/screen.ts'
 import { type Verdict, verdictsIn } from '../../lib/cli/history.ts'
 import { type SitePage, judge, layersOf } from '../../lib/cli/layers.ts'
 import { take } from '../../lib/cli/status.ts'
+import { noteCopied } from '../../lib/ground/identity.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import { made, metal } from '../site/made.ts'
 
 const now = new Date('2026-11-21T12:00:00Z')
 
 const site = (...roles: ('server' | 'agent')[]) => ({
-  ...loadConfig({ env: { FK_STATE_DIR: '/nonexistent' }, site: 'fortress-pi' }),
+  ...loadConfig({
+    env: { FK_STATE_DIR: '/nonexistent', FK_AGE_IDENTITY: '/nonexistent' },
+    site: 'fortress-pi',
+  }),
   site: made({ name: 'fortress-pi', machines: metal(...roles) }),
 })
 const pinned = site('server').pins['k3s']!.version
@@ -65,6 +69,20 @@ const said = (config: ReturnType<typeof site>, machines: Answers[]) =>
 describe('what needs attention', () => {
   test('nothing, where all is well', () => {
     assert.deepEqual(said(site('server'), [well('pi-1', nodes(node('pi-1')), ...backups)]), [])
+  })
+
+  test('an age identity without a known copy, until a copy is noted', () => {
+    const dir = mkdtempSync(join(tmpdir(), 'fk-identity-'))
+    const config = site('server')
+    config.env = { ...config.env, FK_AGE_IDENTITY: join(dir, 'identity.txt') }
+    const machines = [well('pi-1', nodes(node('pi-1')), ...backups)]
+    writeFileSync(config.env.FK_AGE_IDENTITY, '')
+    assert.deepEqual(said(config, machines), [
+      'warn identity: no copy of it is known, and it opens every secret and backup → ./task identity',
+    ])
+    noteCopied(config.env.FK_AGE_IDENTITY)
+    assert.deepEqual(said(config, machines), [])
+    rmSync(dir, { recursive: true })
   })
 
   test('a machine that does not answer is a line, and what is broken comes first', () => {
@@ -285,6 +303,15 @@ describe('the log of this laptop', () => {
   test('what neither holds nor failed is counted, by whatever name', () => {
     run('31', 'verify', '2026-11-21T11:30:00Z', { rebooting: 2, yours: 1, seconds: 9, notApplicable: 4 })
     assert.deepEqual([verdictsIn(dir)[0]?.pending, verdictsIn(dir)[0]?.failed], [3, 0])
+  })
+
+  test('a verify that found the page not built is no run that did not end', () => {
+    const before = verdictsIn(dir)
+    run('32', 'verify', '2026-11-21T11:40:00Z')
+    const result = { event: 'result', name: '21-k3s-join', mode: 'verify', state: 'not built' }
+    const [page = ''] = readFileSync(join(dir, '32.ndjson'), 'utf8').split('\n')
+    writeFileSync(join(dir, '32.ndjson'), `${page}\n${JSON.stringify(result)}\n`)
+    assert.deepEqual(verdictsIn(dir), before)
   })
 
   test('an undo is newer than what it took back, and a run that did not end says so', () => {

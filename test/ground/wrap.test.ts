@@ -7,6 +7,7 @@ test('lines break between words, and a word that is too long stays whole', () =>
   assert.deepEqual(wrap('see /a/very/long/path now', 8), ['see', '/a/very/long/path', 'now'])
   assert.deepEqual(wrap('one two three', 7, 2), ['one two', '  three'])
   assert.deepEqual(wrap('', 7), [''])
+  assert.deepEqual(wrap('  one  two three', 10, 4), ['  one  two', '    three'])
 })
 
 test('colours take no room', () => {
