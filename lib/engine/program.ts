@@ -55,6 +55,8 @@ export interface ApplyOptions extends Applied {
   saved?: Record<string, string>
   /** What the laptop has sent for these steps: where it goes → its sha256. */
   sent?: Record<string, string>
+  /** The machine records the page although nothing of it has to be changed. */
+  record?: boolean
 }
 
 const applyShell = ['put.sh', 'snapshot.sh', 'record.sh', 'guard.sh', 'frame.sh']
@@ -83,7 +85,7 @@ export function checkProgram({ page, shell = {}, steps, owner }: CheckOptions): 
 
 /** Applies what does not hold, in order, and stops at the first failure. */
 export function applyProgram(options: ApplyOptions): Promise<Program> {
-  const { steps, owner, saved = {}, sent = {} } = options
+  const { steps, owner, saved = {}, sent = {}, record = false } = options
   const dir = '"$FK_STATE/pages/$FK_PAGE/saved'
   const stored = Object.entries(saved).map(
     ([name, digest]) =>
@@ -97,6 +99,7 @@ export function applyProgram(options: ApplyOptions): Promise<Program> {
       `fk_lock ${quote(owner)}`,
       ...stored,
       `export FK_SENT=${quote(lines.join(''))}`,
+      ...(record ? ['fk_open || frame note "the page is not recorded: $FK_OUT"'] : []),
       ...steps.map(applyCall),
       '[ -z "$FK_OPENED" ] || fk_record_close "$FK_PAGE"',
       '[ -z "$FK_ARMED" ] || fk_complete "$FK_TX"',

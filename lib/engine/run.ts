@@ -104,7 +104,22 @@ export async function runPage(
   }
   const pageReport = new PageReport({ page, steps, observed, mode, report })
   const work: Work = { page, steps: numbered(steps), observed, running, changed: 0, pageReport }
-  const code = mode === 'apply' && steps.some((s, i) => !holds(s, observed[i])) ? await apply(work) : 0
+  const done = steps.every((step, i) => holds(step, observed[i]))
+  const code = mode === 'apply' && !done ? await apply(work) : 0
+  // A page that found everything done is the machine's from now on: what no longer holds later has changed since.
+  if (mode === 'apply' && done && !recorded && steps.some(isChange))
+    await send(
+      running,
+      await applyProgram({
+        page: page.name,
+        shell: page,
+        steps: [],
+        all: steps,
+        owner: lockOwner(),
+        record: true,
+      }),
+      () => {},
+    )
   return pageReport.end({ changed: work.changed, code }, (Date.now() - began) / 1000, recorded)
 }
 

@@ -327,6 +327,7 @@ systemctl restart k3s && chmod 644 ${data}/agent/kubelet.kubeconfig`,
     openssl x509 -noout -checkend $((360 * 86400)) -in "$path" || true; }
 done`
     const certificates = (...names: string[]) => Promise.all(names.map((name) => cluster.on(name, renewed)))
+    assert.deepEqual(changes(await good('k3s-renew', 'apply')), [])
     const before = new Map<string, [made: string, left: string]>()
     for (const name of cluster.names) {
       const [made] = await certificates(name)

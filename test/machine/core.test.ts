@@ -147,6 +147,20 @@ describe('a page on a machine', () => {
     assert.deepEqual(differences(untouched, await kit.digest()), [])
   })
 
+  test('a page that found everything done has been applied: drift is a failure, and undo leaves what it found', async () => {
+    const found = 'test/fixtures/pages/51-found.ts'
+    await kit.root('mkdir /etc/found')
+    assert.equal((await kit.page(found, 'apply')).code, 0)
+    await kit.root('rmdir /etc/found')
+    const { code, text } = await kit.page(found, 'verify')
+    assert.equal(code, 1, text)
+    assert.match(text, /^failed +1\/1 the directory \/etc\/found is there$/m)
+    await kit.root('mkdir /etc/found')
+    assert.equal((await kit.page(found, 'undo')).code, 0)
+    await kit.root('rmdir /etc/found')
+    assert.deepEqual(differences(untouched, await kit.digest()), [])
+  })
+
   test('the printed bash leaves the same as apply', async () => {
     const twin = await node(undefined, 'core-print')
     try {
