@@ -50,6 +50,7 @@ export function filesOf(context: Pick<Context, 'site'>, member: Member): ConfigF
       file: `the configuration of ${member.name}`,
     },
     ...(server ? [shipped('admission.yaml', 'admission.yaml'), shipped('audit.yaml', 'audit.yaml')] : []),
+    ...(context.site.cluster.mirror === 'embedded' ? [shipped('registries.yaml', 'registries.yaml')] : []),
   ]
 }
 
@@ -60,6 +61,7 @@ function nodeFile(context: Pick<Context, 'site'>, { name, role, first, address, 
   const { join, names } = apiOf(site)
   const { labels = {}, taints = [] } = machineOf(site, name)
   const { pods, services, servers_take_pods: takesPods } = site.cluster
+  const mirrored = site.cluster.mirror === 'embedded'
   const kept = role === 'server' && !takesPods ? ['node-role.kubernetes.io/control-plane=:NoSchedule'] : []
   const values = {
     'node-name': name,
@@ -70,8 +72,10 @@ function nodeFile(context: Pick<Context, 'site'>, { name, role, first, address, 
           'tls-san': [...new Set([name, endpoint, address ?? endpoint, ...names])],
           'cluster-cidr': pods,
           'service-cidr': services,
+          ...(mirrored ? { 'embedded-registry': true } : {}),
         }
       : {}),
+    ...(mirrored ? { 'private-registry': `${etc}/registries.yaml` } : {}),
     ...(Object.keys(labels).length > 0
       ? { 'node-label': Object.entries(labels).map(([key, value]) => `${key}=${value}`) }
       : {}),

@@ -39,6 +39,8 @@ function needs(site: Site, when: string): boolean {
       return site.machines.some(({ os, vm }) => os === 'talos' && vm === undefined)
     case 'hypervisor':
       return site.machines.some(({ vm }) => site.devices.some(({ name }) => name === vm?.host))
+    case 'people':
+      return site.cluster.oidc !== undefined || chosen(site, 'identity').length > 0
     case 'names':
       return site.names.length > 0
     case 'apps':

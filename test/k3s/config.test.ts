@@ -110,6 +110,23 @@ describe('what we render', () => {
     assert.equal(checkCluster(nodes, version).map(told).join('\n'), '')
   })
 
+  test('shares images between nodes where the site says so, and nowhere else', () => {
+    const filesIn = (more: object) => {
+      const config = { site: made({ machines: metal('server', 'agent'), ...more }) }
+      return clusterOf(config).map((member) => filesOf(config, member))
+    }
+    for (const [i, files] of filesIn({ cluster: { mirror: 'embedded' } }).entries()) {
+      const own = parse(files.find(({ path }) => path.endsWith('10-node.yaml'))!.text) as Record<
+        string,
+        unknown
+      >
+      assert.equal(own['embedded-registry'], i === 0 ? true : undefined)
+      const registries = files.find(({ path }) => path === own['private-registry'])
+      assert.deepEqual(parse(registries!.text), { mirrors: { '*': {} } })
+    }
+    for (const files of filesIn({})) assert.doesNotMatch(JSON.stringify(files), /registries/)
+  })
+
   test('uses only keys that are flags of the pinned version', () => {
     const flags = allFlags().get(version.replace(/^v([0-9]+\.[0-9]+).*/, '$1'))!
     for (const [name, role] of [

@@ -490,6 +490,8 @@ class Reading {
   #documents(): void {
     const api = this.config.arguments.get('kube-apiserver')!
     const used = new Set<string>(this.config.sources.map(({ path }) => path))
+    const registries = this.config.value('private-registry')
+    if (registries) used.add(String(registries.value))
     const named = (flag: string, schema: 'admission' | 'audit'): Source | undefined => {
       const argument = api.get(flag)
       if (argument === undefined) return undefined
