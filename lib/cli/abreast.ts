@@ -34,11 +34,15 @@ export function limited<T>(jobs: (() => Promise<T>)[], width: number): Promise<T
 }
 
 /**
- * Does a job for each machine, side by side; resolves and rejects in the places of `machines`. What is behind a host waits until
+ * Does a job for each machine, `width` at once; resolves and rejects in the places of `machines`. What is behind a host waits until
  * the host itself was looked at.
  */
-export function abreast<T>(machines: Placed[], job: (machine: Placed) => Promise<T>): Promise<T>[] {
-  const all = gate(machinesAtOnce)
+export function abreast<T>(
+  machines: Placed[],
+  job: (machine: Placed) => Promise<T>,
+  width = machinesAtOnce,
+): Promise<T>[] {
+  const all = gate(width)
   const guests = new Map<string, ReturnType<typeof gate>>()
   const hosts = new Map<string, Promise<T>>()
   // Hosts begin first, in whichever order the site names its machines.

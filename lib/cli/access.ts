@@ -85,9 +85,12 @@ export async function connectTo(
   })
 }
 
+/** Whether somebody at a terminal may have to type a password while machines are connected. */
+export const asksPassword = ({ env }: Config): boolean => env.FK_SUDO_PASSWORD_FILE === undefined
+
 /** Whether somebody at a terminal may have to answer while machines are connected: a password, or a host key to compare. */
 export const asks = (config: Config): boolean =>
-  config.env.FK_SUDO_PASSWORD_FILE === undefined ||
+  asksPassword(config) ||
   machinesFor(config, 'host').some((spec) => !known(config.env.FK_KNOWN_HOSTS, common(config, spec).alias))
 
 /** How a machine is reached, where not as for a page. */

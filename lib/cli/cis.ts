@@ -2,7 +2,7 @@
 import { join, relative } from 'node:path'
 import type { Machine } from '../engine/machine.ts'
 import { query } from '../engine/query.ts'
-import { type Event, type Report, createReport } from '../engine/report.ts'
+import { type Event, type Report, buffered, createReport } from '../engine/report.ts'
 import { type Running, inspect, runPage } from '../engine/run.ts'
 import { Fault } from '../ground/fault.ts'
 import { land } from '../ground/secret.ts'
@@ -10,14 +10,16 @@ import { differences, differenceText, runBench } from '../k3s/bench.ts'
 import { benchmark, cisOf } from '../k3s/cis.ts'
 import { memberOf } from '../k3s/members.ts'
 import { type Answers, type CisReport, resultsOf, sarifOf, scoreText, tally } from '../k3s/score.ts'
-import { machinesFor } from '../site/machines.ts'
+import { type Placed, machinesFor } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
 import { outDir } from '../site/out.ts'
+import { abreast, gate, machinesAtOnce } from './abreast.ts'
 import { NotBuilt } from './absent.ts'
+import { asks } from './access.ts'
 import type { Call } from './call.ts'
 import { contextOf, storeOf } from './context.ts'
 import { pageNamed } from './scripts.ts'
-import { withSession } from './session.ts'
+import { type Session, withSession } from './session.ts'
 import { cis as table } from './tables.ts'
 
 /**
@@ -107,7 +109,8 @@ export const cis = (call: Call): Promise<number> =>
   withSession(
     call,
     table,
-    async ({ config, report, connect, needsHost, signal, given }) => {
+    async (session) => {
+      const { config, report, needsHost, terminal, given } = session
       const directory = given['config-dir']
       if (directory !== undefined && !given.bench)
         throw new Fault('--config-dir is for kube-bench', { next: './task cis --bench --config-dir DIR' })
@@ -118,34 +121,64 @@ export const cis = (call: Call): Promise<number> =>
           next: 'Talos has a benchmark of its own: choose os: flatcar, or another site',
         })
       const dir = outDir(config)
+      const found = nodes.map(() => buffered(report))
+      const bench = given.bench ? benchOf(session, directory) : undefined
+      const look = (spec: Placed) =>
+        scored(session, spec, found[nodes.indexOf(spec)]?.report ?? report, bench)
+      const looked = abreast(nodes, look, terminal && asks(config) ? 1 : machinesAtOnce)
       let failed = false
-      let missing = 0
-      for (const spec of nodes) {
-        const machine = await built(connect(spec))
-        if (machine === undefined) {
-          report.note(
-            `${spec.name} is not built yet, so there is nothing to score\n  next:  ./task build-all`,
-          )
-          missing += 1
+      let missing = false
+      for (const [i, { name }] of nodes.entries()) {
+        const one = await looked[i]?.finally(() => found[i]?.flush())
+        if (one === undefined) {
+          report.note(`${name} is not built yet, so there is nothing to score\n  next:  ./task build-all`)
+          missing = true
           continue
         }
-        const score = await scoreNode(machine, config, report, { signal })
-        failed ||= score.results.some(({ state }) => state === 'fail')
-        const files = await writeScore(dir, score)
-        const bench = given.bench
-          ? differences(await runBench(machine, config, score.role, directory, report, signal), score.results)
-          : undefined
-        process.stdout.write(given.json ? documentOf(score, bench) : textOf(score, files, bench))
+        failed ||= one.score.results.some(({ state }) => state === 'fail')
+        const files = await writeScore(dir, one.score)
+        process.stdout.write(given.json ? documentOf(one) : textOf(one, files))
       }
-      return failed ? 1 : missing > 0 ? 2 : 0
+      return failed ? 1 : missing ? 2 : 0
     },
     { document: true },
   )
 
-type Differences = ReturnType<typeof differences>
+interface Scored {
+  score: CisReport
+  /** What kube-bench says otherwise. */
+  bench?: ReturnType<typeof differences>
+}
 
-const documentOf = (score: CisReport, bench: Differences | undefined): string =>
+type Bench = (machine: Machine, role: CisReport['role'], report: Report) => ReturnType<typeof runBench>
+
+/** One node, looked at; undefined where it is not built yet. */
+async function scored(
+  { config, connect, signal }: Session,
+  spec: Placed,
+  report: Report,
+  bench?: Bench,
+): Promise<Scored | undefined> {
+  const machine = await built(connect(spec))
+  if (machine === undefined) return undefined
+  try {
+    const score = await scoreNode(machine, config, report, { signal })
+    if (bench === undefined) return { score }
+    return { score, bench: differences(await bench(machine, score.role, report), score.results) }
+  } finally {
+    // Its log-in counts against a limit of the host that it is behind (maxlogins), and nothing more is to be looked at.
+    await machine.close()
+  }
+}
+
+/** kube-bench, one node after another: it is downloaded once, and uploaded to each over one line. */
+function benchOf({ config, signal }: Session, directory: string | undefined): Bench {
+  const turn = gate(1)
+  return (machine, role, report) => turn(() => runBench(machine, config, role, directory, report, signal))
+}
+
+const documentOf = ({ score, bench }: Scored): string =>
   `${JSON.stringify({ ...score, tally: tally(score.results), ...(bench ? { differences: bench } : {}) })}\n`
 
-const textOf = (score: CisReport, files: string[], bench: Differences | undefined): string =>
+const textOf = ({ score, bench }: Scored, files: string[]): string =>
   `${scoreText(score)}\n  written: ${files.join(', ')}\n${bench ? `${differenceText(score.node, bench)}\n` : ''}`

@@ -13,7 +13,8 @@ import { quote } from '../ground/sh.ts'
 import { type Placed, machinesFor, guestsOf, type Guest, isNode, vaultSpec } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
 import { talosctlHelp } from '../vm/talos.ts'
-import { connectTo } from './access.ts'
+import { abreast, machinesAtOnce } from './abreast.ts'
+import { asksPassword, connectTo } from './access.ts'
 import type { Call } from './call.ts'
 import { withSession } from './session.ts'
 import { doctor as table } from './tables.ts'
@@ -45,9 +46,12 @@ export const doctor = (call: Call): Promise<number> =>
           remedy: 'FK_HOST=admin@192.0.2.10 ./task doctor checks the machine too',
         },
       ])
-    else
-      for (const spec of machinesFor(config, 'host'))
-        show(spec.name, await machine(config, spec, terminal, report))
+    else {
+      const hosts = machinesFor(config, 'host')
+      const width = terminal && asksPassword(config) ? 1 : machinesAtOnce
+      const looked = abreast(hosts, (spec) => machine(config, spec, terminal, report), width)
+      for (const [i, { name }] of hosts.entries()) show(name, (await looked[i]) ?? [])
+    }
     report.note(closing(bad, config.env.FK_HOST !== undefined))
     return bad.length > 0 ? 1 : 0
   })

@@ -5,8 +5,9 @@ import { onAnswer } from '../engine/wire.ts'
 import type { Fault } from '../ground/fault.ts'
 import { type Note, noteOf } from '../k3s/backup.ts'
 import { type Placed, everyMachine, isLaptop } from '../site/machines.ts'
+import { abreast, machinesAtOnce } from './abreast.ts'
 import { isBuilt, maker } from './absent.ts'
-import { connectTo, silentReport } from './access.ts'
+import { asksPassword, connectTo, silentReport } from './access.ts'
 import type { Call } from './call.ts'
 import { statusOf } from './concerns.ts'
 import { contextOf, declaredFacts, placesOf } from './context.ts'
@@ -22,7 +23,7 @@ import { status as table } from './tables.ts'
 const WAIT = 4
 const TALK = 30
 
-/** Reads every machine of the site at once. Exit code: 0 all is well, 1 something is broken, 2 needs attention. */
+/** Reads the machines of the site side by side. Exit code: 0 all is well, 1 something is broken, 2 needs attention. */
 export const status = (call: Call): Promise<number> =>
   withSession(
     call,
@@ -51,7 +52,7 @@ export const status = (call: Call): Promise<number> =>
     { document: true },
   )
 
-/** Asks the hosts at once, and what is behind one when it has answered. A line says who has not answered yet. */
+/** Asks the hosts side by side, and what is behind one when it has answered. A line says who has not answered yet. */
 async function askAll(session: Session): Promise<Answers[]> {
   const { config, terminal, report } = session
   const all = everyMachine(config)
@@ -61,22 +62,18 @@ async function askAll(session: Session): Promise<Answers[]> {
     if (silent.size > 0) report.running({ index: 0, total: 0, name, limit: WAIT })
   }
   // On a terminal one password can be typed at a time.
-  const asks = terminal && config.env.FK_SUDO_PASSWORD_FILE === undefined
-  const known = new Map<string, Promise<Answers>>()
+  const asks = terminal && asksPassword(config)
+  const known = new Map<string, Answers>()
   const ask = async (spec: Placed): Promise<Answers> => {
     show()
-    const host = spec.behind === undefined ? undefined : await known.get(spec.behind)
+    const host = known.get(spec.behind ?? '')
     const answers = (host && unreached(spec, host)) ?? (await answersOf(session, spec, asks))
+    known.set(spec.name, answers)
     silent.delete(spec.name)
     show()
     return answers
   }
-  for (const spec of all) {
-    const asked = ask(spec)
-    known.set(spec.name, asked)
-    if (asks) await asked
-  }
-  return Promise.all(known.values())
+  return Promise.all(abreast(all, ask, asks ? 1 : machinesAtOnce))
 }
 
 /** A virtual machine that need not be asked: its host is not reached, or has not made it. */

@@ -25,13 +25,15 @@ export function playbook(): object[] {
   const tasks = groups
     .flatMap((g) => g.controls)
     .flatMap((c): object[] => {
-      const name = `${c.id} ${c.title}`
+      // What the page fills in is no template of Ansible's.
+      const text = (value: unknown) => String(value).replaceAll(/\{\{ (\w+) \}\}/g, '$1')
+      const name = `${c.id} ${text(c.title)}`
       if (c.sysctl)
         return Object.entries(c.sysctl).map(([key, value]) => ({
           name,
           'ansible.posix.sysctl': {
             name: key,
-            value: String(value).replace(/^\D.*/, '0'),
+            value: text(value).replace(/^\D.*/, '0'),
             sysctl_file: '/etc/sysctl.d/99-zz-fortress.conf',
             reload: false,
           },
@@ -43,7 +45,7 @@ export function playbook(): object[] {
           'ansible.builtin.lineinfile': {
             path: '/etc/ssh/sshd_config',
             regexp: `^#?${key} `,
-            line: `${key} ${value}`,
+            line: `${key} ${text(value)}`,
           },
         }))
       if (c.mode) return c.mode.map((m) => ({ name, 'ansible.builtin.stat': { path: m.split(' ').at(-1) } }))
@@ -52,23 +54,30 @@ export function playbook(): object[] {
   return [{ hosts: 'all', become: true, gather_facts: true, tasks }]
 }
 
-/** Passes TCP on to the machine, `ms` later each way. */
+/**
+ * Passes TCP on to the machine, `ms` later each way. What a connection needs to begin counts, too: this end is there at once, but
+ * the machine greets as late as if both of its ends had to shake hands.
+ */
 export function delayed(
   host: string,
   port: number,
   ms: number,
 ): Promise<{ port: number; close: () => void }> {
-  const server = createServer((near) => {
-    const far = dial(port, host)
-    for (const [from, to] of [
-      [near, far],
-      [far, near],
-    ] as const) {
-      from.setNoDelay(true)
-      from.on('data', (data) => setTimeout(() => to.write(data), ms))
-      from.on('close', () => setTimeout(() => to.destroy(), ms))
-      from.on('error', () => to.destroy())
-    }
+  const server = createServer({ pauseOnConnect: true }, (near) => {
+    near.on('error', () => near.destroy())
+    setTimeout(() => {
+      const far = dial(port, host)
+      for (const [from, to] of [
+        [near, far],
+        [far, near],
+      ] as const) {
+        from.setNoDelay(true)
+        from.on('data', (data) => setTimeout(() => to.write(data), ms))
+        from.on('close', () => setTimeout(() => to.destroy(), ms))
+        from.on('error', () => to.destroy())
+      }
+      near.resume()
+    }, 2 * ms)
   })
   return new Promise((resolve) =>
     server.listen(0, '127.0.0.1', () =>
@@ -80,18 +89,39 @@ export function delayed(
 export const median = (values: number[]) =>
   values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] as number
 
-/** Runs a program in the background of our event loop (the delaying proxy needs it), and says how many seconds it took. */
-export async function timed(
-  program: string,
-  words: string[],
-  env: Record<string, string | undefined>,
-): Promise<number> {
+/** A command of a bench, and how it is known that it did its work. */
+export interface Work {
+  words: string[]
+  env: Record<string, string | undefined>
+  /** Its exit code. Default: 0. */
+  code?: number
+  /** What it has to say, as many times as it looks at machines or more. */
+  says?: { pattern: RegExp; times: number }
+}
+
+/**
+ * Runs a program in the background of our event loop (the delaying proxy needs it), and says how many seconds it took. Throws when
+ * it did not do its work: a failure is fast.
+ */
+export async function timed({ words, env, code: wanted = 0, says }: Work): Promise<number> {
+  const [program = '', ...args] = words
   const began = process.hrtime.bigint()
-  const child = spawn(program, words, {
+  const child = spawn(program, args, {
     cwd: root,
     env: env as NodeJS.ProcessEnv,
-    stdio: ['ignore', 'ignore', 'ignore'],
+    stdio: ['ignore', 'pipe', 'pipe'],
   })
-  await new Promise((resolve) => child.on('close', resolve))
-  return Number(process.hrtime.bigint() - began) / 1e9
+  let text = ''
+  for (const stream of [child.stdout, child.stderr])
+    stream.setEncoding('utf8').on('data', (more: string) => (text += more))
+  const code = await new Promise<number | null>((resolve, reject) => {
+    child.on('error', reject)
+    child.on('close', resolve)
+  })
+  const seconds = Number(process.hrtime.bigint() - began) / 1e9
+  const times = says === undefined ? 0 : [...text.matchAll(says.pattern)].length
+  if (code === wanted && (says === undefined || times === says.times)) return seconds
+  const fault =
+    code === wanted ? `said ${says?.pattern} ${times} times and not ${says?.times}` : `ended with ${code}`
+  throw new Error(`${words.join(' ')} ${fault}:\n${text.slice(-4000)}`)
 }

@@ -1,8 +1,14 @@
 // Machines side by side: how many at once, what waits for what, and in which order the answers are taken.
 import assert from 'node:assert/strict'
-import { describe, test } from 'node:test'
+import { spawn } from 'node:child_process'
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, before, describe, test } from 'node:test'
+import { stringify } from 'yaml'
 import { abreast, guestsAtOnce, limited, machinesAtOnce } from '../../lib/cli/abreast.ts'
 import type { Placed } from '../../lib/site/machines.ts'
+import { type Checkout, checkout } from '../machine/laptop.ts'
 
 const placed = (name: string, behind?: string) =>
   ({ name, ...(behind === undefined ? {} : { behind }) }) as Placed
@@ -83,6 +89,19 @@ describe('machines side by side', () => {
     )
   })
 
+  test('one after another where somebody has to answer', async () => {
+    const { job, running, end } = jobs()
+    void abreast([placed('a', 'h1'), placed('h1'), placed('h2')], job, 1)
+    await settled()
+    assert.deepEqual(running, ['h1'])
+    for (const name of ['h1', 'h2']) {
+      assert.deepEqual(running, [name])
+      await end(name)
+    }
+    assert.deepEqual(running, ['a'])
+    await end('a')
+  })
+
   test('jobs begin in their order, some at once', async () => {
     const { job, running, end } = jobs()
     limited(
@@ -94,4 +113,82 @@ describe('machines side by side', () => {
     await end('h2')
     assert.deepEqual(running, ['h1', 'h3'])
   })
+})
+
+describe('commands that look at twelve machines', () => {
+  let copy: Checkout
+  let dir: string
+  before(() => {
+    copy = checkout()
+    dir = mkdtempSync(join(tmpdir(), 'fk-test-'))
+    const names = Array.from({ length: 12 }, (_, i) => `box-${i + 1}`)
+    writeFileSync(
+      copy.site,
+      stringify({
+        name: 'fortress',
+        machines: names.map((name, i) => ({
+          name,
+          roles: ['host', i < 3 ? 'server' : 'agent'],
+          os: 'debian-13',
+          arch: 'amd64',
+          address: `192.168.7.${i + 11}`,
+          ...(i === 0 ? {} : { tunnel_address: `10.66.0.${i + 11}` }),
+        })),
+        networks: [{ name: 'lan', network: '192.168.7.0/24' }],
+        cluster: { api: { vip: '192.168.7.9' } },
+        data: { keep: [{ what: 'cluster', every: 'daily', to: [], rpo: '24h', rto: '1h' }] },
+      }),
+    )
+    // Every machine is known, and none can be reached: that takes each as long as it takes.
+    writeFileSync(
+      join(dir, 'known_hosts'),
+      names.map((name) => `fortress.${name} ssh-ed25519 AAAA\n`).join(''),
+    )
+    writeFileSync(
+      join(dir, 'ssh'),
+      '#!/bin/sh\necho + >> "$CALLS"\nsleep 0.4\necho - >> "$CALLS"\necho "Connection refused" >&2\nexit 255\n',
+    )
+    chmodSync(join(dir, 'ssh'), 0o755)
+  })
+  after(() => {
+    copy?.end()
+    rmSync(dir, { recursive: true, force: true })
+  })
+
+  /** How many were connected to in all, and at once at the most. */
+  async function connections(command: string): Promise<{ all: number; most: number; text: string }> {
+    const calls = join(dir, command)
+    writeFileSync(calls, '')
+    const env = {
+      PATH: `${dir}:${process.env['PATH']}`,
+      HOME: dir,
+      CALLS: calls,
+      FK_HOST: 'ada@192.168.7.11',
+      FK_STATE_DIR: dir,
+      FK_LOG_DIR: dir,
+      FK_KNOWN_HOSTS: join(dir, 'known_hosts'),
+      FK_SSH_CONFIG: '/dev/null',
+    }
+    const words = [join(copy.dir, 'bin/task.cjs'), ...command.split(' ')]
+    const child = spawn(process.execPath, words, { env, stdio: ['ignore', 'pipe', 'pipe'] })
+    let text = ''
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (piece) => (text += piece))
+    await new Promise((resolve) => child.once('close', resolve))
+    let now = 0
+    let all = 0
+    let most = 0
+    for (const line of readFileSync(calls, 'utf8').trim().split('\n')) {
+      now += line === '+' ? 1 : -1
+      if (line === '+') all += 1
+      most = Math.max(most, now)
+    }
+    return { all, most, text }
+  }
+
+  for (const command of ['host-harden plan', 'host-harden verify', 'status', 'doctor', 'cis'])
+    test(`${command}: ${machinesAtOnce} at once, and no more`, async () => {
+      const { all, most, text } = await connections(command)
+      assert.equal(most, machinesAtOnce, text)
+      assert.ok(all >= 12, `${all}: ${text}`)
+    })
 })

@@ -1,7 +1,7 @@
 // However many machines a site has, its document is read once in a run.
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
@@ -53,8 +53,9 @@ describe('a site of twenty machines', () => {
     rmSync(dir, { recursive: true, force: true })
   })
 
-  test('a plan reads its document once, and names all of its machines', () => {
-    const env = { PATH: process.env['PATH'], HOME: dir, COUNTED: copy.site, FK_STATE_DIR: dir }
+  /** What a plan says, and how often it has read the document. */
+  function plan(more: Record<string, string> = {}): string {
+    const env = { PATH: process.env['PATH'], HOME: dir, COUNTED: copy.site, FK_STATE_DIR: dir, ...more }
     const args = [
       '--import',
       'tsx',
@@ -63,14 +64,34 @@ describe('a site of twenty machines', () => {
       copy.page('05-host-wireguard'),
       'plan',
     ]
-    const run = (): string =>
-      execFileSync('bash', ['-c', '"$@" 2>&1', 'bash', process.execPath, ...args], {
-        env,
-        cwd: root,
-        encoding: 'utf8',
-      })
-    const text = run()
+    return execFileSync('bash', ['-c', '"$@" 2>&1 || true', 'bash', process.execPath, ...args], {
+      env,
+      cwd: root,
+      encoding: 'utf8',
+    })
+  }
+
+  test('a plan reads its document once, and names all of its machines', () => {
+    const text = plan()
     assert.match(text, /^read 1$/m, text)
     assert.equal(text.match(/^05-host-wireguard /gm)?.length, 20, text)
+  })
+
+  test('so does a plan that connects to each of them', () => {
+    const names = Array.from({ length: 20 }, (_, i) => `box-${i + 1}`)
+    writeFileSync(
+      join(dir, 'known_hosts'),
+      names.map((name) => `fortress.${name} ssh-ed25519 AAAA\n`).join(''),
+    )
+    writeFileSync(join(dir, 'ssh'), '#!/bin/sh\necho "Connection refused" >&2\nexit 255\n')
+    chmodSync(join(dir, 'ssh'), 0o755)
+    const text = plan({
+      PATH: `${dir}:${process.env['PATH']}`,
+      FK_HOST: 'ada@192.168.7.11',
+      FK_KNOWN_HOSTS: join(dir, 'known_hosts'),
+      FK_LOG_DIR: dir,
+    })
+    assert.match(text, /^read 1$/m, text)
+    assert.equal(text.match(/ refuses the connection/g)?.length, 20, text)
   })
 })
