@@ -247,10 +247,9 @@ export class PageRun {
   #unreached(spec: Placed, error: unknown, report: Report): Result {
     if (!(error instanceof Fault)) throw error
     if (error instanceof NotBuilt) {
-      const why = `${spec.name}: after ${error.after}`
       return this.#mode === 'undo'
         ? { ...nothing, code: 0, state: '-', why: `${spec.name} was never built` }
-        : { ...nothing, code: 2, state: 'not built', why }
+        : { ...nothing, code: 2, state: 'not built', why: `after ${error.after}` }
     }
     if (this.#pages.length === 1 && placesOf(this.#pages[0] as Page, this.#session.config).length === 1)
       throw error

@@ -3,6 +3,7 @@
 import { createRequire } from 'node:module'
 import type { Page } from '../engine/page.ts'
 import { count } from '../engine/report.ts'
+import type { Mode } from '../engine/verdict.ts'
 import { Fault } from '../ground/fault.ts'
 import { debug } from '../site/config.ts'
 import { type Placed, everyMachine } from '../site/machines.ts'
@@ -11,7 +12,7 @@ import { hostOf } from './access.ts'
 import { contextOf, declaredFacts } from './context.ts'
 import { helpLines, parse } from './flags.ts'
 import { printPage, printRunbook } from './print.ts'
-import { agrees, confirmed } from './prompt.ts'
+import { type Ask, agrees, confirmed } from './prompt.ts'
 import { refuse } from './refusal.ts'
 import { isDone } from './runend.ts'
 import { type Session, openSession } from './session.ts'
@@ -89,46 +90,60 @@ export async function runPages(
       const { rehearse } = load('../engine/rehearsal.ts') as typeof import('../engine/rehearsal.ts')
       return await rehearse(pages, declared, config, report, pages.length === runbook)
     }
-    const host = hostOf(config)
-    const yes = given.yes || config.env.FK_YES || host.kind === 'lab'
-    if (mode === 'undo') {
-      if (pages.length > 1) await confirmUndo(session, given.confirm)
-      else if (!yes && session.terminal && !(await agrees(`Undo ${pages[0]?.name}?`))) return 2
-    }
-    const { PageRun } = load('./pagerun.ts') as typeof import('./pagerun.ts')
-    const label = `${config.site.name} (${config.env.FK_HOST})`
-    if (mode === 'apply' && runbook !== undefined && !yes) {
-      const plan = new PageRun(session, host.kind, pages, 'plan', given)
-      const code = await plan.all()
-      report.end(plan.end(label, true))
-      const open = plan.came.filter(({ result }) => !isDone(result.state)).length
-      if (open === 0) return code
-      if (!session.terminal) {
-        report.note('Nothing was applied: there is no terminal to ask. --yes (or FK_YES=true) applies it.')
-        return code === 1 ? 1 : 2
-      }
-      report.pause()
-      if (!(await agrees(`Apply ${count(open, 'page')} to ${label}?`))) return code === 1 ? 1 : 2
-    }
-    const run = new PageRun(session, host.kind, pages, mode, given, runbook === undefined)
-    const code = await run.all()
-    if (many) {
-      const missing = mode === 'undo' ? undefined : notBuiltNote(config.site)
-      if (missing !== undefined) report.note(missing)
-      report.end(run.end(label))
-    }
-    return code
+    return await runOn(session, pages, mode, given, runbook)
   } finally {
     await session.close()
   }
 }
 
-function confirmUndo({ config, terminal }: Session, confirm: string | undefined): Promise<void> {
+/** The same in a session that is open, on machines; `ask` is how a person is asked. Resolves to the exit code. */
+export async function runOn(
+  session: Session,
+  pages: Page[],
+  mode: Mode | undefined,
+  given: RunFlags,
+  runbook?: number,
+  ask?: Ask,
+): Promise<number> {
+  const { config, report, terminal } = session
+  const host = hostOf(config)
+  const yes = given.yes || config.env.FK_YES || host.kind === 'lab'
+  if (mode === 'undo') {
+    if (pages.length > 1) await confirmUndo(session, given.confirm, ask)
+    else if (!yes && terminal && !(await agrees(`Undo ${pages[0]?.name}?`, ask))) return 2
+  }
+  const { PageRun } = load('./pagerun.ts') as typeof import('./pagerun.ts')
+  const label = `${config.site.name} (${config.env.FK_HOST})`
+  if (mode === 'apply' && runbook !== undefined && !yes) {
+    const plan = new PageRun(session, host.kind, pages, 'plan', given)
+    const code = await plan.all()
+    report.end(plan.end(label, true))
+    const open = plan.came.filter(({ result }) => !isDone(result.state)).length
+    if (open === 0) return code
+    if (!terminal) {
+      report.note('Nothing was applied: there is no terminal to ask. --yes (or FK_YES=true) applies it.')
+      return code === 1 ? 1 : 2
+    }
+    report.pause()
+    if (!(await agrees(`Apply ${count(open, 'page')} to ${label}?`, ask))) return code === 1 ? 1 : 2
+  }
+  const run = new PageRun(session, host.kind, pages, mode, given, runbook === undefined)
+  const code = await run.all()
+  if (runbook !== undefined && pages.length > 1) {
+    const missing = mode === 'undo' ? undefined : notBuiltNote(config.site)
+    if (missing !== undefined) report.note(missing)
+    report.end(run.end(label))
+  }
+  return code
+}
+
+function confirmUndo({ config, terminal }: Session, confirm: string | undefined, ask?: Ask): Promise<void> {
   const name = everyMachine(config)[0]?.name ?? config.site.name
   return confirmed(name, {
     about: `This undoes every page on ${name}.`,
     confirm,
     terminal,
     what: 'undoing everything',
+    ...(ask ? { ask } : {}),
   })
 }

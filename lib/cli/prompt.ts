@@ -8,9 +8,12 @@ import { question } from '../ground/laptop.ts'
  */
 export const interactive = (json = false): boolean => process.stdin.isTTY === true && !json
 
+/** How a person is asked. */
+export type Ask = (query: string) => Promise<string>
+
 /** Whether a person says yes to this. */
-export const agrees = async (asked: string): Promise<boolean> =>
-  /^y(es)?$/i.test((await question(`${asked} [y/N] `)).trim())
+export const agrees = async (asked: string, ask: Ask = question): Promise<boolean> =>
+  /^y(es)?$/i.test((await ask(`${asked} [y/N] `)).trim())
 
 /**
  * What destroys is confirmed by the name of what it hits: by --confirm, or typed at a terminal. `about` is the sentence before
@@ -23,9 +26,10 @@ export async function confirmed(
     confirm,
     terminal,
     what,
-  }: { about: string; confirm: string | undefined; terminal: boolean; what: string },
+    ask = question,
+  }: { about: string; confirm: string | undefined; terminal: boolean; what: string; ask?: Ask },
 ): Promise<void> {
-  const answer = confirm ?? (terminal ? await question(`${about}\nType ${name} to go on: `) : undefined)
+  const answer = confirm ?? (terminal ? await ask(`${about}\nType ${name} to go on: `) : undefined)
   if (answer === name) return
   throw new Fault(answer === undefined ? `${what} was not confirmed` : `the name is ${name}, not ${answer}`, {
     state: 'nothing was changed',

@@ -62,8 +62,19 @@ function sumOf({ mode, came, left, label }: Ended): string {
     return `${undone.length} of ${pages.length} pages undone${rest}`
   }
   const hold = pages.length - open.length
-  const rest = open.length === 0 ? '' : `, ${open.length} ${open.length === 1 ? 'does' : 'do'} not yet`
-  return `${hold} of ${pages.length} pages ${hold === 1 ? 'holds' : 'hold'}${rest}`
+  const are = (page: Page, state: PageState) =>
+    came.some((one) => one.page === page) &&
+    came.every((one) => one.page !== page || isDone(one.result.state) || one.result.state === state)
+  const unknown = open.filter((page) => are(page, 'unknown')).length
+  const missing = mode === 'verify' ? open.filter((page) => are(page, 'not built')).length : 0
+  const not = open.length - unknown - missing
+  const parts = [
+    `${hold} of ${pages.length} pages ${hold === 1 ? 'holds' : 'hold'}`,
+    not === 0 ? '' : `${not} ${not === 1 ? 'does' : 'do'} not${mode === 'verify' ? '' : ' yet'}`,
+    unknown === 0 ? '' : `${unknown} unknown`,
+    missing === 0 ? '' : `${missing} not built`,
+  ]
+  return parts.filter(Boolean).join(', ')
 }
 
 /** What holds the run up, each reason once, with the numbers of its pages. */
@@ -96,10 +107,13 @@ function nextOf({ mode, came, left, given }: Ended): string | undefined {
     .flatMap((word) => (given[word] === undefined ? [] : [` --${word} ${given[word]}`]))
     .join('')
   const open = came.filter(({ result }) => !isDone(result.state))
+  const silent = open.length > 0 && open.every(({ result }) => result.state === 'unknown')
+  if (silent && (mode === 'plan' || mode === 'verify'))
+    return `./task ${mode}-all${same} again, when they answer`
   if (mode === 'plan') {
     if (open.length === 0) return undefined
-    const diff = given.diff ? '' : `   the whole difference: ./task plan-all${same} --diff`
-    return `./task build-all${same} (asks first)${diff}`
+    const diff = given.diff ? '' : `\n./task plan-all${same} --diff shows every difference`
+    return `./task build-all${same} asks first, then applies it${diff}`
   }
   if (open.length + left.length === 0) return mode === 'undo' ? undefined : './task status'
   if (mode === 'undo') return `./task undo-all${same} again, when they answer`

@@ -86,13 +86,13 @@ export class Paper {
   }
 
   /** A whole line: at the width of a terminal, or of `piped` where there is none, it goes on below, between words. */
-  flow(text: string, indent = DETAIL, piped = Infinity): void {
+  flow(text: string, indent = DETAIL, { piped = Infinity, code = 0 } = {}): void {
     const width = this.#columns ? this.#columns() - 1 : piped
-    for (const line of wrap(text, width, indent.length)) this.print(line)
+    for (const line of wrap(text, width, indent.length)) this.print(this.paint(code, line))
   }
 
   /** The first lines of a long text, below what they belong to. `whole`: nothing of a line is cut. */
-  details(label: string, text: string, whole = false): void {
+  details(label: string, text: string, whole = false, code = 0): void {
     const lines = clean(text).trimEnd().split('\n')
     const hidden = this.#verbose ? 0 : lines.splice(DETAIL_LINES).length
     if (hidden > 0)
@@ -100,7 +100,7 @@ export class Paper {
     const indent = DETAIL + ' '.repeat(label.length)
     lines.forEach((line, i) => {
       const all = (i === 0 ? DETAIL + label : indent) + line
-      if (whole) this.flow(all, indent)
+      if (whole) this.flow(all, indent, { code })
       else this.print(this.dim(this.cut(all)))
     })
   }

@@ -110,7 +110,7 @@ export class Text {
     const slow = seconds !== undefined && seconds >= 10 ? paper.dim(` (${duration(seconds)})`) : ''
     paper.flow(paper.stated(state, fact(step)) + slow)
     const whole = ['failed', 'blocked', 'your turn'].includes(state)
-    if (why && (open || this.#verbose)) paper.details('', why)
+    if (why && (open || this.#verbose)) paper.details('', why, true, 2)
     if (found && (open || this.#verbose)) paper.details('found: ', found.trim(), whole)
     if (next && open) paper.details('next:  ', next, true)
   }
@@ -123,10 +123,10 @@ export class Text {
     const answer = found?.trim()
     const line =
       DETAIL + paper.stated(state, `${id}  ${clean(title)}`) + (answer ? `: ${oneLine(answer)}` : '')
-    if (state === 'failed') paper.flow(line, `${DETAIL}  `)
-    else paper.print(paper.cut(line))
-    if (waived) paper.details('  waived: ', waived)
-    if (this.#verbose && from && from.length > 0) paper.details('  from: ', from.join(', '))
+    if (state === 'ok' || state === 'n/a') paper.print(paper.cut(line))
+    else paper.flow(line, `${DETAIL}  `)
+    if (waived) paper.details('  waived: ', waived, true, 2)
+    if (this.#verbose && from && from.length > 0) paper.details('  from: ', from.join(', '), true, 2)
   }
 
   diff(diff: FileDiff): void {
@@ -136,14 +136,14 @@ export class Text {
     paper.print(DETAIL + paper.paint(1, clean(diff.path)))
     for (const line of clean(diff.text).trimEnd().split('\n')) {
       const code = line.startsWith('+') ? 32 : line.startsWith('-') ? 31 : line.startsWith('@') ? 36 : 0
-      paper.print(DETAIL + (code ? paper.paint(code, line) : line))
+      paper.flow(DETAIL + line, DEEPER, { code })
     }
   }
 
   command(command: { text: string }): void {
     if (this.#silent) return
     this.#begin()
-    for (const line of clean(command.text).split('\n')) this.#paper.print(DETAIL + line)
+    for (const line of clean(command.text).split('\n')) this.#paper.flow(DETAIL + line, DEEPER)
   }
 
   error(fault: FaultReport): void {
@@ -171,7 +171,9 @@ export class Text {
     this.#begun = false
     this.#waiting = undefined
     const whole = state === 'changed' || state === '-' ? why : `${state}, ${why}`
-    const text = [counts, why && clean(why)].filter(Boolean).join('; ')
+    // What a person has to do stands in the list at the end of a plan. A page with nothing to do here counts nothing.
+    const reason = this.#brief && mode === 'plan' && ['your turn', 'blocked'].includes(state) ? '' : why
+    const text = [state === '-' && why ? '' : counts, reason && clean(reason)].filter(Boolean).join('; ')
     if (!this.#brief) {
       if (mode !== 'undo' && state !== 'not built' && state !== 'later') return
       paper.flow(`${paper.paint(1, name)}: ${clean(whole ?? '')}`, '  ')
@@ -181,7 +183,8 @@ export class Text {
       const head = mode === 'rehearsal' ? layer.padEnd(8) : `${paper.stated(state, '')}${pad(state)}`
       paper.flow(`${head}${name.padEnd(19)}${place}${text}`.trimEnd())
     }
-    if (next && state !== 'ok' && state !== 'change') paper.details('next:  ', next, true)
+    if (next && state !== 'ok' && state !== 'change' && !(this.#brief && mode === 'plan'))
+      paper.details('next:  ', next, true)
   }
 
   end({ sum, stops, access, next, log }: RunEnd): void {
@@ -198,12 +201,14 @@ export class Text {
         `  access     ${count(access, 'step')} could lock you out; each is undone by itself unless you get in again`,
         STOP,
       )
-    if (next) paper.flow(`Next: ${next}`, '  ')
+    next
+      ?.split('\n')
+      .forEach((line, i) => paper.flow(`${i === 0 ? 'Next: ' : '      '}${line}`, ' '.repeat(8)))
     if (log) paper.flow(paper.dim(`Log: ${log}`), '  ')
   }
 
   note({ text }: { text: string }): void {
-    for (const line of clean(text).split('\n')) this.#paper.print(line)
+    for (const line of clean(text).split('\n')) this.#paper.flow(line, '  ')
   }
 
   finding({ of, subject, state, found, remedy }: Looked): void {
@@ -216,8 +221,9 @@ export class Text {
     const code = { ok: 32, warn: 33, bad: 31, 'n/a': 2 }[state]
     const head = `${paper.paint(code, state)}${' '.repeat(6 - state.length)}${subject.padEnd(10)}`
     // A pipe is as wide as a terminal that nobody has widened: this is a screen also where it is mailed.
-    paper.flow(`${head} ${oneLine(found)}`, ' '.repeat(17), 80)
-    if (remedy !== undefined) paper.flow(`${' '.repeat(17)}→ ${oneLine(remedy)}`, ' '.repeat(19), 80)
+    paper.flow(`${head} ${oneLine(found)}`, ' '.repeat(17), { piped: 80 })
+    if (remedy !== undefined)
+      paper.flow(`${' '.repeat(17)}→ ${oneLine(remedy)}`, ' '.repeat(19), { piped: 80 })
   }
 
   transfer({ name, does, bytes, total, rate, done }: Transfer): void {
@@ -243,6 +249,9 @@ export class Text {
     if (task.found) this.#paper.details('', task.found)
   }
 }
+
+/** A line of a file or of a command that is too wide goes on here. */
+const DEEPER = `${DETAIL}      `
 
 /** Below this stands what belongs to a line of the list at the end of a run. */
 const STOP = ' '.repeat(19)

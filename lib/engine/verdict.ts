@@ -110,12 +110,15 @@ export class PageReport {
     report.summary({ name: page.name, ...this.#tally, seconds })
     const { hold, pending } = this.#tally
     const code = this.#code(run.code)
+    const state = this.#state(code)
+    // What has nothing to do here says why by its first fact.
+    const why = this.#stop?.why ?? (state === '-' ? steps[0]?.name : undefined)
     return {
       code,
       changed: run.changed,
-      state: this.#state(code),
+      state,
       counts: countsOf(this.#tally),
-      ...(this.#stop ? { why: this.#stop.why } : {}),
+      ...(why === undefined ? {} : { why }),
       ...(this.#stop?.next === undefined ? {} : { next: this.#stop.next }),
       steps: { change: pending, hold, access: this.#access },
     }

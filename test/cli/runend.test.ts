@@ -52,7 +52,21 @@ describe('the end of a run', () => {
     )
     assert.equal(end.sum, 'Plan for fortress (admin@192.0.2.10): 70 to change, 5 hold, 1 page unknown')
     assert.equal(end.access, 4)
-    assert.match(end.next ?? '', /^\.\/task build-all \(asks first\) .*\.\/task plan-all --diff$/)
+    assert.match(
+      end.next ?? '',
+      /^\.\/task build-all asks first, then applies it\n\.\/task plan-all --diff shows /,
+    )
+  })
+
+  test('of machines that are silent asks for no change, and does not say that they do not hold', () => {
+    const silent = [came('00-a', 'ok'), came('20-k', 'unknown', { why: 'node does not answer' })]
+    const verified = runEnd(ended({ mode: 'verify', came: silent }))
+    assert.equal(verified.sum, '1 of 2 pages holds, 1 unknown')
+    assert.equal(verified.next, './task verify-all again, when they answer')
+    assert.equal(
+      runEnd(ended({ mode: 'plan', came: silent.slice(1) })).next,
+      './task plan-all again, when they answer',
+    )
   })
 
   test('of an undo lists what is left and why; what was never built is nothing to undo', () => {

@@ -18,6 +18,7 @@ import { pages } from '../../lib/cli/scripts.ts'
 import { take } from '../../lib/cli/status.ts'
 import { createReport } from '../../lib/engine/report.ts'
 import { loadConfig } from '../../lib/site/config.ts'
+import { type Scene, record, settled } from './scripted.ts'
 
 const dir = join(import.meta.dirname, '..', 'screens')
 
@@ -222,4 +223,134 @@ describe('doctor', () => {
       report.close()
       reviewed(nameOf('doctor', way), lines.join(''), way.columns)
     })
+})
+
+// ─── runs over pages ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+const handshake = { step: /has made a WireGuard handshake/, rc: 1, found: 'last handshake of KEY: never' }
+const noVirtualization = { step: /processor supports virtualization/, rc: 1, found: 'no vmx, no svm' }
+const everything = pages().map(({ number }) => number)
+const drifted = [
+  {
+    step: /^kernel and network sysctls are hardened/,
+    rc: 0,
+    controls: {
+      B02: [1, 'kernel.kptr_restrict=0; /etc/sysctl.d/99-zz-local.conf sets it to "0"'] as [number, string],
+    },
+  },
+  { step: /^chrony follows time servers/, rc: 1, found: 'pool 2.debian.pool.ntp.org iburst\n' },
+]
+const tunnelDown = {
+  why: 'the tunnel is down, and fortress (admin@192.0.2.10) answers nowhere else',
+  next: 'sudo wg-quick up secrets/fortress/laptop.conf',
+}
+
+const scenes: Record<string, Scene> = {
+  'plan-page': {
+    mode: 'plan',
+    one: true,
+    only: ['06'],
+    applied: ['00', '05', '06'],
+    says: [
+      {
+        step: /let in, and pass on/,
+        rc: 1,
+        found: '# opened by hand, for a test\ntcp dport 8080 accept\n',
+      },
+      {
+        step: /the firewall is active/,
+        rc: 1,
+        found: '4c4\n<     tcp dport 22 jump ssh\n---\n>     tcp dport { 22, 8080 } accept',
+        controls: { G06: [1, '0a1\n> tcp dport 8080 accept\nudp dport 51820 accept'] },
+      },
+    ],
+  },
+  'plan-all': {
+    mode: 'plan',
+    absent: ['fortress-node'],
+    says: [handshake, noVirtualization],
+  },
+  'build-all': {
+    mode: 'apply',
+    only: ['00', '05', '06', '08'],
+    flags: { layer: 'L0' },
+    says: [{ ...handshake, after: 3 }],
+    answers: ['y'],
+  },
+  'build-all-fails': {
+    mode: 'apply',
+    flags: { yes: true, layer: 'L0' },
+    only: ['00', '05', '06', '08'],
+    says: [
+      {
+        step: /^monitoring and audit packages are installed/,
+        fails:
+          'E: Failed to fetch http://deb.debian.org/debian/pool/main/a/aide/aide_0.19.1-2_amd64.deb  Could not connect to deb.debian.org:80 (151.101.2.132), connection timed out\nE: Unable to fetch some archives, maybe run apt-get update or try with --fix-missing?',
+      },
+    ],
+  },
+  'verify-page': {
+    mode: 'verify',
+    one: true,
+    only: ['06'],
+    flags: { verbose: true },
+    applied: everything,
+    says: [
+      {
+        step: /the firewall is active/,
+        rc: 1,
+        found: '4c4\n<     tcp dport 22 jump ssh\n---\n>     tcp dport { 22, 8080 } accept',
+        controls: {
+          G06: [1, '0a1\n> tcp dport 8080 accept\nudp dport 51820 accept'],
+          G05: [101, 'after a reboot'],
+        },
+      },
+    ],
+  },
+  'verify-all': { mode: 'verify', applied: everything, says: drifted },
+  'verify-all-silent': {
+    mode: 'verify',
+    applied: everything,
+    silent: {
+      'fortress-node': {
+        why: 'fortress-node (core@10.77.0.2) does not answer',
+        next: './task vm-provision apply starts it',
+      },
+    },
+  },
+  'plan-all-tunnel-down': { mode: 'plan', silent: { fortress: tunnelDown, 'fortress-node': tunnelDown } },
+  undo: { mode: 'undo', one: true, only: ['06'], applied: ['00', '05', '06'], answers: ['y'] },
+  'undo-all': {
+    mode: 'undo',
+    applied: everything.filter((number) => !['07', '08', '14', '21'].includes(number)),
+    answers: ['fortress'],
+    silent: {
+      'fortress-node': { why: 'fortress-node (core@10.77.0.2) does not answer', next: 'is it switched on?' },
+    },
+  },
+}
+
+describe('runs', () => {
+  for (const [name, scene] of Object.entries(scenes)) {
+    let played: ReturnType<typeof record>
+    const write = async (way: { columns?: number; color: boolean }) => {
+      const { shown } = await (played ??= record(scene))
+      let text = ''
+      const out = { write: (piece: string) => (text += piece), ...way }
+      const report = createReport({
+        stdout: out,
+        tty: way.columns !== undefined,
+        color: way.color,
+        verbose: scene.flags?.verbose ?? false,
+        brief: !scene.one,
+        now: () => 0,
+      })
+      for (const play of shown) play(report, out)
+      report.close()
+      return settled(text)
+    }
+    for (const way of ways)
+      test(nameOf(name, way), async () => reviewed(nameOf(name, way), await write(way), way.columns))
+    test(`${name}.piped`, async () => reviewed(`${name}.piped`, await write({ color: false }), Infinity))
+  }
 })

@@ -421,11 +421,11 @@ test('a line that is cut keeps its colour closed', () => {
   const control = {
     id: 'KRNL-6000',
     title: 'kernel.kptr_restrict is 2 or more',
-    state: 'pending',
+    state: 'ok',
     found: 'zero',
   } as const
-  const text = written({ tty: true, color: true }, (report) => report.control(control), 40)
-  assert.equal(text, '           \u001b[33mpending\u001b[0m  KRNL-6000  kernel.…\n')
+  const text = written({ tty: true, color: true, verbose: true }, (report) => report.control(control), 40)
+  assert.equal(text, '           \u001b[32mok\u001b[0m       KRNL-6000  kernel.…\n')
 })
 
 for (const [title, text, want] of [
