@@ -1,12 +1,21 @@
-// What README, docs and CONTRIBUTING say is so: the layers are written from the pages, links lead somewhere, commands exist.
+// What README, docs and CONTRIBUTING say is so: the layers are written from the pages, links lead somewhere, commands are taken by
+// the parser that they are typed to, and what a screen shows is what it shows.
 import assert from 'node:assert/strict'
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync, readdirSync } from 'node:fs'
 import { dirname, join, relative } from 'node:path'
-import { test } from 'node:test'
+import { describe, test } from 'node:test'
+import taskfile from '../Taskfile.ts'
+import type { Taskfile } from '../lib/cli/call.ts'
 import { folder, layerDocs } from '../lib/cli/docs.ts'
+import { parse } from '../lib/cli/flags.ts'
+import { pages } from '../lib/cli/scripts.ts'
+import { page as pageTable } from '../lib/cli/tables.ts'
+import { createReport } from '../lib/engine/report.ts'
+import { record } from './cli/scripted.ts'
 
 const root = join(import.meta.dirname, '..')
-const files = ['README.md', 'CONTRIBUTING.md', ...markdown('docs')].map((file) => join(root, file))
+const files = ['README.md', 'CONTRIBUTING.md', ...markdown('docs')]
+const read = (file: string) => readFileSync(join(root, file), 'utf8')
 
 function markdown(dir: string): string[] {
   return readdirSync(join(root, dir), { withFileTypes: true }).flatMap((entry) =>
@@ -35,17 +44,219 @@ const anchor = (heading: string) =>
     .replaceAll(/[^\p{L}\p{N} _-]/gu, '')
     .replaceAll(' ', '-')
 
-test('every link in the documentation leads to a file, and to a heading of it', () => {
-  const dead = files.flatMap((file) =>
-    [...readFileSync(file, 'utf8').matchAll(/\]\(([^)\s]+)\)/g)].flatMap(([, link = '']) => {
-      if (/^https?:/.test(link)) return []
-      const [path = '', heading] = link.split('#')
-      const target = path === '' ? file : join(dirname(file), path)
-      if (!existsSync(target)) return [`${relative(root, file)}: ${link}`]
-      const headings = heading === undefined ? [] : readFileSync(target, 'utf8').match(/^#+ .*$/gm)
-      const there = headings?.some((line) => anchor(line.replace(/^#+ /, '')) === heading) ?? false
-      return heading === undefined || there ? [] : [`${relative(root, file)}: ${link}`]
-    }),
+/** Links of a document that lead nowhere. */
+function deadLinks(file: string, text: string): string[] {
+  return [...text.matchAll(/\]\(([^)\s]+)\)/g)].flatMap(([, link = '']) => {
+    if (/^https?:/.test(link)) return []
+    const [path = '', heading] = link.split('#')
+    const target = path === '' ? file : relative(root, join(root, dirname(file), path))
+    if (!existsSync(join(root, target))) return [`${file}: ${link}`]
+    if (heading === undefined) return []
+    const headings = (target === file ? text : read(target)).match(/^#+ .*$/gm) ?? []
+    const there = headings.some((line) => anchor(line.replace(/^#+ /, '')) === heading)
+    return there ? [] : [`${file}: ${link}`]
+  })
+}
+
+// ─── commands ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Blocks of code: what is between fences, and what is indented by four spaces behind an empty line. */
+function blocksOf(text: string): string[][] {
+  const blocks: string[][] = []
+  let fence = false
+  let last = ''
+  for (const line of text.split('\n')) {
+    const opens = line.startsWith('```')
+    if (opens) {
+      fence = !fence
+      if (fence) blocks.push([])
+    } else if (fence) blocks.at(-1)?.push(line)
+    else if (/^ {4}/.test(line)) {
+      if (last === '') blocks.push([])
+      blocks.at(-1)?.push(line.slice(4))
+    }
+    last = line
+  }
+  return blocks
+}
+
+/** Programs of others, with what of their words must be right here. */
+const others: Record<string, RegExp> = {
+  apt: /^install wireguard-tools$/,
+  cd: /^DIR$/,
+  cp: /^\.env\.example \.env$/,
+  kubectl: /^--kubeconfig secrets\/fortress\/fortress-node\.kubeconfig get nodes$/,
+  nft: /^delete table inet fortress$/,
+  npm: /^(ci|link|run page)$/,
+  passwd: /^USER$/,
+  'ssh-copy-id': /^\S+@192\.0\.2\.10$/,
+  'ssh-keygen': /^(-t ed25519|-lf \/etc\/ssh\/ssh_host_ed25519_key\.pub)$/,
+  systemctl: /^restart ssh$/,
+  'wg-quick': /^(up|down) secrets\/(fortress|SITE)\/\w+\.conf$/,
+}
+
+const tiers = ['unit', 'checked', 'machine', 'lab', 'cluster', 'release']
+
+/** Why a command line would be refused; undefined when it is right. */
+function refusal(line: string): string | undefined {
+  const words = line
+    .replace(/ +#.*$/, '')
+    .replace(/ > \S+$/, '')
+    .trim()
+    .split(/ +/)
+  while (/^(sudo|[A-Z_]+=\S+)$/.test(words[0] ?? '')) words.shift()
+  if (words[0] === 'npx') words.shift()
+  const [program = '', ...rest] = words
+  if (program === '') return undefined
+  if (program === './task' || program === 'task') return taskRefusal(rest)
+  const script =
+    program === 'tsx' ? rest.shift() : program.startsWith('./scripts/') ? program.slice(2) : undefined
+  if (script !== undefined) {
+    const known = script === 'scripts/NN-noun-verb.ts' || existsSync(join(root, script))
+    return known ? parsed(script, rest, pageTable) : `there is no ${script}`
+  }
+  if (program === 'npm' && rest[0] === 'test')
+    return rest
+      .slice(1)
+      .filter((word) => !['--', '--list', ...tiers].includes(word) && !existsSync(join(root, word)))
+      .map((word) => `npm test knows no ${word}`)[0]
+  const right = others[program]
+  if (right === undefined) return `nobody here knows the program ${program}`
+  return right.test(rest.join(' ')) ? undefined : `${program} with other words`
+}
+
+function taskRefusal([name, ...words]: string[]): string | undefined {
+  const pageless = words.find(
+    (word) => /^\d\d-[a-z]/.test(word) && !pages().some((p) => word === `${p.number}-${p.name}`),
   )
-  assert.deepEqual(dead, [])
+  if (pageless !== undefined) return `there is no page ${pageless}`
+  if (name === undefined || name === '--all') return undefined
+  if (name === 'PAGE') return parsed(name, words, pageTable)
+  if (name === 'NAME') return undefined
+  const own = Object.values<Taskfile[string]>(taskfile).find((tasks) => Object.hasOwn(tasks, name))?.[name]
+  if (own) return own.takes && !own.takes.passed ? parsed(name, words, own.takes) : undefined
+  const page = pages().some((one) => [one.number, one.name, `${one.number}-${one.name}`].includes(name))
+  return page ? parsed(name, words, pageTable) : `there is no task ${name}`
+}
+
+/** `plan|apply|verify` stands for each of them; all that a flag takes is a word. */
+function parsed(name: string, words: string[], table: Parameters<typeof parse>[1]): string | undefined {
+  const ways = (words.find((word) => word.includes('|')) ?? '').split('|')
+  for (const way of ways)
+    try {
+      parse({ name, argv: words.map((word) => (word.includes('|') ? way : word)) }, table)
+    } catch (error) {
+      return (error as Error).message
+    }
+  return undefined
+}
+
+const starts = /^(?:sudo |[A-Z_]+=\S+ )*(?:\.\/|npm |npx |cp |ssh-|kubectl |wg-quick |nft |systemctl |apt )/
+
+/** Commands of a document that would be refused, and blocks that are neither commands nor compared with anything. */
+function wrongCommands(file: string, text: string): string[] {
+  const faults: string[] = []
+  const check = (line: string) => {
+    for (const part of line.replace(/ +#.*$/, '').split(' && ')) {
+      const why = refusal(part)
+      if (why !== undefined) faults.push(`${file}: ${line.trim()}: ${why}`)
+    }
+  }
+  for (const lines of blocksOf(text)) {
+    if (isList(lines) || isSample(lines)) continue
+    for (const line of lines.filter((one) => one.trim() !== '')) check(commandIn(line))
+  }
+  // In a sentence, too.
+  for (const [, code = ''] of text.matchAll(/(?<!`)`([^`\n]+)`(?!`)/g))
+    if (starts.test(code) && /^(?!\.\/scripts\/$)/.test(code)) check(code)
+  return faults
+}
+
+/** A command, and what it is for behind more than one space. */
+const commandIn = (line: string): string => line.trim().replace(/ {3,}\S.*$/, '')
+
+const isList = ([first = '']: string[]) => /^\d\d-[a-z-]+ {2,}/.test(first) && !isSample([first])
+const isSample = (lines: string[]) => lines.some((line) => /^ {2}(plan|apply|verify|undo) on /.test(line))
+
+test('every command in the documentation would be taken as it stands there', () => {
+  const blocks = files.flatMap((file) =>
+    blocksOf(read(file)).filter((lines) => !isList(lines) && !isSample(lines)),
+  )
+  assert.ok(blocks.flat().length > 70, `only ${blocks.flat().length} commands were found`)
+  assert.deepEqual(
+    files.flatMap((file) => wrongCommands(file, read(file))),
+    [],
+  )
+})
+
+test('every link in the documentation leads to a file, and to a heading of it', () => {
+  assert.deepEqual(
+    files.flatMap((file) => deadLinks(file, read(file))),
+    [],
+  )
+})
+
+// ─── what a screen shows ─────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Lines of a sample that the real screen does not have, in this order. */
+function unseen(sample: string[], screen: string): string[] {
+  const lines = screen.split('\n')
+  let at = 0
+  return sample.filter((line) => {
+    const found = lines.indexOf(line, at)
+    if (found >= 0) at = found + 1
+    return found < 0
+  })
+}
+
+/** `verify` of the page on a machine where everything holds, as a pipe shows it. */
+async function verified(number: string): Promise<string> {
+  const { shown } = await record({
+    mode: 'verify',
+    one: true,
+    only: [number],
+    applied: [number],
+    says: [
+      {
+        step: /^kernel and network sysctls are hardened/,
+        controls: { B01: [0, 'kernel.randomize_va_space=2'], B02: [0, 'kernel.kptr_restrict=2'] },
+      },
+    ],
+  })
+  let text = ''
+  const out = { write: (piece: string) => (text += piece) }
+  const report = createReport({ stdout: out, tty: false, color: false, verbose: true })
+  for (const play of shown) play(report, out)
+  return text
+}
+
+test('what the README shows of a verify is what verify prints', async () => {
+  const samples = files.flatMap((file) => blocksOf(read(file)).filter(isSample))
+  assert.equal(samples.length, 1)
+  assert.deepEqual(unseen(samples[0] ?? [], await verified('00')), [])
+})
+
+describe('a document that is wrong is found', () => {
+  for (const [what, text] of Object.entries({
+    'a flag that does not exist': '```sh\n./task build-all --layr l0\n```',
+    'a task that does not exist': 'Then:\n\n    ./task built-all\n',
+    'a page that does not exist': 'Then `./task host-fire apply`.',
+    'a page to take home that does not exist': '```sh\n./task take 06-firewall DIR\n```',
+    'a mode that does not exist': '    \n\n    npx tsx scripts/06-host-firewall.ts aply\n',
+    'a script that does not exist': '\n\n    ./scripts/06-firewall.ts plan\n',
+    'a test that does not exist': '\n\n    npm test -- test/none.test.ts\n',
+    'a program that nobody knows': '```sh\nfrobnicate --now\n```',
+    'a path that is another': '```sh\nkubectl --kubeconfig secrets/x.kubeconfig get nodes\n```',
+  }))
+    test(what, () => assert.equal(wrongCommands('x.md', text).length, 1, text))
+  test('a link to no file, and one to no heading', () => {
+    assert.equal(
+      deadLinks('docs/x.md', '[a](none.md) [b](glossary.md#none) [c](glossary.md#glossary)').length,
+      2,
+    )
+  })
+  test('a line that a screen does not show, or shows elsewhere', () => {
+    assert.deepEqual(unseen(['b', 'a', 'c'], 'a\nb\nc'), ['a'])
+    assert.deepEqual(unseen(['ok 14/75'], 'ok 14/76'), ['ok 14/75'])
+  })
 })
