@@ -72,10 +72,16 @@ interface Fake {
   commits?: ('committed' | 'running' | 'died' | 'refused')[]
   /** The connection ends in the middle of this step. */
   dies?: string
+  /** Is told of each step that begins. */
+  began?: (step: string) => void
 }
 
 /** A machine on which steps hold once they are applied, and the order of what was done there. */
-function fake(steps: Step[], { fails = [], holds = [], locked = 0, commits = [], dies }: Fake, name = 'it') {
+function fake(
+  steps: Step[],
+  { fails = [], holds = [], locked = 0, commits = [], dies, began }: Fake,
+  name = 'it',
+) {
   const done: string[] = []
   const held = new Set(holds)
   let refusals = locked
@@ -118,6 +124,7 @@ function fake(steps: Step[], { fails = [], holds = [], locked = 0, commits = [],
         begun = true
         if (dies === step.name) return end(false)
         done.push(step.name)
+        began?.(step.name)
         if (fails.includes(step.name)) {
           onFrame({ kind: 'end', step: n, state: 'failed', reason: 'apply', rolledBack: armed })
           return end(true)
@@ -156,6 +163,16 @@ describe('apply', () => {
   test('does nothing where all holds', async () => {
     const { code, done } = await applied([change('a'), change('b')], { holds: ['a', 'b'] })
     assert.deepEqual({ code, done }, { code: 0, done: [] })
+  })
+
+  test('shows each step as soon as it has ended, and not when the page has', async () => {
+    let text = ''
+    const report = createReport({ stdout: { write: (piece) => (text += piece) }, tty: false, color: false })
+    const seen: Record<string, string> = {}
+    await applied([change('a'), change('b')], { began: (step) => void (seen[step] = text) }, { report })
+    assert.doesNotMatch(seen['a'] ?? '', /changed/)
+    assert.match(seen['b'] ?? '', /^changed  1\/2 a$/m)
+    assert.doesNotMatch(seen['b'] ?? '', /2\/2/)
   })
 
   test('goes in order, and stops at the first failure', async () => {

@@ -9,6 +9,8 @@ import { after, describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '../../lib/ground/fault.ts'
 import { $, end, orFault, question, which } from '../../lib/ground/laptop.ts'
+import { without } from '../programs.ts'
+import { terminal } from '../terminal.ts'
 
 const dir = mkdtempSync(join(tmpdir(), 'laptop-'))
 after(() => rmSync(dir, { recursive: true }))
@@ -258,6 +260,19 @@ describe('a question', () => {
     assert.equal(await second.answer, '')
   })
 
+  test('behind a pipe is asked on the terminal itself', { skip: without('script') }, async () => {
+    const code = `require(${JSON.stringify(join(root, 'lib/ground/laptop.ts'))}).question('Name? ').then((it) => console.log('it is ' + it))`
+    const file = join(dir, 'piped')
+    const words = [process.execPath, '--require', join(root, 'bin/typescript.cjs'), '--eval', code]
+    const screen = terminal(['bash', '-c', '"$@" | cat > "$0"', file, ...words], {
+      cwd: root,
+      env: process.env,
+    })
+    await screen.until(/Name\? /)
+    screen.type('ada')
+    assert.equal(await screen.ended, 0, screen.text())
+    assert.equal(readFileSync(file, 'utf8'), 'it is ada\n')
+  })
   test('is refused by Ctrl-C', async () => {
     const { input, answer } = asked()
     input.write('\x03')
