@@ -106,7 +106,7 @@ describe('a site of three servers and two agents', { skip: missing }, () => {
     echo "$longest"`
 
   before(async () => {
-    site = lan()
+    site = await lan()
     const roles = ['server', 'server', 'server', 'agent', 'agent'] as const
     cluster = await fleet('move', [...roles], () => readFileSync(program!), { net: true, laptop: site.place })
     cluster.pin(version)

@@ -1,6 +1,8 @@
 // The network that the machines of one site share. Those of the lab have one each; here they get another interface, all of them
 // on one bridge, and the laptop is on it too: an address can move between them, and a tunnel leads to each.
 import { execFileSync, spawn } from 'node:child_process'
+import { existsSync, readdirSync, rmSync } from 'node:fs'
+import { claim } from '../../lib/lab/machine.ts'
 import { type Laptop, laptopIn } from './laptop.ts'
 
 export interface Lan {
@@ -21,10 +23,30 @@ export interface Lan {
 
 const bridge = 'fk-test-lan'
 const namespace = 'fk-test-laptop'
+/** Whose the network is, recorded as with machines of the lab. */
+const record = '/run/fk-test-lan'
 const ip = (...words: string[]) => execFileSync('ip', words)
 
-/** A network 10.79.0.0/24 with a laptop in it. There is one at a time. */
-export function lan(): Lan {
+/** Removes the network, whoever made it. */
+function remove() {
+  for (const link of readdirSync('/sys/class/net'))
+    if (link === bridge || link.startsWith('fk-lan-')) ip('link', 'delete', link)
+  if (!existsSync(`/run/netns/${namespace}`)) return
+  // A namespace lives on for its processes.
+  for (const pid of String(ip('netns', 'pids', namespace)).split('\n').filter(Boolean)) {
+    try {
+      process.kill(Number(pid), 'SIGKILL')
+    } catch {
+      // It has ended meanwhile.
+    }
+  }
+  ip('netns', 'delete', namespace)
+}
+
+/** A network 10.79.0.0/24 with a laptop in it. There is one at a time; what a run that was killed has left is removed first. */
+export async function lan(): Promise<Lan> {
+  await claim(record, 'lan', false, async () => rmSync(record, { recursive: true, force: true }))
+  remove()
   const gateway = '10.79.0.1'
   const address = '10.79.0.9'
   ip('link', 'add', bridge, 'type', 'bridge', 'forward_delay', '0')
@@ -36,11 +58,9 @@ export function lan(): Lan {
   ip('-netns', namespace, 'address', 'add', `${address}/24`, 'dev', 'eth0')
   ip('-netns', namespace, 'link', 'set', 'lo', 'up')
   ip('-netns', namespace, 'link', 'set', 'eth0', 'up')
-  const plugged: string[] = []
   const laptop = laptopIn(namespace, 'fktlan', address, async () => {
-    // A namespace that is deleted loses its interfaces some time later, and the next network has the same names.
-    for (const link of ['fk-lan-laptop', ...plugged, bridge]) ip('link', 'delete', link)
-    ip('netns', 'delete', namespace)
+    remove()
+    rmSync(record, { recursive: true })
   })
   const stop = new AbortController()
   const addressOf = (i: number) => `10.79.0.${11 + i}`
@@ -52,7 +72,6 @@ export function lan(): Lan {
     plugIn(names) {
       for (const [i, name] of names.entries()) {
         ip('link', 'add', `fk-lan-${i}`, 'type', 'veth', 'peer', 'name', 'lan0', 'netns', `fk-${name}`)
-        plugged.push(`fk-lan-${i}`)
         ip('link', 'set', `fk-lan-${i}`, 'master', bridge, 'up')
         ip('-netns', `fk-${name}`, 'address', 'add', `${addressOf(i)}/24`, 'dev', 'lan0')
         ip('-netns', `fk-${name}`, 'link', 'set', 'lan0', 'up')
