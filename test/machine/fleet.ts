@@ -31,14 +31,16 @@ export interface Fleet {
 
 /**
  * Machines `prefix`-1, `prefix`-2, …: `roles` says of each what it is, in the order of the site document. `programOf` is what the
- * makers of k3s publish as a version; `net` gives them a way out.
+ * makers of k3s publish as a version; `net` gives them a way out. `laptop` is the network namespace that pages are started in, and
+ * the address of this computer that it reaches.
  */
 export async function fleet(
   prefix: string,
   roles: ('server' | 'agent')[],
   programOf: (version: string) => string | Buffer,
-  options: LabOptions & { net?: boolean } = {},
+  options: LabOptions & { net?: boolean; laptop?: { namespace: string; gateway: string } } = {},
 ): Promise<Fleet> {
+  const { namespace, gateway } = options.laptop ?? { gateway: '127.0.0.1' }
   const names = roles.map((_, i) => `${prefix}-${i + 1}`)
   const machines: LabMachine[] = []
   for (const name of names) machines.push(await labNodeUp(name, options))
@@ -51,7 +53,7 @@ export async function fleet(
     if (version === undefined) response.writeHead(404).end()
     else response.end(programOf(version))
   })
-  await new Promise<void>((resolve) => http.listen(0, '127.0.0.1', resolve))
+  await new Promise<void>((resolve) => http.listen(0, gateway, resolve))
 
   const state = mkdtempSync(join(tmpdir(), 'fk-test-'))
   chmodSync(state, 0o700)
@@ -99,15 +101,17 @@ export async function fleet(
     FK_SUDO_PASSWORD_FILE: join(state, 'sudo'),
     FK_LOG_DIR: join(state, 'log'),
     FK_DOWNLOAD_DIR: join(state, 'downloads'),
-    FK_MIRROR: `http://127.0.0.1:${(http.address() as { port: number }).port}`,
+    FK_MIRROR: `http://${gateway}:${(http.address() as { port: number }).port}`,
     FK_LOCK_WAIT_SECONDS: '60',
   }
   const clean = Object.fromEntries(
     Object.entries(process.env).filter(([name]) => !/^FK_(?!ENV_FILE)/.test(name) && name !== 'NODE_OPTIONS'),
   )
-  const start = (...words: string[]) =>
+  const node = process.execPath
+  const words = namespace === undefined ? [] : ['netns', 'exec', namespace, node]
+  const start = (...more: string[]) =>
     said(
-      spawn(process.execPath, words, {
+      spawn(namespace === undefined ? node : 'ip', [...words, ...more], {
         cwd: copy.dir,
         env: { ...clean, ...env },
         stdio: ['ignore', 'pipe', 'pipe'],

@@ -30,7 +30,8 @@ find "\${places[@]}" -xdev ! -type f -regextype posix-extended ! -regex "$own" -
 systemctl list-unit-files --no-legend --no-pager | awk '$2 != "transient" { print "unit file", $1, $2 }' | sort
 systemctl list-units --all --plain --no-legend --no-pager --type=service,socket,timer,path,mount |
   awk '{ print "unit", $1, $3 }' |
-  grep -v -E ' (session-|user|run-|systemd-|apt-|dpkg-|fortress-deadman|ssh@|modprobe@|man-db|e2scrub|logrotate)' | sort
+  grep -v -E ' (session-|user|run-|systemd-|apt-|dpkg-|fortress-deadman|ssh@|modprobe@|man-db|e2scrub|logrotate)' |
+  grep -v -E ' fortress-(modes|tunnel)[.]service ' | sort # begun by a path and a timer, now and then
 sysctl --all 2> /dev/null | grep -v -E '${[
   'random|quota|dentry|inode|file-nr|ns_last_pid|conntrack_count|kernel.pty.nr|max_newidle|aio-nr|sched_domain|cad_pid',
   'perf_event_max_sample_rate|stable_secret|kernel.hostname|\\.eth0\\.|\\.host0\\.',
