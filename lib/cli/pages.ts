@@ -6,6 +6,7 @@ import { count } from '../engine/report.ts'
 import { Fault } from '../ground/fault.ts'
 import { debug } from '../site/config.ts'
 import { type Placed, everyMachine } from '../site/machines.ts'
+import { Stopped, stoppable } from '../ground/stop.ts'
 import { notBuiltNote } from '../site/planned.ts'
 import { hostOf } from './access.ts'
 import { contextOf, declaredFacts } from './context.ts'
@@ -20,11 +21,8 @@ import { type AnyMode, type RunFlags, page as pageTable } from './tables.ts'
 const load = createRequire(import.meta.url)
 
 /** `tsx scripts/NN-name.ts [mode] [flags]`. Resolves to the exit code; what it refuses goes to standard error. */
-export async function pageMain(
-  page: Page,
-  argv: string[],
-  signal = new AbortController().signal,
-): Promise<number> {
+export async function pageMain(page: Page, argv: string[], signal?: AbortSignal): Promise<number> {
+  if (signal === undefined) return stoppable((own) => pageMain(page, argv, own))
   try {
     if (argv.includes('--help') || argv.includes('-h')) {
       process.stdout.write(help(page))
@@ -100,7 +98,8 @@ export async function runPages(
     if (mode === 'apply' && runbook !== undefined && !yes) {
       const plan = new PageRun(session, host.kind, pages, 'plan', given)
       const code = await plan.all()
-      report.end(plan.end(label, true))
+      report.end(plan.end(label, !signal.aborted))
+      if (signal.aborted) return code
       const open = plan.came.filter(({ result }) => !isDone(result.state)).length
       if (open === 0) return code
       if (!session.terminal) {
@@ -112,7 +111,10 @@ export async function runPages(
     }
     const run = new PageRun(session, host.kind, pages, mode, given, runbook === undefined)
     const code = await run.all()
-    if (many) {
+    if (signal.aborted && !many) {
+      if (run.came.length === 0) throw new Stopped()
+      if (run.stopped) report.end(run.end(label))
+    } else if (many) {
       const missing = mode === 'undo' ? undefined : notBuiltNote(config.site)
       if (missing !== undefined) report.note(missing)
       report.end(run.end(label))
