@@ -33,7 +33,9 @@ function remove() {
     if (link === bridge || link.startsWith('fk-lan-')) ip('link', 'delete', link)
   if (!existsSync(`/run/netns/${namespace}`)) return
   // A namespace lives on for its processes.
-  for (const pid of String(ip('netns', 'pids', namespace)).split('\n').filter(Boolean)) {
+  for (const pid of String(ip('netns', 'pids', namespace))
+    .split('\n')
+    .filter(Boolean)) {
     try {
       process.kill(Number(pid), 'SIGKILL')
     } catch {
