@@ -7,10 +7,11 @@ const path = require('path')
 const root = path.join(__dirname, '..')
 require('./ready.cjs')
 
-// `task … | head -1` closes the pipe while we write. That is the reader's right, not a fault; a run of pages stops well.
+// `task … | head -1` closes the pipe while we write, and a terminal may be closed. That is the reader's right, not a fault; what
+// runs by then listens itself, and stops well (lib/ground/stop.ts).
 const closed = (error) => {
-  if (error.code !== 'EPIPE') throw error
-  if (!process.emit('reader-left')) process.exit(0)
+  if (error.code !== 'EPIPE' && error.code !== 'EIO') throw error
+  if (process.listenerCount('SIGINT') === 0) process.exit(0)
 }
 process.stdout.on('error', closed)
 process.stderr.on('error', closed)

@@ -32,10 +32,6 @@ export function script(meta: ImportMeta, about: About, steps: (context: Context)
   }
   const started = process.argv[1]
   if (started !== undefined && same(started, file)) {
-    process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-      if (error.code === 'EPIPE') process.exit(0)
-      throw error
-    })
     // Not before the file has been read to its end: a page begins with its list of steps, and what they use stands below it.
     setImmediate(async () => {
       const { pageMain } = load('./cli/pages.ts') as typeof import('./cli/pages.ts')

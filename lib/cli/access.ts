@@ -41,7 +41,7 @@ export async function connectTo(
   spec: Placed,
   terminal: boolean,
   report: Report,
-  { trust = terminal, root = true, seconds }: Reaching = {},
+  { trust = terminal, root = true, seconds, signal }: Reaching = {},
 ): Promise<Machine> {
   const { env } = config
   const { target, routeFile, rootless, environment, password } = await accessOf(config, spec, report)
@@ -59,6 +59,7 @@ export async function connectTo(
     target: limited,
     interactive: trust,
     ...(root ? {} : { root }),
+    ...(signal ? { signal } : {}),
     ...(routeFile === undefined || direct ? {} : { routeFile }),
     ...(rootless === undefined ? {} : { rootless }),
     ...(environment === undefined ? {} : { environment }),
@@ -99,6 +100,8 @@ export interface Reaching {
   trust?: boolean
   /** False: nothing is run as root, so that no password is needed. */
   root?: boolean
+  /** Ends connecting. */
+  signal?: AbortSignal
   /** Seconds after which it counts as silent, on all of its routes together. */
   seconds?: number
 }

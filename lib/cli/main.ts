@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { Fault } from '../ground/fault.ts'
 import { nearest } from '../ground/nearest.ts'
 import { root } from '../ground/root.ts'
+import { stoppable } from '../ground/stop.ts'
 import { beside } from '../ground/wrap.ts'
 import type { Run, Task, Taskfile } from './call.ts'
 import { helpLines, usage } from './flags.ts'
@@ -144,25 +145,11 @@ async function perform(
   argv: string[],
   live: boolean,
 ): Promise<number> {
-  const stop = new AbortController()
-  const interrupt = () => {
-    if (stop.signal.aborted) process.exit(130)
-    stop.abort(130)
-    process.stderr.write('\nStopping when what is begun has ended. Ctrl-C again stops at once.\n')
-  }
-  // Whoever read our output has gone: the exit code is that of SIGPIPE.
-  const left = () => stop.abort(141)
-  process.on('SIGINT', interrupt).on('SIGTERM', interrupt)
-  process.on('reader-left' as 'exit', left)
-  try {
-    const call = { name, argv, signal: stop.signal, together: false, live }
+  return stoppable(async (signal) => {
+    const call = { name, argv, signal, together: false, live }
     const { graph } = task.needs ? (load('./graph.ts') as typeof import('./graph.ts')) : {}
-    const code = await (graph ? graph(taskfile, name, call) : (task.run?.(call) ?? 0))
-    return stop.signal.aborted ? (stop.signal.reason as number) : code
-  } finally {
-    process.off('SIGINT', interrupt).off('SIGTERM', interrupt)
-    process.off('reader-left' as 'exit', left)
-  }
+    return graph ? graph(taskfile, name, call) : (task.run?.(call) ?? 0)
+  })
 }
 
 function runPageFile(page: PageFile): Run {

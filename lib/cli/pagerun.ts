@@ -9,6 +9,7 @@ import { type Inspection, type Mode, type Result, type Running, inspect, runPage
 import { type Demand, type Step, isChange } from '../engine/step.ts'
 import { Fault } from '../ground/fault.ts'
 import { question } from '../ground/laptop.ts'
+import { Stopped } from '../ground/stop.ts'
 import { type Placed, everyMachine, isLaptop } from '../site/machines.ts'
 import { asks } from './access.ts'
 import { abreast, gate, limited, machinesAtOnce } from './abreast.ts'
@@ -37,6 +38,8 @@ export class PageRun {
   readonly #mode: Mode | undefined
   readonly #given: RunFlags
   readonly #chained: boolean
+  /** A run without a mode has become one that applies. */
+  #applied = false
   readonly #limit = new AbortController()
   readonly #fetch: Fetch
   readonly #connected = new Map<string | Placed, Promise<Connected>>()
@@ -85,6 +88,17 @@ export class PageRun {
     return codes.includes(1) ? 1 : codes.includes(2) ? 2 : 0
   }
 
+  /** The run ended early, and something of it is left. */
+  get stopped(): boolean {
+    const { signal } = this.#session
+    return signal.aborted && (this.#came.some(({ result }) => result.stopped) || this.#left.length > 0)
+  }
+
+  /** Pages that the run did not reach. */
+  get #left(): Page[] {
+    return this.#pages.filter((page) => !this.#came.some((one) => one.page === page))
+  }
+
   /** Runs all pages on all their machines. Resolves to the exit code. */
   async all(): Promise<0 | 1 | 2> {
     if (this.#mode === 'apply' && this.#pages.length > 1) this.#startDownloads()
@@ -107,9 +121,19 @@ export class PageRun {
   /** The end of a run over many pages, for its reader. `asks`: a question follows, which says what is next. */
   end(label: string, asks = false): RunEnd {
     const came = this.#came
-    const left = this.#pages.filter((page) => !came.some((one) => one.page === page))
-    const mode = this.#mode ?? 'plan'
-    const { next, ...end } = runEnd({ mode, came, left, given: this.#given, label, log: this.#session.log })
+    const mode = this.#mode ?? (this.#applied ? 'apply' : 'plan')
+    const { next, ...end } = runEnd({
+      mode,
+      came,
+      left: this.#left,
+      given: this.#given,
+      label,
+      log: this.#session.log,
+      ...(this.stopped
+        ? { stopped: came.findLast(({ result }) => result.stopped)?.result.stopped ?? '' }
+        : {}),
+      ...(this.#pages.length === 1 ? { only: this.#pages[0] } : {}),
+    })
     return asks || next === undefined ? end : { ...end, next }
   }
 
@@ -208,8 +232,15 @@ export class PageRun {
     for (const [i, run] of runs.entries()) await run.finally(() => buffers[i]?.flush())
   }
 
-  /** One page on one machine. Without a mode it is planned, and applied when a person says so. */
+  /** One page on one machine; where the run ends before anything of it is begun, it was not reached. */
   async #runOn(page: Page, spec: Placed, report = this.#session.report): Promise<void> {
+    await this.#runOrAsk(page, spec, report).catch((error: unknown) => {
+      if (!(error instanceof Stopped)) throw error
+    })
+  }
+
+  /** Without a mode it is planned, and applied when a person says so. */
+  async #runOrAsk(page: Page, spec: Placed, report: Report): Promise<void> {
     const planned = await this.#run(page, spec, this.#mode ?? 'plan', report)
     if (planned === undefined) return
     if (this.#mode !== undefined || planned.code !== 2) return this.#note(page, spec, planned, report)
@@ -217,6 +248,7 @@ export class PageRun {
     const { config, terminal } = this.#session
     const yes =
       this.#given.yes || config.env.FK_YES || (terminal && (await agrees(`Apply this to ${label}?`)))
+    this.#applied = Boolean(yes)
     const result = yes ? await this.#run(page, spec, 'apply', report) : planned
     if (result !== undefined) this.#note(page, spec, result, report)
   }
@@ -228,6 +260,7 @@ export class PageRun {
       await this.#turns.get(keyOf(spec))
       connected = await this.#connect(spec)
     } catch (error) {
+      if (this.#session.signal.aborted) throw new Stopped()
       return this.#unreached(spec, error, report)
     }
     if (mode === 'apply') await connected.make(page)

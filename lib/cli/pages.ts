@@ -7,6 +7,7 @@ import type { Mode } from '../engine/verdict.ts'
 import { Fault } from '../ground/fault.ts'
 import { debug } from '../site/config.ts'
 import { type Placed, everyMachine } from '../site/machines.ts'
+import { Stopped, stoppable } from '../ground/stop.ts'
 import { notBuiltNote } from '../site/planned.ts'
 import { hostOf } from './access.ts'
 import { contextOf, declaredFacts } from './context.ts'
@@ -21,11 +22,8 @@ import { type AnyMode, type RunFlags, page as pageTable } from './tables.ts'
 const load = createRequire(import.meta.url)
 
 /** `tsx scripts/NN-name.ts [mode] [flags]`. Resolves to the exit code; what it refuses goes to standard error. */
-export async function pageMain(
-  page: Page,
-  argv: string[],
-  signal = new AbortController().signal,
-): Promise<number> {
+export async function pageMain(page: Page, argv: string[], signal?: AbortSignal): Promise<number> {
+  if (signal === undefined) return stoppable((own) => pageMain(page, argv, own))
   try {
     if (argv.includes('--help') || argv.includes('-h')) {
       process.stdout.write(help(page))
@@ -105,7 +103,7 @@ export async function runOn(
   runbook?: number,
   ask?: Ask,
 ): Promise<number> {
-  const { config, report, terminal } = session
+  const { config, report, terminal, signal } = session
   const host = hostOf(config)
   const yes = given.yes || config.env.FK_YES || host.kind === 'lab'
   if (mode === 'undo') {
@@ -117,7 +115,8 @@ export async function runOn(
   if (mode === 'apply' && runbook !== undefined && !yes) {
     const plan = new PageRun(session, host.kind, pages, 'plan', given)
     const code = await plan.all()
-    report.end(plan.end(label, true))
+    report.end(plan.end(label, !signal.aborted))
+    if (signal.aborted) return code
     const open = plan.came.filter(({ result }) => !isDone(result.state)).length
     if (open === 0) return code
     if (!terminal) {
@@ -129,7 +128,10 @@ export async function runOn(
   }
   const run = new PageRun(session, host.kind, pages, mode, given, runbook === undefined)
   const code = await run.all()
-  if (runbook !== undefined && pages.length > 1) {
+  if (runbook === undefined || pages.length === 1) {
+    if (signal.aborted && run.came.length === 0) throw new Stopped()
+    if (run.stopped) report.end(run.end(label))
+  } else {
     const missing = mode === 'undo' ? undefined : notBuiltNote(config.site)
     if (missing !== undefined) report.note(missing)
     report.end(run.end(label))

@@ -14,6 +14,7 @@ export function refuse(error: unknown, debug = false): number {
   if (!(error instanceof Fault) && name !== 'ConfigError' && !debug)
     lines.push('  next:  DEBUG=1 shows where this happened')
   process.stderr.write(`${lines.join('\n')}\n`)
-  // A machine that is not built yet is no failure: something is left to do.
-  return (error as { code?: unknown }).code === 2 ? 2 : 1
+  // A machine that is not built yet is no failure: something is left to do. Nor is a run that somebody has stopped.
+  const { code } = error as { code?: unknown }
+  return code === 2 || code === 130 ? code : 1
 }

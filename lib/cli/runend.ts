@@ -24,6 +24,10 @@ export interface Ended {
   /** The machine of the run, for a reader. */
   label: string
   log: string | undefined
+  /** The run ended early: where it was in a page, or ''. */
+  stopped?: string
+  /** The run is of this page alone. */
+  only?: Page | undefined
 }
 
 /** The last lines of a run, as data. */
@@ -32,12 +36,18 @@ export function runEnd(ended: Ended): RunEnd {
   const access = came.reduce((sum, { result }) => sum + result.steps.access, 0)
   const next = nextOf(ended)
   return {
-    sum: sumOf(ended),
+    sum: ended.stopped === undefined ? sumOf(ended) : stoppedSum(ended, ended.stopped),
     stops: stopsOf(came),
     ...(mode === 'plan' && access > 0 ? { access } : {}),
     ...(next === undefined ? {} : { next }),
     ...(log === undefined ? {} : { log: shown(log) }),
   }
+}
+
+/** Where a run that somebody ended was, and what of it holds. */
+function stoppedSum(ended: Ended, where: string): string {
+  const stopped = `Stopped by you${where ? ` ${where}` : '; nothing is half done'}`
+  return ended.only || ended.mode === 'plan' ? stopped : `${stopped}. ${sumOf(ended)}`
 }
 
 function sumOf({ mode, came, left, label }: Ended): string {
@@ -101,12 +111,14 @@ const spanOf = (numbers: string[]): string =>
   numbers.length > 2 ? `${numbers[0]}-${numbers.at(-1)}` : numbers.join(',')
 
 /** The command that goes on from here; undefined where nothing does. */
-function nextOf({ mode, came, left, given }: Ended): string | undefined {
+function nextOf({ mode, came, left, given, stopped, only }: Ended): string | undefined {
   const words = ['layer', 'only', 'site'] as const
   const same = words
     .flatMap((word) => (given[word] === undefined ? [] : [` --${word} ${given[word]}`]))
     .join('')
   const open = came.filter(({ result }) => !isDone(result.state))
+  if (only && stopped !== undefined) return `./task ${only.name.slice(3)} ${mode}${same}`
+  if (stopped !== undefined && mode !== 'apply') return `./task ${mode}-all${same}`
   const silent = open.length > 0 && open.every(({ result }) => result.state === 'unknown')
   if (silent && (mode === 'plan' || mode === 'verify'))
     return `./task ${mode}-all${same} again, when they answer`

@@ -4,6 +4,7 @@ import { type Report, createReport } from '../engine/report.ts'
 import { Fault } from '../ground/fault.ts'
 import { nearest } from '../ground/nearest.ts'
 import type { SecretStore } from '../ground/secret.ts'
+import { speakThrough } from '../ground/stop.ts'
 import { loadConfig } from '../site/config.ts'
 import { type Placed, isLaptop, machinesFor } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
@@ -67,6 +68,10 @@ export function openSession({ site, json = false, verbose = false, signal, ...op
     ...(aside ? { stdout: process.stderr } : {}),
     ...(log ? { log: log.write } : {}),
   })
+  speakThrough((text, last) => {
+    if (last) report.pause()
+    report.note(text)
+  })
   const terminal = interactive(json)
   const copies = keeper(config.env.FK_AGE_IDENTITY, report, terminal && !yes && !config.env.FK_YES)
   const machines = new Map<string | Placed, Promise<Machine>>()
@@ -83,12 +88,12 @@ export function openSession({ site, json = false, verbose = false, signal, ...op
   const hostOfVm = ({ behind }: Placed) => machinesFor(config, 'host').find(({ name }) => name === behind)
   const open = async (spec: Placed): Promise<Machine> => {
     const host = hostOfVm(spec)
-    if (host === undefined) return connectTo(config, spec, terminal, report)
+    if (host === undefined) return connectTo(config, spec, terminal, report, { signal })
     // Whether there is such a machine is looked up on its host: first where that is connected, else when it does not answer.
     const before = machines.get(host.name)
     if (before !== undefined) await assertBuilt(await before, spec)
     try {
-      return await connectTo(config, spec, terminal, report)
+      return await connectTo(config, spec, terminal, report, { signal })
     } catch (error) {
       const asked = before === undefined && error instanceof Fault
       const known = asked ? await connect(host).catch(() => undefined) : undefined
@@ -111,6 +116,7 @@ export function openSession({ site, json = false, verbose = false, signal, ...op
       await Promise.allSettled([...machines.values()].map(async (machine) => (await machine).close()))
       copies.remind()
       report.close()
+      speakThrough()
     },
   }
 }

@@ -9,6 +9,7 @@ import { basename, dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '../ground/fault.ts'
 import { quote } from '../ground/sh.ts'
+import { Stopped } from '../ground/stop.ts'
 import type { Config } from '../site/model.ts'
 import type { Artifact } from './artifact.ts'
 import { type Verified, download } from './download.ts'
@@ -64,7 +65,8 @@ const ATTEMPTS = 4
 
 /**
  * Uploads a file to `waitingPlace(to)` on the machine, continuing what an earlier run has sent. Whether it arrived as it was sent
- * is for the machine to check, before it names it. Throws a Fault when it does not fit or the connection is no good.
+ * is for the machine to check, before it names it. Throws a Fault when it does not fit or the connection is no good, and
+ * Stopped at `signal`: what has come by then stays.
  */
 export async function deliver(
   machine: Machine,
@@ -96,7 +98,7 @@ export async function deliver(
       const stream = createReadStream(file.path, { start: bytes, highWaterMark: 256 * 1024 })
       let sent = bytes
       stream.on('data', (chunk) => transfer.at((sent += chunk.length), file.bytes))
-      const outcome = await machine.feed(appending(part, bytes), stream)
+      const outcome = await machine.feed(appending(part, bytes), stream, signal)
       if (outcome.code === BUSY)
         throw new Fault(`somebody else is sending ${name} to ${machine.label}`, {
           next: 'wait, and run it again',
@@ -106,8 +108,9 @@ export async function deliver(
   } finally {
     transfer.end()
   }
+  if (signal?.aborted) throw new Stopped()
   throw new Fault(`${name} could not be sent to ${machine.label}`, {
-    said: signal?.aborted ? 'stopped' : said,
+    said,
     state: `${Math.max(0, most)} of ${file.bytes} bytes are there`,
     next: 'run it again: it goes on where it was',
   })

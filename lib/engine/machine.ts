@@ -18,6 +18,7 @@ import type { Readable } from 'node:stream'
 import { Fault } from '../ground/fault.ts'
 import { type ProcessPromise, $, end, question } from '../ground/laptop.ts'
 import { quote } from '../ground/sh.ts'
+import { Stopped } from '../ground/stop.ts'
 import { systemMarks, systemOf } from '../site/systems.ts'
 import type { Facts } from './page.ts'
 import { type Program, plain } from './program.ts'
@@ -38,9 +39,15 @@ export interface Machine {
   /** The route that programs take now. */
   route: Route
   /** Runs a program as root. `onFrame` sees each event as it comes. Dies after `seconds`, on the far side as well. */
-  run(program: Program, onFrame: (frame: Frame) => void, seconds?: number): Promise<Outcome>
-  /** Runs one line of bash as root that reads `input` to its end: for what is too large, or no text. */
-  feed(command: string, input: Readable): Promise<Outcome>
+  run(
+    program: Program,
+    onFrame: (frame: Frame) => void,
+    seconds?: number,
+    /** From then on it begins no further step. */
+    signal?: AbortSignal,
+  ): Promise<Outcome>
+  /** Runs one line of bash as root that reads `input` to its end, or until `signal`: for what is too large, or no text. */
+  feed(command: string, input: Readable, signal?: AbortSignal): Promise<Outcome>
   /** The same machine by a connection of its own that shares nothing with this one: what a lock-out would refuse. */
   reconnect(route: Route): Machine
   /** From now on by this route. */
@@ -93,6 +100,8 @@ export interface Access {
   routeFile?: string
   /** False: nothing is run as root, so that no password is needed. */
   root?: false
+  /** Ends connecting: nothing was changed by then. */
+  signal?: AbortSignal
 }
 
 /** `ada@laptop`: who holds a lock. */
@@ -105,10 +114,11 @@ const FEED_LIMIT = 6 * 3600
 
 /**
  * Connects, and finds out what the machine is. One round trip.
- * Throws a Fault when it cannot be reached, is not the machine it was, or gives no root.
+ * Throws a Fault when it cannot be reached, is not the machine it was, or gives no root; Stopped when it is to connect no more.
  */
 export async function connect(access: Access): Promise<Machine> {
   const link = access.target === 'local' ? new Local(access) : new Ssh(access.target, access)
+  link.connecting = access.signal
   if (link instanceof Ssh) await link.trust(link.label(access.name))
   let found: Record<string, string> | undefined
   const program = await plain('facts', FACTS)
@@ -121,6 +131,7 @@ export async function connect(access: Access): Promise<Machine> {
     )
   const closed = link instanceof Ssh && link.route === 'tunnel'
   let outcome = await inquire()
+  if (found === undefined && access.signal?.aborted) throw new Stopped()
   if (found === undefined && link instanceof Ssh && link.route === 'tunnel') {
     // The tunnel may be down while the machine still listens where it did.
     link.route = 'direct'
@@ -143,6 +154,7 @@ export async function connect(access: Access): Promise<Machine> {
       () => {},
       LIMIT,
     )
+    if (access.signal?.aborted) throw new Stopped()
     if (root.code !== 0 || !root.finished)
       throw new Fault(`${user} cannot become root on ${link.label(access.name)}`, {
         ran: 'sudo true',
@@ -152,6 +164,7 @@ export async function connect(access: Access): Promise<Machine> {
           : `allow ${user} to use sudo there`,
       })
   }
+  link.connecting = undefined
   const facts = factsOf(access.name, found)
   return {
     facts,
@@ -161,8 +174,8 @@ export async function connect(access: Access): Promise<Machine> {
     get route() {
       return link.route
     },
-    run: (p, onFrame, seconds = LIMIT) => link.run(p, onFrame, seconds),
-    feed: (command, input) => link.feed(command, input),
+    run: (p, onFrame, seconds = LIMIT, signal) => link.run(p, onFrame, seconds, 'root', signal),
+    feed: (command, input, signal) => link.feed(command, input, signal),
     reconnect: (route) => {
       const other = link.reconnect(route)
       return {
@@ -209,26 +222,36 @@ const FACTS = [
 abstract class Link {
   become: 'nobody' | 'sudo' | { password: string } = 'nobody'
   route: Route = 'direct'
+  /** While it connects: what runs is ended at once when this says so. */
+  connecting: AbortSignal | undefined
 
   abstract label(name: string): string
-  /** Starts a line of bash there. With `input` that is its standard input; otherwise standard input is left open. */
-  abstract launch(command: string, input?: string): ProcessPromise
+  /** Starts a line of bash there; its standard input is left open. */
+  abstract launch(command: string): ProcessPromise
   abstract reconnect(route: Route): Link
   abstract close(): Promise<void>
   switchTo(_route: Route): void {}
 
-  /** The whole program arrives before any of it runs, and the deadline is kept by the machine itself. */
+  /**
+   * The whole program arrives before any of it runs, and the deadline is kept by the machine itself. Its input stays open, as
+   * number 9: where it is closed, by `signal` or because the line is dead, the program begins no further step.
+   */
   async run(
     program: Program,
     onFrame: (frame: Frame) => void,
     seconds: number,
     as: 'root' | 'user' = 'root',
+    signal: AbortSignal | undefined = this.connecting,
   ): Promise<Outcome> {
-    const body = `program=$(cat); case $program in
+    const body = `program=$(head --bytes=${Buffer.byteLength(program.text)}); exec 9<&0 < /dev/null; case $program in
   *"exit 0 # FK"*) eval "$program" ;;
   *) echo "the program arrived incomplete" >&2; exit 70 ;;
 esac`
-    const command = this.launch(this.#bash(body, seconds, as), this.#first(as) + program.text)
+    const command = this.launch(this.#bash(body, seconds, as))
+    command.stdin.write(this.#first(as) + program.text)
+    const stop = () => (this.connecting ? void end(command) : command.stdin.end())
+    if (signal?.aborted) stop()
+    signal?.addEventListener('abort', stop)
     let finished = false
     createInterface({ input: command.stdout, crlfDelay: Number.POSITIVE_INFINITY }).on('line', (line) => {
       const frame = frameOf(line, program.nonce)
@@ -237,23 +260,31 @@ esac`
     })
     // The machine should have ended it by then; if not even that comes through, the line is dead.
     const late = setTimeout(() => void end(command), (seconds + 20) * 1000)
-    const { code, stderr } = await ended(command).finally(() => clearTimeout(late))
+    const { code, stderr } = await ended(command).finally(() => {
+      clearTimeout(late)
+      signal?.removeEventListener('abort', stop)
+    })
     return { code, stderr, finished }
   }
 
   /** A line that is dead is noticed by ssh itself (ServerAliveInterval); a slow one may take its time. */
-  async feed(command: string, input: Readable): Promise<Outcome> {
+  async feed(command: string, input: Readable, signal?: AbortSignal): Promise<Outcome> {
     const child = this.launch(this.#bash(command, FEED_LIMIT, 'root'))
     child.stdout.resume()
     // sudo reads its line byte by byte, so what follows it is for the command.
     child.stdin.write(this.#first('root'))
     input.pipe(child.stdin)
+    const stop = () => input.unpipe(child.stdin) && child.stdin.end()
+    signal?.addEventListener('abort', stop)
     let broken: Error | undefined
     input.on('error', (error) => {
       broken = error
       void end(child)
     })
-    const { code, stderr } = await ended(child).finally(() => input.destroy())
+    const { code, stderr } = await ended(child).finally(() => {
+      input.destroy()
+      signal?.removeEventListener('abort', stop)
+    })
     if (broken) throw broken
     return { code, stderr, finished: code === 0 }
   }
@@ -284,12 +315,14 @@ class Nothing extends Array<string> {
 
 /**
  * Options of every command that talks with a machine. Its commands `exec` the one program that they are, so that no shell stands
- * between it and what ends it. With `stdio` standard input is a pipe that the caller ends.
+ * between it and what ends it. Standard input is a pipe that the caller ends. `detached`: Ctrl-C and a hang-up of the terminal
+ * are for us, who end it in order.
  */
-const talk = (input: string | undefined) => ({
+const talk = () => ({
   nothrow: true,
+  detached: true,
   store: { stdout: new Nothing(), stderr: new Nothing(), stdall: new Nothing() },
-  ...(input === undefined ? { stdio: 'pipe' as const } : { input }),
+  stdio: 'pipe' as const,
 })
 
 /** The exit code of a command, 255 for one that was killed or did not start, and the end of what it complained of. */
@@ -313,7 +346,7 @@ class Local extends Link {
   label(name: string): string {
     return `${name} (this computer)`
   }
-  launch(command: string, input?: string): ProcessPromise {
+  launch(command: string): ProcessPromise {
     const { rootless, environment = {} } = this.#access
     const own =
       rootless === undefined
@@ -322,7 +355,7 @@ class Local extends Link {
             `export FK_STATE=${quote(rootless)} FK_ROOTLESS="$PATH"`,
             ...Object.entries(environment).map(([name, value]) => `${name}=${quote(value)}`),
           ].join(' ')
-    return $(talk(input))`exec bash --noprofile --norc -c ${`${own}; ${command}`}`
+    return $(talk())`exec bash --noprofile --norc -c ${`${own}; ${command}`}`
   }
   reconnect(_route: Route): Link {
     const other = new Local(this.#access)
@@ -410,11 +443,11 @@ class Ssh extends Link {
     return this.route === 'tunnel' ? (this.target.tunnel ?? this.target.host) : this.target.host
   }
 
-  launch(command: string, input?: string): ProcessPromise {
+  launch(command: string): ProcessPromise {
     const share =
       this.#sockets === 'none' ? ['-o', 'ControlMaster=no', '-o', 'ControlPath=none'] : this.#share()
     const words = [...this.#program(), ...this.#options(), ...share, '-T', ...QUIET, this.#host()]
-    return $(talk(input))`exec ${words} -- ${`exec ${command}`}`
+    return $(talk())`exec ${words} -- ${`exec ${command}`}`
   }
 
   /**

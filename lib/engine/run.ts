@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto'
 import { gunzipSync } from 'node:zlib'
 import type { Fault } from '../ground/fault.ts'
 import type { SecretStore } from '../ground/secret.ts'
+import { Stopped, type UnderWay, during } from '../ground/stop.ts'
 import { type Fetch, deliver } from './delivery.ts'
 import { type Machine, lockOwner } from './machine.ts'
 import type { Page } from './page.ts'
@@ -34,7 +35,8 @@ export interface Running {
   rollbackAfter: number
   /** Seconds to wait for another run on this machine. */
   lockWait: number
-  signal?: AbortSignal
+  /** From then on no step begins. */
+  signal?: AbortSignal | undefined
   /** Somebody sits at the terminal: what only a person can do is waited for. */
   attended?: boolean
   /** Asks a person to type the name of what a demand is about; undefined when there is nobody to ask. */
@@ -73,7 +75,7 @@ export async function inspect(page: Page, steps: Step[], mode: Mode, running: Ru
 
 /**
  * Runs one page in one mode and reports it; `inspecting` is an inspection that was begun before. Rejects with a Fault only when
- * the machine cannot be reached at all.
+ * the machine cannot be reached at all, and with Stopped when it ends early before the first change could begin.
  */
 export async function runPage(
   page: Page,
@@ -97,13 +99,22 @@ export async function runPage(
   if (mode === 'undo') return undo(page, steps, running)
   report.plan({ steps: steps.length, controls: steps.reduce((n, s) => n + (s.controls?.length ?? 0), 0) })
   const { observed, sent, recorded } = await (inspecting ?? inspect(page, steps, mode, running))
+  if (running.signal?.aborted && observed.some(({ check }) => !check)) throw new Stopped()
   if (!sent.finished) {
     const why = reportCheckError(report, machine.label, { steps, observed }, sent)
     const state = sent.locked === undefined ? 'unknown' : 'blocked'
     return { code: 1, changed: 0, state, why, steps: { change: 0, hold: 0, access: 0 } }
   }
   const pageReport = new PageReport({ page, steps, observed, mode, report })
-  const work: Work = { page, steps: numbered(steps), observed, running, changed: 0, pageReport }
+  const work: Work = {
+    page,
+    steps: numbered(steps),
+    observed,
+    running,
+    changed: 0,
+    stopped: false,
+    pageReport,
+  }
   const done = steps.every((step, i) => holds(step, observed[i]))
   const code = mode === 'apply' && !done ? await apply(work) : 0
   // A page that found everything done is the machine's from now on: what no longer holds later has changed since.
@@ -120,7 +131,9 @@ export async function runPage(
       }),
       () => {},
     )
-  return pageReport.end({ changed: work.changed, code }, (Date.now() - began) / 1000, recorded)
+  const end = { changed: work.changed, code, stopped: work.stopped }
+  const result = pageReport.end(end, (Date.now() - began) / 1000, recorded)
+  return running.signal?.aborted && code === 1 ? { ...result, stopped: pageReport.reached() } : result
 }
 
 /** Sends a program, waits while another run holds the machine, and passes on what it says meanwhile. */
@@ -144,13 +157,25 @@ async function send(
         else onFrame(frame)
       },
       seconds,
+      signal,
     )
     if (locked === undefined) return outcome
-    if (Date.now() >= until || signal?.aborted) return { ...outcome, locked }
+    if (signal?.aborted) throw new Stopped()
+    if (Date.now() >= until) return { ...outcome, locked }
     report.running({ index: 0, total: 0, name: `waiting: ${locked}` })
-    await new Promise((resolve) => setTimeout(resolve, 1000))
+    await pause(1000, signal)
   }
 }
+
+/** Waits, or until `signal`. */
+const pause = (ms: number, signal: AbortSignal | undefined) =>
+  new Promise<void>((resolve) => {
+    const timer = setTimeout(resolve, ms)
+    signal?.addEventListener('abort', () => (clearTimeout(timer), resolve()), { once: true })
+  })
+
+/** For what must be done to its end also where the run ends early. */
+const whole = (running: Running): Running => ({ ...running, signal: undefined })
 
 export interface Batch {
   steps: Numbered[]
@@ -185,24 +210,28 @@ interface Work {
   observed: Observed[]
   running: Running
   changed: number
+  /** It ended early, and what was begun has ended. */
+  stopped: boolean
   pageReport: PageReport
 }
 
-/** Stops at the first batch that fails: 1. */
+/** Stops at the first batch that fails, or where the run is to end: 1. */
 async function apply(work: Work): Promise<0 | 1> {
-  const { report, signal } = work.running
-  for (const batch of batches(work.steps)) {
-    if (signal?.aborted) {
-      report.note('Stopped. The steps above hold; run it again to continue.')
-      return 1
+  try {
+    for (const batch of batches(work.steps)) {
+      // Until something has changed, what held when it was inspected holds.
+      if (work.changed === 0 && batch.steps.every((each) => stepHolds(work, each))) continue
+      if (work.running.signal?.aborted) throw new Stopped()
+      work.pageReport.upTo(batch.steps[0]?.index ?? 0)
+      if ((await applyBatch(work, batch)) === 1) return 1
+      work.pageReport.upTo((batch.steps.at(-1)?.index ?? -1) + 1)
     }
-    // Until something has changed, what held when it was inspected holds.
-    if (work.changed === 0 && batch.steps.every((each) => stepHolds(work, each))) continue
-    work.pageReport.upTo(batch.steps[0]?.index ?? 0)
-    if ((await applyBatch(work, batch)) === 1) return 1
-    work.pageReport.upTo((batch.steps.at(-1)?.index ?? -1) + 1)
+    return 0
+  } catch (error) {
+    if (!(error instanceof Stopped)) throw error
+    work.stopped = true
+    return 1
   }
-  return 0
 }
 
 const stepHolds = ({ observed }: Work, { step, index }: Numbered) => holds(step, observed[index])
@@ -214,9 +243,18 @@ async function applyBatch(work: Work, batch: Batch): Promise<0 | 1> {
   if (sent === undefined) return 1
   const other = otherNodeOf(work, batch)
   const before = await onOtherNode(work, other, 'before')
-  const applied = before ? await applyHere(work, batch, sent) : { code: 1 as const, saved: [] }
+  const nothing: Applied = { code: 1, saved: [] }
+  let stopped: Stopped | undefined
+  const applied = !before
+    ? nothing
+    : await applyHere(work, batch, sent).catch((error: unknown) => {
+        if (!(error instanceof Stopped)) throw error
+        stopped = error
+        return nothing
+      })
   // Also when it failed.
-  const after = await onOtherNode(work, other, 'after')
+  const after = await onOtherNode({ ...work, running: whole(work.running) }, other, 'after')
+  if (stopped) throw stopped
   if (applied.code === 1 || !after) return 1
   return applied.saved.length === 0 ? 0 : store(work, batch, applied.saved)
 }
@@ -250,9 +288,10 @@ async function waitForPerson(work: Work, each: Numbered): Promise<void> {
   while (Date.now() < until && !signal?.aborted && !stepHolds(work, each)) {
     const saw = foundOf(observed[index]?.check)
     report.running({ ...place, limit: step.person.wait, person: true, ...(saw ? { saw } : {}) })
-    await new Promise((resolve) => setTimeout(resolve, LOOK))
-    if (!(await look()).finished) return
+    await pause(LOOK, signal)
+    if (!signal?.aborted && !(await look()).finished) return
   }
+  if (signal?.aborted) throw new Stopped()
 }
 
 /** Uploads what the steps need: where it goes → its sha256. Undefined when it failed, which is reported. */
@@ -264,6 +303,7 @@ async function uploads(work: Work, { steps }: Batch): Promise<Record<string, str
     try {
       sent[step.upload.to] = await upload(step.upload, work.running)
     } catch (error) {
+      if (work.running.signal?.aborted) throw new Stopped()
       const fault: Partial<Fault> = error instanceof Error ? error : new Error(String(error))
       const { message, ran, said, state, next } = fault
       work.running.report.error({
@@ -360,8 +400,21 @@ interface Applied {
   saved: Saved[]
 }
 
-/** Applies a batch on the machine of the page, and confirms it where it is a transaction. */
-async function applyHere(work: Work, batch: Batch, sent: Record<string, string>): Promise<Applied> {
+/** Applies a batch on the machine of the page, and confirms it where it is a transaction. Whoever stops the run waits for it. */
+function applyHere(work: Work, batch: Batch, sent: Record<string, string>): Promise<Applied> {
+  const underWay: UnderWay = {
+    until: 'the step that is begun has ended',
+    left: 'the machine ends the step that it is at, and begins no other',
+  }
+  return during(underWay, () => applyAndConfirm(work, batch, sent, underWay))
+}
+
+async function applyAndConfirm(
+  work: Work,
+  batch: Batch,
+  sent: Record<string, string>,
+  underWay: UnderWay,
+): Promise<Applied> {
   const { page, running, observed } = work
   const transaction = transactionFor({ ...running, page, steps: batch.steps }, 'apply')
   const options: ApplyOptions = {
@@ -381,8 +434,12 @@ async function applyHere(work: Work, batch: Batch, sent: Record<string, string>)
     await applyProgram(options),
     (frame) => {
       observe(observed, frame)
-      if (frame.kind === 'armed') armed = true
-      else if (frame.kind === 'save') saved.push([frame.name, gunzipSync(Buffer.from(frame.body, 'base64'))])
+      if (frame.kind === 'run' && !armed) underWay.until = `${placeOf(work, frame.step)} has ended`
+      if (frame.kind === 'armed') {
+        armed = true
+        if (transaction) Object.assign(underWay, transaction.underWay)
+      } else if (frame.kind === 'save')
+        saved.push([frame.name, gunzipSync(Buffer.from(frame.body, 'base64'))])
       else showProgress(work, frame, batch)
     },
     limitOf(
@@ -406,6 +463,7 @@ async function applyHere(work: Work, batch: Batch, sent: Record<string, string>)
     return { code: 1, saved: [] }
   }
   if (armed && transaction) {
+    Object.assign(underWay, transaction.underWay)
     const unconfirmed = await transaction.confirm()
     if (unconfirmed) {
       work.changed -= ended('changed').length
@@ -420,8 +478,15 @@ async function applyHere(work: Work, batch: Batch, sent: Record<string, string>)
       return { code: 1, saved: [] }
     }
   }
+  // Its input was closed before it came to these.
+  if (batch.steps.some(({ index }) => !observed[index]?.end) && !armed && saved.length === 0)
+    throw new Stopped()
   return { code: 0, saved }
 }
+
+/** `2/9 the service runs`. */
+const placeOf = ({ steps }: Pick<Work, 'steps'>, n: number) =>
+  `${n + 1}/${steps.length} ${steps[n]?.step.name}`
 
 /** The step that a machine is at now, and those that have ended: what may still be rolled back, or stored, has not. */
 function showProgress({ steps, running, pageReport }: Work, frame: Frame, batch: Batch): void {
@@ -440,7 +505,8 @@ function showProgress({ steps, running, pageReport }: Work, frame: Frame, batch:
 
 /** Stores on the laptop what the last step of a batch gave, and only then checks that step. */
 async function store(work: Work, { steps }: Batch, saved: Saved[]): Promise<0 | 1> {
-  const { page, running, observed } = work
+  const { page, observed } = work
+  const running = whole(work.running)
   const last = steps.at(-1)
   if (!last) return 0
   const { step, index } = last
@@ -482,26 +548,39 @@ async function store(work: Work, { steps }: Batch, saved: Saved[]): Promise<0 | 
 /** Seconds for the undo of a page. */
 const UNDO_LIMIT = 900
 
-async function undo(page: Page, steps: Step[], running: Running): Promise<Result> {
+function undo(page: Page, steps: Step[], running: Running): Promise<Result> {
+  const underWay: UnderWay = {
+    until: `the undo of ${page.name} has ended`,
+    left: `the machine ends the undo of ${page.name} by itself`,
+  }
+  return during(underWay, () => undoAndConfirm(page, steps, running, underWay))
+}
+
+async function undoAndConfirm(
+  page: Page,
+  steps: Step[],
+  running: Running,
+  underWay: UnderWay,
+): Promise<Result> {
   const { report } = running
   const transaction = transactionFor({ ...running, page, steps: numbered(steps) }, 'undo')
   let answer: Extract<Frame, { kind: 'undone' }> | undefined
   let armed = false
-  const sent = await send(
-    running,
-    await undoProgram({
-      page: page.name,
-      shell: page,
-      all: steps,
-      owner: lockOwner(),
-      ...(transaction ? { transaction: transaction.armed } : {}),
-    }),
-    (frame) => {
-      if (frame.kind === 'undone') answer = frame
-      if (frame.kind === 'armed') armed = true
-    },
-    UNDO_LIMIT,
-  )
+  const program = await undoProgram({
+    page: page.name,
+    shell: page,
+    all: steps,
+    owner: lockOwner(),
+    ...(transaction ? { transaction: transaction.armed } : {}),
+  })
+  const onFrame = (frame: Frame) => {
+    if (frame.kind === 'undone') answer = frame
+    if (frame.kind === 'armed') {
+      armed = true
+      if (transaction) Object.assign(underWay, transaction.underWay)
+    }
+  }
+  const sent = await send(running, program, onFrame, UNDO_LIMIT)
   const { state, said, next } = (answer ?? { said: '', next: '' }) as Partial<NonNullable<typeof answer>>
   const result = (code: 0 | 1, changed = 0, why = ''): Result => ({
     code,

@@ -4,6 +4,7 @@
 // The half of it that runs with the steps is shell: fk_guard arms, fk_rollback_now rolls back, fk_complete says that the run came
 // to its end, fk_commit confirms. On a machine they are in shell/guard.sh, on the laptop in shell/rootless.sh.
 import { quote } from '../ground/sh.ts'
+import type { UnderWay } from '../ground/stop.ts'
 import { recordOf } from '../site/place.ts'
 import { type Machine, lockOwner } from './machine.ts'
 import type { Page } from './page.ts'
@@ -26,6 +27,8 @@ export interface Subject {
 export interface Begun {
   /** What the program gets, which arms it before the first change, and rolls it back when a step fails. */
   armed: { id: string; seconds: number }
+  /** What a run that is to end early waits for, and what becomes of it without it. */
+  underWay: UnderWay
   /** Confirms what the program has done. Resolves to why it is not confirmed, and so rolled back; or to undefined. */
   confirm: () => Promise<FaultReport | undefined>
 }
@@ -40,7 +43,13 @@ export interface Transactions {
 
 const begun = (subject: Subject, seconds: number, prove: (unconfirmed: Unconfirmed) => Proof): Begun => {
   const id = `${subject.page.name}-${Date.now().toString(36)}`
-  return { armed: { id, seconds }, confirm: () => confirm(prove({ ...subject, id, seconds })) }
+  const what = subject.page.name
+  const alone = recordOf(subject.page.on) === 'laptop' ? 'the next run rolls it' : 'the machine rolls it'
+  const underWay = {
+    until: `the change of ${what} that could lock you out is confirmed, or rolled back (${seconds} s at most)`,
+    left: `${alone} back by itself, ${seconds} s after it began at the latest`,
+  }
+  return { armed: { id, seconds }, underWay, confirm: () => confirm(prove({ ...subject, id, seconds })) }
 }
 
 /**

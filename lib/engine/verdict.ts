@@ -19,6 +19,8 @@ export interface Result {
   /** Why it is not done, and what to do. */
   why?: string
   next?: string
+  /** The run ended early: where, `after 2/9 the service runs; nothing is half done`. */
+  stopped?: string
   /** How many steps would change, how many hold, and how many that would change can lock somebody out. */
   steps: { change: number; hold: number; access: number }
 }
@@ -81,10 +83,11 @@ export class PageReport {
   }
 
   /**
-   * Reports the other steps and the sums. A run that stopped (1) says nothing about the steps that it did not reach; a page that
-   * the machine has no record of was never applied, and what of it does not hold is no failure.
+   * Reports the other steps and the sums. A run that stopped (1) says nothing about the steps that it did not reach; where it was
+   * `stopped` early they are still to change. A page that the machine has no record of was never applied, and what of it does
+   * not hold is no failure.
    */
-  end(run: { changed: number; code: 0 | 1 }, seconds: number, recorded = true): Result {
+  end(run: { changed: number; code: 0 | 1; stopped?: boolean }, seconds: number, recorded = true): Result {
     const { page, steps, observed, mode, report } = this.#of
     const lacking = steps.filter((step, i) => !holds(step, observed[i]))
     if (mode === 'verify' && !recorded && lacking.some(isChange)) {
@@ -107,10 +110,11 @@ export class PageReport {
       stopped ||= seen.end?.state === 'failed'
     }
     if (left > 0) report.note(left === 1 ? '1 step was not reached.' : `${left} steps were not reached.`)
+    if (run.stopped) this.#tally.pending += left
     report.summary({ name: page.name, ...this.#tally, seconds })
     const { hold, pending } = this.#tally
-    const code = this.#code(run.code)
-    const state = this.#state(code)
+    const code = this.#code(run.stopped ? 0 : run.code)
+    const state = run.stopped ? 'change' : this.#state(code)
     // What has nothing to do here says why by its first fact.
     const why = this.#stop?.why ?? (state === '-' ? steps[0]?.name : undefined)
     return {
@@ -122,6 +126,21 @@ export class PageReport {
       ...(this.#stop?.next === undefined ? {} : { next: this.#stop.next }),
       steps: { change: pending, hold, access: this.#access },
     }
+  }
+
+  /** Where the last step that was begun ended. */
+  reached(): string {
+    const { steps, observed } = this.#of
+    const last = observed.findLastIndex(({ end }) => end !== undefined)
+    if (last < 0) return 'before anything was changed; nothing is half done'
+    const { state, rolledBack } = observed[last]?.end ?? {}
+    const came =
+      state !== 'failed'
+        ? '; nothing is half done'
+        : rolledBack
+          ? ', which was rolled back'
+          : ', which failed'
+    return `after ${last + 1}/${steps.length} ${steps[last]?.name}${came}`
   }
 
   #code(run: 0 | 1): 0 | 1 | 2 {

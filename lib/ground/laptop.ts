@@ -14,6 +14,7 @@ import { WriteStream } from 'node:tty'
 import type { Options, ProcessOutput, ProcessPromise, Shell } from 'zx/core'
 import { Fault } from './fault.ts'
 import { quote } from './sh.ts'
+import { Stopped, stopNow } from './stop.ts'
 
 export type { ProcessOutput, ProcessPromise } from 'zx/core'
 
@@ -174,7 +175,7 @@ function terminal(): WriteStream | undefined {
 
 /**
  * What a person types in answer, as zx asks; `hidden`: it is not shown. It is asked on standard output or, where that is no
- * terminal, on the terminal itself. Resolves to '' at the end of the input. Throws a Fault on Ctrl-C. zx by itself would wait for
+ * terminal, on the terminal itself. Resolves to '' at the end of the input. Throws Stopped on Ctrl-C. zx by itself would wait for
  * ever in both cases.
  */
 export async function question(
@@ -203,7 +204,10 @@ export async function question(
     const answer = zx().question(hidden ? '' : query, { input, output: hidden ? nowhere : screen })
     if (hidden) screen.write(query)
     const found = await Promise.race([answer, closed])
-    if (stopped) throw new Fault('Stopped. Nothing was run.')
+    if (stopped) {
+      stopNow()
+      throw new Stopped()
+    }
     return found
   } finally {
     input.off('keypress', keys)

@@ -276,7 +276,7 @@ describe('a question', () => {
   test('is refused by Ctrl-C', async () => {
     const { input, answer } = asked()
     input.write('\x03')
-    await assert.rejects(answer, { message: 'Stopped. Nothing was run.' })
+    await assert.rejects(answer, { message: 'Stopped by you. Nothing was changed.' })
   })
 })
 

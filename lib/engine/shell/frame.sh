@@ -4,6 +4,8 @@ exec 3>&1
 FK_OPENED='' FK_ARMED='' FK_FAILED='' FK_OUT='' FK_RC=0
 FK_TMP=$(mktemp --directory)
 trap 'rm --recursive --force "$FK_TMP"' EXIT
+# When nobody listens any more, the step that is begun ends all the same. Commands do not inherit this.
+trap : PIPE
 export FK_TMP
 
 frame() {
@@ -29,6 +31,13 @@ fk_run_check() {
   )
   FK_RC=$?
 }
+
+# fk_stopped: nothing more is to begin: whoever sent this program has closed its input (number 9), or is gone. A transaction
+# that is begun goes on, because only a whole one can be confirmed.
+fk_stopped() { [ -z "$FK_ARMED" ] && read -r -t 0 -u 9 2> /dev/null; }
+
+# fk_over: no step begins any more.
+fk_over() { [ -n "$FK_FAILED" ] || fk_stopped; }
 
 # fk_holds STEP CONTROLS PHASE: checks the step and its controls; FK_HOLDS is empty when one of them does not hold.
 fk_holds() {
@@ -78,6 +87,7 @@ fk_check_all() {
       mkdir "$FK_TMP" && find "$FK_FACTS" -maxdepth 1 -type f -exec cp --target-directory="$FK_TMP" {} +
       exec 3> "$FK_TMP/frames"
       for ((i = 1; i <= $#; i++)); do
+        ! fk_stopped || break
         set -o noclobber
         { : > "$FK_FACTS/claimed.$i"; } 2> /dev/null && mine=yes || mine=''
         set +o noclobber
@@ -122,15 +132,15 @@ fk_open() {
 }
 
 fk_demand() {
-  [ -z "$FK_FAILED" ] || return 0
+  ! fk_over || return 0
   fk_holds "$1" "$2" before
   if [ -n "$FK_HOLDS" ]; then frame end "$1" ok; else fk_fail "$1" demand; fi
 }
 
 fk_wait() {
   local deadline=$((SECONDS + $3))
-  [ -z "$FK_FAILED" ] || return 0
   while :; do
+    ! fk_over || return 0
     fk_holds "$1" "$2" before
     [ -z "$FK_HOLDS" ] || { frame end "$1" ready; return 0; }
     [ "$SECONDS" -lt "$deadline" ] || break
@@ -140,7 +150,7 @@ fk_wait() {
 }
 
 fk_change() {
-  [ -z "$FK_FAILED" ] || return 0
+  ! fk_over || return 0
   fk_holds "$1" "$2" before
   [ -z "$FK_HOLDS" ] || { frame end "$1" ok; return 0; }
   fk_open || { frame said "$1" 0 1 "$FK_OUT"; fk_fail "$1" guard; return 0; }
