@@ -7,12 +7,14 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { after, before, describe, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { type Access, connect, unreachable } from '../../lib/engine/machine.ts'
 import { plain } from '../../lib/engine/program.ts'
 import { onAnswer } from '../../lib/engine/wire.ts'
 
 const scratch = mkdtempSync(join(tmpdir(), 'fk-machine-'))
 const path = process.env['PATH']
+const root = join(import.meta.dirname, '../..')
 
 before(() => {
   const script = (name: string, text: string) => {
@@ -24,6 +26,7 @@ before(() => {
     'ssh',
     `printf '%s\\0' "$@" >> ${scratch}/words; printf '\\n' >> ${scratch}/words
 for word; do [ "$word" != exit ] || exit 0; done
+[ ! -e ${scratch}/hangs ] || exec sleep 60
 [ ! -e ${scratch}/dead ] || { echo 'ssh: connect to host north port 22: Connection refused' >&2; exit 255; }
 exec bash -c "\${@: -1}"`,
   )
@@ -80,6 +83,69 @@ for (const [what, of] of [
       assert.deepEqual([outcome.code, outcome.finished], [124, false])
     })
 
+    test('a program that is stopped ends what it has begun, and begins nothing more', async () => {
+      const machine = await connect(of)
+      const stop = new AbortController()
+      const heard: string[] = []
+      const outcome = await machine.run(
+        await plain('test', [
+          'for i in {1..100}; do ! fk_stopped || break; answer begun at "$i"; sleep 0.2; answer ended at "$i"; done',
+        ]),
+        (frame) => {
+          if (frame.kind !== 'answer') return
+          heard.push(`${frame.name} ${frame.values['at']}`)
+          if (heard.length === 3) stop.abort()
+        },
+        60,
+        stop.signal,
+      )
+      await machine.close()
+      assert.equal(outcome.finished, true)
+      assert.deepEqual(heard, ['begun 1', 'ended 1', 'begun 2', 'ended 2'])
+    })
+
+    test('a program whose listener is killed ends what it has begun, and begins nothing more', async () => {
+      const left = join(scratch, `left-${of.target === 'local'}`)
+      const lines = [
+        `for i in {1..100}; do ! fk_stopped || break; echo "begun $i" >> ${left}; answer begun at "$i"; sleep 0.3`,
+        `  answer half at "$i"; echo "ended $i" >> ${left}; done; echo over >> ${left}`,
+      ]
+      const code = `
+import { connect } from '${root}/lib/engine/machine.ts'
+import { plain } from '${root}/lib/engine/program.ts'
+const machine = await connect(${JSON.stringify({ name: of.name, target: of.target, interactive: false })})
+await machine.run(await plain('test', ${JSON.stringify(lines)}), () => process.kill(process.pid, 'SIGKILL'))`
+      const file = join(scratch, 'dies.mts')
+      writeFileSync(file, code)
+      const { signal, stderr } = spawnSync(process.execPath, ['--import', 'tsx', file], {
+        cwd: root,
+        encoding: 'utf8',
+      })
+      assert.equal(signal, 'SIGKILL', stderr)
+      const text = () => (existsSync(left) ? readFileSync(left, 'utf8') : '')
+      for (let tries = 0; tries < 100 && !text().includes('over'); tries += 1) await sleep(50)
+      assert.match(text(), /^(begun (\d+)\nended \2\n){1,2}over\n$/)
+    })
+
+    test('a stream that is stopped ends there, and what came of it stays', async () => {
+      const machine = await connect(of)
+      const stop = new AbortController()
+      const to = join(scratch, 'part')
+      const endless = Readable.from(
+        (async function* () {
+          for (;;) {
+            yield Buffer.alloc(1000)
+            await sleep(20)
+          }
+        })(),
+      )
+      setTimeout(() => stop.abort(), 500)
+      const outcome = await machine.feed(`cat > ${to}`, endless, stop.signal)
+      await machine.close()
+      assert.equal(outcome.code, 0, outcome.stderr)
+      assert.ok(readFileSync(to).length > 0)
+    })
+
     test('is fed a stream to its end, and nothing else', async () => {
       const machine = await connect(of)
       const to = join(scratch, 'fed')
@@ -117,6 +183,22 @@ for (const [what, of] of [
       assert.deepEqual([outcome.finished, bytes], [true, 40_000_000])
     })
   })
+
+test('connecting ends at once when it is stopped', async () => {
+  writeFileSync(join(scratch, 'hangs'), '')
+  try {
+    const stop = new AbortController()
+    setTimeout(() => stop.abort(), 300)
+    const began = Date.now()
+    await assert.rejects(
+      connect(access({ target, signal: stop.signal })),
+      /Stopped by you\. Nothing was changed/,
+    )
+    assert.ok(Date.now() - began < 20_000)
+  } finally {
+    rmSync(join(scratch, 'hangs'))
+  }
+})
 
 test('ssh gets each value as one word, and never prompts', async () => {
   rmSync(join(scratch, 'words'), { force: true })
