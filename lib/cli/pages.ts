@@ -128,11 +128,10 @@ export async function runOn(
   }
   const run = new PageRun(session, host.kind, pages, mode, given, runbook === undefined)
   const code = await run.all()
-  const many = runbook !== undefined && pages.length > 1
-  if (signal.aborted && !many) {
-    if (run.came.length === 0) throw new Stopped()
+  if (runbook === undefined || pages.length === 1) {
+    if (signal.aborted && run.came.length === 0) throw new Stopped()
     if (run.stopped) report.end(run.end(label))
-  } else if (many) {
+  } else {
     const missing = mode === 'undo' ? undefined : notBuiltNote(config.site)
     if (missing !== undefined) report.note(missing)
     report.end(run.end(label))
