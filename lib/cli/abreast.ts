@@ -34,8 +34,8 @@ export function limited<T>(jobs: (() => Promise<T>)[], width: number): Promise<T
 }
 
 /**
- * Does a job for each machine, `width` at once; resolves and rejects in the places of `machines`. What is behind a host waits until
- * the host itself was looked at.
+ * Does a job for each machine, `width` at once; resolves and rejects in the places of `machines`. What is behind a host
+ * waits until the host itself was looked at.
  */
 export function abreast<T>(
   machines: Placed[],

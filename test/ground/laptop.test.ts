@@ -261,7 +261,8 @@ describe('a question', () => {
   })
 
   test('behind a pipe is asked on the terminal itself', { skip: without('script') }, async () => {
-    const code = `require(${JSON.stringify(join(root, 'lib/ground/laptop.ts'))}).question('Name? ').then((it) => console.log('it is ' + it))`
+    const path = JSON.stringify(join(root, 'lib/ground/laptop.ts'))
+    const code = `require(${path}).question('Name? ').then((it) => console.log('it is ' + it))`
     const file = join(dir, 'piped')
     const words = [process.execPath, '--require', join(root, 'bin/typescript.cjs'), '--eval', code]
     const screen = terminal(['bash', '-c', '"$@" | cat > "$0"', file, ...words], {
