@@ -362,7 +362,7 @@ TASKS
   cp "$BATS_TEST_DIRNAME/../Taskfile.ts" .
   assert_equal "$code" 130
   assert_equal "$(cat said)" "
-Stopping when what is begun has ended. Ctrl-C again stops at once.
+Stopping when what is begun has ended. Ctrl-C again leaves it at once.
 failed   1/2 nap: sleep
   ran:   sh -c trap \"sleep 0.3; echo awake; exit 1\" INT; touch begun; sleep 20 > /dev/null 2>&1 & wait
   said:  awake

@@ -64,7 +64,8 @@ export async function stoppable(work: (signal: AbortSignal) => Promise<number>):
     } else if (spoken && Date.now() - since > ONE_KEY) {
       const left = [...underWay].map((one) => one.left)
       say(
-        `Stopped by you at once: ${left.join('; ') || 'what a machine was at ends there by itself'}.\nNext: run the same command again`,
+        `Stopped by you at once: ${left.join('; ') || 'what a machine was at ends there by itself'}.\n` +
+          'Next: run the same command again',
         true,
       )
       process.exit(stop.signal.reason as number)
