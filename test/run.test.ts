@@ -22,7 +22,7 @@ function run(texts: Record<string, string>, env: Record<string, string> = {}) {
   const { status, stdout, stderr } = spawnSync(process.execPath, [join(root, 'test/run.cjs'), ...files], {
     encoding: 'utf8',
     // What chooses tiers for the suite is not for the runs that this file makes.
-    env: { ...process.env, FK_TEST_REQUIRE: '', ...env },
+    env: { ...process.env, FK_TEST_REQUIRE: '', FK_LAB_DIR: undefined, ...env },
   })
   // Paths from the checkout, whatever it is called, and times.
   const said = stdout.replaceAll(/\S*\/(\w+\.test\.ts)/g, '$1').replaceAll(/[\d.]+ s\b/g, 'N s')

@@ -257,7 +257,7 @@ until ls /var/lib/fortress/tx/*/rolled-back > /dev/null 2>&1; do sleep 0.2; done
       `install --directory --mode=700 /etc/rancher/node &&
   (umask 077 && echo ${password} > /etc/rancher/node/password)`,
     )
-    const lines = await printed('20-k3s-server')
+    const lines = await printed('20-k3s-server', await copy.takeBash(kit, '20-k3s-server'))
     assert.ok(
       lines.some((line) => /^changed .*runs with the current configuration$/.test(line)),
       lines.join('\n'),
@@ -266,6 +266,15 @@ until ls /var/lib/fortress/tx/*/rolled-back > /dev/null 2>&1; do sleep 0.2; done
     sameLeft(applied, await left(kit), /\/var\/lib\/fortress\/k3s\/started$/)
     await nothingToDo('20-k3s-server')
     for (const line of await printed('20-k3s-server')) assert.match(line, /^ok /)
+  })
+
+  test('20-k3s-server, taken home as a folder, mends what has drifted, and leaves the same as apply', async () => {
+    await ok(`echo '# drift' >> ${etc}/config.yaml`)
+    const { code, text } = await kit.page(await copy.take(kit, '20-k3s-server'), 'apply')
+    assert.equal(code, 0, text)
+    assert.match(text, /^changed .*k3s configuration: config\.yaml$/m)
+    sameLeft(applied, await left(kit), /\/var\/lib\/fortress\/k3s\/started$/)
+    await nothingToDo('20-k3s-server')
   })
 
   test('23-k3s-backup, taken home as a folder, leaves nothing for apply to do', async () => {
