@@ -53,7 +53,9 @@ const listed: Allow[] = [
 describe('nft accepts the rules', { skip: cannot }, () => {
   const user = process.getuid?.() === 0 ? [] : ['--user', '--map-root-user']
   const inside = (command: string) =>
-    spawnSync('unshare', [...user, '--net', 'bash', '--norc', '-euo', 'pipefail', '-c', command], { encoding: 'utf8' })
+    spawnSync('unshare', [...user, '--net', 'bash', '--norc', '-euo', 'pipefail', '-c', command], {
+      encoding: 'utf8',
+    })
   for (const [name, allow] of [
     ['fortress', undefined],
     ['fortress', listed],
