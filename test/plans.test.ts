@@ -17,7 +17,9 @@ for (const [name, text] of plans())
     const at = b.findIndex((line, i) => line !== a[i])
     assert.ok(
       reviewed === text,
-      `line ${at + 1} was reviewed as\n  ${a[at]}\nand is now\n  ${b[at]}\nSee it all: ./task review && git diff test/plans`,
+      reviewed === ''
+        ? 'it was never reviewed: ./task review'
+        : `line ${at + 1} was reviewed as\n  ${a[at]}\nand is now\n  ${b[at]}\nSee it all: ./task review && git diff test/plans`,
     )
     assert.equal(whole(reviewed), printed.get(name))
     assert.equal(spawnSync('bash', ['-n'], { input: printed.get(name) ?? '', encoding: 'utf8' }).stderr, '')

@@ -1,4 +1,5 @@
 // ./task status: one screen for a tired admin. What needs attention comes first, with the command that mends it.
+// This file asks; the sentences are in concerns.ts, the layout is in screen.ts.
 import type { Page } from '../engine/page.ts'
 import { plain } from '../engine/program.ts'
 import { onAnswer } from '../engine/wire.ts'

@@ -1,4 +1,5 @@
-// ./task trust and ./task unlock: host keys of new machines are compared, and a run that hangs is ended.
+// ./task trust and ./task unlock: host keys of new machines are compared, which connecting does
+// (lib/engine/machine.ts), and a run that hangs is ended.
 import type { Machine } from '../engine/machine.ts'
 import { query } from '../engine/query.ts'
 import { type Report, duration } from '../engine/report.ts'

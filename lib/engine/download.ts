@@ -1,5 +1,5 @@
 // Files from the network: verified before they get their name, and verified again whenever they are used. It hides the cache, the
-// resumed part, and what of it may be used again; fetching, signatures and the lock have files of their own.
+// resumed part, and what of it may be used again; fetching (fetch.ts), signatures and the lock have files of their own.
 import { createHash } from 'node:crypto'
 import { createReadStream, existsSync, mkdirSync } from 'node:fs'
 import { chmod, open, rename, rm } from 'node:fs/promises'

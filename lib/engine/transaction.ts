@@ -19,7 +19,7 @@ export interface Subject {
   steps: Numbered[]
   machine: Machine
   report: Report
-  /** Seconds until it is rolled back, at the least. */
+  /** Seconds until it is rolled back, at the least: FK_DEADMAN_SECONDS, see config/schema/env.json. */
   rollbackAfter: number
 }
 
