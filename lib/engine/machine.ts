@@ -271,7 +271,6 @@ esac`
   async feed(command: string, input: Readable, signal?: AbortSignal): Promise<Outcome> {
     const child = this.launch(this.#bash(command, FEED_LIMIT, 'root'))
     child.stdout.resume()
-    // sudo reads its line byte by byte, so what follows it is for the command.
     child.stdin.write(this.#first('root'))
     input.pipe(child.stdin)
     const stop = () => input.unpipe(child.stdin) && child.stdin.end()
@@ -297,14 +296,22 @@ esac`
         : this.become === 'sudo'
           ? 'sudo -n -- '
           : "sudo -k -S -p '' -- "
-    return `${sudo}timeout --kill-after=5 ${seconds} bash --noprofile --norc -c ${quote(body)}`
+    const begin = `while IFS= read -r line && [ "$line" != ${BEGIN} ]; do :; done; `
+    return `${sudo}timeout --kill-after=5 ${seconds} bash --noprofile --norc -c ${quote(begin + body)}`
   }
 
-  /** What must come first on its standard input. */
+  /**
+   * What must come first on its standard input. sudo leaves the password there when it wants none: what is in front of the mark
+   * is thrown away. Both read byte by byte, so what follows is for the command.
+   */
   #first(as: 'root' | 'user'): string {
-    return as === 'root' && typeof this.become === 'object' ? `${this.become.password}\n` : ''
+    const password = as === 'root' && typeof this.become === 'object' ? `${this.become.password}\n` : ''
+    return `${password}${BEGIN}\n`
   }
 }
+
+/** The line in front of a program, or of what a command reads. */
+const BEGIN = 'fortress-kit'
 
 /** A list that stays empty: what a machine says is read as it comes, and may be gigabytes. */
 class Nothing extends Array<string> {
