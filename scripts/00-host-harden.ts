@@ -35,7 +35,7 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: controlSh
     ...pam(host),
     ...sudo(host),
     ...audit(host),
-    ...logsAndTime(host),
+    ...logsAndTime(host, context.site.timezone),
     ...services(host),
     ...usb(host),
     ...scheduling(host),
@@ -527,7 +527,7 @@ function audit({ controls, auditRules }: Host): Step[] {
 }
 
 /** Accounting, the journal, and the clock that dates them. */
-function logsAndTime({ controls }: Host): Step[] {
+function logsAndTime({ controls }: Host, timezone: string): Step[] {
   return [
     configured(
       '/etc/sysstat/sysstat',
@@ -555,6 +555,12 @@ function logsAndTime({ controls }: Host): Step[] {
       then: [sh`systemctl restart chrony.service || ${inContainer}`],
       controls: controls('time'),
     }),
+    {
+      name: `time zone is ${timezone}`,
+      why: 'times in the logs of all machines can be compared',
+      check: sh`[ /etc/localtime -ef /usr/share/zoneinfo/${timezone} ]`,
+      apply: [sh`ln --symbolic --force --no-dereference /usr/share/zoneinfo/${timezone} /etc/localtime`],
+    },
   ]
 }
 

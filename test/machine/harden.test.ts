@@ -24,6 +24,7 @@ describe('a hardened host', () => {
 
   before(async () => {
     kit = await node(undefined, 'hardened', { net: true })
+    await kit.root('ln --symbolic --force /usr/share/zoneinfo/Asia/Tokyo /etc/localtime')
     untouched = await kit.digest()
   })
   after(() => kit.end())
@@ -41,6 +42,7 @@ describe('a hardened host', () => {
   test('apply makes it so', async () => {
     const { code, text } = await kit.page(page, 'apply')
     assert.equal(code, 0, text)
+    assert.equal((await kit.root('date +%Z')).stdout, 'UTC\n')
   })
 
   test('verify holds, and names why a control does not apply', async () => {
