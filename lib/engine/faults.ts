@@ -74,12 +74,21 @@ export type Sent = Outcome & { locked?: string }
 
 const takeOver = 'wait, or take over with ./task unlock if you know that run is dead'
 
-/** The connection ended, or the machine was locked, before the steps from `first` on had ended. */
+/**
+ * The connection ended, or the machine was locked, before the steps from `first` on had ended. `left` says what becomes of them
+ * where they are a transaction. Gives the reason in a line.
+ */
 export function reportDisconnect(
   report: Report,
   first: { name: string; index: number; total: number } | undefined,
   { locked, stderr, code }: Sent,
-): void {
+  left?: string,
+): string {
+  // timeout(1) has killed it there: nobody is at it any more.
+  const killed = code === 124 || code === 137
+  const after = killed
+    ? 'its time was over, and it may be half done'
+    : `if the machine still runs, it ends this one by itself, and begins no other once it notices`
   report.error({
     ...(first ? { step: first.name, index: first.index + 1, total: first.total } : {}),
     ...(locked === undefined ? {} : { as: 'blocked' as const }),
@@ -87,10 +96,12 @@ export function reportDisconnect(
     said: locked ?? (stderr.trim() || `it ended with ${code} before it was done`),
     state:
       locked === undefined
-        ? 'the steps before this one hold; this one may be half done'
+        ? `the steps before this one hold; ${left === undefined ? after : `it is not confirmed: ${left}`}`
         : 'nothing was changed by this run',
     next: locked === undefined ? 'run it again: it continues where this ended' : takeOver,
   })
+  const at = first ? `${first.index + 1}/${first.total} ${first.name}` : 'its beginning'
+  return locked ?? (killed ? `its time was over at ${at}` : `the connection ended at ${at}`)
 }
 
 /** The checks of a page were interrupted; the step is the first without a result. Gives the reason in a line. */

@@ -131,7 +131,8 @@ export async function runPage(
       }),
       () => {},
     )
-  const end = { changed: work.changed, code, stopped: work.stopped }
+  const { changed, stopped, why } = work
+  const end = { changed, code, stopped, ...(why === undefined ? {} : { why }) }
   const result = pageReport.end(end, (Date.now() - began) / 1000, recorded)
   return running.signal?.aborted && code === 1 ? { ...result, stopped: pageReport.reached() } : result
 }
@@ -212,6 +213,8 @@ interface Work {
   changed: number
   /** It ended early, and what was begun has ended. */
   stopped: boolean
+  /** Why it went no further, where no step says so. */
+  why?: string
   pageReport: PageReport
 }
 
@@ -455,10 +458,11 @@ async function applyAndConfirm(
   work.changed += ended('changed').length
   if (outcome.locked !== undefined || (!outcome.finished && !armed)) {
     const first = batch.steps.find(({ index }) => !observed[index]?.end) ?? batch.steps[0]
-    reportDisconnect(
+    work.why = reportDisconnect(
       running.report,
       first && { name: first.step.name, index: first.index, total: work.steps.length },
       outcome,
+      transaction?.underWay.left,
     )
     return { code: 1, saved: [] }
   }
@@ -597,7 +601,14 @@ async function undoAndConfirm(
       step: `undo ${page.name}`,
       ran: 'undo',
       said: sent.locked ?? (said || sent.stderr.trim()),
-      state: state === 'failed' ? 'not all of it is undone; its record is kept' : 'nothing was changed',
+      state:
+        state === 'failed'
+          ? 'not all of it is undone; its record is kept'
+          : state === 'refused' || sent.locked !== undefined
+            ? 'nothing was changed'
+            : transaction
+              ? `it is not confirmed: ${transaction.underWay.left}`
+              : 'if the machine still runs, it ends the undo by itself; its record is kept until then',
       next: next || 'run it again',
     })
     return { ...result(1, 0, sent.locked ?? (said || sent.stderr.trim())), ...(next ? { next } : {}) }

@@ -85,9 +85,13 @@ export class PageReport {
   /**
    * Reports the other steps and the sums. A run that stopped (1) says nothing about the steps that it did not reach; where it was
    * `stopped` early they are still to change. A page that the machine has no record of was never applied, and what of it does
-   * not hold is no failure.
+   * not hold is no failure. `why` is the reason of a run that ended outside of any step.
    */
-  end(run: { changed: number; code: 0 | 1; stopped?: boolean }, seconds: number, recorded = true): Result {
+  end(
+    run: { changed: number; code: 0 | 1; stopped?: boolean; why?: string },
+    seconds: number,
+    recorded = true,
+  ): Result {
     const { page, steps, observed, mode, report } = this.#of
     const lacking = steps.filter((step, i) => !holds(step, observed[i]))
     if (mode === 'verify' && !recorded && lacking.some(isChange)) {
@@ -115,8 +119,9 @@ export class PageReport {
     const { hold, pending } = this.#tally
     const code = this.#code(run.stopped ? 0 : run.code)
     const state = run.stopped ? 'change' : this.#state(code)
-    // What has nothing to do here says why by its first fact.
-    const why = this.#stop?.why ?? (state === '-' ? steps[0]?.name : undefined)
+    // What has nothing to do here says why by its first fact, and what ended between two steps by the first that is left.
+    const open = state === 'failed' ? lacking.find((step) => !observed[steps.indexOf(step)]?.end) : undefined
+    const why = this.#stop?.why ?? run.why ?? (state === '-' ? steps[0] : open)?.name
     return {
       code,
       changed: run.changed,

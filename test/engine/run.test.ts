@@ -70,8 +70,10 @@ interface Fake {
   locked?: number
   /** What it says to whoever would confirm, one try after another. */
   commits?: ('committed' | 'running' | 'died' | 'refused')[]
-  /** The connection ends in the middle of this step. */
+  /** The connection ends in the middle of this step; by `code`, and before it was heard that a transaction is armed. */
   dies?: string
+  code?: number
+  unheard?: boolean
   /** Is told of each step that begins. */
   began?: (step: string) => void
 }
@@ -79,7 +81,7 @@ interface Fake {
 /** A machine on which steps hold once they are applied, and the order of what was done there. */
 function fake(
   steps: Step[],
-  { fails = [], holds = [], locked = 0, commits = [], dies, began }: Fake,
+  { fails = [], holds = [], locked = 0, commits = [], dies, code = 255, unheard, began }: Fake,
   name = 'it',
 ) {
   const done: string[] = []
@@ -91,7 +93,7 @@ function fake(
     route: 'direct' as Route,
     async run(program: Program, onFrame: (frame: Frame) => void) {
       const end = (finished: boolean) => ({
-        code: finished ? 0 : 255,
+        code: finished ? 0 : code,
         stderr: finished ? '' : 'closed',
         finished,
       })
@@ -120,7 +122,7 @@ function fake(
           onFrame({ kind: 'end', step: n, state: 'ok', rolledBack: false })
           continue
         }
-        if (armed && !begun) onFrame({ kind: 'armed', transaction: 'x', seconds: 60 })
+        if (armed && !begun && !unheard) onFrame({ kind: 'armed', transaction: 'x', seconds: 60 })
         begun = true
         if (dies === step.name) return end(false)
         done.push(step.name)
@@ -148,15 +150,20 @@ function fake(
   return { machine: machine as unknown as Machine, done }
 }
 
-async function applied(steps: Step[], how: Fake = {}, more: Partial<Running> = {}) {
+async function applied(
+  steps: Step[],
+  how: Fake = {},
+  more: Partial<Running> = {},
+  mode: 'apply' | 'undo' = 'apply',
+) {
   const lines: string[] = []
   const report = createReport({ stdout: { write: (text) => lines.push(text) }, tty: false, color: false })
   const { machine, done } = fake(steps, how)
   const page = { name: '50-page', summary: '', file: '', layer: 'L0', on: 'host', steps: () => steps } as Page
   const store = {} as Running['store']
   const running: Running = { machine, report, store, rollbackAfter: 60, lockWait: 5, ...more }
-  const { code, changed } = await runPage(page, steps, 'apply', running)
-  return { code, changed, done, text: lines.join('') }
+  const { code, changed, why } = await runPage(page, steps, mode, running)
+  return { code, changed, why, done, text: lines.join('') }
 }
 
 describe('apply', () => {
@@ -191,9 +198,29 @@ describe('apply', () => {
   })
 
   test('a connection that ends in the middle is reported with the step it was at', async () => {
-    const { code, text } = await applied([change('a'), change('b')], { dies: 'b' })
+    const { code, why, text } = await applied([change('a'), change('b')], { dies: 'b' })
+    assert.deepEqual([code, why], [1, 'the connection ended at 2/2 b'])
+    assert.match(text, /2\/2 b[\s\S]*closed[\s\S]*it ends this one by itself, and begins no other/)
+    assert.match(text, /next: +run it again: it continues where this ended/)
+  })
+
+  test('a step that the machine has ended at its time limit may be half done', async () => {
+    const { why, text } = await applied([change('a'), change('b')], { dies: 'b', code: 124 })
+    assert.equal(why, 'its time was over at 2/2 b')
+    assert.match(text, /its time was over, and it may be half done/)
+  })
+})
+
+describe('undo', () => {
+  test('a connection that ends in the middle says that the machine goes on, and not that nothing changed', async () => {
+    const { code, text } = await applied([change('a')], {}, {}, 'undo')
     assert.equal(code, 1)
-    assert.match(text, /2\/2 b[\s\S]*closed[\s\S]*this one may be half done/)
+    assert.match(text, /it ends the undo by itself; its record is kept until then/)
+  })
+
+  test('a machine that another run holds was not changed', async () => {
+    const { text } = await applied([change('a')], { locked: 99 }, { lockWait: 0 }, 'undo')
+    assert.match(text, /ada@laptop is at work there[\s\S]*nothing was changed/)
   })
 })
 
@@ -228,6 +255,15 @@ describe('a transaction', () => {
     assert.equal(code, 1)
     assert.match(text, /the machine rolls these steps back now/)
   })
+})
+
+test('a transaction whose beginning was not heard of is rolled back, and the run says when', async () => {
+  const { code, text } = await applied([guarded('a')], { dies: 'a', unheard: true })
+  assert.equal(code, 1)
+  assert.match(
+    text.replaceAll(/\s+/g, ' '),
+    /it is not confirmed: the machine rolls it back by itself, 60 s after it began at the latest/,
+  )
 })
 
 describe('what another node does for a step', () => {
@@ -282,11 +318,11 @@ describe('what another node does for a step', () => {
 
 test('what cannot be downloaded stops the page before anything of that batch', async () => {
   const artifact = { name: 'x', url: 'https://example.org/x' } as never
-  const { code, done, text } = await applied(
+  const { code, done, why, text } = await applied(
     [change('a'), change('b', { upload: { artifact, to: '/x' } })],
     {},
     { fetch: () => Promise.reject(new Error('no route to host')) },
   )
-  assert.deepEqual([code, done], [1, ['a']])
+  assert.deepEqual([code, done, why], [1, ['a'], 'b'])
   assert.match(text, /2\/2 b[\s\S]*no route to host[\s\S]*nothing after them was begun/)
 })

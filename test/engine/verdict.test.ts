@@ -313,7 +313,7 @@ describe('a program that did not come to its end', () => {
   test('because the connection ended: it continues where it was', () =>
     assert.match(
       said((report) => reportDisconnect(report, { name: 'a', index: 0, total: 2 }, outcome)),
-      /1\/2 a[\s\S]*closed[\s\S]*half done[\s\S]*it continues where this ended/,
+      /1\/2 a[\s\S]*closed[\s\S]*ends this one by itself[\s\S]*it continues where this ended/,
     ))
   test('because another run holds the machine: nothing was changed', () =>
     assert.match(

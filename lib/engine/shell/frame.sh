@@ -153,6 +153,8 @@ fk_change() {
   ! fk_over || return 0
   fk_holds "$1" "$2" before
   [ -z "$FK_HOLDS" ] || { frame end "$1" ok; return 0; }
+  # Its check may have taken long.
+  ! fk_over || return 0
   fk_open || { frame said "$1" 0 1 "$FK_OUT"; fk_fail "$1" guard; return 0; }
   grep --line-regexp --fixed-strings -e "$3" "$FK_STATE/pages/$FK_PAGE/steps" > /dev/null 2>&1 ||
     { printf '%s\n' "$3" >> "$FK_STATE/pages/$FK_PAGE/steps" && sync "$FK_STATE/pages/$FK_PAGE/steps"; }
