@@ -1,5 +1,6 @@
 // A real terminal for a test: a command behind a pseudo-terminal of `script` (util-linux), read and typed into as a person would.
 import { type ChildProcess, spawn } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import { stripVTControlCharacters } from 'node:util'
 import { quote } from '../lib/ground/sh.ts'
 
@@ -14,6 +15,8 @@ export interface Terminal {
   interrupt(): void
   /** The exit code, once the command has ended. */
   ended: Promise<number>
+  /** A signal to the command, as another process sends it. */
+  signal(name: NodeJS.Signals): void
   /** Hangs up, as a laptop that is closed. */
   kill(): void
 }
@@ -58,6 +61,10 @@ export function terminal(words: string[], { cwd, env, columns = 80, namespace }:
     ended,
     type: (line) => void child.stdin?.write(`${line}\n`),
     interrupt: () => void child.stdin?.write('\u0003'),
+    signal: (name) => {
+      const [pid] = readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, 'utf8').split(' ')
+      process.kill(Number(pid), name)
+    },
     kill: () => void child.kill('SIGHUP'),
     until: (pattern, seconds = 60) =>
       new Promise((resolve, reject) => {

@@ -2,7 +2,19 @@
 // where, and the next run comes to the same end.
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { createHash, randomBytes } from 'node:crypto'
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, describe, test } from 'node:test'
@@ -45,6 +57,76 @@ async function comes(at: Place, name: string): Promise<void> {
   for (let tries = 0; !at.has(name); tries += 1) {
     if (tries > 600) throw new Error(`${name} never came`)
     await sleep(50)
+  }
+}
+
+/** Until it is so. */
+async function holds(so: () => boolean): Promise<void> {
+  for (let tries = 0; !so(); tries += 1) {
+    if (tries > 1200) throw new Error('it never was so')
+    await sleep(25)
+  }
+}
+
+const sizeOf = (path: string): number => statSync(path, { throwIfNoEntry: false })?.size ?? 0
+
+/** A server of one file, that sends half of it to whoever comes first and then nothing more; `whole`: all of it. */
+async function halting(t: TestContext, { whole = false } = {}) {
+  const file = randomBytes(4 * 1024 * 1024)
+  const half = file.length / 2
+  const ranges: (string | undefined)[] = []
+  const server = createServer((request, response) => {
+    const from = Number(/^bytes=(\d+)-$/.exec(request.headers.range ?? '')?.[1] ?? 0)
+    ranges.push(request.headers.range)
+    response.writeHead(from > 0 ? 206 : 200, {
+      etag: '"one"',
+      'content-length': file.length - from,
+      ...(from > 0 ? { 'content-range': `bytes ${from}-${file.length - 1}/${file.length}` } : {}),
+    })
+    if (whole || from > 0) response.end(file.subarray(from))
+    else response.write(file.subarray(0, half))
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  t.after(() => (server.closeAllConnections(), server.close()))
+  const env = (at: Place) => {
+    mkdirSync(join(at.dir, 'sent'), { recursive: true })
+    return {
+      FK_MIRROR: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+      FK_DOWNLOAD_DIR: join(at.dir, 'cache'),
+      TRY_SHA256: sha256(file),
+    }
+  }
+  return { file, half, ranges, env }
+}
+
+const sha256 = (bytes: Buffer) => createHash('sha256').update(bytes).digest('hex')
+
+/** A bash in front of the real one, whose uploads take their time until the link is mended. */
+function slowLink(at: Place) {
+  const [bin, log, mended] = ['bin', 'log-of-link', 'mended'].map((name) => join(at.dir, name)) as [
+    string,
+    string,
+    string,
+  ]
+  mkdirSync(bin)
+  const drips =
+    'while (sysread(STDIN, $all, 16384)) { syswrite(STDOUT, $all); select(undef, undef, undef, 0.02) }'
+  const lines = [
+    '#!/bin/bash',
+    `if [[ $1 == --noprofile && -z \${THROUGH-} && $* == *'exec cat >&9'* ]]; then`,
+    '  export THROUGH=yes',
+    `  [[ ! $* =~ -eq\\ ([0-9]+)\\ \\] ]] || echo "\${BASH_REMATCH[1]}" >> ${log}`,
+    `  [ -e ${mended} ] || { perl -e '${drips}' | /bin/bash "$@"; exit; }`,
+    'fi',
+    'exec /bin/bash "$@"',
+  ]
+  writeFileSync(join(bin, 'bash'), `${lines.join('\n')}\n`, { mode: 0o755 })
+  return {
+    path: `${bin}:${at.env.PATH}`,
+    part: (file: Buffer) => `.file.${sha256(file).slice(0, 16)}.part`,
+    mend: () => writeFileSync(mended, ''),
+    /** Where each of them began. */
+    began: () => readFileSync(log, 'utf8').trim().split('\n').map(Number),
   }
 }
 
@@ -100,14 +182,87 @@ describe('stopped at a terminal', { skip, concurrency: 2 }, () => {
     await converges(at)
   })
 
-  test('before the first step, while it looks', async (t) => {
+  test('before the first step, while it looks: nothing was changed', async (t) => {
     const at = place(t)
-    const screen = at.start(['apply'])
-    await screen.until(/apply on/)
+    const screen = at.start(['apply'], { TRY: 'first' })
+    await comes(at, 'zero0-look')
     screen.interrupt()
     assert.equal(await screen.ended, 130, screen.text())
-    assert.match(last(screen), /Stopped by you/)
+    assert.match(last(screen), /Stopped by you\. Nothing was changed\. next: run the same command again/)
+    assert.deepEqual([at.has('zero0'), at.has('one')], [false, false])
     await converges(at)
+  })
+
+  test('between two steps, while the second is looked at: it does not begin', async (t) => {
+    const at = place(t)
+    const screen = at.start(['apply'], { TRY: 'between' })
+    await comes(at, 'between-look')
+    screen.interrupt()
+    assert.equal(await screen.ended, 130, screen.text())
+    assert.match(
+      last(screen),
+      /Stopped by you after 1\/7 one is there; nothing is half done Next: \.\/task slow apply/,
+    )
+    assert.ok(!at.has('between'))
+    await converges(at)
+  })
+
+  test('by SIGTERM: the step ends, and none after it begins', async (t) => {
+    const at = place(t)
+    const screen = at.start(['apply'])
+    await comes(at, 'two-begun')
+    screen.signal('SIGTERM')
+    await screen.until(/Stopping when 2\/6 two takes its time has ended/)
+    assert.equal(await screen.ended, 143, screen.text())
+    assert.match(
+      last(screen),
+      /Stopped by you after 2\/6 two takes its time; nothing is half done Next: \.\/task slow apply/,
+    )
+    assert.deepEqual([at.has('two'), at.has('three')], [true, false])
+    await converges(at)
+  })
+
+  test('in a download: what has come is kept, and the next run goes on from there', async (t) => {
+    const at = place(t)
+    const server = await halting(t)
+    const screen = at.start(['apply'], { TRY: 'upload', ...server.env(at) })
+    const part = join(at.dir, 'cache', 'file.part')
+    await holds(() => sizeOf(part) === server.half)
+    screen.interrupt()
+    assert.equal(await screen.ended, 130, screen.text())
+    assert.match(
+      last(screen),
+      /Stopped by you after 1\/7 one is there; nothing is half done Next: \.\/task slow apply/,
+    )
+    assert.deepEqual([sizeOf(part), at.has('sent/file'), at.has('two')], [server.half, false, false])
+    const next = at.start(['apply'], { TRY: 'upload', ...server.env(at) })
+    assert.equal(await next.ended, 0, next.text())
+    assert.deepEqual(server.ranges, [undefined, `bytes=${server.half}-`])
+    assert.deepEqual(readFileSync(join(at.dir, 'sent/file')), server.file)
+  })
+
+  test('in an upload: what has arrived is kept, and the next run goes on from there', async (t) => {
+    const at = place(t)
+    const server = await halting(t, { whole: true })
+    const slow = slowLink(at)
+    const env = { TRY: 'upload', ...server.env(at), PATH: slow.path }
+    const screen = at.start(['apply'], env)
+    const arrived = () => sizeOf(join(at.dir, 'sent', slow.part(server.file)))
+    await holds(() => arrived() > 0)
+    screen.interrupt()
+    assert.equal(await screen.ended, 130, screen.text())
+    assert.match(
+      last(screen),
+      /Stopped by you after 1\/7 one is there; nothing is half done Next: \.\/task slow apply/,
+    )
+    const kept = arrived()
+    assert.ok(kept > 0 && kept < server.file.length, `${kept} bytes`)
+    assert.deepEqual([at.has('sent/file'), at.has('two')], [false, false])
+    slow.mend()
+    const next = at.start(['apply'], env)
+    assert.equal(await next.ended, 0, next.text())
+    assert.deepEqual(slow.began(), [0, kept])
+    assert.deepEqual(readFileSync(join(at.dir, 'sent/file')), server.file)
   })
 
   test('at a question: nothing was changed', async (t) => {
@@ -209,16 +364,51 @@ describe('stopped at a terminal', { skip, concurrency: 2 }, () => {
     await converges(at)
   })
 
-  test('in an undo: it ends', async (t) => {
+  test('in an undo: it ends, and says that it is undone', async (t) => {
     const at = place(t)
     await converges(at)
     const screen = at.start(['undo'])
-    await screen.until(/60-slow/)
-    await sleep(600)
+    await comes(at, 'four-leaves')
+    screen.interrupt()
+    await screen.until(/Stopping when the undo of 60-slow has ended/)
+    assert.equal(await screen.ended, 130, screen.text())
+    assert.match(last(screen), /60-slow: undone$/)
+    assert.deepEqual([at.has('two'), at.has('four')], [false, false])
+    await converges(at)
+  })
+
+  test('at the question of build-all: nothing was changed', async (t) => {
+    const at = place(t)
+    // No machine has to be there for it: one that does not answer is asked about all the same.
+    const ssh =
+      '#!/bin/bash\necho "ssh: connect to host 192.0.2.10 port 22: No route to host" >&2; exit 255\n'
+    mkdirSync(join(at.dir, 'bin'))
+    writeFileSync(join(at.dir, 'bin', 'ssh'), ssh, { mode: 0o755 })
+    const screen = terminal([process.execPath, 'bin/task.cjs', 'build-all', '--layer', 'l0'], {
+      cwd: root,
+      env: { ...at.env, PATH: `${join(at.dir, 'bin')}:${at.env.PATH}`, FK_YES: 'false' },
+    })
+    await screen.until(/Apply \d pages to .*\[y\/N\]/s)
     screen.interrupt()
     assert.equal(await screen.ended, 130, screen.text())
-    assert.ok(!at.has('two'), screen.text())
-    assert.match(last(screen), /undone|Stopped by you/)
+    assert.match(last(screen), /Stopped by you\. Nothing was changed\. next: run the same command again/)
+    assert.ok(!existsSync(join(at.env.FK_STATE_DIR, 'fortress')))
+  })
+
+  const asksNobody = process.getuid?.() === 0 && spawnSync('sudo', ['--version']).status === 0
+  const noSudo = asksNobody ? false : 'needs root, to be a user whom sudo asks, and sudo'
+  test('at the password for sudo: nothing was changed', { skip: noSudo }, async (t) => {
+    const at = place(t)
+    chmodSync(at.dir, 0o777)
+    const nobody = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups']
+    const words = [...nobody, process.execPath, '--import', 'tsx', page, 'apply']
+    const env = { ...at.env, TRY: 'host', FK_HOST: 'local' }
+    const screen = terminal(words, { cwd: root, env })
+    await screen.until(/Password for sudo on fortress \(this computer\): /)
+    screen.interrupt()
+    assert.equal(await screen.ended, 130, screen.text())
+    assert.match(last(screen), /Stopped by you\. Nothing was changed\. next: run the same command again/)
+    assert.ok(!at.has('one'))
     await converges(at)
   })
 })
