@@ -21,7 +21,7 @@ import { type Change, type Demand, type Step, isChange, isDemand, isWait } from 
 import { transactionFor } from './transaction.ts'
 import { type Sent, faultOf, reportCheckError, reportDisconnect } from './faults.ts'
 import { type Observed, foundOf, holds, observe, unobserved } from './observed.ts'
-import { type Mode, PageReport, type Result } from './verdict.ts'
+import { type Cut, type Mode, PageReport, type Result } from './verdict.ts'
 import type { Frame } from './wire.ts'
 
 export type { Mode, Result } from './verdict.ts'
@@ -131,10 +131,13 @@ export async function runPage(
       }),
       () => {},
     )
-  const { changed, stopped, why } = work
-  const end = { changed, code, stopped, ...(why === undefined ? {} : { why }) }
+  const { changed, stopped, cut } = work
+  const end = { changed, code, stopped, ...(cut === undefined ? {} : { cut }) }
   const result = pageReport.end(end, (Date.now() - began) / 1000, recorded)
-  return running.signal?.aborted && code === 1 ? { ...result, stopped: pageReport.reached() } : result
+  // Where the connection has ended nobody knows whether something is half done.
+  return running.signal?.aborted && code === 1 && cut === undefined
+    ? { ...result, stopped: pageReport.reached() }
+    : result
 }
 
 /** Sends a program, waits while another run holds the machine, and passes on what it says meanwhile. */
@@ -214,7 +217,7 @@ interface Work {
   /** It ended early, and what was begun has ended. */
   stopped: boolean
   /** Why it went no further, where no step says so. */
-  why?: string
+  cut?: Cut
   pageReport: PageReport
 }
 
@@ -458,12 +461,13 @@ async function applyAndConfirm(
   work.changed += ended('changed').length
   if (outcome.locked !== undefined || (!outcome.finished && !armed)) {
     const first = batch.steps.find(({ index }) => !observed[index]?.end) ?? batch.steps[0]
-    work.why = reportDisconnect(
+    const why = reportDisconnect(
       running.report,
       first && { name: first.step.name, index: first.index, total: work.steps.length },
       outcome,
       transaction?.underWay.left,
     )
+    work.cut = { why, as: outcome.locked === undefined ? 'failed' : 'blocked' }
     return { code: 1, saved: [] }
   }
   if (armed && transaction) {

@@ -42,6 +42,12 @@ function stepState(step: Step, observed: Observed, mode: Mode): StepState {
   return isChange(step) ? 'change' : 'wait'
 }
 
+/** Why a run went no further, where no step says so: the connection ended, or another run holds the machine. */
+export interface Cut {
+  why: string
+  as: 'failed' | 'blocked'
+}
+
 export interface Reported {
   page: Page
   steps: Step[]
@@ -85,10 +91,10 @@ export class PageReport {
   /**
    * Reports the other steps and the sums. A run that stopped (1) says nothing about the steps that it did not reach; where it was
    * `stopped` early they are still to change. A page that the machine has no record of was never applied, and what of it does
-   * not hold is no failure. `why` is the reason of a run that ended outside of any step.
+   * not hold is no failure. `cut`: it did not end by itself.
    */
   end(
-    run: { changed: number; code: 0 | 1; stopped?: boolean; why?: string },
+    run: { changed: number; code: 0 | 1; stopped?: boolean; cut?: Cut },
     seconds: number,
     recorded = true,
   ): Result {
@@ -113,6 +119,11 @@ export class PageReport {
       else this.#step(i)
       stopped ||= seen.end?.state === 'failed'
     }
+    // The one that it was at has neither ended nor been left alone.
+    if (run.cut && left > 0) {
+      this.#tally[run.cut.as] += 1
+      left -= 1
+    }
     if (left > 0) report.note(left === 1 ? '1 step was not reached.' : `${left} steps were not reached.`)
     if (run.stopped) this.#tally.pending += left
     report.summary({ name: page.name, ...this.#tally, seconds })
@@ -121,7 +132,7 @@ export class PageReport {
     const state = run.stopped ? 'change' : this.#state(code)
     // What has nothing to do here says why by its first fact, and what ended between two steps by the first that is left.
     const open = state === 'failed' ? lacking.find((step) => !observed[steps.indexOf(step)]?.end) : undefined
-    const why = this.#stop?.why ?? run.why ?? (state === '-' ? steps[0] : open)?.name
+    const why = this.#stop?.why ?? run.cut?.why ?? (state === '-' ? steps[0] : open)?.name
     return {
       code,
       changed: run.changed,

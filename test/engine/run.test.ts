@@ -68,6 +68,8 @@ interface Fake {
   holds?: string[]
   /** The first programs that it refuses because of another run. */
   locked?: number
+  /** It refuses only what changes something. */
+  later?: boolean
   /** What it says to whoever would confirm, one try after another. */
   commits?: ('committed' | 'running' | 'died' | 'refused')[]
   /** The connection ends in the middle of this step; by `code`, and before it was heard that a transaction is armed. */
@@ -81,7 +83,7 @@ interface Fake {
 /** A machine on which steps hold once they are applied, and the order of what was done there. */
 function fake(
   steps: Step[],
-  { fails = [], holds = [], locked = 0, commits = [], dies, code = 255, unheard, began }: Fake,
+  { fails = [], holds = [], locked = 0, later = false, commits = [], dies, code = 255, unheard, began }: Fake,
   name = 'it',
 ) {
   const done: string[] = []
@@ -97,7 +99,7 @@ function fake(
         stderr: finished ? '' : 'closed',
         finished,
       })
-      if (refusals > 0) {
+      if (refusals > 0 && (!later || /^fk_change /m.test(program.text))) {
         refusals -= 1
         onFrame({ kind: 'locked', owner: 'ada@laptop', seconds: 3 })
         return end(false)
@@ -162,8 +164,8 @@ async function applied(
   const page = { name: '50-page', summary: '', file: '', layer: 'L0', on: 'host', steps: () => steps } as Page
   const store = {} as Running['store']
   const running: Running = { machine, report, store, rollbackAfter: 60, lockWait: 5, ...more }
-  const { code, changed, why } = await runPage(page, steps, mode, running)
-  return { code, changed, why, done, text: lines.join('') }
+  const { code, changed, why, stopped } = await runPage(page, steps, mode, running)
+  return { code, changed, why, stopped, done, text: lines.join('') }
 }
 
 describe('apply', () => {
@@ -197,11 +199,32 @@ describe('apply', () => {
     assert.match(text, /ada@laptop is at work there, since 3 s[\s\S]*nothing was changed/)
   })
 
+  test('a machine that another run took between the look and the change is blocked, and nothing failed', async () => {
+    const steps = [change('a'), change('b')]
+    const { code, why, done, text } = await applied(steps, { locked: 99, later: true }, { lockWait: 0 })
+    assert.deepEqual([code, why, done], [1, 'ada@laptop is at work there, since 3 s', []])
+    assert.match(text, /blocked +1\/2 a[\s\S]*nothing was changed by this run/)
+    assert.match(text, /50-page: 0 steps hold, 1 blocked\n$/)
+  })
+
   test('a connection that ends in the middle is reported with the step it was at', async () => {
-    const { code, why, text } = await applied([change('a'), change('b')], { dies: 'b' })
-    assert.deepEqual([code, why], [1, 'the connection ended at 2/2 b'])
-    assert.match(text, /2\/2 b[\s\S]*closed[\s\S]*it ends this one by itself, and begins no other/)
+    const { code, why, text } = await applied([change('a'), change('b'), change('c')], { dies: 'b' })
+    assert.deepEqual([code, why], [1, 'the connection ended at 2/3 b'])
+    assert.match(text, /2\/3 b[\s\S]*closed[\s\S]*it ends this one by itself, and begins no other/)
     assert.match(text, /next: +run it again: it continues where this ended/)
+    assert.match(text, /1 step was not reached\.\n50-page: 0 steps hold, 1 changed, 1 failed\n$/)
+  })
+
+  test('a connection that ends while the run is to stop is no good end', async () => {
+    const stop = new AbortController()
+    const began = () => stop.abort()
+    const { stopped, text } = await applied(
+      [change('a'), change('b')],
+      { dies: 'b', began },
+      { signal: stop.signal },
+    )
+    assert.equal(stopped, undefined)
+    assert.doesNotMatch(text, /nothing is half done/)
   })
 
   test('a step that the machine has ended at its time limit may be half done', async () => {

@@ -295,7 +295,10 @@ describe('stopped at a terminal', { skip, concurrency: 2 }, () => {
     await screen.until(/your turn +2\/7 a person was here/)
     screen.interrupt()
     assert.equal(await screen.ended, 130, screen.text())
-    assert.match(last(screen), /Stopped by you .*nothing is half done Next: \.\/task slow apply/)
+    assert.match(
+      last(screen),
+      /Stopped by you after 1\/7 one is there; nothing is half done Next: \.\/task slow apply/,
+    )
     await converges(at)
   })
 
@@ -395,13 +398,16 @@ describe('stopped at a terminal', { skip, concurrency: 2 }, () => {
     assert.ok(!existsSync(join(at.env.FK_STATE_DIR, 'fortress')))
   })
 
-  const asksNobody = process.getuid?.() === 0 && spawnSync('sudo', ['--version']).status === 0
-  const noSudo = asksNobody ? false : 'needs root, to be a user whom sudo asks, and sudo'
+  // A user whom sudo asks, and who may read this checkout.
+  const nobody = ['--reuid=65534', '--regid=65534', '--clear-groups']
+  const isAsked =
+    spawnSync('setpriv', [...nobody, 'test', '-r', join(root, page)]).status === 0 &&
+    spawnSync('sudo', ['--version']).status === 0
+  const noSudo = isAsked ? false : 'needs root, sudo, and a checkout that everybody may read'
   test('at the password for sudo: nothing was changed', { skip: noSudo }, async (t) => {
     const at = place(t)
     chmodSync(at.dir, 0o777)
-    const nobody = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups']
-    const words = [...nobody, process.execPath, '--import', 'tsx', page, 'apply']
+    const words = ['setpriv', ...nobody, process.execPath, '--import', 'tsx', page, 'apply']
     const env = { ...at.env, TRY: 'host', FK_HOST: 'local' }
     const screen = terminal(words, { cwd: root, env })
     await screen.until(/Password for sudo on fortress \(this computer\): /)
