@@ -189,8 +189,8 @@ export interface Batch {
 
 /**
  * Steps travel together, but a transaction travels apart, what the laptop saves ends its batch, and what it uploads begins one:
- * the steps before it have made room for it, or found that there is none. A step that another node does something for begins one
- * too, unless it belongs to a transaction: the steps before it may find that it must not begin.
+ * the steps before it have made room for it, or found that there is none. A step that another node does something for, and one
+ * that waits for a person, begin one too, unless they belong to a transaction: the steps before may find that it must not begin.
  */
 export function batches(steps: Numbered[]): Batch[] {
   const all: Batch[] = []
@@ -199,7 +199,8 @@ export function batches(steps: Numbered[]): Batch[] {
     const transaction = each.step.transaction !== undefined
     const last = all.at(-1)
     const { upload, onOtherNode, save } = isChange(each.step) ? each.step : {}
-    const begins = upload !== undefined || (onOtherNode !== undefined && !transaction)
+    const waits = isDemand(each.step) && each.step.person?.wait !== undefined
+    const begins = upload !== undefined || ((onOtherNode !== undefined || waits) && !transaction)
     if (!closed && !begins && last && last.transaction === transaction) last.steps.push(each)
     else all.push({ steps: [each], transaction })
     closed = save !== undefined

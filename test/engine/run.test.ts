@@ -53,6 +53,14 @@ describe('steps travel together as far as safety allows', () => {
       ],
     ],
     [
+      'so does one that waits for a person: what comes before it is done by then',
+      [change('a'), { name: 'b', check: sh`false`, help: 'come', person: { wait: 9 } }, change('c')],
+      [
+        [false, 'a'],
+        [false, 'bc'],
+      ],
+    ],
+    [
       'but not in the middle of a transaction',
       [guarded('a'), { ...guarded('b'), onOtherNode: { on: 'x', before: [], after: [] } }],
       [[true, 'ab']],

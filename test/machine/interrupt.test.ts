@@ -276,7 +276,7 @@ describe('stopped at a terminal', { skip, concurrency: 2 }, () => {
     await converges(at)
   })
 
-  test('at the name that has to be typed: what came before it holds', async (t) => {
+  test('at the name that has to be typed: nothing was changed', async (t) => {
     const at = place(t)
     const screen = at.start(['apply'], { TRY: 'name' })
     await screen.until(/Type box: /)
@@ -289,7 +289,7 @@ describe('stopped at a terminal', { skip, concurrency: 2 }, () => {
     await converges(at)
   })
 
-  test('while a person is waited for', async (t) => {
+  test('while a person is waited for: what came before it holds', async (t) => {
     const at = place(t)
     const screen = at.start(['apply'], { TRY: 'person' })
     await screen.until(/your turn +2\/7 a person was here/)
@@ -299,6 +299,7 @@ describe('stopped at a terminal', { skip, concurrency: 2 }, () => {
       last(screen),
       /Stopped by you after 1\/7 one is there; nothing is half done Next: \.\/task slow apply/,
     )
+    assert.doesNotMatch(screen.text(), /failed/)
     await converges(at)
   })
 
