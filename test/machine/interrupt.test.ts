@@ -315,13 +315,14 @@ describe('stopped at a terminal', { skip, concurrency: 2 }, () => {
 
   test('while another run holds the lock: that one goes on, and nothing was changed', async (t) => {
     const at = place(t)
-    const first = at.start(['apply'])
-    await comes(at, 'two-begun')
+    const first = at.start(['apply'], { TRY: 'wait' })
+    await first.until(/running +2\/7 it has come up/)
     const screen = at.start(['apply'])
     await screen.until(/waiting: .* is at work there/)
     screen.interrupt()
     assert.equal(await screen.ended, 130, screen.text())
     assert.match(last(screen), /Stopped by you\. Nothing was changed\./)
+    writeFileSync(join(at.dir, 'up'), '')
     assert.equal(await first.ended, 0, first.text())
   })
 
