@@ -1,6 +1,7 @@
 // The order of work of a page on a machine: inspect, apply batch by batch, undo. This file hides what travels together, and in
 // which order the laptop and other machines do their part. What came of it is in verdict.ts, confirming in transaction.ts.
 import { createHash } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { gunzipSync } from 'node:zlib'
 import type { Fault } from '../ground/fault.ts'
 import type { SecretStore } from '../ground/secret.ts'
@@ -173,10 +174,7 @@ async function send(
 
 /** Waits, or until `signal`. */
 const pause = (ms: number, signal: AbortSignal | undefined) =>
-  new Promise<void>((resolve) => {
-    const timer = setTimeout(resolve, ms)
-    signal?.addEventListener('abort', () => (clearTimeout(timer), resolve()), { once: true })
-  })
+  sleep(ms, undefined, signal ? { signal } : {}).catch(() => {}) // it rejects at the signal alone
 
 /** For what must be done to its end also where the run ends early. */
 const whole = (running: Running): Running => ({ ...running, signal: undefined })

@@ -163,7 +163,7 @@ export function enter({ site, env, state }: Omit<Place, 'secrets'>): string {
   ].join('\n')
 }
 
-/** Whether the laptop knows where devices find the hosts. */
+/** Whether an endpoint is known under which devices reach the hosts. */
 function found(config: Pick<Config, 'site' | 'env'>, state: string): boolean {
   try {
     return Object.keys(endpointsOf(config, state)).length > 0

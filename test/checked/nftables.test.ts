@@ -345,7 +345,7 @@ describe('the rules filter', { skip }, () => {
     assert.equal(await word(), 'still here')
   })
 
-  test('a peer that knocks at SSH without end is told to wait, and the others are not', async () => {
+  test('a peer that opens SSH connections without end is limited, and the others are not', async () => {
     load(rules('fortress'))
     ip('-netns', ns.peer, 'address', 'add', '10.66.0.3/24', 'dev', 'eth0')
     const answers = await ask(

@@ -285,7 +285,7 @@ const scenes: Record<string, Scene> = {
       {
         step: /^monitoring and audit packages are installed/,
         fails:
-          'E: Failed to fetch http://deb.debian.org/debian/pool/main/a/aide/aide_0.19.1-2_amd64.deb  Could not connect to deb.debian.org:80 (151.101.2.132), connection timed out\nE: Unable to fetch some archives, maybe run apt-get update or try with --fix-missing?',
+          'E: Failed to fetch http://deb.example.org/debian/pool/main/a/aide/aide_0.19.1-2_amd64.deb  Could not connect to deb.example.org:80 (192.0.2.80), connection timed out\nE: Unable to fetch some archives, maybe run apt-get update or try with --fix-missing?',
       },
     ],
   },

@@ -7,7 +7,6 @@ import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import type { CisReport } from '../../lib/k3s/score.ts'
 import { secretStore } from '../../lib/ground/secret.ts'
-import { labRun } from '../../lib/lab/lab.ts'
 import { type Fleet, fleet } from '../machine/fleet.ts'
 import { differences } from '../machine/kit.ts'
 import { left, printOf, runPrinted, sameLeft } from '../machine/printed.ts'
@@ -65,13 +64,7 @@ describe('a cluster of three servers', { skip: missing }, () => {
   const all = servers.map((name) => `${name} started votes`)
   const ready = async (on: string) => cluster.on(on, untilReady(180))
   /** One machine of the cluster, as the helpers of printed pages know one. */
-  const kitOf = (name: string) => ({
-    machine: cluster.machineOf(name),
-    state: cluster.state,
-    root: (command: string, input?: string) =>
-      labRun(cluster.machineOf(name), command, { root: true, ...(input === undefined ? {} : { input }) }),
-    page: (file: string, ...words: string[]) => cluster.page(file, ...words),
-  })
+  const kitOf = (name: string) => cluster.kitOf(name)
   /** The files of a machine, as this computer finds them. */
   const treeOf = (name: string) => join(cluster.machineOf(name).dir, 'root')
   /** What a page prints for a machine, run on a machine. */

@@ -8,7 +8,6 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { makePassphrase } from '../../lib/ground/keys.ts'
 import { which } from '../../lib/ground/laptop.ts'
 import { secretStore } from '../../lib/ground/secret.ts'
-import { labRun } from '../../lib/lab/lab.ts'
 import { complete } from '../../lib/site/defaults.ts'
 import type { SiteDocument } from '../../lib/site/model.ts'
 import { type Fleet, fleet } from '../machine/fleet.ts'
@@ -47,13 +46,7 @@ describe('a site of three servers and two agents', { skip: missing }, () => {
     return text
   }
   /** One machine, as the helpers of printed pages know one. */
-  const kitOf = (name: string) => ({
-    machine: cluster.machineOf(name),
-    state: cluster.state,
-    root: (command: string, input?: string) =>
-      labRun(cluster.machineOf(name), command, { root: true, ...(input === undefined ? {} : { input }) }),
-    page: (file: string, ...words: string[]) => cluster.page(file, ...words),
-  })
+  const kitOf = (name: string) => cluster.kitOf(name)
   /** What a page prints for each of these machines, run there. Nobody waits for another. */
   const printed = (page: string, names: string[]) =>
     Promise.all(

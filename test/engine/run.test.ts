@@ -1,5 +1,6 @@
 // The order of work, with a machine that does what its steps say.
 import assert from 'node:assert/strict'
+import { getEventListeners } from 'node:events'
 import { describe, test } from 'node:test'
 import type { Machine } from '../../lib/engine/machine.ts'
 import type { Page } from '../../lib/engine/page.ts'
@@ -201,7 +202,9 @@ describe('apply', () => {
   })
 
   test('waits while another run holds the machine, and gives up in time', async () => {
-    assert.equal((await applied([change('a')], { locked: 1 })).code, 0)
+    const { signal } = new AbortController()
+    assert.equal((await applied([change('a')], { locked: 1 }, { signal })).code, 0)
+    assert.equal(getEventListeners(signal, 'abort').length, 0, 'a wait that is over listens no more')
     const { code, text } = await applied([change('a')], { locked: 99 }, { lockWait: 0 })
     assert.equal(code, 1)
     assert.match(text, /ada@laptop is at work there, since 3 s[\s\S]*nothing was changed/)

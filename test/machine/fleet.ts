@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parse, stringify } from 'yaml'
 import { type LabMachine, type LabOptions, labNodeDown, labNodeUp, labRun } from '../../lib/lab/lab.ts'
-import { type Said, root, said } from './kit.ts'
+import { type Kit, type Said, root, said } from './kit.ts'
 import { type Checkout, checkout } from './laptop.ts'
 
 export interface Fleet {
@@ -20,6 +20,8 @@ export interface Fleet {
   page(name: string, ...words: string[]): Promise<Said>
   /** `./task …` of the checkout. */
   task(...words: string[]): Promise<Said>
+  /** One machine, as the helpers of printed pages know one. */
+  kitOf(name: string): Pick<Kit, 'machine' | 'state' | 'root' | 'page'>
   /** Runs bash as root on a machine; fails when it does. */
   on(name: string, command: string, input?: string): Promise<string>
   /** Pins another version of k3s. */
@@ -119,19 +121,25 @@ export async function fleet(
     )
   const machineOf = (name: string) => machines[names.indexOf(name)]!
 
+  const page: Fleet['page'] = (name, ...words) => start('--import', 'tsx', copy.page(name), ...words)
+  const run = (name: string, command: string, input?: string) =>
+    labRun(machineOf(name), command, { root: true, ...(input === undefined ? {} : { input }) })
   return {
     copy,
     state,
     env,
     names,
     machineOf,
-    page: (name, ...words) => start('--import', 'tsx', copy.page(name), ...words),
+    page,
+    kitOf: (name) => ({
+      machine: machineOf(name),
+      state,
+      root: (command, input) => run(name, command, input),
+      page,
+    }),
     task: (...words) => start(join(copy.dir, 'bin/task.cjs'), ...words),
     async on(name, command, input) {
-      const { code, stdout, stderr } = await labRun(machineOf(name), command, {
-        root: true,
-        ...(input === undefined ? {} : { input }),
-      })
+      const { code, stdout, stderr } = await run(name, command, input)
       if (code !== 0) throw new Error(`${name}: ${command}: ${stderr}`)
       return stdout
     },
