@@ -1,7 +1,8 @@
 // The lab's own laptop, which does what a person does elsewhere: it connects the tunnel before the firewall closes.
 import { join } from 'node:path'
 import type { SecretStore } from '../ground/secret.ts'
-import { clientFile, keysOf } from '../host/wireguard.ts'
+import { clientFile } from '../host/device.ts'
+import { keysOf } from '../host/wireguard.ts'
 import { type LabVm, labFind } from '../lab/lab.ts'
 import { labTunnel } from '../lab/tunnel.ts'
 import type { Config } from '../site/model.ts'

@@ -1,7 +1,6 @@
-// The devices that may enter: their keys on the laptop, their files and QR codes.
+// The devices that may enter: their keys on the laptop, and where they find the hosts.
 import { randomBytes } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
 import { isIPv6 } from 'node:net'
 import { join } from 'node:path'
 import { contains, parseHost, parseNetwork } from '../ground/address.ts'
@@ -9,10 +8,8 @@ import { Fault } from '../ground/fault.ts'
 import { placeholder, publicKey } from '../ground/keys.ts'
 import { shown } from '../ground/wrap.ts'
 import { type Secrets, land } from '../ground/secret.ts'
-import { type TunnelEnd, bridgeOf, clientPath, tunnelOf } from '../site/machines.ts'
+import { type TunnelEnd, clientPath, tunnelOf } from '../site/machines.ts'
 import type { Config, MachineSpec, Peer, Site } from '../site/model.ts'
-
-const load = createRequire(import.meta.url)
 
 /** A new WireGuard private key, as `wg genkey` makes it: 32 random bytes, clamped as Curve25519 asks, in base64. */
 export function privateKey(): string {
@@ -78,69 +75,11 @@ export async function keysOf(secrets: Secrets, state: string, site: Site, peer: 
   return { own, preshared, hosts }
 }
 
-/**
- * What a device needs to enter, for wg-quick and the WireGuard apps: one peer for each host where the tunnel ends. `endpoints`
- * gives host:port of each host by its name.
- */
-export function clientFile(site: Site, peer: Peer, keys: Keys, endpoints: Record<string, string>): string {
-  const ends = endsOf(site)
-  const sections = ends.map(({ host, end }) => {
-    const behind = bridgeOf(site, host.name)
-    // A host that is the only one is reached with the whole network of the tunnel, as long as there is no other.
-    const inside = [ends.length > 1 ? `${end.address}/32` : end.network, ...(behind ? [behind.network] : [])]
-    return `
-[Peer]${ends.length > 1 ? ` # ${host.name}` : ''}
-PublicKey = ${keys.hosts[end.key]}
-PresharedKey = ${keys.preshared}
-Endpoint = ${endpoints[host.name]}
-AllowedIPs = ${inside.join(', ')}
-PersistentKeepalive = 25
-`
-  })
-  return `# ${peer.name} enters ${site.name} with this file. Whoever holds it can enter: keep it as you keep a key.
-[Interface]
-PrivateKey = ${keys.own}
-Address = ${peer.address}/32
-${sections.join('')}`
-}
-
 /** What the client file of a peer is made from, and where it lies. */
-interface Place extends Pick<Config, 'site' | 'env'> {
+export interface Place extends Pick<Config, 'site' | 'env'> {
   /** The site's directory on the laptop. */
   state: string
   secrets: Secrets
-}
-
-/**
- * Writes the client file of a peer, with mode 600, and makes the keys that are missing; `said` is the endpoint of --endpoint.
- * Resolves to its text. Rejects with a Fault, before anything is made, where nothing says where devices find a host.
- */
-export async function writeClient(
-  { site, env, state, secrets }: Place,
-  peer: Peer,
-  said?: string,
-): Promise<string> {
-  const endpoints = endpointsOf({ site, env }, state, said)
-  const keys = await keysOf(secrets, state, site, peer.name)
-  const text = clientFile(site, peer, keys, endpoints)
-  if (said !== undefined) await land(join(state, 'endpoint'), `${said}\n`, true)
-  await land(clientPath(state, peer.name), text, true)
-  return text
-}
-
-/**
- * Makes the keys of every peer that has none yet. Where the laptop is among them, its client file is written too; where nothing
- * says how a device finds the host (the pages run on the host itself), `./task peer show` asks for that.
- */
-export async function makeKeys(place: Place): Promise<void> {
-  const { site, state, secrets } = place
-  const missing = keyless(state, site)
-  for (const name of missing) await keysOf(secrets, state, site, name)
-  const laptop = laptopOf(site)
-  if (laptop !== undefined && missing.includes(laptop.name))
-    await writeClient(place, laptop).catch((error: unknown) => {
-      if (!(error instanceof Fault)) throw error
-    })
 }
 
 /** The first peer of a site is the laptop that its pages run on. */
@@ -171,21 +110,6 @@ function found(config: Pick<Config, 'site' | 'env'>, state: string): boolean {
     if (error instanceof Fault) return false
     throw error
   }
-}
-
-/** A QR code of half blocks, black on white whatever the colours of the terminal are. */
-export function qr(text: string): string {
-  const { encode } = load('uqr') as typeof import('uqr')
-  const { data } = encode(text, { ecc: 'L', border: 2 })
-  const lines: string[] = []
-  for (let y = 0; y < data.length; y += 2) {
-    const blocks = data[y]!.map((top, x) => {
-      const bottom = data[y + 1]?.[x] ?? false
-      return top ? (bottom ? '█' : '▀') : bottom ? '▄' : ' '
-    })
-    lines.push(`\x1b[30;107m${blocks.join('')}\x1b[0m\n`)
-  }
-  return lines.join('')
 }
 
 /**

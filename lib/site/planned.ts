@@ -37,6 +37,10 @@ function needs(site: Site, when: string): boolean {
       return site.router.kind === 'routeros' || site.router.kind === 'opnsense'
     case 'metal-talos':
       return site.machines.some(({ os, vm }) => os === 'talos' && vm === undefined)
+    case 'disk':
+      return site.machines.some(
+        (one) => isNode(one) && !one.vm && one.os !== 'talos' && one.disk !== undefined,
+      )
     case 'hypervisor':
       return site.machines.some(({ vm }) => site.devices.some(({ name }) => name === vm?.host))
     case 'people':

@@ -21,15 +21,14 @@ import type { Context } from '../../lib/engine/page.ts'
 import { isChange } from '../../lib/engine/step.ts'
 import { placeholder, publicKey } from '../../lib/ground/keys.ts'
 import { Secret, secretStore } from '../../lib/ground/secret.ts'
+import { clientFile, qr } from '../../lib/host/device.ts'
 import {
-  clientFile,
   endpointsOf,
   keyless,
   keysOf,
   presharedKey,
   privateKey,
   publicHalf,
-  qr,
 } from '../../lib/host/wireguard.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import type { Config, Site } from '../../lib/site/model.ts'
@@ -168,6 +167,46 @@ PersistentKeepalive = 25
   assert.equal(
     clientFile(site, site.tunnel.peers[0]!, keys, { box: 'x' }).includes('AllowedIPs = 10.66.0.0/24\n'),
     true,
+  )
+})
+
+test('the client file sends a network behind a router through the tunnel where a line lets the tunnel in', () => {
+  const lan = (to: string[]) =>
+    made({
+      machines: [{ name: 'box', roles: ['host'], address: '192.168.77.10' }],
+      networks: [
+        {
+          name: 'cluster',
+          network: '192.168.77.0/24',
+          gateway: '192.168.77.1',
+          pools: { web: '192.168.77.200-192.168.77.210' },
+        },
+        { name: 'home', network: '192.168.88.0/24', gateway: '192.168.88.1' },
+      ],
+      devices: [{ name: 'nas', kind: 'nas', address: '192.168.88.5' }],
+      router: { allow: [{ from: 'tunnel', to, ports: 'any', why: 'remote administration' }] },
+    })
+  const file = (to: string[], box = 'vpn.example.net:51820') => {
+    const at = lan(to)
+    return clientFile(at, at.tunnel.peers[0]!, keys, { box })
+  }
+  const allowed = (to: string[], box?: string) => /^AllowedIPs = (.*)$/m.exec(file(to, box))?.[1]
+  assert.doesNotMatch(file(['router']), /route to/)
+  assert.match(
+    file(['home']),
+    /^# 192\.168\.88\.0\/24: answers come back only where the router there has a route to 10\.66\.0\.0\/24 by 192\.168\.77\.10\.$/m,
+  )
+  assert.equal(allowed(['router']), '10.66.0.0/24')
+  assert.equal(allowed(['router', 'cluster']), '10.66.0.0/24, 192.168.77.0/24')
+  assert.equal(allowed(['pool:web']), '10.66.0.0/24, 192.168.77.0/24')
+  assert.equal(allowed(['device:nas']), '10.66.0.0/24, 192.168.88.5/32')
+  assert.equal(allowed(['home', 'device:nas']), '10.66.0.0/24, 192.168.88.0/24')
+  assert.equal(allowed(['upstream', 'internet']), '10.66.0.0/24')
+  assert.equal(allowed(['any']), '10.66.0.0/24, 192.168.77.0/24, 192.168.88.0/24')
+  assert.equal(
+    allowed(['any'], '192.168.77.10:51820'),
+    '10.66.0.0/24, 192.168.88.0/24',
+    'who enters from within that network has it already',
   )
 })
 

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { everyMachine, guestsOf, machinesFor } from '../../lib/site/machines.ts'
+import { notBuilt } from '../../lib/site/planned.ts'
 import { made } from './made.ts'
 
 const names = (found: { name: string }[]) => found.map(({ name }) => name)
@@ -21,6 +22,16 @@ describe('where the metal is the node', () => {
 
   test('a node page runs on servers first', () => {
     assert.deepEqual(names(machinesFor({ site: metal }, 'node')), ['b', 'a'])
+  })
+
+  test('a disk by its id needs a page that is named, because none formats it yet', () => {
+    const pages = (disk?: { id?: string; etcd_gib?: number }) =>
+      notBuilt(made({ machines: [{ name: 'a', roles: ['host', 'server'], ...(disk && { disk }) }] }))
+        .map(({ page }) => page)
+        .filter((page) => page === '19-node-disk')
+    assert.deepEqual(pages({ id: '/dev/disk/by-id/nvme-eui.1' }), ['19-node-disk'])
+    assert.deepEqual(pages({ etcd_gib: 10 }), ['19-node-disk'])
+    assert.deepEqual(pages(), [])
   })
 
   test('there is no virtual machine', () => assert.deepEqual(guestsOf(metal), []))

@@ -176,7 +176,7 @@ function* virtualProblems(document: Document, [at, machine]: Entry<Machine>): Ge
         path: [...at, 'schematic'],
         reason: `is for a machine of metal: those of ${on.name} start from the image of config/vm/talos-schematic.yaml`,
       }
-    if (os === 'talos' && machine.disk !== undefined)
+    if (machine.disk !== undefined)
       yield { path: [...at, 'disk'], reason: 'is for a machine of metal: vm.disk is the size of this one' }
   }
 }
