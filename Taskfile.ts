@@ -7,18 +7,9 @@ const formatted = ['bin', 'config', 'lib', 'scripts', 'test', '*.{ts,json,md}']
 
 export default {
   'The whole runbook, page by page': {
-    'plan-all': {
-      does: 'show what every page would change; changes nothing',
-      ...each('plan'),
-    },
-    'build-all': {
-      does: 'build everything, in order; without FK_HOST a rehearsal',
-      ...each('apply'),
-    },
-    'verify-all': {
-      does: 'check that everything promised still holds',
-      ...each('verify'),
-    },
+    'plan-all': { does: 'show what every page would change; changes nothing', ...each('plan') },
+    'build-all': { does: 'build everything, in order; without FK_HOST a rehearsal', ...each('apply') },
+    'verify-all': { does: 'check that everything promised still holds', ...each('verify') },
     'undo-all': { does: 'take everything back, newest page first', ...each('undo') },
     print: { does: 'the whole runbook as plain bash', ...each('print') },
     take: { does: 'one page with what it needs, in a folder of its own', ...commandOf('take', 'take') },
@@ -29,10 +20,7 @@ export default {
       ...commandOf('status', 'status'),
     },
     site: { does: 'show, check or migrate the document of a site', ...commandOf('site', 'sites') },
-    gates: {
-      does: 'what only a person can do, and what of it is done',
-      ...commandOf('gates', 'gates'),
-    },
+    gates: { does: 'what only a person can do, and what of it is done', ...commandOf('gates', 'gates') },
     peer: { does: 'the devices that may enter the tunnel', ...commandOf('peer', 'peer') },
     identity: { does: 'the key to every secret, and its copy', ...commandOf('identity', 'identity') },
     node: {
@@ -52,10 +40,7 @@ export default {
       does: 'check that laptop and machines have what the pages need, with the remedy; changes nothing',
       ...commandOf('doctor', 'doctor'),
     },
-    trust: {
-      does: 'compare the host keys of new machines',
-      ...commandOf('trust', 'trust'),
-    },
+    trust: { does: 'compare the host keys of new machines', ...commandOf('trust', 'trust') },
     waivers: {
       does: 'what is not fulfilled and why, also as OpenSCAP tailoring and Lynis profile',
       ...commandOf('waivers', 'waivers'),
@@ -63,6 +48,11 @@ export default {
     unlock: { does: 'end a run that hangs', ...commandOf('trust', 'unlock') },
   },
   'The cluster': {
+    kubectl: {
+      does: 'kubectl on the cluster; no kubeconfig lies on the disk',
+      ...commandOf('tool', 'kubectl'),
+    },
+    helm: { does: 'helm on the cluster, in the same way', ...commandOf('tool', 'helm') },
     cis: {
       does: 'the score of every node by the CIS benchmark; with --bench by kube-bench as well',
       ...commandOf('cis', 'cis'),
@@ -71,14 +61,8 @@ export default {
       does: 'back the cluster up now; or set up the key of a backup destination',
       ...commandOf('backup', 'backup'),
     },
-    backups: {
-      does: 'every backup bundle, and how old',
-      ...commandOf('backup', 'backups'),
-    },
-    drill: {
-      does: 'prove that a bundle restores',
-      ...commandOf('restore', 'drill'),
-    },
+    backups: { does: 'every backup bundle, and how old', ...commandOf('backup', 'backups') },
+    drill: { does: 'prove that a bundle restores', ...commandOf('restore', 'drill') },
     restore: {
       does: 'restore a bundle on the first server; the others join again; a running cluster needs --confirm',
       ...commandOf('restore', 'restore'),

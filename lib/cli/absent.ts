@@ -8,14 +8,15 @@ import type { Placed } from '../site/machines.ts'
 /** The page that makes virtual machines. */
 export const maker = '13-vm-provision'
 
-/** A machine that was not built yet. The exit code is that of something left to do. */
+/** A machine or a cluster that was not built yet. The exit code is that of something left to do. */
 export class NotBuilt extends Fault {
   readonly code = 2
   /** The page that builds it. */
-  readonly after = maker
+  readonly after: string
 
-  constructor(name: string) {
-    super(`${name} is not built yet`, { next: `./task ${maker.slice(3)} apply builds it` })
+  constructor(name: string, after = maker) {
+    super(`${name} is not built yet`, { next: `./task ${after.slice(3)} apply builds it` })
+    this.after = after
   }
 }
 

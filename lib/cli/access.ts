@@ -10,16 +10,7 @@ import { Fault } from '../ground/fault.ts'
 import { sshPublicKey } from '../ground/keys.ts'
 import { question } from '../ground/laptop.ts'
 import { shown } from '../ground/wrap.ts'
-import { membersOf } from '../site/cluster.ts'
-import {
-  type Placed,
-  clientPath,
-  isApi,
-  isLaptop,
-  machineOf,
-  machinesFor,
-  tunnelOf,
-} from '../site/machines.ts'
+import { type Placed, clientPath, isLaptop, machineOf, machinesFor, tunnelOf } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
 import { stateOf, storeOf } from './context.ts'
 
@@ -41,10 +32,10 @@ export async function connectTo(
   spec: Placed,
   terminal: boolean,
   report: Report,
-  { trust = terminal, root = true, seconds, signal }: Reaching = {},
+  { trust = terminal, root = true, seconds, signal, environment }: Reaching = {},
 ): Promise<Machine> {
   const { env } = config
-  const { target, routeFile, rootless, environment, password } = await accessOf(config, spec, report)
+  const { target, routeFile, rootless, password } = await accessOf(config, spec, report)
   const inTunnel =
     target !== 'local' && target.tunnel !== undefined && routeFile !== undefined && existsSync(routeFile)
   const down = inTunnel && target.tunnelNamespace === undefined && !tunnelIsUp(config)
@@ -104,10 +95,12 @@ export interface Reaching {
   signal?: AbortSignal
   /** Seconds after which it counts as silent, on all of its routes together. */
   seconds?: number
+  /** Of this computer: variables beside those of its user; one that is `undefined` is taken away. */
+  environment?: Record<string, string | undefined>
 }
 
 /** Whether this computer has an address in the tunnel of the site. */
-function tunnelIsUp({ site }: Config): boolean {
+export function tunnelIsUp({ site }: Config): boolean {
   const range = parseNetwork(site.tunnel.network ?? '')
   const own = Object.values(networkInterfaces()).flatMap((all) => all ?? [])
   return range !== undefined && own.some(({ address }) => contains(range, address))
@@ -144,14 +137,9 @@ interface Access {
   routeFile?: string
   /** Where lock and records of the laptop lie. */
   rootless?: string
-  environment?: Record<string, string>
   /** Of the lab's machine. */
   password?: string
 }
-
-/** The file that `./task node kubeconfig NAME` writes for the first server of the site. */
-const kubeconfigPath = (config: Config): string =>
-  join(stateOf(config), `${membersOf(config.site)[0]?.name}.kubeconfig`)
 
 /** What all connections over SSH have alike. */
 const common = ({ env, site }: Config, { name }: Placed) => ({
@@ -163,12 +151,7 @@ const common = ({ env, site }: Config, { name }: Placed) => ({
 
 async function accessOf(config: Config, spec: Placed, report: Report): Promise<Access> {
   const { site } = config
-  if (isLaptop(spec))
-    return {
-      target: 'local',
-      rootless: join(stateOf(config), 'record'),
-      ...(isApi(spec) ? { environment: { KUBECONFIG: kubeconfigPath(config) } } : {}),
-    }
+  if (isLaptop(spec)) return { target: 'local', rootless: join(stateOf(config), 'record') }
   const host = hostOf(config)
   const routeFile = join(stateOf(config), `${spec.name}.door`)
   if (spec.behind !== undefined) return throughHost(config, spec, routeFile, report)

@@ -26,8 +26,8 @@ export interface Flag {
 export interface Table {
   words: readonly Word[]
   flags: Readonly<Record<string, Flag>>
-  /** Another program reads everything behind the name; this table is only its help. */
-  passed?: true
+  /** Another program reads everything behind the name; this table is only its help. `all`: a later --help is for it, too. */
+  passed?: true | 'all'
   /** Sentences below the table. */
   notes?: readonly string[]
 }

@@ -35,7 +35,8 @@ export async function main(
     if (['list', '--list', '-l', '--all'].includes(name)) return show(list(taskfile, pages()))
     const task = find(taskfile, pages(), name, rest)
     const words = word === 'help' ? ['--help'] : rest
-    const wantsHelp = words.includes('--help') || words.includes('-h')
+    const ours = task.takes?.passed === 'all' ? words.slice(0, 1) : words
+    const wantsHelp = ours.includes('--help') || ours.includes('-h')
     if (wantsHelp && !task.page) return show(help(name, task))
     return await perform(taskfile, name, task, words, live)
   } catch (error) {

@@ -1,4 +1,6 @@
 // A command opens a site, connects, works, closes, and fails, in one way: this one.
+import { createRequire } from 'node:module'
+import { sweep } from '../component/memory.ts'
 import type { Machine } from '../engine/machine.ts'
 import { type Report, createReport } from '../engine/report.ts'
 import { Fault } from '../ground/fault.ts'
@@ -6,7 +8,7 @@ import { nearest } from '../ground/nearest.ts'
 import type { SecretStore } from '../ground/secret.ts'
 import { speakThrough } from '../ground/stop.ts'
 import { loadConfig } from '../site/config.ts'
-import { type Placed, isLaptop, machinesFor } from '../site/machines.ts'
+import { type Placed, isApi, isLaptop, machinesFor } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
 import { assertBuilt } from './absent.ts'
 import { connectTo, hostOf } from './access.ts'
@@ -16,6 +18,8 @@ import { type Given, type Table, parse } from './flags.ts'
 import { keeper } from './keeper.ts'
 import { runLog } from './log.ts'
 import { interactive } from './prompt.ts'
+
+const load = createRequire(import.meta.url)
 
 /** An open site. */
 export interface Session {
@@ -73,7 +77,9 @@ export function openSession({ site, json = false, verbose = false, signal, ...op
     report.note(text)
   })
   const terminal = interactive(json)
+  sweep()
   const copies = keeper(config.env.FK_AGE_IDENTITY, report, terminal && !yes && !config.env.FK_YES)
+  const store = storeOf(config, copies.made)
   const machines = new Map<string | Placed, Promise<Machine>>()
   const connect = (spec: Placed): Promise<Machine> => {
     const key = isLaptop(spec) ? spec : spec.name // a machine of the site may bear the name, too
@@ -87,6 +93,10 @@ export function openSession({ site, json = false, verbose = false, signal, ...op
   }
   const hostOfVm = ({ behind }: Placed) => machinesFor(config, 'host').find(({ name }) => name === behind)
   const open = async (spec: Placed): Promise<Machine> => {
+    if (isApi(spec)) {
+      const { connectApi } = load('./api.ts') as typeof import('./api.ts')
+      return connectApi({ config, store, report, signal }, spec, terminal)
+    }
     const host = hostOfVm(spec)
     if (host === undefined) return connectTo(config, spec, terminal, report, { signal })
     // Whether there is such a machine is looked up on its host: first where that is connected, else when it does not answer.
@@ -104,7 +114,7 @@ export function openSession({ site, json = false, verbose = false, signal, ...op
   return {
     config,
     state: stateOf(config),
-    store: storeOf(config, copies.made),
+    store,
     report,
     terminal,
     signal,

@@ -186,7 +186,7 @@ export const node = {
         destroy: 'a virtual machine is removed for good; its vault stays',
         replace: 'a node leaves its cluster, and a machine of that name joins anew',
         remove: 'a node leaves its cluster',
-        kubeconfig: 'write the kubeconfig to the state directory',
+        kubeconfig: 'write the kubeconfig in clear to the state directory, for programs of others',
       },
     },
     { name: 'NAME', help: 'of the node' },
@@ -224,6 +224,20 @@ export const lab = {
   flags: { with: { takes: 'PACKAGE,…', help: 'for up: with further Debian packages in it' } },
   passed: true,
 } as const satisfies Table
+
+const tool = (name: string) =>
+  ({
+    words: [{ name: 'WORD', optional: true, many: true, help: `for ${name}` }],
+    flags: { site: { takes: 'NAME', help: 'another document of config/sites; only as the first word' } },
+    passed: 'all',
+    notes: [
+      'The kubeconfig is in memory for as long as it runs. What you have set for clusters of your own',
+      '(~/.kube, KUBE…, HELM_…) does not count. Its exit code is passed on.',
+    ],
+  }) as const satisfies Table
+
+export const kubectl = tool('kubectl')
+export const helm = tool('helm')
 
 export const cis = {
   words: [],

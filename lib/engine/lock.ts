@@ -60,7 +60,7 @@ async function takeOver(path: string, owner: string, mine: string): Promise<void
 }
 
 /** When a process began, so that a number which was given out again is not taken for it; empty when it is gone. */
-function started(pid: number): string {
+export function started(pid: number): string {
   try {
     process.kill(pid, 0)
   } catch (error) {

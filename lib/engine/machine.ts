@@ -94,8 +94,8 @@ export interface Access {
   advice?: Advice
   /** This computer without root: programs run as this user, and their lock and records lie in this directory. */
   rootless?: string
-  /** What programs there find in their environment, beside that of this user. */
-  environment?: Record<string, string>
+  /** What programs there find in their environment, beside that of this user; what is `undefined` they do not find. */
+  environment?: Record<string, string | undefined>
   /** A file that says that only the tunnel is left; absent for machines that have none. */
   routeFile?: string
   /** False: nothing is run as root, so that no password is needed. */
@@ -354,15 +354,12 @@ class Local extends Link {
     return `${name} (this computer)`
   }
   launch(command: string): ProcessPromise {
-    const { rootless, environment = {} } = this.#access
+    const { rootless, environment: env = {} } = this.#access
     const own =
       rootless === undefined
         ? 'unset FK_STATE FK_ROOTLESS'
-        : [
-            `export FK_STATE=${quote(rootless)} FK_ROOTLESS="$PATH"`,
-            ...Object.entries(environment).map(([name, value]) => `${name}=${quote(value)}`),
-          ].join(' ')
-    return $(talk())`exec bash --noprofile --norc -c ${`${own}; ${command}`}`
+        : `export FK_STATE=${quote(rootless)} FK_ROOTLESS="$PATH"`
+    return $({ ...talk(), env })`exec bash --noprofile --norc -c ${`${own}; ${command}`}`
   }
   reconnect(_route: Route): Link {
     const other = new Local(this.#access)

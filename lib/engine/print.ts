@@ -1,7 +1,7 @@
 // A page as plain bash, for a person without this kit: one file that runs by itself on the machine, the page first.
 import { basename, dirname } from 'node:path'
 import { Command, quote, sh } from '../ground/sh.ts'
-import { recordOf } from '../site/place.ts'
+import { programsOf, recordOf } from '../site/place.ts'
 import { matches } from './file.ts'
 import {
   type Definition,
@@ -35,7 +35,8 @@ const stepsOf = (page: Printable): Step[] =>
   runsOnLaptop(page) ? page.steps.map(({ transaction: _, ...step }) => step as Step) : page.steps
 
 /** How main begins: as root of a machine, or as the person at the laptop. */
-const beginOf = (page: Pick<Printable, 'on'>) => (runsOnLaptop(page) ? 'begin_rootless' : 'begin')
+const beginOf = (page: Pick<Printable, 'on'>) =>
+  runsOnLaptop(page) ? ['begin_rootless', ...programsOf(page.on ?? 'host')].join(' ') : 'begin'
 
 /** The shell of the engine that a printed page may use. */
 const engine = ['put', 'snapshot', 'guard', 'record', 'printed'].map((name) => `lib/engine/shell/${name}.sh`)
@@ -80,6 +81,7 @@ export function pagePart(page: Printable): string {
           ]
         : []),
       ...needs(steps),
+      ...(page.on === 'api' ? [': "${KUBECONFIG:?the file that opens the API of the cluster}"'] : []),
       '',
       ...body(steps, elsewhere, file),
     ]),
@@ -224,7 +226,9 @@ function header(page: Printable, file: string, elsewhere: Elsewhere | undefined)
   const uploads = uploadsOf(steps)
   const signed = uploads.some(({ signature }) => signature !== undefined)
   const typed = typedOf(steps)
+  const programs = programsOf(page.on ?? 'host')
   const given = [
+    ...(page.on === 'api' ? ['KUBECONFIG=FILE '] : []),
     ...(secrets.length > 0 ? ['FK_SECRETS=DIR '] : []),
     ...(uploads.length > 0 ? ['FK_FILES=DIR '] : []),
     ...typed.map((step) => `FK_CONFIRM=${quote(step.typed)} `),
@@ -239,6 +243,11 @@ function header(page: Printable, file: string, elsewhere: Elsewhere | undefined)
     steps.length === 1
       ? 'It has 1 step, which checks first, and changes only what does not hold.'
       : `It has ${steps.length} steps. Each checks first, and changes only what does not hold.`,
+    ...(programs.length > 0
+      ? [
+          `It needs ${programs.join(' and ')} in PATH, and in KUBECONFIG the file that opens the API of the cluster.`,
+        ]
+      : []),
     'It keeps no record, so undo cannot take it back. It checks no controls: verify does.',
     ...(secrets.length > 0
       ? [

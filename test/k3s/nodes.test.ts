@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { parse } from 'yaml'
-import { kubeconfigFor } from '../../lib/cli/node.ts'
+import { kubeconfigFor } from '../../lib/cli/api.ts'
 import type { Context } from '../../lib/engine/page.ts'
 import { printed } from '../../lib/engine/print.ts'
 import { batches } from '../../lib/engine/run.ts'
@@ -185,7 +185,7 @@ users:
       ['10.66.0.11', 'https://10.66.0.11:6443'],
       ['fd00::1', 'https://[fd00::1]:6443'],
     ] as const) {
-      const config = parse(kubeconfigFor(own, { endpoint }, 'home')) as Record<string, unknown>
+      const config = parse(kubeconfigFor(own, endpoint, 'home')) as Record<string, unknown>
       assert.deepEqual(config, {
         apiVersion: 'v1',
         kind: 'Config',
@@ -198,7 +198,7 @@ users:
   })
 
   test('one without a cluster is refused', () => {
-    assert.throws(() => kubeconfigFor('kind: Config\n', { endpoint: '10.66.0.11' }, 'home'), /cannot be read/)
+    assert.throws(() => kubeconfigFor('kind: Config\n', '10.66.0.11', 'home'), /cannot be read/)
   })
 })
 

@@ -17,8 +17,12 @@ begin() {
   lock
 }
 
-# begin_rootless: the same on the laptop, as the user who started it.
+# begin_rootless PROGRAM…: the same on the laptop, as the user who started it, who has these programs.
 begin_rootless() {
+  local program
+  for program; do
+    command -v "$program" > /dev/null || { printf 'this needs %s in PATH\n' "$program" >&2; exit 1; }
+  done
   umask 022
   export LC_ALL=C.UTF-8 FK_STATE=${FK_STATE:-${XDG_STATE_HOME:-$HOME/.local/state}/fortress-kit}
 }
