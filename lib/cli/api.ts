@@ -69,7 +69,6 @@ const endpointOf = (host: string): string => `${host.includes(':') ? `[${host}]`
 
 /** An API that is open: `close` it. */
 export interface Api extends ApiAccess {
-  host: string
   endpoint: string
   tools: Tool[]
 }
@@ -88,7 +87,7 @@ export async function openApi(opening: Opening, names: readonly ToolName[] = too
   const access = openAccess(text, host, tools)
   if (!access.inMemory)
     report.note('This computer has no directory of memory: the kubeconfig lies on its disk during this run.')
-  return { ...access, host, endpoint: endpointOf(host), tools }
+  return { ...access, endpoint: endpointOf(host), tools }
 }
 
 /** What a person does about an API that could not be asked. */

@@ -1,6 +1,7 @@
 // Is everything here and there that the pages will need? One line for each thing, with the remedy; nothing is changed.
 import { existsSync, readdirSync, statfsSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
+import { type ToolName, howTo, inPath, isCached, missing, pinned, toolNames } from '../component/tools.ts'
 import type { Machine } from '../engine/machine.ts'
 import { plain } from '../engine/program.ts'
 import { type Report, count, duration } from '../engine/report.ts'
@@ -10,7 +11,15 @@ import { Fault } from '../ground/fault.ts'
 import { $ } from '../ground/laptop.ts'
 import { read } from '../ground/root.ts'
 import { quote } from '../ground/sh.ts'
-import { type Placed, machinesFor, guestsOf, type Guest, isNode, vaultSpec } from '../site/machines.ts'
+import {
+  type Placed,
+  machinesFor,
+  guestsOf,
+  type Guest,
+  isNode,
+  isServer,
+  vaultSpec,
+} from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
 import { talosctlHelp } from '../vm/talos.ts'
 import { abreast, machinesAtOnce } from './abreast.ts'
@@ -69,6 +78,8 @@ const stops: Readonly<Record<string, string>> = {
   memory: '13-vm-provision',
   talosctl: '14-vm-talos',
   cgroup: '20-k3s-server',
+  kubectl: 'every page about the API of the cluster',
+  helm: 'every page about the API of the cluster',
   identity: 'every page with a secret',
   clock: 'every download',
   access: 'every page there',
@@ -141,6 +152,8 @@ export async function laptop(
           },
     )
   const systems = new Set<string>(site.machines.map(({ os }) => os))
+  if (site.machines.some(isServer))
+    for (const name of toolNames) findings.push(await clusterTool(name, pins, env, path))
   if (systems.has('talos')) findings.push(await talosctl(pins, await has('talosctl'), run))
   findings.push(await sshKey(env), identity(env), room(env.FK_DOWNLOAD_DIR))
   if (env.FK_SSH_KEY !== undefined && existsSync(`${env.FK_SSH_KEY}-cert.pub`) && (await has('ssh-keygen')))
@@ -172,6 +185,24 @@ async function talosctl(pins: Config['pins'], there: boolean, run: Programs): Pr
   return minor(found) === minor(wanted)
     ? { subject, state: 'ok', found: `${found}; it makes the secrets of Talos` }
     : { subject, state: 'warn', found: `${found}; ${wanted} is pinned`, remedy }
+}
+
+/** Which kubectl and helm the pages about the API of the cluster use. */
+async function clusterTool(
+  subject: ToolName,
+  pins: Config['pins'],
+  { FK_DOWNLOAD_DIR }: Config['env'],
+  path: string | undefined,
+): Promise<Finding> {
+  const found = await inPath(subject, pins, path)
+  if (found !== undefined && found.misfit === undefined)
+    return { subject, state: 'ok', found: `${found.version}, ${found.path}` }
+  const artifact = pinned(subject, pins)
+  const why = found === undefined ? '' : `; ${missing(subject, found)}`
+  if (artifact === undefined)
+    return { subject, state: 'bad', found: missing(subject, found), remedy: howTo(subject, pins) }
+  const where = isCached(artifact, FK_DOWNLOAD_DIR) ? 'from the cache' : 'fetched when a page needs it'
+  return { subject, state: 'ok', found: `${pins[subject]?.version}, ${where}${why}` }
 }
 
 function node(version: string): Finding {

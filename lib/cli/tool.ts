@@ -1,6 +1,6 @@
 // ./task kubectl and ./task helm: the tools that pages use, for a person, and no kubeconfig lies in clear on the disk for it.
 import { type ToolName, toolNames } from '../component/tools.ts'
-import { reached, unanswered } from '../component/api.ts'
+import { ask, unanswered } from '../component/api.ts'
 import { $, end } from '../ground/laptop.ts'
 import { speakThrough } from '../ground/stop.ts'
 import { openApi, remedy } from './api.ts'
@@ -25,8 +25,8 @@ async function tool(name: ToolName, { argv, signal }: Call): Promise<number> {
     try {
       const alone =
         words.some((word) => /^(-h|--help|--client)$/.test(word)) || offline.test(words[0] ?? 'help')
-      if (!alone && !(await reached(api.host)))
-        throw unanswered(api.endpoint, silent, remedy(session.config, silent))
+      const answer = alone ? '' : await ask(api)
+      if (typeof answer !== 'string') throw unanswered(api.endpoint, answer, remedy(session.config, answer))
       // Ctrl-C is for the tool, which has the terminal.
       speakThrough(() => {})
       const running = $({ stdio: 'inherit', nothrow: true, env: api.environment })`exec ${name} ${words}`
@@ -43,8 +43,6 @@ async function tool(name: ToolName, { argv, signal }: Call): Promise<number> {
     await session.close()
   }
 }
-
-const silent = { reason: 'does not answer', said: '', refused: false }
 
 /** `--site NAME` or `--site=NAME` in front is for us; everything behind it is for the tool. */
 function siteOf(argv: string[]): { site: string | undefined; words: string[] } {

@@ -1,7 +1,6 @@
 // The API of a cluster, for programs of this computer: a kubeconfig in memory, the tools in front of PATH, and nothing of what a
 // user has set for clusters of their own.
 import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
-import { connect } from 'node:net'
 import { delimiter, join } from 'node:path'
 import { Fault } from '../ground/fault.ts'
 import { $ } from '../ground/laptop.ts'
@@ -71,17 +70,6 @@ export async function ask({ environment }: ApiAccess): Promise<string | Silence>
   return version ?? silence(stderr)
 }
 
-/** Whether something listens at the port of the API of a host, within three seconds. */
-export const reached = (host: string, port = 6443): Promise<boolean> =>
-  new Promise((resolve) => {
-    const socket = connect({ host, port, timeout: 3000 })
-    const say = (answer: boolean) => () => {
-      socket.destroy()
-      resolve(answer)
-    }
-    socket.once('connect', say(true)).once('timeout', say(false)).once('error', say(false))
-  })
-
 /** The usual reasons why kubectl gives up. */
 export function silence(stderr: string): Silence {
   const lines = stderr.trim().split('\n').filter(Boolean)
@@ -96,7 +84,7 @@ export function silence(stderr: string): Silence {
     [/Forbidden/, 'gives us no rights', true],
     [/unknown authority/, 'is not the one that we know: another CA signed its certificate', true],
     [/certificate is valid for/, 'does not name its address in its certificate', true],
-    [/connection refused/, 'is not running there', false],
+    [/connection refused|was refused/, 'does not run there', false],
     [/is not ready|ServiceUnavailable|currently unable to handle/, 'is not ready', false],
   ]
   const row = rows.find(([pattern]) => pattern.test(stderr))

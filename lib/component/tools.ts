@@ -1,5 +1,5 @@
 // kubectl and helm of this computer: which of them fits the cluster, in PATH or in the cache, and how the pinned one comes there.
-import { chmodSync, existsSync } from 'node:fs'
+import { chmodSync, existsSync, renameSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Artifact, artifactOf } from '../engine/artifact.ts'
 import type { Fetch } from '../engine/delivery.ts'
@@ -106,10 +106,16 @@ export const isCached = (artifact: Artifact, dir: string): boolean => existsSync
 
 /**
  * The tool in PATH where it fits, else the pinned one, which is fetched when it is not in the cache, `dir`. Throws a Fault where
- * neither can be had.
+ * neither can be had. `searched`: another PATH than that of this process.
  */
-export async function toolFor(name: ToolName, pins: Pins, dir: string, fetch: Fetch): Promise<Tool> {
-  const found = await inPath(name, pins)
+export async function toolFor(
+  name: ToolName,
+  pins: Pins,
+  dir: string,
+  fetch: Fetch,
+  searched?: string,
+): Promise<Tool> {
+  const found = await inPath(name, pins, searched)
   if (found !== undefined && found.misfit === undefined) return { name, ...found, from: 'PATH' }
   const artifact = pinned(name, pins)
   if (artifact === undefined)
@@ -136,7 +142,14 @@ export const missing = (name: ToolName, found: Found | undefined): string =>
 /** The program of a tarball that was proven, whole or not at all; one that was unpacked before is compared with it. */
 async function unpack(tarball: string, name: string, to: string): Promise<void> {
   const member = `linux-${process.arch === 'x64' ? 'amd64' : process.arch}/${name}`
-  const out = `tar --extract --gzip --to-stdout --file ${'"$1"'} ${'"$2"'}`
-  const script = `${out} | cmp --silent - "$3" || { part=$(mktemp "$3.XXXXXX") && ${out} > "$part" && mv --force "$part" "$3"; }`
-  await orFault($`bash -euo pipefail -c ${script} unpack ${tarball} ${member} ${to}`, { seconds: 120 })
+  const words = ['tar', '--extract', '--gzip', '--to-stdout', '--file', tarball, member]
+  const { exitCode } = await $({ nothrow: true })`${words} | cmp --silent - ${to}`
+  if (exitCode === 0) return
+  const part = `${to}.${process.pid}.part`
+  try {
+    await orFault($`${words} > ${part}`, { seconds: 120 })
+    renameSync(part, to)
+  } finally {
+    rmSync(part, { force: true })
+  }
 }

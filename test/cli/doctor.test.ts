@@ -340,6 +340,28 @@ describe('the laptop', () => {
     }
   })
 
+  test('says which kubectl and helm are used for the API, and why not those of PATH', async () => {
+    const dir = join(scratch, 'tools')
+    mkdirSync(dir)
+    const mine = config()
+    const say = (name: string, said: string) =>
+      writeFileSync(join(dir, name), `#!/bin/bash\necho '${said}'\n`, { mode: 0o755 })
+    const found = async (name: string) =>
+      (await of(name, mine, { path: `${dir}:/bin` })).map((one) => `${one.state} ${one.found}`)
+    assert.deepEqual(await found('helm'), [`ok ${mine.pins['helm']?.version}, fetched when a page needs it`])
+    say('kubectl', '{ "gitVersion": "v1.36.2" }')
+    assert.deepEqual(await found('kubectl'), [`ok v1.36.2, ${dir}/kubectl`])
+    say('kubectl', '{ "gitVersion": "v1.30.1" }')
+    const pin = mine.pins['kubectl']?.version ?? ''
+    writeFileSync(
+      join(mine.env.FK_DOWNLOAD_DIR, `kubectl-${pin}-${process.arch === 'x64' ? 'amd64' : 'arm64'}`),
+      '',
+    )
+    assert.deepEqual(await found('kubectl'), [
+      `ok ${pin}, from the cache; kubectl v1.30.1 is in PATH: it must be within one minor version of the cluster, ${pin}`,
+    ])
+  })
+
   test(
     'hears in time that a key which signs downloads expires',
     { skip: spawnSync('gpg', ['--version']).error ? 'gpg is not installed' : false },
@@ -362,6 +384,7 @@ describe('the laptop', () => {
       const mine = config()
       const url = { amd64: 'https://example.org/x' }
       const pins = {
+        ...mine.pins,
         os: {
           version: 'v1',
           url,
@@ -371,7 +394,9 @@ describe('the laptop', () => {
       }
       const name = `the key that signs os (${key.slice(-16)})`
       const at = async (day: string) =>
-        (await of('signature', { ...mine, pins }, { now: Date.parse(day) }))[0]
+        (await of('signature', { ...mine, pins }, { now: Date.parse(day) })).find(({ found }) =>
+          found.startsWith(name),
+        )
       assert.deepEqual(await at('2026-06-01'), {
         subject: 'signature',
         state: 'n/a',

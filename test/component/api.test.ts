@@ -1,10 +1,21 @@
 // A page about the API of a cluster as a person runs it on the laptop, with a kubectl and a helm that only say what they were given.
 import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { after, before, beforeEach, describe, test } from 'node:test'
+import { silence, skew } from '../../lib/component/api.ts'
+import { privateDir, sweep } from '../../lib/component/memory.ts'
 import { secretStore } from '../../lib/ground/secret.ts'
 import { type Said, root, said } from '../machine/kit.ts'
 
@@ -28,9 +39,9 @@ case "$*" in
     [ ! -e ${dir}/away ] || { cat ${dir}/away >&2; exit 1; }
     echo '{ "gitVersion": "v1.36.4+k3s1" }' ;;
   diff*) cmp - ${dir}/note ;;
-  apply*) [ ! -e ${dir}/hang ] || sleep 60; cat > ${dir}/note ;;
+  apply*) while [ -e ${dir}/hang ]; do sleep 0.1; done; cat > ${dir}/note ;;
   delete*) rm ${dir}/note ;;
-  exit*) exit "\${2}" ;;
+  'config exit') exit 7 ;;
 esac
 `
 
@@ -42,12 +53,13 @@ describe('a page for the API', () => {
   const store = () =>
     secretStore({ dir: at('state/fortress-pi'), identity: at('identity.txt'), say: () => {} })
   const start = (words: string[]): ChildProcess =>
-    spawn(process.execPath, ['--import', 'tsx', ...words], {
+    spawn(process.execPath, words, {
       cwd: root,
       env,
       stdio: ['ignore', 'pipe', 'pipe'],
     })
-  const page = (...words: string[]): Promise<Said> => said(start([file, ...words]))
+  const page = (...words: string[]): Promise<Said> => said(start(['--import', 'tsx', file, ...words]))
+  const task = (...words: string[]): Promise<Said> => said(start(['bin/task.cjs', ...words]))
   const log = () => (existsSync(at('log')) ? readFileSync(at('log'), 'utf8') : '')
   const left = () => ['/dev/shm', `/run/user/${process.getuid?.()}`, tmpdir()].flatMap(ours)
 
@@ -100,7 +112,173 @@ describe('a page for the API', () => {
     assert.match(log(), /^KUBERC=off$/m)
     assert.match(log(), /^NO_PROXY=10\.66\.0\.1$/m)
   })
+
+  test('waits for the page that makes the kubeconfig, and asks nothing before', async () => {
+    const { code, text } = await page('plan', '--site', 'zengarden')
+    assert.equal(code, 2, text)
+    assert.match(text, /52-notes: not built, after 20-k3s-server/)
+    assert.equal(log(), '')
+  })
+
+  for (const [what, said, pattern] of [
+    [
+      'does not answer',
+      'Unable to connect to the server: dial tcp 10.66.0.1:6443: i/o timeout',
+      /^the API at 10\.66\.0\.1:6443 does not answer\n.*i\/o timeout\n.*wg-quick up/ms,
+    ],
+    [
+      'refuses our certificate',
+      'error: You must be logged in to the server (Unauthorized)',
+      /^the API at 10\.66\.0\.1:6443 refuses our certificate\n.*\.\/task k3s-server apply/ms,
+    ],
+  ] as const)
+    test(`an API that ${what} is said once, with the remedy, and is no failure of a step`, async () => {
+      writeFileSync(at('away'), said)
+      const { code, text } = await page('verify')
+      assert.equal(code, 1)
+      assert.match(text, pattern)
+      assert.doesNotMatch(text, /the note is in the cluster/)
+      assert.deepEqual(left(), [])
+    })
+
+  test('a kubeconfig of a run that was killed is gone with the next start of anything', async () => {
+    writeFileSync(at('hang'), '')
+    const killed = start(['--import', 'tsx', file, 'apply'])
+    const ended = said(killed)
+    await until(() => /apply/.test(log()))
+    assert.equal(left().length, 1)
+    killed.kill('SIGKILL')
+    await ended
+    assert.equal(left().length, 1)
+    // The step that was begun ends by itself.
+    rmSync(at('hang'))
+    await until(() => existsSync(at('note')))
+    assert.equal((await task('waivers')).code, 0)
+    assert.deepEqual(left(), [])
+  })
+
+  test('Ctrl-C ends a run, and nothing of the kubeconfig is left', async () => {
+    writeFileSync(at('hang'), '')
+    const stopped = start(['--import', 'tsx', file, 'apply'])
+    const ended = said(stopped)
+    await until(() => /apply/.test(log()))
+    stopped.kill('SIGINT')
+    await new Promise((resolve) => setTimeout(resolve, 500))
+    stopped.kill('SIGINT')
+    assert.equal((await ended).code, 130)
+    rmSync(at('hang'))
+    await until(() => existsSync(at('note')))
+    assert.deepEqual(left(), [])
+  })
+
+  test('printed it says what it needs, refuses to run without it, and does the same', async () => {
+    const { code, text } = await page('print')
+    assert.equal(code, 0, text)
+    assert.match(text, /^# {3}KUBECONFIG=FILE bash 52-notes\.sh$/m)
+    assert.match(text, /^# It needs kubectl and helm in PATH, and in KUBECONFIG the file that opens the API/m)
+    const run = (more: Record<string, string | undefined>) => {
+      const child = spawn('bash', ['-s'], { env: { ...env, KUBECONFIG: undefined, ...more } })
+      child.stdin.end(text)
+      return said(child)
+    }
+    assert.match((await run({})).text, /KUBECONFIG: the file that opens the API of the cluster/)
+    assert.match(
+      (await run({ PATH: '/usr/bin:/bin:/usr/sbin', KUBECONFIG: '/x' })).text,
+      /this needs helm in PATH/,
+    )
+    const applied = await run({ KUBECONFIG: at('kubeconfig') })
+    assert.equal(applied.code, 0, applied.text)
+    assert.match(applied.text, /changed {2}the note is in the cluster/)
+    assert.match(readFileSync(at('note'), 'utf8'), /says: keep/)
+  })
+
+  test('./task kubectl and ./task helm pass words and exit code on, for the same cluster', async () => {
+    assert.equal((await task('kubectl', 'config', 'exit')).code, 7)
+    assert.match(log(), /^kubectl config exit\n(?:HELM_\S+\n)*KUBECACHEDIR=\S+\nKUBECONFIG=\/(dev\/shm|run)/m)
+    assert.equal((await task('helm', '--site', 'fortress-pi', 'show', '--help')).code, 0)
+    assert.match(log(), /^helm show --help$/m)
+    assert.match((await task('kubectl', '--help')).text, /\.\/task kubectl \[WORD…\]/)
+    assert.deepEqual(left(), [])
+  })
+
+  test('./task kubectl says that the API does not answer, and that there is none yet', async () => {
+    writeFileSync(at('away'), 'Unable to connect to the server: context deadline exceeded')
+    const { code, text } = await task('kubectl', 'get', 'pods')
+    assert.equal(code, 1)
+    assert.match(text, /the API at 10\.66\.0\.1:6443 does not answer\n.*\n.*wg-quick up/)
+    assert.doesNotMatch(log(), /get pods/)
+    const early = await task('helm', '--site=zengarden', 'list')
+    assert.equal(early.code, 2, early.text)
+    assert.match(early.text, /is not built yet\n.*\.\/task k3s-server apply/s)
+  })
 })
+
+describe('why an API could not be used', () => {
+  for (const [said, reason, refused] of [
+    ['Unable to connect to the server: dial tcp 10.66.0.1:6443: i/o timeout', 'does not answer', false],
+    [
+      'E1127 memcache.go] a\nUnable to connect to the server: context deadline exceeded',
+      'does not answer',
+      false,
+    ],
+    [
+      'The connection to the server 10.66.0.1:6443 was refused - did you specify the right host or port?',
+      'does not run there',
+      false,
+    ],
+    ['error: You must be logged in to the server (Unauthorized)', 'refuses our certificate', true],
+    [
+      'tls: failed to verify certificate: x509: certificate signed by unknown authority',
+      'is not the one that we know: another CA signed its certificate',
+      true,
+    ],
+    [
+      'x509: certificate is valid for 10.43.0.1, 127.0.0.1, not 10.66.0.1',
+      'does not name its address in its certificate',
+      true,
+    ],
+    [
+      'Error from server (ServiceUnavailable): the server is currently unable to handle the request',
+      'is not ready',
+      false,
+    ],
+  ] as const)
+    test(`${said.slice(0, 60)}: it ${reason}`, () => {
+      const found = silence(`${said}\n`)
+      assert.deepEqual([found.reason, found.refused], [reason, refused])
+      assert.equal(found.said, said.split('\n').at(-1))
+    })
+})
+
+test('a kubectl that is too far from the server is said', () => {
+  const tools = [{ name: 'kubectl', path: '', version: 'v1.36.4', from: 'PATH' }] as const
+  assert.equal(skew(tools, 'v1.35.9+k3s1'), undefined)
+  assert.match(skew(tools, 'v1.34.9+k3s1') ?? '', /kubectl v1\.36\.4 is more than one minor version/)
+})
+
+describe('a directory of memory', () => {
+  test('of a process that is gone is taken away, one of a process that lives stays', () => {
+    const place = mkdtempSync(join(tmpdir(), 'fk-test-'))
+    try {
+      const { path, remove } = privateDir([place])
+      const gone = ['fortress-kit-4194303-5-abcdef', `fortress-kit-${process.pid}-1-abcdef`]
+      for (const name of gone) mkdirSync(join(place, name))
+      mkdirSync(join(place, 'fortress-kitchen'))
+      sweep([place])
+      assert.deepEqual(readdirSync(place).sort(), [basename(path), 'fortress-kitchen'].sort())
+      assert.equal(statSync(path).mode & 0o777, 0o700)
+      remove()
+      assert.deepEqual(readdirSync(place), ['fortress-kitchen'])
+    } finally {
+      rmSync(place, { recursive: true })
+    }
+  })
+})
+
+async function until(holds: () => boolean): Promise<void> {
+  for (let i = 0; i < 300 && !holds(); i++) await new Promise((resolve) => setTimeout(resolve, 100))
+  assert.ok(holds())
+}
 
 const ours = (place: string): string[] =>
   existsSync(place) ? readdirSync(place).filter((name) => name.startsWith('fortress-kit-')) : []
