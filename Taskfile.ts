@@ -63,6 +63,8 @@ export default {
     unlock: { does: 'end a run that hangs', ...commandOf('trust', 'unlock') },
   },
   'The cluster': {
+    may: { does: 'whether a workload may talk to another, and by which rule', ...commandOf('may', 'may') },
+    map: { does: 'who may talk to whom; --svg and --mermaid draw it', ...commandOf('map', 'map') },
     cis: {
       does: 'the score of every node by the CIS benchmark; with --bench by kube-bench as well',
       ...commandOf('cis', 'cis'),
@@ -71,14 +73,8 @@ export default {
       does: 'back the cluster up now; or set up the key of a backup destination',
       ...commandOf('backup', 'backup'),
     },
-    backups: {
-      does: 'every backup bundle, and how old',
-      ...commandOf('backup', 'backups'),
-    },
-    drill: {
-      does: 'prove that a bundle restores',
-      ...commandOf('restore', 'drill'),
-    },
+    backups: { does: 'every backup bundle, and how old', ...commandOf('backup', 'backups') },
+    drill: { does: 'prove that a bundle restores', ...commandOf('restore', 'drill') },
     restore: {
       does: 'restore a bundle on the first server; the others join again; a running cluster needs --confirm',
       ...commandOf('restore', 'restore'),

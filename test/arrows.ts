@@ -2,7 +2,7 @@
 import { type Arrow, type Source, arrowsOf } from '../lib/cli/imports.ts'
 
 /** The rooms of lib/, lowest first. A room needs those below it and never one above. */
-export const rooms = ['ground', 'site', 'lab', 'engine', 'host', 'vm', 'k3s', 'cli']
+export const rooms = ['ground', 'site', 'lab', 'engine', 'host', 'vm', 'k3s', 'component', 'cli']
 
 /** How high a file stands: its room, then lib/script.ts, then the pages and what starts everything. */
 export function floorOf(path: string): number {

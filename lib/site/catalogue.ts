@@ -5,6 +5,15 @@ import path from 'node:path'
 import type { JsonSchema } from '../ground/document.ts'
 import { read, root } from '../ground/root.ts'
 
+/** Pods of a component that are alike. */
+export interface Workload {
+  name: string
+  namespace: string
+  labels: Record<string, string>
+  /** Where it listens, such as tcp/8080. */
+  ports?: string[]
+}
+
 /** A component that a site can choose; config/schema/component.json describes every key. */
 export interface Component {
   name: string
@@ -21,6 +30,7 @@ export interface Component {
   snapshots: boolean
   arch?: ('amd64' | 'arm64')[]
   end?: { since: string; why: string; use?: string }
+  workloads?: Workload[]
   built: boolean
 }
 
