@@ -6,7 +6,7 @@ import { nearest } from '../ground/nearest.ts'
 import type { Catalogue } from '../site/catalogue.ts'
 import { isNode, isServer } from '../site/machines.ts'
 import type { Site } from '../site/model.ts'
-import { inside, spanOf } from '../site/zones.ts'
+import { inside, needsOf, spanOf } from '../site/zones.ts'
 import {
   type Manifest,
   type Names,
@@ -104,20 +104,13 @@ const k8s = (labels: Record<string, string>): Record<string, string> =>
 /** What Kubernetes calls a node. */
 const hostname = ({ labels }: Endpoint): string | undefined => labels['k8s:kubernetes.io/hostname']
 
-/** Ports of a node that somebody may have business with. */
-const nodePorts = ({ tunnel }: Site, server: boolean): string[] => [
-  'tcp/22',
-  'udp/53',
-  'tcp/443',
-  'tcp/4240',
-  'tcp/4244',
-  'tcp/10250',
-  ...(server ? ['tcp/2379', 'tcp/6443'] : []),
-  'udp/8472',
-  'udp/51871',
-  `udp/${tunnel.port}`,
-  'icmp/8',
-]
+/** Ports of a node that somebody may have business with: what nodes ask of one another, and what people do. */
+const nodePorts = (site: Site, server: boolean): string[] => {
+  const needs = needsOf(site).flatMap(({ protocol, ports = [], where }) =>
+    where === undefined || server ? ports.map((port) => `${protocol}/${parseInt(port)}`) : [],
+  )
+  return [...new Set(['tcp/22', 'udp/53', 'tcp/443', ...needs, `udp/${site.tunnel.port}`, 'icmp/8'])]
+}
 
 /** Places outside of the cluster, each by an address that stands for it. */
 function outside({ devices, networks, tunnel }: Site): Endpoint[] {
@@ -210,20 +203,14 @@ function sideOf(manifests: Manifest[], way: Way, flow: Flow): Side {
   const [subject, peer] = way === 'egress' ? [flow.from, flow.to] : [flow.to, flow.from]
   if (subject.kind === 'address' || subject.kind === 'name')
     return { allowed: true, by: 'outside of the cluster, where no policy of it counts' }
-  const deny = way === 'egress' ? ('egressDeny' as const) : ('ingressDeny' as const)
-  const mine = manifests.flatMap((manifest) =>
-    specsOf(manifest.policy)
-      .filter((spec) => spec[way] !== undefined || spec[deny] !== undefined)
-      .filter((spec) => selects(manifest, spec, subject))
-      .map((spec) => ({ manifest, spec })),
-  )
+  const mine = selecting(manifests, way, subject)
   const matching = (section: (typeof sections)[number]) =>
     mine.flatMap(({ manifest, spec }) =>
       (spec[section] ?? [])
-        .filter((rule) => peerMatches(manifest, rule, way, peer, subject) && portMatches(rule, flow.port))
+        .filter((rule) => portMatches(rule, flow.port) && peerMatches(manifest, rule, way, peer, subject))
         .map((rule) => ({ rule, side: { by: nameOf(manifest.policy), ...manifest.placeOf(rule) } })),
     )
-  const [denied] = matching(deny)
+  const [denied] = matching(`${way}Deny`)
   if (denied) return { allowed: false, ...denied.side }
   const allowing = matching(way)
   const [first] = allowing
@@ -239,6 +226,29 @@ function sideOf(manifests: Manifest[], way: Way, flow: Flow): Side {
   if (closed === undefined) return { allowed: true, by: 'no policy selects it' }
   const { manifest, spec } = closed
   return { allowed: false, by: nameOf(manifest.policy), ...manifest.placeOf(spec[way]?.[0] ?? spec) }
+}
+
+interface Selecting {
+  manifest: Manifest
+  spec: Spec
+}
+const selected = new WeakMap<Manifest[], Map<string, Selecting[]>>()
+
+/** The policies of a list that are about one end in one direction; a list is asked for many flows of the same ends. */
+function selecting(manifests: Manifest[], way: Way, subject: Endpoint): Selecting[] {
+  const before = selected.get(manifests) ?? new Map<string, Selecting[]>()
+  selected.set(manifests, before)
+  const key = `${way} ${subject.name}`
+  const found =
+    before.get(key) ??
+    manifests.flatMap((manifest) =>
+      specsOf(manifest.policy)
+        .filter((spec) => spec[way] !== undefined || spec[`${way}Deny`] !== undefined)
+        .filter((spec) => selects(manifest, spec, subject))
+        .map((spec) => ({ manifest, spec })),
+    )
+  before.set(key, found)
+  return found
 }
 
 /** Lists of names add up, and say nothing beside a rule without one. */
@@ -286,8 +296,12 @@ function within(selector: Selector, namespace: string | undefined): Selector {
 }
 
 const bare = (key: string): string => key.replace(/^(k8s|any|reserved):/, '')
-const mentions = ({ matchLabels = {}, matchExpressions = [] }: Selector, label: string): boolean =>
-  [...Object.keys(matchLabels), ...matchExpressions.map(({ key }) => key)].some((key) => bare(key) === label)
+const keysOf = ({ matchLabels = {}, matchExpressions = [] }: Selector): string[] => [
+  ...Object.keys(matchLabels),
+  ...matchExpressions.map(({ key }) => key),
+]
+const mentions = (selector: Selector, label: string): boolean =>
+  keysOf(selector).some((key) => bare(key) === label)
 
 /** The labels by which policies see an endpoint; nodes differ by whether they are the one where the other end is. */
 function identityOf(peer: Endpoint, subject: Endpoint): Record<string, string> {
@@ -332,7 +346,7 @@ function peerMatches({ policy }: Manifest, rule: Rule, way: Way, peer: Endpoint,
   const labels = identityOf(peer, subject)
   const { namespace } = policy.metadata
   const selected = (endpoints ?? []).some((selector) => {
-    const reserved = JSON.stringify(selector).includes('"reserved:')
+    const reserved = keysOf(selector).some((key) => key.startsWith('reserved:'))
     // {} of a clusterwide policy means pods, and not everybody.
     const pods = namespace === undefined && !reserved && !mentions(selector, namespaceLabel)
     if (pods && peer.kind !== 'pod') return false
