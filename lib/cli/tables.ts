@@ -239,6 +239,31 @@ const tool = (name: string) =>
 export const kubectl = tool('kubectl')
 export const helm = tool('helm')
 
+export const may = {
+  words: [
+    {
+      name: 'FROM',
+      help: 'a workload such as hello/web; gateway, host, a node, world, tunnel, a network, an address',
+    },
+    {
+      name: 'TO:PORT',
+      help: 'the same, or a name of the internet; behind it 443, tcp/443, udp/53 or icmp/8',
+    },
+  ],
+  flags: { site, json: { help: 'for programs: one JSON document' } },
+  notes: ['Exit code: 0 it may, 1 it may not.'],
+} as const satisfies Table
+
+export const map = {
+  words: [],
+  flags: {
+    site,
+    mermaid: { help: 'as a graph for Mermaid' },
+    svg: { help: 'as a picture: who may talk in the rows, to whom in the columns' },
+    json: { help: 'for programs: one JSON document' },
+  },
+} as const satisfies Table
+
 export const cis = {
   words: [],
   flags: {

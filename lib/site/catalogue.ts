@@ -5,6 +5,15 @@ import path from 'node:path'
 import type { JsonSchema } from '../ground/document.ts'
 import { read, root } from '../ground/root.ts'
 
+/** Pods of a component that are alike. */
+export interface Workload {
+  name: string
+  namespace: string
+  labels: Record<string, string>
+  /** Where it listens, such as tcp/8080. */
+  ports?: string[]
+}
+
 /** A component that a site can choose; config/schema/component.json describes every key. */
 export interface Component {
   name: string
@@ -30,7 +39,6 @@ export interface Component {
   crds?: { pin: string; names: string[]; why: string }[]
   apis?: string[]
   ready?: { object: string; namespace?: string; condition?: string; seconds: number; why?: string }[]
-  egress?: { to: string; ports: string[]; why: string }[]
   /** In MiB on one node. */
   memory?: number
   stateful?: { what: string; where: string }[]
@@ -39,6 +47,7 @@ export interface Component {
   ignore?: { kind: string; name?: string; path: string; why: string }[]
   /** Keys of values that are ignored in silence, and what takes their place. */
   removed?: Record<string, string>
+  workloads?: Workload[]
   built: boolean
 }
 

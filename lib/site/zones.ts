@@ -317,7 +317,8 @@ function beside({ site, isRouter }: View, { address = '' }: MachineSpec): Rule[]
   }))
 }
 
-interface Need {
+/** What one node asks of another. */
+export interface Need {
   protocol: 'tcp' | 'udp' | 'vrrp'
   ports?: string[]
   why: string
@@ -329,19 +330,27 @@ interface Need {
 
 /**
  * What nodes ask of one another: k3s ("Networking" of its installation requirements, "Embedded Registry Mirror"), Cilium ("System
- * Requirements": which of its overlays is in use is a choice of the network), MetalLB (memberlist), keepalived.
+ * Requirements": which of its overlays is in use is a choice of the network), MetalLB (memberlist), keepalived, Talos ("Network
+ * Connectivity").
  */
-function needsOf(site: Site): Need[] {
+export function needsOf(site: Site): Need[] {
   const { api, mirror } = site.cluster
   const embedded: Need[] =
     mirror === 'embedded' ? [{ protocol: 'tcp', ports: ['5001', '6443'], why: 'images of its mirror' }] : []
   const metallb = chosen(site, 'load-balancer').includes('metallb')
+  const talos: Need[] = site.machines.some(({ os }) => os === 'talos')
+    ? [
+        { protocol: 'tcp', ports: ['50000'], why: 'the API of Talos' },
+        { protocol: 'tcp', ports: ['50001'], why: 'certificates of Talos', where: 'on a server' },
+      ]
+    : []
   const memberlist = { ports: ['7946'], why: 'MetalLB' }
   return [
     { protocol: 'tcp', ports: ['6443'], why: 'the API', where: 'on a server', pods: true },
     { protocol: 'tcp', ports: ['2379-2380'], why: 'etcd', where: 'between servers' },
     { protocol: 'tcp', ports: ['10250'], why: 'the kubelet', pods: true },
     ...embedded,
+    ...talos,
     { protocol: 'udp', ports: ['8472', '51871'], why: 'the overlay of Cilium: VXLAN, WireGuard' },
     { protocol: 'tcp', ports: ['4240', '4244'], why: 'health and Hubble of Cilium', pods: true },
     ...(metallb ? (['tcp', 'udp'] as const).map((protocol) => ({ protocol, ...memberlist })) : []),
