@@ -141,13 +141,19 @@ function stageOf(policy: Policy): number {
   return rules.some(({ toPorts = [] }) => toPorts.some(({ rules: names }) => names?.dns)) ? 0 : 2
 }
 
-/** The text of a policy for kubectl. */
-export const textOf = ({ policy }: Manifest): string =>
-  (load('yaml') as typeof import('yaml')).stringify(policy, {
-    lineWidth: 0,
-    singleQuote: true,
-    aliasDuplicateObjects: false,
-  })
+/** The text of a policy for kubectl; `label` is the value of fortress-kit, by which the page that applies it finds it again. */
+export const textOf = (
+  { policy: { apiVersion, kind, metadata, ...rest } }: Manifest,
+  label: string,
+): string =>
+  (load('yaml') as typeof import('yaml')).stringify(
+    { apiVersion, kind, metadata: { ...metadata, labels: { 'fortress-kit': label } }, ...rest },
+    {
+      lineWidth: 0,
+      singleQuote: true,
+      aliasDuplicateObjects: false,
+    },
+  )
 
 // Templates
 

@@ -15,6 +15,8 @@ export interface ReleaseOptions {
   facts?: Readonly<Record<string, unknown>>
   /** Objects that this page must not wait for: another one does. As `ready` of the component names them. */
   later?: readonly string[]
+  /** What undo does before and after helm takes the release away. */
+  undo?: { before: readonly Command[]; after: readonly Command[] }
 }
 
 /** Seconds that helm may take for one hook, and for all of a release. */
@@ -49,7 +51,7 @@ export function release(name: string, context: Context, options: ReleaseOptions 
       upload: { artifact: chart, to: join(directory, `${name}-${chart.version}.tgz`) },
       apply: [sh`release_received ${join(directory, `${name}-${chart.version}.tgz`)}`],
     },
-    releaseStep(component, chart, values, directory),
+    releaseStep(component, chart, values, directory, options.undo),
     ...waits.map((each) => readyStep(namespace, each)),
   ]
 }
@@ -113,6 +115,7 @@ function releaseStep(
   chart: { version: string; sha256: string },
   values: readonly Values[],
   directory: string,
+  around: ReleaseOptions['undo'] = { before: [], after: [] },
 ): Change {
   const archive = join(directory, `${name}-${chart.version}.tgz`)
   const files = values.flatMap((each) => ['--values', join(directory, each.name)])
@@ -137,7 +140,9 @@ function releaseStep(
         release_back ${namespace} ${name}`,
     ],
     undo: [
+      ...around.before,
       sh`helm uninstall ${name} --namespace ${namespace} --ignore-not-found --wait --timeout=5m`,
+      ...around.after,
       ...(undo.keeps.length === 0 ? [] : [sh`echo ${`kept: ${undo.keeps.join(', ')}`}`]),
     ],
     seconds: RELEASE,

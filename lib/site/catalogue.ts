@@ -4,6 +4,8 @@ import { createRequire } from 'node:module'
 import path from 'node:path'
 import type { JsonSchema } from '../ground/document.ts'
 import { read, root } from '../ground/root.ts'
+import { chosen } from './machines.ts'
+import type { Site } from './model.ts'
 
 /** Pods of a component that are alike. */
 export interface Workload {
@@ -76,7 +78,6 @@ export const whenBuilt = [
   'namespace',
   'chart',
   'ready',
-  'egress',
   'memory',
   'stateful',
   'upgrade',
@@ -99,4 +100,17 @@ function componentOf(name: string): Component {
   })
   if (faults.length > 0) throw new Error([`${file} cannot be used`, ...faults.map(describe)].join('\n'))
   return document
+}
+
+/** Whether a component fills a slot: it is chosen for it, or nothing is. */
+export const fills = (site: Pick<Site, 'components'>, slot: string, name: string): boolean =>
+  chosen(site, slot).length === 0 || chosen(site, slot).includes(name)
+
+/** What a component that fills a slot is given beside its name; nothing for one that is chosen by its name alone. */
+export function parametersOf(
+  { components }: Pick<Site, 'components'>,
+  slot: string,
+): Readonly<Record<string, unknown>> {
+  const [choice] = [components[slot] ?? []].flat()
+  return typeof choice === 'object' ? choice : {}
 }

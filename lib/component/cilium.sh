@@ -1,0 +1,40 @@
+# shellcheck shell=bash
+# How Cilium comes alone, and is taken away again. helm deletes its objects and nothing else: its programs stay in the kernel
+# of each node, and in force.
+
+# cilium_alone: no other network plug-in, and no kube-proxy, is in the cluster.
+cilium_alone() {
+  local others known='kube-proxy|kube-flannel|flannel|calico-node|canal|kube-router|weave-net|antrea-agent'
+  others=$(kubectl get daemonsets --all-namespaces \
+    --output=go-template='{{ range .items }}{{ .metadata.namespace }}/{{ .metadata.name }}{{ "\n" }}{{ end }}') || return
+  others=$(grep --extended-regexp "/($known)" <<< "$others")
+  [ -z "$others" ] || { printf 'there is %s\n' "$others"; return 1; }
+}
+
+# cilium_clean_begin FILE: starts what cleans each node, with the image that its agent has. It waits until the agent has ended.
+cilium_clean_begin() {
+  local image
+  image=$(kubectl get daemonset cilium --namespace cilium --ignore-not-found \
+    --output=jsonpath='{.spec.template.spec.containers[?(@.name=="cilium-agent")].image}') || return
+  # Without an agent an earlier undo has begun it, or there is nothing to clean.
+  [ -n "$image" ] || return 0
+  sed "s#IMAGE.*#$image#" "$1" | kubectl apply --server-side --force-conflicts --field-manager=fortress-kit --filename=-
+  kubectl wait pods --namespace cilium --selector=app=cilium-clean --for=jsonpath='{.status.phase}'=Running --timeout=5m
+}
+
+# cilium_clean_end: every node is clean. Its policies and other objects go with their definitions, which Cilium has made itself.
+cilium_clean_end() {
+  local definitions
+  if kubectl get daemonset cilium-clean --namespace cilium --output=name > /dev/null 2>&1; then
+    kubectl rollout status daemonset/cilium-clean --namespace cilium --timeout=5m || {
+      kubectl logs --namespace cilium --selector=app=cilium-clean --prefix --tail=5 >&2
+      return 1
+    }
+    kubectl delete daemonset cilium-clean --namespace cilium --wait --timeout=2m
+  fi
+  definitions=$(kubectl get customresourcedefinitions --output=name) || return
+  definitions=$(grep '\.cilium\.io$' <<< "$definitions")
+  # shellcheck disable=SC2086 # one word each
+  [ -z "$definitions" ] || kubectl delete $definitions --wait --timeout=2m
+}
+export -f cilium_alone cilium_clean_begin cilium_clean_end

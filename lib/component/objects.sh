@@ -1,0 +1,59 @@
+# shellcheck shell=bash
+# Objects that a page applies by itself. Each carries the label fortress-kit=WHAT, which finds those that are declared no more.
+
+# objects_named FILE: kind and name of each object of a file, in its order: kind/name, or kind/namespace/name.
+objects_named() {
+  kubectl create --dry-run=client --filename="$1" \
+    --output=go-template='{{ .kind }}/{{ with .metadata.namespace }}{{ . }}/{{ end }}{{ .metadata.name }}{{ "\n" }}'
+}
+
+# objects_there WHAT KINDS: the same of what is in the cluster with our label.
+objects_there() {
+  local one='{{ .kind }}/{{ with .metadata.namespace }}{{ . }}/{{ end }}{{ .metadata.name }}{{ "\n" }}'
+  kubectl get "$2" --all-namespaces --selector="fortress-kit=$1" --output=go-template="{{ range .items }}$one{{ end }}"
+}
+
+# objects_spare WHAT KINDS FILE: what is in the cluster with our label and no longer in the file.
+objects_spare() {
+  local there named
+  there=$(objects_there "$1" "$2") && named=$(objects_named "$3") || return
+  comm -23 <(LC_ALL=C sort <<< "$there") <(LC_ALL=C sort <<< "$named") | grep . || true
+}
+
+# objects_hold WHAT KINDS FILE: the objects are there as the file has them, and none of ours beside them.
+objects_hold() {
+  local spare rc=0
+  [ -f "$3" ] || { echo 'nothing was applied yet'; return 1; }
+  spare=$(objects_spare "$1" "$2" "$3") || return
+  [ -z "$spare" ] || { printf -- '- %s is declared no more\n' "${spare//$'\n'/, }"; rc=1; }
+  release_diff fortress-kit default '' < "$3" || rc=1
+  return "$rc"
+}
+
+# objects_apply WHAT KINDS FILE: one after the other as the file has them; what is declared no more goes last.
+objects_apply() {
+  kubectl apply --server-side --force-conflicts --field-manager=fortress-kit --filename="$3" || return
+  objects_spare "$1" "$2" "$3" | objects_delete
+}
+
+# objects_gone WHAT KINDS: none with our label is left. Where the kinds are gone, so are they.
+objects_gone() {
+  local there
+  there=$(objects_there "$1" "$2" 2>&1) || {
+    grep --ignore-case 'the server doesn.t have a resource type' <<< "$there" > /dev/null && return 0
+    printf '%s\n' "$there" >&2
+    return 1
+  }
+  objects_delete <<< "$there"
+}
+
+# objects_delete: those on standard input, as objects_named writes them.
+objects_delete() {
+  local kind name namespace
+  while IFS=/ read -r kind namespace name; do
+    [ -n "$kind" ] || continue
+    if [ -n "$name" ]; then kubectl delete "$kind" "$name" --namespace "$namespace" --ignore-not-found --wait --timeout=60s
+    else kubectl delete "$kind" "$namespace" --ignore-not-found --wait --timeout=60s; fi || return
+  done
+}
+export -f objects_named objects_there objects_spare objects_hold objects_apply objects_gone objects_delete

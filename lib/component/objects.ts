@@ -1,0 +1,48 @@
+// Objects that a page applies by itself, from a file that a reader can see and take, and compares with what is in the cluster.
+import { join } from 'node:path'
+import { file } from '../engine/file.ts'
+import type { Context } from '../engine/page.ts'
+import type { Step } from '../engine/step.ts'
+import { library, sh } from '../ground/sh.ts'
+
+/** The functions that these steps use; they need those of release.sh. */
+export const objectsShell = library('lib/component/release.sh', 'lib/component/objects.sh')
+
+export interface Objects {
+  /** What they are together, in a word for a file: `policies`. */
+  what: string
+  /** A fact, for the step that applies them. */
+  name: string
+  why?: string
+  /** One manifest each, in the order in which they are applied. */
+  manifests: readonly string[]
+  /** The kinds that are looked through for objects of ours that are declared no more, as kubectl names them. */
+  kinds: readonly string[]
+}
+
+/**
+ * The steps that bring objects to what is declared. They carry the label fortress-kit=`what`: one that has it and is declared no
+ * more is deleted, and undo deletes all of them, the last one first.
+ */
+export function objects(
+  { what, name, why, manifests, kinds }: Objects,
+  { state }: Pick<Context, 'state'>,
+): Step[] {
+  const path = join(state, 'components', `${what}.yaml`)
+  const list = kinds.join(',')
+  return [
+    file(path, {
+      text: manifests.map((manifest) => `---\n${manifest.trim()}\n`).join(''),
+      name: `${name}: they are written out`,
+    }),
+    {
+      name,
+      ...(why === undefined ? {} : { why }),
+      diff: `${what} in the cluster`,
+      check: sh`objects_hold ${what} ${list} ${path}`,
+      apply: [sh`objects_apply ${what} ${list} ${path}`],
+      undo: [sh`objects_gone ${what} ${list}`],
+      seconds: 300,
+    },
+  ]
+}

@@ -1,0 +1,66 @@
+#!/usr/bin/env -S npx --no-install tsx
+// The network of pods: Cilium in place of kube-proxy, encryption between nodes, and every node Ready.
+//
+// Needs   a cluster: k3s-server or vm-talos. The tunnel is up on the laptop, which reaches the API through it.
+// Leaves  pods get addresses and find Services. Nothing is denied yet: that is network-policies.
+// Undo    takes the programs of Cilium out of the kernel of every node. Pods that run then have no network any more.
+import { join } from 'node:path'
+import { release } from '../lib/component/release.ts'
+import { file } from '../lib/engine/file.ts'
+import { library, sh } from '../lib/ground/sh.ts'
+import { script } from '../lib/script.ts'
+import { fills, parametersOf } from '../lib/site/catalogue.ts'
+import { isNode } from '../lib/site/machines.ts'
+import type { Site } from '../lib/site/model.ts'
+
+const about = {
+  layer: 'L4',
+  on: 'api',
+  needs: ['20-k3s-server', '14-vm-talos'],
+  library: library('lib/component/release.sh', 'lib/component/cilium.sh'),
+} as const
+
+export default script(import.meta, about, (context) => {
+  const clean = join(context.state, 'components', 'cilium', 'clean.yaml')
+  return [
+    {
+      name: 'no other network plug-in, and no kube-proxy, is in the cluster',
+      check: sh`cilium_alone`,
+      help: 'Cilium takes the place of both. Take them away with what installed them, or leave this page out',
+    },
+    file(clean, {
+      from: 'config/components/cilium/clean.yaml',
+      name: 'what cleans the nodes when Cilium is taken away is at hand',
+    }),
+    ...release('cilium', context, {
+      facts: facts(context.site),
+      undo: { before: [sh`cilium_clean_begin ${clean}`], after: [sh`cilium_clean_end`] },
+    }),
+  ]
+})
+
+/** What only the site knows, as the chart names it. */
+function facts(site: Site): Record<string, unknown> {
+  const nodes = site.machines.filter(isNode)
+  const { routing, load_balancing, algorithm, external_services } = parametersOf(site, 'network')
+  const balancing = {
+    ...(load_balancing ? { mode: load_balancing } : {}),
+    ...(algorithm ? { algorithm } : {}),
+  }
+  return {
+    cluster: { name: site.name },
+    operator: { replicas: Math.min(nodes.length, 2) },
+    // Before there is a network no Service answers: each node has the API, or a balancer to it, on its own loopback address.
+    k8sServiceHost: '127.0.0.1',
+    k8sServicePort: nodes.some(({ os }) => os === 'talos') ? 7445 : 6444,
+    encryption: { strictMode: { egress: { cidr: site.cluster.pods } } },
+    // Without a tunnel nodes send to each other's pods: they are in one network.
+    ...(routing === 'native'
+      ? { routingMode: 'native', ipv4NativeRoutingCIDR: site.cluster.pods, autoDirectNodeRoutes: true }
+      : {}),
+    ...(Object.keys(balancing).length > 0 ? { loadBalancer: balancing } : {}),
+    ...(external_services ? { bpf: { lbExternalClusterIP: true } } : {}),
+    gatewayAPI: { enabled: fills(site, 'gateway', 'cilium') },
+    l2announcements: { enabled: fills(site, 'load-balancer', 'cilium') },
+  }
+}

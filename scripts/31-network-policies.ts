@@ -1,0 +1,51 @@
+#!/usr/bin/env -S npx --no-install tsx
+// Who may talk to whom in the cluster: nobody, unless a policy allows it, both ways, for every pod and every node.
+//
+// Needs   network-cilium.
+// Leaves  ./task map shows who may talk to whom, and ./task may FROM TO:PORT says by which line. A component that a later page
+//         installs brings its own policies, in config/components/NAME/policies.yaml.
+// Undo    deletes the policies: then everybody may talk to everybody.
+import { objects, objectsShell } from '../lib/component/objects.ts'
+import { policiesFor, textOf } from '../lib/component/policies.ts'
+import { sh } from '../lib/ground/sh.ts'
+import { script } from '../lib/script.ts'
+import { catalogue } from '../lib/site/catalogue.ts'
+
+const about = {
+  layer: 'L4',
+  on: 'api',
+  needs: ['30-network-cilium'],
+  library: objectsShell,
+} as const
+
+const kinds = ['ciliumnetworkpolicies.cilium.io', 'ciliumclusterwidenetworkpolicies.cilium.io']
+
+/** Whose pods are there before this page: they came with the cluster, or with the network. */
+const first = ['cilium', 'coredns', 'metrics-server']
+
+export default script(import.meta, about, (context) => [
+  {
+    name: 'the cluster knows what a network policy of Cilium is',
+    why: 'its operator defines that when it starts',
+    until: sh`kubectl wait --for=condition=Established --timeout=5s customresourcedefinitions ${kinds}`,
+    seconds: 120,
+  },
+  ...objects(
+    {
+      what: 'policies',
+      name: 'the network policies of the cluster are applied, and what they do not allow is denied',
+      why: 'what a pod may reach is a line that somebody wrote: whoever gets into one gets nowhere from there',
+      manifests: policiesFor(context.site, catalogue())
+        .filter(({ component }) => first.includes(component))
+        .map((manifest) => textOf(manifest, 'policies')),
+      kinds,
+    },
+    context,
+  ),
+  {
+    name: 'names are still answered under these policies',
+    why: 'CoreDNS is Ready only while it reaches the API, and the kubelet reaches CoreDNS',
+    until: sh`kubectl rollout status deployment/coredns --namespace kube-system --timeout=5s`,
+    seconds: 120,
+  },
+])

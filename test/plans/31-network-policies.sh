@@ -1,0 +1,461 @@
+#!/bin/bash
+# 31-network-policies: Who may talk to whom in the cluster: nobody, unless a policy allows it, both ways, for every pod and every node.
+#
+# Run it on the laptop, as yourself:
+#   KUBECONFIG=FILE bash 31-network-policies.sh
+# It has 4 steps. Each checks first, and changes only what does not hold.
+# It needs kubectl and helm in PATH, and in KUBECONFIG the file that opens the API of the cluster.
+# It keeps no record, so undo cannot take it back. It checks no controls: verify does.
+# shellcheck disable=SC2034 # functions read what is set here
+set -euo pipefail
+FK_PAGE=31-network-policies FK_FILE=31-network-policies.sh
+export FK_PAGE FK_FILE
+
+main() {
+  case ${1-} in '') ;; *) usage ;; esac
+  begin_rootless kubectl helm
+  : "${KUBECONFIG:?the file that opens the API of the cluster}"
+
+  # 1/4 the cluster knows what a network policy of Cilium is
+  #   why: its operator defines that when it starts
+  check() {
+    kubectl wait --for=condition=Established --timeout=5s customresourcedefinitions ciliumnetworkpolicies.cilium.io ciliumclusterwidenetworkpolicies.cilium.io
+  }
+  wait_for 'the cluster knows what a network policy of Cilium is' 120
+
+  # 2/4 the network policies of the cluster are applied, and what they do not allow is denied: they are written out
+  check() {
+    put_matches /nonexistent/fortress/components/policies.yaml 704822eb73a8483a6bb11cca038be894fdb5ddc6253badf2bfdeadf85b11b6dc 644 root:root
+  }
+  apply() {
+    put /nonexistent/fortress/components/policies.yaml 644 root:root << 'FORTRESS'
+---
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata:
+  name: pods-names
+  labels:
+    fortress-kit: policies
+spec:
+  description: pods ask CoreDNS for the names of the cluster
+  enableDefaultDeny:
+    egress: false
+  endpointSelector:
+    matchExpressions:
+      - key: io.kubernetes.pod.namespace
+        operator: Exists
+  egress:
+    - toEndpoints:
+        - matchLabels:
+            io.kubernetes.pod.namespace: kube-system
+            k8s-app: kube-dns
+      toPorts:
+        - ports:
+            - port: '53'
+              protocol: UDP
+            - port: '53'
+              protocol: TCP
+          rules:
+            dns:
+              - matchPattern: '**.cluster.local'
+---
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata:
+  name: nodes-nodes
+  labels:
+    fortress-kit: policies
+spec:
+  description: nodes ask each other
+  enableDefaultDeny:
+    ingress: false
+  nodeSelector: {}
+  ingress:
+    - fromEntities:
+        - remote-node
+      toPorts:
+        - ports:
+            - port: '10250'
+              protocol: TCP
+            - port: '8472'
+              protocol: UDP
+            - port: '51871'
+              protocol: UDP
+            - port: '4240'
+              protocol: TCP
+            - port: '4244'
+              protocol: TCP
+    - fromEntities:
+        - all
+      icmps:
+        - fields:
+            - family: IPv4
+              type: 8
+---
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata:
+  name: nodes-servers
+  labels:
+    fortress-kit: policies
+spec:
+  description: nodes ask the servers
+  enableDefaultDeny:
+    ingress: false
+  nodeSelector:
+    matchExpressions:
+      - key: node-role.kubernetes.io/control-plane
+        operator: Exists
+  ingress:
+    - fromEntities:
+        - remote-node
+      toPorts:
+        - ports:
+            - port: '6443'
+              protocol: TCP
+            - port: '2379'
+              endPort: 2380
+              protocol: TCP
+    - fromEndpoints:
+        - {}
+      toPorts:
+        - ports:
+            - port: '6443'
+              protocol: TCP
+---
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata:
+  name: nodes-hubble
+  labels:
+    fortress-kit: policies
+spec:
+  description: Hubble Relay asks the agents
+  enableDefaultDeny:
+    ingress: false
+  nodeSelector: {}
+  ingress:
+    - fromEndpoints:
+        - matchLabels:
+            io.kubernetes.pod.namespace: cilium
+            k8s-app: hubble-relay
+      toPorts:
+        - ports:
+            - port: '4244'
+              protocol: TCP
+---
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata:
+  name: node-fortress-node
+  labels:
+    fortress-kit: policies
+spec:
+  description: what router.allow opens on fortress-node
+  enableDefaultDeny:
+    ingress: false
+  nodeSelector:
+    matchLabels:
+      kubernetes.io/hostname: fortress-node
+  ingress:
+    - fromCIDRSet:
+        - cidr: 10.77.0.1/32
+    - fromCIDRSet:
+        - cidr: 10.66.0.0/24
+      toPorts:
+        - ports:
+            - port: '22'
+              protocol: TCP
+            - port: '443'
+              protocol: TCP
+            - port: '6443'
+              protocol: TCP
+---
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata:
+  name: nodes-names
+  labels:
+    fortress-kit: policies
+spec:
+  description: CoreDNS asks the resolver of its node
+  enableDefaultDeny:
+    ingress: false
+  nodeSelector: {}
+  ingress:
+    - fromEndpoints:
+        - matchLabels:
+            io.kubernetes.pod.namespace: kube-system
+            k8s-app: kube-dns
+      toPorts:
+        - ports:
+            - port: '53'
+              protocol: UDP
+            - port: '53'
+              protocol: TCP
+---
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata:
+  name: nodes-figures
+  labels:
+    fortress-kit: policies
+spec:
+  description: metrics-server asks the kubelets
+  enableDefaultDeny:
+    ingress: false
+  nodeSelector: {}
+  ingress:
+    - fromEndpoints:
+        - matchLabels:
+            io.kubernetes.pod.namespace: kube-system
+            k8s-app: metrics-server
+      toPorts:
+        - ports:
+            - port: '10250'
+              protocol: TCP
+---
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata:
+  name: gateway
+  labels:
+    fortress-kit: policies
+spec:
+  description: the audience of the site reaches the Gateway, and the Gateway reaches pods
+  endpointSelector:
+    matchExpressions:
+      - key: reserved:ingress
+        operator: Exists
+  ingress:
+    - fromCIDRSet:
+        - cidr: 10.66.0.0/24
+  egress:
+    - toEndpoints:
+        - {}
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata:
+  name: hubble-relay
+  namespace: cilium
+  labels:
+    fortress-kit: policies
+spec:
+  description: Hubble Relay asks the agents
+  endpointSelector:
+    matchLabels:
+      k8s-app: hubble-relay
+  egress:
+    - toEntities:
+        - host
+        - remote-node
+      toPorts:
+        - ports:
+            - port: '4244'
+              protocol: TCP
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata:
+  name: coredns
+  namespace: kube-system
+  labels:
+    fortress-kit: policies
+spec:
+  description: pods ask for names; CoreDNS asks the API and the resolver of the node
+  endpointSelector:
+    matchLabels:
+      k8s-app: kube-dns
+  ingress:
+    - fromEndpoints:
+        - matchExpressions:
+            - key: io.kubernetes.pod.namespace
+              operator: Exists
+      toPorts:
+        - ports:
+            - port: '53'
+              protocol: UDP
+            - port: '53'
+              protocol: TCP
+  egress:
+    - toEntities:
+        - kube-apiserver
+      toPorts:
+        - ports:
+            - port: '6443'
+              protocol: TCP
+    - toEntities:
+        - world
+        - host
+      toPorts:
+        - ports:
+            - port: '53'
+              protocol: UDP
+            - port: '53'
+              protocol: TCP
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata:
+  name: metrics-server
+  namespace: kube-system
+  labels:
+    fortress-kit: policies
+spec:
+  description: the API asks for figures, which come from the kubelets
+  endpointSelector:
+    matchLabels:
+      k8s-app: metrics-server
+  ingress:
+    - fromEntities:
+        - kube-apiserver
+        - remote-node
+      toPorts:
+        - ports:
+            - port: '10250'
+              protocol: TCP
+  egress:
+    - toEntities:
+        - kube-apiserver
+      toPorts:
+        - ports:
+            - port: '6443'
+              protocol: TCP
+    - toEntities:
+        - host
+        - remote-node
+      toPorts:
+        - ports:
+            - port: '10250'
+              protocol: TCP
+---
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata:
+  name: never-metadata
+  labels:
+    fortress-kit: policies
+spec:
+  description: no pod reaches the metadata of a cloud
+  enableDefaultDeny:
+    egress: false
+  endpointSelector:
+    matchExpressions:
+      - key: io.kubernetes.pod.namespace
+        operator: Exists
+  egressDeny:
+    - toCIDRSet:
+        - cidr: 169.254.0.0/16
+---
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata:
+  name: never-private
+  labels:
+    fortress-kit: policies
+specs:
+  - description: no pod reaches a private network
+    enableDefaultDeny:
+      egress: false
+    endpointSelector:
+      matchExpressions:
+        - key: io.kubernetes.pod.namespace
+          operator: Exists
+        - key: io.kubernetes.pod.namespace
+          operator: NotIn
+          values:
+            - kube-system
+    egressDeny:
+      - toCIDRSet:
+          - cidr: 0.0.0.0/8
+          - cidr: 10.0.0.0/8
+          - cidr: 100.64.0.0/10
+          - cidr: 127.0.0.0/8
+          - cidr: 169.254.0.0/16
+          - cidr: 172.16.0.0/12
+          - cidr: 192.168.0.0/16
+          - cidr: 224.0.0.0/3
+  - description: no pod reaches a private network
+    enableDefaultDeny:
+      egress: false
+    endpointSelector:
+      matchExpressions:
+        - key: io.kubernetes.pod.namespace
+          operator: In
+          values:
+            - kube-system
+        - key: k8s-app
+          operator: NotIn
+          values:
+            - kube-dns
+    egressDeny:
+      - toCIDRSet:
+          - cidr: 0.0.0.0/8
+          - cidr: 10.0.0.0/8
+          - cidr: 100.64.0.0/10
+          - cidr: 127.0.0.0/8
+          - cidr: 169.254.0.0/16
+          - cidr: 172.16.0.0/12
+          - cidr: 192.168.0.0/16
+          - cidr: 224.0.0.0/3
+---
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata:
+  name: pods-default-deny
+  labels:
+    fortress-kit: policies
+spec:
+  description: what is not allowed is denied
+  endpointSelector:
+    matchExpressions:
+      - key: io.kubernetes.pod.namespace
+        operator: Exists
+  ingress:
+    - {}
+  egress:
+    - {}
+---
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata:
+  name: nodes-default-deny
+  labels:
+    fortress-kit: policies
+spec:
+  description: what is not allowed is denied
+  nodeSelector: {}
+  ingress:
+    - {}
+FORTRESS
+    put_finish /nonexistent/fortress/components/policies.yaml
+  }
+  recover() { put_restore /nonexistent/fortress/components/policies.yaml; }
+  change 'the network policies of the cluster are applied, and what they do not allow is denied: they are written out'
+
+  # 3/4 the network policies of the cluster are applied, and what they do not allow is denied
+  #   why: what a pod may reach is a line that somebody wrote: whoever gets into one gets nowhere from there
+  check() {
+    objects_hold policies ciliumnetworkpolicies.cilium.io,ciliumclusterwidenetworkpolicies.cilium.io /nonexistent/fortress/components/policies.yaml
+  }
+  apply() {
+    objects_apply policies ciliumnetworkpolicies.cilium.io,ciliumclusterwidenetworkpolicies.cilium.io /nonexistent/fortress/components/policies.yaml
+  }
+  change 'the network policies of the cluster are applied, and what they do not allow is denied'
+
+  # 4/4 names are still answered under these policies
+  #   why: CoreDNS is Ready only while it reaches the API, and the kubelet reaches CoreDNS
+  check() { kubectl rollout status deployment/coredns --namespace kube-system --timeout=5s; }
+  wait_for 'names are still answered under these policies' 120
+}
+
+# What main uses.
+# from lib/component/release.sh: release_diff release_here release_fields
+# from lib/component/objects.sh: objects_named objects_there objects_spare objects_hold objects_apply objects_delete
+# from lib/engine/shell/put.sh: FK_STATE put put_owner put_finish put_finished put_restore put_matches
+# from lib/engine/shell/snapshot.sh: record_before
+# from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin_rootless usage recover holds
+# from lib/engine/shell/printed.sh: change wait_for fail
+
+main "$@"
