@@ -14,9 +14,12 @@ import {
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { after, before, beforeEach, describe, test } from 'node:test'
+import { openSession } from '../../lib/cli/session.ts'
 import { silence, skew } from '../../lib/component/api.ts'
 import { privateDir, sweep } from '../../lib/component/memory.ts'
+import { plain } from '../../lib/engine/program.ts'
 import { secretStore } from '../../lib/ground/secret.ts'
+import { machinesFor } from '../../lib/site/machines.ts'
 import { type Said, root, said } from '../machine/kit.ts'
 
 const kubeconfig = `apiVersion: v1
@@ -122,6 +125,26 @@ describe('a page for the API', () => {
     assert.equal(code, 2, text)
     assert.match(text, /52-notes: not built, after 20-k3s-server/)
     assert.equal(log(), '')
+  })
+
+  test('is applied after a plan of the same run, which has closed what it looked at', async () => {
+    const before = { ...process.env }
+    Object.assign(process.env, env)
+    const session = openSession({ site: 'fortress-pi', signal: new AbortController().signal })
+    try {
+      const [api] = machinesFor(session.config, 'api')
+      const machine = await session.connect(api!)
+      await machine.close()
+      const again = await session.connect(api!)
+      const { finished } = await again.run(await plain('look', ['test -s "$KUBECONFIG"']), () => {})
+      assert.ok(finished)
+    } finally {
+      await session.close()
+      for (const name of Object.keys(env)) delete process.env[name]
+      Object.assign(process.env, before)
+    }
+    pids.push(process.pid)
+    assert.deepEqual(left(), [])
   })
 
   for (const [what, said, pattern] of [
