@@ -100,8 +100,8 @@ export function remedy(config: Config, { refused }: Pick<Silence, 'refused'>): s
 
 /**
  * This computer as the machine of pages about the API. It is asked first, so that a tunnel that is down is said within seconds,
- * and by no step. `close` takes the kubeconfig away: the machine may be closed and used again before. Rejects with NotBuilt, or with
- * a Fault where it does not answer.
+ * and by no step. `close` takes the kubeconfig away: until then the machine may be closed and used again. Rejects with NotBuilt,
+ * or with a Fault where it does not answer.
  */
 export async function connectApi(
   opening: Opening,

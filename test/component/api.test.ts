@@ -14,13 +14,16 @@ import {
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { after, before, beforeEach, describe, test } from 'node:test'
+import { parse } from 'yaml'
 import { openSession } from '../../lib/cli/session.ts'
 import { silence, skew } from '../../lib/component/api.ts'
 import { privateDir, sweep } from '../../lib/component/memory.ts'
 import { plain } from '../../lib/engine/program.ts'
 import { secretStore } from '../../lib/ground/secret.ts'
+import { membersOf } from '../../lib/site/cluster.ts'
 import { machinesFor } from '../../lib/site/machines.ts'
 import { type Said, root, said } from '../machine/kit.ts'
+import { siteOf } from '../sites.ts'
 
 const kubeconfig = `apiVersion: v1
 kind: Config
@@ -45,6 +48,7 @@ case "$*" in
   apply*) while [ -e ${dir}/hang ]; do sleep 0.1; done; cat > ${dir}/note ;;
   delete*) rm ${dir}/note ;;
   'config exit') exit 7 ;;
+  'config wait') trap 'echo ended in order > ${dir}/note; exit 0' TERM; while :; do sleep 0.1; done ;;
 esac
 `
 
@@ -53,8 +57,8 @@ describe('a page for the API', () => {
   let env: Record<string, string>
   const at = (...names: string[]) => join(dir, ...names)
   const file = join(root, 'test/fixtures/pages/52-notes.ts')
-  const store = () =>
-    secretStore({ dir: at('state/fortress-pi'), identity: at('identity.txt'), say: () => {} })
+  const store = (site = 'fortress-pi') =>
+    secretStore({ dir: at('state', site), identity: at('identity.txt'), say: () => {} })
   const pids: number[] = []
   const start = (words: string[]): ChildProcess => {
     const child = spawn(process.execPath, words, { cwd: root, env, stdio: ['ignore', 'pipe', 'pipe'] })
@@ -125,6 +129,23 @@ describe('a page for the API', () => {
     assert.equal(code, 2, text)
     assert.match(text, /52-notes: not built, after 20-k3s-server/)
     assert.equal(log(), '')
+  })
+
+  test('finds a cluster of Talos in the same way', async () => {
+    env['FK_NODE_OS'] = 'talos'
+    try {
+      const early = await page('plan', '--site', 'fortress')
+      assert.match(early.text, /52-notes: not built, after 14-vm-talos/)
+      await store('fortress').put('fortress-node-kubeconfig', Buffer.from(kubeconfig).toString('base64'))
+      const { code, text } = await page('plan', '--site', 'fortress')
+      assert.equal(code, 2, text)
+      const { server } = parse(readFileSync(at('kubeconfig'), 'utf8')).clusters[0].cluster as {
+        server: string
+      }
+      assert.equal(server, `https://${membersOf(siteOf('fortress'))[0]?.endpoint}:6443`)
+    } finally {
+      delete env['FK_NODE_OS']
+    }
   })
 
   test('is applied after a plan of the same run, which has closed what it looked at', async () => {
@@ -224,6 +245,18 @@ describe('a page for the API', () => {
     assert.equal((await task('helm', '--site', 'fortress-pi', 'show', '--help')).code, 0)
     assert.match(log(), /^helm show --help$/m)
     assert.match((await task('kubectl', '--help')).text, /\.\/task kubectl \[WORD…\]/)
+    assert.deepEqual(left(), [])
+  })
+
+  test('./task kubectl that is ended ends what it has started in order', async () => {
+    const running = start(['bin/task.cjs', 'kubectl', 'config', 'wait'])
+    const ended = said(running)
+    await until(() => /config wait/.test(log()))
+    running.kill('SIGTERM')
+    const { code, text } = await ended
+    assert.equal(code, 143, text)
+    assert.equal(text, '')
+    assert.equal(readFileSync(at('note'), 'utf8'), 'ended in order\n')
     assert.deepEqual(left(), [])
   })
 
