@@ -3,7 +3,7 @@
 //
 // Needs   a node of vm-provision that runs Talos (FK_NODE_OS=talos). It brings its own Kubernetes: there is no k3s on it.
 // Leaves  a cluster of its own etcd, and its kubeconfig: on the host for root alone, and age-encrypted on the laptop
-//         (./task node kubeconfig NAME writes it out). The cluster has no network yet: that is another layer.
+//         (./task kubectl opens the cluster with it). The cluster has no network yet: that is another layer.
 // Then    change config/vm/talos-controlplane.yaml, apply vm-ignition, and this page: the node takes the change for two minutes,
 //         and keeps it only when it still answers.
 // Undo    deletes the credentials from the host. The node keeps its configuration: ./task node destroy NAME ends it.

@@ -4,7 +4,7 @@
 // Needs   a node: the virtual machine of vm-provision, or the metal itself, hardened.
 // Leaves  k3s with its own etcd, where everything stored is encrypted; /etc/rancher/k3s, and the program in /opt/k3s. There is no
 //         network for pods yet, so the node is not Ready: that is another layer.
-//         The laptop keeps the tokens and the kubeconfig, age-encrypted: ./task node kubeconfig NAME writes it out.
+//         The laptop keeps the tokens and the kubeconfig, age-encrypted: ./task kubectl opens the cluster with it.
 // Then    change config/k3s and apply again: a server that does not become ready gets its previous configuration back.
 // Undo    stops it. The data of the cluster stays in /var/lib/rancher.
 import type { Change, Step } from '../lib/engine/step.ts'

@@ -85,7 +85,6 @@ const others: Record<string, RegExp> = {
   apt: /^install wireguard-tools$/,
   cd: /^DIR$/,
   cp: /^\.env\.example \.env$/,
-  kubectl: /^--kubeconfig secrets\/fortress\/fortress-node\.kubeconfig get nodes$/,
   nft: /^delete table inet fortress$/,
   npm: /^(ci|link|run page)$/,
   passwd: /^USER$/,
@@ -246,7 +245,7 @@ describe('a document that is wrong is found', () => {
     'a script that does not exist': '\n\n    ./scripts/06-firewall.ts plan\n',
     'a test that does not exist': '\n\n    npm test -- test/none.test.ts\n',
     'a program that nobody knows': '```sh\nfrobnicate --now\n```',
-    'a path that is another': '```sh\nkubectl --kubeconfig secrets/x.kubeconfig get nodes\n```',
+    'a path that is another': '```sh\nwg-quick up secrets/fortress/x.key\n```',
   }))
     test(what, () => assert.equal(wrongCommands('x.md', text).length, 1, text))
   test('a link to no file, and one to no heading', () => {

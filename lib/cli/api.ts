@@ -100,9 +100,14 @@ export function remedy(config: Config, { refused }: Pick<Silence, 'refused'>): s
 
 /**
  * This computer as the machine of pages about the API. It is asked first, so that a tunnel that is down is said within seconds,
- * and by no step. Rejects with NotBuilt, or with a Fault where it does not answer.
+ * and by no step. `close` takes the kubeconfig away: until then the machine may be closed and used again. Rejects with NotBuilt,
+ * or with a Fault where it does not answer.
  */
-export async function connectApi(opening: Opening, spec: Placed, terminal: boolean): Promise<Machine> {
+export async function connectApi(
+  opening: Opening,
+  spec: Placed,
+  terminal: boolean,
+): Promise<{ machine: Machine; close: () => void }> {
   const { config, report, signal } = opening
   const api = await openApi(opening)
   try {
@@ -112,13 +117,7 @@ export async function connectApi(opening: Opening, spec: Placed, terminal: boole
     if (far !== undefined) report.note(`${far}.`)
     const { environment } = api
     const machine = await connectTo(config, spec, terminal, report, { signal, environment })
-    return {
-      ...machine,
-      close: async () => {
-        await machine.close()
-        api.close()
-      },
-    }
+    return { machine, close: api.close }
   } catch (error) {
     api.close()
     throw error

@@ -249,7 +249,7 @@ function memberConcerns(name: string, { seen, machine }: Cluster, add: Add): voi
   else if (node?.away)
     add('warn', name, 'it is drained, and not uncordoned again', './task k3s-upgrade apply')
   else if (node?.cordoned)
-    add('warn', name, 'somebody has cordoned it', `kubectl uncordon ${name}, when that is over`)
+    add('warn', name, 'somebody has cordoned it', `./task kubectl uncordon ${name}, when that is over`)
 }
 
 function serviceConcern(
@@ -289,7 +289,7 @@ function nodeConcern(name: string, { voter, ready, reason }: NodeState, add: Add
     lost ? 'bad' : 'warn',
     name,
     lost ? 'the cluster does not see it' : `it is not Ready (${reason || 'no reason given'})`,
-    `kubectl describe node ${name}`,
+    `./task kubectl describe node ${name}`,
   )
 }
 

@@ -81,6 +81,7 @@ export function openSession({ site, json = false, verbose = false, signal, ...op
   const copies = keeper(config.env.FK_AGE_IDENTITY, report, terminal && !yes && !config.env.FK_YES)
   const store = storeOf(config, copies.made)
   const machines = new Map<string | Placed, Promise<Machine>>()
+  const closing: (() => void)[] = []
   const connect = (spec: Placed): Promise<Machine> => {
     const key = isLaptop(spec) ? spec : spec.name // a machine of the site may bear the name, too
     const known = machines.get(key)
@@ -95,7 +96,9 @@ export function openSession({ site, json = false, verbose = false, signal, ...op
   const open = async (spec: Placed): Promise<Machine> => {
     if (isApi(spec)) {
       const { connectApi } = load('./api.ts') as typeof import('./api.ts')
-      return connectApi({ config, store, report, signal }, spec, terminal)
+      const { machine, close } = await connectApi({ config, store, report, signal }, spec, terminal)
+      closing.push(close)
+      return machine
     }
     const host = hostOfVm(spec)
     if (host === undefined) return connectTo(config, spec, terminal, report, { signal })
@@ -124,6 +127,7 @@ export function openSession({ site, json = false, verbose = false, signal, ...op
     close: async () => {
       // What could not be connected was reported where it was needed.
       await Promise.allSettled([...machines.values()].map(async (machine) => (await machine).close()))
+      for (const close of closing) close()
       copies.remind()
       report.close()
       speakThrough()

@@ -1,7 +1,7 @@
 // ./task kubectl and ./task helm: the tools that pages use, for a person, and no kubeconfig lies in clear on the disk for it.
 import { type ToolName, toolNames } from '../component/tools.ts'
 import { ask, unanswered } from '../component/api.ts'
-import { $, end } from '../ground/laptop.ts'
+import { $ } from '../ground/laptop.ts'
 import { speakThrough } from '../ground/stop.ts'
 import { openApi, remedy } from './api.ts'
 import type { Call } from './call.ts'
@@ -27,11 +27,11 @@ async function tool(name: ToolName, { argv, signal }: Call): Promise<number> {
         words.some((word) => /^(-h|--help|--client)$/.test(word)) || offline.test(words[0] ?? 'help')
       const answer = alone ? '' : await ask(api)
       if (typeof answer !== 'string') throw unanswered(api.endpoint, answer, remedy(session.config, answer))
-      // Ctrl-C is for the tool, which has the terminal.
+      // Ctrl-C is for the tool: the terminal sends it there, too.
       speakThrough(() => {})
       const running = $({ stdio: 'inherit', nothrow: true, env: api.environment })`exec ${name} ${words}`
       const stop = () => {
-        if (signal.reason !== 130 || !process.stdin.isTTY) void end(running)
+        if (signal.reason !== 130 || !process.stdin.isTTY) running.child?.kill('SIGTERM')
       }
       signal.addEventListener('abort', stop)
       const { exitCode } = await running.finally(() => signal.removeEventListener('abort', stop))

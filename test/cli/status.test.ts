@@ -133,7 +133,7 @@ describe('what needs attention', () => {
     )
     assert.match(
       one(nodes(node('pi-1', { cordoned: 'true' }))),
-      /somebody has cordoned it → kubectl uncordon pi-1/,
+      /somebody has cordoned it → \.\/task kubectl uncordon pi-1/,
     )
   })
 

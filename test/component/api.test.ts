@@ -14,10 +14,16 @@ import {
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { after, before, beforeEach, describe, test } from 'node:test'
+import { parse } from 'yaml'
+import { openSession } from '../../lib/cli/session.ts'
 import { silence, skew } from '../../lib/component/api.ts'
 import { privateDir, sweep } from '../../lib/component/memory.ts'
+import { plain } from '../../lib/engine/program.ts'
 import { secretStore } from '../../lib/ground/secret.ts'
+import { membersOf } from '../../lib/site/cluster.ts'
+import { machinesFor } from '../../lib/site/machines.ts'
 import { type Said, root, said } from '../machine/kit.ts'
+import { siteOf } from '../sites.ts'
 
 const kubeconfig = `apiVersion: v1
 kind: Config
@@ -42,6 +48,7 @@ case "$*" in
   apply*) while [ -e ${dir}/hang ]; do sleep 0.1; done; cat > ${dir}/note ;;
   delete*) rm ${dir}/note ;;
   'config exit') exit 7 ;;
+  'config wait') trap 'echo ended in order > ${dir}/note; exit 0' TERM; while :; do sleep 0.1; done ;;
 esac
 `
 
@@ -50,18 +57,22 @@ describe('a page for the API', () => {
   let env: Record<string, string>
   const at = (...names: string[]) => join(dir, ...names)
   const file = join(root, 'test/fixtures/pages/52-notes.ts')
-  const store = () =>
-    secretStore({ dir: at('state/fortress-pi'), identity: at('identity.txt'), say: () => {} })
-  const start = (words: string[]): ChildProcess =>
-    spawn(process.execPath, words, {
-      cwd: root,
-      env,
-      stdio: ['ignore', 'pipe', 'pipe'],
-    })
+  const store = (site = 'fortress-pi') =>
+    secretStore({ dir: at('state', site), identity: at('identity.txt'), say: () => {} })
+  const pids: number[] = []
+  const start = (words: string[]): ChildProcess => {
+    const child = spawn(process.execPath, words, { cwd: root, env, stdio: ['ignore', 'pipe', 'pipe'] })
+    pids.push(child.pid ?? 0)
+    return child
+  }
   const page = (...words: string[]): Promise<Said> => said(start(['--import', 'tsx', file, ...words]))
   const task = (...words: string[]): Promise<Said> => said(start(['bin/task.cjs', ...words]))
   const log = () => (existsSync(at('log')) ? readFileSync(at('log'), 'utf8') : '')
-  const left = () => ['/dev/shm', `/run/user/${process.getuid?.()}`, tmpdir()].flatMap(ours)
+  /** The directories in memory of what was started here. */
+  const left = () =>
+    ['/dev/shm', `/run/user/${process.getuid?.()}`, tmpdir()]
+      .flatMap((place) => (existsSync(place) ? readdirSync(place) : []))
+      .filter((name) => pids.some((pid) => name.startsWith(`fortress-kit-${pid}-`)))
 
   before(async () => {
     dir = mkdtempSync(join(tmpdir(), 'fk-test-'))
@@ -120,6 +131,43 @@ describe('a page for the API', () => {
     assert.equal(log(), '')
   })
 
+  test('finds a cluster of Talos in the same way', async () => {
+    env['FK_NODE_OS'] = 'talos'
+    try {
+      const early = await page('plan', '--site', 'fortress')
+      assert.match(early.text, /52-notes: not built, after 14-vm-talos/)
+      await store('fortress').put('fortress-node-kubeconfig', Buffer.from(kubeconfig).toString('base64'))
+      const { code, text } = await page('plan', '--site', 'fortress')
+      assert.equal(code, 2, text)
+      const { server } = parse(readFileSync(at('kubeconfig'), 'utf8')).clusters[0].cluster as {
+        server: string
+      }
+      assert.equal(server, `https://${membersOf(siteOf('fortress'))[0]?.endpoint}:6443`)
+    } finally {
+      delete env['FK_NODE_OS']
+    }
+  })
+
+  test('is applied after a plan of the same run, which has closed what it looked at', async () => {
+    const before = { ...process.env }
+    Object.assign(process.env, env)
+    const session = openSession({ site: 'fortress-pi', signal: new AbortController().signal })
+    try {
+      const [api] = machinesFor(session.config, 'api')
+      const machine = await session.connect(api!)
+      await machine.close()
+      const again = await session.connect(api!)
+      const { finished } = await again.run(await plain('look', ['test -s "$KUBECONFIG"']), () => {})
+      assert.ok(finished)
+    } finally {
+      await session.close()
+      for (const name of Object.keys(env)) delete process.env[name]
+      Object.assign(process.env, before)
+    }
+    pids.push(process.pid)
+    assert.deepEqual(left(), [])
+  })
+
   for (const [what, said, pattern] of [
     [
       'does not answer',
@@ -149,7 +197,6 @@ describe('a page for the API', () => {
     assert.equal(left().length, 1)
     killed.kill('SIGKILL')
     await ended
-    assert.equal(left().length, 1)
     // The step that was begun ends by itself.
     rmSync(at('hang'))
     await until(() => existsSync(at('note')))
@@ -198,6 +245,18 @@ describe('a page for the API', () => {
     assert.equal((await task('helm', '--site', 'fortress-pi', 'show', '--help')).code, 0)
     assert.match(log(), /^helm show --help$/m)
     assert.match((await task('kubectl', '--help')).text, /\.\/task kubectl \[WORD…\]/)
+    assert.deepEqual(left(), [])
+  })
+
+  test('./task kubectl that is ended ends what it has started in order', async () => {
+    const running = start(['bin/task.cjs', 'kubectl', 'config', 'wait'])
+    const ended = said(running)
+    await until(() => /config wait/.test(log()))
+    running.kill('SIGTERM')
+    const { code, text } = await ended
+    assert.equal(code, 143, text)
+    assert.equal(text, '')
+    assert.equal(readFileSync(at('note'), 'utf8'), 'ended in order\n')
     assert.deepEqual(left(), [])
   })
 
@@ -279,6 +338,3 @@ async function until(holds: () => boolean): Promise<void> {
   for (let i = 0; i < 300 && !holds(); i++) await new Promise((resolve) => setTimeout(resolve, 100))
   assert.ok(holds())
 }
-
-const ours = (place: string): string[] =>
-  existsSync(place) ? readdirSync(place).filter((name) => name.startsWith('fortress-kit-')) : []
