@@ -1,6 +1,6 @@
 // The end of a run over many pages: what holds, what is left and why, and the command that goes on.
 import type { Page } from '../engine/page.ts'
-import type { PageState, RunEnd, Stop } from '../engine/report.ts'
+import { type PageState, type RunEnd, type Stop, count } from '../engine/report.ts'
 import type { Mode, Result } from '../engine/verdict.ts'
 import { shown } from '../ground/wrap.ts'
 import type { RunFlags } from './tables.ts'
@@ -56,10 +56,13 @@ function sumOf({ mode, came, left, label }: Ended): string {
       (sum, { result: { steps } }) => ({ change: sum.change + steps.change, hold: sum.hold + steps.hold }),
       { change: 0, hold: 0 },
     )
-    const turns = came.filter(({ result: { state } }) => state === 'your turn' || state === 'blocked').length
+    const turns = came.filter(
+      ({ result: { state, next } }) =>
+        state === 'your turn' || state === 'blocked' || (state === 'later' && next !== undefined),
+    ).length
     const need = turns === 0 ? '' : `, ${turns} ${turns === 1 ? 'needs' : 'need'} you first`
     const silent = came.filter(({ result: { state } }) => state === 'unknown').length
-    const unknown = silent === 0 ? '' : `, ${silent === 1 ? '1 page' : `${silent} pages`} unknown`
+    const unknown = silent === 0 ? '' : `, ${count(silent, 'page')} unknown`
     return `Plan for ${label}: ${change} to change, ${hold} ${hold === 1 ? 'holds' : 'hold'}${need}${unknown}`
   }
   const pages = [...new Set([...came.map(({ page }) => page), ...left])]
@@ -69,7 +72,7 @@ function sumOf({ mode, came, left, label }: Ended): string {
   if (mode === 'undo') {
     const undone = pages.filter((page) => came.some((c) => c.page === page && c.result.state === 'changed'))
     const rest = open.length === 0 ? '' : `, ${open.length} ${open.length === 1 ? 'is' : 'are'} left`
-    return `${undone.length} of ${pages.length} pages undone${rest}`
+    return `${undone.length} of ${count(pages.length, 'page')} undone${rest}`
   }
   const hold = pages.length - open.length
   const are = (page: Page, state: PageState) =>
@@ -79,7 +82,7 @@ function sumOf({ mode, came, left, label }: Ended): string {
   const missing = mode === 'verify' ? open.filter((page) => are(page, 'not built')).length : 0
   const not = open.length - unknown - missing
   const parts = [
-    `${hold} of ${pages.length} pages ${hold === 1 ? 'holds' : 'hold'}`,
+    `${hold} of ${count(pages.length, 'page')} ${hold === 1 ? 'holds' : 'hold'}`,
     not === 0 ? '' : `${not} ${not === 1 ? 'does' : 'do'} not${mode === 'verify' ? '' : ' yet'}`,
     unknown === 0 ? '' : `${unknown} unknown`,
     missing === 0 ? '' : `${missing} not built`,

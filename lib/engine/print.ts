@@ -15,6 +15,7 @@ import {
   written,
 } from './functions.ts'
 import type { About } from './page.ts'
+import { count } from './paper.ts'
 import { rollbackData } from './program.ts'
 import { type Change, type Demand, type Step, checkOf, isChange, isWait, transactionOf } from './step.ts'
 
@@ -236,9 +237,8 @@ function header(page: Printable, file: string, elsewhere: Elsewhere | undefined)
       ? 'Run it on the laptop, as yourself:'
       : `Run it as root${page.machine === undefined ? '' : ` on ${page.machine}`}:`,
     ...commandsFor(file, given, elsewhere),
-    steps.length === 1
-      ? 'It has 1 step, which checks first, and changes only what does not hold.'
-      : `It has ${steps.length} steps. Each checks first, and changes only what does not hold.`,
+    `It has ${count(steps.length, 'step')}${steps.length === 1 ? ', which' : '. Each'} ` +
+      'checks first, and changes only what does not hold.',
     'It keeps no record, so undo cannot take it back. It checks no controls: verify does.',
     ...(secrets.length > 0
       ? [

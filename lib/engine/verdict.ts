@@ -4,7 +4,7 @@ import { faultOf, fileDiff } from './faults.ts'
 import { type Observed, foundOf, holds, stateOf, unobserved } from './observed.ts'
 import type { Page } from './page.ts'
 import { besides } from './print.ts'
-import type { PageState, Report, Summary } from './report.ts'
+import { type PageState, type Report, type Summary, count } from './report.ts'
 import { type Step, isChange, isDemand, isWait } from './step.ts'
 
 export type Mode = 'plan' | 'apply' | 'verify' | 'undo'
@@ -124,7 +124,7 @@ export class PageReport {
       this.#tally[run.cut.as] += 1
       left -= 1
     }
-    if (left > 0) report.note(left === 1 ? '1 step was not reached.' : `${left} steps were not reached.`)
+    if (left > 0) report.note(`${count(left, 'step', 'was', 'were')} not reached.`)
     if (run.stopped) this.#tally.pending += left
     report.summary({ name: page.name, ...this.#tally, seconds })
     const { hold, pending } = this.#tally
@@ -271,7 +271,9 @@ function countsOf({ hold, changed, pending, turn, blocked, failed, controls, reb
     blocked ? `${blocked} blocked` : '',
     failed ? `${failed} failed` : '',
     hold ? (hold === 1 ? '1 holds' : `${hold} hold`) : '',
-    pending + failed === 0 && controls.total > 0 ? `${controls.hold} of ${controls.total} controls` : '',
+    pending + failed === 0 && controls.total > 0
+      ? `${controls.hold} of ${count(controls.total, 'control')}`
+      : '',
     rebooting ? `${rebooting} at the next start` : '',
   ]
   return parts.filter(Boolean).join(', ')
