@@ -113,18 +113,21 @@ function stopsOf(came: Came[]): Stop[] {
 const spanOf = (numbers: string[]): string =>
   numbers.length > 2 ? `${numbers[0]}-${numbers.at(-1)}` : numbers.join(',')
 
-/** The command that goes on from here; undefined where nothing does. */
-function nextOf({ mode, came, left, given, stopped, only }: Ended): string | undefined {
-  const words = ['layer', 'only', 'site'] as const
-  const same = words
+/** The flags that choose the same pages again, each with a space in front. */
+export const choiceOf = (given: RunFlags): string =>
+  (['layer', 'only', 'site'] as const)
     .flatMap((word) => (given[word] === undefined ? [] : [` --${word} ${given[word]}`]))
     .join('')
+
+/** The command that goes on from here; undefined where nothing does. */
+function nextOf({ mode, came, left, given, stopped, only }: Ended): string | undefined {
+  const same = choiceOf(given)
   const open = came.filter(({ result }) => !isDone(result.state))
   if (only && stopped !== undefined) return `./task ${only.name.slice(3)} ${mode}${same}`
   if (stopped !== undefined && mode !== 'apply') return `./task ${mode}-all${same}`
   const silent = open.length > 0 && open.every(({ result }) => result.state === 'unknown')
-  if (silent && (mode === 'plan' || mode === 'verify'))
-    return `./task ${mode}-all${same} again, when they answer`
+  if (silent && mode !== 'undo')
+    return `./task ${mode === 'apply' ? 'build' : mode}-all${same} again, when they answer`
   if (mode === 'plan') {
     if (open.length === 0) return undefined
     const diff = given.diff ? '' : `\n./task plan-all${same} --diff shows every difference`

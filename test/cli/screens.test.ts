@@ -354,6 +354,13 @@ const scenes: Record<string, Scene> = {
     },
   },
   'plan-all-tunnel-down': { mode: 'plan', silent: { fortress: tunnelDown, 'fortress-node': tunnelDown } },
+  'build-all-silent': {
+    mode: 'apply',
+    flags: { layer: 'L0' },
+    only: ['00', '05', '06', '08'],
+    silent: { fortress: tunnelDown },
+    answers: ['y'],
+  },
   undo: { mode: 'undo', one: true, only: ['06'], applied: ['00', '05', '06'], answers: ['y'] },
   'undo-all': {
     mode: 'undo',
@@ -364,6 +371,38 @@ const scenes: Record<string, Scene> = {
     },
   },
 }
+
+test('build-all asks for nothing where no machine answers, and only for pages of those that do', async () => {
+  const played = async (scene: Scene) => {
+    let text = ''
+    const out = { write: (piece: string) => (text += piece) }
+    const report = createReport({ stdout: out, tty: false, color: false, brief: true })
+    const { code, shown } = await record(scene)
+    for (const play of shown) play(report, out)
+    return { code, text }
+  }
+  const none = await played(scenes['build-all-silent'] as Scene)
+  assert.equal(none.code, 1)
+  assert.doesNotMatch(none.text, /\?/)
+  assert.match(none.text, /^No machine of fortress \(admin@192\.0\.2\.10\) answers: nothing was applied$/m)
+  assert.match(none.text, /^Next: \.\/task build-all --layer L0 again, when they answer$/m)
+  const node = await played({
+    mode: 'apply',
+    applied: everything,
+    silent: { 'fortress-node': tunnelDown },
+    answers: ['y'],
+  })
+  assert.equal(node.code, 1)
+  assert.match(node.text, /^No machine with pages to apply answers: nothing was applied$/m)
+  const one = await played({
+    mode: 'apply',
+    only: ['00', '20', '21'],
+    silent: { 'fortress-node': tunnelDown },
+    answers: ['n'],
+  })
+  assert.equal(one.code, 1)
+  assert.match(one.text, /^Apply 1 page to fortress \(admin@192\.0\.2\.10\)\? \[y\/N\] n$/m)
+})
 
 describe('runs', () => {
   for (const [name, scene] of Object.entries(scenes)) {
