@@ -21,9 +21,13 @@ import {
   tunnelOf,
 } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
+import { gate } from './abreast.ts'
 import { stateOf, storeOf } from './context.ts'
 
 const load = createRequire(import.meta.url)
+
+/** One password can be typed at a time, also where several machines are connected. */
+const oneQuestion = gate(1)
 
 /** The machine that FK_HOST names. Throws a Fault where it is not set. */
 export function hostOf({ env }: Config): HostAddress {
@@ -75,8 +79,10 @@ export async function connectTo(
         throw new Fault(`sudo needs a password on ${label}`, {
           next: 'FK_SUDO_PASSWORD_FILE=… (a file of mode 600), or run it on a terminal',
         })
-      report.pause()
-      return question(`Password for sudo on ${label}: `, { hidden: true })
+      return oneQuestion(() => {
+        report.pause()
+        return question(`Password for sudo on ${label}: `, { hidden: true })
+      })
     },
   })
   if (!direct) return connecting
