@@ -49,15 +49,16 @@ export async function connectTo(
 ): Promise<Machine> {
   const { env } = config
   const { target, routeFile, rootless, environment, password } = await accessOf(config, spec, report)
-  const inTunnel =
-    target !== 'local' && target.tunnel !== undefined && routeFile !== undefined && existsSync(routeFile)
-  const down = inTunnel && target.tunnelNamespace === undefined && !tunnelIsUp(config)
+  const hasTunnel = target !== 'local' && target.tunnel !== undefined && routeFile !== undefined
+  const inTunnel = hasTunnel && existsSync(routeFile)
+  const isUp = hasTunnel && (target.tunnelNamespace !== undefined || tunnelIsUp(config))
+  const down = inTunnel && !isUp
   // A look with a limit does not wait for a tunnel that is down: the machine may still listen at its own address.
   const direct = down && seconds !== undefined
   const limited =
     target === 'local' || seconds === undefined
       ? target
-      : { ...target, connectSeconds: inTunnel && !direct ? Math.floor(seconds / 2) : seconds }
+      : { ...target, connectSeconds: isUp ? Math.floor(seconds / 2) : seconds }
   const connecting = connect({
     name: spec.name,
     target: limited,
@@ -67,6 +68,7 @@ export async function connectTo(
     ...(routeFile === undefined || direct ? {} : { routeFile }),
     ...(rootless === undefined ? {} : { rootless }),
     ...(environment === undefined ? {} : { environment }),
+    tunnelIsUp: isUp,
     advice: {
       silent: `After host-firewall ${spec.name} answers in the tunnel only: ${tunnelUp(config)}`,
       ...(down ? { tunnelDown: tunnelUp(config) } : {}),

@@ -98,6 +98,8 @@ export interface Access {
   environment?: Record<string, string>
   /** A file that says that only the tunnel is left; absent for machines that have none. */
   routeFile?: string
+  /** This computer has an address in the tunnel: what is silent at its own may answer there, and that is noted in routeFile. */
+  tunnelIsUp?: boolean
   /** False: nothing is run as root, so that no password is needed. */
   root?: false
   /** Ends connecting: nothing was changed by then. */
@@ -132,10 +134,15 @@ export async function connect(access: Access): Promise<Machine> {
   const closed = link instanceof Ssh && link.route === 'tunnel'
   let outcome = await inquire()
   if (found === undefined && access.signal?.aborted) throw new Stopped()
-  if (found === undefined && link instanceof Ssh && link.route === 'tunnel') {
+  if (found === undefined && closed) {
     // The tunnel may be down while the machine still listens where it did.
     link.route = 'direct'
     outcome = await inquire()
+  } else if (found === undefined && access.tunnelIsUp && link instanceof Ssh && link.target.tunnel) {
+    // Another laptop has closed the way in.
+    link.route = 'tunnel'
+    await inquire()
+    link.switchTo(found === undefined ? 'direct' : 'tunnel')
   }
   if (found === undefined && closed && access.advice?.tunnelDown)
     throw new Fault(`${link.label(access.name)} does not answer: the tunnel is down on this computer`, {
