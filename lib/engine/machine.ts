@@ -261,7 +261,8 @@ esac`
     signal?.addEventListener('abort', stop)
     let finished = false
     createInterface({ input: command.stdout, crlfDelay: Number.POSITIVE_INFINITY }).on('line', (line) => {
-      const frame = frameOf(line, program.nonce)
+      // What is left when the stream has ended is a line that was cut off.
+      const frame = command.stdout.readableEnded ? undefined : frameOf(line, program.nonce)
       if (frame?.kind === 'finished') finished = true
       else if (frame) onFrame(frame)
     })

@@ -1,6 +1,6 @@
 // What came of a page: each step as soon as it is known, the sums, the state of the page and the exit code. It decides nothing
 // about what runs next.
-import { faultOf, fileDiff } from './faults.ts'
+import { type Cut, faultOf, fileDiff } from './faults.ts'
 import { type Observed, foundOf, holds, stateOf, unobserved } from './observed.ts'
 import type { Page } from './page.ts'
 import { besides } from './print.ts'
@@ -40,12 +40,6 @@ function stepState(step: Step, observed: Observed, mode: Mode): StepState {
   if (isDemand(step) && (mode === 'plan' || step.person)) return unmet
   if (mode !== 'plan') return 'failed'
   return isChange(step) ? 'change' : 'wait'
-}
-
-/** Why a run went no further, where no step says so: the connection ended, or another run holds the machine. */
-export interface Cut {
-  why: string
-  as: 'failed' | 'blocked'
 }
 
 export interface Reported {
@@ -124,7 +118,8 @@ export class PageReport {
       this.#tally[run.cut.as] += 1
       left -= 1
     }
-    if (left > 0) report.note(`${count(left, 'step', 'was', 'were')} not reached.`)
+    const so = run.cut?.unheard ? 'heard of' : 'reached'
+    if (left > 0) report.note(`${count(left, 'step', 'was', 'were')} not ${so}.`)
     if (run.stopped) this.#tally.pending += left
     report.summary({ name: page.name, ...this.#tally, seconds })
     const { hold, pending } = this.#tally

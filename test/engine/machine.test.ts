@@ -70,6 +70,20 @@ for (const [what, of] of [
       assert.deepEqual(heard, [['one', { value: `it's ${process.env['HOME']}` }]])
     })
 
+    test('a line that was cut off in the middle is not taken for what it would have said', async () => {
+      const machine = await connect(of)
+      const heard: unknown[] = []
+      const { finished } = await machine.run(
+        await plain('test', [
+          'answer one value whole',
+          `printf '%s\\tanswer\\ttwo\\tvalue\\thal' "$FK_NONCE" >&3; kill -KILL $$`,
+        ]),
+        onAnswer((values, name) => heard.push([name, values])),
+      )
+      await machine.close()
+      assert.deepEqual([finished, heard], [false, [['one', { value: 'whole' }]]])
+    })
+
     test('a program that ends early has not finished', async () => {
       const machine = await connect(of)
       const outcome = await machine.run(await plain('test', ['exit 7']), () => {})
