@@ -16,7 +16,7 @@ import {
 } from './functions.ts'
 import type { About } from './page.ts'
 import { count } from './paper.ts'
-import { rollbackData } from './program.ts'
+import { refuseSecretFile, rollbackData } from './program.ts'
 import { type Change, type Demand, type Step, checkOf, isChange, isWait, transactionOf } from './step.ts'
 
 export interface Printable extends Pick<About, 'library' | 'prepare'>, Partial<Pick<About, 'on'>> {
@@ -32,8 +32,11 @@ export interface Printable extends Pick<About, 'library' | 'prepare'>, Partial<P
 const runsOnLaptop = ({ on = 'host' }: Pick<Printable, 'on'>): boolean => recordOf(on) === 'laptop'
 
 /** A printed page has no record, by which alone the laptop could roll a transaction back. */
-const stepsOf = (page: Printable): Step[] =>
-  runsOnLaptop(page) ? page.steps.map(({ transaction: _, ...step }) => step as Step) : page.steps
+function stepsOf(page: Printable): Step[] {
+  if (!runsOnLaptop(page)) return page.steps
+  for (const step of page.steps) refuseSecretFile(page.name, step)
+  return page.steps.map(({ transaction: _, ...step }) => step as Step)
+}
 
 /** How main begins: as root of a machine, or as the person at the laptop. */
 const beginOf = (page: Pick<Printable, 'on'>) => (runsOnLaptop(page) ? 'begin_rootless' : 'begin')
@@ -225,6 +228,9 @@ function header(page: Printable, file: string, elsewhere: Elsewhere | undefined)
   const uploads = uploadsOf(steps)
   const signed = uploads.some(({ signature }) => signature !== undefined)
   const typed = typedOf(steps)
+  const dropped = page.steps.flatMap(({ name, transaction }, i) =>
+    transaction && !steps[i]?.transaction ? [name] : [],
+  )
   const given = [
     ...(secrets.length > 0 ? ['FK_SECRETS=DIR '] : []),
     ...(uploads.length > 0 ? ['FK_FILES=DIR '] : []),
@@ -264,6 +270,12 @@ function header(page: Printable, file: string, elsewhere: Elsewhere | undefined)
           '  touch /run/fortress-confirm',
           `If you do not within ${longest(steps)} seconds of its beginning, the machine rolls it back.`,
           'At a console: FK_KEEP_CHANGES=yes, and nothing is rolled back.',
+        ]
+      : []),
+    ...(dropped.length > 0
+      ? [
+          `Steps that could cut you off (${dropped.join('; ')}) are transactions in ./task ${page.name.slice(3)} apply alone: ` +
+            'here nothing rolls them back.',
         ]
       : []),
   ]
