@@ -6,6 +6,7 @@
 //         libvirt and of a cluster network are left alone.
 // Undo    opens the machine as it was.
 import { file } from '../lib/engine/file.ts'
+import type { Context } from '../lib/engine/page.ts'
 import { packages } from '../lib/engine/packages.ts'
 import type { Control, Step, Transaction } from '../lib/engine/step.ts'
 import { type Command, sh } from '../lib/ground/sh.ts'
@@ -13,6 +14,7 @@ import { type Firewall, firewallOf } from '../lib/host/nftables.ts'
 import { enter } from '../lib/host/wireguard.ts'
 import { script } from '../lib/script.ts'
 import { type TunnelEnd, machineOf, tunnelOf } from '../lib/site/machines.ts'
+import { inside } from '../lib/site/zones.ts'
 
 export default script(import.meta, { layer: 'L0', on: 'host', needs: ['05-host-wireguard'] }, (context) => {
   const { site, machine } = context
@@ -20,6 +22,7 @@ export default script(import.meta, { layer: 'L0', on: 'host', needs: ['05-host-w
   const firewall = firewallOf(site, machine.name)
   const transaction = transactionOf(end)
   return [
+    ...shutOut(context, end, firewall),
     packages(['nftables']),
     ...(end ? [handshake(end, enter(context), transaction)] : []),
     ...rules(firewall, transaction),
@@ -35,6 +38,28 @@ const transactionOf = (end: TunnelEnd | undefined): Transaction => ({
   ...(end ? { route: { apply: 'tunnel', undo: 'direct' } } : {}),
   tables: ['inet fortress'],
 })
+
+/** Nothing where a line lets the admin in, as far as this machine sees; else what says so, before anything is closed. */
+function shutOut({ site, machine }: Context, end: TunnelEnd | undefined, { ssh, lets }: Firewall): Step[] {
+  // A page that is printed does not know where from somebody will come.
+  const sources = end
+    ? site.tunnel.peers.map(({ address }) => address)
+    : machine.via === ''
+      ? []
+      : [machine.via]
+  const [address] = sources
+  if (address === undefined || sources.some(lets)) return []
+  const around = site.networks.find(({ network }) => inside(network, address))
+  const word = end ? 'tunnel' : (around?.name ?? 'upstream')
+  return [
+    {
+      name: `router.allow lets you log in from ${end ? 'the tunnel' : address} (tcp/${ssh.port})`,
+      check: sh`echo ${`no line lets ${address} (${word}) connect to tcp/${ssh.port} of ${machine.name}`}; false`,
+      help: `add a line to router.allow in config/sites/${site.name}.yaml, such as
+{ from: ${word}, to: 'machine:${machine.name}', ports: [tcp/${ssh.port}], why: administration }`,
+    },
+  ]
+}
 
 /** The one way in is closed only while somebody uses the other. */
 function handshake({ interface: wg }: TunnelEnd, help: string, transaction: Transaction): Step {

@@ -235,6 +235,17 @@ test('what the README shows of a verify is what verify prints', async () => {
   assert.deepEqual(unseen(samples[0] ?? [], await verified('00')), [])
 })
 
+test('the README says what no software adds, before the first command on a machine, and which secrets lie in clear', () => {
+  const [before = '', after = ''] = read('README.md').split('    cp .env.example .env')
+  assert.match(before, /VT-x or AMD-V/)
+  assert.match(before, /FK_VM_ACCEL=tcg/)
+  assert.match(
+    after,
+    /age-encrypted on your laptop[^-]*The client files\s+of the tunnel are the exception: [^.]* in clear/,
+  )
+  assert.match(after, /private key in clear \(mode 600\)/)
+})
+
 describe('a document that is wrong is found', () => {
   for (const [what, text] of Object.entries({
     'a flag that does not exist': '```sh\n./task build-all --layr l0\n```',

@@ -12,9 +12,13 @@ import { question } from '../ground/laptop.ts'
 import { shown } from '../ground/wrap.ts'
 import { type Placed, clientPath, isLaptop, machineOf, machinesFor, tunnelOf } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
+import { gate } from './abreast.ts'
 import { stateOf, storeOf } from './context.ts'
 
 const load = createRequire(import.meta.url)
+
+/** One password can be typed at a time, also where several machines are connected. */
+const oneQuestion = gate(1)
 
 /** The machine that FK_HOST names. Throws a Fault where it is not set. */
 export function hostOf({ env }: Config): HostAddress {
@@ -36,15 +40,16 @@ export async function connectTo(
 ): Promise<Machine> {
   const { env } = config
   const { target, routeFile, rootless, password } = await accessOf(config, spec, report)
-  const inTunnel =
-    target !== 'local' && target.tunnel !== undefined && routeFile !== undefined && existsSync(routeFile)
-  const down = inTunnel && target.tunnelNamespace === undefined && !tunnelIsUp(config)
+  const hasTunnel = target !== 'local' && target.tunnel !== undefined && routeFile !== undefined
+  const inTunnel = hasTunnel && existsSync(routeFile)
+  const isUp = hasTunnel && (target.tunnelNamespace !== undefined || tunnelIsUp(config))
+  const down = inTunnel && !isUp
   // A look with a limit does not wait for a tunnel that is down: the machine may still listen at its own address.
   const direct = down && seconds !== undefined
   const limited =
     target === 'local' || seconds === undefined
       ? target
-      : { ...target, connectSeconds: inTunnel && !direct ? Math.floor(seconds / 2) : seconds }
+      : { ...target, connectSeconds: isUp ? Math.floor(seconds / 2) : seconds }
   const connecting = connect({
     name: spec.name,
     target: limited,
@@ -54,6 +59,7 @@ export async function connectTo(
     ...(routeFile === undefined || direct ? {} : { routeFile }),
     ...(rootless === undefined ? {} : { rootless }),
     ...(environment === undefined ? {} : { environment }),
+    tunnelIsUp: isUp,
     advice: {
       silent: `After host-firewall ${spec.name} answers in the tunnel only: ${tunnelUp(config)}`,
       ...(down ? { tunnelDown: tunnelUp(config) } : {}),
@@ -66,8 +72,10 @@ export async function connectTo(
         throw new Fault(`sudo needs a password on ${label}`, {
           next: 'FK_SUDO_PASSWORD_FILE=… (a file of mode 600), or run it on a terminal',
         })
-      report.pause()
-      return question(`Password for sudo on ${label}: `, { hidden: true })
+      return oneQuestion(() => {
+        report.pause()
+        return question(`Password for sudo on ${label}: `, { hidden: true })
+      })
     },
   })
   if (!direct) return connecting

@@ -2,6 +2,7 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Context, Page } from '../engine/page.ts'
+import { count } from '../engine/report.ts'
 import { type Step, isChange, isWait } from '../engine/step.ts'
 import { root } from '../ground/root.ts'
 import { secretStore } from '../ground/secret.ts'
@@ -49,7 +50,9 @@ function sectionOf(page: Page): string {
   const example = exampleOf(page)
   const controls = example.steps.reduce((sum, { controls: all }) => sum + (all?.length ?? 0), 0)
   const verified =
-    controls === 1 ? 'One control of a security guide is' : `${controls} controls of security guides are`
+    controls === 1
+      ? 'One control of a security guide is'
+      : `${count(controls, 'control')} of security guides are`
   return [
     `## ${page.name}`,
     page.summary,

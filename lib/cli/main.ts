@@ -114,9 +114,7 @@ function find(taskfile: Taskfile, scripts: PageFile[], name: string, rest: strin
   const named = scripts.filter((p) => [p.number, p.name, `${p.number}-${p.name}`].includes(name))
   if (named.length > 1) {
     const names = named.map((p) => p.name)
-    throw new Fault(
-      `'${name}' is the number of ${names.length} pages: ${names.join(', ')}. Say which by its name.`,
-    )
+    throw new Fault(`'${name}' is the number of several pages: ${names.join(', ')}. Say which by its name.`)
   }
   const [page] = named
   if (page) return { does: page.summary, takes: pageTable, page, run: runPageFile(page) }

@@ -272,8 +272,11 @@ export class PageRun {
     // What is missing only because a page before it was not applied yet is no obstacle.
     const after = mode === 'plan' && result.state === 'blocked' ? this.#waitsFor(page) : undefined
     if (after === undefined) return result
-    const { next: _, ...rest } = result
-    return { ...rest, state: 'later', why: `after ${after}` }
+    const { next, ...rest } = result
+    // What another page mends says no more than that; what a person mends (a switch in the firmware) is said today.
+    const own = next === undefined || next.startsWith('./task ')
+    if (own) return { ...rest, state: 'later', why: `after ${after}` }
+    return { ...rest, state: 'later', why: `after ${after}; not so now: ${result.why}`, next }
   }
 
   /** A machine that is not built yet, or cannot be reached. Of one page on one machine that is all there is to say. */

@@ -15,7 +15,7 @@ import { helpLines, parse } from './flags.ts'
 import { printPage, printRunbook } from './print.ts'
 import { type Ask, agrees, confirmed } from './prompt.ts'
 import { refuse } from './refusal.ts'
-import { isDone } from './runend.ts'
+import { choiceOf, isDone } from './runend.ts'
 import { type Session, openSession } from './session.ts'
 import { type AnyMode, type RunFlags, page as pageTable } from './tables.ts'
 
@@ -115,16 +115,22 @@ export async function runOn(
   if (mode === 'apply' && runbook !== undefined && !yes) {
     const plan = new PageRun(session, host.kind, pages, 'plan', given)
     const code = await plan.all()
-    report.end(plan.end(label, !signal.aborted))
-    if (signal.aborted) return code
-    const open = plan.came.filter(({ result }) => !isDone(result.state)).length
-    if (open === 0) return code
+    const open = plan.came.filter(({ result }) => !isDone(result.state))
+    const answering = open.filter(({ result }) => result.state !== 'unknown').map((one) => one.page)
+    const silent = open.length > 0 && answering.length === 0 && !signal.aborted
+    const some = plan.came.length > open.length
+    const who = some ? 'No machine with pages to apply' : `No machine of ${label}`
+    const sum = `${who} answers: nothing was applied`
+    const next = `./task build-all${choiceOf(given)} again, when they answer`
+    report.end({ ...plan.end(label, !signal.aborted), ...(silent ? { sum, next } : {}) })
+    if (signal.aborted || open.length === 0 || silent) return code
     if (!terminal) {
       report.note('Nothing was applied: there is no terminal to ask. --yes (or FK_YES=true) applies it.')
       return code === 1 ? 1 : 2
     }
     report.pause()
-    if (!(await agrees(`Apply ${count(open, 'page')} to ${label}?`, ask))) return code === 1 ? 1 : 2
+    if (!(await agrees(`Apply ${count(new Set(answering).size, 'page')} to ${label}?`, ask)))
+      return code === 1 ? 1 : 2
   }
   const run = new PageRun(session, host.kind, pages, mode, given, runbook === undefined)
   const code = await run.all()

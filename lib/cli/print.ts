@@ -2,7 +2,7 @@
 import { join, relative } from 'node:path'
 import type { Context, Page } from '../engine/page.ts'
 import { printed, whole } from '../engine/print.ts'
-import type { Report } from '../engine/report.ts'
+import { type Report, count } from '../engine/report.ts'
 import { printedPages, sharedFile, writePages } from '../engine/runbook.ts'
 import { Fault } from '../ground/fault.ts'
 import { nearest } from '../ground/nearest.ts'
@@ -67,7 +67,7 @@ export function printRunbook(pages: Page[], context: ContextOf, config: Config, 
   const files = writePages(dir, printedPages(pages, context, config))
   const path = relative(process.cwd(), dir) || '.'
   report.note(
-    `Written to ${path}/: ${files.has(sharedFile) ? files.size - 1 : files.size} files, one for each page.`,
+    `Written to ${path}/: ${count(files.has(sharedFile) ? files.size - 1 : files.size, 'file')}, one for each page.`,
   )
   if (files.has(sharedFile))
     report.note(`They read ${sharedFile}, which must lie beside them. The top of each says how it is run.`)

@@ -6,6 +6,7 @@ import { downloads } from '../engine/delivery.ts'
 import type { Machine } from '../engine/machine.ts'
 import type { Page } from '../engine/page.ts'
 import { failAsAnswer } from '../engine/query.ts'
+import { count } from '../engine/report.ts'
 import { runPage } from '../engine/run.ts'
 import type { Step } from '../engine/step.ts'
 import { Fault } from '../ground/fault.ts'
@@ -161,7 +162,8 @@ async function drillBundle(session: ClusterSession, path: string): Promise<void>
   const { manifest, bytes } = found
   const old = age(new Date(manifest.time))
   report.note(
-    `${name} is whole: ${manifest.files.length} files, ${size(bytes)}, of ${manifest.node}, k3s ${manifest.k3s}, ${old} old.`,
+    `${name} is whole: ${count(manifest.files.length, 'file')}, ${size(bytes)}, ` +
+      `of ${manifest.node}, k3s ${manifest.k3s}, ${old} old.`,
   )
   if (!(await assertSameCluster(session, found)))
     report.note('The laptop has no keys of this cluster: it cannot say whose bundle this is.')

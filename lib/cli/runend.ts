@@ -1,6 +1,6 @@
 // The end of a run over many pages: what holds, what is left and why, and the command that goes on.
 import type { Page } from '../engine/page.ts'
-import type { PageState, RunEnd, Stop } from '../engine/report.ts'
+import { type PageState, type RunEnd, type Stop, count } from '../engine/report.ts'
 import type { Mode, Result } from '../engine/verdict.ts'
 import { shown } from '../ground/wrap.ts'
 import type { RunFlags } from './tables.ts'
@@ -56,10 +56,13 @@ function sumOf({ mode, came, left, label }: Ended): string {
       (sum, { result: { steps } }) => ({ change: sum.change + steps.change, hold: sum.hold + steps.hold }),
       { change: 0, hold: 0 },
     )
-    const turns = came.filter(({ result: { state } }) => state === 'your turn' || state === 'blocked').length
+    const turns = came.filter(
+      ({ result: { state, next } }) =>
+        state === 'your turn' || state === 'blocked' || (state === 'later' && next !== undefined),
+    ).length
     const need = turns === 0 ? '' : `, ${turns} ${turns === 1 ? 'needs' : 'need'} you first`
     const silent = came.filter(({ result: { state } }) => state === 'unknown').length
-    const unknown = silent === 0 ? '' : `, ${silent === 1 ? '1 page' : `${silent} pages`} unknown`
+    const unknown = silent === 0 ? '' : `, ${count(silent, 'page')} unknown`
     return `Plan for ${label}: ${change} to change, ${hold} ${hold === 1 ? 'holds' : 'hold'}${need}${unknown}`
   }
   const pages = [...new Set([...came.map(({ page }) => page), ...left])]
@@ -69,7 +72,7 @@ function sumOf({ mode, came, left, label }: Ended): string {
   if (mode === 'undo') {
     const undone = pages.filter((page) => came.some((c) => c.page === page && c.result.state === 'changed'))
     const rest = open.length === 0 ? '' : `, ${open.length} ${open.length === 1 ? 'is' : 'are'} left`
-    return `${undone.length} of ${pages.length} pages undone${rest}`
+    return `${undone.length} of ${count(pages.length, 'page')} undone${rest}`
   }
   const hold = pages.length - open.length
   const are = (page: Page, state: PageState) =>
@@ -79,7 +82,7 @@ function sumOf({ mode, came, left, label }: Ended): string {
   const missing = mode === 'verify' ? open.filter((page) => are(page, 'not built')).length : 0
   const not = open.length - unknown - missing
   const parts = [
-    `${hold} of ${pages.length} pages ${hold === 1 ? 'holds' : 'hold'}`,
+    `${hold} of ${count(pages.length, 'page')} ${hold === 1 ? 'holds' : 'hold'}`,
     not === 0 ? '' : `${not} ${not === 1 ? 'does' : 'do'} not${mode === 'verify' ? '' : ' yet'}`,
     unknown === 0 ? '' : `${unknown} unknown`,
     missing === 0 ? '' : `${missing} not built`,
@@ -110,18 +113,21 @@ function stopsOf(came: Came[]): Stop[] {
 const spanOf = (numbers: string[]): string =>
   numbers.length > 2 ? `${numbers[0]}-${numbers.at(-1)}` : numbers.join(',')
 
-/** The command that goes on from here; undefined where nothing does. */
-function nextOf({ mode, came, left, given, stopped, only }: Ended): string | undefined {
-  const words = ['layer', 'only', 'site'] as const
-  const same = words
+/** The flags that choose the same pages again, each with a space in front. */
+export const choiceOf = (given: RunFlags): string =>
+  (['layer', 'only', 'site'] as const)
     .flatMap((word) => (given[word] === undefined ? [] : [` --${word} ${given[word]}`]))
     .join('')
+
+/** The command that goes on from here; undefined where nothing does. */
+function nextOf({ mode, came, left, given, stopped, only }: Ended): string | undefined {
+  const same = choiceOf(given)
   const open = came.filter(({ result }) => !isDone(result.state))
   if (only && stopped !== undefined) return `./task ${only.name.slice(3)} ${mode}${same}`
   if (stopped !== undefined && mode !== 'apply') return `./task ${mode}-all${same}`
   const silent = open.length > 0 && open.every(({ result }) => result.state === 'unknown')
-  if (silent && (mode === 'plan' || mode === 'verify'))
-    return `./task ${mode}-all${same} again, when they answer`
+  if (silent && mode !== 'undo')
+    return `./task ${mode === 'apply' ? 'build' : mode}-all${same} again, when they answer`
   if (mode === 'plan') {
     if (open.length === 0) return undefined
     const diff = given.diff ? '' : `\n./task plan-all${same} --diff shows every difference`

@@ -8,7 +8,7 @@ import { type Note, noteOf } from '../k3s/backup.ts'
 import { type Placed, everyMachine, isLaptop } from '../site/machines.ts'
 import { abreast, machinesAtOnce } from './abreast.ts'
 import { isBuilt, maker } from './absent.ts'
-import { asksPassword, connectTo, silentReport } from './access.ts'
+import { connectTo, silentReport } from './access.ts'
 import type { Call } from './call.ts'
 import { statusOf } from './concerns.ts'
 import { contextOf, declaredFacts, placesOf } from './context.ts'
@@ -22,6 +22,8 @@ import { status as table } from './tables.ts'
 
 /** Seconds that are waited for a machine to answer, so that six are enough in all, and then for what it has to say. */
 const WAIT = 4
+/** Milliseconds after which a machine that is silent does not hold up the others. */
+const PATIENCE = 500
 const TALK = 30
 
 /** Reads the machines of the site side by side. Exit code: 0 all is well, 1 something is broken, 2 needs attention. */
@@ -55,26 +57,28 @@ export const status = (call: Call): Promise<number> =>
 
 /** Asks the hosts side by side, and what is behind one when it has answered. A line says who has not answered yet. */
 async function askAll(session: Session): Promise<Answers[]> {
-  const { config, terminal, report } = session
+  const { config, report } = session
   const all = everyMachine(config)
   const silent = new Set(all.map(({ name }) => name))
   const show = () => {
     const name = `asking ${[...silent].join(', ')}`
-    if (silent.size > 0) report.running({ index: 0, total: 0, name, limit: WAIT })
+    if (silent.size > 0 && typing.size === 0) report.running({ index: 0, total: 0, name, limit: WAIT })
   }
-  // On a terminal one password can be typed at a time.
-  const asks = terminal && asksPassword(config)
+  /** Machines whose password is asked for, or was: no line is drawn over the question. */
+  const typing = new Set<string>()
   const known = new Map<string, Answers>()
   const ask = async (spec: Placed): Promise<Answers> => {
     show()
     const host = known.get(spec.behind ?? '')
-    const answers = (host && unreached(spec, host)) ?? (await answersOf(session, spec, asks))
+    const answers =
+      (host && unreached(spec, host)) ?? (await answersOf(session, spec, () => typing.add(spec.name)))
     known.set(spec.name, answers)
     silent.delete(spec.name)
+    typing.delete(spec.name)
     show()
     return answers
   }
-  return Promise.all(abreast(all, ask, asks ? 1 : machinesAtOnce))
+  return Promise.all(abreast(all, ask, machinesAtOnce, PATIENCE))
 }
 
 /** A virtual machine that need not be asked: its host is not reached, or has not made it. */
@@ -102,11 +106,15 @@ function pagesOf({ config, store }: Session): SitePage[] {
     })
 }
 
-async function answersOf({ config, report }: Session, spec: Placed, terminal: boolean): Promise<Answers> {
+async function answersOf(
+  { config, report, terminal }: Session,
+  spec: Placed,
+  asks: () => void,
+): Promise<Answers> {
   const answers: Answers = { name: spec.name, pages: [], notes: [] }
   let machine: Awaited<ReturnType<typeof connectTo>> | undefined
   try {
-    const quiet = { ...silentReport(), pause: () => report.pause() }
+    const quiet = { ...silentReport(), pause: () => (asks(), report.pause()) }
     machine = await connectTo(config, spec, terminal, quiet, { trust: false, seconds: WAIT })
     const here = machine.label.endsWith('(this computer)')
     answers.way = spec.behind === undefined ? (here ? 'here' : machine.route) : `via ${spec.behind}`

@@ -1,6 +1,7 @@
 // ./task take: one page goes home, as a folder that runs by itself or as one file of bash. It hides what a page needs of us.
 import { copyFileSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import { dirname, join, relative, resolve } from 'node:path'
+import { count } from '../engine/report.ts'
 import { Fault } from '../ground/fault.ts'
 import { nearest } from '../ground/nearest.ts'
 import { root } from '../ground/root.ts'
@@ -53,7 +54,7 @@ export function takeHome(call: Call): string {
   }
   for (const [name, text] of Object.entries(folder.made)) writeFileSync(join(dir, name), text)
   return (
-    `Written to ${place}: ${folder.copied.length} files of this kit, and a README.md that says how it is run.\n` +
+    `Written to ${place}: ${count(folder.copied.length, 'file')} of this kit, and a README.md that says how it is run.\n` +
     `Next: cd ${place} && npm ci && npm run page\n`
   )
 }

@@ -74,34 +74,48 @@ export type Sent = Outcome & { locked?: string }
 
 const takeOver = 'wait, or take over with ./task unlock if you know that run is dead'
 
+/** Why a run went no further, where no step says so: the connection ended, or another run holds the machine. */
+export interface Cut {
+  why: string
+  as: 'failed' | 'blocked'
+  /** The machine may have gone on, and nobody heard of it. */
+  unheard?: true
+}
+
 /**
- * The connection ended, or the machine was locked, before the steps from `first` on had ended. `left` says what becomes of them
- * where they are a transaction. Gives the reason in a line.
+ * The connection ended, or the machine was locked, before the steps from `first` on had ended. `state` says what becomes of them
+ * where that is known.
  */
 export function reportDisconnect(
   report: Report,
   first: { name: string; index: number; total: number } | undefined,
   { locked, stderr, code }: Sent,
-  left?: string,
-): string {
+  state?: string,
+): Cut {
   // timeout(1) has killed it there: nobody is at it any more.
   const killed = code === 124 || code === 137
   const after = killed
     ? 'its time was over, and it may be half done'
-    : `if the machine still runs, it ends this one by itself, and begins no other once it notices`
+    : 'if the machine still runs, it ends this one by itself, and goes on until it notices'
   report.error({
     ...(first ? { step: first.name, index: first.index + 1, total: first.total } : {}),
     ...(locked === undefined ? {} : { as: 'blocked' as const }),
     ran: 'this page on the machine',
     said: locked ?? (stderr.trim() || `it ended with ${code} before it was done`),
     state:
-      locked === undefined
-        ? `the steps before this one hold; ${left === undefined ? after : `it is not confirmed: ${left}`}`
+      locked === undefined || state !== undefined
+        ? `the steps before this one hold; ${state ?? after}`
         : 'nothing was changed by this run',
     next: locked === undefined ? 'run it again: it continues where this ended' : takeOver,
   })
   const at = first ? `${first.index + 1}/${first.total} ${first.name}` : 'its beginning'
-  return locked ?? (killed ? `its time was over at ${at}` : `the connection ended at ${at}`)
+  if (locked !== undefined) return { why: locked, as: 'blocked' }
+  if (killed) return { why: `its time was over at ${at}`, as: 'failed' }
+  return {
+    why: `the connection ended at ${at}`,
+    as: 'failed',
+    ...(state === undefined ? { unheard: true } : {}),
+  }
 }
 
 /** The checks of a page were interrupted; the step is the first without a result. Gives the reason in a line. */

@@ -98,6 +98,8 @@ export interface Access {
   environment?: Record<string, string | undefined>
   /** A file that says that only the tunnel is left; absent for machines that have none. */
   routeFile?: string
+  /** This computer has an address in the tunnel: what is silent at its own may answer there, and that is noted in routeFile. */
+  tunnelIsUp?: boolean
   /** False: nothing is run as root, so that no password is needed. */
   root?: false
   /** Ends connecting: nothing was changed by then. */
@@ -120,23 +122,8 @@ export async function connect(access: Access): Promise<Machine> {
   const link = access.target === 'local' ? new Local(access) : new Ssh(access.target, access)
   link.connecting = access.signal
   if (link instanceof Ssh) await link.trust(link.label(access.name))
-  let found: Record<string, string> | undefined
-  const program = await plain('facts', FACTS)
-  const inquire = () =>
-    link.run(
-      program,
-      onAnswer((values) => (found = values)),
-      LIMIT,
-      'user',
-    )
   const closed = link instanceof Ssh && link.route === 'tunnel'
-  let outcome = await inquire()
-  if (found === undefined && access.signal?.aborted) throw new Stopped()
-  if (found === undefined && link instanceof Ssh && link.route === 'tunnel') {
-    // The tunnel may be down while the machine still listens where it did.
-    link.route = 'direct'
-    outcome = await inquire()
-  }
+  const { found, outcome } = await inquire(link, access)
   if (found === undefined && closed && access.advice?.tunnelDown)
     throw new Fault(`${link.label(access.name)} does not answer: the tunnel is down on this computer`, {
       next: access.advice.tunnelDown,
@@ -194,6 +181,31 @@ export async function connect(access: Access): Promise<Machine> {
     switchTo: (route) => link.switchTo(route),
     close: () => link.close(),
   }
+}
+
+/** What a machine says of itself, by the route that it had, or by the other one. */
+async function inquire(
+  link: Link,
+  { signal, tunnelIsUp }: Access,
+): Promise<{ found: Record<string, string> | undefined; outcome: Outcome }> {
+  let found: Record<string, string> | undefined
+  const program = await plain('facts', FACTS)
+  const hear = onAnswer((values) => (found = values))
+  const ask = () => link.run(program, hear, LIMIT, 'user')
+  let outcome = await ask()
+  if (found === undefined && signal?.aborted) throw new Stopped()
+  if (found !== undefined || !(link instanceof Ssh)) return { found, outcome }
+  if (link.route === 'tunnel') {
+    // The tunnel may be down while the machine still listens where it did.
+    link.route = 'direct'
+    outcome = await ask()
+  } else if (tunnelIsUp && link.target.tunnel) {
+    // Another laptop has closed the way in.
+    link.route = 'tunnel'
+    await ask()
+    link.switchTo(found === undefined ? 'direct' : 'tunnel')
+  }
+  return { found, outcome }
 }
 
 function factsOf(name: string, found: Record<string, string>): Facts {
@@ -254,7 +266,8 @@ esac`
     signal?.addEventListener('abort', stop)
     let finished = false
     createInterface({ input: command.stdout, crlfDelay: Number.POSITIVE_INFINITY }).on('line', (line) => {
-      const frame = frameOf(line, program.nonce)
+      // What is left when the stream has ended is a line that was cut off.
+      const frame = command.stdout.readableEnded ? undefined : frameOf(line, program.nonce)
       if (frame?.kind === 'finished') finished = true
       else if (frame) onFrame(frame)
     })

@@ -15,7 +15,8 @@ import {
   written,
 } from './functions.ts'
 import type { About } from './page.ts'
-import { rollbackData } from './program.ts'
+import { count } from './paper.ts'
+import { refuseSecretFile, rollbackData } from './program.ts'
 import { type Change, type Demand, type Step, checkOf, isChange, isWait, transactionOf } from './step.ts'
 
 export interface Printable extends Pick<About, 'library' | 'prepare'>, Partial<Pick<About, 'on'>> {
@@ -31,8 +32,11 @@ export interface Printable extends Pick<About, 'library' | 'prepare'>, Partial<P
 const runsOnLaptop = ({ on = 'host' }: Pick<Printable, 'on'>): boolean => recordOf(on) === 'laptop'
 
 /** A printed page has no record, by which alone the laptop could roll a transaction back. */
-const stepsOf = (page: Printable): Step[] =>
-  runsOnLaptop(page) ? page.steps.map(({ transaction: _, ...step }) => step as Step) : page.steps
+function stepsOf(page: Printable): Step[] {
+  if (!runsOnLaptop(page)) return page.steps
+  for (const step of page.steps) refuseSecretFile(page.name, step)
+  return page.steps.map(({ transaction: _, ...step }) => step as Step)
+}
 
 /** How main begins: as root of a machine, or as the person at the laptop. */
 const beginOf = (page: Pick<Printable, 'on'>) =>
@@ -227,6 +231,9 @@ function header(page: Printable, file: string, elsewhere: Elsewhere | undefined)
   const signed = uploads.some(({ signature }) => signature !== undefined)
   const typed = typedOf(steps)
   const programs = programsOf(page.on ?? 'host')
+  const dropped = page.steps.flatMap(({ name, transaction }, i) =>
+    transaction && !steps[i]?.transaction ? [name] : [],
+  )
   const given = [
     ...(page.on === 'api' ? ['KUBECONFIG=FILE '] : []),
     ...(secrets.length > 0 ? ['FK_SECRETS=DIR '] : []),
@@ -240,9 +247,8 @@ function header(page: Printable, file: string, elsewhere: Elsewhere | undefined)
       ? 'Run it on the laptop, as yourself:'
       : `Run it as root${page.machine === undefined ? '' : ` on ${page.machine}`}:`,
     ...commandsFor(file, given, elsewhere),
-    steps.length === 1
-      ? 'It has 1 step, which checks first, and changes only what does not hold.'
-      : `It has ${steps.length} steps. Each checks first, and changes only what does not hold.`,
+    `It has ${count(steps.length, 'step')}${steps.length === 1 ? ', which' : '. Each'} ` +
+      'checks first, and changes only what does not hold.',
     ...(programs.length > 0
       ? [
           `It needs ${programs.join(' and ')} in PATH, and in KUBECONFIG the file that opens the API of the cluster.`,
@@ -273,6 +279,12 @@ function header(page: Printable, file: string, elsewhere: Elsewhere | undefined)
           '  touch /run/fortress-confirm',
           `If you do not within ${longest(steps)} seconds of its beginning, the machine rolls it back.`,
           'At a console: FK_KEEP_CHANGES=yes, and nothing is rolled back.',
+        ]
+      : []),
+    ...(dropped.length > 0
+      ? [
+          `Steps that could cut you off (${dropped.join('; ')}) are transactions in ./task ${page.name.slice(3)} apply alone: ` +
+            'here nothing rolls them back.',
         ]
       : []),
   ]

@@ -203,6 +203,15 @@ export const plain = (page: string, statements: string[], files: string[] = []):
 /** Whether the record of a page lies on the laptop. */
 const onLaptop = ({ on = 'host' }: Shell = {}): boolean => recordOf(on) === 'laptop'
 
+/** What keeps the digest of a secret file belongs to root of a machine. Throws TypeError where a step of the laptop is one. */
+export function refuseSecretFile(page: string, step: Step): void {
+  if (!isChange(step) || step.target === undefined || step.target.digest !== undefined) return
+  throw new TypeError(
+    `${step.target.path} holds a secret, and ${page} runs on the laptop: file({ secret }) is for machines. ` +
+      'Feed the secret to the command that needs it: feed(secret)`…`.',
+  )
+}
+
 interface Build extends Common {
   steps: Numbered[]
   /** Files of shell functions: of lib/engine/shell, or paths from the root of this repository. */
@@ -223,6 +232,7 @@ async function build({
   all,
   transaction,
 }: Build): Promise<Program> {
+  if (onLaptop(shell)) for (const { step } of steps) refuseSecretFile(page, step)
   const nonce = `FK${randomBytes(9).toString('hex')}`
   const waived = steps.flatMap(({ step, index }) =>
     (step.controls ?? []).flatMap((c, i) => (c.waived ? [`${index}.${i}`] : [])),

@@ -297,13 +297,13 @@ function summarise(report: Report, checks: Check[], counts: string[]): void {
       next: 'mend the file in config/ or the page',
     })
   const passed = checks.filter((c) => c.result === 'passed').length
-  const missing = new Map<string, { tools: Set<string>; count: number }>()
-  for (const { by, said } of checks.filter((c) => c.result === 'not checked')) {
-    const of = missing.get(said) ?? { tools: new Set(), count: 0 }
-    missing.set(said, { tools: of.tools.add(by), count: of.count + 1 })
+  const missing = new Map<string, { tools: Set<string>; files: Set<string> }>()
+  for (const { artifact, by, said } of checks.filter((c) => c.result === 'not checked')) {
+    const of = missing.get(said) ?? { tools: new Set(), files: new Set() }
+    missing.set(said, { tools: of.tools.add(by), files: of.files.add(artifact) })
   }
   const bad = failed.length > 0 ? `, ${failed.length} refused` : ''
   report.note(`\n${counts.join(', ')}; ${count(passed, 'check')} passed${bad}`)
-  for (const [why, { tools, count: n }] of missing)
-    report.note(`Not checked: ${count(n, 'file')}, ${[...tools].sort().join(', ')}: ${why}`)
+  for (const [why, { tools, files }] of missing)
+    report.note(`Not checked: ${count(files.size, 'file')}, ${[...tools].sort().join(', ')}: ${why}`)
 }

@@ -20,9 +20,9 @@ import {
 import type { Report } from './report.ts'
 import { type Change, type Demand, type Step, isChange, isDemand, isWait } from './step.ts'
 import { transactionFor } from './transaction.ts'
-import { type Sent, faultOf, reportCheckError, reportDisconnect } from './faults.ts'
+import { type Cut, type Sent, faultOf, reportCheckError, reportDisconnect } from './faults.ts'
 import { type Observed, foundOf, holds, observe, unobserved } from './observed.ts'
-import { type Cut, type Mode, PageReport, type Result } from './verdict.ts'
+import { type Mode, PageReport, type Result } from './verdict.ts'
 import type { Frame } from './wire.ts'
 
 export type { Mode, Result } from './verdict.ts'
@@ -460,13 +460,14 @@ async function applyAndConfirm(
   work.changed += ended('changed').length
   if (outcome.locked !== undefined || (!outcome.finished && !armed)) {
     const first = batch.steps.find(({ index }) => !observed[index]?.end) ?? batch.steps[0]
-    const why = reportDisconnect(
+    work.cut = reportDisconnect(
       running.report,
       first && { name: first.step.name, index: first.index, total: work.steps.length },
       outcome,
-      transaction?.underWay.left,
+      transaction && outcome.locked === undefined
+        ? `it is not confirmed: ${transaction.underWay.left}`
+        : undefined,
     )
-    work.cut = { why, as: outcome.locked === undefined ? 'failed' : 'blocked' }
     return { code: 1, saved: [] }
   }
   if (armed && transaction) {
@@ -484,11 +485,30 @@ async function applyAndConfirm(
       })
       return { code: 1, saved: [] }
     }
+    if ((await unheard(work, batch)) === 1) return { code: 1, saved: [] }
   }
   // Its input was closed before it came to these.
   if (batch.steps.some(({ index }) => !observed[index]?.end) && !armed && saved.length === 0)
     throw new Stopped()
   return { code: 0, saved }
+}
+
+/** Steps of a confirmed transaction that were not heard of, for the connection ended: the machine has done them, and is asked. */
+async function unheard(work: Work, { steps }: Batch): Promise<0 | 1> {
+  const { page, observed, running } = work
+  const lost = steps.filter(({ index }) => !observed[index]?.end)
+  if (lost.length === 0) return 0
+  const program = await checkProgram({ page: page.name, shell: page, steps: lost })
+  await send(running, program, (frame) => observe(observed, frame))
+  for (const each of lost) {
+    const end = stepHolds(work, each) ? { state: 'changed' } : { state: 'failed', reason: 'after' as const }
+    Object.assign(observed[each.index] ?? {}, {
+      end: { ...end, rolledBack: false },
+    } satisfies Partial<Observed>)
+  }
+  const failed = lost.filter((each) => !stepHolds(work, each)).length
+  work.changed += lost.length - failed
+  return failed > 0 ? 1 : 0
 }
 
 /** `2/9 the service runs`. */
@@ -539,12 +559,23 @@ async function store(work: Work, { steps }: Batch, saved: Saved[]): Promise<0 | 
   const common = { page: page.name, shell: page }
   const all = work.steps.map((each) => each.step)
   // The machine learns that it is stored, and only now the step can hold.
-  await send(
+  let sent = await send(
     running,
     await applyProgram({ ...common, steps: [], all, owner: lockOwner(), saved: digests }),
     () => {},
   )
-  await send(running, await checkProgram({ ...common, steps: [last] }), (frame) => observe(observed, frame))
+  if (sent.finished)
+    sent = await send(running, await checkProgram({ ...common, steps: [last] }), (frame) =>
+      observe(observed, frame),
+    )
+  if (!sent.finished) {
+    observed[index] = unobserved()
+    const names = saved.map(([name]) => name).join(', ')
+    const stored = `${names} is stored on this laptop; whether the machine has noted that is not known`
+    const at = { name: step.name, index, total: work.steps.length }
+    work.cut = reportDisconnect(running.report, at, sent, stored)
+    return 1
+  }
   if (stepHolds(work, last)) return 0
   Object.assign(observed[index] ?? {}, {
     end: { state: 'failed', reason: 'after', rolledBack: false },

@@ -1,10 +1,10 @@
 // What came of a page: each step as soon as it is known, the sums, the state of the page and the exit code. It decides nothing
 // about what runs next.
-import { faultOf, fileDiff } from './faults.ts'
+import { type Cut, faultOf, fileDiff } from './faults.ts'
 import { type Observed, foundOf, holds, stateOf, unobserved } from './observed.ts'
 import type { Page } from './page.ts'
 import { besides } from './print.ts'
-import type { PageState, Report, Summary } from './report.ts'
+import { type PageState, type Report, type Summary, count } from './report.ts'
 import { type Step, isChange, isDemand, isWait } from './step.ts'
 
 export type Mode = 'plan' | 'apply' | 'verify' | 'undo'
@@ -40,12 +40,6 @@ function stepState(step: Step, observed: Observed, mode: Mode): StepState {
   if (isDemand(step) && (mode === 'plan' || step.person)) return unmet
   if (mode !== 'plan') return 'failed'
   return isChange(step) ? 'change' : 'wait'
-}
-
-/** Why a run went no further, where no step says so: the connection ended, or another run holds the machine. */
-export interface Cut {
-  why: string
-  as: 'failed' | 'blocked'
 }
 
 export interface Reported {
@@ -124,7 +118,8 @@ export class PageReport {
       this.#tally[run.cut.as] += 1
       left -= 1
     }
-    if (left > 0) report.note(left === 1 ? '1 step was not reached.' : `${left} steps were not reached.`)
+    const so = run.cut?.unheard ? 'heard of' : 'reached'
+    if (left > 0) report.note(`${count(left, 'step', 'was', 'were')} not ${so}.`)
     if (run.stopped) this.#tally.pending += left
     report.summary({ name: page.name, ...this.#tally, seconds })
     const { hold, pending } = this.#tally
@@ -272,7 +267,9 @@ function countsOf({ hold, changed, pending, turn, blocked, failed, controls, reb
     blocked ? `${blocked} blocked` : '',
     failed ? `${failed} failed` : '',
     hold ? (hold === 1 ? '1 holds' : `${hold} hold`) : '',
-    pending + failed === 0 && controls.total > 0 ? `${controls.hold} of ${controls.total} controls` : '',
+    pending + failed === 0 && controls.total > 0
+      ? `${controls.hold} of ${count(controls.total, 'control')}`
+      : '',
     rebooting ? `${rebooting} at the next start` : '',
   ]
   return parts.filter(Boolean).join(', ')

@@ -1,10 +1,13 @@
 // The firewall of a host as nftables text: the rules of lib/site/zones.ts for this machine, each with the reason that the site
 // gives. config/host/nftables.conf has what is the same on every host; the files that this makes fill its chains.
+import { createRequire } from 'node:module'
 import { isIPv6 } from 'node:net'
 import { parseAddress } from '../ground/address.ts'
 import { bridgeOf, machineOf, tunnelOf } from '../site/machines.ts'
 import type { Site } from '../site/model.ts'
 import { type End, type Rule, type Zones, portsShared, privateNetworks, zonesOf } from '../site/zones.ts'
+
+const load = createRequire(import.meta.url)
 
 /** What page 06 writes for one host, and what its controls ask the kernel for. */
 export interface Firewall {
@@ -18,6 +21,8 @@ export interface Firewall {
   open: string[]
   /** Rules that let SSH in, those for all ports too, as `nft list` prints them; and the port that it listens on. */
   ssh: { rules: string[]; port: string }
+  /** Whether somebody at this address may log in over SSH. */
+  lets: (address: string) => boolean
 }
 
 /** The firewall of a host of the site. Throws for a name that is no machine of the site. */
@@ -29,6 +34,10 @@ export function firewallOf(site: Site, host: string): Firewall {
   const input = of(({ to }) => to.zone === 'self')
   const output = of(({ from }) => from.zone === 'self')
   const forward = of(({ from, to }) => from.zone !== 'self' && to.zone !== 'self')
+  const lets = (address: string) => {
+    const { evaluate, pointOf } = load('../site/reach.ts') as typeof import('../site/reach.ts')
+    return Boolean(evaluate(zones, pointOf(zones, address), { zone: 'self', address }, 'tcp', Number(port)))
+  }
   const entries = input.flatMap((rule) => entry(zones, rule, port))
   return {
     values: {
@@ -49,6 +58,7 @@ export function firewallOf(site: Site, host: string): Firewall {
     ]),
     open: entries.filter((text) => !/iifname [^!]|saddr [^!@]/.test(text)).map(listed),
     ssh: { rules: entries.map(listed).filter((text) => admits(text, port)), port },
+    lets,
   }
 }
 

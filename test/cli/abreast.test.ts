@@ -89,6 +89,45 @@ describe('machines side by side', () => {
     )
   })
 
+  test('who is silent for a while makes room for the next, and waits on; behind a host, for few', async (t) => {
+    t.mock.timers.enable({ apis: ['setTimeout'] })
+    const { job, running, end } = jobs()
+    const many = hosts(2 * machinesAtOnce + 1)
+    const looked = abreast(many, job, machinesAtOnce, 500)
+    await settled()
+    await end('h1')
+    assert.deepEqual(
+      running,
+      many.slice(1, machinesAtOnce + 1).map(({ name }) => name),
+    )
+    t.mock.timers.tick(499)
+    await settled()
+    assert.equal(running.length, machinesAtOnce)
+    t.mock.timers.tick(1)
+    await settled()
+    assert.equal(running.length, 2 * machinesAtOnce)
+    t.mock.timers.tick(500)
+    await settled()
+    // One that has made room and then ends makes no more of it.
+    for (const { name } of many.slice(1)) await end(name)
+    assert.equal((await Promise.all(looked)).length, many.length)
+
+    const guests = Array.from({ length: 8 }, (_, i) => placed(`g${i + 1}`, 'h'))
+    abreast([placed('h'), ...guests], job, machinesAtOnce, 500)
+    await settled()
+    await end('h')
+    assert.equal(running.length, guestsAtOnce)
+    t.mock.timers.tick(500)
+    await settled()
+    // Each has a log-in of its own there by now, and an account may have ten.
+    assert.equal(running.length, 2 * guestsAtOnce)
+    t.mock.timers.tick(5000)
+    await settled()
+    assert.equal(running.length, 2 * guestsAtOnce)
+    await end('g1')
+    assert.equal(running.length, 2 * guestsAtOnce)
+  })
+
   test('one after another where somebody has to answer', async () => {
     const { job, running, end } = jobs()
     void abreast([placed('a', 'h1'), placed('h1'), placed('h2')], job, 1)
@@ -146,7 +185,7 @@ describe('commands that look at twelve machines', () => {
     )
     writeFileSync(
       join(dir, 'ssh'),
-      '#!/bin/sh\necho + >> "$CALLS"\nsleep 0.4\necho - >> "$CALLS"\necho "Connection refused" >&2\nexit 255\n',
+      '#!/bin/sh\necho + >> "$CALLS"\nsleep "${SECONDS_SILENT-0.4}"\necho - >> "$CALLS"\necho "Connection refused" >&2\nexit 255\n',
     )
     chmodSync(join(dir, 'ssh'), 0o755)
   })
@@ -156,7 +195,7 @@ describe('commands that look at twelve machines', () => {
   })
 
   /** How many were connected to in all, and at once at the most. */
-  async function connections(command: string): Promise<{ all: number; most: number; text: string }> {
+  async function connections(command: string, more: Record<string, string> = {}) {
     const calls = join(dir, command)
     writeFileSync(calls, '')
     const env = {
@@ -168,6 +207,7 @@ describe('commands that look at twelve machines', () => {
       FK_LOG_DIR: dir,
       FK_KNOWN_HOSTS: join(dir, 'known_hosts'),
       FK_SSH_CONFIG: '/dev/null',
+      ...more,
     }
     const words = [join(copy.dir, 'bin/task.cjs'), ...command.split(' ')]
     const child = spawn(process.execPath, words, { env, stdio: ['ignore', 'pipe', 'pipe'] })
@@ -185,7 +225,14 @@ describe('commands that look at twelve machines', () => {
     return { all, most, text }
   }
 
-  for (const command of ['host-harden plan', 'host-harden verify', 'status', 'doctor', 'cis'])
+  test('status: twelve that are silent take about as long as one', async () => {
+    const { all, text } = await connections('status', { SECONDS_SILENT: '4' })
+    assert.equal(all, 12, text)
+    const took = Number(/asked \S+, (\d+) s/.exec(text)?.[1])
+    assert.ok(took >= 4 && took < 8, text)
+  })
+
+  for (const command of ['host-harden plan', 'host-harden verify', 'doctor', 'cis'])
     test(`${command}: ${machinesAtOnce} at once, and no more`, async () => {
       const { all, most, text } = await connections(command)
       assert.equal(most, machinesAtOnce, text)

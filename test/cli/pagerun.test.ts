@@ -135,6 +135,20 @@ describe('a run over many pages', () => {
     assert.deepEqual([...record], [])
     assert.match(text, /2 of 3 pages undone, 1 is left\n +unknown +20 /)
   })
+  test('says of a page that comes later what only a person mends, and nothing of what another page does', async () => {
+    const need = (help: string) =>
+      page('10-vm', { needs: ['00-host'], step: { ...demand, name: 'the processor supports it', help } })
+    const { came, text } = await run('plan', [host, need('switch it on in the firmware')])
+    assert.deepEqual(came, ['00 change', '10 later'])
+    assert.match(text, /^Plan for it: 1 to change, 0 hold, 1 needs you first$/m)
+    assert.match(
+      text,
+      /after 00-host; not so now: the processor supports it\n +switch it on in the firmware$/m,
+    )
+    const other = await run('plan', [host, need('./task vm-host apply')])
+    assert.match(other.text, /^ +later +10 +after 00-host$/m)
+    assert.doesNotMatch(other.text, /processor|needs you/)
+  })
   test('passes over what was never built when it undoes', async () => {
     const { code, came } = await run('undo', [host, page('05-more'), node], {
       node: 'absent',

@@ -1,7 +1,8 @@
 // What a person sees, kept as text to be looked at: test/screens/NAME.txt at 80 and 132 columns, with colours and without. \e stands
 // for the escape character. REVIEW=1 npm test -- test/cli/screens.test.ts writes them anew: read what has changed.
 import assert from 'node:assert/strict'
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { stripVTControlCharacters } from 'node:util'
@@ -20,7 +21,8 @@ import { createReport } from '../../lib/engine/report.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import { type Scene, record, settled } from './scripted.ts'
 
-const dir = join(import.meta.dirname, '..', 'screens')
+const root = join(import.meta.dirname, '..', '..')
+const dir = join(root, 'test', 'screens')
 
 /** The reviewed text of a screen is the text of it now, and no word is too far right. */
 function reviewed(name: string, text: string, columns: number): void {
@@ -51,6 +53,39 @@ test('./task and ./task --all: one text for every terminal and pipe', () => {
       if (value === undefined) delete process.env[name]
       else process.env[name] = value
   }
+})
+
+test('one of a thing bears no plural', () => {
+  const things = 'artifact|check|control|file|line|machine|node|page|step'
+  const rooms = ['lib/cli', 'lib/engine', 'lib/host', 'lib/k3s', 'lib/vm', 'scripts']
+  const faults = rooms
+    .flatMap((room) => readdirSync(join(root, room)).map((name) => join(room, name)))
+    .filter((path) => path.endsWith('.ts'))
+    .flatMap((path) => {
+      const lines = readFileSync(join(root, path), 'utf8').split('\n')
+      return lines
+        .filter((line) => new RegExp(`\\$\\{[^}]+\\} (${things})s\\b`).test(line))
+        .map((line) => `${path}: ${line.trim()}`)
+    })
+  assert.deepEqual(faults, [], 'count() of lib/engine/report.ts knows both')
+  for (const name of readdirSync(dir))
+    assert.doesNotMatch(readFileSync(join(dir, name), 'utf8'), new RegExp(`\\b1 (${things})s\\b`), name)
+})
+
+test('./task waivers says first what it lists, how many, and where one is changed', () => {
+  const { stdout } = spawnSync(process.execPath, ['bin/task.cjs', 'waivers'], {
+    cwd: root,
+    encoding: 'utf8',
+    env: { ...process.env, FK_ENV_FILE: '/dev/null', FK_SITE: 'fortress' },
+  })
+  const [head, where, empty, first] = stdout.split('\n')
+  assert.match(
+    head ?? '',
+    /^Waivers of fortress: \d+ requirements? that it does not fulfil, why, and until when\.$/,
+  )
+  assert.match(where ?? '', /^They stand in config\/host\/waivers\.yaml and config\/k3s\/waivers\.yaml; /)
+  assert.equal(empty, '')
+  assert.match(first ?? '', /^\S+ \(until \d{4}-\d\d-\d\d\): \S/)
 })
 
 // ─── status ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -319,6 +354,13 @@ const scenes: Record<string, Scene> = {
     },
   },
   'plan-all-tunnel-down': { mode: 'plan', silent: { fortress: tunnelDown, 'fortress-node': tunnelDown } },
+  'build-all-silent': {
+    mode: 'apply',
+    flags: { layer: 'L0' },
+    only: ['00', '05', '06', '08'],
+    silent: { fortress: tunnelDown },
+    answers: ['y'],
+  },
   undo: { mode: 'undo', one: true, only: ['06'], applied: ['00', '05', '06'], answers: ['y'] },
   'undo-all': {
     mode: 'undo',
@@ -329,6 +371,38 @@ const scenes: Record<string, Scene> = {
     },
   },
 }
+
+test('build-all asks for nothing where no machine answers, and only for pages of those that do', async () => {
+  const played = async (scene: Scene) => {
+    let text = ''
+    const out = { write: (piece: string) => (text += piece) }
+    const report = createReport({ stdout: out, tty: false, color: false, brief: true })
+    const { code, shown } = await record(scene)
+    for (const play of shown) play(report, out)
+    return { code, text }
+  }
+  const none = await played(scenes['build-all-silent'] as Scene)
+  assert.equal(none.code, 1)
+  assert.doesNotMatch(none.text, /\?/)
+  assert.match(none.text, /^No machine of fortress \(admin@192\.0\.2\.10\) answers: nothing was applied$/m)
+  assert.match(none.text, /^Next: \.\/task build-all --layer L0 again, when they answer$/m)
+  const node = await played({
+    mode: 'apply',
+    applied: everything,
+    silent: { 'fortress-node': tunnelDown },
+    answers: ['y'],
+  })
+  assert.equal(node.code, 1)
+  assert.match(node.text, /^No machine with pages to apply answers: nothing was applied$/m)
+  const one = await played({
+    mode: 'apply',
+    only: ['00', '20', '21'],
+    silent: { 'fortress-node': tunnelDown },
+    answers: ['n'],
+  })
+  assert.equal(one.code, 1)
+  assert.match(one.text, /^Apply 1 page to fortress \(admin@192\.0\.2\.10\)\? \[y\/N\] n$/m)
+})
 
 describe('runs', () => {
   for (const [name, scene] of Object.entries(scenes)) {

@@ -28,6 +28,7 @@ before(() => {
 for word; do [ "$word" != exit ] || exit 0; done
 [ ! -e ${scratch}/hangs ] || exec sleep 60
 [ ! -e ${scratch}/dead ] || { echo 'ssh: connect to host north port 22: Connection refused' >&2; exit 255; }
+[ ! -e ${scratch}/moved ] || [[ " $* " = *' 10.66.0.1 '* ]] || { echo 'connect: Connection timed out' >&2; exit 255; }
 exec bash -c "\${@: -1}"`,
   )
   process.env['PATH'] = `${scratch}:${path}`
@@ -67,6 +68,20 @@ for (const [what, of] of [
       await machine.close()
       assert.deepEqual(outcome, { code: 0, stderr: 'complaint\n', finished: true })
       assert.deepEqual(heard, [['one', { value: `it's ${process.env['HOME']}` }]])
+    })
+
+    test('a line that was cut off in the middle is not taken for what it would have said', async () => {
+      const machine = await connect(of)
+      const heard: unknown[] = []
+      const { finished } = await machine.run(
+        await plain('test', [
+          'answer one value whole',
+          `printf '%s\\tanswer\\ttwo\\tvalue\\thal' "$FK_NONCE" >&3; kill -KILL $$`,
+        ]),
+        onAnswer((values, name) => heard.push([name, values])),
+      )
+      await machine.close()
+      assert.deepEqual([finished, heard], [false, [['one', { value: 'whole' }]]])
     })
 
     test('a program that ends early has not finished', async () => {
@@ -244,6 +259,28 @@ test('where only the tunnel is left its address is used, and a file says so', as
   machine.switchTo('direct')
   assert.equal(existsSync(routeFile), false)
   await machine.close()
+})
+
+test('a second laptop finds a machine in the tunnel that is up there, and remembers it', async (t) => {
+  const routeFile = join(scratch, 'second', 'north.door')
+  const second = access({ target: { ...target, tunnel: '10.66.0.1' }, routeFile })
+  writeFileSync(join(scratch, 'moved'), '')
+  t.after(() => rmSync(join(scratch, 'moved')))
+  // Without an address in the tunnel there is nothing to find.
+  await assert.rejects(connect(second), { message: 'north (ada@north.example:2222) does not answer' })
+  assert.equal(existsSync(routeFile), false)
+  const machine = await connect({ ...second, tunnelIsUp: true })
+  assert.deepEqual([machine.label, machine.route], ['north (ada@10.66.0.1)', 'tunnel'])
+  await machine.close()
+  assert.equal(existsSync(routeFile), true)
+  // A machine that is nowhere is said to be silent at its own address, and nothing is remembered of it.
+  rmSync(routeFile)
+  writeFileSync(join(scratch, 'dead'), '')
+  t.after(() => rmSync(join(scratch, 'dead')))
+  await assert.rejects(connect({ ...second, tunnelIsUp: true }), {
+    message: 'north (ada@north.example:2222) refuses the connection',
+  })
+  assert.equal(existsSync(routeFile), false)
 })
 
 test('a machine that refuses says what to do, with what is known of the site', async () => {

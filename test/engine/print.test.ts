@@ -282,6 +282,16 @@ END`,
   })
 })
 
+test('a printed page of the laptop says that its transactions are none', () => {
+  const step: Step = { ...fact('a'), transaction: { kind: 'x' } } as Step
+  const page = { name: '50-page', summary: 'A page.', steps: [step] }
+  const sentence =
+    /^# Steps that could cut you off \(a\) are transactions in \.\/task page apply alone: here nothing rolls them back\.$/m
+  assert.match(printed({ ...page, on: 'laptop' }), sentence)
+  assert.doesNotMatch(printed({ ...page, on: 'host' }), sentence)
+  assert.doesNotMatch(printed({ ...page, on: 'laptop', steps: [fact('a')] }), sentence)
+})
+
 describe('a step that waits for another node', () => {
   const visit: Step[] = [
     fact('a'),

@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { describe, test } from 'node:test'
+import { file } from '../../lib/engine/file.ts'
+import { printed } from '../../lib/engine/print.ts'
 import { type Numbered, applyProgram, checkProgram, plain, undoProgram } from '../../lib/engine/program.ts'
 import type { Change, Step } from '../../lib/engine/step.ts'
 import { Secret } from '../../lib/ground/secret.ts'
@@ -44,6 +46,20 @@ describe('every program is whole bash, and says so at its end', () => {
       execFileSync('bash', ['-n'], { input: text })
       assert.ok(text.endsWith(`frame finished\nexit 0 # ${nonce}\n`))
     })
+})
+
+test('a secret file of the laptop is refused: what keeps its digest there belongs to root', async () => {
+  const steps = [
+    { index: 0, step: file('/etc/key', { secret: new Secret('key', async () => 'x'), mode: '600' }) },
+  ]
+  const refused =
+    /^TypeError: \/etc\/key holds a secret, and 50-page runs on the laptop: file\(\{ secret \}\) is for machines/
+  const laptop = { page: '50-page', shell: { on: 'laptop' as const }, steps }
+  await assert.rejects(checkProgram(laptop), refused)
+  await assert.rejects(checkProgram({ ...laptop, shell: { on: 'api' } }), refused)
+  await checkProgram({ ...laptop, shell: { on: 'host' } })
+  const page = { name: '50-page', summary: 'A page.', on: 'laptop' as const, steps: [steps[0]!.step] }
+  assert.throws(() => printed(page), refused)
 })
 
 test('checks need no secret, and no function that changes anything', async () => {

@@ -123,13 +123,17 @@ test('a checker that is there and cannot be started has checked nothing, and fou
   try {
     process.env['PATH'] = `${dir}:${only}`
     const { code, text } = await run([
-      page('53-blocked', () => [{ name: 'swap is off', check: sh`true`, apply: [sh`true`] }]),
+      page('53-blocked', () => [
+        file('/etc/x', { text: 'x\n', test: sh`no-such-checker "$new"`, name: 'x' }),
+        file('/etc/x', { text: 'x2\n', test: sh`no-such-checker "$new"`, name: 'x2' }),
+      ]),
     ])
     assert.equal(code, 0, text)
     assert.match(
       text,
       /^Not checked: 1 file, shellcheck: it cannot be started \(EACCES \S+\/blocked\/shellcheck\)$/m,
     )
+    assert.match(text, /^Not checked: 1 file, no-such-checker: it is not installed here$/m)
   } finally {
     process.env['PATH'] = path
   }

@@ -1,6 +1,7 @@
 // The order of work, with a machine that does what its steps say.
 import assert from 'node:assert/strict'
 import { getEventListeners } from 'node:events'
+import { gzipSync } from 'node:zlib'
 import { describe, test } from 'node:test'
 import type { Machine } from '../../lib/engine/machine.ts'
 import type { Page } from '../../lib/engine/page.ts'
@@ -85,6 +86,10 @@ interface Fake {
   dies?: string
   code?: number
   unheard?: boolean
+  /** The machine goes on by itself all the same. */
+  lives?: boolean
+  /** The line is dead when it is to note that something is stored, or when it is to look after that. */
+  deaf?: 'noting' | 'looking'
   /** Is told of each step that begins. */
   began?: (step: string) => void
 }
@@ -92,11 +97,24 @@ interface Fake {
 /** A machine on which steps hold once they are applied, and the order of what was done there. */
 function fake(
   steps: Step[],
-  { fails = [], holds = [], locked = 0, later = false, commits = [], dies, code = 255, unheard, began }: Fake,
+  {
+    fails = [],
+    holds = [],
+    locked = 0,
+    later = false,
+    commits = [],
+    dies,
+    code = 255,
+    unheard,
+    lives,
+    deaf,
+    began,
+  }: Fake,
   name = 'it',
 ) {
   const done: string[] = []
   const held = new Set(holds)
+  let noted = false
   let refusals = locked
   const machine = {
     label: name,
@@ -113,6 +131,10 @@ function fake(
         onFrame({ kind: 'locked', owner: 'ada@laptop', seconds: 3 })
         return end(false)
       }
+      const noting = program.text.includes('/saved"')
+      if (noting && deaf === 'noting') return end(false)
+      if (noting) noted = true
+      if (noted && deaf === 'looking' && /^fk_check_all /m.test(program.text)) return end(false)
       if (program.text.includes('said=$(fk_commit')) {
         const state = commits.shift() ?? 'committed'
         done.push(state)
@@ -135,7 +157,12 @@ function fake(
         }
         if (armed && !begun && !unheard) onFrame({ kind: 'armed', transaction: 'x', seconds: 60 })
         begun = true
-        if (dies === step.name) return end(false)
+        if (dies === step.name) {
+          if (lives)
+            for (const [, m] of program.text.matchAll(/^fk_change (\d+) /gm))
+              held.add(steps[Number(m)]?.name ?? '')
+          return end(false)
+        }
         done.push(step.name)
         began?.(step.name)
         if (fails.includes(step.name)) {
@@ -143,6 +170,8 @@ function fake(
           return end(true)
         }
         held.add(step.name)
+        if (step.save)
+          onFrame({ kind: 'save', step: n, name: step.save.name, body: gzipSync('kept').toString('base64') })
         check(n, 'after')
         onFrame({ kind: 'end', step: n, state: 'changed', rolledBack: false })
       }
@@ -221,9 +250,9 @@ describe('apply', () => {
   test('a connection that ends in the middle is reported with the step it was at', async () => {
     const { code, why, text } = await applied([change('a'), change('b'), change('c')], { dies: 'b' })
     assert.deepEqual([code, why], [1, 'the connection ended at 2/3 b'])
-    assert.match(text, /2\/3 b[\s\S]*closed[\s\S]*it ends this one by itself, and begins no other/)
+    assert.match(text, /2\/3 b[\s\S]*closed[\s\S]*it ends this one by itself, and goes on until it notices/)
     assert.match(text, /next: +run it again: it continues where this ended/)
-    assert.match(text, /1 step was not reached\.\n50-page: 0 steps hold, 1 changed, 1 failed\n$/)
+    assert.match(text, /1 step was not heard of\.\n50-page: 0 steps hold, 1 changed, 1 failed\n$/)
   })
 
   test('a connection that ends while the run is to stop is no good end', async () => {
@@ -289,6 +318,38 @@ describe('a transaction', () => {
     assert.equal(code, 1)
     assert.match(text, /the machine rolls these steps back now/)
   })
+})
+
+describe('a connection that ends when something is stored here', () => {
+  const kept = change('b', { save: { name: 'key', command: sh`true` } })
+  for (const deaf of ['noting', 'looking'] as const)
+    test(`while the machine is ${deaf}: the run says that it is stored, and not that the step does not hold`, async () => {
+      const stored: string[] = []
+      const store = { has: () => false, put: async (name: string) => void stored.push(name) }
+      const { code, why, text } = await applied(
+        [change('a'), kept, change('c')],
+        { deaf },
+        {
+          store: store as unknown as Running['store'],
+        },
+      )
+      assert.deepEqual([code, why, stored], [1, 'the connection ended at 2/3 b', ['key']])
+      assert.match(
+        text.replaceAll(/\s+/g, ' '),
+        /key is stored on this laptop; whether the machine has noted that is not known/,
+      )
+      assert.match(text, /next: +run it again: it continues where this ended/)
+      assert.doesNotMatch(text, /it does not hold|something else on this machine/)
+      assert.match(text, /1 step was not reached\.\n50-page: 0 steps hold, 1 changed, 1 failed\n$/)
+    })
+})
+
+test('a transaction that is confirmed although its connection ended holds, and the run goes on', async () => {
+  const steps = [guarded('a'), guarded('b'), guarded('c'), change('d')]
+  const { code, changed, why, text } = await applied(steps, { dies: 'b', lives: true })
+  assert.deepEqual([code, changed, why], [0, 4, undefined])
+  assert.doesNotMatch(text, /failed/)
+  assert.match(text, /^changed +2\/4 b\nchanged +3\/4 c\nchanged +4\/4 d$/m)
 })
 
 test('a transaction whose beginning was not heard of is rolled back, and the run says when', async () => {

@@ -3,6 +3,8 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { firewallOf } from '../../lib/host/nftables.ts'
 import type { Site } from '../../lib/site/model.ts'
+import firewall from '../../scripts/06-host-firewall.ts'
+import type { Context } from '../../lib/engine/page.ts'
 import { siteOf } from '../sites.ts'
 
 /** The rules of a chain. */
@@ -148,5 +150,44 @@ describe('the firewall of a host as nftables', () => {
       '  set ours {',
       '  chain sampled {',
     ])
+  })
+})
+
+describe('the firewall page refuses to shut out who runs it', () => {
+  const first = (site: Site, name: string, via: string) => {
+    const context = { site, machine: { name, via }, env: {}, state: '/nonexistent' } as unknown as Context
+    const step = firewall.steps(context)[0]
+    return step && 'help' in step ? step : undefined
+  }
+  const without = (site: Site, word: string): Site => ({
+    ...site,
+    router: { ...site.router, allow: site.router.allow.filter(({ from }) => ![from].flat().includes(word)) },
+  })
+  const zengarden = siteOf('zengarden')
+
+  test('from an address that no line lets in, with the line that would', () => {
+    const step = first(without(zengarden, 'management'), 'blade001', '192.168.100.7')
+    assert.equal(step?.name, 'router.allow lets you log in from 192.168.100.7 (tcp/22)')
+    assert.match(
+      step?.help ?? '',
+      /^add a line to router\.allow in config\/sites\/zengarden\.yaml, such as\n\{ from: management, to: 'machine:blade001', ports: \[tcp\/22\], why: administration \}$/,
+    )
+    assert.match(
+      step?.check.text ?? '',
+      /no line lets 192\.168\.100\.7 \(management\) connect to tcp\/22 of blade001/,
+    )
+    assert.match(first(zengarden, 'blade001', '203.0.113.7')?.help ?? '', /\{ from: upstream, /)
+  })
+
+  test('from the tunnel, where it ends at this host', () => {
+    const step = first(without(siteOf('fortress'), 'tunnel'), 'fortress', '192.0.2.7')
+    assert.equal(step?.name, 'router.allow lets you log in from the tunnel (tcp/22)')
+    assert.match(step?.help ?? '', /\{ from: tunnel, to: 'machine:fortress', /)
+  })
+
+  test('and no one whom a line lets in, nor a page that is printed', () => {
+    assert.equal(first(zengarden, 'blade001', '192.168.100.7'), undefined)
+    assert.equal(first(without(zengarden, 'management'), 'blade001', ''), undefined)
+    assert.equal(first(siteOf('fortress'), 'fortress', '192.0.2.7'), undefined)
   })
 })
