@@ -123,6 +123,9 @@ func (l layout) importImages() error {
 
 // runNode starts the kubelet once the images are there, and kube-proxy on a server that has one, and waits until the Node is there.
 func runNode(l layout, s settings, children *processes, stop <-chan os.Signal, k *kubelet, n *node, imported <-chan error) error {
+	if err := balance(s, n.address); err != nil {
+		return err
+	}
 	done := false
 	if err := children.wait("the images", stop, func() error {
 		if done {
