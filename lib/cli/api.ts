@@ -7,8 +7,7 @@ import type { Machine } from '../engine/machine.ts'
 import type { Report } from '../engine/report.ts'
 import { Fault } from '../ground/fault.ts'
 import type { SecretStore } from '../ground/secret.ts'
-import { secretNames } from '../k3s/members.ts'
-import { type Member, apiOf, membersOf } from '../site/cluster.ts'
+import { type Member, apiOf, kubeconfigSecret, membersOf } from '../site/cluster.ts'
 import type { Placed } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
 import { NotBuilt } from './absent.ts'
@@ -21,12 +20,6 @@ export interface Opening {
   report: Report
   signal: AbortSignal
 }
-
-/** The kubeconfig of a cluster: its secret on the laptop, and the page that fetches it. */
-export const kubeconfigSecret = (server: Pick<Member, 'name' | 'os'>): { secret: string; page: string } =>
-  server.os === 'talos'
-    ? { secret: `${server.name}-kubeconfig`, page: '14-vm-talos' }
-    : { secret: secretNames.kubeconfig, page: '20-k3s-server' }
 
 /**
  * The kubeconfig of the site's cluster, and the address at which this laptop finds its API: that of the cluster, or the one of

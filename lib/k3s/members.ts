@@ -4,7 +4,7 @@ import { type Artifact, artifactOf } from '../engine/artifact.ts'
 import type { Context } from '../engine/page.ts'
 import type { Transaction, Wait } from '../engine/step.ts'
 import { library, sh } from '../ground/sh.ts'
-import { type Member, membersOf } from '../site/cluster.ts'
+import { type Member, k3sKubeconfig, membersOf } from '../site/cluster.ts'
 
 export type { Member } from '../site/cluster.ts'
 
@@ -18,7 +18,7 @@ export const secretNames = {
   /** The same with the fingerprint of the cluster CA, by which a joining node knows which cluster it joins. */
   joinServer: 'k3s-join-server',
   joinAgent: 'k3s-join-agent',
-  kubeconfig: 'k3s-kubeconfig',
+  kubeconfig: k3sKubeconfig,
 }
 
 /**

@@ -35,6 +35,15 @@ export function membersOf(site: Site): Member[] {
   }))
 }
 
+/** The name under which the laptop keeps the kubeconfig of k3s. */
+export const k3sKubeconfig = 'k3s-kubeconfig'
+
+/** The kubeconfig of the cluster of a first server: its secret on the laptop, and the page that fetches it. */
+export const kubeconfigSecret = ({ name, os }: Pick<Member, 'name' | 'os'>) =>
+  os === 'talos'
+    ? { secret: `${name}-kubeconfig`, page: '14-vm-talos' }
+    : { secret: k3sKubeconfig, page: '20-k3s-server' }
+
 /** Where the laptop finds a machine once its firewall is up: its end of the tunnel, or its address behind one. */
 export function endpointOf(site: Site, machine: MachineSpec): string {
   const own = machine.roles.includes('host') ? tunnelOf(site, machine)?.address : undefined
