@@ -14,8 +14,8 @@ export interface FetchOptions {
   onTransfer?: (transfer: Transfer) => void
   /** Milliseconds without a byte after which a connection is given up. Default 30000. */
   stall?: number
-  /** Connections in a row that may transfer nothing. Default 5. */
-  attempts?: number
+  /** Tries in a row, each a connection, that may transfer nothing. Default 5. */
+  tries?: number
 }
 
 const MIB = 1024 * 1024
@@ -48,7 +48,7 @@ export async function fetchPart(
   const transfer = meter(name, 'fetching', options.onTransfer)
   const from = mirrored(url, options.mirror)
   try {
-    await retried(name, part, options, () =>
+    await tried(name, part, options, () =>
       fetchOnce({ name, url: from, part, largest: LARGEST, transfer, options }),
     )
   } finally {
@@ -64,17 +64,17 @@ export async function fetchSmall(url: string, to: string, options: FetchOptions)
   const from = mirrored(url, options.mirror)
   await rm(part, { force: true })
   try {
-    await retried(name, part, options, () => fetchOnce({ name, url: from, part, largest: SMALL, options }))
+    await tried(name, part, options, () => fetchOnce({ name, url: from, part, largest: SMALL, options }))
     await rename(part, to)
   } finally {
     for (const left of [part, sourceOf(part)]) await rm(left, { force: true })
   }
 }
 
-async function retried(
+async function tried(
   name: string,
   part: string,
-  { attempts = 5, signal, stall = 30_000 }: FetchOptions,
+  { tries = 5, signal, stall = 30_000 }: FetchOptions,
   once: () => Promise<void>,
 ): Promise<void> {
   // A server that begins anew each time sends bytes each time: only what was never reached before counts.
@@ -89,7 +89,7 @@ async function retried(
       if (!(error instanceof Interrupted)) throw error
       idle = size(part) > most ? 0 : idle + 1
       most = Math.max(most, size(part))
-      if (idle >= attempts)
+      if (idle >= tries)
         throw new Fault(`${name} cannot be fetched`, {
           said: error.message,
           state: size(part) > 0 ? `${size(part)} bytes are kept` : 'nothing was fetched',
@@ -292,7 +292,7 @@ async function room(name: string, part: string, needed: number): Promise<void> {
   })
 }
 
-/** A failure in words: of the disk and of the certificate at once, of the connection after several attempts. */
+/** A failure in words: of the disk and of the certificate at once, of the connection after several tries. */
 function reason(name: string, part: string, url: string, error: unknown): Error {
   const { cause, message, code: own } = error as { cause?: unknown; message: string; code?: string }
   const { code = own, message: deeper = message } = (cause ?? {}) as { code?: string; message?: string }

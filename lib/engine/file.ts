@@ -98,20 +98,19 @@ export const matches = ({ path, digest, mode, owner }: Target): Command =>
 
 const bare = (text: string) => new Command(text, undefined, '')
 
-function content(path: string, { from, text, name: step, values = {} }: FileOptions): string {
+/** A text, or a file of config/, with its values filled in. Throws TypeError for what does not fit; `path` is named there. */
+export function content(path: string, { from, text, name: step, values = {} }: FileOptions): string {
   const wrong = (what: string) => new TypeError(`file ${path}: ${what}`)
   const source = from ?? 'the text'
   if ((from === undefined) === (text === undefined)) throw wrong('say either from or text')
   if (from !== undefined && !from.startsWith('config/')) throw wrong(`${from} is not under config/`)
   const raw = text ?? read(from as string, step ?? path)
-  const used = new Set<string>()
   const body = raw.replaceAll(/\{\{ ([a-z][a-z0-9_]*) \}\}/g, (_, name: string) => {
     const value = values[name]
     if (value === undefined) throw wrong(`${source} asks for {{ ${name} }}, which has no value`)
-    used.add(name)
     return String(value)
   })
-  const spare = Object.keys(values).filter((name) => !used.has(name))
+  const spare = Object.keys(values).filter((name) => !raw.includes(`{{ ${name} }}`))
   if (spare.length > 0) throw wrong(`${source} does not use {{ ${spare.join(' }}, {{ ')} }}`)
   if (!body.endsWith('\n')) throw wrong(`${source} does not end with a newline`)
   if (body.includes('\0')) throw wrong(`${source} holds a NUL byte`)

@@ -2,6 +2,7 @@
 import { createRequire } from 'node:module'
 import { isIPv4 } from 'node:net'
 import { join } from 'node:path'
+import { content } from '../engine/file.ts'
 import { Fault } from '../ground/fault.ts'
 import { land } from '../ground/secret.ts'
 import { bridgeOf, clientPath } from '../site/machines.ts'
@@ -59,20 +60,27 @@ export function clientFile(site: Site, peer: Peer, keys: Keys, endpoints: Record
       ...further,
     ]
     const back = further.length > 0 ? routeBack(site, host, end.network, further) : ''
-    return `
-${back}[Peer]${ends.length > 1 ? ` # ${host.name}` : ''}
-PublicKey = ${keys.hosts[end.key]}
-PresharedKey = ${keys.preshared}
-Endpoint = ${endpoints[host.name]}
-AllowedIPs = ${allowed.join(', ')}
-PersistentKeepalive = 25
-`
+    return content(peer.name, {
+      from: 'config/host/wireguard-device-peer.conf',
+      values: {
+        peer: `${back}[Peer]${ends.length > 1 ? ` # ${host.name}` : ''}`,
+        public: keys.hosts[end.key] ?? '',
+        preshared: keys.preshared,
+        endpoint: endpoints[host.name] ?? '',
+        allowed: allowed.join(', '),
+      },
+    })
   })
-  return `# ${peer.name} enters ${site.name} with this file. Whoever holds it can enter: keep it as you keep a key.
-[Interface]
-PrivateKey = ${keys.own}
-Address = ${peer.address}/32
-${sections.join('')}`
+  return content(peer.name, {
+    from: 'config/host/wireguard-device.conf',
+    values: {
+      name: peer.name,
+      site: site.name,
+      private: keys.own,
+      address: peer.address,
+      peers: sections.join('\n').trimEnd(),
+    },
+  })
 }
 
 /**

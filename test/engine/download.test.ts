@@ -111,7 +111,7 @@ const image = (more: Partial<Artifact> = {}): Artifact => ({
   ...more,
 })
 const fetchIt = (artifact = image(), options: Partial<DownloadOptions> = {}) =>
-  download(artifact, { dir, mirror, stall: 300, attempts: 3, ...options })
+  download(artifact, { dir, mirror, stall: 300, tries: 3, ...options })
 const named = () => existsSync(join(dir, 'image-1.img'))
 
 /** The whole text of a refusal; nothing has the final name after it. */
@@ -398,7 +398,7 @@ old releases are taken away: pin a newer version in config/versions.yaml`,
   test('a connection that stalls before anything comes', async () => {
     answers.set(at('image.img'), () => {})
     assert.match(
-      await refusal(fetchIt(image(), { attempts: 2 })),
+      await refusal(fetchIt(image(), { tries: 2 })),
       /^image-1\.img cannot be fetched\n127\.0\.0\.1:\d+ sent nothing for 0\.3 s\nnothing was fetched\n/,
     )
     assert.equal(asked.length, 2)
@@ -415,7 +415,7 @@ old releases are taken away: pin a newer version in config/versions.yaml`,
   })
 
   test('nobody listens', async () => {
-    const text = await refusal(fetchIt(image(), { mirror: 'http://127.0.0.1:1', attempts: 2 }))
+    const text = await refusal(fetchIt(image(), { mirror: 'http://127.0.0.1:1', tries: 2 }))
     assert.match(
       text,
       /^image-1\.img cannot be fetched\n127\.0\.0\.1:1: .*ECONNREFUSED|^image-1\.img cannot be fetched\n127\.0\.0\.1:1: bad port/,

@@ -382,24 +382,6 @@ describe('stopped at a terminal', { skip, concurrency: 2 }, () => {
     await converges(at)
   })
 
-  test('at the question of build-all: nothing was changed', async (t) => {
-    const at = place(t)
-    // No machine has to be there for it: one that does not answer is asked about all the same.
-    const ssh =
-      '#!/bin/bash\necho "ssh: connect to host 192.0.2.10 port 22: No route to host" >&2; exit 255\n'
-    mkdirSync(join(at.dir, 'bin'))
-    writeFileSync(join(at.dir, 'bin', 'ssh'), ssh, { mode: 0o755 })
-    const screen = terminal([process.execPath, 'bin/task.cjs', 'build-all', '--layer', 'l0'], {
-      cwd: root,
-      env: { ...at.env, PATH: `${join(at.dir, 'bin')}:${at.env.PATH}`, FK_YES: 'false' },
-    })
-    await screen.until(/Apply \d pages to .*\[y\/N\]/s)
-    screen.interrupt()
-    assert.equal(await screen.ended, 130, screen.text())
-    assert.match(last(screen), /Stopped by you\. Nothing was changed\. next: run the same command again/)
-    assert.ok(!existsSync(join(at.env.FK_STATE_DIR, 'fortress')))
-  })
-
   // A user whom sudo asks, and who may read this checkout.
   const nobody = ['--reuid=65534', '--regid=65534', '--clear-groups']
   const isAsked =
