@@ -74,5 +74,5 @@ export function sentences({ from, to, port }: Flow, { allowed, egress, ingress, 
 }
 
 /** The policy, its line, and the line of the site document behind it. */
-export const reason = ({ by, at, why }: Side): string =>
-  [by, at, why && `(${why})`].filter(Boolean).join('  ')
+export const reason = ({ by, at, why, also = [] }: Side): string =>
+  [by, at, why && `(${why})`, also.length > 0 && `as does ${also.join(', ')}`].filter(Boolean).join('  ')

@@ -8,7 +8,7 @@ import { Fault } from '../ground/fault.ts'
 import { read, root } from '../ground/root.ts'
 import type { Catalogue } from '../site/catalogue.ts'
 import { bridgeOf, chosen, hostOf, isNode, isServer } from '../site/machines.ts'
-import type { Site } from '../site/model.ts'
+import type { MachineSpec, Site } from '../site/model.ts'
 import {
   type End,
   type Rule as ZoneRule,
@@ -114,12 +114,20 @@ const fileOf = (component: string): string => `config/components/${component}/po
 export function policiesFor(site: Site, catalogue: Catalogue): Manifest[] {
   if (!site.machines.some(isServer)) return []
   const values = valuesOf(site)
-  const nodes = site.machines
-    .filter(isNode)
-    .map((machine) => ({ node: machine.name, doors: doorsOf(site, machine.name) }))
+  // By role and not by name: of a node's labels Cilium leaves out what begins with kubernetes.io, its name among it.
+  const roles = [
+    { role: 'servers', is: 'Exists', nodes: site.machines.filter(isServer) },
+    {
+      role: 'agents',
+      is: 'DoesNotExist',
+      nodes: site.machines.filter((one) => isNode(one) && !isServer(one)),
+    },
+  ].flatMap(({ nodes, ...values }) =>
+    nodes.length === 0 ? [] : [{ ...values, doors: doorsOf(site, nodes) }],
+  )
   const all = componentsOf(site, catalogue).flatMap((component) =>
     documentsOf(component).flatMap((document) =>
-      (document.names.has('node') ? nodes : [{}]).flatMap((more) =>
+      (document.names.has('role') ? roles : [{}]).flatMap((more) =>
         filled(component, document, { ...values, ...more }),
       ),
     ),
@@ -385,11 +393,21 @@ function privateOf(site: Site): CidrRule[] {
     })
 }
 
-/** Rules for what the site opens on a node, one for each line of router.allow; for a virtual machine those that lead to it. */
-function doorsOf(site: Site, name: string): Rule[] {
-  const machine = site.machines.find((one) => one.name === name)
-  const host = machine && hostOf(site, machine)
-  const at = host?.name ?? name
+/** Rules for what the site opens on nodes, one for each line of router.allow; what it opens on one of them, all of them have. */
+function doorsOf(site: Site, nodes: MachineSpec[]): Rule[] {
+  const all = new Map<string, Rule>()
+  for (const node of nodes)
+    for (const rule of doorsOn(site, node)) {
+      const key = `${reasons.get(rule)} ${JSON.stringify(rule)}`
+      if (!all.has(key)) all.set(key, rule)
+    }
+  return [...all.values()]
+}
+
+/** What the site opens on a node; for a virtual machine the lines that lead to it from its host, and beyond. */
+function doorsOn(site: Site, machine: MachineSpec): Rule[] {
+  const host = hostOf(site, machine)
+  const at = host?.name ?? machine.name
   const view = viewOf(site, at)
   const bridge = host && bridgeOf(site, host.name)
   const own = host ? [machine.address ?? ''] : view.own

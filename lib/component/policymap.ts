@@ -23,8 +23,10 @@ import {
 export interface Endpoint {
   name: string
   kind: 'pod' | 'node' | 'gateway' | 'health' | 'address' | 'name'
-  /** As Cilium has them: SOURCE:KEY, to the value. Those of a node are its labels in Kubernetes. */
+  /** As Cilium has them: SOURCE:KEY, to the value. Those of a node are what a nodeSelector sees. */
   labels: Record<string, string>
+  /** What Kubernetes calls a node. */
+  host?: string
   /** The node where the pods are of which it is asked. */
   here?: boolean
   /** It runs the API server. */
@@ -52,6 +54,8 @@ export interface Side {
   at?: string
   /** The line of the site document that it was made from. */
   why?: string
+  /** Policies that say the same. */
+  also?: string[]
   /** The names that may be asked for; absent: all. */
   names?: Names[]
 }
@@ -84,9 +88,11 @@ export function endpointsOf(site: Site, catalogue: Catalogue, manifests: Manifes
       name: machine === first ? 'host' : machine.name,
       kind: 'node',
       labels: k8s({
+        ...machine.labels,
         'kubernetes.io/hostname': machine.name,
         ...(isServer(machine) ? { 'node-role.kubernetes.io/control-plane': 'true' } : {}),
       }),
+      host: machine.name,
       here: machine === first,
       server: isServer(machine),
       ...(machine.address === undefined ? {} : { address: machine.address }),
@@ -98,11 +104,14 @@ export function endpointsOf(site: Site, catalogue: Catalogue, manifests: Manifes
   return [...pods, gateway, health, ...nodes, ...outside(site), ...namesIn(manifests)]
 }
 
-const k8s = (labels: Record<string, string>): Record<string, string> =>
-  Object.fromEntries(Object.entries(labels).map(([key, value]) => [`k8s:${key}`, value]))
+/** Labels that no policy sees unless the chart says so (pkg/labelsfilter of Cilium): those of Kubernetes itself. */
+const unseen =
+  /^(kubernetes\.io|io\.kubernetes(?!\.pod\.namespace)|k8s\.io|topology\.kubernetes\.io|.*beta\.kubernetes\.io|pod-template-)/
 
-/** What Kubernetes calls a node. */
-const hostname = ({ labels }: Endpoint): string | undefined => labels['k8s:kubernetes.io/hostname']
+const k8s = (labels: Record<string, string>): Record<string, string> =>
+  Object.fromEntries(
+    Object.entries(labels).flatMap(([key, value]) => (unseen.test(key) ? [] : [[`k8s:${key}`, value]])),
+  )
 
 /** Ports of a node that somebody may have business with: what nodes ask of one another, and what people do. */
 const nodePorts = (site: Site, server: boolean): string[] => {
@@ -210,13 +219,12 @@ function sideOf(manifests: Manifest[], way: Way, flow: Flow): Side {
         .filter((rule) => portMatches(rule, flow.port) && peerMatches(manifest, rule, way, peer, subject))
         .map((rule) => ({ rule, side: { by: nameOf(manifest.policy), ...manifest.placeOf(rule) } })),
     )
-  const [denied] = matching(`${way}Deny`)
-  if (denied) return { allowed: false, ...denied.side }
+  const denying = matching(`${way}Deny`)
+  if (denying.length > 0) return { allowed: false, ...withAlso(denying) }
   const allowing = matching(way)
-  const [first] = allowing
-  if (first)
+  if (allowing.length > 0)
     return withNames(
-      first.side,
+      withAlso(allowing),
       allowing.map(({ rule }) => namesOf(rule, flow.port)),
       flow.query,
     )
@@ -249,6 +257,13 @@ function selecting(manifests: Manifest[], way: Way, subject: Endpoint): Selectin
     )
   before.set(key, found)
   return found
+}
+
+/** The first of several that say the same, with the names of the others. */
+function withAlso(found: { side: Omit<Side, 'allowed'> }[]): Omit<Side, 'allowed'> {
+  const [first, ...more] = found.map(({ side }) => side)
+  const also = [...new Set(more.map(({ by }) => by))].filter((by) => by !== first?.by)
+  return { by: '', ...first, ...(also.length === 0 ? {} : { also }) }
 }
 
 /** Lists of names add up, and say nothing beside a rule without one. */
@@ -310,7 +325,7 @@ function identityOf(peer: Endpoint, subject: Endpoint): Record<string, string> {
   if (peer.kind === 'gateway') return reserved('ingress')
   if (peer.kind === 'health') return reserved('health')
   if (peer.kind !== 'node') return reserved('world')
-  const local = subject.kind === 'node' ? hostname(subject) === hostname(peer) : peer.here === true
+  const local = subject.kind === 'node' ? subject.host === peer.host : peer.here === true
   return reserved(local ? 'host' : 'remote-node', ...(peer.server ? ['kube-apiserver'] : []))
 }
 

@@ -75,7 +75,9 @@ const table: Record<string, Record<string, string>> = {
       yes cert-manager/cert-manager host tcp/6443
       yes cert-manager/webhook host tcp/6443
       yes cert-manager/cainjector host tcp/6443
-      yes cert-manager/startupapicheck host tcp/6443
+      yes cilium/hubble-generate-certs host tcp/6443
+      no  cilium/hubble-generate-certs host tcp/4244
+      no  cilium/hubble-generate-certs world tcp/443
       yes kube-system/metrics-server host tcp/6443
       no  cilium/hubble-relay host tcp/6443
       no  cert-manager/webhook host tcp/2379
@@ -392,6 +394,29 @@ test('a node reaches its own pods, whatever is allowed, and not those of other n
   assert.equal(asked([closed, never], host, db), false)
 })
 
+test('a node is selected by its role and by labels of its own, and not by its name: Cilium leaves that label out', () => {
+  const { known } = clusterOf('k3s-vault')
+  const node = known.find(({ name }) => name === 'vm-w3')!
+  const from = address('198.51.100.1')
+  const closed = (matchLabels: Record<string, string>) =>
+    !asked([policy({ nodeSelector: { matchLabels }, ingress: [{}] })], from, node)
+  assert.deepEqual(
+    [
+      closed({}),
+      closed({ gpu: 'nvidia' }),
+      closed({ gpu: 'amd' }),
+      closed({ 'kubernetes.io/hostname': 'vm-w3' }),
+    ],
+    [true, true, false, false],
+  )
+  const server = known.find(({ here }) => here)!
+  const role = {
+    matchExpressions: [{ key: 'node-role.kubernetes.io/control-plane', operator: 'Exists' as const }],
+  }
+  const servers = [policy({ nodeSelector: role, ingress: [{}] })]
+  assert.deepEqual([asked(servers, from, server), asked(servers, from, node)], [false, true])
+})
+
 test('rules with addresses are about neither pods nor nodes', () => {
   const node: Endpoint = { name: 'two', kind: 'node', labels: {}, address: '192.0.2.7', ports: [] }
   const some = [
@@ -470,7 +495,7 @@ test('may says yes or no, and which line of which file says so', () => {
   assert.equal(no.code, 1)
   assert.match(no.text, /sending +no +pods-default-deny +config\/components\/cilium\/policies\.yaml:\d+/)
   const tunnel = run(may, 'tunnel', 'api:6443', '--site', 'fortress')
-  assert.match(tunnel.text, /node-fortress-node .*\(router\.allow\[1\]: SSH, the gateway, the API\)/)
+  assert.match(tunnel.text, /site-servers .*\(router\.allow\[1\]: SSH, the gateway, the API\)/)
 })
 
 test('may names a name that cannot be looked up, and what a private address behind one would meet', () => {
