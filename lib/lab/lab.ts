@@ -9,28 +9,26 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '../ground/fault.ts'
 import { treeOf, use } from './image.ts'
 import { type LabMachine, checkName, claim, hangUp, labRun, ownerOf, record } from './machine.ts'
-import { endNode, startNode } from './node.ts'
+import { type NodeOptions, endNode, startNode } from './node.ts'
 import { demand, needRoot } from './packages.ts'
-import { type LabOptions, entries, homes, nodesDir, readIf, writable } from './place.ts'
+import { type LabOptions, entries, homes, labDir, nodesDir, readIf, writable } from './place.ts'
 import { endVm, monitorCommand, running, tail } from './qemu.ts'
 import { vmOf } from './snapshot.ts'
 import { type LabUpOptions, type LabVm, boot, removeVm, restore } from './vm.ts'
 
 export { type LabMachine, type LabResult, labRun } from './machine.ts'
-export { type LabDeps, labDeps, labInstall } from './packages.ts'
+export type { NodeOptions } from './node.ts'
+export { type LabDeps, builtProgram, labDeps, labInstall } from './packages.ts'
 export { type LabOptions, labDir } from './place.ts'
 export type { LabUpOptions, LabVm } from './vm.ts'
 
 /**
  * Starts a fresh node: Debian 13 with systemd and sshd in a container, its own network namespace and a copy of the image
- * that lives in memory. `net: true` gives it a way out (apt). Nodes reach each other and are reached from this computer;
- * they share its kernel: no modules, AppArmor, auditd, TPM or kernel.* sysctls. Needs root. An earlier node of that
- * name that this process or a dead one owns is replaced; one of a living process is a Fault.
+ * that lives in memory. `net: true` gives it a way out (apt), `pods` room for containers. Nodes reach each other and are reached
+ * from this computer; they share its kernel: no modules, AppArmor, auditd, TPM or kernel.* sysctls. Needs root. An earlier node of
+ * that name that this process or a dead one owns is replaced; one of a living process is a Fault.
  */
-export async function labNodeUp(
-  name: string,
-  options: LabOptions & { net?: boolean } = {},
-): Promise<LabMachine> {
+export async function labNodeUp(name: string, options: LabOptions & NodeOptions = {}): Promise<LabMachine> {
   checkName(name)
   needRoot('a node')
   await demand('node')
@@ -40,7 +38,7 @@ export async function labNodeUp(
   await claim(dir, name, options.keep ?? false, () => endNode(name, dir))
   use(tree, dir)
   try {
-    const host = await startNode(name, dir, tree, options.net ?? false)
+    const host = await startNode(name, dir, tree, path.join(labDir(options.dir), 'pods', name), options)
     return await record({ name, kind: 'node', host, port: 22, via: '10.78.0.1', dir }, options)
   } catch (error) {
     await endNode(name, dir).catch(() => undefined)

@@ -1,11 +1,14 @@
 #!/bin/bash
-# node.sh up   NAME DIR TREE [net]    a systemd and sshd node on a throw-away copy of TREE
-# node.sh down NAME DIR               end it and leave nothing
+# node.sh up   NAME DIR TREE [net] [pods STATE [SOURCE:PLACE...]]   a systemd and sshd node on a throw-away copy of TREE
+# node.sh down NAME DIR                                             end it and leave nothing
 #
 # A node is a systemd-nspawn container in a network namespace of its own, fk-NAME, with the address 10.78.N.2 on the
 # bridge fk-lab in the main namespace (10.78.0.1): the caller reaches every node and the nodes reach each other.
 # DIR (one per node) holds its overlay in memory, its log and its state; `up` prints the address.
 # Host keys are made here, before the node's first start, so that its very first connection can be pinned.
+#
+# With `pods` it may run containers: what they need lies in STATE (a directory on a disk, for an overlay cannot lie on an overlay),
+# every capability of this computer's root is the node's, and SOURCE is seen there at PLACE, read-only.
 set -euo pipefail
 
 action=$1 name=$2 dir=$3
@@ -19,6 +22,30 @@ while read -r root; do
   cgroups+=("$root/fk-$name")
 done < <(findmnt --noheadings --types cgroup2 --output TARGET | head --lines=1)
 [ ! -d /sys/fs/cgroup/systemd ] || cgroups+=("/sys/fs/cgroup/systemd/fk-$name")
+# Where controllers are of cgroup v1, containers need them one by one: of a node for pods, each is a group of its own here, in which
+# its cgroup namespace begins. They are below the caller's groups, whose limits hold for the node as well.
+controllers=()
+if [ -s "$dir/controllers" ]; then mapfile -t controllers < "$dir/controllers"; fi
+
+find_controllers() {
+  local names path root
+  while IFS=: read -r _ names path; do
+    root=/sys/fs/cgroup/$names
+    if [ -d "$root" ] && [ "${names#name=}" = "$names" ]; then controllers+=("${root}${path%/}/fk-$name"); fi
+  done < /proc/self/cgroup
+  [ ${#controllers[@]} -eq 0 ] || printf '%s\n' "${controllers[@]}" > "$dir/controllers"
+}
+
+enter_controllers() {
+  local group file
+  for group in "${controllers[@]}"; do
+    mkdir --parents "$group"
+    for file in cpuset.cpus cpuset.mems; do
+      [ ! -e "$group/$file" ] || cat "$group/../$file" > "$group/$file"
+    done
+    echo $BASHPID > "$group/cgroup.procs"
+  done
+}
 
 enter() { # the calling shell joins the node's cgroup, or one below it
   local group
@@ -48,7 +75,7 @@ down() {
   local group
   # Nothing in a node is worth a clean shutdown.
   [ ! -e "${cgroups[0]}/cgroup.kill" ] || echo 1 > "${cgroups[0]}/cgroup.kill"
-  for group in "${cgroups[@]}"; do again 10 "its processes do not end ($group)" empty "$group"; done
+  for group in "${cgroups[@]}" "${controllers[@]}"; do again 10 "its processes do not end ($group)" empty "$group"; done
 
   exec 9> "$lock"
   flock 9
@@ -64,6 +91,7 @@ down() {
   [ ! -d "/run/systemd/nspawn/propagate/fk-$name" ] || rmdir "/run/systemd/nspawn/propagate/fk-$name"
   again 10 "$dir/root stays mounted" unmounted "$dir/root"
   again 10 "$dir/memory stays mounted" unmounted "$dir/memory"
+  if [ -s "$dir/state" ]; then rm --recursive --force "$(cat "$dir/state")"; fi
   rm --recursive --force "$dir"
 }
 
@@ -78,16 +106,31 @@ boot() {
   # write its own net.* sysctls and no others. What a container cannot run is masked by arguments of its init, so
   # that no file of the tree differs from the VM's.
   export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 SYSTEMD_NSPAWN_API_VFS_WRITABLE=network SYSTEMD_NSPAWN_LOCK=0
+  local room=(--capability=CAP_NET_ADMIN --system-call-filter=@keyring --tmpfs=/var/lib/containerd) bind
+  if [ -n "$state" ]; then
+    enter_controllers
+    # The kubelet reads from /dev/kmsg which container the kernel has ended; Cilium loads programs into the kernel.
+    room=(--capability=all --system-call-filter='@keyring bpf perf_event_open' --bind=/dev/kmsg
+      --bind="$state/rancher:/var/lib/rancher" --bind="$state/kubelet:/var/lib/kubelet")
+    for bind in "${binds[@]}"; do room+=(--bind-ro="$bind"); done
+  fi
   exec setsid systemd-nspawn --quiet --directory="$dir/root" --machine="fk-$name" --hostname="$name" --boot \
     --register=no --keep-unit --link-journal=no --resolv-conf=off --timezone=off --console=read-only \
-    --network-namespace-path="/run/netns/fk-$name" --capability=CAP_NET_ADMIN --system-call-filter=@keyring \
-    --tmpfs=/var/lib/containerd -- \
+    --network-namespace-path="/run/netns/fk-$name" "${room[@]}" -- \
     systemd.mask=systemd-networkd.service systemd.mask=systemd-networkd.socket systemd.mask=systemd-udevd.service \
     systemd.mask=systemd-timesyncd.service systemd.mask=console-getty.service
 }
 
 up() {
-  local tree=$1 net=${2:-} number=1 address kind pid
+  local tree=$1 net='' state='' binds=() number=1 address kind pid
+  shift
+  if [ "${1:-}" = net ]; then net=net; shift; fi
+  if [ "${1:-}" = pods ]; then
+    state=$2 binds=("${@:3}")
+    echo "$state" > "$dir/state"
+    mkdir --parents "$state/rancher" "$state/kubelet"
+    find_controllers
+  fi
   mkdir --parents "$dir/memory" "$dir/root"
   mount -t tmpfs -o size=2G,mode=755 "fk-$name" "$dir/memory"
   mkdir "$dir/memory/upper" "$dir/memory/work"
@@ -131,6 +174,7 @@ END
 link set lo up
 address add $address/16 dev host0
 link set host0 up
+${state:+route add default via 10.78.0.1}
 END
   for kind in ed25519 ecdsa rsa; do
     echo "$address $(cut --delimiter=' ' --fields=1,2 "$dir/root/etc/ssh/ssh_host_${kind}_key.pub")"

@@ -9,9 +9,26 @@ import { kit } from './place.ts'
 
 const nodeScript = path.join(kit, 'lib/lab/node.sh')
 
-/** Starts a node on a copy of `tree`, with `dir` for what is its own. Returns its address once sshd greets there. */
-export async function startNode(name: string, dir: string, tree: string, net: boolean): Promise<string> {
-  const words = [name, dir, tree, ...(net ? ['net'] : [])]
+export interface NodeOptions {
+  /** A way out, for apt. */
+  net?: boolean
+  /** Room for containers: a path of this computer → where the node sees it, read-only. */
+  pods?: Record<string, string>
+}
+
+/**
+ * Starts a node on a copy of `tree`, with `dir` for what is its own, and `state` on a disk for what its containers are made of.
+ * Returns its address once sshd greets there.
+ */
+export async function startNode(
+  name: string,
+  dir: string,
+  tree: string,
+  state: string,
+  { net, pods }: NodeOptions,
+): Promise<string> {
+  const binds = Object.entries(pods ?? {}).map(([from, to]) => `${from}:${to}`)
+  const words = [name, dir, tree, ...(net ? ['net'] : []), ...(pods ? ['pods', state, ...binds] : [])]
   const { stdout } = await done($`bash ${nodeScript} up ${words}`, { seconds: 60 })
   return stdout.trim()
 }

@@ -1,5 +1,6 @@
 // What the lab needs of this computer: Debian packages, a QEMU that is new enough, root, and where Debian comes from.
 import { createHash } from 'node:crypto'
+import fs from 'node:fs'
 import path from 'node:path'
 import { Fault } from '../ground/fault.ts'
 import { $, which } from '../ground/laptop.ts'
@@ -78,25 +79,81 @@ export async function labDeps(kind?: 'node' | 'vm'): Promise<LabDeps> {
   }
   const install = missing.length > 0 ? installLines(missing) : []
   if (kind === undefined)
-    install.push(...Object.keys(oracles).flatMap((name) => (isBuilt(name) ? [] : [build(name)])))
+    install.push(...Object.keys(programs).flatMap((name) => (isBuilt(name) ? [] : [build(name)])))
   return { missing, reasons, install }
 }
 
-// What tests compare our own with, and Debian has not. The version and every digest of a program stand in its directory.
-const oracles: Record<string, { at: string; source: string; versionOf?: string }> = {
+/**
+ * What tests need and Debian has not, or not in this version: programs that are built of Go modules. Their versions and the digests
+ * of all that they are made of stand in go.mod and go.sum of the directory `at`.
+ */
+interface Programs {
+  at: string
+  /** What is built. One program gets the name of the entry; several keep their own, in a directory of that name. */
+  source: string | string[]
+  /** Words of its own for `go build`, and for its linker. */
+  flags?: string
+  linked?: string
+  /** Without cgo. What is compiled with it and without is compiled twice. */
+  pure?: true
+  /** A program has no version unless its build sets it: the variable that gets it, and the module whose version it is. */
+  version?: { variable: string; of: string }
+}
+
+const containerd = 'github.com/containerd/containerd/v2'
+const plugins = 'github.com/containernetworking/plugins/plugins'
+
+const programs: Record<string, Programs> = {
   butane: { at: 'test/oracle', source: 'github.com/coreos/butane/internal' },
   'talos-oracle': { at: 'test/oracle/talos', source: '.' },
-  // Kubernetes has no version of its own unless its build sets it.
-  'kube-bed': { at: 'test/cluster/bed', source: '.', versionOf: 'k8s.io/kubernetes' },
+  'kube-bed': {
+    at: 'test/cluster/bed',
+    source: '.',
+    version: { variable: 'k8s.io/component-base/version.gitVersion', of: 'k8s.io/kubernetes' },
+  },
+  /** What runs containers in the nodes of the node tier. */
+  runtime: {
+    at: 'test/node/runtime',
+    source: [
+      ...['containerd', 'containerd-shim-runc-v2', 'ctr'].map((name) => `${containerd}/cmd/${name}`),
+      ...['main/bridge', 'main/loopback', 'ipam/host-local', 'meta/portmap'].map(
+        (name) => `${plugins}/${name}`,
+      ),
+    ],
+    flags: '-tags=no_btrfs,no_zfs,no_devmapper,urfave_cli_no_docs',
+    pure: true,
+    version: { variable: `${containerd}/version.Version`, of: containerd },
+  },
+  /** What runs in the images of the node tier, in which there is no C library. */
+  coredns: {
+    at: 'test/node/coredns',
+    source: ['.'],
+    flags: '-tags=netgo,osusergo',
+    linked: '-linkmode=external -extldflags=-static',
+  },
+  pod: { at: 'test/node/pod', source: ['.'], pure: true },
+}
+
+/** Where a program is installed, or several. */
+const placeOf = (name: string) =>
+  Array.isArray(programs[name]!.source) ? `/usr/local/lib/fortress-kit/${name}` : `/usr/local/bin/${name}`
+
+/**
+ * The file of a program that `./task lab setup` builds, or the directory of several, when it is there; what somebody without root
+ * has built into .cache/tools counts for more.
+ */
+export function builtProgram(name: string): string | undefined {
+  return [path.join(kit, '.cache/tools', name), placeOf(name)].find((file) => fs.existsSync(file))
 }
 
 /** Where stands of which source a program was built. */
 const builtOf = (name: string) => `/usr/local/share/fortress-kit/${name}.sha256`
 
-/** A digest of all that stands beside the source of a program. */
+/** A digest of how a program is built, and of all that stands beside its source. */
 function sourceOf(name: string): string {
-  const dir = path.join(kit, oracles[name]!.at)
-  const hash = createHash('sha256')
+  const { at, ...how } = programs[name]!
+  const dir = path.join(kit, at)
+  const hash = createHash('sha256').update(JSON.stringify(how))
   for (const file of entries(dir)
     .filter((file) => /\.(go|mod|sum)$/.test(file))
     .toSorted())
@@ -104,18 +161,21 @@ function sourceOf(name: string): string {
   return hash.digest('hex')
 }
 
-const isBuilt = (name: string) => which(name) !== undefined && readIf(builtOf(name)).trim() === sourceOf(name)
+const isBuilt = (name: string) =>
+  fs.existsSync(placeOf(name)) && readIf(builtOf(name)).trim() === sourceOf(name)
 
 /** Debian's Go fetches a newer one where a program requires it, verified as every module is. */
 function build(name: string): string {
-  const { at, source, versionOf } = oracles[name]!
-  const go = 'GOTOOLCHAIN=auto go'
+  const { at, source, flags, linked, pure, version } = programs[name]!
+  const go = `${pure ? 'CGO_ENABLED=0 ' : ''}GOTOOLCHAIN=auto go`
   const dir = `-C '${path.join(kit, at)}'`
-  const version = `$(${go} list ${dir} -m -f '{{.Version}}' ${versionOf})`
-  const flags = versionOf ? `-ldflags="-s -w -X k8s.io/component-base/version.gitVersion=${version}" ` : ''
-  const line = `${go} build ${dir} -trimpath ${flags}-o /usr/local/bin/${name} ${source}`
+  const set = version && ` -X ${version.variable}=$(${go} list ${dir} -m -f '{{.Version}}' ${version.of})`
+  const linker = `-s -w${set ?? ''}${linked ? ` ${linked}` : ''}`
+  const words = ['-trimpath', `-ldflags="${linker}"`, ...(flags ? [flags] : [])]
+  const place = Array.isArray(source) ? `${placeOf(name)}/` : placeOf(name)
+  const line = `${go} build ${dir} ${[...words, '-o', place, ...[source].flat()].join(' ')}`
   const note = `install -D --mode=644 /dev/stdin ${builtOf(name)} <<< ${sourceOf(name)}`
-  const skipped = `${name} could not be built: the tests that compare with it will be skipped`
+  const skipped = `${name} could not be built: the tests that need it will be skipped`
   return `{ ${line} && ${note}; } || echo '${skipped}' >&2`
 }
 

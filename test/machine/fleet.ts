@@ -5,7 +5,14 @@ import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parse, stringify } from 'yaml'
-import { type LabMachine, type LabOptions, labNodeDown, labNodeUp, labRun } from '../../lib/lab/lab.ts'
+import {
+  type LabMachine,
+  type LabOptions,
+  type NodeOptions,
+  labNodeDown,
+  labNodeUp,
+  labRun,
+} from '../../lib/lab/lab.ts'
 import { type Kit, type Said, root, said } from './kit.ts'
 import { type Checkout, checkout } from './laptop.ts'
 
@@ -40,7 +47,7 @@ export async function fleet(
   prefix: string,
   roles: ('server' | 'agent')[],
   programOf: (version: string) => string | Buffer,
-  options: LabOptions & { net?: boolean; laptop?: { namespace: string; gateway: string } } = {},
+  options: LabOptions & NodeOptions & { laptop?: { namespace: string; gateway: string } } = {},
 ): Promise<Fleet> {
   const { namespace, gateway } = options.laptop ?? { gateway: '127.0.0.1' }
   const names = roles.map((_, i) => `${prefix}-${i + 1}`)

@@ -382,7 +382,7 @@ func (l layout) makeServerFiles(names []string, domain string) error {
 	}
 	for name, base := range map[string]string{
 		"admin": "client-admin", "supervisor": "client-supervisor", "controller": "client-controller", "scheduler": "client-scheduler",
-		"api-server": "client-kube-apiserver", "cloud-controller": "client-k3s-cloud-controller",
+		"api-server": "client-kube-apiserver", "kube-proxy": "client-kube-proxy", "cloud-controller": "client-k3s-cloud-controller",
 	} {
 		content := kubeconfig("https://127.0.0.1:6443", "certificate-authority: "+l.tls("server-ca.crt"),
 			"client-certificate: "+l.tls(base+".crt"), "client-key: "+l.tls(base+".key"))

@@ -1,11 +1,12 @@
 // One program that is, by the name it is called with, etcd, etcdctl, etcdutl, kube-apiserver, kube-controller-manager,
-// kube-scheduler, kubelet or kubectl, each of them their makers' own, and under the name k3s a stand-in for it.
+// kube-scheduler, kube-proxy, kubelet or kubectl, each of them their makers' own, and under the name k3s a stand-in for it.
 //
 // The stand-in reads the configuration of k3s, writes the files of k3s and runs the real etcd, apiserver, controller manager and
 // scheduler with the arguments that k3s gives them. What is not k3s about it:
 //   - the apiserver listens on 6443 itself, where k3s stands before it; what k3s serves beside it there is on 9345 here
-//   - nothing runs containers, so a pod is accepted and stays pending; the kubelet's arguments are read by the kubelet's own code
-//     and its configuration is served on 10250, but the Node is registered and kept ready by this program
+//   - nothing runs containers unless FK_BED_NODE=real (containers.go), so a pod is accepted and stays pending; the kubelet's arguments
+//     are read by the kubelet's own code and its configuration is served on 10250, but the Node is registered and kept ready by this
+//     program
 //   - it brings no cloud controller, CoreDNS, metrics server, network or chart controller, and takes no snapshots by the clock
 package main
 
@@ -26,6 +27,7 @@ import (
 	kubectl "k8s.io/kubectl/pkg/cmd"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllers "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
 	nodes "k8s.io/kubernetes/cmd/kubelet/app"
 )
@@ -38,6 +40,7 @@ func main() {
 		"kube-scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
 		"kubelet":                 func() *cobra.Command { return nodes.NewKubeletCommand(context.Background()) },
 		"kubectl":                 kubectl.NewDefaultKubectlCommand,
+		"kube-proxy":              proxy.NewProxyCommand,
 		"etcdutl":                 etcdutlCommand,
 	}
 	switch {
@@ -50,7 +53,7 @@ func main() {
 	case commands[name] != nil:
 		os.Exit(cli.Run(commands[name]()))
 	default:
-		fmt.Fprintf(os.Stderr, "%s: call it k3s, etcd, etcdctl, etcdutl, kube-apiserver, kube-controller-manager, kube-scheduler, kubelet or kubectl\n", name)
+		fmt.Fprintf(os.Stderr, "%s: call it k3s, etcd, etcdctl, etcdutl, kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy, kubelet or kubectl\n", name)
 		os.Exit(2)
 	}
 }

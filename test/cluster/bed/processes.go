@@ -75,6 +75,16 @@ func (c *complaint) or(err error) error {
 func (p *processes) run(name string, words []string, listeners ...io.Writer) (*process, error) {
 	command := exec.Command("/proc/self/exe")
 	command.Args = append([]string{name}, words...)
+	return p.begin(name, command, listeners...)
+}
+
+// program starts one that is not this one, found in PATH.
+func (p *processes) program(name string, words ...string) error {
+	_, err := p.begin(name, exec.Command(name, words...))
+	return err
+}
+
+func (p *processes) begin(name string, command *exec.Cmd, listeners ...io.Writer) (*process, error) {
 	why := &complaint{}
 	command.Stdout, command.Stderr = os.Stdout, io.MultiWriter(append(listeners, os.Stderr, why)...)
 	for _, variable := range os.Environ() {

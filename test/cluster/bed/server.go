@@ -63,6 +63,12 @@ func runServer(s settings) error {
 			return err
 		}
 	}
+	var imported <-chan error
+	if !agentless && runsPods() {
+		if imported, err = runContainerd(l, s, children, stop); err != nil {
+			return err
+		}
+	}
 	m, err := memberOf(l, name, address, s)
 	if err != nil {
 		return err
@@ -222,19 +228,28 @@ func runServer(s settings) error {
 	if err := node.settle(given); err != nil {
 		return err
 	}
-	if err := kubelet.serve(l, address); err != nil {
+	if runsPods() {
+		err = runNode(l, s, children, stop, kubelet, node, imported)
+	} else {
+		err = kubelet.serve(l, address)
+	}
+	if err != nil {
 		return err
 	}
 	caretaker := caretaker{member: m, node: name, kube: kube, etcd: etcd}
 	if err := children.wait("this node to be registered", stop, func() error {
-		if err := node.register(ctx); err != nil {
-			return err
+		if !runsPods() {
+			if err := node.register(ctx); err != nil {
+				return err
+			}
 		}
 		return caretaker.mark(ctx)
 	}); err != nil {
 		return err
 	}
-	go node.live()
+	if !runsPods() {
+		go node.live()
+	}
 	go caretaker.work()
 	if err := l.resetIsOver(); err != nil {
 		return err
@@ -394,12 +409,19 @@ func runAgent(s settings) error {
 	stop := make(chan os.Signal, 2)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
 	children := newProcesses()
+	defer children.stop()
 	if err := os.MkdirAll(l.agent("pod-manifests"), 0o700); err != nil {
 		return err
 	}
 	kubelet, err := newKubelet(l, s, name, address)
 	if err != nil {
 		return err
+	}
+	var imported <-chan error
+	if runsPods() {
+		if imported, err = runContainerd(l, s, children, stop); err != nil {
+			return err
+		}
 	}
 	password, err := nodePassword()
 	if err != nil {
@@ -420,13 +442,17 @@ func runAgent(s settings) error {
 	}); err != nil {
 		return err
 	}
-	if err := kubelet.serve(l, address); err != nil {
+	if runsPods() {
+		err = runNode(l, s, children, stop, kubelet, node, imported)
+	} else if err = kubelet.serve(l, address); err == nil {
+		err = children.wait("this node to be registered", stop, func() error { return node.register(context.Background()) })
+	}
+	if err != nil {
 		return err
 	}
-	if err := children.wait("this node to be registered", stop, func() error { return node.register(context.Background()) }); err != nil {
-		return err
+	if !runsPods() {
+		go node.live()
 	}
-	go node.live()
 	logrus.Info("k3s agent is up and running")
 	return untilTheEnd(children, stop)
 }

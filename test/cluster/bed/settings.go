@@ -28,9 +28,9 @@ var nodeFlags = map[string]kind{
 	"config": text, "data-dir": text, "debug": yes, "v": text,
 	"token": text, "token-file": text, "server": text,
 	"node-name": text, "node-ip": text, "node-external-ip": text, "node-label": list, "node-taint": list,
-	"kubelet-arg": list, "protect-kernel-defaults": yes,
-	// What these ask for does not exist here: there are no containers, and no network between them.
-	"selinux": yes, "kube-proxy-arg": list, "private-registry": text, "resolv-conf": text, "snapshotter": text,
+	"kubelet-arg": list, "protect-kernel-defaults": yes, "kube-proxy-arg": list, "pause-image": text,
+	// What these ask for does not exist here.
+	"selinux": yes, "private-registry": text, "resolv-conf": text, "snapshotter": text,
 	"disable-default-registry-endpoint": yes, "prefer-bundled-bin": yes, "disable-apiserver-lb": yes,
 }
 

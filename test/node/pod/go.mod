@@ -1,0 +1,3 @@
+module fortress-kit/node/pod
+
+go 1.26.0
