@@ -95,7 +95,7 @@ const others: Record<string, RegExp> = {
   'wg-quick': /^(up|down) secrets\/(fortress|SITE)\/\w+\.conf$/,
 }
 
-const tiers = ['unit', 'checked', 'machine', 'lab', 'cluster', 'release']
+const tiers = ['unit', 'checked', 'machine', 'lab', 'cluster', 'node', 'release']
 
 /** Why a command line would be refused; undefined when it is right. */
 function refusal(line: string): string | undefined {

@@ -27,6 +27,7 @@ const tiers = {
   },
   lab: { proves: 'what needs a kernel of its own, in a virtual machine', at: ['lab'], concurrency: 1 },
   cluster: { proves: 'a real Kubernetes with our configuration', at: ['cluster'], concurrency: 1 },
+  node: { proves: 'pods that really run, on nodes that pages have built', at: ['node'], concurrency: 1 },
   release: { proves: 'the whole runbook in a virtual machine, scanned', at: ['release'], concurrency: 1 },
 }
 
@@ -115,17 +116,19 @@ function found(at) {
 
 /** Why a tier cannot run here, or undefined. */
 async function missing(name) {
-  const kind = { machine: 'node', lab: 'vm', cluster: 'node', release: 'vm' }[name]
+  const kind = { machine: 'node', lab: 'vm', cluster: 'node', node: 'node', release: 'vm' }[name]
   if (kind === undefined) return undefined
   require('../bin/typescript.cjs')
-  const { reasons, install } = await require('../lib/lab/lab.ts').labDeps(kind)
-  const bed = name !== 'cluster' || require('./cluster/kit.ts').program !== undefined
+  const { builtProgram, labDeps } = require('../lib/lab/lab.ts')
+  const { reasons, install } = await labDeps(kind)
+  const built = { cluster: ['kube-bed'], node: ['kube-bed', 'runtime', 'coredns', 'pod'] }[name] ?? []
+  const unbuilt = built.filter((program) => builtProgram(program) === undefined)
   return (
     [
       ...(process.getuid() === 0 ? [] : [`it needs root: sudo npm test -- ${name}`]),
       ...reasons,
-      ...(bed ? [] : ['kube-bed is not installed']),
-      ...(install.length > 0 || !bed ? ['./task lab setup installs them'] : []),
+      ...unbuilt.map((program) => `${program} is not built`),
+      ...(install.length > 0 || unbuilt.length > 0 ? ['./task lab setup installs them'] : []),
     ].join('; ') || undefined
   )
 }

@@ -24,9 +24,9 @@ export type { LabUpOptions, LabVm } from './vm.ts'
 
 /**
  * Starts a fresh node: Debian 13 with systemd and sshd in a container, its own network namespace and a copy of the image
- * that lives in memory. `net: true` gives it a way out (apt), `pods` room for containers. Nodes reach each other and are reached
- * from this computer; they share its kernel: no modules, AppArmor, auditd, TPM or kernel.* sysctls. Needs root. An earlier node of
- * that name that this process or a dead one owns is replaced; one of a living process is a Fault.
+ * that lives in memory. `net: true` gives it a way out (apt), `pods` room for containers. Nodes reach each other and are
+ * reached from this computer; they share its kernel: no modules, AppArmor, auditd, TPM or kernel.* sysctls. Needs root.
+ * An earlier node of that name that this process or a dead one owns is replaced; one of a living process is a Fault.
  */
 export async function labNodeUp(name: string, options: LabOptions & NodeOptions = {}): Promise<LabMachine> {
   checkName(name)

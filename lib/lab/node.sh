@@ -7,8 +7,8 @@
 # DIR (one per node) holds its overlay in memory, its log and its state; `up` prints the address.
 # Host keys are made here, before the node's first start, so that its very first connection can be pinned.
 #
-# With `pods` it may run containers: what they need lies in STATE (a directory on a disk, for an overlay cannot lie on an overlay),
-# every capability of this computer's root is the node's, and SOURCE is seen there at PLACE, read-only.
+# With `pods` it may run containers: what they need lies in STATE (a directory on a disk: an overlay cannot lie on an
+# overlay), every capability of this computer's root is the node's, and SOURCE is seen there at PLACE, read-only.
 set -euo pipefail
 
 action=$1 name=$2 dir=$3
@@ -22,8 +22,8 @@ while read -r root; do
   cgroups+=("$root/fk-$name")
 done < <(findmnt --noheadings --types cgroup2 --output TARGET | head --lines=1)
 [ ! -d /sys/fs/cgroup/systemd ] || cgroups+=("/sys/fs/cgroup/systemd/fk-$name")
-# Where controllers are of cgroup v1, containers need them one by one: of a node for pods, each is a group of its own here, in which
-# its cgroup namespace begins. They are below the caller's groups, whose limits hold for the node as well.
+# Where controllers are of cgroup v1, containers need them one by one: a node for pods has a group of its own in each, in
+# which its cgroup namespace begins. They are below the caller's groups, whose limits hold for the node as well.
 controllers=()
 if [ -s "$dir/controllers" ]; then mapfile -t controllers < "$dir/controllers"; fi
 
@@ -31,7 +31,7 @@ find_controllers() {
   local names path root
   while IFS=: read -r _ names path; do
     root=/sys/fs/cgroup/$names
-    if [ -d "$root" ] && [ "${names#name=}" = "$names" ]; then controllers+=("${root}${path%/}/fk-$name"); fi
+    if [ -n "$names" ] && [ "${names#name=}" = "$names" ] && [ -d "$root" ]; then controllers+=("${root}${path%/}/fk-$name"); fi
   done < /proc/self/cgroup
   [ ${#controllers[@]} -eq 0 ] || printf '%s\n' "${controllers[@]}" > "$dir/controllers"
 }

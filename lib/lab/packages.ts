@@ -84,8 +84,8 @@ export async function labDeps(kind?: 'node' | 'vm'): Promise<LabDeps> {
 }
 
 /**
- * What tests need and Debian has not, or not in this version: programs that are built of Go modules. Their versions and the digests
- * of all that they are made of stand in go.mod and go.sum of the directory `at`.
+ * What tests need and Debian has not, or not in this version: programs that are built of Go modules. Their versions and the
+ * digests of all that they are made of stand in go.mod and go.sum of the directory `at`.
  */
 interface Programs {
   at: string

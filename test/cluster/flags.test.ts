@@ -5,11 +5,10 @@ import { existsSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import { which } from '../../lib/ground/laptop.ts'
 import { type Kind, allFlags } from '../../lib/k3s/check/flags.ts'
+import { builtProgram } from '../../lib/lab/lab.ts'
 
-const built = join(import.meta.dirname, '../../.cache/tools/kube-bed')
-const program = existsSync(built) ? built : which('kube-bed')
+const program = builtProgram('kube-bed')
 const skip = program === undefined && 'kube-bed is not installed'
 
 let dir = ''

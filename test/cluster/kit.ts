@@ -5,7 +5,6 @@ import {
   chmodSync,
   copyFileSync,
   cpSync,
-  existsSync,
   mkdirSync,
   mkdtempSync,
   readFileSync,
@@ -19,12 +18,11 @@ import type { TestContext } from 'node:test'
 import { stringify } from 'yaml'
 import { which } from '../../lib/ground/laptop.ts'
 import { quote } from '../../lib/ground/sh.ts'
+import { builtProgram } from '../../lib/lab/lab.ts'
 import { type Kit, node, root } from '../machine/kit.ts'
 import type { Checkout } from '../machine/laptop.ts'
 
-/** What the lab has installed, or what somebody without root has built into .cache/tools. */
-const built = join(root, '.cache/tools/kube-bed')
-export const program = existsSync(built) ? built : which('kube-bed')
+export const program = builtProgram('kube-bed')
 
 export const etc = '/etc/rancher/k3s'
 export const data = '/var/lib/rancher/k3s'

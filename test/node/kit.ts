@@ -22,7 +22,7 @@ export const packages = ['runc', 'iptables', 'nftables', 'conntrack', 'kmod']
 export const podImage = 'fortress.test/pod:1'
 /** As k3s names its own. */
 const pauseImage = 'docker.io/rancher/mirrored-pause:3.6'
-const dnsImage = 'docker.io/rancher/mirrored-coredns-coredns:1.14.3'
+export const dnsImage = 'docker.io/rancher/mirrored-coredns-coredns:1.14.3'
 
 const passwd = { '/etc/passwd': { text: 'root:x:0:0::/:/\nnonroot:x:65532:65532::/:/\n' } }
 const ofProgram = (name: string) => ({ from: join(builtProgram(name)!, name) })

@@ -10,6 +10,7 @@ for word in "$@"; do
   before=$word
 done
 if [ -n "$file" ] && [ "$(($(sed -n 's/^CapBnd:\t/0x/p' /proc/self/status) >> 24 & 1))" = 0 ]; then
-  sed -i 's/"CAP_SYS_RESOURCE",//g; s/,"CAP_SYS_RESOURCE"//g; s/"CAP_SYS_RESOURCE"//g' "$file"
+  sed 's/"CAP_SYS_RESOURCE",//g; s/,"CAP_SYS_RESOURCE"//g; s/"CAP_SYS_RESOURCE"//g' "$file" > "$file.less"
+  mv "$file.less" "$file"
 fi
 exec /usr/sbin/runc "$@"

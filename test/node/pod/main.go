@@ -6,6 +6,7 @@
 //	stream URL SECONDS      one connection, a request every tenth of a second; says how many were answered
 //	lookup NAME             the addresses of a name
 //	tcp ADDRESS [SECONDS]   one connection
+//	fill MEGABYTES          takes so much memory
 //	write FILE TEXT, cat FILE..., id, sleep
 //
 // A request that is not answered ends it with 1.
@@ -64,6 +65,15 @@ func main() {
 		connection, err := net.DialTimeout("tcp", word(1, ""), seconds(word(2, "5")))
 		must(err)
 		fmt.Println(connection.RemoteAddr())
+	case "fill":
+		megabytes, err := strconv.Atoi(word(1, ""))
+		must(err)
+		taken := make([]byte, megabytes<<20)
+		for i := range taken {
+			taken[i] = 1
+		}
+		time.Sleep(24 * time.Hour)
+		fmt.Println(len(taken))
 	case "cat":
 		for _, file := range words[1:] {
 			content, err := os.ReadFile(file)

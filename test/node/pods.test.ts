@@ -1,0 +1,183 @@
+// Pods on a node that 20-k3s-server has built: from a cluster without a network to workloads that answer, restart and are refused.
+import assert from 'node:assert/strict'
+import { existsSync, readFileSync, readdirSync } from 'node:fs'
+import { after, before, describe, test } from 'node:test'
+import { type PodFleet, bridge, missing, podFleet, podImage } from './kit.ts'
+import { dns, restricted } from './manifests.ts'
+
+describe('pods', { skip: missing }, () => {
+  let cluster: PodFleet
+  const first = 'pods-1'
+  const kubectl = (words: string, input?: string) => cluster.kubectl(words, input)
+  const until = (what: string, command: string, seconds?: number) => cluster.until(what, command, seconds)
+  /** One word of the first pod of the Deployment web. */
+  const inWeb = (words: string) => kubectl(`--namespace=shop exec deploy/web -- /bin/pod ${words}`)
+  const refused = async (manifest: string): Promise<string> => {
+    const said = await cluster.on(first, '/opt/bin/k3s kubectl apply --filename=- 2>&1 || true', manifest)
+    assert.match(said, /forbidden/)
+    return said
+  }
+  const measured: string[] = []
+  const took = (what: string, seconds: number) => measured.push(`${what} ${seconds.toFixed(1)} s`)
+
+  before(async () => {
+    let begun = Date.now()
+    cluster = await podFleet('pods', ['server'], { bridge: true })
+    took('node', (Date.now() - begun) / 1000)
+    begun = Date.now()
+    const { code, text } = await cluster.task('k3s-server', 'apply')
+    assert.equal(code, 0, text)
+    took('k3s-server', (Date.now() - begun) / 1000)
+  })
+  after(() => cluster?.end())
+
+  test('a node without a network is there, and not ready, for that reason', async () => {
+    const message = `{.status.conditions[?(@.type=="Ready")].message}`
+    assert.match(
+      await kubectl(`get node ${first} --output jsonpath='${message}'`),
+      /cni plugin not initialized/,
+    )
+  })
+
+  test('it is ready once it has one, and is what the pages say that it is', async () => {
+    await bridge(cluster)
+    took(
+      'ready',
+      await until(
+        'the node is ready',
+        `/opt/bin/k3s kubectl wait --for=condition=Ready node/${first} --timeout=1s`,
+      ),
+    )
+    const info = await kubectl(`get node ${first} --output jsonpath='{.status.nodeInfo}'`)
+    assert.match(info, /"containerRuntimeVersion":"containerd:\/\/2\.3\.6"/)
+    assert.match(info, /"kubeletVersion":"v1\.36\.3/)
+  })
+
+  test('a restricted Deployment and the DNS of the cluster become available', async () => {
+    await kubectl('apply --filename=-', dns)
+    await kubectl('create namespace shop')
+    await kubectl('apply --filename=-', restricted('web', podImage, 2))
+    const available = (what: string) => `/opt/bin/k3s kubectl ${what} --for=condition=Available --timeout=1s`
+    took('web', await until('web is available', available('--namespace=shop wait deploy/web')))
+    took('dns', await until('DNS is available', available('--namespace=kube-system wait deploy/coredns')))
+  })
+
+  test('a process in a pod is nobody, has no capability and no way to new ones, and cannot write', async () => {
+    assert.equal((await inWeb('id')).trim(), '65532 65532')
+    const status = await inWeb('cat /proc/1/status')
+    for (const line of [/^CapEff:\t0+$/m, /^NoNewPrivs:\t1$/m, /^Seccomp:\t2$/m]) assert.match(status, line)
+    await assert.rejects(inWeb('write /file text'), /read-only file system/)
+  })
+
+  test('a Service is reached by its name, and the pods behind it in turn', async () => {
+    await until(
+      'the name is known',
+      `/opt/bin/k3s kubectl --namespace=shop exec deploy/web -- /bin/pod lookup web`,
+    )
+    assert.match(await inWeb('lookup web.shop.svc.cluster.local'), /^\[10\.43\.\d+\.\d+\]$/m)
+    const answers = new Set<string>()
+    for (let i = 0; i < 20 && answers.size < 2; i++) answers.add((await inWeb('get http://web/')).trim())
+    assert.equal(answers.size, 2)
+    for (const name of answers) assert.match(name, /^web-/)
+  })
+
+  test('logs, port-forward and metrics of the kubelet come through the API', async () => {
+    assert.match(
+      await kubectl('--namespace=shop logs --selector=app=web --tail=-1'),
+      /listens on \[8080\] as 65532[^]*GET \//,
+    )
+    const answer = await cluster.on(
+      first,
+      `/opt/bin/k3s kubectl --namespace=shop port-forward deploy/web 18080:8080 > /dev/null 2>&1 &
+for i in $(seq 40); do
+  exec 3<> /dev/tcp/127.0.0.1/18080 && break
+  sleep 0.25
+done 2> /dev/null
+printf 'GET /echo HTTP/1.0\\r\\nHost: here\\r\\n\\r\\n' >&3
+cat <&3
+kill %1`,
+    )
+    assert.match(answer, /^HTTP\/1\.0 200 OK[^]*127\.0\.0\.1:\d+ here/)
+    const stats = JSON.parse(await kubectl(`get --raw /api/v1/nodes/${first}/proxy/stats/summary`)) as {
+      pods: { podRef: { name: string } }[]
+    }
+    assert.equal(stats.pods.filter(({ podRef }) => podRef.name.startsWith('web-')).length, 2)
+  })
+
+  test('a container whose liveness probe fails is started anew, and the Service does without it meanwhile', async () => {
+    const pod = (
+      await kubectl(`--namespace=shop get pod --selector=app=web --output jsonpath={.items[0].metadata.name}`)
+    ).trim()
+    await kubectl(`--namespace=shop exec ${pod} -- /bin/pod get http://127.0.0.1:8080/sicken`)
+    const count = `get pod ${pod} --output jsonpath={.status.containerStatuses[0].restartCount}`
+    took(
+      'restart',
+      await until('it was started anew', `[ "$(/opt/bin/k3s kubectl --namespace=shop ${count})" -gt 0 ]`),
+    )
+    await until(
+      'both are ready again',
+      `/opt/bin/k3s kubectl --namespace=shop rollout status deploy/web --timeout=1s`,
+    )
+  })
+
+  test('a pod beyond its memory is ended, and nothing else is', async () => {
+    const command = ['/bin/pod', 'fill', '200']
+    await kubectl('apply --filename=-', restricted('greedy', podImage, 1, { command }))
+    const reason = `{.items[0].status.containerStatuses[0].lastState.terminated.reason}`
+    const ask = `get pod --selector=app=greedy --output jsonpath='${reason}'`
+    await until('it was ended', `/opt/bin/k3s kubectl --namespace=shop ${ask} | grep -x OOMKilled`)
+    await kubectl('--namespace=shop delete deploy greedy')
+    assert.equal((await inWeb('id')).trim(), '65532 65532')
+  })
+
+  test('who is not restricted is refused by admission, with the reason', async () => {
+    const pod = (security: object) =>
+      JSON.stringify({
+        apiVersion: 'v1',
+        kind: 'Pod',
+        metadata: { name: 'bad', namespace: 'shop' },
+        spec: { containers: [{ name: 'bad', image: podImage, securityContext: security }] },
+      })
+    assert.match(
+      await refused(pod({ privileged: true })),
+      /violates PodSecurity "restricted:\w+": privileged/,
+    )
+    assert.match(await refused(pod({ runAsNonRoot: true })), /seccompProfile/)
+  })
+
+  test('a restart of k3s ends no container, and what is said to them arrives as before', async () => {
+    const ids = `--namespace=shop get pod --selector=app=web --output jsonpath='{.items[*].status.containerStatuses[0].containerID}'`
+    const before = await kubectl(ids)
+    await cluster.on(first, 'systemctl restart k3s.service')
+    await until(
+      'the node is ready',
+      `/opt/bin/k3s kubectl wait --for=condition=Ready node/${first} --timeout=1s`,
+    )
+    assert.equal(await kubectl(ids), before)
+    assert.match(await inWeb('get http://web/'), /^web-/)
+  })
+
+  test('a second apply changes nothing', async () => {
+    const { code, text } = await cluster.task('k3s-server', 'apply')
+    assert.equal(code, 0, text)
+    assert.doesNotMatch(text, /^changed /m)
+  })
+
+  test('nothing is left of a node that has run pods', async (t) => {
+    const peak = await cluster.on(
+      first,
+      'cat /sys/fs/cgroup/memory/memory.max_usage_in_bytes 2> /dev/null || nsenter --mount=/run/lab-node/mounts cat /sys/fs/cgroup/memory/memory.max_usage_in_bytes',
+    )
+    t.diagnostic(`${measured.join(', ')}; memory at most ${Math.round(Number(peak) / 1e6)} MB`)
+    const state = readFileSync(`${cluster.machineOf(first).dir}/state`, 'utf8').trim()
+    await cluster.end()
+    const controllers = readdirSync('/sys/fs/cgroup', { recursive: true, encoding: 'utf8' })
+    assert.deepEqual(
+      controllers.filter((name) => name.includes(`fk-${first}`)),
+      [],
+    )
+    assert.doesNotMatch(readFileSync('/proc/mounts', 'utf8'), new RegExp(first))
+    assert.ok(!existsSync(state))
+    assert.ok(!existsSync(`/run/netns/fk-${first}`))
+  })
+})
