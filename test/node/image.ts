@@ -1,5 +1,5 @@
-// Images for containerd, made here of files and directory trees: an archive as `ctr images import` reads it. No registry takes part, and
-// the same content makes the same bytes.
+// Images for containerd, made here of files and directory trees: an archive as `ctr images import` reads it. No registry takes
+// part, and the same content makes the same bytes.
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import {
@@ -33,7 +33,7 @@ export type Entry = ({ from: string } | { text: string } | { link: string } | { 
 export type Layer = { files: Record<string, Entry> } | { tree: string; key: string }
 
 export interface Image {
-  /** NAME:TAG, as pods name it. One that ends with @sha256:… names it also where a chart pins the digest of its makers' image. */
+  /** NAME:TAG, as pods name it. NAME@sha256:… names it where a chart pins the digest of its makers' image. */
   names: string[]
   layers: Layer[]
   /** What a container is by default. */
@@ -46,7 +46,7 @@ export interface Image {
   }
 }
 
-/** An archive of this image, made when there is none of this content. Returns its path. Needs root for trees of several owners. */
+/** The path of an archive of this image, made when there is none of this content. Needs root for trees of several owners. */
 export async function imageArchive(image: Image): Promise<string> {
   const all = join(labDir(), 'images')
   const slug = image.names[0]!.replaceAll(/[^a-z0-9.]+/g, '-')

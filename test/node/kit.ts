@@ -1,12 +1,13 @@
-// Nodes on which pods really run: a kubelet, containerd and runc in containers of the lab, images that are made here, and no registry.
-import { chmodSync, copyFileSync, linkSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { basename, dirname, join } from 'node:path'
+// Nodes on which pods really run: a kubelet, containerd and runc in containers of the lab, and images that are made here.
+import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { stringify } from 'yaml'
 import { builtProgram } from '../../lib/lab/lab.ts'
 import { etc, patience, pinAge, program, version } from '../cluster/kit.ts'
 import { type Fleet, fleet } from '../machine/fleet.ts'
 import { without } from '../programs.ts'
 import { imageArchive } from './image.ts'
+import { copyStore, imageStore } from './store.ts'
 
 /** Why there can be no such nodes here, for a test's `skip`. */
 export const missing: string | false =
@@ -57,15 +58,15 @@ export interface PodFleet extends Fleet {
 }
 
 /**
- * Machines as `fleet` makes them, on which k3s will run pods once a page has configured it. With `bridge` kube-proxy runs, and
- * `bridge()` brings a network for one node; without, somebody else brings one. `more` are archives of further images.
+ * Machines as `fleet` makes them, on which k3s will run pods once a page has configured it. With `bridge` servers have
+ * kube-proxy, and `bridge()` brings a network; without, somebody else brings both. `more` are archives of further images.
  */
 export async function podFleet(
   prefix: string,
   roles: ('server' | 'agent')[],
   options: { bridge?: boolean; more?: string[] } = {},
 ): Promise<PodFleet> {
-  const archives = [...(await images()), ...(options.more ?? [])]
+  const store = await imageStore([...(await images()), ...(options.more ?? [])])
   const cluster = await fleet(prefix, roles, () => readFileSync(program!), {
     extra: packages,
     pods: { [builtProgram('runtime')!]: '/opt/lab' },
@@ -74,7 +75,7 @@ export async function podFleet(
     cluster.pin(version)
     pinAge(cluster.copy, join(cluster.state, 'downloads'))
     for (const [i, name] of cluster.names.entries())
-      prepare(cluster.machineOf(name).dir, roles[i]!, archives, options.bridge ?? false)
+      await prepare(cluster.machineOf(name).dir, roles[i]!, store, options.bridge ?? false)
   } catch (error) {
     await cluster.end()
     throw error
@@ -96,7 +97,7 @@ export async function podFleet(
 }
 
 /** Puts on a machine what makes a node of it that runs pods: `dir` is the machine's own on this computer. */
-function prepare(dir: string, role: 'server' | 'agent', archives: string[], bridge: boolean): void {
+async function prepare(dir: string, role: 'server' | 'agent', store: string, bridge: boolean): Promise<void> {
   const put = (path: string, text: string, mode = 0o600) => {
     const file = join(dir, 'root', path)
     mkdirSync(dirname(file), { recursive: true, mode: 0o755 })
@@ -124,48 +125,42 @@ ExecStart=/usr/local/sbin/lab-node /opt/bin/k3s ${role} --config ${etc}/config.y
         'eviction-minimum-reclaim=',
         'image-gc-high-threshold=100',
       ],
-      ...(bridge ? { 'disable-kube-proxy': false, 'kube-proxy-arg': ['proxy-mode=nftables'] } : {}),
+      ...(bridge && role === 'server'
+        ? { 'disable-kube-proxy': false, 'kube-proxy-arg': ['proxy-mode=nftables'] }
+        : {}),
     }),
   )
   if (role === 'server') for (const [path, text] of Object.entries(patience)) put(path, text)
-  const place = join(readFileSync(join(dir, 'state'), 'utf8').trim(), 'rancher/k3s/agent/images')
-  mkdirSync(place, { recursive: true, mode: 0o755 })
-  for (const archive of archives) {
-    const file = join(place, basename(archive))
-    try {
-      linkSync(archive, file)
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EXDEV') throw error
-      copyFileSync(archive, file)
-    }
-  }
+  const agent = join(readFileSync(join(dir, 'state'), 'utf8').trim(), 'rancher/k3s/agent')
+  mkdirSync(agent, { recursive: true, mode: 0o755 })
+  await copyStore(store, join(agent, 'containerd'))
 }
 
-/** Brings a network for the pods of the first server, and of it alone: a bridge, with the addresses that its Node has been given. */
+/**
+ * Brings a network for pods: a bridge on each node, with the addresses that its Node has been given, and a route to it on every
+ * other one. Services are there on servers alone.
+ */
 export async function bridge(cluster: PodFleet): Promise<void> {
-  const [first] = cluster.names as [string]
-  await cluster.until(
-    'the node has addresses for pods',
-    `/opt/bin/k3s kubectl get node ${first} -o jsonpath={.spec.podCIDR} | grep .`,
-  )
-  const subnet = await cluster.kubectl(`get node ${first} --output jsonpath={.spec.podCIDR}`)
-  const plugins = [
-    {
-      type: 'bridge',
-      bridge: 'cni0',
-      isGateway: true,
-      ipMasq: true,
-      hairpinMode: true,
-      ipam: { type: 'host-local', ranges: [[{ subnet }]], routes: [{ dst: '0.0.0.0/0' }] },
-    },
-    { type: 'portmap', capabilities: { portMappings: true } },
-  ]
-  const text = JSON.stringify({ cniVersion: '1.0.0', name: 'lab', plugins })
-  await cluster.on(
-    first,
-    `install --directory /opt/cni/bin /etc/cni/net.d
+  const subnets = new Map<string, string>()
+  for (const name of cluster.names) {
+    const ask = `get node ${name} --output jsonpath={.spec.podCIDR}`
+    await cluster.until(`${name} has addresses for pods`, `/opt/bin/k3s kubectl ${ask} | grep .`)
+    subnets.set(name, (await cluster.kubectl(ask)).trim())
+  }
+  for (const [name, subnet] of subnets) {
+    const ipam = { type: 'host-local', ranges: [[{ subnet }]], routes: [{ dst: '0.0.0.0/0' }] }
+    const first = { type: 'bridge', bridge: 'cni0', isGateway: true, ipMasq: true, hairpinMode: true, ipam }
+    const plugins = [first, { type: 'portmap', capabilities: { portMappings: true } }]
+    const routes = [...subnets]
+      .filter(([other]) => other !== name)
+      .map(([other, to]) => `ip route replace ${to} via ${cluster.machineOf(other).host}`)
+    await cluster.on(
+      name,
+      `install --directory /opt/cni/bin /etc/cni/net.d
 ln --symbolic --force --target-directory=/opt/cni/bin /opt/lab/{bridge,host-local,loopback,portmap}
+${routes.join('\n')}
 cat > /etc/cni/net.d/10-lab.conflist`,
-    text,
-  )
+      JSON.stringify({ cniVersion: '1.0.0', name: 'lab', plugins }),
+    )
+  }
 }

@@ -4,14 +4,14 @@ import { dnsImage } from './kit.ts'
 const documents = (objects: object[]) => objects.map((object) => JSON.stringify(object)).join('\n---\n')
 
 /**
- * A Deployment in the namespace shop that PodSecurity's level restricted lets in, and a Service of its name on port 80. `command` stands in place of
- * a web server on 8080 with its probes.
+ * A Deployment in the namespace shop that PodSecurity's level restricted lets in, and a Service of its name on port 80.
+ * `command` stands in place of a web server on 8080 with its probes; `apart` has one pod on each node.
  */
 export function restricted(
   name: string,
   image: string,
   replicas: number,
-  { command }: { command?: string[] } = {},
+  { command, apart }: { command?: string[]; apart?: boolean } = {},
 ): string {
   const labels = { app: name }
   const probe = { httpGet: { path: '/healthz', port: 8080 }, periodSeconds: 2, failureThreshold: 2 }
@@ -39,6 +39,7 @@ export function restricted(
           metadata: { labels },
           spec: {
             automountServiceAccountToken: false,
+            ...(apart ? { topologySpreadConstraints: [spread(labels)] } : {}),
             securityContext: { runAsNonRoot: true, seccompProfile: { type: 'RuntimeDefault' } },
             terminationGracePeriodSeconds: 1,
             containers: [container],
@@ -54,6 +55,13 @@ export function restricted(
     },
   ])
 }
+
+const spread = (matchLabels: object) => ({
+  maxSkew: 1,
+  topologyKey: 'kubernetes.io/hostname',
+  whenUnsatisfiable: 'DoNotSchedule',
+  labelSelector: { matchLabels },
+})
 
 /** CoreDNS as k3s would have deployed it. */
 export const dns = documents([

@@ -1,4 +1,5 @@
-// Pods on a node that 20-k3s-server has built: from a cluster without a network to workloads that answer, restart and are refused.
+// Pods on a node that 20-k3s-server has built: from a cluster without a network to workloads that answer, restart, and are
+// refused.
 import assert from 'node:assert/strict'
 import { existsSync, readFileSync, readdirSync } from 'node:fs'
 import { after, before, describe, test } from 'node:test'
@@ -17,17 +18,10 @@ describe('pods', { skip: missing }, () => {
     assert.match(said, /forbidden/)
     return said
   }
-  const measured: string[] = []
-  const took = (what: string, seconds: number) => measured.push(`${what} ${seconds.toFixed(1)} s`)
-
   before(async () => {
-    let begun = Date.now()
     cluster = await podFleet('pods', ['server'], { bridge: true })
-    took('node', (Date.now() - begun) / 1000)
-    begun = Date.now()
     const { code, text } = await cluster.task('k3s-server', 'apply')
     assert.equal(code, 0, text)
-    took('k3s-server', (Date.now() - begun) / 1000)
   })
   after(() => cluster?.end())
 
@@ -41,12 +35,9 @@ describe('pods', { skip: missing }, () => {
 
   test('it is ready once it has one, and is what the pages say that it is', async () => {
     await bridge(cluster)
-    took(
-      'ready',
-      await until(
-        'the node is ready',
-        `/opt/bin/k3s kubectl wait --for=condition=Ready node/${first} --timeout=1s`,
-      ),
+    await until(
+      'the node is ready',
+      `/opt/bin/k3s kubectl wait --for=condition=Ready node/${first} --timeout=1s`,
     )
     const info = await kubectl(`get node ${first} --output jsonpath='{.status.nodeInfo}'`)
     assert.match(info, /"containerRuntimeVersion":"containerd:\/\/2\.3\.6"/)
@@ -58,8 +49,8 @@ describe('pods', { skip: missing }, () => {
     await kubectl('create namespace shop')
     await kubectl('apply --filename=-', restricted('web', podImage, 2))
     const available = (what: string) => `/opt/bin/k3s kubectl ${what} --for=condition=Available --timeout=1s`
-    took('web', await until('web is available', available('--namespace=shop wait deploy/web')))
-    took('dns', await until('DNS is available', available('--namespace=kube-system wait deploy/coredns')))
+    await until('web is available', available('--namespace=shop wait deploy/web'))
+    await until('DNS is available', available('--namespace=kube-system wait deploy/coredns'))
   })
 
   test('a process in a pod is nobody, has no capability and no way to new ones, and cannot write', async () => {
@@ -110,10 +101,7 @@ kill %1`,
     ).trim()
     await kubectl(`--namespace=shop exec ${pod} -- /bin/pod get http://127.0.0.1:8080/sicken`)
     const count = `get pod ${pod} --output jsonpath={.status.containerStatuses[0].restartCount}`
-    took(
-      'restart',
-      await until('it was started anew', `[ "$(/opt/bin/k3s kubectl --namespace=shop ${count})" -gt 0 ]`),
-    )
+    await until('it was started anew', `[ "$(/opt/bin/k3s kubectl --namespace=shop ${count})" -gt 0 ]`)
     await until(
       'both are ready again',
       `/opt/bin/k3s kubectl --namespace=shop rollout status deploy/web --timeout=1s`,
@@ -146,7 +134,8 @@ kill %1`,
   })
 
   test('a restart of k3s ends no container, and what is said to them arrives as before', async () => {
-    const ids = `--namespace=shop get pod --selector=app=web --output jsonpath='{.items[*].status.containerStatuses[0].containerID}'`
+    const containers = '{.items[*].status.containerStatuses[0].containerID}'
+    const ids = `--namespace=shop get pod --selector=app=web --output jsonpath='${containers}'`
     const before = await kubectl(ids)
     await cluster.on(first, 'systemctl restart k3s.service')
     await until(
@@ -163,12 +152,7 @@ kill %1`,
     assert.doesNotMatch(text, /^changed /m)
   })
 
-  test('nothing is left of a node that has run pods', async (t) => {
-    const peak = await cluster.on(
-      first,
-      'cat /sys/fs/cgroup/memory/memory.max_usage_in_bytes 2> /dev/null || nsenter --mount=/run/lab-node/mounts cat /sys/fs/cgroup/memory/memory.max_usage_in_bytes',
-    )
-    t.diagnostic(`${measured.join(', ')}; memory at most ${Math.round(Number(peak) / 1e6)} MB`)
+  test('nothing is left of a node that has run pods', async () => {
     const state = readFileSync(`${cluster.machineOf(first).dir}/state`, 'utf8').trim()
     await cluster.end()
     const controllers = readdirSync('/sys/fs/cgroup', { recursive: true, encoding: 'utf8' })

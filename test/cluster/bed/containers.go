@@ -6,18 +6,16 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 
-	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
 // Where FK_BED_NODE=real, a node runs pods: containerd, the kubelet and kube-proxy are children of this program, as they are in k3s.
-// containerd, its shim, ctr and runc are found in PATH; archives of images lie where k3s looks for them, in agent/images.
+// containerd, its shim, ctr and runc are found in PATH; images are in agent/containerd before it starts.
 func runsPods() bool { return os.Getenv("FK_BED_NODE") == "real" }
 
 const containerdSocket = "/run/k3s/containerd/containerd.sock"
@@ -69,79 +67,31 @@ func mayRank() bool {
 	return err == nil && held == 1
 }
 
-// runContainerd starts containerd and has it know the images; what is returned ends when it does.
-func runContainerd(l layout, s settings, children *processes, stop <-chan os.Signal) (<-chan error, error) {
+// runContainerd starts containerd, with the images that it has in agent/containerd.
+func runContainerd(l layout, s settings, children *processes, stop <-chan os.Signal) error {
 	if backend := s.text("flannel-backend", "none"); backend != "none" {
-		return nil, fmt.Errorf("flannel-backend %s: this program has no network for pods", backend)
+		return fmt.Errorf("flannel-backend %s: this program has no network for pods", backend)
 	}
 	file := l.agent("etc", "containerd", "config.toml")
 	content := strings.NewReplacer("@AGENT@", l.agent(), "@RESTRICTED@", fmt.Sprint(!mayRank()), "@SYSTEMD@", fmt.Sprint(!cgroups1()),
 		"@PAUSE@", s.text("pause-image", "rancher/mirrored-pause:3.6")).Replace(containerdConfig)
 	if err := writeFile(file, []byte(content), 0o600); err != nil {
-		return nil, err
-	}
-	if err := children.program("containerd", "--config", file); err != nil {
-		return nil, err
-	}
-	if err := children.wait("containerd", stop, func() error {
-		return exec.Command("ctr", "--address", containerdSocket, "version").Run()
-	}); err != nil {
-		return nil, err
-	}
-	imported := make(chan error, 1)
-	go func() { imported <- l.importImages() }()
-	return imported, nil
-}
-
-// importImages has containerd know the archives in agent/images. One that it knows since an earlier start is left out.
-func (l layout) importImages() error {
-	archives, err := filepath.Glob(l.agent("images", "*.tar"))
-	if err != nil {
 		return err
 	}
-	for _, archive := range archives {
-		info, err := os.Stat(archive)
-		if err != nil {
-			return err
-		}
-		stamp := fmt.Sprintf("%d %d", info.Size(), info.ModTime().UnixNano())
-		known := l.agent("containerd", "imported", filepath.Base(archive))
-		if content, err := os.ReadFile(known); err == nil && string(content) == stamp {
-			continue
-		}
-		said, err := exec.Command("ctr", "--address", containerdSocket, "--namespace", "k8s.io", "images", "import", archive).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("import of %s: %w: %s", archive, err, said)
-		}
-		logrus.Infof("Imported images from %s", archive)
-		if err := writeFile(known, []byte(stamp), 0o600); err != nil {
-			return err
-		}
+	if err := children.program("containerd", "--config", file); err != nil {
+		return err
 	}
-	return nil
+	return children.wait("containerd", stop, func() error {
+		return exec.Command("ctr", "--address", containerdSocket, "version").Run()
+	})
 }
 
-// runNode starts the kubelet once the images are there, and kube-proxy on a server that has one, and waits until the Node is there.
-func runNode(l layout, s settings, children *processes, stop <-chan os.Signal, k *kubelet, n *node, imported <-chan error) error {
+// runNode starts containerd, the kubelet, and kube-proxy on a server that has one, and waits until the Node is there.
+func runNode(l layout, s settings, children *processes, stop <-chan os.Signal, k *kubelet, n *node) error {
 	if err := balance(s, n.address); err != nil {
 		return err
 	}
-	done := false
-	if err := children.wait("the images", stop, func() error {
-		if done {
-			return nil
-		}
-		select {
-		case err := <-imported:
-			done = err == nil
-			if err != nil {
-				children.ended <- err
-			}
-			return err
-		default:
-			return fmt.Errorf("they are being imported")
-		}
-	}); err != nil {
+	if err := runContainerd(l, s, children, stop); err != nil {
 		return err
 	}
 	// Without a cloud controller nobody would take the taint of a node that waits for one.

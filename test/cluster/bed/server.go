@@ -63,12 +63,6 @@ func runServer(s settings) error {
 			return err
 		}
 	}
-	var imported <-chan error
-	if !agentless && runsPods() {
-		if imported, err = runContainerd(l, s, children, stop); err != nil {
-			return err
-		}
-	}
 	m, err := memberOf(l, name, address, s)
 	if err != nil {
 		return err
@@ -229,7 +223,7 @@ func runServer(s settings) error {
 		return err
 	}
 	if runsPods() {
-		err = runNode(l, s, children, stop, kubelet, node, imported)
+		err = runNode(l, s, children, stop, kubelet, node)
 	} else {
 		err = kubelet.serve(l, address)
 	}
@@ -417,12 +411,6 @@ func runAgent(s settings) error {
 	if err != nil {
 		return err
 	}
-	var imported <-chan error
-	if runsPods() {
-		if imported, err = runContainerd(l, s, children, stop); err != nil {
-			return err
-		}
-	}
 	password, err := nodePassword()
 	if err != nil {
 		return err
@@ -443,7 +431,7 @@ func runAgent(s settings) error {
 		return err
 	}
 	if runsPods() {
-		err = runNode(l, s, children, stop, kubelet, node, imported)
+		err = runNode(l, s, children, stop, kubelet, node)
 	} else if err = kubelet.serve(l, address); err == nil {
 		err = children.wait("this node to be registered", stop, func() error { return node.register(context.Background()) })
 	}
