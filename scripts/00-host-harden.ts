@@ -119,6 +119,7 @@ function software({ controls, packages: { watchers, unwanted } }: Host): Step[] 
   return [
     {
       ...install,
+      check: sh`package_present ${watchers}`,
       apply: [
         // Without rules it would block every device as soon as it is installed.
         sh`[ -e /etc/usbguard/rules.conf ] || systemctl --quiet mask usbguard.service`,
@@ -135,8 +136,7 @@ function software({ controls, packages: { watchers, unwanted } }: Host): Step[] 
     },
     {
       name: 'packages for telemetry, clear-text protocols and automatic mounting are removed',
-      check: sh`[ -z "$(dpkg-query --show --showformat='\${db:Status-Status}\n' ${unwanted} 2> /dev/null |
-        grep --line-regexp installed || true)" ]`,
+      check: sh`package_absent ${unwanted}`,
       apply: [
         sh`dpkg-query --show --showformat='\${Package}\n' ${unwanted} 2> /dev/null |
           DEBIAN_FRONTEND=noninteractive xargs apt-get --quiet=2 --yes purge`,
@@ -218,7 +218,7 @@ function mounts({ controls }: Host): Step[] {
     },
     {
       name: 'noexec/nosuid mount options are active',
-      check: sh`systemctl is-active fortress-mounts.service`,
+      check: sh`unit_is active fortress-mounts`,
       apply: [
         sh`install --directory --mode=700 /var/log/audit`,
         sh`systemctl restart fortress-mounts.service`,
@@ -282,7 +282,7 @@ function accounts({ user, group, controls }: Host): Step[] {
     },
     {
       name: 'system accounts and root are locked, and home directories are private',
-      check: sh`[ -z "$(system_shells)" ] && [ -z "$(open_homes)" ] && passwd --status root | grep '^root L' > /dev/null`,
+      check: sh`none_of system_shells && none_of open_homes && passwd --status root | grep '^root L' > /dev/null`,
       apply: [
         sh`system_shells | xargs --no-run-if-empty --max-args=1 usermod --shell /usr/sbin/nologin`,
         sh`open_homes | while IFS= read -r path; do record_before --meta "$path"; chmod g-w,o-rwx "$path"; done`,
@@ -299,7 +299,7 @@ function accounts({ user, group, controls }: Host): Step[] {
     {
       name: 'passwords expire after a year, and administrators are never disabled as inactive',
       why: 'who comes with a key must not be refused because a password became old',
-      check: sh`[ -z "$(endless_passwords)" ]`,
+      check: sh`none_of endless_passwords`,
       apply: [
         sh`endless_passwords | xargs --no-run-if-empty --max-args=1 chage --mindays 1 --maxdays 365 --warndays 7`,
         sh`getent group ${group} | cut --delimiter=: --fields=4 | tr , '\n' |
@@ -582,8 +582,7 @@ function services({ controls, slackProfiles }: Host): Step[] {
     },
     {
       name: 'Ctrl-Alt-Del, the debug shell, the sockets of systemd-ssh-generator and radios are off',
-      check: sh`[ "$(systemctl is-enabled ctrl-alt-del.target debug-shell.service | sort --unique)" = masked ] &&
-        [ -L ${generator} ]`,
+      check: sh`unit_is masked ctrl-alt-del.target debug-shell && [ -L ${generator} ]`,
       apply: [
         sh`systemctl --quiet mask ctrl-alt-del.target debug-shell.service`,
         sh`install --directory /etc/systemd/system-generators && ln --symbolic --force /dev/null ${generator}`,
