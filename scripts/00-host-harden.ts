@@ -65,13 +65,13 @@ function prerequisites({ user, controls }: Host, via: string): Step[] {
     {
       name: 'you log in as an ordinary user, not as root',
       why: 'root will not be let in any more',
-      check: sh`! echo ${user} | grep --line-regexp root > /dev/null`,
+      check: sh`! grep --line-regexp root <<< ${user} > /dev/null`,
       help: 'make a user who may use sudo, and name it in FK_HOST: adduser ada && adduser ada sudo; FK_HOST=ada@192.0.2.10',
     },
     {
       name: 'your authorized_keys has an Ed25519 key, or an RSA key from 3072 bits',
       why: 'passwords stop working; Ed25519 keys, and RSA keys from 3072 bits, go on',
-      check: sh`home=$(getent passwd ${user} | cut --delimiter=: --fields=6) &&
+      check: sh`IFS=: read -r _ _ _ _ _ home _ < <(getent passwd ${user}) &&
         { ssh-keygen -l -f "$home/.ssh/authorized_keys" || true; } | # it may be missing, or hold no key
           awk '/\(ED25519(-SK)?\)$/ || (/\(RSA\)$/ && $1 >= 3072) { ok = 1 } END { exit !ok }'`,
       help: `from your laptop: ssh-keygen -t ed25519 && ssh-copy-id -i ~/.ssh/id_ed25519.pub ${user}@HOST`,
@@ -80,7 +80,7 @@ function prerequisites({ user, controls }: Host, via: string): Step[] {
       name: 'your account may use sudo, and has a password',
       why: 'sudo is the only way to root, and a stolen key alone must not be enough',
       check: sh`sudo --list --other-user=${user} | grep --extended-regexp '\(ALL( : ALL)?\) ALL' > /dev/null &&
-        passwd --status ${user} | awk '$2 != "P" { exit 1 }'`,
+        read -r _ state _ < <(passwd --status ${user}) && [ "$state" = P ]`,
       help: `as root: adduser ${user} sudo; passwd ${user}`,
     },
     {
@@ -91,7 +91,7 @@ function prerequisites({ user, controls }: Host, via: string): Step[] {
     {
       name: 'your password is younger than eleven months',
       why: 'passwords will last a year, and sudo refuses one that ran out',
-      check: sh`getent shadow ${user} | awk -F : -v today="$(($(date +%s) / 86400))" '{ exit today - $3 > 335 }'`,
+      check: sh`getent shadow ${user} | awk -F : -v today="$((EPOCHSECONDS / 86400))" '{ exit today - $3 > 335 }'`,
       help: `as ${user}: passwd`,
     },
     {
@@ -273,8 +273,7 @@ function accounts({ user, group, controls }: Host): Step[] {
   return [
     {
       name: `only members of the group ${group} may log in, and you are one`,
-      check: sh`id --name --groups ${user} | tr ' ' '\n' | grep --line-regexp ${group} > /dev/null &&
-        getent group sugroup > /dev/null`,
+      check: sh`[[ " $(id --name --groups ${user}) " == *${` ${group} `}* ]] && getent group sugroup > /dev/null`,
       apply: [
         sh`for name in ${group} sugroup; do getent group "$name" > /dev/null || groupadd --system "$name"; done`,
         sh`usermod --append --groups ${group} ${user}`,
@@ -374,7 +373,7 @@ function formerAdmins(stay: string[]): Step {
   return {
     name: 'accounts of admins who are no longer in the site document are locked',
     why: 'only accounts that this page has made; what is in their homes stays',
-    check: sh`[ -z "$(${former})" ]`,
+    check: sh`[ ! -d ${accountsDir} ] || [ -z "$(${former})" ]`,
     apply: [
       sh`${former} | while IFS= read -r name; do
         usermod --lock --expiredate 1 --groups '' "$name"

@@ -157,7 +157,7 @@ boots_with() {
   done
 }
 
-modprobe_config() { modprobe --showconfig | grep -E '^(install|blacklist) ' | tr - _; }
+modprobe_config() { modprobe --showconfig | awk '/^(install|blacklist) / { gsub(/-/, "_"); print }'; }
 
 # module_blocked MODULE…: modprobe refuses them, udev does not ask, and none is loaded.
 module_blocked() {

@@ -66,11 +66,9 @@ export function asked(controls: Control[]): Command {
 /** The functions of lib/host/controls.sh. `units` and `paths`: what unit_is and mode_is ask for all at once. */
 export function questions(units: string[] = [], paths: string[] = []): Command {
   const names = [...new Set(units)].map((u) => (u.includes('.') ? u : `${u}.service`))
-  return new Command(
-    `FK_UNITS=${quote(names.join(' '))}\nFK_PATHS=${quote(paths.join(' '))}\n${shellText('lib/host/controls.sh')}`,
-    undefined,
-    'lib/host/controls.sh',
-  )
+  const lists = `FK_UNITS=${quote(names.join(' '))}\nFK_PATHS=${quote(paths.join(' '))}\n`
+  const functions = 'lib/host/controls.sh'
+  return new Command(lists + shellText(functions), undefined, functions)
 }
 
 /** What the controls of a host share. */

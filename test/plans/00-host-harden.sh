@@ -23,13 +23,13 @@ main() {
 
   # 1/77 you log in as an ordinary user, not as root
   #   why: root will not be let in any more
-  check() { ! echo admin | grep --line-regexp root > /dev/null; }
+  check() { ! grep --line-regexp root <<< admin > /dev/null; }
   demand 'you log in as an ordinary user, not as root' 'make a user who may use sudo, and name it in FK_HOST: adduser ada && adduser ada sudo; FK_HOST=ada@192.0.2.10'
 
   # 2/77 your authorized_keys has an Ed25519 key, or an RSA key from 3072 bits
   #   why: passwords stop working; Ed25519 keys, and RSA keys from 3072 bits, go on
   check() {
-    home=$(getent passwd admin | cut --delimiter=: --fields=6) &&
+    IFS=: read -r _ _ _ _ _ home _ < <(getent passwd admin) &&
     { ssh-keygen -l -f "$home/.ssh/authorized_keys" || true; } | # it may be missing, or hold no key
       awk '/\(ED25519(-SK)?\)$/ || (/\(RSA\)$/ && $1 >= 3072) { ok = 1 } END { exit !ok }'
   }
@@ -39,7 +39,7 @@ main() {
   #   why: sudo is the only way to root, and a stolen key alone must not be enough
   check() {
     sudo --list --other-user=admin | grep --extended-regexp '\(ALL( : ALL)?\) ALL' > /dev/null &&
-    passwd --status admin | awk '$2 != "P" { exit 1 }'
+    read -r _ state _ < <(passwd --status admin) && [ "$state" = P ]
   }
   demand 'your account may use sudo, and has a password' 'as root: adduser admin sudo; passwd admin'
 
@@ -52,7 +52,7 @@ main() {
   # 5/77 your password is younger than eleven months
   #   why: passwords will last a year, and sudo refuses one that ran out
   check() {
-    getent shadow admin | awk -F : -v today="$(($(date +%s) / 86400))" '{ exit today - $3 > 335 }'
+    getent shadow admin | awk -F : -v today="$((EPOCHSECONDS / 86400))" '{ exit today - $3 > 335 }'
   }
   demand 'your password is younger than eleven months' 'as admin: passwd'
 
@@ -798,8 +798,7 @@ FORTRESS
 
   # 26/77 only members of the group ssh-admins may log in, and you are one
   check() {
-    id --name --groups admin | tr ' ' '\n' | grep --line-regexp ssh-admins > /dev/null &&
-    getent group sugroup > /dev/null
+    [[ " $(id --name --groups admin) " == *' ssh-admins '* ]] && getent group sugroup > /dev/null
   }
   apply() {
     for name in ssh-admins sugroup; do getent group "$name" > /dev/null || groupadd --system "$name"; done
@@ -927,7 +926,7 @@ FORTRESS
   # 31/77 accounts of admins who are no longer in the site document are locked
   #   why: only accounts that this page has made; what is in their homes stays
   check() {
-    [ -z "$(find /var/lib/fortress/accounts -mindepth 1 -maxdepth 1 -printf '%f\n' 2> /dev/null |
+    [ ! -d /var/lib/fortress/accounts ] || [ -z "$(find /var/lib/fortress/accounts -mindepth 1 -maxdepth 1 -printf '%f\n' 2> /dev/null |
     grep --invert-match --line-regexp --fixed-strings -e admin |
     while IFS= read -r name; do getent shadow "$name"; done | awk -F : '$8 != 1 { print $1 }')" ]
   }
