@@ -65,13 +65,13 @@ function prerequisites({ user, controls }: Host, via: string): Step[] {
     {
       name: 'you log in as an ordinary user, not as root',
       why: 'root will not be let in any more',
-      check: sh`! echo ${user} | grep --line-regexp root > /dev/null`,
+      check: sh`! grep --line-regexp root <<< ${user} > /dev/null`,
       help: 'make a user who may use sudo, and name it in FK_HOST: adduser ada && adduser ada sudo; FK_HOST=ada@192.0.2.10',
     },
     {
       name: 'your authorized_keys has an Ed25519 key, or an RSA key from 3072 bits',
       why: 'passwords stop working; Ed25519 keys, and RSA keys from 3072 bits, go on',
-      check: sh`home=$(getent passwd ${user} | cut --delimiter=: --fields=6) &&
+      check: sh`IFS=: read -r _ _ _ _ _ home _ < <(getent passwd ${user}) &&
         { ssh-keygen -l -f "$home/.ssh/authorized_keys" || true; } | # it may be missing, or hold no key
           awk '/\(ED25519(-SK)?\)$/ || (/\(RSA\)$/ && $1 >= 3072) { ok = 1 } END { exit !ok }'`,
       help: `from your laptop: ssh-keygen -t ed25519 && ssh-copy-id -i ~/.ssh/id_ed25519.pub ${user}@HOST`,
@@ -80,7 +80,7 @@ function prerequisites({ user, controls }: Host, via: string): Step[] {
       name: 'your account may use sudo, and has a password',
       why: 'sudo is the only way to root, and a stolen key alone must not be enough',
       check: sh`sudo --list --other-user=${user} | grep --extended-regexp '\(ALL( : ALL)?\) ALL' > /dev/null &&
-        passwd --status ${user} | awk '$2 != "P" { exit 1 }'`,
+        read -r _ state _ < <(passwd --status ${user}) && [ "$state" = P ]`,
       help: `as root: adduser ${user} sudo; passwd ${user}`,
     },
     {
@@ -91,7 +91,7 @@ function prerequisites({ user, controls }: Host, via: string): Step[] {
     {
       name: 'your password is younger than eleven months',
       why: 'passwords will last a year, and sudo refuses one that ran out',
-      check: sh`getent shadow ${user} | awk -F : -v today="$(($(date +%s) / 86400))" '{ exit today - $3 > 335 }'`,
+      check: sh`getent shadow ${user} | awk -F : -v today="$((EPOCHSECONDS / 86400))" '{ exit today - $3 > 335 }'`,
       help: `as ${user}: passwd`,
     },
     {
@@ -119,6 +119,7 @@ function software({ controls, packages: { watchers, unwanted } }: Host): Step[] 
   return [
     {
       ...install,
+      check: sh`package_present ${watchers}`,
       apply: [
         // Without rules it would block every device as soon as it is installed.
         sh`[ -e /etc/usbguard/rules.conf ] || systemctl --quiet mask usbguard.service`,
@@ -135,8 +136,7 @@ function software({ controls, packages: { watchers, unwanted } }: Host): Step[] 
     },
     {
       name: 'packages for telemetry, clear-text protocols and automatic mounting are removed',
-      check: sh`[ -z "$(dpkg-query --show --showformat='\${db:Status-Status}\n' ${unwanted} 2> /dev/null |
-        grep --line-regexp installed || true)" ]`,
+      check: sh`package_absent ${unwanted}`,
       apply: [
         sh`dpkg-query --show --showformat='\${Package}\n' ${unwanted} 2> /dev/null |
           DEBIAN_FRONTEND=noninteractive xargs apt-get --quiet=2 --yes purge`,
@@ -218,7 +218,7 @@ function mounts({ controls }: Host): Step[] {
     },
     {
       name: 'noexec/nosuid mount options are active',
-      check: sh`systemctl is-active fortress-mounts.service`,
+      check: sh`unit_is active fortress-mounts`,
       apply: [
         sh`install --directory --mode=700 /var/log/audit`,
         sh`systemctl restart fortress-mounts.service`,
@@ -273,8 +273,7 @@ function accounts({ user, group, controls }: Host): Step[] {
   return [
     {
       name: `only members of the group ${group} may log in, and you are one`,
-      check: sh`id --name --groups ${user} | tr ' ' '\n' | grep --line-regexp ${group} > /dev/null &&
-        getent group sugroup > /dev/null`,
+      check: sh`[[ " $(id --name --groups ${user}) " == *${` ${group} `}* ]] && getent group sugroup > /dev/null`,
       apply: [
         sh`for name in ${group} sugroup; do getent group "$name" > /dev/null || groupadd --system "$name"; done`,
         sh`usermod --append --groups ${group} ${user}`,
@@ -282,7 +281,7 @@ function accounts({ user, group, controls }: Host): Step[] {
     },
     {
       name: 'system accounts and root are locked, and home directories are private',
-      check: sh`[ -z "$(system_shells)" ] && [ -z "$(open_homes)" ] && passwd --status root | grep '^root L' > /dev/null`,
+      check: sh`none_of system_shells && none_of open_homes && passwd --status root | grep '^root L' > /dev/null`,
       apply: [
         sh`system_shells | xargs --no-run-if-empty --max-args=1 usermod --shell /usr/sbin/nologin`,
         sh`open_homes | while IFS= read -r path; do record_before --meta "$path"; chmod g-w,o-rwx "$path"; done`,
@@ -299,7 +298,7 @@ function accounts({ user, group, controls }: Host): Step[] {
     {
       name: 'passwords expire after a year, and administrators are never disabled as inactive',
       why: 'who comes with a key must not be refused because a password became old',
-      check: sh`[ -z "$(endless_passwords)" ]`,
+      check: sh`none_of endless_passwords`,
       apply: [
         sh`endless_passwords | xargs --no-run-if-empty --max-args=1 chage --mindays 1 --maxdays 365 --warndays 7`,
         sh`getent group ${group} | cut --delimiter=: --fields=4 | tr , '\n' |
@@ -374,7 +373,7 @@ function formerAdmins(stay: string[]): Step {
   return {
     name: 'accounts of admins who are no longer in the site document are locked',
     why: 'only accounts that this page has made; what is in their homes stays',
-    check: sh`[ -z "$(${former})" ]`,
+    check: sh`[ ! -d ${accountsDir} ] || [ -z "$(${former})" ]`,
     apply: [
       sh`${former} | while IFS= read -r name; do
         usermod --lock --expiredate 1 --groups '' "$name"
@@ -582,8 +581,7 @@ function services({ controls, slackProfiles }: Host): Step[] {
     },
     {
       name: 'Ctrl-Alt-Del, the debug shell, the sockets of systemd-ssh-generator and radios are off',
-      check: sh`[ "$(systemctl is-enabled ctrl-alt-del.target debug-shell.service | sort --unique)" = masked ] &&
-        [ -L ${generator} ]`,
+      check: sh`unit_is masked ctrl-alt-del.target debug-shell && [ -L ${generator} ]`,
       apply: [
         sh`systemctl --quiet mask ctrl-alt-del.target debug-shell.service`,
         sh`install --directory /etc/systemd/system-generators && ln --symbolic --force /dev/null ${generator}`,

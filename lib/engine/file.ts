@@ -83,7 +83,8 @@ export function file(path: string, options: FileOptions): Change {
   const end = delimiter(body)
   return {
     ...common,
-    check: sh`${matches(common.target)} || { rc=$?; [ "$rc" -eq 2 ] || [ ! -f ${path} ] || cat ${path}; (exit "$rc"); }`,
+    check: sh`${matches(common.target)} ||
+      { rc=$?; [ "$rc" -eq 2 ] || [ ! -f ${path} ] || { mapfile is < ${path} && printf %s "\${is[@]}"; }; return "$rc"; }`,
     apply: [
       new Command(`${put} << '${end}'\n${body}${end}`, undefined, path),
       ...then,

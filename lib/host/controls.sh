@@ -9,21 +9,88 @@ na() {
   exit 100
 }
 
-# fact NAME COMMAND…: FK_FACT becomes the output of COMMAND, kept until something changes.
+# fact NAME FUNCTION…: FK_FACT becomes what FUNCTION says, FK_LINES its lines and FK_KNOWN its exit code, kept until something
+# changes. Of those who ask side by side one finds it out, and the others wait.
 fact() {
-  local round=before name=$1 file
+  local round=before file
   # fk_holds tells us where we are: after a step has changed something, nothing that was known before counts.
   if [ "${phase-before}" = after ]; then round=after.${n-0}; fi
-  file=${FK_FACTS-$FK_TMP}/fact.$name.$round
-  if [ ! -e "$file" ]; then
-    [ "$round" = before ] || rm --force "$FK_TMP"/fact.*.before
-    shift
-    # Only a function: without one the answer would be empty, and what must not be there would not be missed.
-    declare -F "$1" > /dev/null || { echo "$1 is not defined" >&2; return 1; }
-    "$@" > "$file.$BASHPID" 2> /dev/null || true # an empty answer is an answer: the control says what it misses
-    mv "$file.$BASHPID" "$file"
-  fi
-  FK_FACT=$'\n'$(< "$file")$'\n'
+  file=${FK_FACTS-$FK_TMP}/fact.$1.$round
+  # Only a function: without one the answer would be empty, and what must not be there would not be missed.
+  declare -F "$2" > /dev/null || { echo "$2 is not defined" >&2; return 1; }
+  until [ -s "$file.known" ]; do
+    fact_is_mine "$file" || { sleep 0.02; continue; }
+    [ "$round" = before ] || rm --force "$FK_TMP"/fact.*.before*
+    FK_KNOWN=0
+    "${@:2}" > "$file" 2> /dev/null || FK_KNOWN=$? # an empty answer is an answer: the control says what it misses
+    echo "$FK_KNOWN" > "$file.known"
+  done
+  read -r FK_KNOWN < "$file.known"
+  mapfile -t FK_LINES < "$file"
+  printf -v FK_FACT '%s\n' "${FK_LINES[@]}"
+  FK_FACT=$'\n'$FK_FACT
+}
+
+# fact_is_mine FILE: nobody else is about to find it out, or whoever was has died.
+fact_is_mine() {
+  local mine=yes other=''
+  set -o noclobber
+  { echo "$BASHPID" > "$1.by"; } 2> /dev/null || mine=''
+  set +o noclobber
+  [ -z "$mine" ] || return 0
+  read -r other < "$1.by" || return 1 # it is being written
+  [ "$other" = "$BASHPID" ] || ! kill -0 "$other" 2> /dev/null
+}
+
+# sure_fact NAME FUNCTION: the same where an empty answer is a good one: it fails when FUNCTION did.
+sure_fact() {
+  fact "$@"
+  [ "$FK_KNOWN" -eq 0 ] || { echo "$2 ended with $FK_KNOWN"; return 1; }
+}
+
+# none_of FUNCTION: prints what it lists; holds when that is nothing.
+none_of() {
+  sure_fact "$1" "$1" || return
+  echo "found: ${FK_LINES[*]:-none}"
+  [ ${#FK_LINES[@]} -eq 0 ]
+}
+
+# read_lines FILE…: FK_LINES become the lines of these files; none of them may be missing.
+read_lines() {
+  local file lines=()
+  for file; do
+    [ -r "$file" ] || { echo "there is no $file"; return 1; }
+    mapfile -t FK_LINES < "$file"
+    lines+=("${FK_LINES[@]}")
+  done
+  FK_LINES=("${lines[@]}")
+}
+
+# find_lines PATTERN: FK_FOUND becomes those of FK_LINES that match the extended regular expression; holds when there are any.
+find_lines() {
+  local line
+  FK_FOUND=''
+  for line in "${FK_LINES[@]}"; do
+    [[ ! $line =~ $1 ]] || FK_FOUND+=${FK_FOUND:+$'\n'}$line
+  done
+  [ -n "$FK_FOUND" ]
+}
+
+# has_line FILE PATTERN: prints the lines of FILE that match; holds when there are any.
+has_line() {
+  read_lines "$1" || return
+  find_lines "$2" || FK_FOUND=none
+  echo "$FK_FOUND"
+  [ "$FK_FOUND" != none ]
+}
+
+# setting NAME: FK_SETTING becomes what the last of FK_LINES that begins with NAME= sets.
+setting() {
+  local line
+  FK_SETTING=''
+  for line in "${FK_LINES[@]}"; do
+    case $line in "$1="*) FK_SETTING=${line#*=} ;; esac
+  done
 }
 
 # sysctl_is KEY VALUE [KEY VALUE…]: the running kernel has these values; a|b allows either.
@@ -82,15 +149,15 @@ boots_with() {
   local line argument
   fact boot boot_lines
   [ "$FK_FACT" != $'\n\n' ] || return 1
-  while read -r line; do
+  for line in "${FK_LINES[@]}"; do
     [ -n "$line" ] || continue
     for argument; do
       case " $line " in *" $argument "*) ;; *) return 1 ;; esac
     done
-  done <<< "$FK_FACT"
+  done
 }
 
-modprobe_config() { modprobe --showconfig | grep -E '^(install|blacklist) ' | tr - _; }
+modprobe_config() { modprobe --showconfig | awk '/^(install|blacklist) / { gsub(/-/, "_"); print }'; }
 
 # module_blocked MODULE…: modprobe refuses them, udev does not ask, and none is loaded.
 module_blocked() {
@@ -122,14 +189,16 @@ mount_lines() { findmnt --raw --noheadings --output TARGET,OPTIONS; }
 
 # mount_has DIRECTORY OPTIONS [if-mounted]: the mount that is on top there has all of them.
 mount_has() {
-  local target options found='' option missing=''
+  local line unit found='' option missing=''
   fact mounts mount_lines
-  while read -r target options; do
-    if [ "$target" = "$1" ]; then found=$options; fi
-  done <<< "$FK_FACT"
+  for line in "${FK_LINES[@]}"; do
+    if [ "${line%% *}" = "$1" ]; then found=${line#* }; fi
+  done
   if [ -z "$found" ]; then
     [ "${3-}" != if-mounted ] || na "$1 is not a mount of its own here"
-    if [ -e "/etc/systemd/system/local-fs.target.wants/$(systemd-escape --path "$1").mount" ]; then
+    unit=${1#/}
+    # As systemd-escape does it for a path of letters.
+    if [ -e "/etc/systemd/system/local-fs.target.wants/${unit//\//-}.mount" ]; then
       echo "$1 becomes a mount of its own at the next start"
       exit 101
     fi
@@ -143,15 +212,27 @@ mount_has() {
   [ -z "$missing" ]
 }
 
+# shellcheck disable=SC2086 # one word for each path
+path_modes() { stat --format='%n %a %U:%G' -- $FK_PATHS; }
+modes_of() { stat --format='%n %a %U:%G' -- "$@"; }
+
 # mode_is MODE OWNERS PATH…: each path that exists has no more than MODE, and one of OWNERS (user:group,…); - allows any.
 mode_is() {
-  local mode=${1/#-/7777} owners=$2 path got owner said='' bad=''
+  local mode=${1/#-/7777} owners=$2 path line got owner said='' bad=''
   shift 2
-  while read -r got owner path; do
-    said+=" $path $got $owner"
-    if (((8#$got & ~8#$mode) != 0)); then bad+=" $path"; fi
-    case ",$owners," in ,-, | *",$owner,"*) ;; *) bad+=" $path" ;; esac
-  done < <(stat --format='%a %U:%G %n' -- "$@" 2> /dev/null)
+  # What the controls ask about is looked at once for all of them.
+  case " $FK_PATHS " in *" $* "*) fact modes path_modes ;; *) mapfile -t FK_LINES < <(modes_of "$@" 2> /dev/null) ;; esac
+  for path; do
+    for line in "${FK_LINES[@]}"; do
+      owner=${line##* } got=${line% *}
+      [ "${got% *}" = "$path" ] || continue
+      got=${got##* }
+      said+=" $path $got $owner"
+      if (((8#$got & ~8#$mode) != 0)); then bad+=" $path"; fi
+      case ",$owners," in ,-, | *",$owner,"*) ;; *) bad+=" $path" ;; esac
+      break
+    done
+  done
   [ -n "$said" ] || na "there is no $*"
   if [ -n "$bad" ]; then
     echo "more open than $mode $owners:$bad;$said"
@@ -183,7 +264,20 @@ package_absent() {
 }
 
 # shellcheck disable=SC2086 # one word for each unit
-unit_states() { systemctl show --property=Id,LoadState,UnitFileState,ActiveState $FK_UNITS | tr '\n' ' ' | sed 's/  /\n/g'; }
+unit_states() {
+  systemctl show --timestamp=unix --property=Id,LoadState,UnitFileState,ActiveState,StateChangeTimestamp $FK_UNITS |
+    awk -v RS= '{ $1 = $1; print }'
+}
+
+# unit_says PROPERTY UNIT: FK_SETTING becomes what systemd says of it, empty where it is not set.
+unit_says() {
+  local line
+  fact units unit_states
+  FK_SETTING=''
+  for line in "${FK_LINES[@]}"; do
+    case " $line " in *" Id=$2 "*) [[ ! " $line" =~ \ $1=([^ ]*) ]] || FK_SETTING=${BASH_REMATCH[1]} ;; esac
+  done
+}
 
 # unit_is STATE UNIT…: enabled, active, on (both), masked, or off (neither enabled nor active; absent is off).
 unit_is() {
@@ -193,14 +287,14 @@ unit_is() {
   for unit; do
     case $unit in *.*) ;; *) unit+=.service ;; esac
     load='' file='' active=''
-    while read -r line; do
+    for line in "${FK_LINES[@]}"; do
       case " $line " in *" Id=$unit "*)
         [[ $line =~ LoadState=([a-z-]*) ]] && load=${BASH_REMATCH[1]}
         [[ $line =~ UnitFileState=([a-z-]*) ]] && file=${BASH_REMATCH[1]}
         [[ $line =~ ActiveState=([a-z-]*) ]] && active=${BASH_REMATCH[1]}
         ;;
       esac
-    done <<< "$FK_FACT"
+    done
     said+=" $unit ${load:-unknown}/${file:-no-file}/${active:-inactive}"
     case $state in
       enabled) [ "$file" = enabled ] || bad+=" $unit" ;;
@@ -222,9 +316,9 @@ sshd_is() {
   fact sshd sshd_effective
   while [ $# -gt 0 ]; do
     case $FK_FACT in *$'\n'"$1 $2"$'\n'*) ;; *) bad+=" $1" ;; esac
-    while read -r line; do
+    for line in "${FK_LINES[@]}"; do
       case $line in "$1 "*) said+="$line; " ;; esac
-    done <<< "$FK_FACT"
+    done
     shift 2
   done
   echo "${bad:+other than wanted:$bad; }${said:-sshd -T says nothing}"
@@ -232,15 +326,18 @@ sshd_is() {
 }
 
 audit_rules() { auditctl -l; }
+written_rules() { cat /etc/audit/rules.d/*.rules; }
 
 # audit_has KEY…: every rule that is written down under the key is in the kernel.
 audit_has() {
-  local key line path wanted=0 syscalls=0 there missing=''
+  local key line path written wanted=0 syscalls=0 there missing=''
   [ -z "$FK_CONTAINER" ] || na "the audit of a kernel belongs to its host, not to this container"
+  fact rules written_rules
+  written=("${FK_LINES[@]}")
   fact audit audit_rules
   for key; do
     syscalls=0
-    while read -r line; do
+    for line in "${written[@]}"; do
       case "$line " in
         "-w "*" -k $key ")
           wanted=$((wanted + 1))
@@ -264,8 +361,11 @@ audit_has() {
           syscalls=$((syscalls + 1))
           ;;
       esac
-    done < <(cat /etc/audit/rules.d/*.rules)
-    there=$(grep --count -E -- "^-a .*(key=|-k )$key\$" <<< "$FK_FACT") || there=0
+    done
+    there=0
+    for line in "${FK_LINES[@]}"; do
+      case $line in "-a "*"key=$key" | "-a "*"-k $key") there=$((there + 1)) ;; esac
+    done
     [ "$there" -ge "$syscalls" ] || missing+=" $((syscalls - there)) of $syscalls system call rules ($key)"
   done
   echo "$wanted rules wanted for $*${missing:+; not in the kernel:$missing}"
@@ -274,27 +374,41 @@ audit_has() {
 
 apt_settings() { apt-config dump; }
 
-# apt_truth VALUE: APT reads many words as 0 and 1.
+# Every line of the files that APT reads, behind its file.
+apt_lines() { grep --recursive --text '' /etc/apt/apt.conf /etc/apt/apt.conf.d | LC_ALL=C sort; }
+
+# apt_truth VALUE: FK_TRUTH becomes what APT reads, for which many words are 0 and 1.
 apt_truth() {
-  case ${1,,} in no | false | without | off | disable) echo 0 ;; yes | true | with | on | enable) echo 1 ;; *) echo "$1" ;; esac
+  case ${1,,} in
+    no | false | without | off | disable) FK_TRUTH=0 ;;
+    yes | true | with | on | enable) FK_TRUTH=1 ;;
+    *) FK_TRUTH=$1 ;;
+  esac
 }
 
 # apt_is KEY VALUE [KEY VALUE…]: what APT goes by; of another value the files that name it.
 apt_is() {
-  local line is bad='' said='' files
+  local line rest is want settings word bad='' said='' files
   fact apt apt_settings
+  settings=("${FK_LINES[@]}")
   while [ $# -gt 0 ]; do
     is='not set'
-    while read -r line; do
-      if [ "${line%% *}" = "$1" ]; then is=${line#* \"} is=${is%\";}; fi
-    done <<< "$FK_FACT"
-    if [ "$(apt_truth "$is")" = "$(apt_truth "$2")" ]; then
+    for line in "${settings[@]}"; do
+      case $line in "$1 "*) is=${line#* \"} is=${is%\";} ;; esac
+    done
+    apt_truth "$2" && want=$FK_TRUTH
+    apt_truth "$is"
+    if [ "$FK_TRUTH" = "$want" ]; then
       said+="$1 $2; "
     else
       bad+=" $1"
-      files=$(grep --files-with-matches --ignore-case --fixed-strings -e "${1##*::}" -r /etc/apt/apt.conf /etc/apt/apt.conf.d \
-        2> /dev/null | LC_ALL=C sort | paste --serial --delimiters=' ') || files='' # no file names it
-      said+="$1 is $is${files:+, set in $files}; "
+      fact apt-lines apt_lines
+      word=${1##*::} files=''
+      for line in "${FK_LINES[@]}"; do
+        rest=${line#*:} line=${line%%:*}
+        case ${rest,,} in *"${word,,}"*) case "$files " in *" $line "*) ;; *) files+=" $line" ;; esac ;; esac
+      done
+      said+="$1 is $is${files:+, set in$files}; "
     fi
     shift 2
   done
@@ -304,18 +418,17 @@ apt_is() {
 
 # setting_is FILE NAME VALUE [NAME VALUE…]: the last line of FILE that sets NAME, by a space or =, sets VALUE.
 setting_is() {
-  local file=$1 name value line rest found bad='' said=''
+  local name value line key rest found bad='' said=''
+  read_lines "$1" || return
   shift
-  [ -r "$file" ] || {
-    echo "there is no $file"
-    return 1
-  }
   while [ $# -gt 0 ]; do
     name=$1 value=$2 found=''
     shift 2
-    while IFS=$' \t=' read -r line rest; do
-      if [ "$line" = "$name" ]; then found=${rest:-yes}; fi
-    done < "$file"
+    for line in "${FK_LINES[@]}"; do
+      case $line in *"$name"*) ;; *) continue ;; esac
+      IFS=$' \t=' read -r key rest <<< "$line"
+      if [ "$key" = "$name" ]; then found=${rest:-yes}; fi
+    done
     said+="$name=${found:-unset} "
     [ "$found" = "$value" ] || bad+=" $name"
   done
@@ -324,20 +437,21 @@ setting_is() {
 }
 
 # One walk over the disk for all who ask: set-id files (s), nobody's files (u), directories and files open to everyone (w, f).
+# Whether an owner has a name costs a look at /etc/passwd each time: root's has one.
 walk() {
   find / -xdev \( -path /proc -o -path /sys -o -path /var/lib/fortress -o -path /var/lib/rancher -o -path /var/lib/containerd \
     -o -path /var/lib/machines -o -path /var/lib/libvirt/images \) -prune -o \
-    \( -type f -perm /6000 -printf 's %p\n' -o -nouser -printf 'u %p\n' -o -nogroup -printf 'u %p\n' \
-    -o -type d -perm -0002 ! -perm -1000 -printf 'w %p\n' -o -type f -perm -0002 -printf 'f %p\n' \)
+    \( -type f -perm /6000 -printf 's %p\n' , \( ! -uid 0 -nouser -o ! -gid 0 -nogroup \) -printf 'u %p\n' , \
+    -type d -perm -0002 ! -perm -1000 -printf 'w %p\n' , -type f -perm -0002 -printf 'f %p\n' \)
 }
 
 # walked KIND: prints the paths of one kind; holds when there are none.
 walked() {
-  local kind path all=''
+  local line all=''
   fact walk walk
-  while read -r kind path; do
-    if [ "$kind" = "$1" ]; then all+=" $path"; fi
-  done <<< "$FK_FACT"
+  for line in "${FK_LINES[@]}"; do
+    case $line in "$1 "*) all+=" ${line#* }" ;; esac
+  done
   echo "${all:-none}"
   [ -z "$all" ]
 }
@@ -361,6 +475,57 @@ privileged_rules() {
     LC_ALL=C sort
 }
 export -f walk privileged_rules
+
+# What several checks ask the same program.
+sudoers_lines() { grep --recursive --text '' /etc/sudoers /etc/sudoers.d; }
+manager_limits() { systemctl show --property=DefaultLimitCORE,DefaultLimitNOFILE; }
+login_shell() {
+  bash --login -c 'printf umask=; umask; printf TMOUT=; declare -p TMOUT 2>&1; echo "PATH=$PATH"' < /dev/null
+}
+
+# systemd_settings: of systemd's own files and their drop-ins, each behind the name of the file and its section.
+systemd_settings() {
+  systemd-analyze cat-config systemd/journald.conf systemd/coredump.conf systemd/logind.conf systemd/system.conf |
+    awk '
+      /^# \/[^ ]*\/systemd\/[a-z]+\.conf(\.d\/[^ ]*)?$/ {
+        file = $0
+        sub(/^.*\/systemd\//, "", file)
+        sub(/\.conf.*/, "", file)
+        part = ""
+      }
+      /^\[/ { part = $0 }
+      /^[A-Za-z]+=/ { print file part $0 }'
+}
+
+# systemd_sets FILE[SECTION] NAME VALUE [NAME VALUE…]: the last line that sets NAME there sets VALUE; a|b allows either.
+systemd_sets() {
+  local part=$1 said='' bad=''
+  shift
+  fact systemd systemd_settings
+  while [ $# -gt 0 ]; do
+    setting "$part$1"
+    said+="$1=$FK_SETTING "
+    case "|$2|" in *"|$FK_SETTING|"*) ;; *) bad+=" $1" ;; esac
+    shift 2
+  done
+  echo "$said${bad:+(other than wanted:$bad)}"
+  [ -z "$bad" ]
+}
+
+socket_lines() { ss --no-header --listening --tcp --udp --numeric --processes; }
+
+# nobody_listens PROTOCOL PORT|PORT… [ADDRESS…]: on none of these ports, but on addresses that begin so (a regular expression).
+nobody_listens() {
+  local line found='' pattern="^$1 +[^ ]+ +[^ ]+ +[^ ]+ +([^ ]+):($2) "
+  sure_fact sockets socket_lines || return
+  for line in "${FK_LINES[@]}"; do
+    [[ $line =~ $pattern ]] || continue
+    line=${BASH_REMATCH[1]}:${BASH_REMATCH[2]}
+    [ -n "${3-}" ] && [[ $line =~ ^($3) ]] || found+=" $line"
+  done
+  echo "listening:${found:- none}"
+  [ -z "$found" ]
+}
 
 # Lists of what is not as it should be: one word for the question and for its cure.
 system_shells() {

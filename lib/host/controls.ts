@@ -63,23 +63,22 @@ export function asked(controls: Control[]): Command {
   return new Command(controls.map((c) => `(\n${c.check.text}\n)`).join(' && '), undefined, 'controls.yaml')
 }
 
-/** The functions of lib/host/controls.sh. `units`: the names that unit_is asks for all at once. */
-export function questions(units: string[] = []): Command {
+/** The functions of lib/host/controls.sh. `units` and `paths`: what unit_is and mode_is ask for all at once. */
+export function questions(units: string[] = [], paths: string[] = []): Command {
   const names = [...new Set(units)].map((u) => (u.includes('.') ? u : `${u}.service`))
-  return new Command(
-    `FK_UNITS=${quote(names.join(' '))}\n${shellText('lib/host/controls.sh')}`,
-    undefined,
-    'lib/host/controls.sh',
-  )
+  const lists = `FK_UNITS=${quote(names.join(' '))}\nFK_PATHS=${quote(paths.join(' '))}\n`
+  const functions = 'lib/host/controls.sh'
+  return new Command(lists + shellText(functions), undefined, functions)
 }
 
 /** What the controls of a host share. */
 export function controlShell(): Command {
+  const all = hostRequirements.sections().flatMap(({ controls }) => controls as (Entry & Partial<Ways>)[])
   return questions(
-    hostRequirements
-      .sections()
-      .flatMap(({ controls }) =>
-        controls.flatMap((c) => Object.keys((c as Entry & Partial<Ways>).unit ?? {})),
-      ),
+    all.flatMap(({ unit = {}, check = '' }) => [
+      ...Object.keys(unit),
+      ...[...check.matchAll(/\bunit_says \w+ (\S+?)[;\s]/g)].map(([, name]) => name as string),
+    ]),
+    all.flatMap(({ mode = [] }) => mode.map((line) => line.split(' ').slice(2).join(' '))),
   )
 }

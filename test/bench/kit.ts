@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { connect as dial, createServer } from 'node:net'
 import { join } from 'node:path'
+import type { Readable } from 'node:stream'
 import { parse } from 'yaml'
 import { root } from '../machine/kit.ts'
 
@@ -99,29 +100,40 @@ export interface Work {
   says?: { pattern: RegExp; times: number }
 }
 
+/** Seconds that something took, and seconds of processors that it and its children took on this side of the network. */
+export interface Time {
+  seconds: number
+  cpu: number
+}
+
 /**
- * Runs a program in the background of our event loop (the delaying proxy needs it), and says how many seconds it took. Throws when
- * it did not do its work: a failure is fast.
+ * Runs a program in the background of our event loop (the delaying proxy needs it), and says how long it took. Throws when it did
+ * not do its work: a failure is fast.
  */
-export async function timed({ words, env, code: wanted = 0, says }: Work): Promise<number> {
-  const [program = '', ...args] = words
+export async function timed({ words, env, code: wanted = 0, says }: Work): Promise<Time> {
   const began = process.hrtime.bigint()
-  const child = spawn(program, args, {
+  const child = spawn('bash', ['-c', '"$@"; code=$?; times >&3; exit "$code"', 'bash', ...words], {
     cwd: root,
     env: env as NodeJS.ProcessEnv,
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
   })
   let text = ''
-  for (const stream of [child.stdout, child.stderr])
-    stream.setEncoding('utf8').on('data', (more: string) => (text += more))
+  let times = ''
+  const [, out, err, shell] = child.stdio as Readable[]
+  for (const stream of [out, err]) stream?.setEncoding('utf8').on('data', (more: string) => (text += more))
+  shell?.setEncoding('utf8').on('data', (more: string) => (times += more))
   const code = await new Promise<number | null>((resolve, reject) => {
     child.on('error', reject)
     child.on('close', resolve)
   })
   const seconds = Number(process.hrtime.bigint() - began) / 1e9
-  const times = says === undefined ? 0 : [...text.matchAll(says.pattern)].length
-  if (code === wanted && (says === undefined || times === says.times)) return seconds
+  // Its second line is that of the children: `0m1.234s 0m0.567s`, user and system.
+  const cpu = [...(times.split('\n')[1] ?? '').matchAll(/(\d+)m([\d.]+)s/g)]
+    .map(([, minutes, rest]) => Number(minutes) * 60 + Number(rest))
+    .reduce((a, b) => a + b, 0)
+  const said = says === undefined ? 0 : [...text.matchAll(says.pattern)].length
+  if (code === wanted && (says === undefined || said === says.times)) return { seconds, cpu }
   const fault =
-    code === wanted ? `said ${says?.pattern} ${times} times and not ${says?.times}` : `ended with ${code}`
+    code === wanted ? `said ${says?.pattern} ${said} times and not ${says?.times}` : `ended with ${code}`
   throw new Error(`${words.join(' ')} ${fault}:\n${text.slice(-4000)}`)
 }

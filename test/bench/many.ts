@@ -2,8 +2,8 @@
 //
 //   node --import tsx test/bench/many.ts [ROUNDS] [OTHERS]     as root, with the Debian package ansible; PYINFRA=/path/to/pyinfra
 //
-// The hosts are containers on this computer's own cores: what they themselves take is in every figure. Without and with 20 ms of
-// round-trip time. Ansible (forks 8, pipelining) and pyinfra (parallel 8) look at the requirements of config/host/controls.yaml.
+// The hosts are containers on this computer's own cores: what they themselves take is in every figure; their seconds of processors
+// and the laptop's are said for each, because they depend least on what else runs here. Without and with 20 ms of round-trip time. Ansible (forks 8, pipelining) and pyinfra (parallel 8) look at the requirements of config/host/controls.yaml.
 // Each round runs every command once, so that a busy moment falls on all of them; the median of the rounds counts. Ansible takes
 // minutes: it and pyinfra are in the first OTHERS rounds only (default: 1; with 0 neither is needed).
 import { spawnSync } from 'node:child_process'
@@ -12,7 +12,7 @@ import { loadavg, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parse, stringify } from 'yaml'
 import { type Fleet, fleet } from '../machine/fleet.ts'
-import { type Work, delayed, median, playbook, timed } from './kit.ts'
+import { type Time, type Work, delayed, median, playbook, timed } from './kit.ts'
 
 const MANY = 8
 
@@ -162,19 +162,47 @@ async function measure(dir: string, many: Fleet, rtt: number, { rounds, others }
     siteOf(many, `bench-${n}-${rtt}`, some)
     return ways(dir, many, `bench-${n}-${rtt}`, some)
   })
-  const took = new Map<string, [one: number[], eight: number[]]>()
+  const took = new Map<string, [one: Figure[], eight: Figure[]]>()
   for (let round = -1; round < rounds; round++)
     for (const [i, works] of sizes.entries())
       for (const [name, work] of Object.entries(works)) {
         if (name !== 'ours' && (round < 0 || round >= others)) continue
-        const seconds = await timed(work)
-        process.stderr.write(`${rtt} ms, ${i === 0 ? 1 : MANY} hosts, ${name}: ${seconds.toFixed(2)} s\n`)
+        const before = hostsCpu(many)
+        const { seconds, cpu } = await timed(work)
+        const time = { seconds, cpu, hosts: hostsCpu(many) - before }
+        process.stderr.write(`${rtt} ms, ${i === 0 ? 1 : MANY} hosts, ${name}: ${line(time)}\n`)
         const all = took.get(name) ?? [[], []]
-        if (round >= 0) all[i]?.push(seconds)
+        if (round >= 0) all[i]?.push(time)
         took.set(name, all)
       }
   for (const { close } of far) close()
-  return new Map([...took].map(([name, [one, eight]]) => [name, { one: median(one), eight: median(eight) }]))
+  return new Map([...took].map(([name, [one, eight]]) => [name, { one: middle(one), eight: middle(eight) }]))
+}
+
+/** What a command took: here, and on the hosts together. */
+interface Figure extends Time {
+  hosts: number
+}
+
+const middle = (all: Figure[]): Figure => ({
+  seconds: median(all.map((f) => f.seconds)),
+  cpu: median(all.map((f) => f.cpu)),
+  hosts: median(all.map((f) => f.hosts)),
+})
+
+const line = ({ seconds, cpu, hosts }: Figure) =>
+  `${seconds.toFixed(2)} s, processors ${cpu.toFixed(2)} s here and ${hosts.toFixed(2)} s on the hosts`
+
+/** The seconds of processors that the nodes have taken since their start: each is a control group of its own. */
+function hostsCpu({ names }: Fleet): number {
+  const { stdout } = spawnSync('findmnt', ['--noheadings', '--types', 'cgroup2', '--output', 'TARGET'], {
+    encoding: 'utf8',
+  })
+  const top = stdout.split('\n')[0] ?? ''
+  return names
+    .map((name) => readFileSync(join(top, `fk-${name}`, 'cpu.stat'), 'utf8'))
+    .map((text) => Number(/^usage_usec (\d+)$/m.exec(text)?.[1]) / 1e6)
+    .reduce((a, b) => a + b, 0)
 }
 
 /** In how many rounds we are measured, and in how many of them the others are, too. */
@@ -183,7 +211,7 @@ interface Rounds {
   others: number
 }
 
-type Took = Map<string, { one: number; eight: number }>
+type Took = Map<string, { one: Figure; eight: Figure }>
 
 /** The host keys under the names that the sites, Ansible and pyinfra have for the machines. */
 function pinKeys(dir: string, many: Fleet): void {
@@ -211,17 +239,21 @@ async function main(): Promise<void> {
     )
     writeFileSync(join(dir, 'deploy.py'), deploy())
     process.stdout.write(
-      `median of ${counts.rounds} rounds, of the others ${counts.others}; seconds\n\nRTT ms  what     1 host  8 hosts  ratio  beside ours\n`,
+      `median of ${counts.rounds} rounds, of the others ${counts.others}; seconds; of processors: here + on the hosts\n\n` +
+        'RTT ms  what     1 host  8 hosts  ratio  beside ours   processors: 1 host        8 hosts\n',
     )
     for (const { rtt, bar } of LINES) {
       const took = await measure(dir, many, rtt, counts)
-      const ours = took.get('ours')?.eight ?? Number.NaN
+      const ours = took.get('ours')
+      const processors = ({ cpu, hosts }: Figure) => `${cpu.toFixed(2)} + ${hosts.toFixed(2)}`.padStart(15)
       for (const [name, { one, eight }] of took)
         process.stdout.write(
-          `${String(rtt).padStart(6)}  ${name.padEnd(7)}  ${one.toFixed(2).padStart(6)}  ${eight.toFixed(2).padStart(7)}` +
-            `  ${(eight / one).toFixed(2).padStart(5)}  ${`${(eight / ours).toFixed(1)} x`.padStart(11)}\n`,
+          `${String(rtt).padStart(6)}  ${name.padEnd(7)}  ${one.seconds.toFixed(2).padStart(6)}  ` +
+            `${eight.seconds.toFixed(2).padStart(7)}  ${(eight.seconds / one.seconds).toFixed(2).padStart(5)}  ` +
+            `${`${(eight.seconds / (ours?.eight.seconds ?? Number.NaN)).toFixed(1)} x`.padStart(11)}  ` +
+            `${processors(one).padStart(19)}${processors(eight)}\n`,
         )
-      const ratio = ours / (took.get('ours')?.one ?? Number.NaN)
+      const ratio = (ours?.eight.seconds ?? Number.NaN) / (ours?.one.seconds ?? Number.NaN)
       within &&= ratio <= bar
       process.stdout.write(
         `${ratio <= bar ? 'within' : 'ABOVE '} the bar of ${bar}; load ${loadavg()[0]?.toFixed(1)}\n`,

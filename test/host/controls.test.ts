@@ -154,6 +154,10 @@ const path = (name: string) => join(scratch, name)
 const me = spawnSync('stat', ['--format=%U:%G', path('open')], { encoding: 'utf8' }).stdout.trim()
 const config = `modprobe() { printf '%s\\n' 'install udf /bin/false' 'blacklist udf' 'install usb_storage /bin/false'; }`
 const answers = (name: string, text: string) => `${name}() { printf '%s\\n' ${text}; }`
+const journald =
+  "'# /etc/systemd/journald.conf' 'Storage=auto' '[Journal]' '#Storage=auto' 'Storage=volatile' '# /run/systemd/journald.conf.d/x.conf' 'Seal=yes' '[Journal]' 'Storage=none' '[Coredump]' 'Storage=none' '# /etc/systemd/logind.conf' '[Login]' 'Seal=yes'"
+const sockets =
+  "'tcp   LISTEN 0      128    127.0.0.1:25 0.0.0.0:* users:((\"a\",pid=1,fd=6))' 'tcp LISTEN 0 128 0.0.0.0:465 0.0.0.0:*' 'tcp LISTEN 0 1 [::1]:587 [::]:* ' 'udp UNCONN 0 0 0.0.0.0:25 0.0.0.0:*'"
 
 for (const [says, text, before, code, said] of [
   [
@@ -366,6 +370,87 @@ for (const [says, text, before, code, said] of [
     1,
     'other than wanted: APT::Nowhere::Known; APT::Nowhere::Known is not set;',
   ],
+  [
+    'a setting of apt that is something else is shown with the files that name it',
+    'apt_is APT::Sandbox::Seccomp 1',
+    `${answers('apt_settings', `'APT::Sandbox::Seccomp "0";'`)}; ${answers('apt_lines', `'/etc/apt/apt.conf.d/9x:apt { sandbox { seccomp "0" } }' '/etc/apt/apt.conf.d/9x:# seccomp' '/etc/apt/apt.conf.d/10y:x'`)}`,
+    1,
+    'other than wanted: APT::Sandbox::Seccomp; APT::Sandbox::Seccomp is 0, set in /etc/apt/apt.conf.d/9x;',
+  ],
+  [
+    'modes of many paths are known by one look',
+    'mode_is 644 root:root /etc/passwd /etc/group /etc/shells',
+    answers('path_modes', "'/etc/passwd 644 root:root' '/etc/shells 664 root:root'"),
+    1,
+    'more open than 644 root:root: /etc/shells; /etc/passwd 644 root:root /etc/shells 664 root:root',
+  ],
+  [
+    'what systemd says of a unit',
+    'unit_says ActiveState two.service; echo "$FK_SETTING"; unit_says State two.service; echo "[$FK_SETTING]"',
+    answers('unit_states', "'Id=one.service ActiveState=active' 'Id=two.service ActiveState=failed'"),
+    0,
+    'failed\n[]',
+  ],
+  [
+    'a list that is empty because nobody could look does not hold',
+    'none_of lost',
+    'lost() { return 3; }',
+    1,
+    'lost ended with 3',
+  ],
+  ['what a list names does not hold', 'none_of lost', answers('lost', "'a b' c"), 1, 'found: a b c'],
+  ['an empty list holds', 'none_of lost', 'lost() { :; }', 0, 'found: none'],
+  ['a line of a file', `has_line ${path('settings')} '^min.*=1'`, '', 0, 'minlen=15'],
+  ['a line that is not there does not hold', `has_line ${path('settings')} '^len'`, '', 1, 'none'],
+  [
+    'a line of a file that is not there does not hold',
+    `has_line ${path('nothing')} x`,
+    '',
+    1,
+    `there is no ${path('nothing')}`,
+  ],
+  [
+    'a setting of systemd counts in its own section of its own file',
+    "systemd_sets 'journald[Journal]' Storage none; systemd_sets 'coredump[Coredump]' Storage none",
+    answers('systemd-analyze', journald),
+    1,
+    'Storage=none \nStorage= (other than wanted: Storage)',
+  ],
+  [
+    'one of two values of systemd holds',
+    "systemd_sets 'journald[Journal]' Storage 'auto|none' Seal 'yes|'",
+    answers('systemd-analyze', journald),
+    0,
+    'Storage=none Seal=',
+  ],
+  [
+    'who listens on a port is named',
+    "nobody_listens tcp '25|465'",
+    answers('socket_lines', sockets),
+    1,
+    'listening: 127.0.0.1:25 0.0.0.0:465',
+  ],
+  [
+    'who listens for this computer alone may',
+    "nobody_listens tcp '25|587' '127\\.|\\[::1\\]'",
+    answers('socket_lines', sockets),
+    0,
+    'listening: none',
+  ],
+  [
+    'another protocol and another port are not asked about',
+    "nobody_listens udp '5'",
+    answers('socket_lines', sockets),
+    0,
+    'listening: none',
+  ],
+  [
+    'nobody listens only where ss could say so',
+    "nobody_listens tcp '25'",
+    'ss() { return 1; }',
+    1,
+    'socket_lines ended with 1',
+  ],
   ['a file of nobody is named', 'walked u', answers('walk', "'s /usr/bin/su' 'u /srv/lost'"), 1, '/srv/lost'],
   ['no file of nobody', 'walked u', answers('walk', "'s /usr/bin/su'"), 0, 'none'],
 ] as const)
@@ -407,6 +492,35 @@ test('what was known before a change counts no more after it', () => {
     'say() { echo "$1"; }; fact x say one; echo $FK_FACT; fact x say two; echo $FK_FACT; phase=after n=3; fact x say three; echo $FK_FACT; phase=before; fact x say four; echo $FK_FACT',
   )
   assert.equal(said, 'one\none\nthree\nfour')
+})
+
+test('checks that ask side by side find a fact out once', () => {
+  const { said } = ask(
+    `say() { echo asked >> "$FK_TMP/asked"; sleep 0.2; echo one; }
+     for i in 1 2 3 4; do (fact x say; echo "$FK_FACT" | xargs) & done; wait; wc --lines < "$FK_TMP/asked"`,
+  )
+  assert.equal(said, 'one\none\none\none\n1')
+})
+
+test('a fact whose finder has died is found out by the next who asks', () => {
+  const { said } = ask(
+    'die() { exit 7; }; (fact x die) || true; say() { echo one; }; fact x say; echo $FK_FACT',
+  )
+  assert.equal(said, 'one')
+})
+
+test('the walk over the disk names a file under everything that it is', () => {
+  const tree = mkdtempSync(join(scratch, 'tree-'))
+  writeFileSync(join(tree, 'lost'), '')
+  const { said } = ask(
+    `cd ${tree}; chmod 6777 lost; { chown 65123:65124 lost && chmod 6777 lost; } 2> /dev/null || true
+     ${readFunction('walk').replace('find / -xdev', 'find . -xdev')}`,
+  )
+  assert.deepEqual(said.split('\n'), [
+    's ./lost',
+    ...(process.getuid?.() === 0 ? ['u ./lost'] : []),
+    'f ./lost',
+  ])
 })
 
 test('a step that is nothing but its controls asks all of them', () => {

@@ -23,13 +23,13 @@ main() {
 
   # 1/77 you log in as an ordinary user, not as root
   #   why: root will not be let in any more
-  check() { ! echo admin | grep --line-regexp root > /dev/null; }
+  check() { ! grep --line-regexp root <<< admin > /dev/null; }
   demand 'you log in as an ordinary user, not as root' 'make a user who may use sudo, and name it in FK_HOST: adduser ada && adduser ada sudo; FK_HOST=ada@192.0.2.10'
 
   # 2/77 your authorized_keys has an Ed25519 key, or an RSA key from 3072 bits
   #   why: passwords stop working; Ed25519 keys, and RSA keys from 3072 bits, go on
   check() {
-    home=$(getent passwd admin | cut --delimiter=: --fields=6) &&
+    IFS=: read -r _ _ _ _ _ home _ < <(getent passwd admin) &&
     { ssh-keygen -l -f "$home/.ssh/authorized_keys" || true; } | # it may be missing, or hold no key
       awk '/\(ED25519(-SK)?\)$/ || (/\(RSA\)$/ && $1 >= 3072) { ok = 1 } END { exit !ok }'
   }
@@ -39,7 +39,7 @@ main() {
   #   why: sudo is the only way to root, and a stolen key alone must not be enough
   check() {
     sudo --list --other-user=admin | grep --extended-regexp '\(ALL( : ALL)?\) ALL' > /dev/null &&
-    passwd --status admin | awk '$2 != "P" { exit 1 }'
+    read -r _ state _ < <(passwd --status admin) && [ "$state" = P ]
   }
   demand 'your account may use sudo, and has a password' 'as root: adduser admin sudo; passwd admin'
 
@@ -52,7 +52,7 @@ main() {
   # 5/77 your password is younger than eleven months
   #   why: passwords will last a year, and sudo refuses one that ran out
   check() {
-    getent shadow admin | awk -F : -v today="$(($(date +%s) / 86400))" '{ exit today - $3 > 335 }'
+    getent shadow admin | awk -F : -v today="$((EPOCHSECONDS / 86400))" '{ exit today - $3 > 335 }'
   }
   demand 'your password is younger than eleven months' 'as admin: passwd'
 
@@ -84,8 +84,7 @@ main() {
   #   L01 unattended-upgrades is installed [LYNIS PKGS-7420]
   #   L11 compilers are not usable by everybody [LYNIS HRDN-7220, LYNIS HRDN-7222]
   check() {
-    dpkg-query --show --showformat='${db:Status-Status} ${Package}\n' acct aide apparmor apparmor-utils audispd-plugins auditd chrony cron debsums libcap2-bin libpam-pwquality needrestart sysstat unattended-upgrades usbguard |
-    awk '$1 != "installed" { print "not installed:", $2; missing = 1 } END { exit missing }'
+    package_present acct aide apparmor apparmor-utils audispd-plugins auditd chrony cron debsums libcap2-bin libpam-pwquality needrestart sysstat unattended-upgrades usbguard
   }
   apply() {
     [ -e /etc/usbguard/rules.conf ] || systemctl --quiet mask usbguard.service
@@ -100,8 +99,7 @@ main() {
   #   M06 automounters are absent (autofs, udisks2) [CIS 2.1.1, xccdf:service_autofs_disabled]
   #   M08 snapd is absent [apt(8)]
   check() {
-    [ -z "$(dpkg-query --show --showformat='${db:Status-Status}\n' apport autofs ftp inetutils-telnet ldap-utils nis popularity-contest prelink rsh-client snapd talk telnet tftp tnftp ubuntu-report udisks2 whoopsie 2> /dev/null |
-    grep --line-regexp installed || true)" ]
+    package_absent apport autofs ftp inetutils-telnet ldap-utils nis popularity-contest prelink rsh-client snapd talk telnet tftp tnftp ubuntu-report udisks2 whoopsie
   }
   apply() {
     dpkg-query --show --showformat='${Package}\n' apport autofs ftp inetutils-telnet ldap-utils nis popularity-contest prelink rsh-client snapd talk telnet tftp tnftp ubuntu-report udisks2 whoopsie 2> /dev/null |
@@ -718,7 +716,7 @@ FORTRESS
   #   E08 /boot is mounted with nodev, nosuid and noexec [LYNIS FILE-6374, ANSSI BP-028 R28]
   #   E08a /boot/efi is mounted with nodev, nosuid and noexec [ANSSI BP-028 R28]
   #   E15 mount options are set at every boot (fortress-mounts) [mount(8)]
-  check() { systemctl is-active fortress-mounts.service; }
+  check() { unit_is active fortress-mounts; }
   apply() {
     install --directory --mode=700 /var/log/audit
     systemctl restart fortress-mounts.service
@@ -800,8 +798,7 @@ FORTRESS
 
   # 26/77 only members of the group ssh-admins may log in, and you are one
   check() {
-    id --name --groups admin | tr ' ' '\n' | grep --line-regexp ssh-admins > /dev/null &&
-    getent group sugroup > /dev/null
+    [[ " $(id --name --groups admin) " == *' ssh-admins '* ]] && getent group sugroup > /dev/null
   }
   apply() {
     for name in ssh-admins sugroup; do getent group "$name" > /dev/null || groupadd --system "$name"; done
@@ -822,7 +819,7 @@ FORTRESS
   #   I26 nologin is not in /etc/shells [CIS 5.4.3.1, xccdf:no_nologin_in_shells]
   #   I08a group ssh-admins has members [sshd_config(5)]
   check() {
-    [ -z "$(system_shells)" ] && [ -z "$(open_homes)" ] && passwd --status root | grep '^root L' > /dev/null
+    none_of system_shells && none_of open_homes && passwd --status root | grep '^root L' > /dev/null
   }
   apply() {
     system_shells | xargs --no-run-if-empty --max-args=1 usermod --shell /usr/sbin/nologin
@@ -918,7 +915,7 @@ FORTRESS
   #   I12a inactive accounts are disabled after 45 days [CIS 5.4.1.5, xccdf:account_disable_post_pw_expiration]
   #   I12b existing passwords expire [CIS 5.4.1.1, xccdf:accounts_password_set_max_life_existing]
   #   I12c admin accounts do not expire [shadow(5), chage(1)]
-  check() { [ -z "$(endless_passwords)" ]; }
+  check() { none_of endless_passwords; }
   apply() {
     endless_passwords | xargs --no-run-if-empty --max-args=1 chage --mindays 1 --maxdays 365 --warndays 7
     getent group ssh-admins | cut --delimiter=: --fields=4 | tr , '\n' |
@@ -929,7 +926,7 @@ FORTRESS
   # 31/77 accounts of admins who are no longer in the site document are locked
   #   why: only accounts that this page has made; what is in their homes stays
   check() {
-    [ -z "$(find /var/lib/fortress/accounts -mindepth 1 -maxdepth 1 -printf '%f\n' 2> /dev/null |
+    [ ! -d /var/lib/fortress/accounts ] || [ -z "$(find /var/lib/fortress/accounts -mindepth 1 -maxdepth 1 -printf '%f\n' 2> /dev/null |
     grep --invert-match --line-regexp --fixed-strings -e admin |
     while IFS= read -r name; do getent shadow "$name"; done | awk -F : '$8 != 1 { print $1 }')" ]
   }
@@ -1820,8 +1817,7 @@ FORTRESS
   #   M04 no unexpected ports are open [ss(8)]
   #   M03 mail ports listen on loopback only [CIS 2.1.22, xccdf:postfix_network_listening_disabled]
   check() {
-    [ "$(systemctl is-enabled ctrl-alt-del.target debug-shell.service | sort --unique)" = masked ] &&
-    [ -L /etc/systemd/system-generators/systemd-ssh-generator ]
+    unit_is masked ctrl-alt-del.target debug-shell && [ -L /etc/systemd/system-generators/systemd-ssh-generator ]
   }
   apply() {
     systemctl --quiet mask ctrl-alt-del.target debug-shell.service
@@ -2340,19 +2336,18 @@ FORTRESS
     known+='utempter dotlockfile mount.nfs ntfs-3g qemu-bridge-helper pam_extrausers_chkpwd at ping sg '
     new=''
     fact walk walk
-    while read -r kind path; do
-      [ "$kind" = s ] || continue
-      case $known in *" ${path##*/} "*) ;; *) new+=" $path" ;; esac
-    done <<< "$FK_FACT"
+    for path in "${FK_LINES[@]}"; do
+      case $path in 's '*) case $known in *" ${path##*/} "*) ;; *) new+=" ${path#s }" ;; esac ;; esac
+    done
     echo "unknown:${new:- none}"; [ -z "$new" ]
     ) && (
     command -v getcap > /dev/null || { echo 'getcap is not installed'; exit 1; }
     caps() { getcap -r /usr /opt /srv 2> /dev/null | awk '{ print $1 "=" $2 }'; }
     fact caps caps
     new=''
-    while read -r line; do
-      case $line in '' | */ping=cap_net_raw=ep | */mtr-packet=* | */gst-ptp-helper=* | */clockdiff=* | */arping=* | */newuidmap=* | */newgidmap=* | */fping=*) ;; *) new+=" $line" ;; esac
-    done <<< "$FK_FACT"
+    for line in "${FK_LINES[@]}"; do
+      case $line in */ping=cap_net_raw=ep | */mtr-packet=* | */gst-ptp-helper=* | */clockdiff=* | */arping=* | */newuidmap=* | */newgidmap=* | */fping=*) ;; *) new+=" $line" ;; esac
+    done
     echo "unknown:${new:- none}"; [ -z "$new" ]
     )
   }
@@ -2360,8 +2355,9 @@ FORTRESS
 }
 
 # What main uses.
-# from lib/host/controls.sh: fact package_states package_absent walk walked privileged_rules system_shells clear_swaps
-# from lib/host/controls.sh: shm_lines endless_passwords open_logs open_homes slack_profiles
+# from lib/host/controls.sh: fact fact_is_mine sure_fact none_of package_states package_present package_absent
+# from lib/host/controls.sh: unit_states unit_is walk walked privileged_rules system_shells clear_swaps shm_lines
+# from lib/host/controls.sh: endless_passwords open_logs open_homes slack_profiles
 # from lib/engine/shell/put.sh: FK_STATE put put_owner put_finish put_finished put_restore put_matches
 # from lib/engine/shell/snapshot.sh: fk_etc fk_units fk_packages fk_sysctls fk_tables fk_functions fk_sure fk_room
 # from lib/engine/shell/snapshot.sh: fk_describe fk_snapshot record_before fk_changed fk_restore_etc fk_restore_kept
@@ -2372,5 +2368,6 @@ FORTRESS
 # from lib/engine/shell/record.sh: fk_add
 # from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage recover holds
 # from lib/engine/shell/printed.sh: change demand fail transaction arm_rollback confirm
+FK_UNITS='sysctl-reapply-network.service fortress-mounts.service ssh.socket ssh.service systemd-journal-remote.socket systemd-journal-gatewayd.socket sysstat.service acct.service chrony.service systemd-timesyncd.service aidecheck.timer ctrl-alt-del.target debug-shell.service kdump-tools.service kdump.service bluetooth.service ModemManager.service avahi-daemon.service cups.service rpcbind.service autofs.service udisks2.service fortress-modes.path'
 
 main "$@"

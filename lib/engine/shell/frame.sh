@@ -53,7 +53,8 @@ fk_holds() {
   done
 }
 
-# fk_match_all 'PATH SHA256 MODE OWNER'…: FK_MATCHES names those files of a page that are as they should be, by one look at all.
+# fk_match_all 'PATH SHA256 MODE OWNER'…: FK_MATCHES names those files of a page that are as they should be, and FK_DIFFERS those
+# with another content, by one look at all.
 fk_match_all() {
   local file path right is
   right=$(
@@ -62,11 +63,12 @@ fk_match_all() {
     done | sha256sum --check 2> /dev/null
   )
   is=$(stat --format='%n %a %U:%G' -- "${@% * * *}" 2> /dev/null)
-  FK_MATCHES=$'\n'
+  FK_MATCHES=$'\n' FK_DIFFERS=$'\n'
   for file; do
     path=${file% * * *}
-    if put_finished "$path" && [[ $'\n'$right$'\n' == *$'\n'"$path: OK"$'\n'* ]] &&
-      [[ $'\n'$is$'\n' == *$'\n'"$path ${file#"$path "* }"$'\n'* ]]; then
+    if ! put_finished "$path" || [[ $'\n'$right$'\n' != *$'\n'"$path: OK"$'\n'* ]]; then
+      FK_DIFFERS+=$file$'\n'
+    elif [[ $'\n'$is$'\n' == *$'\n'"$path ${file#"$path "* }"$'\n'* ]]; then
       FK_MATCHES+=$file$'\n'
     fi
   done
@@ -75,16 +77,17 @@ fk_match_all() {
 # fk_check_all 'STEP CONTROLS'…: checks all of them, as many at once as there are processors: none changes anything. Each
 # worker takes the next one that nobody has, and has a directory of its own; only what is known of the machine is shared.
 fk_check_all() {
-  local workers worker i mine
+  local workers worker i mine file known=()
   workers=$(nproc)
   export FK_FACTS=$FK_TMP
+  for file in "$FK_TMP"/*; do [ ! -f "$file" ] || known+=("$file"); done
   # The deadline ends all of it: what has been checked by then still arrives, and so shows what has not. The signal
   # comes twice, from timeout(1) to this shell and to its group, and the second must not end what sends the results.
   trap 'trap "" TERM; cat "$FK_FACTS"/worker.*/frames >&3 2> /dev/null; exit 143' TERM
   for ((worker = 1; worker <= (workers < 8 ? workers : 8); worker++)); do
     (
       FK_TMP=$FK_FACTS/worker.$worker
-      mkdir "$FK_TMP" && find "$FK_FACTS" -maxdepth 1 -type f -exec cp --target-directory="$FK_TMP" {} +
+      mkdir "$FK_TMP" && { [ ${#known[@]} -eq 0 ] || cp "${known[@]}" "$FK_TMP"; }
       exec 3> "$FK_TMP/frames"
       for ((i = 1; i <= $#; i++)); do
         ! fk_stopped || break

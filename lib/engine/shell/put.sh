@@ -76,7 +76,9 @@ received() {
 # differ.
 put_matches() {
   local is
-  [[ ${FK_MATCHES-} != *$'\n'"$*"$'\n'* ]] || return 0 # checked for all files at once, and nothing has changed since
+  # Checked for all files at once, and nothing has changed since.
+  [[ ${FK_MATCHES-} != *$'\n'"$*"$'\n'* ]] || return 0
+  [[ ${FK_DIFFERS-} != *$'\n'"$*"$'\n'* ]] || return 1
   put_finished "$1" && [ -f "$1" ] && [ ! -L "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status || return 1
   is=$(stat --format='%a %U:%G' "$1")
   [ "$is" = "$3 $(put_owner "$4")" ] || { printf 'mode and owner are %s, and should be %s %s\n' "$is" "$3" "$4"; return 2; }
