@@ -144,6 +144,7 @@ const programs: Record<string, Programs> = {
     at: 'test/oracle/cilium',
     source: [
       './envoy',
+      './certgen',
       ...[
         'daemon',
         'operator',
