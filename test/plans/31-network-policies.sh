@@ -25,7 +25,7 @@ main() {
 
   # 2/4 the network policies of the cluster are applied, and what they do not allow is denied: they are written out
   check() {
-    put_matches /nonexistent/fortress/components/policies.yaml 704822eb73a8483a6bb11cca038be894fdb5ddc6253badf2bfdeadf85b11b6dc 644 root:root
+    put_matches /nonexistent/fortress/components/policies.yaml 5c2d76f5bb214ecc2790f0b138665db9a83f9c041eede5d583b0795bf9ac4f98 644 root:root
   }
   apply() {
     put /nonexistent/fortress/components/policies.yaml 644 root:root << 'FORTRESS'
@@ -147,16 +147,17 @@ spec:
 apiVersion: cilium.io/v2
 kind: CiliumClusterwideNetworkPolicy
 metadata:
-  name: node-fortress-node
+  name: site-servers
   labels:
     fortress-kit: policies
 spec:
-  description: what router.allow opens on fortress-node
+  description: what router.allow opens on servers
   enableDefaultDeny:
     ingress: false
   nodeSelector:
-    matchLabels:
-      kubernetes.io/hostname: fortress-node
+    matchExpressions:
+      - key: node-role.kubernetes.io/control-plane
+        operator: Exists
   ingress:
     - fromCIDRSet:
         - cidr: 10.77.0.1/32
@@ -253,6 +254,26 @@ spec:
       toPorts:
         - ports:
             - port: '4244'
+              protocol: TCP
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata:
+  name: hubble-generate-certs
+  namespace: cilium
+  labels:
+    fortress-kit: policies
+spec:
+  description: the job that renews the certificates of Hubble asks the API
+  endpointSelector:
+    matchLabels:
+      k8s-app: hubble-generate-certs
+  egress:
+    - toEntities:
+        - kube-apiserver
+      toPorts:
+        - ports:
+            - port: '6443'
               protocol: TCP
 ---
 apiVersion: cilium.io/v2
