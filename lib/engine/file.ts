@@ -37,7 +37,7 @@ export interface FileOptions {
  */
 export function file(path: string, options: FileOptions): Change {
   const { mode = '644', owner = 'root:root', test, then = [], shown } = options
-  if (!/^\/[\w@%+=:,./-]+$/.test(path) || path.includes('/../'))
+  if (!/^\/[\w@%+=:,./ -]+$/.test(path) || path.includes('/../'))
     throw new TypeError(`file: ${path} is not a plain absolute path`)
   if (!/^[0-7]{3,4}$/.test(mode)) throw new TypeError(`file ${path}: mode ${mode} is not octal`)
   const text = options.secret ? undefined : content(path, options)

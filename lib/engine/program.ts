@@ -179,7 +179,7 @@ export const confirmProgram = ({ page, shell, id, steps }: Common & { id: string
     ],
   })
 
-/** The commands of a step's own undo, where the record says that the step was applied. */
+/** The commands of a step's own undo, where the record says that the step was applied. One may say what is `kept: `. */
 function undoCalls(step: Step, index: number): string[][] {
   if (!isChange(step) || !step.undo) return []
   const name = step.name.replaceAll(/["\\$`]/g, '')
@@ -188,7 +188,7 @@ function undoCalls(step: Step, index: number): string[][] {
       `if grep --line-regexp --fixed-strings -e ${quote(step.name)} "$dir/steps" > /dev/null 2>&1; then`,
       ...step.undo.map(
         (command, j) =>
-          `  fk_do ${index} ${j} ${step.seconds ?? 300} ${quote(command.text)} || ` +
+          `  fk_do ${index} ${j} ${step.seconds ?? 300} ${quote(command.text)} && fk_kept || ` +
           `{ FK_FAILED="${name}: $FK_OUT"; frame note "$FK_FAILED"; }`,
       ),
       'fi',

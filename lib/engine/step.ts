@@ -88,6 +88,8 @@ export interface Change extends Named {
     once?: boolean
   }
   target?: Target
+  /** What the difference is of that its check prints, where it does not hold: a plan shows it whole. */
+  diff?: string
   /** What another machine of the site makes true before `apply`, and after it, also when `apply` failed. */
   onOtherNode?: { on: string; before: Step[]; after: Step[] }
   /** Before `apply` the laptop downloads, verifies and uploads this file; `apply` gives it its name. */

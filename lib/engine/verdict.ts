@@ -185,8 +185,9 @@ export class PageReport {
     const state = stepState(step, observed, mode)
     const place = { index: index + 1, total: steps.length, name: step.name }
     const { check, end } = observed
-    const target = isChange(step) ? step.target : undefined
-    const found = check && check.rc !== 0 && !target ? foundOf(check) : ''
+    const { target, diff } = isChange(step) ? step : {}
+    const differs = state === 'change' || (state === 'failed' && mode === 'verify')
+    const found = check && check.rc !== 0 && !target && !(diff && differs) ? foundOf(check) : ''
     const unmet = state === 'your turn' || state === 'blocked'
     report.step({
       ...place,
@@ -197,8 +198,8 @@ export class PageReport {
     })
     this.#count(step, observed, state)
     this.#controls(step, observed)
-    if (target && (state === 'change' || (state === 'failed' && mode === 'verify')))
-      report.diff({ path: target.path, text: fileDiff(target, check) })
+    if (target && differs) report.diff({ path: target.path, text: fileDiff(target, check) })
+    else if (diff && differs) report.diff({ path: diff, text: foundOf(check) })
     if (state === 'change' && isChange(step)) reportCommands(step, report)
     if (state !== 'failed' || end?.state !== 'failed') return
     const named = { index: place.index, total: place.total, step: step.name }

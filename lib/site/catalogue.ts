@@ -21,6 +21,24 @@ export interface Component {
   snapshots: boolean
   arch?: ('amd64' | 'arm64')[]
   end?: { since: string; why: string; use?: string }
+  layer?: 'L3' | 'L4' | 'policy' | 'L5' | 'L6'
+  namespace?: string
+  /** Where it is not restricted. */
+  pod_security?: { level: 'baseline' | 'privileged'; why: string }
+  /** The pin of its chart. */
+  chart?: string
+  crds?: { pin: string; names: string[]; why: string }[]
+  apis?: string[]
+  ready?: { object: string; namespace?: string; condition?: string; seconds: number; why?: string }[]
+  egress?: { to: string; ports: string[]; why: string }[]
+  /** In MiB on one node. */
+  memory?: number
+  stateful?: { what: string; where: string }[]
+  upgrade?: { jump: 'patch' | 'minor' | 'major'; why: string }
+  undo?: { keeps: string[]; namespace: boolean }
+  ignore?: { kind: string; name?: string; path: string; why: string }[]
+  /** Keys of values that are ignored in silence, and what takes their place. */
+  removed?: Record<string, string>
   built: boolean
 }
 

@@ -114,6 +114,9 @@ fk_do() {
   return "$FK_RC"
 }
 
+# fk_kept: what the command of an undo says that it keeps is for the person to know.
+fk_kept() { [[ $FK_OUT != 'kept: '* ]] || frame note "$FK_OUT"; }
+
 # fk_open: before the first change of this program: the record, and for a transaction its rollback timer. When it fails,
 # FK_OUT says why.
 fk_open() {

@@ -1,0 +1,254 @@
+# shellcheck shell=bash
+# A release of helm as it is in the cluster: whether it is what is declared, and whether its objects still are. The steps that use
+# these functions are in lib/component/release.ts; they run on the laptop, with kubectl and helm.
+
+# release_holds NAMESPACE NAME DECLARED IGNORED CHART [--values FILE]…: the release was installed with what DECLARED says, and
+# each of its objects is as it was installed; else it fails and prints the difference. IGNORED has a line for each field that
+# others write: KIND NAME PATH, where NAME may be *.
+release_holds() {
+  local namespace=$1 name=$2 declared=$3 ignored=$4 chart=$5 said state version with objects
+  # One request: what helm says of it on the first line, its objects below.
+  local look='{{ with .Release }}{{ .Info.Status }}{{ "\t" }}{{ .Chart.Metadata.Version }}{{ "\t" }}'
+  look+='{{ .Info.Description }}{{ "\n" }}{{ .Manifest }}{{ end }}'
+  shift 5
+  said=$(helm get all "$name" --namespace "$namespace" --template "$look" 2>&1) || {
+    [[ $said != *'release: not found'* ]] || said="$name is not installed in $namespace"
+    printf '%s\n' "$said"
+    return 1
+  }
+  objects=${said#*$'\n'}
+  IFS=$'\t' read -r state version with <<< "${said%%$'\n'*}"
+  if [ "$state" = deployed ] && [ "$with" = "$declared" ]; then
+    release_diff helm "$namespace" "$ignored" <<< "$objects"
+    return
+  fi
+  printf '%s of %s is %s: %s\n' "$name" "$version" "$state" "$with"
+  printf 'declared: %s\n' "$declared"
+  [ -f "$chart" ] || return 1
+  release_would_change "$namespace" "$name" "$ignored" "$objects" "$chart" "$@"
+  return 1
+}
+
+# release_would_change NAMESPACE NAME IGNORED OBJECTS CHART [--values FILE]…: prints what an upgrade would do to the OBJECTS.
+release_would_change() {
+  local namespace=$1 name=$2 ignored=$3 objects=$4 chart=$5 new
+  shift 5
+  new=$(helm template "$name" "$chart" --namespace "$namespace" "$@" --dry-run=server --is-upgrade --no-hooks 2>&1) || {
+    printf '%s\n' "$new"
+    return 1
+  }
+  comm -23 <(release_objects <<< "$objects") <(release_objects <<< "$new") | sed 's/^/- /'
+  release_diff helm "$namespace" "$ignored" <<< "$new"
+}
+
+# release_objects: kind and name of each object of the manifest on standard input, sorted.
+release_objects() {
+  awk '
+    function out() { if (kind != "") print kind, name; kind = name = "" }
+    /^---/ { out(); top = "" }
+    /^[a-zA-Z]/ { top = $1 }
+    /^kind:/ { kind = $2 }
+    /^  name:/ && top == "metadata:" { name = $2; gsub(/"/, "", name) }
+    END { out() }' | LC_ALL=C sort
+}
+
+# release_diff MANAGER NAMESPACE IGNORED: what the server would make of the manifest on standard input if MANAGER applied it,
+# compared with what is there. It prints the fields that differ, and fails when there are any, or when it cannot be asked.
+release_diff() {
+  local rc=0 whole
+  whole=$(release_here "$2" kubectl diff --server-side --force-conflicts --field-manager="$1" --concurrency=8 \
+    --filename=- 2> "$FK_TMP/diff.err") || rc=$?
+  if [ "$rc" -gt 1 ]; then
+    cat "$FK_TMP/diff.err"
+    return 1
+  fi
+  whole=$(release_fields "$3" <<< "$whole")
+  [ -n "$whole" ] || return 0
+  printf '%s\n' "$whole"
+  return 1
+}
+
+# release_here NAMESPACE COMMAND…: for objects that name no namespace it is this one. (--namespace would refuse those that name
+# another.)
+release_here() {
+  local namespace=$1 config=${KUBECONFIG:-$HOME/.kube/config} of='.contexts[0].context' context
+  shift
+  context=$(kubectl config view --minify --output=jsonpath="cluster: '{$of.cluster}', user: '{$of.user}'")
+  printf 'contexts: [{name: fortress, context: {%s, namespace: %s}}]\ncurrent-context: fortress\n' \
+    "$context" "$namespace" > "$FK_TMP/context"
+  KUBECONFIG=$FK_TMP/context:$config KUBECTL_EXTERNAL_DIFF='diff --unified=99999 --new-file' "$@"
+}
+
+# release_fields IGNORED: of whole objects as diff compares them on standard input, the fields that differ, below their object. An
+# element of a list is named without its place in it.
+release_fields() {
+  # shellcheck disable=SC2016 # awk has variables of its own
+  IGNORED=$1 awk '
+    # The path of the field that a line of one side of the difference belongs to.
+    function path(side, text,   indent, key, n, i, all) {
+      if (text !~ /[^ ]/) return paths[side]
+      match(text, /^ */)
+      indent = RLENGTH
+      text = substr(text, indent + 1)
+      n = depth[side]
+      # An element of a list stands as deep as the key of the list.
+      while (n > 0 && (at[side, n] > indent || at[side, n] == indent && (text !~ /^- / || keys[side, n] == "[]"))) n--
+      for (; text ~ /^- /; indent += 2) {
+        at[side, ++n] = indent
+        keys[side, n] = "[]"
+        text = substr(text, 3)
+      }
+      if (match(text, /^("[^"]*"|[^ :]+):( |$)/)) {
+        key = substr(text, 1, RLENGTH)
+        sub(/: ?$/, "", key)
+        gsub(/"/, "", key)
+        at[side, ++n] = indent
+        keys[side, n] = key
+      }
+      depth[side] = n
+      for (i = 1; i <= n; i++) all = all (i == 1 || keys[side, i] == "[]" ? "" : ".") keys[side, i]
+      return paths[side] = all
+    }
+    function ignored(where,   i) {
+      # What the server counts, and what helm writes into each object beside what the chart has.
+      if (where ~ /^metadata\.(generation|managedFields|resourceVersion|labels|annotations)$/) return 1
+      if (where ~ /^metadata\.(labels\.app\.kubernetes\.io\/managed-by|annotations\.meta\.helm\.sh\/.*)$/) return 1
+      for (i = 1; i <= rules; i++)
+        if (kinds[i] == kind && (names[i] == "*" || names[i] == name) && index(where, fields[i]) == 1 &&
+          substr(where, length(fields[i]) + 1, 1) ~ /^[.[]?$/) return 1
+      return 0
+    }
+    # What stands before the kind and the name is judged when they are known.
+    function out(   i, head, shown) {
+      if (absent) print "+ " kind " " name " is not there"
+      for (i = 1; i <= many && !absent; i++) {
+        if (ignored(places[i])) continue
+        if (!head++) print kind " " name
+        if (shown != places[i]) print "  " (shown = places[i])
+        print lines[i]
+      }
+      many = depth["-"] = depth["+"] = body = absent = 0
+      kind = name = ""
+    }
+    BEGIN {
+      for (i = split(ENVIRON["IGNORED"], given, "\n"); i > 0; i--) {
+        if (split(given[i], words, " ") < 3) continue
+        kinds[++rules] = words[1]
+        names[rules] = words[2]
+        fields[rules] = words[3]
+      }
+    }
+    /^diff / { out() }
+    /^@@ / && !body { body = 1; absent = $2 == "-0,0"; next }
+    !body { next }
+    {
+      sign = substr($0, 1, 1)
+      text = substr($0, 2)
+      if (sign == "\\") next
+      if (sign != "+") where = path("-", text)
+      if (sign != "-") where = path("+", text)
+      if (where == "kind") kind = substr(text, 7)
+      if (where == "metadata.name") name = substr(text, 9)
+      if (sign == " ") next
+      lines[++many] = sign " " text
+      places[many] = where
+    }
+    END { out() }'
+}
+# release_by: who is at work, as the value of a label.
+release_by() {
+  printf '%s.%s' "$(id --user --name)" "$(uname --nodename)" | tr --complement --delete '[:alnum:]._-' | cut --bytes=1-60
+}
+
+# release_revisions NAMESPACE NAME: what helm keeps of each revision: number, state, time of its beginning, who began it.
+release_revisions() {
+  local of=.metadata.labels each
+  each="{$of.version}{'\t'}{$of.status}{'\t'}{.metadata.creationTimestamp}{'\t'}{$of.fortress-kit}{'\n'}"
+  kubectl get secrets --namespace "$1" --selector "owner=helm,name=$2" \
+    --output=jsonpath="{range .items[*]}$each{end}" | sort --numeric-sort
+}
+
+# release_good: the number of the last revision on standard input that was installed to its end.
+release_good() { awk -F '\t' '$2 == "deployed" || $2 == "superseded" { good = $1 } END { print good }'; }
+
+# release_settle NAMESPACE NAME: what a run that died has begun is taken back; helm begins nothing beside it. A run of somebody
+# else may still be at work: for RELEASE_LIMIT seconds it is left alone.
+RELEASE_LIMIT=900
+export RELEASE_LIMIT
+release_settle() {
+  local all number state since by good seconds
+  all=$(release_revisions "$1" "$2") || return
+  IFS=$'\t' read -r number state since by <<< "${all##*$'\n'}"
+  case $state in pending-* | uninstalling) ;; *) return 0 ;; esac
+  seconds=$((EPOCHSECONDS - $(date --date="$since" +%s)))
+  if [ "$by" != "$(release_by)" ] && [ "$seconds" -lt "$RELEASE_LIMIT" ]; then
+    printf '%s has been at work on %s for %s s (revision %s is %s): run it again when that is done\n' \
+      "${by:-somebody else}" "$2" "$seconds" "$number" "$state" >&2
+    return 1
+  fi
+  good=$(release_good <<< "$all")
+  if [ "$state" != uninstalling ] && [ -n "$good" ]; then
+    helm rollback "$2" "$good" --namespace "$1" --server-side=true --force-conflicts
+  else
+    helm uninstall "$2" --namespace "$1" --ignore-not-found --wait --timeout=5m
+  fi
+}
+
+# release_back NAMESPACE NAME: behind an upgrade that failed: the revision before it returns. It always fails. (Helm does so by
+# itself only where it waits until all pods are ready, and pods may wait for what comes after this release.)
+release_back() {
+  local all number state rest good
+  all=$(release_revisions "$1" "$2") || return 1
+  IFS=$'\t' read -r number state rest <<< "${all##*$'\n'}"
+  [ "$state" = failed ] || return 1
+  good=$(release_good <<< "$all")
+  if [ -n "$good" ]; then
+    helm rollback "$2" "$good" --namespace "$1" --server-side=true --force-conflicts &&
+      printf 'revision %s failed and was rolled back to revision %s\n' "$number" "$good" >&2
+  fi
+  return 1
+}
+
+# release_namespace_gone NAMESPACE: one that a page has made is deleted with what is in it; another one loses its labels.
+release_namespace_gone() {
+  local made
+  made=$(kubectl get namespace "$1" --ignore-not-found --output=jsonpath='{.metadata.labels.fortress-kit}')
+  if [ "$made" = made ]; then
+    kubectl delete namespace "$1" --timeout=5m
+  else
+    kubectl label namespace "$1" pod-security.kubernetes.io/{enforce,audit,warn}- 2> /dev/null || true # it may be gone
+  fi
+}
+
+# release_crds_free NAME…: none of these definitions belongs to somebody else.
+release_crds_free() {
+  local found one all
+  one='{{ .metadata.name }}{{ range .metadata.managedFields }}{{ if not .subresource }} {{ .manager }}{{ end }}{{ end }}'
+  # Several are a list, and one is not.
+  all="{{ if .items }}{{ range .items }}$one{{ \"\\n\" }}{{ end }}{{ else }}$one{{ end }}"
+  found=$(kubectl get customresourcedefinitions "$@" --ignore-not-found --show-managed-fields \
+    --output=go-template="$all") || return
+  awk '!/ fortress-kit( |$)/ && NF { name = $1; $1 = ""; print name " belongs to" $0; other = 1 } END { exit other }' <<< "$found"
+}
+
+# release_crds FILE NAME…: these definitions are there, as FILE has them.
+release_crds() {
+  local file=$1 name found
+  shift
+  found=$(kubectl get customresourcedefinitions "$@" --ignore-not-found --output=name) || return
+  for name; do
+    [[ $'\n'$found$'\n' == *"/$name"$'\n'* ]] || { echo "$name is not there"; return 1; }
+  done
+  [ ! -f "$file" ] || release_diff fortress-kit default '' < "$file"
+}
+
+# release_chart FILE SHA256: the file is here, as it is pinned.
+release_chart() { [ -f "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status; }
+
+# release_received FILE: what was fetched for FILE, and proven, becomes FILE.
+release_received() {
+  received "$1" && record_before "$1" && mv --force --no-target-directory "$FK_PART" "$1"
+}
+export -f release_holds release_would_change release_objects release_diff release_here release_fields release_by release_revisions
+export -f release_good release_settle release_back release_namespace_gone release_crds_free release_crds release_chart
+export -f release_received

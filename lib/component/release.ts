@@ -1,0 +1,167 @@
+// The steps by which a component comes into the cluster: namespace, definitions, chart, release, and the wait for what it starts.
+// They run on the laptop. How a release is compared with what is declared is in release.sh.
+import { join } from 'node:path'
+import { file } from '../engine/file.ts'
+import type { Context } from '../engine/page.ts'
+import type { Change, Step, Wait } from '../engine/step.ts'
+import { Command, library, sh } from '../ground/sh.ts'
+import { type Built, type Values, componentNamed, digestOf, proven, valuesOf } from './component.ts'
+
+/** The functions that these steps use: the library of each page that has them. */
+export const releaseShell = library('lib/component/release.sh')
+
+export interface ReleaseOptions {
+  /** Values that only the site knows: they become the last file of values, which a reader can see and take. */
+  facts?: Readonly<Record<string, unknown>>
+  /** Objects that this page must not wait for: another one does. As `ready` of the component names them. */
+  later?: readonly string[]
+}
+
+/** Seconds that helm may take for one hook, and for all of a release. */
+const HOOK = 600
+const RELEASE = 1200
+
+/**
+ * The steps that install a component, or bring it to what is declared. Its files land in a directory of the site on the laptop,
+ * where a person can use them with helm by hand.
+ */
+export function release(name: string, context: Context, options: ReleaseOptions = {}): Step[] {
+  const component = componentNamed(name)
+  const { namespace } = component
+  const directory = join(context.state, 'components', name)
+  const chart = proven(context.pins, component.chart)
+  const values = valuesOf(name, context.site, options.facts)
+  const waits = component.ready.filter(({ object }) => !options.later?.includes(object))
+  return [
+    ...values.map((each) =>
+      file(join(directory, each.name), {
+        text: each.text,
+        owner: 'root:root',
+        name: `the values of ${name} are declared: ${each.name}`,
+      }),
+    ),
+    namespaceStep(component),
+    ...definitionSteps(component, context, directory),
+    {
+      name: `the chart of ${name} ${chart.version} is here, as it is pinned`,
+      why: 'it is proven by its SHA-256 before helm sees it',
+      check: sh`release_chart ${join(directory, `${name}-${chart.version}.tgz`)} ${chart.sha256}`,
+      upload: { artifact: chart, to: join(directory, `${name}-${chart.version}.tgz`) },
+      apply: [sh`release_received ${join(directory, `${name}-${chart.version}.tgz`)}`],
+    },
+    releaseStep(component, chart, values, directory),
+    ...waits.map((each) => readyStep(namespace, each)),
+  ]
+}
+
+/** What a Pod Security level is for: refused, noted in the audit log, and said to who asks. */
+const modes = ['enforce', 'audit', 'warn']
+
+/** The namespace with its Pod Security level. */
+function namespaceStep({ name, namespace, pod_security: security, undo }: Built): Change {
+  const level = security?.level ?? 'restricted'
+  const label = (mode: string) => sh`{.metadata.labels.pod-security\.kubernetes\.io/${mode}}`.text
+  const labels = modes.map(label).join(' ')
+  return {
+    name: `namespace ${namespace} is there, and its pods are ${level}`,
+    why: security?.why ?? `nothing in ${name} needs more`,
+    check: sh`
+      test "$(kubectl get namespace ${namespace} --output=jsonpath=${labels})" = ${modes.map(() => level).join(' ')}`,
+    apply: [
+      sh`
+      kubectl get namespace ${namespace} --output=name ||
+        { kubectl create namespace ${namespace} && kubectl label namespace ${namespace} fortress-kit=made; }`,
+      sh`
+      kubectl label namespace ${namespace} --overwrite \
+        ${modes.map((mode) => `pod-security.kubernetes.io/${mode}=${level}`)}`,
+    ],
+    ...(undo.namespace ? {} : { undo: [sh`release_namespace_gone ${namespace}`], seconds: 330 }),
+  }
+}
+
+/** Definitions that the chart does not have: nobody else's, and as they are proven. */
+function definitionSteps({ crds = [] }: Built, { pins }: Context, directory: string): Step[] {
+  return crds.flatMap(({ pin, names, why }) => {
+    const manifest = proven(pins, pin)
+    const path = join(directory, `${pin}-${manifest.version}.yaml`)
+    return [
+      {
+        name: `the definitions of ${pin} belong to nobody else`,
+        why: 'two owners take turns in replacing them, and what one of them drops is deleted with all its objects',
+        check: sh`release_crds_free ${names}`,
+        help: 'take them away where they came from, or leave this component out: two cannot own them',
+      },
+      {
+        name: `the definitions of ${pin} ${manifest.version} are there`,
+        why,
+        diff: `${pin} in the cluster`,
+        check: sh`release_crds ${path} ${names}`,
+        upload: { artifact: manifest, to: path },
+        apply: [
+          sh`release_received ${path}`,
+          sh`kubectl apply --server-side --field-manager=fortress-kit --filename=${path}`,
+          sh`kubectl wait --for=condition=Established --timeout=60s customresourcedefinitions ${names}`,
+        ],
+      },
+    ]
+  })
+}
+
+/** The release: installed with what is declared, and all its objects still so. */
+function releaseStep(
+  { name, namespace, undo, ignore = [] }: Built,
+  chart: { version: string; sha256: string },
+  values: readonly Values[],
+  directory: string,
+): Change {
+  const archive = join(directory, `${name}-${chart.version}.tgz`)
+  const files = values.flatMap((each) => ['--values', join(directory, each.name)])
+  // Helm keeps this sentence with the revision.
+  const declared = `chart ${chart.sha256.slice(0, 16)}, values ${digestOf(values).slice(0, 16)}`
+  const ignored = ignore.map((field) => `${field.kind} ${field.name ?? '*'} ${field.path}`)
+  return {
+    name: `${name} ${chart.version} is installed as declared`,
+    why: 'every object is compared with what the server makes of the chart, field by field',
+    diff: `${name} in the cluster`,
+    check: sh`
+      release_holds ${namespace} ${name} ${declared} \
+        ${ignored.length === 0 ? new Command("''", undefined, '') : ignored.join('\n')} \
+        ${archive} ${files}`,
+    apply: [
+      sh`release_settle ${namespace} ${name}`,
+      sh`
+      helm upgrade --install ${name} ${archive} --namespace ${namespace} \
+        ${files} \
+        --description ${declared} --labels "fortress-kit=$(release_by)" \
+        --server-side=true --force-conflicts --history-max=5 --timeout=${HOOK}s ||
+        release_back ${namespace} ${name}`,
+    ],
+    undo: [
+      sh`helm uninstall ${name} --namespace ${namespace} --ignore-not-found --wait --timeout=5m`,
+      ...(undo.keeps.length === 0 ? [] : [sh`echo ${`kept: ${undo.keeps.join(', ')}`}`]),
+    ],
+    seconds: RELEASE,
+  }
+}
+
+/** Kinds that have a rollout. */
+const rollouts = ['daemonset', 'deployment', 'statefulset']
+
+/** The wait for one object, by its rollout or by a condition. */
+function readyStep(
+  own: string,
+  { object, namespace = own, condition, seconds, why }: Built['ready'][number],
+): Wait {
+  const [kind = '', name] = object.split('/')
+  const rollout = condition === undefined && rollouts.includes(kind)
+  const all = name === undefined ? ['--all'] : []
+  return {
+    name: name === undefined ? `every ${kind} is ready` : `${kind} ${namespace}/${name} is ready`,
+    ...(why === undefined ? {} : { why }),
+    until: rollout
+      ? sh`kubectl rollout status ${object} --namespace ${namespace} --timeout=5s`
+      : sh`
+        kubectl wait --for=condition=${condition ?? 'Ready'} --timeout=5s --namespace ${namespace} ${[object, ...all]}`,
+    seconds,
+  }
+}
