@@ -7,13 +7,12 @@ import { join } from 'node:path'
 import { type Artifact, artifactOf } from '../engine/artifact.ts'
 import { Fault } from '../ground/fault.ts'
 import { read, root } from '../ground/root.ts'
-import { type Component, catalogue } from '../site/catalogue.ts'
+import { type Component, catalogue, type whenBuilt } from '../site/catalogue.ts'
 import { isNode } from '../site/machines.ts'
 import type { Pins, Site } from '../site/model.ts'
 
 /** A component that pages install: everything that its data must say is there. */
-export type Built = Component &
-  Required<Pick<Component, 'layer' | 'namespace' | 'chart' | 'ready' | 'egress' | 'memory' | 'undo'>>
+export type Built = Component & Required<Pick<Component, (typeof whenBuilt)[number]>>
 
 /** One file of values: its name, and what is in it. */
 export interface Values {

@@ -113,6 +113,7 @@ release_fields() {
       # What the server counts, and what helm writes into each object beside what the chart has.
       if (where ~ /^metadata\.(generation|managedFields|resourceVersion|labels|annotations)$/) return 1
       if (where ~ /^metadata\.(labels\.app\.kubernetes\.io\/managed-by|annotations\.meta\.helm\.sh\/.*)$/) return 1
+      if (where ~ /^metadata\.annotations\.deprecated\.daemonset\.template\.generation$/) return 1
       for (i = 1; i <= rules; i++)
         if (kinds[i] == kind && (names[i] == "*" || names[i] == name) && index(where, fields[i]) == 1 &&
           substr(where, length(fields[i]) + 1, 1) ~ /^[.[]?$/) return 1
@@ -124,7 +125,8 @@ release_fields() {
       for (i = 1; i <= many && !absent; i++) {
         if (ignored(places[i])) continue
         if (!head++) print kind " " name
-        if (shown != places[i]) print "  " (shown = places[i])
+        # Below a field that was named nothing has to be.
+        if (!shown || index(places[i], shown) != 1) print "  " (shown = places[i])
         print lines[i]
       }
       many = depth["-"] = depth["+"] = body = absent = 0

@@ -61,6 +61,19 @@ export function catalogue(): Catalogue {
   return known
 }
 
+/** What must be known of a component before a page installs it. */
+export const whenBuilt = [
+  'layer',
+  'namespace',
+  'chart',
+  'ready',
+  'egress',
+  'memory',
+  'stateful',
+  'upgrade',
+  'undo',
+] as const satisfies (keyof Component)[]
+
 const load = createRequire(import.meta.url)
 let json: JsonSchema | undefined
 
@@ -71,6 +84,9 @@ function componentOf(name: string): Component {
   const { document, faults } = checkDocument<Component>(file, read(file), json, {}, function* (found) {
     if (found.name !== undefined && found.name !== name)
       yield { path: ['name'], reason: 'must be the name of its directory', suggestion: name }
+    for (const key of found.built ? whenBuilt : [])
+      if (found[key] === undefined)
+        yield { path: [key], reason: `is missing: ${json?.properties?.[key]?.description ?? ''}` }
   })
   if (faults.length > 0) throw new Error([`${file} cannot be used`, ...faults.map(describe)].join('\n'))
   return document
