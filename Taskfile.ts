@@ -53,6 +53,10 @@ export default {
       ...commandOf('tool', 'kubectl'),
     },
     helm: { does: 'helm on the cluster, in the same way', ...commandOf('tool', 'helm') },
+    components: {
+      does: 'what runs in the cluster, in which order it comes, with which images; values against charts',
+      ...commandOf('components', 'components'),
+    },
     cis: {
       does: 'the score of every node by the CIS benchmark; with --bench by kube-bench as well',
       ...commandOf('cis', 'cis'),
