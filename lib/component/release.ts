@@ -1,7 +1,7 @@
 // The steps by which a component comes into the cluster: namespace, definitions, chart, release, and the wait for what it starts.
 // They run on the laptop. How a release is compared with what is declared is in release.sh.
 import { join } from 'node:path'
-import { file } from '../engine/file.ts'
+import { file, heredoc } from '../engine/file.ts'
 import type { Context } from '../engine/page.ts'
 import type { Change, Step, Wait } from '../engine/step.ts'
 import { Command, library, sh } from '../ground/sh.ts'
@@ -15,6 +15,8 @@ export interface ReleaseOptions {
   facts?: Readonly<Record<string, unknown>>
   /** Objects that this page must not wait for: another one does. As `ready` of the component names them. */
   later?: readonly string[]
+  /** Steps that come behind the namespace, and before what runs in it: its network policies. */
+  first?: readonly Step[]
   /** What undo does before and after helm takes the release away. */
   undo?: { before: readonly Command[]; after: readonly Command[] }
 }
@@ -43,6 +45,13 @@ export function release(name: string, context: Context, options: ReleaseOptions 
       }),
     ),
     namespaceStep(component),
+    ...(options.first ?? []),
+    {
+      name: `${name} may come to ${chart.version} in one step`,
+      why: component.upgrade.why,
+      check: sh`release_jump ${namespace} ${name} ${chart.version} ${component.upgrade.jump}`,
+      help: 'pin a version between the two in config/versions.yaml, apply this page, then go on; an older one needs an undo',
+    },
     ...definitionSteps(component, context, directory),
     {
       name: `the chart of ${name} ${chart.version} is here, as it is pinned`,
@@ -126,6 +135,16 @@ function releaseStep(
     name: `${name} ${chart.version} is installed as declared`,
     why: 'every object is compared with what the server makes of the chart, field by field',
     diff: `${name} in the cluster`,
+    ahead: new Command(
+      values
+        .map((each) => {
+          const path = join(directory, each.name)
+          return heredoc(sh`release_ahead ${path}`.text, each.text, path).text
+        })
+        .join('\n'),
+      undefined,
+      name,
+    ),
     check: sh`
       release_holds ${namespace} ${name} ${declared} \
         ${ignored.length === 0 ? new Command("''", undefined, '') : ignored.join('\n')} \
