@@ -16,7 +16,7 @@ const cores = os.availableParallelism()
 const tiers = {
   unit: {
     proves: 'tables, schemas, errors, printed plans',
-    at: ['', 'ground', 'site', 'engine', 'host', 'vm', 'k3s', 'cli'],
+    at: ['', 'ground', 'site', 'engine', 'host', 'vm', 'k3s', 'component', 'cli'],
     concurrency: cores,
   },
   checked: { proves: 'every artifact passes its real checker', at: ['checked'], concurrency: cores },
