@@ -17,14 +17,19 @@ interface Ingredients {
   extra: string
 }
 
-/** All that goes into a tree, and its name: a hash of that. */
-export function treeName(options: LabOptions, { identityFile, passwordFile }: Keys): Ingredients {
+/** Where a Debian 13 that is made here has its packages from, in apt's own words. */
+export function aptSources(): string {
   const { debian, security } = mirrors()
   const signed = 'Components: main\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg'
-  const sources = [
+  return [
     `Types: deb\nURIs: ${debian}\nSuites: trixie trixie-updates\n${signed}`,
     `Types: deb\nURIs: ${security}\nSuites: trixie-security\n${signed}`,
   ].join('\n\n')
+}
+
+/** All that goes into a tree, and its name: a hash of that. */
+export function treeName(options: LabOptions, { identityFile, passwordFile }: Keys): Ingredients {
+  const sources = aptSources()
   const extra = [...new Set(options.extra ?? [])].sort().join(',')
   const files = [treeScript, ...filesBelow(path.join(kit, 'config/lab')), `${identityFile}.pub`, passwordFile]
   const texts = files.map((file) => `${path.basename(file)}\0${fs.readFileSync(file, 'utf8')}`)

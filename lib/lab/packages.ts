@@ -5,7 +5,7 @@ import path from 'node:path'
 import { Fault } from '../ground/fault.ts'
 import { $, which } from '../ground/laptop.ts'
 import { done } from './command.ts'
-import { type LabOptions, entries, kit, readIf } from './place.ts'
+import { type LabOptions, entries, filesBelow, kit, readIf } from './place.ts'
 
 /** Debian package → a file or command that shows it is there. */
 const packages: Record<'node' | 'vm' | 'tests', Record<string, string>> = {
@@ -102,6 +102,7 @@ interface Programs {
 
 const containerd = 'github.com/containerd/containerd/v2'
 const plugins = 'github.com/containernetworking/plugins/plugins'
+const cilium = 'github.com/cilium/cilium'
 
 const programs: Record<string, Programs> = {
   butane: { at: 'test/oracle', source: 'github.com/coreos/butane/internal' },
@@ -132,6 +133,27 @@ const programs: Record<string, Programs> = {
     linked: '-linkmode=external -extldflags=-static',
   },
   pod: { at: 'test/node/pod', source: ['.'], pure: true },
+  'cilium-oracle': { at: 'test/oracle/cilium', source: '.', flags: '-tags=osusergo', pure: true },
+  /** What Cilium's images are made of, and the one of ours that stands where its Envoy would. */
+  cilium: {
+    at: 'test/oracle/cilium',
+    source: [
+      './envoy',
+      ...[
+        'daemon',
+        'operator',
+        'plugins/cilium-cni',
+        'cilium-dbg',
+        'cilium-health',
+        'cilium-health/responder',
+      ]
+        .concat('hubble', 'hubble-relay', 'tools/mount', 'tools/sysctlfix')
+        .map((name) => `${cilium}/${name}`),
+    ],
+    flags: '-tags=osusergo,ipam_provider_operator',
+    pure: true,
+    version: { variable: `${cilium}/pkg/version.ciliumVersion`, of: cilium },
+  },
 }
 
 /** Where a program is installed, or several. */
@@ -154,11 +176,16 @@ function sourceOf(name: string): string {
   const { at, ...how } = programs[name]!
   const dir = path.join(kit, at)
   const hash = createHash('sha256').update(JSON.stringify(how))
-  for (const file of entries(dir)
-    .filter((file) => /\.(go|mod|sum)$/.test(file))
-    .toSorted())
-    hash.update(`${file}\0${readIf(path.join(dir, file))}\0`)
+  for (const file of filesBelow(dir).filter((file) => /\.(go|mod|sum)$/.test(file)))
+    if (moduleOf(file) === dir) hash.update(`${path.relative(dir, file)}\0${readIf(file)}\0`)
   return hash.digest('hex')
+}
+
+/** The directory of the module that a file belongs to. */
+function moduleOf(file: string): string {
+  let dir = path.dirname(file)
+  while (!fs.existsSync(path.join(dir, 'go.mod'))) dir = path.dirname(dir)
+  return dir
 }
 
 const isBuilt = (name: string) =>

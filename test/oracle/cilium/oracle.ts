@@ -1,12 +1,8 @@
 // What Cilium's own policy code says of a list of flows; main.go beside this file describes every field.
 import { spawnSync } from 'node:child_process'
-import { existsSync } from 'node:fs'
-import { join } from 'node:path'
-import { which } from '../../../lib/ground/laptop.ts'
+import { builtProgram } from '../../../lib/lab/lab.ts'
 
-/** What the lab has installed, or what somebody without root has built into .cache/tools. */
-const built = join(import.meta.dirname, '../../../.cache/tools/cilium-oracle')
-const program = existsSync(built) ? built : which('cilium-oracle')
+const program = builtProgram('cilium-oracle')
 
 /** Why a test cannot ask it here, for its `skip`. */
 export const withoutOracle: string | false =
