@@ -134,7 +134,7 @@ const programs: Record<string, Programs> = {
   },
   pod: { at: 'test/node/pod', source: ['.'], pure: true },
   'cilium-oracle': { at: 'test/oracle/cilium', source: '.', flags: '-tags=osusergo', pure: true },
-  /** What Cilium's images are made of, and the one of ours that stands where its Envoy would. */
+  /** What Cilium's images are made of, and two of ours that stand where its Envoy and its certgen would. */
   cilium: {
     at: 'test/oracle/cilium',
     source: [

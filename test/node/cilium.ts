@@ -13,7 +13,9 @@ import { type Entry, type Image, imageArchive } from './image.ts'
 
 /** Why there can be no Cilium here, for a test's `skip`. */
 export const withoutCilium: string | false =
-  builtProgram('cilium') === undefined ? 'cilium is not built: ./task lab setup' : false
+  ['cilium', 'runtime']
+    .filter((name) => builtProgram(name) === undefined)
+    .map((name) => `${name} is not built: ./task lab setup`)[0] ?? false
 
 /** The directory and the version of a module that Cilium's programs are made of. `lab setup` has fetched it; nothing is fetched here. */
 function moduleOf(path: string): { Dir: string; Version: string } {
@@ -67,10 +69,14 @@ const images: Record<string, () => Promise<Omit<Image, 'names'>>> = {
       Cmd: ['serve'],
     },
   }),
-  // A stand-in of ours, which carries no traffic: test/oracle/cilium/envoy.
+  // Two stand-ins of ours, of which the first carries no traffic: test/oracle/cilium/envoy and certgen.
   'cilium-envoy': async () => ({
     layers: [{ files: { ...passwd, '/usr/bin/cilium-envoy-starter': program('envoy') } }],
     config: { Env: [PATH], Entrypoint: ['/usr/bin/cilium-envoy-starter'] },
+  }),
+  certgen: async () => ({
+    layers: [{ files: { ...passwd, '/usr/bin/cilium-certgen': program('certgen') } }],
+    config: { User: '65532:65532', Env: [PATH], Entrypoint: ['/usr/bin/cilium-certgen'] },
   }),
 }
 
