@@ -51,7 +51,7 @@ for program in iptables ip6tables; do
   for word in '' -save -restore; do ln --symbolic xtables-nft-multi "$part/usr/sbin/$program$word"; done
 done
 mkdir --parents "$part"/{etc,proc,root,run,sys,tmp,var}
-ln --symbolic /run "$part/var/run"
+ln --symbolic ../run "$part/var/run"
 chmod 1777 "$part/tmp"
 echo 'root:x:0:0:root:/root:/bin/bash' > "$part/etc/passwd"
 echo 'root:x:0:' > "$part/etc/group"
