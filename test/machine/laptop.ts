@@ -139,7 +139,7 @@ export interface Checkout {
   /** The path of a page in it. */
   page(name: string): string
   site: string
-  /** Pins `bytes` as what the makers of `name` publish for amd64, as another version where one is said. */
+  /** Pins `bytes` as what the makers of `name` publish, for amd64 where it has several, as another version where one is said. */
   pin(name: string, bytes: string | Buffer, version?: string): void
   /** `./task peer …` in it. */
   peer(kit: Kit, ...words: string[]): Promise<void>
@@ -184,7 +184,7 @@ export function checkout(): Checkout {
       const digest = createHash('sha256').update(bytes).digest('hex')
       const text = readFileSync(file, 'utf8')
       const pinned = text.replace(
-        new RegExp(`(^${name}:\\n {2}version: )(.*)(\\n(?: .*\\n)*? {4}amd64: )[0-9a-f]{64}$`, 'm'),
+        new RegExp(`(^${name}:\\n {2}version: )(.*)(\\n(?: .*\\n)*? {4}(?:amd64|any): )[0-9a-f]{64}$`, 'm'),
         (_, head: string, is: string, between: string) => head + (version ?? is) + between + digest,
       )
       if (pinned === text && !text.includes(digest)) throw new Error(`${name} is not pinned by a digest`)

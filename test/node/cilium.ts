@@ -2,7 +2,16 @@
 // module and of Debian's clang; the chart itself; and the CRDs of Gateway API that this version of it wants.
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, renameSync, rmSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+} from 'node:fs'
 import { dirname, join, relative } from 'node:path'
 import { done } from '../../lib/lab/command.ts'
 import { $ } from '../../lib/ground/laptop.ts'
@@ -186,9 +195,21 @@ export function ciliumChart(): { file: string; version: string; digest: string }
   return { file, version, digest: createHash('sha256').update(readFileSync(file)).digest('hex') }
 }
 
-/** The CRDs of Gateway API of the version that this Cilium is compiled with: those of the channel "standard", as one text. */
+/**
+ * The definitions of Gateway API of the version that this Cilium is compiled with, as their makers publish them: the standard
+ * channel, put together as hack/build-install-yaml.sh of the module does. The pin's digest proves that it is the same file.
+ */
 export function gatewayCrds(): { text: string; version: string } {
   const { Dir, Version } = moduleOf('sigs.k8s.io/gateway-api')
-  const files = filesBelow(join(Dir, 'config/crd/standard')).filter((file) => file.endsWith('.yaml'))
-  return { text: files.map((file) => readFileSync(file, 'utf8')).join('---\n'), version: Version.slice(1) }
+  const own = (file: string) => readFileSync(join(Dir, file), 'utf8')
+  const licence = own('hack/boilerplate/boilerplate.sh.txt').replaceAll('YEAR', '2026')
+  const files = readdirSync(join(Dir, 'config/crd/standard')).filter((file) => /^gateway.*\.yaml$/.test(file))
+  const parts = files
+    .map((file) => `config/crd/standard/${file}`)
+    .sort()
+    .map((file) => `---\n#\n# ${file}\n#\n${own(file)}`)
+  return {
+    text: `${licence}#\n# Gateway API Standard channel install\n#\n${parts.join('')}`,
+    version: Version,
+  }
 }

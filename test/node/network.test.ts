@@ -1,0 +1,136 @@
+// The network of a cluster by the pages that set it up: from a node that is NotReady to pods that talk to whom they may, and back.
+import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
+import { execFileSync } from 'node:child_process'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { after, before, describe, test } from 'node:test'
+import { parse } from 'yaml'
+import { without } from '../programs.ts'
+import { ciliumChart, ciliumImages, gatewayCrds, withoutCilium } from './cilium.ts'
+import { type PodFleet, missing, podFleet, podImage } from './kit.ts'
+import { dns, restricted } from './manifests.ts'
+
+const skip = withoutCilium || missing || without('helm', 'kubectl')
+
+describe('the network of a cluster, by its pages', { skip }, () => {
+  const first = 'net-1'
+  let cluster: PodFleet
+  const kubectl = (words: string, input?: string) => cluster.kubectl(words, input)
+  const run = async (...words: string[]) => {
+    const { code, text } = await cluster.task(...words)
+    assert.equal(code, 0, text)
+    return text
+  }
+  /** What one pod of a Deployment gets from an address, or why not. */
+  const get = (from: string, address: string) =>
+    cluster.on(
+      first,
+      `timeout 5 /opt/bin/k3s kubectl --namespace=${from.replace('/', ' exec deploy/')} -- /bin/pod get ${address} 2>&1 || echo none`,
+    )
+
+  before(async () => {
+    const chart = ciliumChart()
+    const values = join(import.meta.dirname, '../../config/components/cilium/values.yaml')
+    const rendered = execFileSync('helm', ['template', 'cilium', chart.file, '--values', values], {
+      encoding: 'utf8',
+    })
+    const images = [...rendered.matchAll(/^\s*image: "?([^"\s]+)"?$/gm)].map(([, name]) => name!)
+    cluster = await podFleet('net', ['server'], { more: await ciliumImages(images) })
+    const downloads = join(cluster.state, 'downloads')
+    mkdirSync(downloads, { recursive: true })
+    cluster.copy.pin('cilium', readFileSync(chart.file))
+    writeFileSync(join(downloads, `cilium-${chart.version}.tgz`), readFileSync(chart.file))
+    writeFileSync(join(downloads, `gateway-api-${gatewayCrds().version}.yaml`), gatewayCrds().text)
+    // The one line of values that differs: the kernel that nodes of the lab share has no WireGuard.
+    const own = join(cluster.copy.dir, 'config/components/cilium/values.yaml')
+    const text = readFileSync(own, 'utf8')
+    const changed = text.replace('encryption:\n  enabled: true', 'encryption:\n  enabled: false')
+    assert.notEqual(changed, text)
+    writeFileSync(own, changed)
+    await run('k3s-server', 'apply')
+    // k3s brings its own; the stand-in does not.
+    await kubectl('apply --filename=-', dns)
+  })
+  after(() => cluster?.end())
+
+  test('the definitions of Gateway API are, byte for byte, those that the pin names', () => {
+    const pins = parse(readFileSync('config/versions.yaml', 'utf8')) as Record<
+      string,
+      { version: string; sha256: { any: string } }
+    >
+    const { text, version } = gatewayCrds()
+    assert.equal(version, pins['gateway-api']!.version)
+    assert.equal(createHash('sha256').update(text).digest('hex'), pins['gateway-api']!.sha256.any)
+  })
+
+  test('network-cilium makes a node Ready that was not', async () => {
+    assert.match(await kubectl(`get node ${first} --no-headers`), / NotReady /)
+    await run('network-cilium', 'apply')
+    assert.match(await kubectl(`get node ${first} --no-headers`), / Ready /)
+  })
+
+  test('a second run changes nothing, and verify holds', async () => {
+    assert.match(await run('network-cilium', 'apply'), /\b0 changed/)
+    await run('network-cilium', 'verify')
+  })
+
+  test('before there are policies every pod reaches every other, and by the name of a Service', async () => {
+    await kubectl('create namespace shop')
+    await kubectl('create namespace other')
+    await kubectl('apply --filename=-', restricted('web', podImage, 1))
+    await kubectl('apply --filename=-', restricted('web', podImage, 1).replaceAll('"shop"', '"other"'))
+    for (const namespace of ['shop', 'other'])
+      await kubectl(`rollout status deployment/web --namespace ${namespace} --timeout=120s`)
+    await cluster.until(
+      'the name is known',
+      `/opt/bin/k3s kubectl --namespace=other exec deploy/web -- /bin/pod lookup web.shop`,
+    )
+    assert.match(await get('other/web', 'http://web.shop/'), /^web-/)
+  })
+
+  test('network-policies denies what nobody has allowed, and names are still answered', async () => {
+    await run('network-policies', 'apply')
+    assert.match(await get('other/web', 'http://web.shop/'), /none|time|refused/)
+    assert.match(
+      await cluster.on(
+        first,
+        '/opt/bin/k3s kubectl --namespace=other exec deploy/web -- /bin/pod lookup web.shop',
+      ),
+      /^\[10\.43\./m,
+    )
+    assert.match(await run('network-policies', 'apply'), /\b0 changed/)
+    await kubectl('rollout status deployment/hubble-relay --namespace cilium --timeout=60s')
+  })
+
+  test('verify sees a policy that somebody has changed by hand, and one that somebody has deleted; apply mends both', async () => {
+    await kubectl(
+      `patch ciliumclusterwidenetworkpolicy pods-default-deny --type=merge --patch '{"spec":{"ingress":[{"fromEntities":["all"]}]}}'`,
+    )
+    const { code, text } = await cluster.task('network-policies', 'verify')
+    assert.equal(code, 1)
+    assert.match(text, /fromEntities/)
+    await kubectl('delete ciliumclusterwidenetworkpolicy never-metadata')
+    assert.equal((await cluster.task('network-policies', 'verify')).code, 1)
+    await run('network-policies', 'apply')
+    await run('network-policies', 'verify')
+  })
+
+  test('undo of both pages leaves no program, link, chain, rule or file of Cilium on the node', async () => {
+    await run('network-policies', 'undo')
+    assert.match(await get('other/web', 'http://web.shop/'), /^web-/)
+    await run('network-cilium', 'undo')
+    const left = await cluster.on(
+      first,
+      `bpftool prog show 2> /dev/null | grep ' name cil_' || true
+ip -brief link | grep -E '^(cilium_|lxc)' || true
+for tables in iptables ip6tables; do $tables-save 2> /dev/null | grep CILIUM || true; done
+ip rule list | grep -E 'lookup (2004|2005)' || true
+ls /etc/sysctl.d/99-zzz-override_cilium.conf /opt/cni/bin/cilium-cni /etc/cni/net.d/05-cilium.conflist 2> /dev/null || true
+mount | grep /run/cilium/cgroupv2 || true`,
+    )
+    assert.equal(left, '')
+    assert.equal(await kubectl('get customresourcedefinitions --output=name | grep cilium.io || true'), '')
+    assert.equal(await kubectl('get namespace cilium --ignore-not-found'), '')
+  })
+})
