@@ -566,11 +566,11 @@ as_user() {
   rm scripts/6*-laptop-*.ts
 }
 
-@test "a page for the API waits for the page that makes the kubeconfig" {
+@test "a page for the API waits for the page that fetches the kubeconfig" {
   laptop_page
-  sed -e "s/on: 'laptop'/on: 'api'/" scripts/60-laptop-note.ts > scripts/62-api-note.ts
+  sed "s/on: 'laptop'/on: 'api'/" scripts/60-laptop-note.ts > scripts/62-api-note.ts
   run -2 as_user ./task api-note apply
-  assert_output --partial '62-api-note: not built, after 20-k3s-server'
+  assert_output '62-api-note: not built, after 20-k3s-server'
   assert_not_exists "$BATS_TEST_TMPDIR/home/note"
   rm scripts/6*-*-note.ts
 }

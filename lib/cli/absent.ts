@@ -14,8 +14,8 @@ export class NotBuilt extends Fault {
   /** The page that builds it. */
   readonly after: string
 
-  constructor(name: string, after = maker) {
-    super(`${name} is not built yet`, { next: `./task ${after.slice(3)} apply builds it` })
+  constructor(what: string, after = maker, does = 'builds it') {
+    super(what, { next: `./task ${after.slice(3)} apply ${does}` })
     this.after = after
   }
 }
@@ -48,5 +48,6 @@ export async function assertBuilt(host: Machine, { name, address = '' }: Placed)
     throw new Fault(`${name} is shut off on ${host.label}`, {
       next: `./task ${maker.slice(3)} apply starts it`,
     })
-  if (!domain && (!record || /failed to get domain/i.test(said ?? ''))) throw new NotBuilt(name)
+  if (!domain && (!record || /failed to get domain/i.test(said ?? '')))
+    throw new NotBuilt(`${name} is not built yet`)
 }

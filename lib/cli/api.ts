@@ -32,7 +32,8 @@ export async function kubeconfigOf(
   const [first] = membersOf(site)
   if (first === undefined) throw new Fault(`the site ${site.name} has no cluster`)
   const { secret, page } = kubeconfigSecret(first)
-  if (!store.has(secret)) throw new NotBuilt(`the cluster of ${site.name}`, page)
+  if (!store.has(secret))
+    throw new NotBuilt(`this laptop has no kubeconfig of ${site.name}`, page, 'fetches it')
   const saved = Buffer.from((await store.get(secret)).reveal(), 'base64').toString('utf8')
   const host = apiOf(site).laptop ?? (server ?? first).endpoint
   return { text: kubeconfigFor(saved, host, site.name, page), host }

@@ -48,7 +48,7 @@ case "$*" in
   apply*) while [ -e ${dir}/hang ]; do sleep 0.1; done; cat > ${dir}/note ;;
   delete*) rm ${dir}/note ;;
   'config exit') exit 7 ;;
-  'config wait') trap 'echo ended in order > ${dir}/note; exit 0' TERM; while :; do sleep 0.1; done ;;
+  'config wait') trap 'echo ended in order > ${dir}/note; exit 0' TERM; touch ${dir}/ready; while :; do sleep 0.1; done ;;
 esac
 `
 
@@ -251,7 +251,7 @@ describe('a page for the API', () => {
   test('./task kubectl that is ended ends what it has started in order', async () => {
     const running = start(['bin/task.cjs', 'kubectl', 'config', 'wait'])
     const ended = said(running)
-    await until(() => /config wait/.test(log()))
+    await until(() => existsSync(at('ready')))
     running.kill('SIGTERM')
     const { code, text } = await ended
     assert.equal(code, 143, text)
@@ -268,7 +268,10 @@ describe('a page for the API', () => {
     assert.doesNotMatch(log(), /get pods/)
     const early = await task('helm', '--site=zengarden', 'list')
     assert.equal(early.code, 2, early.text)
-    assert.match(early.text, /is not built yet\n.*\.\/task k3s-server apply/s)
+    assert.match(
+      early.text,
+      /this laptop has no kubeconfig of zengarden\n.*\.\/task k3s-server apply fetches it/s,
+    )
   })
 })
 

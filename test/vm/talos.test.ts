@@ -521,17 +521,21 @@ test('the kubeconfig that was fetched is written out when somebody asks, for tha
       env,
       encoding: 'utf8',
     })
+  const saved = `clusters: [{ name: trial, cluster: { server: 'https://192.0.2.1:6443' } }]
+contexts: [{ name: admin@trial, context: { cluster: trial, user: admin@trial } }]
+users: [{ name: admin@trial, user: { client-key-data: QQ== } }]
+`
   const none = ask('fortress-node')
-  assert.equal(none.status, 1)
+  assert.equal(none.status, 2)
   assert.match(
     none.stderr,
-    /^the cluster of fortress-node has no kubeconfig on this laptop\n {2}next: {2}\.\/task vm-talos apply fetches it$/m,
+    /^this laptop has no kubeconfig of fortress\n {2}next: {2}\.\/task vm-talos apply fetches it$/m,
   )
   assert.match(ask('other').stderr, /has no server other/)
   const store = secretStore({ dir: join(dir, 'fortress'), identity: env.FK_AGE_IDENTITY, say: () => {} })
-  await store.put('fortress-node-kubeconfig', Buffer.from('apiVersion: v1\n').toString('base64'))
+  await store.put('fortress-node-kubeconfig', Buffer.from(saved).toString('base64'))
   assert.equal(ask('fortress-node').status, 0)
   const path = join(dir, 'fortress/fortress-node.kubeconfig')
-  assert.equal(readFileSync(path, 'utf8'), 'apiVersion: v1\n')
+  assert.match(readFileSync(path, 'utf8'), /server: https:\/\/[0-9.]+:6443\n[^]*client-key-data: QQ==/)
   assert.equal(statSync(path).mode & 0o777, 0o600)
 })
