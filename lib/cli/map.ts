@@ -56,11 +56,16 @@ export function entriesOf(found: { flow: Flow; verdict: Verdict }[]): Entry[] {
 
 function text(site: string, entries: Entry[]): string {
   const [one, two] = [width(entries.map(({ from }) => from.name)), width(entries.map(({ to }) => to.name))]
-  const lines = entries.map(({ from, to, ports, rules }) => {
-    const head = `${from.name.padEnd(one)}  ${to.name.padEnd(two)}  ${ports.join(' ')}`
+  const lines = entries.map((entry) => {
+    const { from, to, rules } = entry
+    const head = `${from.name.padEnd(one)}  ${to.name.padEnd(two)}  ${shown(entry).join(' ')}`
     return `${head}\n${rules.map((rule) => `${' '.repeat(one + two + 4)}by ${rule}\n`).join('')}`
   })
-  return `Who may open a connection to whom in ${site}, and by which rule. What is not here is denied.\n\n${lines.join('')}`
+  const head = [
+    `Who may open a connection to whom in ${site}, and by which rule. What is not here is denied.`,
+    'What leaves a node itself is not decided here: the firewall of the host, or the router, does.',
+  ]
+  return `${head.join('\n')}\n\n${lines.join('')}`
 }
 
 const width = (names: string[]): number => Math.max(0, ...names.map((name) => name.length))
@@ -87,38 +92,49 @@ const colours = {
 const escaped = (words: string): string =>
   words.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('"', '&quot;')
 
+/** What stands for the ports: all of them, or each. */
+const shown = ({ to, ports }: Entry): string[] =>
+  ports.length > 3 && ports.length === to.ports.length ? ['all'] : ports
+
 /** A matrix: a row for each that may talk, a column for each that it may talk to, the ports where they meet. */
 export function svg(site: string, entries: Entry[]): string {
   const rows = [...new Set(entries.map(({ from }) => from))]
   const columns = [...new Set(entries.map(({ to }) => to))]
-  const left = 16 + 7 * width(rows.map(({ name }) => name))
-  const top = 60 + 5.2 * width(columns.map(({ name }) => name))
-  const lines = Math.max(1, ...entries.map(({ ports }) => ports.length))
-  const [cell, row] = [76, 12 * lines + 8]
-  const label = (x: number, y: number, { name, kind }: Endpoint, more: string) =>
-    `<text x="${x}" y="${y}" fill="${colours[kind]}" ${more}>${escaped(name)}</text>`
-  const band = rows.map((_, i) =>
-    i % 2 === 0 ? `<rect x="0" y="${top + i * row}" width="100%" height="${row}" fill="#f1f5f9"/>` : '',
+  const left = 24 + 7 * width(rows.map(({ name }) => name))
+  const top = 70 + 5 * width(columns.map(({ name }) => name))
+  const cell = 76
+  const heights = rows.map(
+    (row) => 10 + 12 * Math.max(...entries.map((one) => (one.from === row ? shown(one).length : 1))),
   )
-  const cells = entries.map(({ from, to, ports, rules }) => {
-    const [x, y] = [left + columns.indexOf(to) * cell, top + rows.indexOf(from) * row]
-    const first = y + row / 2 - 6 * ports.length + 10
-    const shown = ports.map(
-      (port, i) => `<text x="${x + cell / 2}" y="${first + 12 * i}" text-anchor="middle">${port}</text>`,
+  const y = (i: number): number => top + heights.slice(0, i).reduce((sum, height) => sum + height, 0)
+  const label = (x: number, at: number, { name, kind }: Endpoint, more: string) =>
+    `<text x="${x}" y="${at}" fill="${colours[kind]}" ${more}>${escaped(name)}</text>`
+  const cells = entries.map((entry) => {
+    const { from, to, rules } = entry
+    const [words, i] = [shown(entry), rows.indexOf(from)]
+    const [x, height] = [left + columns.indexOf(to) * cell, heights[i] ?? 0]
+    const first = y(i) + height / 2 - 6 * words.length + 10
+    const lines = words.map(
+      (word, n) => `<text x="${x + cell / 2}" y="${first + 12 * n}" text-anchor="middle">${word}</text>`,
     )
-    const box = `<rect x="${x + 2}" y="${y + 2}" width="${cell - 4}" height="${row - 4}" rx="4" fill="#dcfce7" stroke="#16a34a"/>`
+    const place = `x="${x + 2}" y="${y(i) + 2}" width="${cell - 4}" height="${height - 4}"`
+    const box = `<rect ${place} rx="4" fill="#dcfce7" stroke="#16a34a"/>`
     const title = escaped(`${from.name} → ${to.name}\n${rules.join('\n')}`)
-    return `<g><title>${title}</title>${box}${shown.join('')}</g>`
+    return `<g><title>${title}</title>${box}${lines.join('')}</g>`
   })
-  const [wide, high] = [left + columns.length * cell + 120, top + rows.length * row + 16]
+  const [wide, high] = [left + columns.length * cell + 110, y(rows.length) + 16]
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${wide}" height="${high}" viewBox="0 0 ${wide} ${high}"` +
       ' font-family="system-ui, sans-serif" font-size="11" fill="#14532d">',
     '<rect width="100%" height="100%" fill="#ffffff"/>',
     `<text x="12" y="24" font-size="15" fill="#0f172a">Who may talk to whom in ${escaped(site)}</text>`,
     '<text x="12" y="42" fill="#475569">rows open connections to columns; what is empty is denied</text>',
-    ...band,
-    ...rows.map((from, i) => label(12, top + i * row + row / 2 + 4, from, '')),
+    ...rows.flatMap((from, i) => [
+      ...(i % 2 === 0
+        ? [`<rect x="0" y="${y(i)}" width="100%" height="${heights[i]}" fill="#f1f5f9"/>`]
+        : []),
+      label(12, y(i) + (heights[i] ?? 0) / 2 + 4, from, ''),
+    ]),
     ...columns.map((to, i) => {
       const x = left + i * cell + cell / 2
       return label(x, top - 8, to, `transform="rotate(-45 ${x} ${top - 8})"`)

@@ -410,11 +410,15 @@ function isPort(
 
 // The whole map
 
-/** Everything that is allowed between two endpoints of a list, on the ports where the second listens. */
+/**
+ * Everything that is allowed between two endpoints of a list, on the ports where the second listens. Nodes of a role are one: no
+ * policy tells them apart. What leaves a node is no affair of these policies, and is left out.
+ */
 export function mapOf(manifests: Manifest[], known: Endpoint[]): { flow: Flow; verdict: Verdict }[] {
-  return known.flatMap((from) =>
-    known.flatMap((to) =>
-      from === to || (isOutside(from) && isOutside(to))
+  const ends = together(known).filter(({ kind }) => kind !== 'health')
+  return ends.flatMap((from) =>
+    ends.flatMap((to) =>
+      from === to || from.kind === 'name' || (isOutside(to) && (isOutside(from) || from.kind === 'node'))
         ? []
         : to.ports
             .map((port): Flow => ({ from, to, port }))
@@ -425,3 +429,15 @@ export function mapOf(manifests: Manifest[], known: Endpoint[]): { flow: Flow; v
 }
 
 const isOutside = ({ kind }: Endpoint): boolean => kind === 'address' || kind === 'name'
+
+/** The node that is here, one for the other servers, and one for the agents. */
+function together(known: Endpoint[]): Endpoint[] {
+  const alike = (one: Endpoint) =>
+    known.filter(({ kind, here, server }) => kind === 'node' && here !== true && server === one.server)
+  return known.flatMap((one) => {
+    if (one.kind !== 'node' || one.here) return [one]
+    const [first, ...more] = alike(one)
+    const last = more.at(-1)
+    return first === one ? [{ ...one, name: last ? `${one.name} … ${last.name}` : one.name }] : []
+  })
+}
