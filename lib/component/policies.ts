@@ -276,6 +276,7 @@ function valuesOf(site: Site): Values {
   return {
     audience: audienceOf(site),
     private: privateOf(site),
+    resolvers: resolversOf(site),
     nodePorts: ports(needs.filter(({ where }) => where === undefined)),
     serverPorts: ports(needs.filter(({ where }) => where !== undefined)),
     ...authoritiesOf(site),
@@ -377,20 +378,38 @@ function privateOf(site: Site): CidrRule[] {
   const closed = some.filter(
     (one, i) => !some.some((other, j) => i !== j && within(one, other) && (one !== other || j < i)),
   )
-  const open = site.machines
-    .filter(isNode)
-    .flatMap(({ name }) =>
-      zonesOf(site, name).rules.flatMap(({ from, to, line }) =>
-        line !== undefined && from.zone === 'pods' && to.zone === 'outside' ? (to.within ?? []) : [],
-      ),
-    )
-  const except = [...new Set(open.filter((one) => !privateNetworks.includes(one)).flatMap(networksOf))]
+  const except = [...new Set(openedTo(site).flatMap(networksOf))]
   return closed
     .flatMap((one) => networksOf(one))
     .map((cidr) => {
       const holes = except.filter((hole) => within(hole, cidr))
       return holes.length === 0 ? { cidr } : { cidr, except: holes }
     })
+}
+
+/** Addresses in private networks that lines of router.allow open to pods, by the rules that count. */
+const openedTo = (site: Site, counts: (rule: ZoneRule) => boolean = () => true): string[] =>
+  site.machines
+    .filter(isNode)
+    .flatMap(({ name }) => zonesOf(site, name).rules)
+    .filter(({ from, to, line }) => line !== undefined && from.zone === 'pods' && to.zone === 'outside')
+    .filter(counts)
+    .flatMap(({ to }) => to.within ?? [])
+    .filter((one) => !privateNetworks.includes(one))
+
+/** Whom CoreDNS may ask outside of the cluster: the world, and what in a private network may be the resolver of a node. */
+function resolversOf(site: Site): CidrRule[] {
+  const hosts = site.machines.filter(isNode).flatMap((machine) => {
+    const host = hostOf(site, machine)
+    const bridge = host && bridgeOf(site, host.name)
+    return host && bridge ? ownOn(viewOf(site, host.name), bridge.network) : []
+  })
+  const around = site.networks.flatMap(({ network, gateway }) =>
+    site.machines.some((one) => isNode(one) && inside(network, one.address ?? '')) ? (gateway ?? []) : [],
+  )
+  const asked = openedTo(site, ({ ports }) => ports === undefined || ports.includes('53'))
+  const near = [...new Set([...hosts, ...around, ...asked])].flatMap(networksOf).map((cidr) => ({ cidr }))
+  return [{ cidr: '0.0.0.0/0', except: privateNetworks.filter(isIPv4) }, ...near]
 }
 
 /** Rules for what the site opens on nodes, one for each line of router.allow; what it opens on one of them, all of them have. */

@@ -5,7 +5,9 @@ import { type Endpoint, endpointOf, judge, nameMatches } from '../../lib/compone
 import type { Manifest, Policy, Spec } from '../../lib/component/policies.ts'
 import { map } from '../../lib/cli/map.ts'
 import { may } from '../../lib/cli/may.ts'
-import { address, clusterOf } from './clusters.ts'
+import { isNode } from '../../lib/site/machines.ts'
+import { inside } from '../../lib/site/zones.ts'
+import { type Cluster, address, clusterOf, clusters } from './clusters.ts'
 
 /** Site → why → flows: `yes` or `no`, FROM, TO, PORT, and behind them a name that CoreDNS is asked for. */
 const table: Record<string, Record<string, string>> = {
@@ -64,7 +66,9 @@ const table: Record<string, Record<string, string>> = {
       yes kube-system/coredns world udp/53
       yes kube-system/coredns world tcp/53
       yes kube-system/coredns 10.77.0.1 udp/53
-      yes kube-system/coredns 192.168.1.1 udp/53
+      no  kube-system/coredns 192.168.1.1 udp/53
+      no  kube-system/coredns 10.77.0.9 udp/53
+      no  kube-system/coredns tunnel udp/53
       no  kube-system/coredns metadata udp/53
       no  kube-system/coredns world tcp/443
       no  kube-system/coredns world tcp/853
@@ -155,6 +159,8 @@ const table: Record<string, Record<string, string>> = {
       no  192.168.1.20 host tcp/22
       no  192.168.1.20 host tcp/6443
       yes kube-system/coredns host udp/53
+      yes kube-system/coredns world udp/53
+      no  kube-system/coredns 192.168.1.1 udp/53
       no  hello/web host udp/53
       yes tunnel gateway tcp/443
       no  192.168.1.20 gateway tcp/443`,
@@ -194,7 +200,10 @@ const table: Record<string, Record<string, string>> = {
       yes kube-system/metrics-server blade004 tcp/10250
       yes cilium/hubble-relay blade005 tcp/4244
       no  hello/web blade004 tcp/10250
-      no  kube-system/coredns blade004 udp/53`,
+      no  kube-system/coredns blade004 udp/53
+      yes kube-system/coredns device:chateau udp/53
+      no  kube-system/coredns home udp/53
+      no  kube-system/coredns device:models udp/53`,
     'the controller leaves the cluster for its authority and the provider of the zone, by name': `
       yes cert-manager/cert-manager acme-v02.api.letsencrypt.org tcp/443
       yes cert-manager/cert-manager api.cloudflare.com tcp/443
@@ -250,7 +259,9 @@ const table: Record<string, Record<string, string>> = {
       yes lan gateway tcp/443
       yes world gateway tcp/443
       no  10.66.0.2 gateway tcp/443
-      no  hello/web device:synology tcp/2049`,
+      no  hello/web device:synology tcp/2049
+      yes kube-system/coredns device:home-router udp/53
+      no  kube-system/coredns device:synology udp/53`,
   },
   'k3s-vault': {
     'the tunnel leads to servers only, the desk to all': `
@@ -292,6 +303,46 @@ for (const [name, reasons] of Object.entries(table))
   })
 
 test('at least 150 flows are written by hand', () => assert.ok(flows >= 150, `${flows}`))
+
+/** What a word of router.never means on the map; nothing for what is not part of it. */
+function meant({ site, known }: Cluster, word: string, way: 'from' | 'to'): Endpoint[] {
+  if (word === 'pods') return known.filter(({ kind }) => kind === 'pod')
+  const network = site.networks.find(({ name }) => name === word)?.network
+  const nodes = known.filter(({ kind }) => kind === 'node')
+  const there = nodes.filter((one) => network !== undefined && inside(network, one.address ?? ''))
+  if (word === 'nodes') return nodes
+  if (there.length > 0 && way === 'to') return there
+  if (word === 'router')
+    return site.tunnel.at === site.machines.find(isNode)?.name ? known.filter(({ here }) => here) : []
+  if (word === 'internet') return known.filter(({ name }) => name === 'world')
+  if (word === 'upstream') return [address('192.168.1.20'), address('172.16.9.9')]
+  return known.filter(({ name }) => name === word)
+}
+
+for (const name of clusters)
+  test(`what router.never of ${name} forbids, the policies do not allow`, () => {
+    const cluster = clusterOf(name)
+    const ends = (words: string | string[], way: 'from' | 'to') =>
+      [words].flat().flatMap((word) => meant(cluster, word, way))
+    const some = ['tcp/22', 'udp/53', 'tcp/443', 'tcp/6443', 'tcp/10250', 'tcp/8080']
+    const flows = cluster.site.router.never.flatMap(({ from, to, ports = 'any' }) =>
+      ends(from, 'from').flatMap((source) =>
+        ends(to, 'to').flatMap((target) =>
+          (ports === 'any' ? some : ports).map((port) => ({ from: source, to: target, port })),
+        ),
+      ),
+    )
+    // What leaves a node, and what is between others, is the affair of other firewalls.
+    const ours = flows.filter(
+      ({ from, to }) => from.kind === 'pod' || (from.kind === 'address' && to.kind !== 'address'),
+    )
+    assert.ok(ours.length > 0)
+    const open = ours.filter((flow) => judge(cluster.manifests, cluster.known, flow).allowed)
+    assert.deepEqual(
+      open.map(({ from, to, port }) => `${from.name} → ${to.name} ${port}`),
+      [],
+    )
+  })
 
 // How the language is read
 

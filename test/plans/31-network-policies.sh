@@ -25,7 +25,7 @@ main() {
 
   # 2/4 the network policies of the cluster are applied, and what they do not allow is denied: they are written out
   check() {
-    put_matches /nonexistent/fortress/components/policies.yaml 5c2d76f5bb214ecc2790f0b138665db9a83f9c041eede5d583b0795bf9ac4f98 644 root:root
+    put_matches /nonexistent/fortress/components/policies.yaml 528e51caec804a91317d34e5164ed47b59d21c03e31beb53e4a8184bb6c0aeb7 644 root:root
   }
   apply() {
     put /nonexistent/fortress/components/policies.yaml 644 root:root << 'FORTRESS'
@@ -307,8 +307,25 @@ spec:
             - port: '6443'
               protocol: TCP
     - toEntities:
-        - world
         - host
+      toPorts:
+        - ports:
+            - port: '53'
+              protocol: UDP
+            - port: '53'
+              protocol: TCP
+    - toCIDRSet:
+        - cidr: 0.0.0.0/0
+          except:
+            - 0.0.0.0/8
+            - 10.0.0.0/8
+            - 100.64.0.0/10
+            - 127.0.0.0/8
+            - 169.254.0.0/16
+            - 172.16.0.0/12
+            - 192.168.0.0/16
+            - 224.0.0.0/3
+        - cidr: 10.77.0.1/32
       toPorts:
         - ports:
             - port: '53'
