@@ -29,11 +29,18 @@ release_holds() {
   return 1
 }
 
+# release_ahead FILE: a plan sees standard input where FILE will be, which is not written yet.
+release_ahead() { install -D --mode=600 /dev/stdin "$FK_TMP/ahead$1"; }
+
 # release_would_change NAMESPACE NAME IGNORED OBJECTS CHART [--values FILE]…: prints what an upgrade would do to the OBJECTS.
 release_would_change() {
-  local namespace=$1 name=$2 ignored=$3 objects=$4 chart=$5 new
+  local namespace=$1 name=$2 ignored=$3 objects=$4 chart=$5 word words=() new
   shift 5
-  new=$(helm template "$name" "$chart" --namespace "$namespace" "$@" --dry-run=server --is-upgrade --no-hooks 2>&1) || {
+  for word; do
+    [ ! -f "$FK_TMP/ahead$word" ] || word=$FK_TMP/ahead$word
+    words+=("$word")
+  done
+  new=$(helm template "$name" "$chart" --namespace "$namespace" "${words[@]}" --dry-run=server --is-upgrade --no-hooks 2>&1) || {
     printf '%s\n' "$new"
     return 1
   }
@@ -251,6 +258,6 @@ release_chart() { [ -f "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check
 release_received() {
   received "$1" && record_before "$1" && mv --force --no-target-directory "$FK_PART" "$1"
 }
-export -f release_holds release_would_change release_objects release_diff release_here release_fields release_by release_revisions
-export -f release_good release_settle release_back release_namespace_gone release_crds_free release_crds release_chart
-export -f release_received
+export -f release_holds release_ahead release_would_change release_objects release_diff release_here release_fields release_by
+export -f release_revisions release_good release_settle release_back release_namespace_gone release_crds_free release_crds
+export -f release_chart release_received

@@ -1,7 +1,7 @@
 // The steps by which a component comes into the cluster: namespace, definitions, chart, release, and the wait for what it starts.
 // They run on the laptop. How a release is compared with what is declared is in release.sh.
 import { join } from 'node:path'
-import { file } from '../engine/file.ts'
+import { file, heredoc } from '../engine/file.ts'
 import type { Context } from '../engine/page.ts'
 import type { Change, Step, Wait } from '../engine/step.ts'
 import { Command, library, sh } from '../ground/sh.ts'
@@ -126,6 +126,16 @@ function releaseStep(
     name: `${name} ${chart.version} is installed as declared`,
     why: 'every object is compared with what the server makes of the chart, field by field',
     diff: `${name} in the cluster`,
+    ahead: new Command(
+      values
+        .map((each) => {
+          const path = join(directory, each.name)
+          return heredoc(sh`release_ahead ${path}`.text, each.text, path).text
+        })
+        .join('\n'),
+      undefined,
+      name,
+    ),
     check: sh`
       release_holds ${namespace} ${name} ${declared} \
         ${ignored.length === 0 ? new Command("''", undefined, '') : ignored.join('\n')} \

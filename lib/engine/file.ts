@@ -80,16 +80,11 @@ export function file(path: string, options: FileOptions): Change {
     }
   }
   const body = text as string
-  const end = delimiter(body)
   return {
     ...common,
     check: sh`${matches(common.target)} ||
       { rc=$?; [ "$rc" -eq 2 ] || [ ! -f ${path} ] || { mapfile is < ${path} && printf %s "\${is[@]}"; }; return "$rc"; }`,
-    apply: [
-      new Command(`${put} << '${end}'\n${body}${end}`, undefined, path),
-      ...then,
-      sh`put_finish ${path}`,
-    ],
+    apply: [heredoc(put, body, path), ...then, sh`put_finish ${path}`],
   }
 }
 
@@ -120,8 +115,9 @@ export function content(path: string, { from, text, name: step, values = {} }: F
   return body
 }
 
-function delimiter(body: string): string {
+/** A command with `body` as its standard input; `at` is where that comes from. */
+export function heredoc(command: string, body: string, at: string): Command {
   let end = 'FORTRESS'
   while (body.split('\n').includes(end)) end += '_'
-  return end
+  return new Command(`${command} << '${end}'\n${body}${end}`, undefined, at)
 }

@@ -268,7 +268,10 @@ async function build({
 }
 
 const checkFunctions = (step: Step, n: number): string[] => [
-  fn(`fk_check_${n}`, checkOf(step).text),
+  fn(
+    `fk_check_${n}`,
+    [...(isChange(step) && step.ahead ? [step.ahead.text] : []), checkOf(step).text].join('\n'),
+  ),
   ...(step.controls ?? []).map((c, i) => fn(`fk_control_${n}_${i}`, c.check.text)),
 ]
 

@@ -88,6 +88,8 @@ export interface Change extends Named {
     once?: boolean
   }
   target?: Target
+  /** Runs before its check where steps before it may not be applied yet: a plan. A printed page goes step by step without it. */
+  ahead?: Command
   /** What the difference is of that its check prints, where it does not hold: a plan shows it whole. */
   diff?: string
   /** What another machine of the site makes true before `apply`, and after it, also when `apply` failed. */

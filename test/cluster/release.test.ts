@@ -1,0 +1,296 @@
+// A component as a page installs it, by the real helm on a real API server: what is proven before helm sees it, what a hand edit,
+// a failure and a kill leave, and what an undo does. Its chart is the test's own; no pods run there.
+import assert from 'node:assert/strict'
+import { execFileSync, spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { cpSync, existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { type Server, createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { basename, join } from 'node:path'
+import { after, before, describe, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { secretStore } from '../../lib/ground/secret.ts'
+import { root, said } from '../machine/kit.ts'
+import { type Checkout, checkout } from '../machine/laptop.ts'
+import { without } from '../programs.ts'
+import { type Bed, bed, etc, program } from './kit.ts'
+
+const missing = program === undefined ? 'kube-bed is not installed' : without('kubectl', 'helm')
+const fixture = join(root, 'test/fixtures/component')
+
+const pageText = `#!/usr/bin/env -S npx --no-install tsx
+// The demo runs.
+import { release, releaseShell } from '../lib/component/release.ts'
+import { script } from '../lib/script.ts'
+
+export default script(import.meta, { layer: 'L6', on: 'api', library: releaseShell }, (context) =>
+  release('demo', context, { facts: { labels: { site: context.site.name } } }),
+)
+`
+
+describe('a component', { skip: missing }, () => {
+  let node: Bed
+  let copy: Checkout
+  let charts: string
+  let server: Server
+  let env: Record<string, string | undefined>
+  const start = (...words: string[]) =>
+    spawn(process.execPath, ['--import', 'tsx', copy.page('39-demo'), ...words], {
+      cwd: copy.dir,
+      env,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+  const page = (...words: string[]) => said(start(...words))
+  const values = (text: string) => writeFileSync(join(copy.dir, 'config/components/demo/values.yaml'), text)
+  const kubectl = async (words: string, input?: string) => {
+    const { code, stdout, stderr } = await node.kubectl(words, input)
+    assert.equal(code, 0, `${words}: ${stderr}`)
+    return stdout.trim()
+  }
+  const message = () => kubectl(`get configmap demo --namespace demo --output=jsonpath='{.data.message}'`)
+  const image = () =>
+    kubectl(
+      `get deployment demo --namespace demo --output=jsonpath='{.spec.template.spec.containers[0].image}'`,
+    )
+  /** States of all revisions that helm keeps, oldest first. */
+  const revisions = async () =>
+    (
+      await kubectl(
+        `get secrets --namespace demo --selector owner=helm --sort-by=.metadata.creationTimestamp ` +
+          `--output=jsonpath='{range .items[*]}{.metadata.labels.status} {end}'`,
+      )
+    )
+      .trim()
+      .split(' ')
+      .filter(Boolean)
+  const apply = async () => {
+    const { code, text } = await page('apply')
+    assert.equal(code, 0, text)
+    return text
+  }
+  const pin = (digest: string) => {
+    const file = join(copy.dir, 'config/versions.yaml')
+    const text = readFileSync(file, 'utf8')
+    writeFileSync(file, text.replace(/(demo-\{version\}\.tgz\n {2}sha256: \{ any: )\w+/, `$1${digest}`))
+  }
+  const digestOf = (name: string) =>
+    createHash('sha256')
+      .update(readFileSync(join(charts, name)))
+      .digest('hex')
+  const serve = async () => {
+    server = createServer((request, response) => {
+      const file = join(charts, basename(request.url ?? ''))
+      if (!existsSync(file)) return void response.writeHead(404).end()
+      response.writeHead(200).end(readFileSync(file))
+    })
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+    env['FK_MIRROR'] = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+  }
+
+  before(async () => {
+    node = await bed(undefined, 'release')
+    const { code, said: why } = await node.begin()
+    assert.equal(code, 0, why)
+    copy = checkout()
+    charts = mkdtempSync(join(tmpdir(), 'fk-charts-'))
+    execFileSync('helm', ['package', join(fixture, 'chart'), '--destination', charts])
+    cpSync(join(fixture, 'definitions.yaml'), join(charts, 'definitions-v1.yaml'))
+    cpSync(join(fixture, 'data'), join(copy.dir, 'config/components/demo'), { recursive: true })
+    writeFileSync(copy.page('39-demo'), pageText)
+    const pins = join(copy.dir, 'config/versions.yaml')
+    const pinned = (name: string, version: string, file: string) => `
+${name}:
+  version: ${version}
+  url:
+    any: https://example.org/${file}
+  sha256: { any: ${digestOf(file.replace('{version}', version))} }
+  proof: made by the test
+`
+    writeFileSync(
+      pins,
+      readFileSync(pins, 'utf8') +
+        pinned('demo', '1.0.0', 'demo-{version}.tgz') +
+        pinned('demo-definitions', 'v1', 'definitions-{version}.yaml'),
+    )
+    const site = join(copy.dir, 'config/sites/fortress-pi.yaml')
+    const api = `cluster: { api: { vip: ${node.machine.host}, keeper: none } }\n`
+    writeFileSync(site, readFileSync(site, 'utf8') + api)
+    env = {
+      ...process.env,
+      ...node.env,
+      FK_SITE: 'fortress-pi',
+      FK_DOWNLOAD_DIR: join(node.state, 'downloads'),
+    }
+    await secretStore({
+      dir: join(node.state, 'fortress-pi'),
+      identity: join(node.state, 'identity.txt'),
+    }).put('k3s-kubeconfig', Buffer.from(await node.ok(`cat ${etc}/k3s.yaml`)).toString('base64'))
+    await serve()
+  })
+  after(async () => {
+    server?.close()
+    copy?.end()
+    if (charts) rmSync(charts, { recursive: true })
+    await node?.end()
+  })
+
+  test('a plan names every step and changes nothing', async () => {
+    const { code, text } = await page('plan')
+    assert.equal(code, 2, text)
+    assert.match(text, /change +\d\/8 namespace demo is there, and its pods are baseline/)
+    assert.match(text, /helm upgrade --install demo \S+demo-1\.0\.0\.tgz --namespace demo/)
+    assert.match(text, /demo is not installed in demo/)
+    assert.equal(await kubectl('get namespace demo --ignore-not-found'), '')
+  })
+
+  test('definitions of another owner are refused, by their names, before anything else', async () => {
+    await kubectl(
+      'apply --server-side --field-manager=someone-else --filename=-',
+      readFileSync(join(fixture, 'definitions.yaml'), 'utf8'),
+    )
+    const { code, text } = await page('apply')
+    assert.equal(code, 1, text)
+    assert.match(text, /blocked .*the definitions of demo-definitions belong to nobody else/)
+    assert.match(text, /things\.demo\.example\.org belongs to someone-else/)
+    await kubectl('delete customresourcedefinition things.demo.example.org')
+  })
+
+  test('a chart that cannot be fetched is said, and helm is not begun', async () => {
+    const mirror = env['FK_MIRROR']
+    env['FK_MIRROR'] = 'http://127.0.0.1:9'
+    const { code, text } = await page('apply')
+    env['FK_MIRROR'] = mirror
+    assert.equal(code, 1, text)
+    assert.match(text, /cannot be fetched/)
+    assert.deepEqual(await revisions(), [])
+  })
+
+  test('a chart with another digest is refused before helm sees it', async () => {
+    const right = digestOf('demo-1.0.0.tgz')
+    pin('0a'.repeat(32))
+    const { code, text } = await page('apply')
+    pin(right)
+    assert.equal(code, 1, text)
+    assert.match(text, /is not the file that is pinned/)
+    assert.deepEqual(await revisions(), [])
+  })
+
+  test('is installed, and a second run changes nothing', async () => {
+    await apply()
+    assert.equal(await message(), 'from the component')
+    assert.equal(
+      await kubectl(`get deployment demo --namespace demo --output=jsonpath='{.metadata.labels.site}'`),
+      'fortress-pi',
+    )
+    assert.match(await apply(), /39-demo: 8 steps hold/)
+    assert.deepEqual(await revisions(), ['deployed'])
+  })
+
+  test('one look costs few requests', async () => {
+    const before = (await node.audited()).length
+    assert.equal((await page('verify')).code, 0)
+    const asked = (await node.audited())
+      .slice(before)
+      .filter(({ user, stage }) => user.username === 'system:admin' && stage === 'ResponseComplete')
+    const lines = asked.map(({ verb, requestURI }) => `${verb} ${requestURI}`).join('\n')
+    assert.ok(asked.length > 0 && asked.length < 60, `${asked.length} requests:\n${lines}`)
+  })
+
+  test('a hand edit is seen field by field, mended by apply, and what others may write is left alone', async () => {
+    await kubectl('set image deployment/demo --namespace demo demo=example.org/evil')
+    await kubectl('scale deployment/demo --namespace demo --replicas=1')
+    await kubectl('delete role demo --namespace kube-public')
+    const { code, text } = await page('verify')
+    assert.equal(code, 1, text)
+    assert.match(
+      text,
+      /Deployment demo\n +spec\.template\.spec\.containers\[\]\.image\n +- .*evil\n +\+ .*demo:v1/,
+    )
+    assert.match(text, /\+ Role demo is not there/)
+    assert.doesNotMatch(text, /spec\.replicas/)
+    await kubectl('scale deployment/demo --namespace demo --replicas=0')
+    await apply()
+    assert.equal(await image(), 'example.org/demo:v1')
+    assert.equal((await page('verify')).code, 0)
+  })
+
+  test('a changed value is planned as a difference of objects, and applied', async () => {
+    values('message: other\n')
+    const { code, text } = await page('plan')
+    assert.equal(code, 2, text)
+    assert.match(
+      text,
+      /ConfigMap demo\n +data\.message\n +- +message: from the component\n +\+ +message: other/,
+    )
+    assert.equal(await message(), 'from the component')
+    await apply()
+    assert.equal(await message(), 'other')
+  })
+
+  test('an upgrade that fails half way is rolled back, and mended by the next', async () => {
+    values('message: half\nport: 99999999\n')
+    const { code, text } = await page('apply')
+    assert.equal(code, 1, text)
+    assert.match(
+      text,
+      /containerPort: Invalid value: 99999999[^]*revision \d+ failed and was rolled back to revision \d+/,
+    )
+    assert.equal(await message(), 'other')
+    assert.equal((await revisions()).at(-1), 'deployed')
+    values('message: whole\n')
+    await apply()
+    assert.equal(await message(), 'whole')
+  })
+
+  test('what a killed helm leaves pending is settled by the next run', async () => {
+    values('message: killed\nhook: true\n')
+    const running = said(start('apply'))
+    for (let i = 0; (await revisions()).at(-1) !== 'pending-upgrade'; i++) {
+      assert.ok(i < 60, 'the upgrade never began')
+      await sleep(250)
+    }
+    const helm = readdirSync('/proc')
+      .filter((name) => /^\d+$/.test(name))
+      .find((pid) => {
+        try {
+          const line = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
+          return line[0] === 'helm' && line.some((word) => word.startsWith(node.state))
+        } catch {
+          return false // it has ended
+        }
+      })
+    process.kill(Number(helm), 'SIGKILL')
+    assert.equal((await running).code, 1)
+    assert.equal((await revisions()).at(-1), 'pending-upgrade')
+    values('message: healed\n')
+    await apply()
+    assert.equal(await message(), 'healed')
+    assert.equal((await page('verify')).code, 0)
+  })
+
+  test('a run of somebody else is not disturbed', async () => {
+    const last = await kubectl(
+      `get secrets --namespace demo --selector owner=helm,status=deployed --output=jsonpath='{.items[0].metadata.name}'`,
+    )
+    await kubectl(
+      `label secret ${last} --namespace demo --overwrite status=pending-upgrade fortress-kit=bob.other`,
+    )
+    values('message: mine\n')
+    const { code, text } = await page('apply')
+    assert.equal(code, 1, text)
+    assert.match(text, /bob\.other has been at work on demo for \d+ s/)
+    await kubectl(`label secret ${last} --namespace demo --overwrite status=deployed`)
+    await apply()
+  })
+
+  test('undo takes everything away but what it says that it keeps', async () => {
+    const { code, text } = await page('undo', '--yes')
+    assert.equal(code, 0, text)
+    assert.match(text, /kept: its definitions/)
+    assert.equal(await kubectl('get role demo --namespace kube-public --ignore-not-found'), '')
+    assert.equal(await kubectl('get namespace demo --ignore-not-found'), '')
+    assert.match(await kubectl('get customresourcedefinitions --output=name'), /things\.demo\.example\.org/)
+    assert.equal(existsSync(join(node.state, 'fortress-pi/components/demo/values.yaml')), false)
+  })
+})
