@@ -55,6 +55,10 @@ export default {
     helm: { does: 'helm on the cluster, in the same way', ...commandOf('tool', 'helm') },
     may: { does: 'whether a workload may talk to another, and by which rule', ...commandOf('may', 'may') },
     map: { does: 'who may talk to whom; --svg and --mermaid draw it', ...commandOf('map', 'map') },
+    components: {
+      does: 'what runs in the cluster, in which order it comes, with which images; values against charts',
+      ...commandOf('components', 'components'),
+    },
     cis: {
       does: 'the score of every node by the CIS benchmark; with --bench by kube-bench as well',
       ...commandOf('cis', 'cis'),

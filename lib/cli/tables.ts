@@ -94,6 +94,22 @@ export const waivers = {
   flags: { site },
 } as const satisfies Table
 
+export const components = {
+  words: [
+    {
+      name: 'action',
+      optional: true,
+      among: {
+        graph: 'what the site chooses, in the order in which it comes',
+        images: 'every image that would run, with its digest where the chart has one',
+        check: 'whether every key of the values is one of the chart',
+      },
+    },
+    { name: 'NAME', optional: true, many: true, help: 'of the component; without it all of them' },
+  ],
+  flags: { ...open, json: { help: 'one JSON document, for programs' } },
+} as const satisfies Table
+
 export const sites = {
   words: [
     {

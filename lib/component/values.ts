@@ -46,7 +46,7 @@ export function checkValues(
         }
         continue
       }
-      if (path.length === 0 && free.has(key) && !isMap(known[key])) continue
+      if (path.length === 0 && free.has(key)) continue
       if (!(key in known)) {
         if (optional.has(at.join('.'))) continue
         yield unknown(at, [...Object.keys(known), ...siblings(optional, path)])

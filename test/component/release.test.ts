@@ -1,0 +1,198 @@
+// The steps of a release: what a person reads of them, and how a difference of objects is told.
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, test } from 'node:test'
+import { release, releaseShell } from '../../lib/component/release.ts'
+import type { Context } from '../../lib/engine/page.ts'
+import { printed } from '../../lib/engine/print.ts'
+import { type Change, checkOf, isChange, isDemand, isWait } from '../../lib/engine/step.ts'
+import { root } from '../../lib/ground/root.ts'
+import { shellcheck, without } from '../programs.ts'
+import { siteOf } from '../sites.ts'
+import { pins } from './charts.ts'
+
+const context = { site: siteOf('fortress'), pins, state: '/nonexistent/a site' } as unknown as Context
+
+describe('the steps of a component', () => {
+  const steps = release('cilium', context, { facts: { cluster: { name: 'fortress' } } })
+  const named = (pattern: RegExp) => steps.find(({ name }) => pattern.test(name)) as Change
+
+  test('begin with its values, and end with what must be ready, in the order of its data', () => {
+    assert.match(steps[0]!.name, /values\.yaml$/)
+    assert.equal(named(/values\.site\.yaml/).target?.text?.split('\n')[1], 'cluster:')
+    assert.deepEqual(
+      steps.filter(isWait).map(({ name }) => name),
+      [
+        'daemonset cilium/cilium is ready',
+        'deployment cilium/cilium-operator is ready',
+        'every node is ready',
+        'deployment kube-system/coredns is ready',
+        'deployment cilium/hubble-relay is ready',
+      ],
+    )
+    assert.ok(steps.some((step) => isDemand(step) && /belong to nobody else/.test(step.name)))
+  })
+
+  test('leave out what another page waits for', () => {
+    const fewer = release('cilium', context, { later: ['deployment/coredns', 'deployment/hubble-relay'] })
+    assert.equal(fewer.filter(isWait).length, 3)
+  })
+
+  test('say why a namespace is not restricted', () => {
+    const namespace = named(/^namespace cilium/)
+    assert.match(namespace.name, /its pods are privileged/)
+    assert.match(namespace.why ?? '', /kernel of the node/)
+  })
+
+  test('are one line of helm with long flags, and know a changed value', () => {
+    const one = named(/installed as declared/)
+    const line = one.apply.map(String).join('\n')
+    assert.match(
+      line,
+      /helm upgrade --install cilium '\/nonexistent\/a site\/components\/cilium\/cilium-[\d.]+\.tgz' --namespace cilium/,
+    )
+    assert.doesNotMatch(line, / -\w /)
+    const other = release('cilium', context, { facts: { cluster: { name: 'other' } } })
+    const check = (all: typeof steps) => checkOf(all.find(({ name }) => name === one.name)!).text
+    assert.notEqual(check(steps), check(other))
+    assert.equal(
+      check(steps),
+      check(release('cilium', context, { facts: { cluster: { name: 'fortress' } } })),
+    )
+  })
+
+  test('are a page of bash that shellcheck finds no fault in', { skip: without('shellcheck') }, () => {
+    const page = { name: '39-demo', summary: 'A demo.', on: 'api' as const, library: releaseShell, steps }
+    assert.equal(shellcheck(printed(page)), '')
+    // What is only for a plan is not in it.
+    assert.doesNotMatch(printed(page), /^ *release_ahead /m)
+    assert.ok(isChange(steps[0]!))
+  })
+
+  test('are refused for a component that no page installs', () => {
+    assert.throws(() => release('loki', context), /loki is not built yet/)
+    assert.throws(() => release('nothing', context), /nothing is not in config\/components/)
+  })
+})
+
+/** Runs a function of release.sh. */
+const shell = (line: string, input: string) =>
+  execFileSync('bash', ['-euo', 'pipefail', '-c', `. lib/component/release.sh; ${line}`], {
+    cwd: root,
+    input,
+    encoding: 'utf8',
+  })
+
+describe('a difference of objects', () => {
+  const live = `apiVersion: apps/v1
+kind: Deployment
+metadata:
+  annotations:
+    deployment.kubernetes.io/revision: "1"
+    meta.helm.sh/release-name: demo
+  generation: 1
+  labels:
+    app.kubernetes.io/managed-by: Helm
+  name: web
+spec:
+  replicas: 1
+  template:
+    spec:
+      containers:
+      - args:
+        - --one
+        image: example.org/a
+        name: a
+        script: |
+          kind: Other
+          name: nobody
+      - image: example.org/b
+        name: b
+`
+  const differs = (ours: string, ignored = '') => {
+    const dir = mkdtempSync(join(tmpdir(), 'fk-diff-'))
+    try {
+      const make = `mkdir -p ${dir}/LIVE ${dir}/MERGED
+printf '%s' "$THEIRS" > ${dir}/LIVE/apps.v1.Deployment.demo.web; [ -n "$THEIRS" ] || rm ${dir}/LIVE/*
+cat > ${dir}/MERGED/apps.v1.Deployment.demo.web
+{ diff --unified=99999 --new-file ${dir}/LIVE ${dir}/MERGED || true; } | release_fields "$IGNORED"`
+      return execFileSync('bash', ['-euo', 'pipefail', '-c', `. lib/component/release.sh; ${make}`], {
+        cwd: root,
+        input: ours,
+        encoding: 'utf8',
+        env: { ...process.env, THEIRS: theirs, IGNORED: ignored },
+      })
+    } finally {
+      rmSync(dir, { recursive: true })
+    }
+  }
+  let theirs = live
+
+  test('names object and field, and shows both values', () => {
+    assert.equal(
+      differs(live.replace('replicas: 1', 'replicas: 2').replace('example.org/b', 'example.org/c')),
+      `Deployment web
+  spec.replicas
+-   replicas: 1
++   replicas: 2
+  spec.template.spec.containers[].image
+-       - image: example.org/b
++       - image: example.org/c
+`,
+    )
+  })
+
+  test('is nothing where only the server and helm have written', () => {
+    const ours = live
+      .replace('generation: 1', 'generation: 2')
+      .replace('    meta.helm.sh/release-name: demo\n', '')
+      .replace('  labels:\n    app.kubernetes.io/managed-by: Helm\n', '')
+    assert.equal(differs(ours), '')
+  })
+
+  test('leaves out what others may write, of this object or of its kind, and nothing beside it', () => {
+    const ours = live.replace('replicas: 1', 'replicas: 2').replace('example.org/a', 'example.org/z')
+    assert.doesNotMatch(differs(ours, 'Deployment web spec.replicas'), /replicas/)
+    assert.doesNotMatch(differs(ours, 'Deployment * spec.replicas'), /replicas/)
+    assert.match(differs(ours, 'Deployment other spec.replicas'), /replicas/)
+    assert.match(differs(ours, 'DaemonSet * spec.replicas'), /replicas/)
+    assert.match(differs(ours, 'Deployment * spec.replica'), /replicas/)
+    assert.equal(differs(ours, 'Deployment * spec'), '')
+    assert.equal(
+      differs(ours, 'Deployment * spec.replicas\nDeployment web spec.template.spec.containers[].image'),
+      '',
+    )
+  })
+
+  test('takes no text inside of a field for a field', () => {
+    assert.match(differs(live.replace('kind: Other', 'kind: Others')), /^Deployment web\n/)
+  })
+
+  test('is one line for an object that is not there', () => {
+    theirs = ''
+    assert.equal(differs(live), '+ Deployment web is not there\n')
+    theirs = live
+  })
+})
+
+test('the objects of a manifest are named by kind and name', () => {
+  const manifest = `---
+# Source: a
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  labels:
+    name: other
+  name: "b"
+data:
+  name: x
+---
+kind: Role
+metadata:
+  name: a
+`
+  assert.equal(shell('release_objects', manifest), 'ConfigMap b\nRole a\n')
+})
