@@ -1,4 +1,4 @@
-// ./task components: what a site chooses and in which order it comes; what a component is; its images; its values against its chart.
+// ./task components: what a site chooses, in the order in which it comes; images; the values of each against its chart.
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Built, componentNamed, fileOf, proven, valueFiles, variants } from '../component/component.ts'

@@ -251,6 +251,28 @@ release_crds() {
   [ ! -f "$file" ] || release_diff fortress-kit default '' < "$file"
 }
 
+# release_jump NAMESPACE NAME VERSION PART: no release is there yet, or it is not too far from VERSION: one PART (patch, minor or
+# major) newer at the most, and not older.
+release_jump() {
+  local said part=$4
+  said=$(helm get all "$2" --namespace "$1" --template '{{ .Release.Chart.Metadata.Version }}' 2>&1) || {
+    [[ $said == *'release: not found'* ]] || { printf '%s\n' "$said"; return 1; }
+    return 0
+  }
+  awk -v is="${said#v}" -v to="${3#v}" -v part="$part" '
+    BEGIN {
+      split(is, a, /[.+-]/)
+      split(to, b, /[.+-]/)
+      for (i = 1; i <= 3 && a[i] == b[i]; i++);
+      far = i > 3 ? 0 : b[i] - a[i]
+      # A patch may be any: what may change at once is a part, by one.
+      least = part == "major" ? 1 : part == "minor" ? 2 : 3
+      if (far == 0 || i == 3 && far > 0 || i >= least && far == 1) exit 0
+      print "installed is " is ", declared " to (far < 0 ? ": it is older" : ": too far for one step")
+      exit 1
+    }'
+}
+
 # release_chart FILE SHA256: the file is here, as it is pinned.
 release_chart() { [ -f "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status; }
 
@@ -260,4 +282,4 @@ release_received() {
 }
 export -f release_holds release_ahead release_would_change release_objects release_diff release_here release_fields release_by
 export -f release_revisions release_good release_settle release_back release_namespace_gone release_crds_free release_crds
-export -f release_chart release_received
+export -f release_jump release_chart release_received

@@ -43,6 +43,12 @@ export function release(name: string, context: Context, options: ReleaseOptions 
       }),
     ),
     namespaceStep(component),
+    {
+      name: `${name} may come to ${chart.version} in one step`,
+      why: component.upgrade.why,
+      check: sh`release_jump ${namespace} ${name} ${chart.version} ${component.upgrade.jump}`,
+      help: 'pin a version between the two in config/versions.yaml, apply this page, then go on; an older one needs an undo',
+    },
     ...definitionSteps(component, context, directory),
     {
       name: `the chart of ${name} ${chart.version} is here, as it is pinned`,

@@ -138,7 +138,7 @@ ${name}:
   test('a plan names every step and changes nothing', async () => {
     const { code, text } = await page('plan')
     assert.equal(code, 2, text)
-    assert.match(text, /change +\d\/8 namespace demo is there, and its pods are baseline/)
+    assert.match(text, /change +\d\/9 namespace demo is there, and its pods are baseline/)
     assert.match(text, /helm upgrade --install demo \S+demo-1\.0\.0\.tgz --namespace demo/)
     assert.match(text, /demo is not installed in demo/)
     assert.equal(await kubectl('get namespace demo --ignore-not-found'), '')
@@ -183,7 +183,7 @@ ${name}:
       await kubectl(`get deployment demo --namespace demo --output=jsonpath='{.metadata.labels.site}'`),
       'fortress-pi',
     )
-    assert.match(await apply(), /39-demo: 8 steps hold/)
+    assert.match(await apply(), /39-demo: 9 steps hold/)
     assert.deepEqual(await revisions(), ['deployed'])
   })
 
@@ -213,6 +213,19 @@ ${name}:
     await apply()
     assert.equal(await image(), 'example.org/demo:v1')
     assert.equal((await page('verify')).code, 0)
+  })
+
+  test('a chart that is too far from the one that is there is refused', async () => {
+    const file = join(copy.dir, 'config/versions.yaml')
+    const text = readFileSync(file, 'utf8')
+    writeFileSync(file, text.replace('version: 1.0.0\n', 'version: 1.2.0\n'))
+    const { code, text: said } = await page('apply')
+    writeFileSync(file, text)
+    assert.equal(code, 1, said)
+    assert.match(
+      said,
+      /blocked .*demo may come to 1\.2\.0 in one step\n[^]*installed is 1\.0\.0, declared 1\.2\.0: too far/,
+    )
   })
 
   test('a changed value is planned as a difference of objects, and applied', async () => {

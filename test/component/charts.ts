@@ -17,7 +17,8 @@ export const pins = loadConfig({ env: { FK_ENV_FILE: '/dev/null' } }).pins
 export function chartOf(name: string): { path: string; missing: string | false } {
   const { module, at } = places[name]!
   const version = `v${pins[name]!.version.replace(/^v/, '')}`
-  const cache = process.env['GOMODCACHE'] ?? join(process.env['GOPATH'] ?? join(userInfo().homedir, 'go'), 'pkg/mod')
+  const cache =
+    process.env['GOMODCACHE'] ?? join(process.env['GOPATH'] ?? join(userInfo().homedir, 'go'), 'pkg/mod')
   const path = join(cache, `${module}@${version}`, at)
   return {
     path,

@@ -178,6 +178,36 @@ cat > ${dir}/MERGED/apps.v1.Deployment.demo.web
   })
 })
 
+describe('the way to another version', () => {
+  const cases: [string, string, string, boolean][] = [
+    ['1.20.1', '1.20.1', 'patch', true],
+    ['1.20.1', '1.20.9', 'patch', true],
+    ['1.20.1', '1.20.9', 'minor', true],
+    ['1.20.1', '1.21.0', 'minor', true],
+    ['v1.20.1', 'v1.21.0', 'minor', true],
+    ['1.20.1', '1.21.0', 'patch', false],
+    ['1.20.1', '1.22.0', 'minor', false],
+    ['1.20.1', '2.0.0', 'minor', false],
+    ['1.20.1', '2.0.0', 'major', true],
+    ['1.20.1', '3.0.0', 'major', false],
+    ['1.9.0', '1.10.0', 'minor', true],
+    ['1.20.1', '1.20.0', 'patch', false],
+    ['1.21.0', '1.20.9', 'minor', false],
+  ]
+  for (const [is, to, part, may] of cases)
+    test(`from ${is} to ${to} is ${may ? 'one step' : 'refused'} where a ${part} version may change`, () => {
+      const line = `helm() { echo ${is}; }; release_jump demo demo ${to} ${part} && echo may || echo no`
+      assert.equal(shell(line, '').trim().split('\n').at(-1), may ? 'may' : 'no')
+    })
+
+  test('is open where nothing is installed, and unknown where helm cannot say', () => {
+    const said = (text: string) =>
+      shell(`helm() { echo '${text}'; return 1; }; release_jump a b 1.0.0 minor && echo may || echo no`, '')
+    assert.equal(said('Error: release: not found'), 'may\n')
+    assert.equal(said('Error: no connection'), 'Error: no connection\nno\n')
+  })
+})
+
 test('the objects of a manifest are named by kind and name', () => {
   const manifest = `---
 # Source: a
