@@ -6,7 +6,7 @@
 # each of its objects is as it was installed; else it fails and prints the difference. IGNORED has a line for each field that
 # others write: KIND NAME PATH, where NAME may be *.
 release_holds() {
-  local namespace=$1 name=$2 declared=$3 ignored=$4 chart=$5 said state version with objects
+  local namespace=$1 name=$2 declared=$3 ignored=$4 chart=$5 said state version with objects rc
   # One request: what helm says of it on the first line, its objects below.
   local look='{{ with .Release }}{{ .Info.Status }}{{ "\t" }}{{ .Chart.Metadata.Version }}{{ "\t" }}'
   look+='{{ .Info.Description }}{{ "\n" }}{{ .Manifest }}{{ end }}'
@@ -19,8 +19,12 @@ release_holds() {
   objects=${said#*$'\n'}
   IFS=$'\t' read -r state version with <<< "${said%%$'\n'*}"
   if [ "$state" = deployed ] && [ "$with" = "$declared" ]; then
-    release_diff helm "$namespace" "$ignored" <<< "$objects"
-    return
+    rc=0
+    release_diff helm "$namespace" "$ignored" <<< "$objects" || rc=1
+    said=$(release_added "$namespace" "$name" <<< "$objects") || rc=1
+    [ -z "$said" ] || rc=1
+    awk -F '\t' 'NF { sub(/\..*/, "", $1); print $1 " " $3 "\n  added by " $5 ": " $6 }' <<< "$said"
+    return "$rc"
   fi
   printf '%s of %s is %s: %s\n' "$name" "$version" "$state" "$with"
   printf 'declared: %s\n' "$declared"
@@ -84,6 +88,54 @@ release_here() {
   printf 'contexts: [{name: fortress, context: {%s, namespace: %s}}]\ncurrent-context: fortress\n' \
     "$context" "$namespace" > "$FK_TMP/context"
   KUBECONFIG=$FK_TMP/context:$config KUBECTL_EXTERNAL_DIFF='diff --unified=99999 --new-file' "$@"
+}
+
+# release_added NAMESPACE NAME: what people have added by kubectl to the objects of the manifest on standard input, which are of
+# this release: kind, namespace, name, place in the list of managers, manager, fields. A restart is not counted.
+release_added() {
+  local kinds each
+  kinds=$(awk '
+    /^apiVersion:/ { n = split($2, at, "/"); version = n == 2 ? "." at[2] "." at[1] : "" }
+    /^kind:/ { print $2 version }' | LC_ALL=C sort --unique | paste --serial --delimiters=,)
+  [ -n "$kinds" ] || return 0
+  each='{{ range .items }}{{ $o := . }}{{ with .metadata.annotations }}'
+  each+='{{ if and (eq (or (index . "meta.helm.sh/release-name") "") "'$2'") '
+  each+='(eq (or (index . "meta.helm.sh/release-namespace") "") "'$1'") }}'
+  each+='{{ range $i, $m := $o.metadata.managedFields }}{{ if not .subresource }}'
+  each+='{{ $o.apiVersion }} {{ $o.kind }} {{ or $o.metadata.namespace "-" }} {{ $o.metadata.name }} {{ $i }} '
+  each+='{{ .manager }} {{ .fieldsV1 }}{{ "\n" }}{{ end }}{{ end }}{{ end }}{{ end }}{{ end }}'
+  kubectl get "$kinds" --all-namespaces --selector=app.kubernetes.io/managed-by=Helm --show-managed-fields \
+    --output=go-template="$each" | awk '
+    $6 ~ /^kubectl/ && $6 != "kubectl-rollout" {
+      n = split($1, at, "/")
+      fields = ""
+      for (rest = $0; match(rest, /f:[^: \[\]]+/); rest = substr(rest, RSTART + RLENGTH))
+        fields = fields " " substr(rest, RSTART + 2, RLENGTH - 2)
+      print $2 (n == 2 ? "." at[2] "." at[1] : "") "\t" $3 "\t" $4 "\t" $5 "\t" $6 "\t" substr(fields, 2)
+    }'
+}
+
+# release_take_added NAMESPACE NAME: what people have added goes: their fields are made those of one manager, who then has none.
+# Each time one manager of an object, because the others change their places.
+release_take_added() {
+  local objects added kind namespace name at manager _ where ours patch whole
+  whole='{"apiVersion":"{{ .apiVersion }}","kind":"{{ .kind }}","metadata":{"name":"{{ .metadata.name }}"}}'
+  objects=$(helm get manifest "$2" --namespace "$1") || return
+  while :; do
+    added=$(release_added "$1" "$2" <<< "$objects") || return
+    [ -n "$added" ] || return 0
+    while IFS=$'\t' read -r kind namespace name at manager _; do
+      where=()
+      [ "$namespace" = - ] || where=(--namespace "$namespace")
+      ours=/metadata/managedFields/$at
+      patch="[{\"op\":\"test\",\"path\":\"$ours/manager\",\"value\":\"$manager\"},"
+      patch+="{\"op\":\"replace\",\"path\":\"$ours/operation\",\"value\":\"Apply\"},"
+      patch+="{\"op\":\"replace\",\"path\":\"$ours/manager\",\"value\":\"fortress-kit\"}]"
+      kubectl patch "$kind" "$name" "${where[@]}" --type=json --patch "$patch" || return
+      kubectl get "$kind" "$name" "${where[@]}" --output=go-template="$whole" |
+        kubectl apply --server-side --field-manager=fortress-kit "${where[@]}" --filename=- || return
+    done < <(awk -F '\t' '!seen[$1, $2, $3]++' <<< "$added")
+  done
 }
 
 # release_fields IGNORED: of whole objects as diff compares them on standard input, the fields that differ, below their object. An
@@ -280,6 +332,6 @@ release_chart() { [ -f "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check
 release_received() {
   received "$1" && record_before "$1" && mv --force --no-target-directory "$FK_PART" "$1"
 }
-export -f release_holds release_ahead release_would_change release_objects release_diff release_here release_fields release_by
-export -f release_revisions release_good release_settle release_back release_namespace_gone release_crds_free release_crds
-export -f release_jump release_chart release_received
+export -f release_holds release_ahead release_would_change release_objects release_diff release_here release_added
+export -f release_take_added release_fields release_by release_revisions release_good release_settle release_back
+export -f release_namespace_gone release_crds_free release_crds release_jump release_chart release_received

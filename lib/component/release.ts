@@ -157,6 +157,7 @@ function releaseStep(
         --description ${declared} --labels "fortress-kit=$(release_by)" \
         --server-side=true --force-conflicts --history-max=5 --timeout=${HOOK}s ||
         release_back ${namespace} ${name}`,
+      sh`release_take_added ${namespace} ${name}`,
     ],
     undo: [
       ...around.before,

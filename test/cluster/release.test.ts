@@ -215,6 +215,25 @@ ${name}:
     assert.equal((await page('verify')).code, 0)
   })
 
+  test('what somebody has added is seen and goes, and a restart stays', async () => {
+    await kubectl(
+      `patch configmap demo --namespace demo --patch '{"data":{"extra":"x"},"metadata":{"labels":{"own":"y"}}}'`,
+    )
+    await kubectl('annotate configmap demo --namespace demo who=bob')
+    await kubectl('set env deployment/demo --namespace demo DEBUG=yes')
+    await kubectl('rollout restart deployment/demo --namespace demo')
+    const { code, text } = await page('verify')
+    assert.equal(code, 1, text)
+    assert.match(text, /ConfigMap demo\n +added by kubectl-patch: .*extra/)
+    assert.match(text, /ConfigMap demo\n +added by kubectl-annotate: metadata annotations who/)
+    assert.match(text, /Deployment demo\n +added by kubectl-set: .*env/)
+    await apply()
+    const left = await kubectl('get configmap,deployment demo --namespace demo --output=yaml')
+    assert.doesNotMatch(left, /extra: x|own: y|who: bob|DEBUG/)
+    assert.match(left, /restartedAt/)
+    assert.equal((await page('verify')).code, 0)
+  })
+
   test('a chart that is too far from the one that is there is refused', async () => {
     const file = join(copy.dir, 'config/versions.yaml')
     const text = readFileSync(file, 'utf8')

@@ -79,6 +79,12 @@ test('a demand that a person has met is not checked again', async () => {
   assert.match(text, /^frame check 3 before 0 typed; frame end 3 ok$/m)
 })
 
+test('what runs ahead of a check is for a run, where steps before it may not be applied', async () => {
+  const step: Change = { name: 'a', ahead: sh`echo declared > file`, check: sh`cat file`, apply: [sh`true`] }
+  const { text } = await checkProgram({ page: '50-page', steps: [{ step, index: 0 }] })
+  assert.match(text, /fk_check_0\(\) \{\necho declared > file\ncat file\n\}/)
+})
+
 test('undo goes from the last step to the first, each in its own order', async () => {
   const { text } = await undoProgram(apply)
   const order = [...text.matchAll(/^ {2}fk_do (\d+) (\d+) /gm)].map(([, n, j]) => `${n}.${j}`)

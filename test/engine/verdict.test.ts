@@ -251,6 +251,27 @@ describe('what tools say of something that is not there is said in words', () =>
     test(found, () => assert.equal(foundOf({ rc: 1, found: `${found}\n` }), want))
 })
 
+test('a difference that a check prints is shown whole by a plan and by verify, and not as what was found', () => {
+  const step: Change = { ...change, diff: 'web in the cluster' }
+  for (const mode of ['plan', 'verify'] as const) {
+    const events: { event: string; path?: string; text?: string; found?: string }[] = []
+    const report = createReport({
+      json: true,
+      stdout: { write: () => {} },
+      log: (event) => events.push(event),
+    })
+    const page = { name: '50-page', steps: () => [step] } as unknown as Page
+    new PageReport({ page, steps: [step], observed: [no], mode, report }).end(
+      { changed: 0, code: 0, stopped: false },
+      1,
+      true,
+    )
+    const shown = events.find(({ event }) => event === 'diff')
+    assert.deepEqual([shown?.path, shown?.text], ['web in the cluster', 'nothing there'])
+    assert.ok(events.every(({ found }) => found === undefined))
+  }
+})
+
 describe('a file that differs', () => {
   const target: Target = {
     path: '/etc/a',
