@@ -19,7 +19,7 @@ fact() {
   # Only a function: without one the answer would be empty, and what must not be there would not be missed.
   declare -F "$2" > /dev/null || { echo "$2 is not defined" >&2; return 1; }
   until [ -s "$file.known" ]; do
-    fact_is_mine "$file" || { sleep 0.02; continue; }
+    fact_is_mine "$file" || { sleep 0.05; continue; }
     [ "$round" = before ] || rm --force "$FK_TMP"/fact.*.before*
     FK_KNOWN=0
     "${@:2}" > "$file" 2> /dev/null || FK_KNOWN=$? # an empty answer is an answer: the control says what it misses
@@ -214,24 +214,22 @@ mount_has() {
 
 # shellcheck disable=SC2086 # one word for each path
 path_modes() { stat --format='%n %a %U:%G' -- $FK_PATHS; }
-modes_of() { stat --format='%n %a %U:%G' -- "$@"; }
 
 # mode_is MODE OWNERS PATH…: each path that exists has no more than MODE, and one of OWNERS (user:group,…); - allows any.
 mode_is() {
-  local mode=${1/#-/7777} owners=$2 path line got owner said='' bad=''
+  local mode=${1/#-/7777} owners=$2 path got owner said='' bad=''
   shift 2
   # What the controls ask about is looked at once for all of them.
-  case " $FK_PATHS " in *" $* "*) fact modes path_modes ;; *) mapfile -t FK_LINES < <(modes_of "$@" 2> /dev/null) ;; esac
+  case " $FK_PATHS " in
+    *" $* "*) fact modes path_modes ;;
+    *) FK_FACT=$'\n'$(stat --format='%n %a %U:%G' -- "$@" 2> /dev/null)$'\n' || true ;; # one of them may not be there
+  esac
   for path; do
-    for line in "${FK_LINES[@]}"; do
-      owner=${line##* } got=${line% *}
-      [ "${got% *}" = "$path" ] || continue
-      got=${got##* }
-      said+=" $path $got $owner"
-      if (((8#$got & ~8#$mode) != 0)); then bad+=" $path"; fi
-      case ",$owners," in ,-, | *",$owner,"*) ;; *) bad+=" $path" ;; esac
-      break
-    done
+    [[ $FK_FACT =~ $'\n'"$path "([0-7]+)\ ([^$'\n']+) ]] || continue # there is none
+    got=${BASH_REMATCH[1]} owner=${BASH_REMATCH[2]}
+    said+=" $path $got $owner"
+    if (((8#$got & ~8#$mode) != 0)); then bad+=" $path"; fi
+    case ",$owners," in ,-, | *",$owner,"*) ;; *) bad+=" $path" ;; esac
   done
   [ -n "$said" ] || na "there is no $*"
   if [ -n "$bad" ]; then
@@ -312,13 +310,11 @@ sshd_effective() { sshd -T -C "user=${SUDO_USER:-nobody},host=admin.example,addr
 
 # sshd_is KEY VALUE [KEY VALUE…]: what sshd would use for who is asking.
 sshd_is() {
-  local line bad='' said=''
+  local bad='' said=''
   fact sshd sshd_effective
   while [ $# -gt 0 ]; do
     case $FK_FACT in *$'\n'"$1 $2"$'\n'*) ;; *) bad+=" $1" ;; esac
-    for line in "${FK_LINES[@]}"; do
-      case $line in "$1 "*) said+="$line; " ;; esac
-    done
+    [[ ! $FK_FACT =~ $'\n'("$1 "[^$'\n']*) ]] || said+="${BASH_REMATCH[1]}; "
     shift 2
   done
   echo "${bad:+other than wanted:$bad; }${said:-sshd -T says nothing}"
@@ -390,12 +386,10 @@ apt_truth() {
 apt_is() {
   local line rest is want settings word bad='' said='' files
   fact apt apt_settings
-  settings=("${FK_LINES[@]}")
+  settings=$FK_FACT
   while [ $# -gt 0 ]; do
     is='not set'
-    for line in "${settings[@]}"; do
-      case $line in "$1 "*) is=${line#* \"} is=${is%\";} ;; esac
-    done
+    case $settings in *$'\n'"$1 \""*) [[ $settings =~ .*$'\n'"$1 \""([^$'\n']*)'";' ]] && is=${BASH_REMATCH[1]} ;; esac
     apt_truth "$2" && want=$FK_TRUTH
     apt_truth "$is"
     if [ "$FK_TRUTH" = "$want" ]; then
@@ -418,13 +412,16 @@ apt_is() {
 
 # setting_is FILE NAME VALUE [NAME VALUE…]: the last line of FILE that sets NAME, by a space or =, sets VALUE.
 setting_is() {
-  local name value line key rest found bad='' said=''
+  local name value line key rest found lines=() bad='' said=''
   read_lines "$1" || return
   shift
+  for line in "${FK_LINES[@]}"; do
+    case $line in '' | '#'*) ;; *) lines+=("$line") ;; esac
+  done
   while [ $# -gt 0 ]; do
     name=$1 value=$2 found=''
     shift 2
-    for line in "${FK_LINES[@]}"; do
+    for line in "${lines[@]}"; do
       case $line in *"$name"*) ;; *) continue ;; esac
       IFS=$' \t=' read -r key rest <<< "$line"
       if [ "$key" = "$name" ]; then found=${rest:-yes}; fi
