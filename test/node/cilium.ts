@@ -152,6 +152,12 @@ async function base() {
   return { tree: use(tree), key }
 }
 
+/**
+ * The one line of values that differs on nodes of the lab: the kernel that they share has no WireGuard. Rendered, it takes
+ * enable-wireguard and wireguard-persistent-keepalive out of the agent's ConfigMap; its strict mode does nothing without them.
+ */
+export const ciliumOverlay = { encryption: { enabled: false } }
+
 /** Cilium's chart as its makers publish it, a .tgz; the same bytes on every computer. `digest` is its sha256. */
 export function ciliumChart(): { file: string; version: string; digest: string } {
   const { Dir, Version } = cilium()
