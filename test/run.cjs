@@ -217,7 +217,10 @@ function environment(home) {
     // Where the lab's images lie changes no result.
     ([name]) => !/^(FK_|DEBUG$)/.test(name) || /^FK_(TEST_|LAB_DIR$)/.test(name),
   )
-  return { ...Object.fromEntries(kept), HOME: home, FK_ENV_FILE: '/dev/null' }
+  // Sources that `lab setup` has fetched, and that tests read: they are of this computer, not of the person.
+  const modules =
+    process.env.GOMODCACHE ?? path.join(process.env.GOPATH ?? path.join(os.homedir(), 'go'), 'pkg/mod')
+  return { ...Object.fromEntries(kept), HOME: home, FK_ENV_FILE: '/dev/null', GOMODCACHE: modules }
 }
 
 /** Seconds for people. */
