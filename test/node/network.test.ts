@@ -19,7 +19,8 @@ describe('the network of a cluster, by its pages', { skip }, () => {
   const kubectl = (words: string, input?: string) => cluster.kubectl(words, input)
   const run = async (...words: string[]) => {
     const { code, text } = await cluster.task(...words)
-    assert.equal(code, 0, text)
+    if (code !== 0)
+      throw new Error(`${text}\n${await cluster.on(first, 'journalctl --unit=k3s --lines=30 --no-pager')}`)
     return text
   }
   /** What one pod of a Deployment gets from an address, or why not. */
