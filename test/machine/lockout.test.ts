@@ -55,15 +55,15 @@ async function attempt(kit: Kit, steps: (opened: Opened) => Step[]) {
   }
 }
 
-/** Begins to apply a step, as a laptop does that dies before it can confirm; by now new connections are refused. */
-async function left({ machine, running }: Opened, step: Step, rollbackAfter: number): Promise<void> {
+/** Begins to apply steps, as a laptop does that dies before it can confirm; by now new connections are refused. */
+async function left({ machine, running }: Opened, steps: Step[], rollbackAfter: number): Promise<void> {
   const dead = {
     ...machine,
     label: 'x',
     route: machine.route,
     reconnect: () => new Proxy({} as never, { get: () => () => new Promise(() => {}) }),
   }
-  void runPage(page([step]), [step], 'apply', { ...running, machine: dead, rollbackAfter })
+  void runPage(page(steps), steps, 'apply', { ...running, machine: dead, rollbackAfter })
   await new Promise((resolve) => setTimeout(resolve, 8000))
 }
 
@@ -339,7 +339,7 @@ describe('accepted by every checker, and rolled back by the machine', { concurre
     const before = await state(kit)
     const opened = await open(kit)
     const step = sshd('AllowGroups nobody-here\n')
-    await left(opened, step, DEADMAN)
+    await left(opened, [step], DEADMAN)
     assert.equal(
       (await labRun(kit.machine, 'true', { fresh: true }).catch(() => ({ code: 255 }))).code,
       255,
@@ -349,6 +349,28 @@ describe('accepted by every checker, and rolled back by the machine', { concurre
     await untilQuiet(kit)
     assert.deepEqual(differences(before, await state(kit)), [])
     await opened.machine.close()
+  })
+
+  test('what a rollback brought back is nobody else’s work when the page is undone later', async (t) => {
+    const kit = await node(t, 'heal-undo')
+    await kit.root('echo original > /etc/motd')
+    const before = await state(kit)
+    const one = sshd('# one\n')
+    assert.equal((await attempt(kit, () => [one])).code, 0)
+    const opened = await open(kit)
+    const motd = file('/etc/motd', { text: 'two\n', transaction: ssh })
+    await left(opened, [motd, sshd('AllowGroups nobody-here\n')], DEADMAN)
+    assert.ok(await reachable(kit, DEADMAN + 20))
+    await untilQuiet(kit)
+    await opened.machine.close()
+    const again = await open(kit)
+    const steps = [one, motd]
+    const { code } = await runPage(page(steps), steps, 'undo', { ...again.running, rollbackAfter: DEADMAN })
+    await again.machine.close()
+    assert.equal(code, 0, again.lines.join(''))
+    assert.doesNotMatch(again.lines.join(''), /somebody else/)
+    assert.equal((await kit.root('ls /var/lib/fortress/aside 2> /dev/null')).stdout, '')
+    assert.deepEqual(differences(before, await state(kit)), [])
   })
 
   test('a run that dies in the middle is never confirmed, although one can connect: it is rolled back at once', async (t) => {
@@ -436,7 +458,7 @@ WantedBy=multi-user.target
     const before = await state(kit)
     const opened = await open(kit)
     const step = sshd('AllowGroups nobody-here\n')
-    await left(opened, step, 600)
+    await left(opened, [step], 600)
     const boot = await kit.root(
       'systemctl list-timers --all --no-legend | grep --count fortress-deadman; systemctl reboot',
     )

@@ -131,6 +131,10 @@ fk_open() {
   if [ -n "$FK_TX" ] && [ -z "$FK_ARMED" ]; then
     fk_guard "$FK_TX" "$FK_DEADMAN" "$FK_OWNER" || return
     FK_ARMED=yes
+    # After a rollback the page has left what it had left before.
+    if [ -e "$FK_STATE/pages/$FK_PAGE/left" ]; then
+      install -D --mode=600 "$FK_STATE/pages/$FK_PAGE/left" "$FK_STATE/tx/$FK_TX/record/$FK_PAGE/left"
+    fi
     FK_KEEP+=" $FK_STATE/tx/$FK_TX"
     frame armed "$FK_TX" "$FK_DEADMAN"
   fi

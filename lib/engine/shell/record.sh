@@ -83,10 +83,11 @@ fk_drop_overrides() {
 fk_undo() {
   local dir=$FK_STATE/pages/$1 aside packages extra
   [ -e "$dir/before" ] || fk_etc "$dir/before"
-  # Somebody may have changed a file after us: the way it was stays true, but nothing of theirs is lost.
+  # Somebody may have changed a file after us: the way it was stays true, but nothing of theirs is lost. What a rollback brought
+  # back is the origin's, or what this page had left before.
   aside=$FK_STATE/aside/$1-$(date +%Y%m%dT%H%M%S)
   awk -F '\t' 'NR == FNR { want[$1]; next } $1 in want' "$dir/touched" "$dir/before" | LC_ALL=C sort |
-    LC_ALL=C comm -13 <(LC_ALL=C sort "$dir/left") - |
+    LC_ALL=C comm -13 <(LC_ALL=C sort "$dir/left" "$dir/origin/etc") - |
     awk -F '\t' '$2 == "f" { print $1 }' > "$dir/theirs"
   if [ -s "$dir/theirs" ]; then
     install --directory --mode=700 "$aside"
