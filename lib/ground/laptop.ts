@@ -192,9 +192,10 @@ export async function question(
   const keys = (_: string | undefined, key: { ctrl?: boolean; name?: string }) => {
     if (key.ctrl && key.name === 'c') stopped = true
   }
+  let none = () => {}
   const closed = new Promise<string>((resolve) => {
     // An answer closes the line, too, and is resolved at once.
-    const none = () => setImmediate(resolve, '')
+    none = () => void setImmediate(resolve, '')
     input.once('pause', none).once('end', none)
   })
   input.on('keypress', keys)
@@ -210,7 +211,7 @@ export async function question(
     }
     return found
   } finally {
-    input.off('keypress', keys)
+    input.off('keypress', keys).off('pause', none).off('end', none)
     if (hidden) screen.write('\n')
     own?.destroy()
   }

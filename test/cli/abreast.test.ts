@@ -1,6 +1,6 @@
 // Machines side by side: how many at once, what waits for what, and in which order the answers are taken.
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -9,6 +9,7 @@ import { stringify } from 'yaml'
 import { abreast, guestsAtOnce, limited, machinesAtOnce } from '../../lib/cli/abreast.ts'
 import type { Placed } from '../../lib/site/machines.ts'
 import { type Checkout, checkout } from '../machine/laptop.ts'
+import { terminal } from '../terminal.ts'
 
 const placed = (name: string, behind?: string) =>
   ({ name, ...(behind === undefined ? {} : { behind }) }) as Placed
@@ -194,21 +195,22 @@ describe('commands that look at twelve machines', () => {
     rmSync(dir, { recursive: true, force: true })
   })
 
+  const environment = (calls: string): Record<string, string> => ({
+    PATH: `${dir}:${process.env['PATH']}`,
+    HOME: dir,
+    CALLS: calls,
+    FK_HOST: 'ada@192.168.7.11',
+    FK_STATE_DIR: dir,
+    FK_LOG_DIR: dir,
+    FK_KNOWN_HOSTS: join(dir, 'known_hosts'),
+    FK_SSH_CONFIG: '/dev/null',
+  })
+
   /** How many were connected to in all, and at once at the most. */
   async function connections(command: string, more: Record<string, string> = {}) {
     const calls = join(dir, command)
     writeFileSync(calls, '')
-    const env = {
-      PATH: `${dir}:${process.env['PATH']}`,
-      HOME: dir,
-      CALLS: calls,
-      FK_HOST: 'ada@192.168.7.11',
-      FK_STATE_DIR: dir,
-      FK_LOG_DIR: dir,
-      FK_KNOWN_HOSTS: join(dir, 'known_hosts'),
-      FK_SSH_CONFIG: '/dev/null',
-      ...more,
-    }
+    const env = { ...environment(calls), ...more }
     const words = [join(copy.dir, 'bin/task.cjs'), ...command.split(' ')]
     const child = spawn(process.execPath, words, { env, stdio: ['ignore', 'pipe', 'pipe'] })
     let text = ''
@@ -231,6 +233,37 @@ describe('commands that look at twelve machines', () => {
     const took = Number(/asked \S+, (\d+) s/.exec(text)?.[1])
     assert.ok(took >= 4 && took < 8, text)
   })
+
+  // Somebody whom sudo asks for a password, on every machine.
+  const nobody = ['--reuid=65534', '--regid=65534', '--clear-groups']
+  const isAsked = ['script', 'sudo', 'setpriv'].every((name) => spawnSync(name, ['--version']).status === 0)
+  const skip = process.getuid?.() === 0 && isAsked ? false : 'needs root, script, sudo and setpriv'
+  test(
+    'status: one password is asked for at a time, and no line is drawn over the question',
+    { skip },
+    async (t) => {
+      const bin = mkdtempSync(join(tmpdir(), 'fk-test-'))
+      t.after(() => rmSync(bin, { recursive: true, force: true }))
+      chmodSync(bin, 0o755)
+      const far = `#!/bin/bash\nfor word; do [ "$word" != exit ] || exit 0; done\ncd /\nexec setpriv ${nobody.join(' ')} bash -c "\${@: -1}"\n`
+      writeFileSync(join(bin, 'ssh'), far, { mode: 0o755 })
+      const env = { ...environment(join(bin, 'calls')), PATH: `${bin}:${process.env['PATH']}` }
+      const screen = terminal([process.execPath, join(copy.dir, 'bin/task.cjs'), 'status'], { cwd: dir, env })
+      t.after(() => screen.kill())
+      const asked = /Password for sudo on (box-\d+) \(\S+\): $/
+      const seen = new Set<string>()
+      while (seen.size < 12) {
+        const [, name = ''] = asked.exec(await screen.until(asked)) ?? []
+        // The others are through by now, or wait for their turn.
+        await new Promise((resolve) => setTimeout(resolve, seen.size === 0 ? 2000 : 50))
+        assert.match(screen.text(), asked, 'the question is the last that stands there')
+        assert.ok(!seen.has(name), name)
+        seen.add(name)
+        screen.type('wrong')
+      }
+      assert.equal(await screen.ended, 1, screen.text())
+    },
+  )
 
   for (const command of ['host-harden plan', 'host-harden verify', 'doctor', 'cis'])
     test(`${command}: ${machinesAtOnce} at once, and no more`, async () => {
