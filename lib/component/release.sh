@@ -130,10 +130,10 @@ release_take_added() {
       ours=/metadata/managedFields/$at
       patch="[{\"op\":\"test\",\"path\":\"$ours/manager\",\"value\":\"$manager\"},"
       patch+="{\"op\":\"replace\",\"path\":\"$ours/operation\",\"value\":\"Apply\"},"
-      patch+="{\"op\":\"replace\",\"path\":\"$ours/manager\",\"value\":\"fortress-kit\"}]"
+      patch+="{\"op\":\"replace\",\"path\":\"$ours/manager\",\"value\":\"fortress-kit-taken\"}]"
       kubectl patch "$kind" "$name" "${where[@]}" --type=json --patch "$patch" || return
       kubectl get "$kind" "$name" "${where[@]}" --output=go-template="$whole" |
-        kubectl apply --server-side --field-manager=fortress-kit "${where[@]}" --filename=- || return
+        kubectl apply --server-side --field-manager=fortress-kit-taken "${where[@]}" --filename=- || return
     done < <(awk -F '\t' '!seen[$1, $2, $3]++' <<< "$added")
   done
 }

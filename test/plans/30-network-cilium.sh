@@ -3,7 +3,7 @@
 #
 # Run it on the laptop, as yourself:
 #   KUBECONFIG=FILE FK_FILES=DIR bash 30-network-cilium.sh
-# It has 14 steps. Each checks first, and changes only what does not hold.
+# It has 15 steps. Each checks first, and changes only what does not hold.
 # It needs kubectl and helm in PATH, and in KUBECONFIG the file that opens the API of the cluster.
 # It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # FK_FILES is a directory with these downloads. Each is proven before it is used:
@@ -20,11 +20,11 @@ main() {
   : "${FK_FILES:?a directory with the downloads of this page}"
   : "${KUBECONFIG:?the file that opens the API of the cluster}"
 
-  # 1/14 no other network plug-in, and no kube-proxy, is in the cluster
+  # 1/15 no other network plug-in, and no kube-proxy, is in the cluster
   check() { cilium_alone; }
   demand 'no other network plug-in, and no kube-proxy, is in the cluster' 'Cilium takes the place of both. Take them away with what installed them, or leave this page out'
 
-  # 2/14 what cleans the nodes when Cilium is taken away is at hand
+  # 2/15 what cleans the nodes when Cilium is taken away is at hand
   check() {
     put_matches /nonexistent/fortress/components/cilium/clean.yaml e2e5436fc3fbf601cbf5b9b53db5c4a6b2d99902ec2689a0791124781e13d9b4 644 root:root
   }
@@ -121,7 +121,7 @@ FORTRESS
   recover() { put_restore /nonexistent/fortress/components/cilium/clean.yaml; }
   change 'what cleans the nodes when Cilium is taken away is at hand'
 
-  # 3/14 the values of cilium are declared: values.yaml
+  # 3/15 the values of cilium are declared: values.yaml
   check() {
     put_matches /nonexistent/fortress/components/cilium/values.yaml 29d869598c9b7cc787e3b186a6fe32bf098555c1b4e7e02a3bbdf55000b8e266 644 root:root
   }
@@ -197,7 +197,7 @@ FORTRESS
   recover() { put_restore /nonexistent/fortress/components/cilium/values.yaml; }
   change 'the values of cilium are declared: values.yaml'
 
-  # 4/14 the values of cilium are declared: values.site.yaml
+  # 4/15 the values of cilium are declared: values.site.yaml
   check() {
     put_matches /nonexistent/fortress/components/cilium/values.site.yaml cf124a0bcaf29bce973205215d24b03fcc31aae74a81751294a09dd30f98944b 644 root:root
   }
@@ -224,7 +224,7 @@ FORTRESS
   recover() { put_restore /nonexistent/fortress/components/cilium/values.site.yaml; }
   change 'the values of cilium are declared: values.site.yaml'
 
-  # 5/14 namespace cilium is there, and its pods are privileged
+  # 5/15 namespace cilium is there, and its pods are privileged
   #   why: its agent loads programs into the kernel of the node, in the node's own network; a namespace of its own, so that kube-system needs no exemption
   check() {
     test "$(kubectl get namespace cilium --output=jsonpath='{.metadata.labels.pod-security\.kubernetes\.io/enforce} {.metadata.labels.pod-security\.kubernetes\.io/audit} {.metadata.labels.pod-security\.kubernetes\.io/warn}')" = 'privileged privileged privileged'
@@ -239,14 +239,19 @@ FORTRESS
   }
   change 'namespace cilium is there, and its pods are privileged'
 
-  # 6/14 the definitions of gateway-api belong to nobody else
+  # 6/15 cilium may come to 1.20.2 in one step
+  #   why: its makers test an upgrade from the minor version before, and only from there
+  check() { release_jump cilium cilium 1.20.2 minor; }
+  demand 'cilium may come to 1.20.2 in one step' 'pin a version between the two in config/versions.yaml, apply this page, then go on; an older one needs an undo'
+
+  # 7/15 the definitions of gateway-api belong to nobody else
   #   why: two owners take turns in replacing them, and what one of them drops is deleted with all its objects
   check() {
     release_crds_free backendtlspolicies.gateway.networking.k8s.io gatewayclasses.gateway.networking.k8s.io gateways.gateway.networking.k8s.io grpcroutes.gateway.networking.k8s.io httproutes.gateway.networking.k8s.io listenersets.gateway.networking.k8s.io referencegrants.gateway.networking.k8s.io tcproutes.gateway.networking.k8s.io tlsroutes.gateway.networking.k8s.io udproutes.gateway.networking.k8s.io
   }
   demand 'the definitions of gateway-api belong to nobody else' 'take them away where they came from, or leave this component out: two cannot own them'
 
-  # 7/14 the definitions of gateway-api v1.6.1 are there
+  # 8/15 the definitions of gateway-api v1.6.1 are there
   #   why: agent and operator look for them when they start, and do without gateways when they are not there
   check() {
     release_crds /nonexistent/fortress/components/cilium/gateway-api-v1.6.1.yaml backendtlspolicies.gateway.networking.k8s.io gatewayclasses.gateway.networking.k8s.io gateways.gateway.networking.k8s.io grpcroutes.gateway.networking.k8s.io httproutes.gateway.networking.k8s.io listenersets.gateway.networking.k8s.io referencegrants.gateway.networking.k8s.io tcproutes.gateway.networking.k8s.io tlsroutes.gateway.networking.k8s.io udproutes.gateway.networking.k8s.io
@@ -262,7 +267,7 @@ FORTRESS
   }
   change 'the definitions of gateway-api v1.6.1 are there'
 
-  # 8/14 the chart of cilium 1.20.2 is here, as it is pinned
+  # 9/15 the chart of cilium 1.20.2 is here, as it is pinned
   #   why: it is proven by its SHA-256 before helm sees it
   check() {
     release_chart /nonexistent/fortress/components/cilium/cilium-1.20.2.tgz b2afd87b7f75f875f92a14559f14f59b7babbb479d968e3fd625a20bf30ec20e
@@ -276,7 +281,7 @@ FORTRESS
   }
   change 'the chart of cilium 1.20.2 is here, as it is pinned'
 
-  # 9/14 cilium 1.20.2 is installed as declared
+  # 10/15 cilium 1.20.2 is installed as declared
   #   why: every object is compared with what the server makes of the chart, field by field
   check() {
     release_holds cilium cilium 'chart b2afd87b7f75f875, values e44e9c95a263e6bf' \
@@ -290,37 +295,39 @@ FORTRESS
       --description 'chart b2afd87b7f75f875, values e44e9c95a263e6bf' --labels "fortress-kit=$(release_by)" \
       --server-side=true --force-conflicts --history-max=5 --timeout=600s ||
       release_back cilium cilium
+    release_take_added cilium cilium
   }
   change 'cilium 1.20.2 is installed as declared'
 
-  # 10/14 daemonset cilium/cilium is ready
+  # 11/15 daemonset cilium/cilium is ready
   #   why: the first start pulls the image and compiles its programs; after a restart beside a Gateway it needs more than a minute
   check() { kubectl rollout status daemonset/cilium --namespace cilium --timeout=5s; }
   wait_for 'daemonset cilium/cilium is ready' 600
 
-  # 11/14 deployment cilium/cilium-operator is ready
+  # 12/15 deployment cilium/cilium-operator is ready
   check() { kubectl rollout status deployment/cilium-operator --namespace cilium --timeout=5s; }
   wait_for 'deployment cilium/cilium-operator is ready' 300
 
-  # 12/14 every node is ready
+  # 13/15 every node is ready
   #   why: a node is Ready when the agent has written its CNI configuration
   check() { kubectl wait --for=condition=Ready --timeout=5s --namespace cilium node --all; }
   wait_for 'every node is ready' 180
 
-  # 13/14 deployment kube-system/coredns is ready
+  # 14/15 deployment kube-system/coredns is ready
   #   why: Hubble's relay finds the agents by a name
   check() { kubectl rollout status deployment/coredns --namespace kube-system --timeout=5s; }
   wait_for 'deployment kube-system/coredns is ready' 300
 
-  # 14/14 deployment cilium/hubble-relay is ready
+  # 15/15 deployment cilium/hubble-relay is ready
   check() { kubectl rollout status deployment/hubble-relay --namespace cilium --timeout=5s; }
   wait_for 'deployment cilium/hubble-relay is ready' 300
 }
 
 # What main uses.
 # from lib/component/release.sh: release_holds release_would_change release_objects release_diff release_here
-# from lib/component/release.sh: release_fields release_by release_revisions release_good RELEASE_LIMIT release_settle
-# from lib/component/release.sh: release_back release_crds_free release_crds release_chart release_received
+# from lib/component/release.sh: release_added release_take_added release_fields release_by release_revisions
+# from lib/component/release.sh: release_good RELEASE_LIMIT release_settle release_back release_crds_free release_crds
+# from lib/component/release.sh: release_jump release_chart release_received
 # from lib/component/cilium.sh: cilium_alone
 # from lib/engine/shell/put.sh: FK_STATE put put_owner put_finish put_finished put_restore received put_matches
 # from lib/engine/shell/snapshot.sh: record_before
