@@ -7,7 +7,7 @@ import { userInfo } from 'node:os'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { Ajv } from 'ajv'
-import { parse } from 'yaml'
+import { parse, parseAllDocuments } from 'yaml'
 import { type Policy, nameOf, policiesFor } from '../../lib/component/policies.ts'
 import { catalogue } from '../../lib/site/catalogue.ts'
 import { clusters } from '../component/clusters.ts'
@@ -24,8 +24,8 @@ interface Schema {
 
 const module = join(import.meta.dirname, '..', 'oracle', 'cilium')
 
-/** The directory of the definitions in Cilium's module, when it has been downloaded. */
-function definitions(): string | undefined {
+/** The directory of Cilium's module, when it has been downloaded. */
+function source(): string | undefined {
   if (without('go') || !existsSync(join(module, 'go.mod'))) return undefined
   const words = ['list', '-C', module, '-mod=mod', '-m', '-f', '{{.Dir}}', 'github.com/cilium/cilium']
   const { stdout } = spawnSync('go', words, {
@@ -34,7 +34,7 @@ function definitions(): string | undefined {
     env: { ...process.env, HOME: userInfo().homedir, GOPROXY: 'off', GOFLAGS: '' },
   })
   const dir = stdout.trim()
-  return dir === '' ? undefined : join(dir, 'pkg/k8s/apis/cilium.io/client/crds/v2')
+  return dir === '' ? undefined : dir
 }
 
 /** A key that no property has is a fault. Patterns in which JavaScript and Go differ are left out. */
@@ -53,14 +53,16 @@ function strict({ pattern, ...schema }: Schema): Schema {
   }
 }
 
-const dir = definitions()
+const dir = source()
 const skip = dir === undefined ? "Cilium's module is not here: task lab setup" : false
 
 describe('every network policy is one for the API server', { skip }, () => {
   const ajv = new Ajv({ strict: false, allErrors: true, validateFormats: false, verbose: true })
   const checks = new Map(
     (skip ? [] : (['ciliumnetworkpolicies', 'ciliumclusterwidenetworkpolicies'] as const)).map((plural) => {
-      const crd = parse(readFileSync(join(dir ?? '', `${plural}.yaml`), 'utf8')) as {
+      const crd = parse(
+        readFileSync(join(dir ?? '', 'pkg/k8s/apis/cilium.io/client/crds/v2', `${plural}.yaml`), 'utf8'),
+      ) as {
         spec: { names: { kind: string }; versions: { name: string; schema: { openAPIV3Schema: Schema } }[] }
       }
       const version = crd.spec.versions.find(({ name }) => name === 'v2')
@@ -100,3 +102,51 @@ describe('every network policy is one for the API server', { skip }, () => {
     }
   })
 })
+
+interface Template {
+  metadata: { labels?: Record<string, string> }
+  spec: { hostNetwork?: boolean; containers: { ports?: { containerPort: number }[] }[] }
+}
+
+test(
+  "every pod of Cilium's chart is on the map: with the labels and ports that it has, or in the network of its node",
+  { skip: skip || without('helm') },
+  () => {
+    const values = join(import.meta.dirname, '../../config/components/cilium/values.yaml')
+    const words = [
+      'template',
+      'cilium',
+      join(dir ?? '', 'install/kubernetes/cilium'),
+      '--namespace=cilium',
+      `--values=${values}`,
+    ]
+    const { stdout, status } = spawnSync('helm', words, { encoding: 'utf8', maxBuffer: 2 ** 26 })
+    assert.equal(status, 0)
+    const found = parseAllDocuments(stdout).flatMap((document) => {
+      const object = document.toJS() as {
+        kind?: string
+        spec?: { template?: Template; jobTemplate?: { spec: { template: Template } } }
+      } | null
+      return object?.spec?.template ?? object?.spec?.jobTemplate?.spec.template ?? []
+    })
+    const pods = found.filter(({ spec }) => spec?.hostNetwork !== true)
+    assert.ok(found.length > pods.length && pods.length > 0)
+    const workloads = catalogue().get('cilium')?.workloads ?? []
+    const of = (pod: Template) =>
+      workloads.filter(({ labels }) =>
+        Object.entries(labels).every(([key, value]) => pod.metadata.labels?.[key] === value),
+      )
+    for (const pod of pods) {
+      assert.equal(of(pod).length, 1, JSON.stringify(pod.metadata.labels))
+      const ports = pod.spec.containers.flatMap(({ ports: list = [] }) =>
+        list.map(({ containerPort }) => `tcp/${containerPort}`),
+      )
+      assert.deepEqual(of(pod)[0]?.ports ?? [], ports)
+    }
+    for (const workload of workloads)
+      assert.ok(
+        pods.some((pod) => of(pod).includes(workload)),
+        workload.name,
+      )
+  },
+)
