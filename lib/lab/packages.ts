@@ -108,6 +108,7 @@ interface Programs {
 const containerd = 'github.com/containerd/containerd/v2'
 const plugins = 'github.com/containernetworking/plugins/plugins'
 const cilium = 'github.com/cilium/cilium'
+const ofCilium = (...names: string[]) => names.map((name) => `${cilium}/${name}`)
 
 const programs: Record<string, Programs> = {
   butane: { at: 'test/oracle', source: 'github.com/coreos/butane/internal' },
@@ -143,18 +144,10 @@ const programs: Record<string, Programs> = {
   cilium: {
     at: 'test/oracle/cilium',
     source: [
-      './envoy',
       './certgen',
-      ...[
-        'daemon',
-        'operator',
-        'plugins/cilium-cni',
-        'cilium-dbg',
-        'cilium-health',
-        'cilium-health/responder',
-      ]
-        .concat('hubble', 'hubble-relay', 'tools/mount', 'tools/sysctlfix')
-        .map((name) => `${cilium}/${name}`),
+      './envoy',
+      ...ofCilium('daemon', 'operator', 'plugins/cilium-cni', 'cilium-dbg', 'cilium-health'),
+      ...ofCilium('cilium-health/responder', 'hubble', 'hubble-relay', 'tools/mount', 'tools/sysctlfix'),
     ],
     flags: '-tags=osusergo,ipam_provider_operator',
     pure: true,

@@ -3,6 +3,7 @@
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { closeSync, existsSync, mkdirSync, openSync, readFileSync, renameSync, rmSync } from 'node:fs'
+import { userInfo } from 'node:os'
 import { dirname, join, relative } from 'node:path'
 import { done } from '../../lib/lab/command.ts'
 import { $ } from '../../lib/ground/laptop.ts'
@@ -21,7 +22,8 @@ export const withoutCilium: string | false =
 function moduleOf(path: string): { Dir: string; Version: string } {
   const { status, stdout, stderr } = spawnSync('go', ['list', '-m', '-json', path], {
     cwd: join(import.meta.dirname, '../oracle/cilium'),
-    env: { ...process.env, GOTOOLCHAIN: 'auto', GOPROXY: 'off', GOFLAGS: '' },
+    // Tests have an empty home directory; what Go has fetched lies in that of their user.
+    env: { ...process.env, HOME: userInfo().homedir, GOTOOLCHAIN: 'auto', GOPROXY: 'off', GOFLAGS: '' },
     encoding: 'utf8',
   })
   const found = status === 0 ? (JSON.parse(stdout) as { Dir?: string; Version: string }) : {}
@@ -151,6 +153,12 @@ async function base() {
   }
   return { tree: use(tree), key }
 }
+
+/**
+ * The one line of values that differs on nodes of the lab: the kernel that they share has no WireGuard. Rendered, it takes
+ * enable-wireguard and wireguard-persistent-keepalive out of the agent's ConfigMap; its strict mode does nothing without them.
+ */
+export const ciliumOverlay = { encryption: { enabled: false } }
 
 /** Cilium's chart as its makers publish it, a .tgz; the same bytes on every computer. `digest` is its sha256. */
 export function ciliumChart(): { file: string; version: string; digest: string } {

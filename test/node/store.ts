@@ -7,7 +7,6 @@ import { $ } from '../../lib/ground/laptop.ts'
 import { done } from '../../lib/lab/command.ts'
 import { fingerprint, prune, use } from '../../lib/lab/image.ts'
 import { builtProgram, labDir } from '../../lib/lab/lab.ts'
-import { filesBelow } from '../../lib/lab/place.ts'
 
 /** The directory of a containerd that knows the images of these archives, unpacked; made when there is none. Needs root. */
 export async function imageStore(archives: string[]): Promise<string> {
@@ -70,9 +69,10 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", 
  */
 export async function copyStore(store: string, to: string): Promise<void> {
   await done($`cp --archive --link --no-target-directory ${store} ${to}`)
-  for (const file of filesBelow(store).filter((name) => name.endsWith('.db'))) {
-    const own = join(to, file.slice(store.length))
-    rmSync(own)
-    copyFileSync(file, own)
+  // By name: what is unpacked holds links, and what they lead to is not of the store.
+  for (const name of ['metadata.v1.bolt/meta.db', 'snapshotter.v1.overlayfs/metadata.db']) {
+    const file = `io.containerd.${name}`
+    rmSync(join(to, file))
+    copyFileSync(join(store, file), join(to, file))
   }
 }
