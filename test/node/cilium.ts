@@ -12,6 +12,7 @@ import {
   renameSync,
   rmSync,
 } from 'node:fs'
+import { userInfo } from 'node:os'
 import { dirname, join, relative } from 'node:path'
 import { done } from '../../lib/lab/command.ts'
 import { $ } from '../../lib/ground/laptop.ts'
@@ -30,7 +31,8 @@ export const withoutCilium: string | false =
 function moduleOf(path: string): { Dir: string; Version: string } {
   const { status, stdout, stderr } = spawnSync('go', ['list', '-m', '-json', path], {
     cwd: join(import.meta.dirname, '../oracle/cilium'),
-    env: { ...process.env, GOTOOLCHAIN: 'auto', GOPROXY: 'off', GOFLAGS: '' },
+    // Tests have an empty home directory; what Go has fetched lies in that of their user.
+    env: { ...process.env, HOME: userInfo().homedir, GOTOOLCHAIN: 'auto', GOPROXY: 'off', GOFLAGS: '' },
     encoding: 'utf8',
   })
   const found = status === 0 ? (JSON.parse(stdout) as { Dir?: string; Version: string }) : {}
