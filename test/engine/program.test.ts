@@ -1,5 +1,8 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { file } from '../../lib/engine/file.ts'
 import { printed } from '../../lib/engine/print.ts'
@@ -95,4 +98,54 @@ test('what was sent and stored is written down for the machine', async () => {
   const { text } = await applyProgram({ ...apply, saved: { x: 'abc' }, sent: { '/opt/a b': 'def' } })
   assert.match(text, /export FK_SENT=.*def \/opt\/a b/)
   assert.match(text, /printf '%s\\n' abc > "\$FK_STATE\/pages\/\$FK_PAGE\/saved\/"x$/m)
+})
+
+test('the files of a page are compared by one look at all of them, and what another one says is shown', async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'fk-program-'))
+  t.after(() => rmSync(dir, { recursive: true, force: true }))
+  const owner = execFileSync('bash', ['-c', 'echo "$(id --user --name):$(id --group --name)"'])
+  const files: [name: string, there: string | undefined, mode: number][] = [
+    ['same', 'a\n', 0o644],
+    ['other', 'b\n\\t\nlast', 0o644],
+    ['empty', '', 0o644],
+    ['absent', undefined, 0o644],
+    ['open', 'a\n', 0o666],
+  ]
+  for (const [name, there, mode] of files)
+    if (there !== undefined)
+      execFileSync(
+        'bash',
+        ['-c', 'umask 0; cat > "$0" && chmod "$1" "$0"', join(dir, name), mode.toString(8)],
+        { input: there },
+      )
+  const { text } = await checkProgram({
+    page: '50-page',
+    steps: files.map(([name], index) => ({
+      step: file(join(dir, name), { text: 'a\n', owner: String(owner).trim() }),
+      index,
+    })),
+  })
+  const counted = join(dir, 'counted')
+  writeFileSync(counted, '')
+  const said = execFileSync(
+    'bash',
+    ['-c', `sha256sum() { echo >> ${counted}; command sha256sum "$@"; }; export -f sha256sum\n${text}`],
+    { encoding: 'utf8', env: { ...process.env, FK_STATE: join(dir, 'state') } },
+  )
+  const checks = said
+    .split('\n')
+    .map((line) => line.split('\t').slice(1))
+    .filter(([kind]) => kind === 'check')
+  assert.deepEqual(
+    checks.map(([, n, , code, shown]) => `${n} ${code} ${shown}`).toSorted(),
+    [
+      '0 0 ',
+      '1 1 b\\n\\\\t\\nlast',
+      '2 1 ',
+      '3 1 ',
+      '4 2 mode and owner are 666 root:root, and should be 644 root:root',
+    ].map((line) => line.replaceAll('root:root', String(owner).trim())),
+  )
+  // One look at all, and one at the file of which only the mode is another.
+  assert.equal(readFileSync(counted, 'utf8').length, 2)
 })
