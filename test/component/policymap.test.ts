@@ -5,6 +5,7 @@ import { type Endpoint, endpointOf, judge, nameMatches } from '../../lib/compone
 import type { Manifest, Policy, Spec } from '../../lib/component/policies.ts'
 import { map } from '../../lib/cli/map.ts'
 import { may } from '../../lib/cli/may.ts'
+import { type Component, catalogue } from '../../lib/site/catalogue.ts'
 import { isNode } from '../../lib/site/machines.ts'
 import { inside } from '../../lib/site/zones.ts'
 import { type Cluster, address, clusterOf, clusters } from './clusters.ts'
@@ -343,6 +344,38 @@ for (const name of clusters)
       [],
     )
   })
+
+test('what a component says that it must reach, it or its node may reach', () => {
+  const { site, manifests, known } = clusterOf('zengarden')
+  const host = known.find(({ here }) => here)!
+  const called: Record<string, string> = { 'kube-apiserver': 'api', 'remote-node': 'blade002' }
+  const components = [...catalogue().values()] as (Component & {
+    egress?: { to: string; ports: string[] }[]
+  })[]
+  const closed = components.flatMap(({ name, workloads = [], egress = [] }) => {
+    const mine = known.filter((one) =>
+      workloads.some((work) => `${work.namespace}/${work.name}` === one.name),
+    )
+    return mine.length === 0
+      ? []
+      : egress.flatMap(({ to, ports }) => {
+          const target = endpointOf(
+            site,
+            known,
+            { 'kube-apiserver': 'api', 'remote-node': 'blade002' }[to] ?? to,
+          )
+          return ports
+            .map((port) => (port === 'icmp' ? 'icmp/8' : port))
+            .filter(
+              (port) =>
+                ![...mine, host].some((from) => judge(manifests, known, { from, to: target, port }).allowed),
+            )
+            .map((port) => `${name} → ${to} ${port}`)
+        })
+  })
+  assert.ok(components.some(({ egress }) => egress !== undefined))
+  assert.deepEqual(closed, [])
+})
 
 // How the language is read
 
