@@ -36,7 +36,7 @@ objects_apply() {
   objects_spare "$1" "$2" "$3" | objects_delete
 }
 
-# objects_gone WHAT KINDS FILE: none with our label is left, the last of the file first: the API lists them in an order of its own.
+# objects_gone WHAT KINDS FILE: none with our label is left, the last of the file first; the API has an order of its own.
 # Where the kinds are gone, so are they.
 objects_gone() {
   local there named=''
