@@ -5,7 +5,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { type Chart, imagesOf, objectsOf, readChart, rendered } from '../../lib/component/chart.ts'
-import { componentNamed, valueFiles, variants, variantsOf } from '../../lib/component/component.ts'
+import {
+  componentNamed,
+  isDescribed,
+  valueFiles,
+  variants,
+  variantsOf,
+} from '../../lib/component/component.ts'
 import { kubernetesOf } from '../../lib/component/tools.ts'
 import { checkValues } from '../../lib/component/values.ts'
 import { describe as told } from '../../lib/ground/document.ts'
@@ -150,12 +156,11 @@ for (const name of ['fortress', 'fortress-pi', 'zengarden', 'pitower', 'k3s-vaul
     },
   )
 
-for (const { name, built } of catalogue().values()) {
-  if (!built) continue
+for (const component of catalogue().values()) {
+  if (!isDescribed(component)) continue
+  const { name } = component
   const { path, missing } = chartOf(name)
   describe(name, { skip: missing }, () => {
-    const component = componentNamed(name)
-
     test('has no key of values that its chart does not know', async () => {
       const real = await readChart(path)
       const faults = valueFiles(name).flatMap((file) =>
