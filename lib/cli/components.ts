@@ -1,7 +1,15 @@
 // ./task components: what a site chooses, in the order in which it comes; images; the values of each against its chart.
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
-import { type Built, componentNamed, fileOf, proven, valueFiles, variants } from '../component/component.ts'
+import {
+  type Built,
+  componentNamed,
+  fileOf,
+  isDescribed,
+  proven,
+  valueFiles,
+  variants,
+} from '../component/component.ts'
 import { type Image, imagesOf, objectsOf, readChart, rendered } from '../component/chart.ts'
 import { type Place, graphOf } from '../component/graph.ts'
 import { kubernetesOf } from '../component/tools.ts'
@@ -21,7 +29,10 @@ export const components = (call: Call): Promise<number> =>
   withSession(call, table, async (session) => {
     const { json, words } = session.given
     const [action = 'graph', ...names] = words
-    const all = names.length > 0 ? names : [...catalogue().values()].flatMap((c) => (c.built ? c.name : []))
+    const all =
+      names.length > 0
+        ? names
+        : [...catalogue().values()].flatMap((each) => (isDescribed(each) ? each.name : []))
     if (action === 'check') return await check(session, all)
     const answer =
       action === 'images'
@@ -44,7 +55,7 @@ async function chartOf({ config, report, signal }: Open, { chart }: Built): Prom
 
 /** The images that any variant of a component would run. */
 async function images(session: Open, name: string): Promise<Image[]> {
-  const component = componentNamed(name)
+  const component = componentNamed(name, 'described')
   const { namespace, apis = [] } = component
   const chart = await chartOf(session, component)
   const kubernetes = kubernetesOf(session.config.pins)
@@ -64,7 +75,7 @@ async function images(session: Open, name: string): Promise<Image[]> {
 async function check(session: Open, names: string[]): Promise<number> {
   let faults = 0
   for (const name of names) {
-    const component = componentNamed(name)
+    const component = componentNamed(name, 'described')
     const chart = await readChart(await chartOf(session, component))
     const files = valueFiles(name)
     if (files.length === 0 || !existsSync(join(root, fileOf(name, 'values.yaml'))))

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { type Artifact, artifactOf } from '../engine/artifact.ts'
 import { Fault } from '../ground/fault.ts'
 import { read, root } from '../ground/root.ts'
-import { type Component, catalogue, type whenBuilt } from '../site/catalogue.ts'
+import { type Component, catalogue, whenBuilt } from '../site/catalogue.ts'
 import { isNode } from '../site/machines.ts'
 import type { Pins, Site } from '../site/model.ts'
 
@@ -26,14 +26,18 @@ export type Variant = (typeof variants)[number]
 
 const load = createRequire(import.meta.url)
 
-/** The component of this name; throws a Fault where there is none, or no page installs it. */
-export function componentNamed(name: string): Built {
+/** Whether all is known of a component that a page needs to install it. */
+export const isDescribed = (component: Component): component is Built =>
+  whenBuilt.every((key) => component[key] !== undefined)
+
+/** The component of this name; throws a Fault where there is none, or no page installs it (`described`: or none could). */
+export function componentNamed(name: string, is: 'built' | 'described' = 'built'): Built {
   const found = catalogue().get(name)
-  if (found === undefined || !found.built)
+  if (found === undefined || !isDescribed(found) || (is === 'built' && !found.built))
     throw new Fault(`${name} is ${found === undefined ? 'not in config/components' : 'not built yet'}`, {
       next: './task components lists what there is',
     })
-  return found as Built
+  return found
 }
 
 /** Which variants a site takes: `light` for single-board computers, the others for what its nodes are. */

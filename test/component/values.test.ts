@@ -5,13 +5,22 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { type Chart, imagesOf, objectsOf, readChart, rendered } from '../../lib/component/chart.ts'
-import { componentNamed, valueFiles, variants, variantsOf } from '../../lib/component/component.ts'
+import {
+  componentNamed,
+  isDescribed,
+  valueFiles,
+  variants,
+  variantsOf,
+} from '../../lib/component/component.ts'
 import { kubernetesOf } from '../../lib/component/tools.ts'
 import { checkValues } from '../../lib/component/values.ts'
 import { describe as told } from '../../lib/ground/document.ts'
 import { read } from '../../lib/ground/root.ts'
 import { catalogue } from '../../lib/site/catalogue.ts'
+import cilium from '../../scripts/30-network-cilium.ts'
+import type { Context } from '../../lib/engine/page.ts'
 import { without } from '../programs.ts'
+import { siteOf } from '../sites.ts'
 import { chartOf, packed, pins } from './charts.ts'
 
 const chart: Chart = {
@@ -127,12 +136,31 @@ test('a site takes the variants that its nodes are', () => {
   assert.deepEqual(variantsOf({ machines: [{ ...node({ board: 'rpi4' }), roles: ['host'] }, node({})] }), [])
 })
 
-for (const { name, built } of catalogue().values()) {
-  if (!built) continue
+for (const name of ['fortress', 'fortress-pi', 'zengarden', 'pitower', 'k3s-vault'])
+  test(
+    `what the page of Cilium makes of ${name} are values of its chart`,
+    { skip: chartOf('cilium').missing },
+    async () => {
+      const context = {
+        site: siteOf(name),
+        pins,
+        state: '/nonexistent',
+        has: () => true,
+      } as unknown as Context
+      const target = cilium.steps(context).flatMap((step) => ('target' in step ? [step.target] : []))
+      const made = target.find((each) => each?.path.endsWith('/values.site.yaml'))?.text
+      assert.ok(made)
+      const { removed } = componentNamed('cilium')
+      const faults = checkValues('values.site.yaml', made, await readChart(chartOf('cilium').path), removed)
+      assert.deepEqual(faults.map(told), [])
+    },
+  )
+
+for (const component of catalogue().values()) {
+  if (!isDescribed(component)) continue
+  const { name } = component
   const { path, missing } = chartOf(name)
   describe(name, { skip: missing }, () => {
-    const component = componentNamed(name)
-
     test('has no key of values that its chart does not know', async () => {
       const real = await readChart(path)
       const faults = valueFiles(name).flatMap((file) =>
