@@ -36,15 +36,20 @@ objects_apply() {
   objects_spare "$1" "$2" "$3" | objects_delete
 }
 
-# objects_gone WHAT KINDS: none with our label is left. Where the kinds are gone, so are they.
+# objects_gone WHAT KINDS FILE: none with our label is left, the last of the file first; the API has an order of its own.
+# Where the kinds are gone, so are they.
 objects_gone() {
-  local there
+  local there named=''
   there=$(objects_there "$1" "$2" 2>&1) || {
     grep --ignore-case 'the server doesn.t have a resource type' <<< "$there" > /dev/null && return 0
     printf '%s\n' "$there" >&2
     return 1
   }
-  objects_delete <<< "$there"
+  [ ! -f "$3" ] || named=$(objects_named "$3" | tac) || return
+  {
+    grep --fixed-strings --line-regexp --invert-match --file=- <(printf '%s\n' "$there") <<< "$named" || true
+    grep --fixed-strings --line-regexp --file=- <(printf '%s\n' "$named") <<< "$there" || true
+  } | objects_delete
 }
 
 # objects_delete: those on standard input, as objects_named writes them.

@@ -41,7 +41,7 @@ export function objects(
       diff: `${what} in the cluster`,
       check: sh`objects_hold ${what} ${list} ${path}`,
       apply: [sh`objects_apply ${what} ${list} ${path}`],
-      undo: [sh`objects_gone ${what} ${list}`],
+      undo: [sh`objects_gone ${what} ${list} ${path}`],
       seconds: 300,
     },
   ]
