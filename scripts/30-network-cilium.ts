@@ -60,6 +60,8 @@ function facts(site: Site): Record<string, unknown> {
       : {}),
     ...(Object.keys(balancing).length > 0 ? { loadBalancer: balancing } : {}),
     ...(external_services ? { bpf: { lbExternalClusterIP: true } } : {}),
+    // keepalived of 07-host-vip speaks VRRP, which is neither TCP nor UDP: the firewall of the node would drop it.
+    ...(site.cluster.api?.vip ? { extraConfig: { 'enable-extended-ip-protocols': 'true' } } : {}),
     gatewayAPI: { enabled: fills(site, 'gateway', 'cilium') },
     l2announcements: { enabled: fills(site, 'load-balancer', 'cilium') },
   }

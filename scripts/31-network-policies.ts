@@ -7,6 +7,7 @@
 // Undo    deletes the policies: then everybody may talk to everybody.
 import { objects, objectsShell } from '../lib/component/objects.ts'
 import { policiesFor, textOf } from '../lib/component/policies.ts'
+import { endpointsOf, lockedOut } from '../lib/component/policymap.ts'
 import { sh } from '../lib/ground/sh.ts'
 import { script } from '../lib/script.ts'
 import { catalogue } from '../lib/site/catalogue.ts'
@@ -23,29 +24,44 @@ const kinds = ['ciliumnetworkpolicies.cilium.io', 'ciliumclusterwidenetworkpolic
 /** Whose pods are there before this page: they came with the cluster, or with the network. */
 const first = ['cilium', 'coredns', 'metrics-server']
 
-export default script(import.meta, about, (context) => [
-  {
-    name: 'the cluster knows what a network policy of Cilium is',
-    why: 'its operator defines that when it starts',
-    until: sh`kubectl wait --for=condition=Established --timeout=5s customresourcedefinitions ${kinds}`,
-    seconds: 120,
-  },
-  ...objects(
+export default script(import.meta, about, (context) => {
+  const { site } = context
+  const all = policiesFor(site, catalogue())
+  const cut = lockedOut(site, endpointsOf(site, catalogue(), all), all)
+  return [
     {
-      what: 'policies',
-      name: 'the network policies of the cluster are applied, and what they do not allow is denied',
-      why: 'what a pod may reach is a line that somebody wrote: whoever gets into one gets nowhere from there',
-      manifests: policiesFor(context.site, catalogue())
-        .filter(({ component }) => first.includes(component))
-        .map((manifest) => textOf(manifest, 'policies')),
-      kinds,
+      name: 'this laptop still reaches the API under these policies',
+      why: 'the firewall of the nodes is one of them, and it is in force at once',
+      check:
+        cut === undefined
+          ? sh`echo ${`router.allow lets ${site.tunnel.peers[0]?.name ?? 'it'} in`}`
+          : sh`echo ${cut} && false`,
+      help: `let the tunnel in: a line of router.allow such as
+{ from: tunnel, to: nodes, ports: [tcp/22, tcp/6443], why: administration } in config/sites/${site.name}.yaml`,
     },
-    context,
-  ),
-  {
-    name: 'names are still answered under these policies',
-    why: 'CoreDNS is Ready only while it reaches the API, and the kubelet reaches CoreDNS',
-    until: sh`kubectl rollout status deployment/coredns --namespace kube-system --timeout=5s`,
-    seconds: 120,
-  },
-])
+    {
+      name: 'the cluster knows what a network policy of Cilium is',
+      why: 'its operator defines that when it starts',
+      until: sh`kubectl wait --for=condition=Established --timeout=5s customresourcedefinitions ${kinds}`,
+      seconds: 120,
+    },
+    ...objects(
+      {
+        what: 'policies',
+        name: 'the network policies of the cluster are applied, and what they do not allow is denied',
+        why: 'what a pod may reach is a line that somebody wrote: whoever gets into one gets nowhere from there',
+        manifests: all
+          .filter(({ component }) => first.includes(component))
+          .map((manifest) => textOf(manifest, 'policies')),
+        kinds,
+      },
+      context,
+    ),
+    {
+      name: 'names are still answered under these policies',
+      why: 'CoreDNS is Ready only while it reaches the API, and the kubelet reaches CoreDNS',
+      until: sh`kubectl rollout status deployment/coredns --namespace kube-system --timeout=5s`,
+      seconds: 120,
+    },
+  ]
+})

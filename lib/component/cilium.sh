@@ -7,7 +7,7 @@ cilium_alone() {
   local others known='kube-proxy|kube-flannel|flannel|calico-node|canal|kube-router|weave-net|antrea-agent'
   others=$(kubectl get daemonsets --all-namespaces \
     --output=go-template='{{ range .items }}{{ .metadata.namespace }}/{{ .metadata.name }}{{ "\n" }}{{ end }}') || return
-  others=$(grep --extended-regexp "/($known)" <<< "$others")
+  others=$(grep --extended-regexp "/($known)" <<< "$others" || true)
   [ -z "$others" ] || { printf 'there is %s\n' "$others"; return 1; }
 }
 
@@ -33,7 +33,7 @@ cilium_clean_end() {
     kubectl delete daemonset cilium-clean --namespace cilium --wait --timeout=2m
   fi
   definitions=$(kubectl get customresourcedefinitions --output=name) || return
-  definitions=$(grep '\.cilium\.io$' <<< "$definitions")
+  definitions=$(grep '\.cilium\.io$' <<< "$definitions" || true)
   # shellcheck disable=SC2086 # one word each
   [ -z "$definitions" ] || kubectl delete $definitions --wait --timeout=2m
 }

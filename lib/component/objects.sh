@@ -40,9 +40,9 @@ objects_apply() {
 # Where the kinds are gone, so are they.
 objects_gone() {
   local there named=''
-  there=$(objects_there "$1" "$2" 2>&1) || {
-    grep --ignore-case 'the server doesn.t have a resource type' <<< "$there" > /dev/null && return 0
-    printf '%s\n' "$there" >&2
+  there=$(objects_there "$1" "$2" 2> "$FK_TMP/objects.err") || {
+    grep --ignore-case 'the server doesn.t have a resource type' "$FK_TMP/objects.err" > /dev/null && return 0
+    cat "$FK_TMP/objects.err" >&2
     return 1
   }
   [ ! -f "$3" ] || named=$(objects_named "$3" | tac) || return

@@ -181,7 +181,7 @@ export class Text {
     else {
       const place = machine === undefined ? '' : machine.padEnd(15)
       const head = mode === 'rehearsal' ? layer.padEnd(8) : `${paper.stated(state, '')}${pad(state)}`
-      paper.flow(`${head}${name.padEnd(19)}${place}${text}`.trimEnd())
+      paper.flow(`${head}${name.padEnd(20)}${place}${text}`.trimEnd())
     }
     if (next && state !== 'ok' && state !== 'change' && !(this.#brief && mode === 'plan'))
       paper.details('next:  ', next, true)

@@ -1,7 +1,7 @@
 // The network of a cluster by the pages that set it up: from a node that is NotReady to pods that talk to whom they may, and back.
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
@@ -15,6 +15,8 @@ const skip = withoutCilium || missing || without('helm', 'kubectl')
 
 describe('the network of a cluster, by its pages', { skip }, () => {
   const first = 'net-1'
+  /** Where this computer stands for machines of the lab. */
+  const gateway = '10.78.0.1'
   let cluster: PodFleet
   const kubectl = (words: string, input?: string) => cluster.kubectl(words, input)
   const run = async (...words: string[]) => {
@@ -49,11 +51,41 @@ describe('the network of a cluster, by its pages', { skip }, () => {
     const changed = text.replace('encryption:\n  enabled: true', 'encryption:\n  enabled: false')
     assert.notEqual(changed, text)
     writeFileSync(own, changed)
+    // The laptop finds the API in the tunnel. No tunnel is needed to get there: this computer and the node are neighbours.
+    cluster.site((site) => {
+      site['tunnel'] = { network: '10.67.0.0/24', peers: [{ name: 'laptop', address: '10.67.0.2' }] }
+      site['router'] = {
+        kind: 'host',
+        at: first,
+        allow: [
+          { from: 'tunnel', to: 'router', ports: ['tcp/22', 'tcp/6443'], why: 'administration' },
+          { from: gateway, to: 'router', ports: ['tcp/22'], why: 'the computer that runs this test' },
+          { from: 'router', to: ['internet', 'upstream'], ports: 'any', why: 'images' },
+        ],
+        never: [],
+      }
+    })
+    await cluster.on(first, 'ip address add 10.67.0.1/32 dev lo')
+    execFileSync('ip', ['address', 'replace', '10.67.0.2/32', 'dev', 'lo'])
+    execFileSync('ip', [
+      'route',
+      'replace',
+      '10.67.0.1/32',
+      'via',
+      cluster.machineOf(first).host,
+      'src',
+      '10.67.0.2',
+    ])
+    await cluster.on(first, `ip route add 10.67.0.2/32 via ${gateway}`)
     await run('k3s-server', 'apply')
     // k3s brings its own; the stand-in does not.
     await kubectl('apply --filename=-', dns)
   })
-  after(() => cluster?.end())
+  after(async () => {
+    spawnSync('ip', ['route', 'delete', '10.67.0.1/32'])
+    spawnSync('ip', ['address', 'delete', '10.67.0.2/32', 'dev', 'lo'])
+    await cluster?.end()
+  })
 
   test('the definitions of Gateway API are, byte for byte, those that the pin names', () => {
     const pins = parse(readFileSync('config/versions.yaml', 'utf8')) as Record<
