@@ -16,7 +16,7 @@ import { kubernetesOf } from '../component/tools.ts'
 import { checkValues } from '../component/values.ts'
 import { downloads } from '../engine/delivery.ts'
 import { count } from '../engine/report.ts'
-import { describe } from '../ground/document.ts'
+import { type Diagnostic, describe } from '../ground/document.ts'
 import { Fault } from '../ground/fault.ts'
 import { read, root } from '../ground/root.ts'
 import { catalogue } from '../site/catalogue.ts'
@@ -33,7 +33,7 @@ export const components = (call: Call): Promise<number> =>
       names.length > 0
         ? names
         : [...catalogue().values()].flatMap((each) => (isDescribed(each) ? each.name : []))
-    if (action === 'check') return await check(session, all)
+    if (action === 'check') return await check(session, all, json)
     const answer =
       action === 'images'
         ? Object.fromEntries(
@@ -72,8 +72,8 @@ async function images(session: Open, name: string): Promise<Image[]> {
 }
 
 /** Every file of values against the chart. Resolves to 1 where a key is no value of it, and prints each fault. */
-async function check(session: Open, names: string[]): Promise<number> {
-  let faults = 0
+async function check(session: Open, names: string[], json: boolean): Promise<number> {
+  const faults: Diagnostic[] = []
   for (const name of names) {
     const component = componentNamed(name, 'described')
     const chart = await readChart(await chartOf(session, component))
@@ -81,14 +81,16 @@ async function check(session: Open, names: string[]): Promise<number> {
     if (files.length === 0 || !existsSync(join(root, fileOf(name, 'values.yaml'))))
       throw new Fault(`${name} has no values`, { next: `write ${fileOf(name, 'values.yaml')}` })
     const found = files.flatMap((file) => checkValues(file, read(file), chart, component.removed))
-    faults += found.length
+    faults.push(...found)
+    if (json) continue
     process.stdout.write(
       found.length === 0
         ? `${name}: ${count(files.length, 'file')} of values, every key is one of ${chart.name} ${chart.version}\n`
         : `${found.map(describe).join('\n')}\n`,
     )
   }
-  return faults === 0 ? 0 : 1
+  if (json) process.stdout.write(`${JSON.stringify(faults)}\n`)
+  return faults.length === 0 ? 0 : 1
 }
 
 function graphText(places: readonly Place[]): string {
