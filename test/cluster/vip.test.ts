@@ -1,7 +1,7 @@
 // A site of three servers and two agents, from bare machines by one command: they know each other by one address, which
 // keepalived moves. Then what pages print is held against it, and each server is killed.
 import assert from 'node:assert/strict'
-import { cpSync, readFileSync } from 'node:fs'
+import { cpSync, readFileSync, readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -143,6 +143,9 @@ describe('a site of three servers and two agents', { skip: missing }, () => {
     })
     for (const name of byHand) await store.get(`${name}-boot-password`, makePassphrase)
     await printed('00-host-harden', byHand)
+    // The stand-in for k3s runs no pods here: their network is for the node tier.
+    const pages = join(cluster.copy.dir, 'scripts')
+    for (const page of readdirSync(pages).filter((file) => /^[3-9]/.test(file))) rmSync(join(pages, page))
     built = changesOf(await good('build-all', '--yes', '--json'))
   })
   after(async () => {
@@ -232,7 +235,9 @@ describe('a site of three servers and two agents', { skip: missing }, () => {
     for (const [i, text] of (await leftOn(cluster.names)).entries()) sameLeft(applied[i]!, text)
   })
 
-  test('each server is killed five times: the address moves within five seconds, and never stands twice', async (t) => {
+  // A run for every change kills each of them twice.
+  const kills = process.env['CI'] ? 2 : 5
+  test(`each server is killed ${kills} times: the address moves within five seconds, and never stands twice`, async (t) => {
     // The one that looks from outside.
     await cluster.on(
       'move-4',
@@ -251,7 +256,7 @@ describe('a site of three servers and two agents', { skip: missing }, () => {
     const measured: number[] = []
     const seen = new Map(servers.map((name) => [name, 0]))
     try {
-      for (let round = 0; [...seen.values()].some((times) => times < 5); round++) {
+      for (let round = 0; [...seen.values()].some((times) => times < kills); round++) {
         assert.ok(round < 40, `the address does not go round: ${JSON.stringify([...seen])}`)
         const [holder, ...more] = now
         assert.ok(holder !== undefined && more.length === 0, `${holder} ${more.join()}`)

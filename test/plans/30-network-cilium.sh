@@ -26,7 +26,7 @@ main() {
 
   # 2/15 what cleans the nodes when Cilium is taken away is at hand
   check() {
-    put_matches /nonexistent/fortress/components/cilium/clean.yaml e2e5436fc3fbf601cbf5b9b53db5c4a6b2d99902ec2689a0791124781e13d9b4 644 root:root
+    put_matches /nonexistent/fortress/components/cilium/clean.yaml c4f5b8cc5a45e055473e42331a6035f22333fb76b36662297fc5bb850d6857e2 644 root:root
   }
   apply() {
     (
@@ -58,8 +58,11 @@ spec:
             - |
               # Nothing ends this script: what is left is counted at its end, whatever a command says.
               agent() { grep --quiet --line-regexp --no-messages cilium-agent /proc/[0-9]*/comm; }
+              links() { ip -brief link | awk '$1 ~ /^(cilium_|lxc)/ { sub(/@.*/, "", $1); print $1 }'; }
               while agent; do sleep 1; done
               cilium-dbg post-uninstall-cleanup --force --all-state
+              # Pods that still run have their end of a link here. No other network plug-in would adopt it.
+              for link in $(links); do ip link delete "$link"; done
               for tables in iptables ip6tables; do
                 for table in raw mangle nat filter; do
                   rules=$($tables --wait --table "$table" --list-rules 2> /dev/null) || continue
@@ -88,9 +91,8 @@ spec:
                 nsenter --mount=/proc/1/ns/mnt umount /run/cilium/cgroupv2
               fi
               left=$(bpftool prog show | grep --count ' name cil_')
-              links=$(ip -brief link | grep --count --extended-regexp '^(cilium_|lxc)')
-              echo "programs left: $left, links left: $links"
-              [ "$left" -eq 0 ] && [ "$links" -eq 0 ] && touch /tmp/clean
+              echo "programs left: $left; links left:" $(links)
+              [ "$left" -eq 0 ] && [ -z "$(links)" ] && touch /tmp/clean
               exec sleep infinity
           readinessProbe:
             exec: { command: [test, -f, /tmp/clean] }

@@ -3,7 +3,7 @@
 #
 # Run it on the laptop, as yourself:
 #   KUBECONFIG=FILE bash 31-network-policies.sh
-# It has 4 steps. Each checks first, and changes only what does not hold.
+# It has 5 steps. Each checks first, and changes only what does not hold.
 # It needs kubectl and helm in PATH, and in KUBECONFIG the file that opens the API of the cluster.
 # It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # shellcheck disable=SC2034 # functions read what is set here
@@ -16,14 +16,20 @@ main() {
   begin_rootless kubectl helm
   : "${KUBECONFIG:?the file that opens the API of the cluster}"
 
-  # 1/4 the cluster knows what a network policy of Cilium is
+  # 1/5 this laptop still reaches the API under these policies
+  #   why: the firewall of the nodes is one of them, and it is in force at once
+  check() { echo 'router.allow lets laptop in'; }
+  demand 'this laptop still reaches the API under these policies' 'let the tunnel in: a line of router.allow such as
+{ from: tunnel, to: nodes, ports: [tcp/22, tcp/6443], why: administration } in config/sites/fortress.yaml'
+
+  # 2/5 the cluster knows what a network policy of Cilium is
   #   why: its operator defines that when it starts
   check() {
     kubectl wait --for=condition=Established --timeout=5s customresourcedefinitions ciliumnetworkpolicies.cilium.io ciliumclusterwidenetworkpolicies.cilium.io
   }
   wait_for 'the cluster knows what a network policy of Cilium is' 120
 
-  # 2/4 the network policies of the cluster are applied, and what they do not allow is denied: they are written out
+  # 3/5 the network policies of the cluster are applied, and what they do not allow is denied: they are written out
   check() {
     put_matches /nonexistent/fortress/components/policies.yaml 528e51caec804a91317d34e5164ed47b59d21c03e31beb53e4a8184bb6c0aeb7 644 root:root
   }
@@ -472,7 +478,7 @@ FORTRESS
   recover() { put_restore /nonexistent/fortress/components/policies.yaml; }
   change 'the network policies of the cluster are applied, and what they do not allow is denied: they are written out'
 
-  # 3/4 the network policies of the cluster are applied, and what they do not allow is denied
+  # 4/5 the network policies of the cluster are applied, and what they do not allow is denied
   #   why: what a pod may reach is a line that somebody wrote: whoever gets into one gets nowhere from there
   check() {
     objects_hold policies ciliumnetworkpolicies.cilium.io,ciliumclusterwidenetworkpolicies.cilium.io /nonexistent/fortress/components/policies.yaml
@@ -482,7 +488,7 @@ FORTRESS
   }
   change 'the network policies of the cluster are applied, and what they do not allow is denied'
 
-  # 4/4 names are still answered under these policies
+  # 5/5 names are still answered under these policies
   #   why: CoreDNS is Ready only while it reaches the API, and the kubelet reaches CoreDNS
   check() { kubectl rollout status deployment/coredns --namespace kube-system --timeout=5s; }
   wait_for 'names are still answered under these policies' 120
@@ -494,6 +500,6 @@ FORTRESS
 # from lib/engine/shell/put.sh: FK_STATE put put_owner put_finish put_finished put_restore put_matches
 # from lib/engine/shell/snapshot.sh: record_before
 # from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin_rootless usage recover holds
-# from lib/engine/shell/printed.sh: change wait_for fail
+# from lib/engine/shell/printed.sh: change demand wait_for fail
 
 main "$@"
