@@ -460,3 +460,22 @@ function doorsOn(site: Site, machine: MachineSpec): Rule[] {
 /** The addresses of a host in the network of its virtual machines: from there it asks them. */
 const ownOn = ({ own }: View, network: string | undefined): string[] =>
   network === undefined ? own : own.filter((address) => inside(network, address))
+
+/** Whether the firewall of servers, as these policies have it, lets an address of IPv4 in at a port of TCP. */
+export function letsIn(manifests: readonly Manifest[], address: string, port: number): boolean {
+  const covers = ({ cidr, except = [] }: CidrRule) =>
+    inside(cidr, address) && !except.some((hole) => inside(hole, address))
+  const has = ({ port: first, endPort = Number(first), protocol = 'TCP' }: Port) =>
+    protocol === 'TCP' && Number(first) <= port && port <= endPort
+  return manifests
+    .flatMap(({ policy }) => specsOf(policy))
+    .filter(
+      ({ nodeSelector }) =>
+        nodeSelector !== undefined && !JSON.stringify(nodeSelector).includes('DoesNotExist'),
+    )
+    .flatMap(({ ingress = [] }) => ingress)
+    .some(
+      ({ fromCIDRSet = [], toPorts }) =>
+        fromCIDRSet.some(covers) && (toPorts === undefined || toPorts.some(({ ports }) => ports.some(has))),
+    )
+}

@@ -192,24 +192,6 @@ export function endpointOf(site: Site, known: Endpoint[], word: string): Endpoin
   })
 }
 
-/**
- * Why nobody at the laptop would reach the API any more under these policies; undefined where the laptop still does, and where the
- * site has no tunnel that says which address it has.
- */
-export function lockedOut(site: Site, known: Endpoint[], manifests: Manifest[]): string | undefined {
-  const [laptop] = site.tunnel.peers
-  const server = known.find(({ kind, server: runs }) => kind === 'node' && runs)
-  if (laptop === undefined || server === undefined) return undefined
-  const { ingress } = judge(manifests, known, {
-    from: at(laptop.name, laptop.address),
-    to: server,
-    port: 'tcp/6443',
-  })
-  return ingress.allowed
-    ? undefined
-    : `${laptop.name} (${laptop.address}) would not reach the API at tcp/6443: ${ingress.by}`
-}
-
 /** Whether a flow is let through by both ends, and by which rule. */
 export function judge(manifests: Manifest[], known: Endpoint[], flow: Flow): Verdict {
   const egress = sideOf(manifests, 'egress', flow)

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { type Endpoint, type Flow, judge } from '../../lib/component/policymap.ts'
-import { type Manifest, nameOf, policiesFor, specsOf, textOf } from '../../lib/component/policies.ts'
+import { type Manifest, letsIn, nameOf, policiesFor, specsOf, textOf } from '../../lib/component/policies.ts'
 import { catalogue } from '../../lib/site/catalogue.ts'
 import { siteOf } from '../sites.ts'
 import {
@@ -246,4 +246,15 @@ test('what a line of router.allow opens to the nodes in a private network, the d
   )
   assert.ok(holes.includes('192.168.88.15/32'), 'the model server')
   assert.ok(!holes.some((hole) => hole.startsWith('192.168.88.0')), 'not the network that it is in')
+})
+
+test('policies that would cut the laptop off from the API are seen before they are applied', () => {
+  for (const name of clusters) {
+    const { manifests, site } = clusterOf(name)
+    const [laptop] = site.tunnel.peers
+    if (laptop) assert.ok(letsIn(manifests, laptop.address, 6443), name)
+  }
+  const { manifests } = clusterOf('fortress')
+  assert.ok(!letsIn(manifests, '10.66.0.2', 9345))
+  assert.ok(!letsIn(manifests, '192.0.2.7', 6443))
 })

@@ -18,7 +18,7 @@ main() {
 
   # 1/5 this laptop still reaches the API under these policies
   #   why: the firewall of the nodes is one of them, and it is in force at once
-  check() { echo 'router.allow lets laptop in'; }
+  check() { echo 'router.allow lets laptop (10.66.0.2) in'; }
   demand 'this laptop still reaches the API under these policies' 'let the tunnel in: a line of router.allow such as
 { from: tunnel, to: nodes, ports: [tcp/22, tcp/6443], why: administration } in config/sites/fortress.yaml'
 
