@@ -199,7 +199,7 @@ describe('what needs attention', () => {
     assert.deepEqual(status.concerns, [])
     assert.deepEqual(
       status.notBuilt.map(({ page }) => page),
-      ['30-network', '31-network-policies', '60-storage-vault', '64-backup'],
+      ['60-storage-vault', '64-backup'],
     )
     assert.match(
       screen(status, { color: false }),

@@ -26,7 +26,7 @@ main() {
 
   # 2/15 what cleans the nodes when Cilium is taken away is at hand
   check() {
-    put_matches /nonexistent/fortress/components/cilium/clean.yaml c4f5b8cc5a45e055473e42331a6035f22333fb76b36662297fc5bb850d6857e2 644 root:root
+    put_matches /nonexistent/fortress/components/cilium/clean.yaml 2ad3da32ecac5a08ae1e7c6e0fb41426cef5c995a5913d06c0ea92c7e7b79cd1 644 root:root
   }
   apply() {
     (
@@ -56,9 +56,9 @@ spec:
           command: [bash, -c]
           args:
             - |
-              # Nothing ends this script: what is left is counted at its end, whatever a command says.
+              set -o pipefail # what is left is looked at in the end, whatever a command says
               agent() { grep --quiet --line-regexp --no-messages cilium-agent /proc/[0-9]*/comm; }
-              links() { ip -brief link | awk '$1 ~ /^(cilium_|lxc)/ { sub(/@.*/, "", $1); print $1 }'; }
+              links() { ip -brief link | sed --quiet --regexp-extended 's/^((cilium_|lxc)[^@ ]*).*/\1/p'; }
               while agent; do sleep 1; done
               cilium-dbg post-uninstall-cleanup --force --all-state
               # Pods that still run have their end of a link here. No other network plug-in would adopt it.
@@ -90,9 +90,11 @@ spec:
               if nsenter --mount=/proc/1/ns/mnt mountpoint --quiet /run/cilium/cgroupv2; then
                 nsenter --mount=/proc/1/ns/mnt umount /run/cilium/cgroupv2
               fi
-              left=$(bpftool prog show | grep --count ' name cil_')
-              echo "programs left: $left; links left:" $(links)
-              [ "$left" -eq 0 ] && [ -z "$(links)" ] && touch /tmp/clean
+              # What cannot be asked is not clean.
+              programs=$(bpftool prog show) && left=$(links) || exit 1
+              programs=$(grep ' name cil_' <<< "$programs")
+              echo "programs left: ${programs:-none}; links left:" ${left:-none}
+              [ -z "$programs$left" ] && touch /tmp/clean
               exec sleep infinity
           readinessProbe:
             exec: { command: [test, -f, /tmp/clean] }
