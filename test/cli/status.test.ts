@@ -203,7 +203,7 @@ describe('what needs attention', () => {
     )
     assert.match(
       screen(status, { color: false }),
-      /^no page does yet what this site needs: 30-network 31-network-/m,
+      /^no page does yet what this site needs: 60-storage-vault 64-/m,
     )
   })
 

@@ -374,9 +374,9 @@ describe('a run over many pages', () => {
     })
     assert.equal(
       text,
-      `change     00-host-harden     70 to change, 5 hold
-your turn  06-host-firewall   1 your turn
-not built  20-k3s-server      it comes later
+      `change     00-host-harden      70 to change, 5 hold
+your turn  06-host-firewall    1 your turn
+not built  20-k3s-server       it comes later
 
 Plan for fortress: 70 to change, 5 hold, 1 needs you first
   your turn  06    bring the tunnel up
@@ -394,7 +394,7 @@ Log: x.ndjson
     })
     assert.equal(
       text,
-      `ok         00-host-harden     75 hold
+      `ok         00-host-harden      75 hold
 
 05-host-wireguard  A page.
   verify on fortress (admin@192.0.2.10)
