@@ -54,6 +54,7 @@ export default {
     },
     helm: { does: 'helm on the cluster, in the same way', ...commandOf('tool', 'helm') },
     may: { does: 'whether a workload may talk to another, and by which rule', ...commandOf('may', 'may') },
+    net: { does: 'what the network has dropped lately, and why', ...commandOf('net', 'net') },
     map: { does: 'who may talk to whom; --svg and --mermaid draw it', ...commandOf('map', 'map') },
     components: {
       does: 'what runs in the cluster, in which order it comes, with which images; values against charts',

@@ -280,6 +280,16 @@ export const map = {
   },
 } as const satisfies Table
 
+export const net = {
+  words: [],
+  flags: {
+    site,
+    since: { takes: 'TIME', help: 'how far back, such as 30s or 2h; without it 10m' },
+    json: { help: 'for programs: one JSON document' },
+  },
+  notes: ['Exit code: 0 nothing was dropped, 2 something was.'],
+} as const satisfies Table
+
 export const cis = {
   words: [],
   flags: {

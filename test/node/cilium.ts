@@ -169,6 +169,16 @@ async function base() {
  */
 export const ciliumOverlay = { encryption: { enabled: false } }
 
+/** Programs of Cilium in the kernel, which all nodes of the lab share. */
+export async function programsLoaded(): Promise<string[]> {
+  const { tree } = await base()
+  const { status, stdout, stderr } = spawnSync('chroot', [tree, 'bpftool', 'prog', 'show'], {
+    encoding: 'utf8',
+  })
+  if (status !== 0) throw new Error(`bpftool: ${stderr}`)
+  return stdout.split('\n').filter((line) => / name cil_/.test(line))
+}
+
 /** Cilium's chart as its makers publish it, a .tgz; the same bytes on every computer. `digest` is its sha256. */
 export function ciliumChart(): { file: string; version: string; digest: string } {
   const { Dir, Version } = cilium()

@@ -5,9 +5,16 @@ import { execFileSync, spawnSync } from 'node:child_process'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import { parse } from 'yaml'
+import { parse, parseDocument } from 'yaml'
 import { without } from '../programs.ts'
-import { ciliumChart, ciliumImages, gatewayCrds, withoutCilium } from './cilium.ts'
+import {
+  ciliumChart,
+  ciliumImages,
+  ciliumOverlay,
+  gatewayCrds,
+  programsLoaded,
+  withoutCilium,
+} from './cilium.ts'
 import { type PodFleet, missing, podFleet, podImage } from './kit.ts'
 import { dns, restricted } from './manifests.ts'
 
@@ -47,10 +54,9 @@ describe('the network of a cluster, by its pages', { skip }, () => {
     writeFileSync(join(downloads, `gateway-api-${gatewayCrds().version}.yaml`), gatewayCrds().text)
     // The one line of values that differs: the kernel that nodes of the lab share has no WireGuard.
     const own = join(cluster.copy.dir, 'config/components/cilium/values.yaml')
-    const text = readFileSync(own, 'utf8')
-    const changed = text.replace('encryption:\n  enabled: true', 'encryption:\n  enabled: false')
-    assert.notEqual(changed, text)
-    writeFileSync(own, changed)
+    const document = parseDocument(readFileSync(own, 'utf8'))
+    document.setIn(['encryption', 'enabled'], ciliumOverlay.encryption.enabled)
+    writeFileSync(own, document.toString())
     // The laptop finds the API in the tunnel. No tunnel is needed to get there: this computer and the node are neighbours.
     cluster.site((site) => {
       site['tunnel'] = { network: '10.67.0.0/24', peers: [{ name: 'laptop', address: '10.67.0.2' }] }
@@ -108,6 +114,17 @@ describe('the network of a cluster, by its pages', { skip }, () => {
     await run('network-cilium', 'verify')
   })
 
+  test('the agent stands in for kube-proxy, has the host firewall, and every controller of it is content', async () => {
+    const agent = '/opt/bin/k3s kubectl --namespace cilium exec daemonset/cilium --container cilium-agent --'
+    const status = JSON.parse(await cluster.on(first, `${agent} cilium-dbg status --output json`)) as Record<
+      string,
+      { mode?: string }
+    >
+    assert.equal(status['kube-proxy-replacement']?.mode, 'True')
+    assert.equal(status['host-firewall']?.mode, 'Enabled')
+    await cluster.until('all controllers are', `${agent} cilium-dbg status | grep -E ' ([0-9]+)/\\1 healthy'`)
+  })
+
   test('before there are policies every pod reaches every other, and by the name of a Service', async () => {
     await kubectl('create namespace shop')
     await kubectl('create namespace other')
@@ -132,6 +149,9 @@ describe('the network of a cluster, by its pages', { skip }, () => {
       ),
       /^\[10\.43\./m,
     )
+    const { code, text } = await cluster.task('net')
+    assert.equal(code, 2, text)
+    assert.match(text, /other\/web → shop\/web:tcp\/8080\n +policy denied, on its way out/)
     assert.match(await run('network-policies', 'apply'), /: \d+ steps hold\n/)
     await kubectl('rollout status deployment/hubble-relay --namespace cilium --timeout=60s')
   })
@@ -152,11 +172,12 @@ describe('the network of a cluster, by its pages', { skip }, () => {
   test('undo of both pages leaves no program, link, chain, rule or file of Cilium on the node', async () => {
     await run('network-policies', 'undo')
     assert.match(await get('other/web', 'http://web.shop/'), /^web-/)
+    assert.ok((await programsLoaded()).length > 20)
     await run('network-cilium', 'undo')
+    assert.deepEqual(await programsLoaded(), [])
     const left = await cluster.on(
       first,
-      `bpftool prog show 2> /dev/null | grep ' name cil_' || true
-ip -brief link | grep -E '^(cilium_|lxc)' || true
+      `ip -brief link | grep -E '^(cilium_|lxc)' || true
 for tables in iptables ip6tables; do $tables-save 2> /dev/null | grep CILIUM || true; done
 ip rule list | grep -E 'lookup (2004|2005)' || true
 ls /etc/sysctl.d/99-zzz-override_cilium.conf /opt/cni/bin/cilium-cni /etc/cni/net.d/05-cilium.conflist 2> /dev/null || true
