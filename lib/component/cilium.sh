@@ -19,7 +19,23 @@ cilium_clean_begin() {
   # Without an agent an earlier undo has begun it, or there is nothing to clean.
   [ -n "$image" ] || return 0
   sed "s#IMAGE.*#$image#" "$1" | kubectl apply --server-side --force-conflicts --field-manager=fortress-kit --filename=-
-  kubectl wait pods --namespace cilium --selector=app=cilium-clean --for=jsonpath='{.status.phase}'=Running --timeout=5m
+  for _ in {1..150}; do
+    ! cilium_cleaners || return 0
+    sleep 2
+  done
+  echo 'what cleans the nodes does not run on each of them:' >&2
+  kubectl get pods --namespace cilium --selector=app=cilium-clean --output=wide >&2
+  return 1
+}
+
+# cilium_cleaners: on every node what cleans it runs.
+cilium_cleaners() {
+  local wanted running
+  wanted=$(kubectl get daemonset cilium-clean --namespace cilium \
+    --output=jsonpath='{.status.desiredNumberScheduled}') || return
+  running=$(kubectl get pods --namespace cilium --selector=app=cilium-clean \
+    --field-selector=status.phase=Running --output=name) || return
+  [ "${wanted:-0}" -gt 0 ] && [ "$(grep --count . <<< "$running")" -ge "$wanted" ]
 }
 
 # cilium_clean_end: every node is clean. Its policies and other objects go with their definitions, which Cilium has made itself.
@@ -37,4 +53,4 @@ cilium_clean_end() {
   # shellcheck disable=SC2086 # one word each
   [ -z "$definitions" ] || kubectl delete $definitions --wait --timeout=2m
 }
-export -f cilium_alone cilium_clean_begin cilium_clean_end
+export -f cilium_alone cilium_clean_begin cilium_cleaners cilium_clean_end
