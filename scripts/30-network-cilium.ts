@@ -30,7 +30,7 @@ export default script(import.meta, about, (context) => {
     },
     file(clean, {
       from: 'config/components/cilium/clean.yaml',
-      name: 'what cleans the nodes when Cilium is taken away is at hand',
+      name: 'the manifest that cleans nodes at undo is written',
     }),
     ...release('cilium', context, {
       facts: facts(context.site),

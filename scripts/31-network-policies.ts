@@ -6,7 +6,7 @@
 //         installs brings its own policies, in config/components/NAME/policies.yaml.
 // Undo    deletes the policies: then everybody may talk to everybody.
 import { objects, objectsShell } from '../lib/component/objects.ts'
-import { letsIn, policiesFor, textOf } from '../lib/component/policies.ts'
+import { letsIn, policiesFor, textOf, withCluster } from '../lib/component/policies.ts'
 import { sh } from '../lib/ground/sh.ts'
 import { script } from '../lib/script.ts'
 import { catalogue } from '../lib/site/catalogue.ts'
@@ -20,9 +20,6 @@ const about = {
 
 const kinds = ['ciliumnetworkpolicies.cilium.io', 'ciliumclusterwidenetworkpolicies.cilium.io']
 
-/** Whose pods are there before this page: they came with the cluster, or with the network. */
-const first = ['cilium', 'coredns', 'metrics-server']
-
 export default script(import.meta, about, (context) => {
   const { site } = context
   const all = policiesFor(site, catalogue())
@@ -30,7 +27,7 @@ export default script(import.meta, about, (context) => {
   const stays = laptop === undefined || letsIn(all, laptop.address, 6443)
   return [
     {
-      name: 'this laptop still reaches the API under these policies',
+      name: 'the policies let this laptop reach the API',
       why: 'the firewall of the nodes is one of them, and it is in force at once',
       check: stays
         ? sh`echo ${laptop ? `router.allow lets ${laptop.name} (${laptop.address}) in` : 'there is no tunnel'}`
@@ -39,7 +36,7 @@ export default script(import.meta, about, (context) => {
 { from: tunnel, to: nodes, ports: [tcp/22, tcp/6443], why: administration } in config/sites/${site.name}.yaml`,
     },
     {
-      name: 'the cluster knows what a network policy of Cilium is',
+      name: 'the CRDs of Cilium network policies are installed',
       why: 'its operator defines that when it starts',
       until: sh`kubectl wait --for=condition=Established --timeout=5s customresourcedefinitions ${kinds}`,
       seconds: 120,
@@ -47,17 +44,17 @@ export default script(import.meta, about, (context) => {
     ...objects(
       {
         what: 'policies',
-        name: 'the network policies of the cluster are applied, and what they do not allow is denied',
+        name: 'network policies are applied, and all other traffic is denied',
         why: 'what a pod may reach is a line that somebody wrote: whoever gets into one gets nowhere from there',
         manifests: all
-          .filter(({ component }) => first.includes(component))
+          .filter(({ component }) => withCluster.includes(component))
           .map((manifest) => textOf(manifest, 'policies')),
         kinds,
       },
       context,
     ),
     {
-      name: 'names are still answered under these policies',
+      name: 'CoreDNS is ready under these policies',
       why: 'CoreDNS is Ready only while it reaches the API, and the kubelet reaches CoreDNS',
       until: sh`kubectl rollout status deployment/coredns --namespace kube-system --timeout=5s`,
       seconds: 120,

@@ -551,6 +551,23 @@ as_user() {
   rm scripts/60-laptop-note.ts
 }
 
+@test "a page for the laptop writes its files as the user who runs it, by the task and printed" {
+  laptop_page
+  sed -e "s#^import { sh }.*#&\nimport { file } from '../lib/engine/file.ts'#" \
+    -e "s#^  {\$#  file('$BATS_TEST_TMPDIR/home/dir/list', { text: 'one\\\\n' }),\n&#" scripts/60-laptop-note.ts > scripts/62-laptop-file.ts
+  for how in task printed; do
+    if [ "$how" = task ]; then run as_user ./task laptop-file apply
+    else
+      ./task laptop-file print > "$BATS_TEST_TMPDIR/file.sh"
+      run as_user bash "$BATS_TEST_TMPDIR/file.sh"
+    fi
+    assert_success
+    assert_equal "$(cat "$BATS_TEST_TMPDIR/home/dir/list")" one
+    rm --recursive "$BATS_TEST_TMPDIR/home/dir" "$BATS_TEST_TMPDIR/home/note"
+  done
+  rm scripts/6*-laptop-*.ts
+}
+
 @test "a transaction of a page for the laptop is confirmed by its checks, and undone by its commands" {
   laptop_page
   sed "s/name: 'the note is written',/&\n    transaction: { kind: 'note' },/" scripts/60-laptop-note.ts \

@@ -92,10 +92,22 @@ export function remedy(config: Config, { refused }: Pick<Silence, 'refused'>): s
   return tunnelIsUp(config) ? './task status shows what of the cluster runs' : tunnelUp(config)
 }
 
+/** The same for one that has answered, with the version of its server. Rejects with a Fault and the remedy where it does not. */
+export async function answeringApi(
+  opening: Opening,
+  names?: readonly ToolName[],
+): Promise<Api & { version: string }> {
+  const api = await openApi(opening, names)
+  const answer = await ask(api)
+  if (typeof answer === 'string') return { ...api, version: answer }
+  api.close()
+  throw unanswered(api.endpoint, answer, remedy(opening.config, answer))
+}
+
 /**
- * This computer as the machine of pages about the API. It is asked first, so that a tunnel that is down is said within seconds,
- * and by no step. `close` takes the kubeconfig away: until then the machine may be closed and used again. Rejects with NotBuilt,
- * or with a Fault where it does not answer.
+ * This computer as the machine of pages about the API. One request comes first, so that a tunnel that is down is reported within
+ * seconds, and by no step. `close` takes the kubeconfig away: until then the machine may be closed and used again. Rejects with
+ * NotBuilt, or with a Fault where it does not answer.
  */
 export async function connectApi(
   opening: Opening,
@@ -103,11 +115,9 @@ export async function connectApi(
   terminal: boolean,
 ): Promise<{ machine: Machine; close: () => void }> {
   const { config, report, signal } = opening
-  const api = await openApi(opening)
+  const api = await answeringApi(opening)
   try {
-    const answer = await ask(api)
-    if (typeof answer !== 'string') throw unanswered(api.endpoint, answer, remedy(config, answer))
-    const far = skew(api.tools, answer)
+    const far = skew(api.tools, api.version)
     if (far !== undefined) report.note(`${far}.`)
     const { environment } = api
     const machine = await connectTo(config, spec, terminal, report, { signal, environment })

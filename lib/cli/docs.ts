@@ -76,7 +76,8 @@ function lineOf(step: Step): string {
     : isWait(step)
       ? 'waited for'
       : 'required'
-  const notes = [target === undefined ? undefined : `\`${target}\``, kind].filter(Boolean).join(', ')
+  const path = target?.replace(`${nobody}/`, 'secrets/')
+  const notes = [path === undefined ? undefined : `\`${path}\``, kind].filter(Boolean).join(', ')
   const why = step.why === undefined ? '' : `: ${step.why}`
   return plain(step.name) + (notes === '' ? '' : ` (${notes})`) + plain(why)
 }
@@ -84,9 +85,11 @@ function lineOf(step: Step): string {
 /** Text without marks of Markdown. */
 const plain = (text: string): string => text.replaceAll(/[*_<]/g, '\\$&')
 
+/** There is no laptop: what lies in its state directory, which is secrets/ unless somebody chose another, is named as there. */
+const nobody = '/nonexistent'
+
 /** The steps of a page on the first machine of the shipped documents where it changes something. */
 function exampleOf(page: Page): { steps: Step[]; on: string } {
-  const nobody = '/nonexistent'
   for (const { site, ...more } of examples) {
     const config = loadConfig({ env: { ...more, FK_STATE_DIR: nobody, FK_AGE_IDENTITY: nobody }, site })
     const store = secretStore({ dir: nobody, identity: nobody })

@@ -1,6 +1,8 @@
 // ./task map: who may talk to whom in the cluster of a site, as a table, a graph, or a picture.
 import { type Endpoint, type Flow, type Verdict, mapOf } from '../component/policymap.ts'
+import { notInstalled } from '../component/policies.ts'
 import { Fault } from '../ground/fault.ts'
+import { catalogue } from '../site/catalogue.ts'
 import type { Call } from './call.ts'
 import { parse } from './flags.ts'
 import { policiesOf, reason } from './may.ts'
@@ -32,7 +34,14 @@ export function map(
         2,
       )}\n`,
     )
-  else say(given.svg ? svg(site.name, all) : given.mermaid ? mermaid(all) : text(site.name, all))
+  else
+    say(
+      given.svg
+        ? svg(site.name, all)
+        : given.mermaid
+          ? mermaid(all)
+          : text(site.name, all, notInstalled(manifests, catalogue())),
+    )
   return 0
 }
 
@@ -54,7 +63,7 @@ export function entriesOf(found: { flow: Flow; verdict: Verdict }[]): Entry[] {
   return [...entries.values()]
 }
 
-function text(site: string, entries: Entry[]): string {
+function text(site: string, entries: Entry[], absent: string[]): string {
   const [one, two] = [width(entries.map(({ from }) => from.name)), width(entries.map(({ to }) => to.name))]
   const lines = entries.map((entry) => {
     const { from, to, rules } = entry
@@ -64,6 +73,9 @@ function text(site: string, entries: Entry[]): string {
   const head = [
     `Who may open a connection to whom in ${site}, and by which rule. What is not here is denied.`,
     'What leaves a node itself is not decided here: the firewall of the host, or the router, does.',
+    ...(absent.length > 0
+      ? [`No page installs ${absent.join(' and ')} yet: their policies are not applied.`]
+      : []),
   ]
   return `${head.join('\n')}\n\n${lines.join('')}`
 }

@@ -1,5 +1,5 @@
-// ./task may FROM TO:PORT: whether one may open a connection to another, and which line says so. No cluster is asked: the answer
-// comes from the policies that the pages apply.
+// ./task may FROM TO:PORT: whether one may open a connection to another, and which line says so. It does not contact the
+// cluster: the answer comes from the policies that the pages apply.
 import {
   type Endpoint,
   type Flow,
@@ -9,7 +9,7 @@ import {
   endpointsOf,
   judge,
 } from '../component/policymap.ts'
-import { type Manifest, policiesFor } from '../component/policies.ts'
+import { type Manifest, notInstalled, policiesFor } from '../component/policies.ts'
 import { Fault } from '../ground/fault.ts'
 import { catalogue } from '../site/catalogue.ts'
 import { loadConfig } from '../site/config.ts'
@@ -53,9 +53,21 @@ export function may(
   say(
     given.json
       ? `${JSON.stringify({ from, to: word, port: flow.port, ...verdict })}\n`
-      : sentences(flow, verdict),
+      : `${sentences(flow, verdict)}${absent([source, target], manifests)}`,
   )
   return verdict.allowed ? 0 : 1
+}
+
+/** Which of these ends no page installs yet, as a line; empty where all are there. */
+function absent(ends: Endpoint[], manifests: Manifest[]): string {
+  const names = notInstalled(manifests, catalogue()).filter((name) =>
+    catalogue()
+      .get(name)
+      ?.workloads?.some((one) => ends.some((end) => end.name === `${one.namespace}/${one.name}`)),
+  )
+  return names.length === 0
+    ? ''
+    : `  No page installs ${names.join(' and ')} yet: its policies are not applied.\n`
 }
 
 /** Yes or no, and what each end says. */

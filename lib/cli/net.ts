@@ -1,8 +1,7 @@
 // ./task net: what the network of the cluster has dropped lately, as Hubble on each node saw it, the same ones as one line.
-import { ask, unanswered } from '../component/api.ts'
 import { Fault } from '../ground/fault.ts'
 import { $ } from '../ground/laptop.ts'
-import { openApi, remedy } from './api.ts'
+import { answeringApi } from './api.ts'
 import type { Call } from './call.ts'
 import { parse } from './flags.ts'
 import { openSession } from './session.ts'
@@ -87,10 +86,8 @@ export async function net(call: Call): Promise<number> {
     signal: call.signal,
   })
   try {
-    const api = await openApi(session, ['kubectl'])
+    const api = await answeringApi(session, ['kubectl'])
     try {
-      const answer = await ask(api)
-      if (typeof answer !== 'string') throw unanswered(api.endpoint, answer, remedy(session.config, answer))
       const run = $({ env: api.environment, nothrow: true })
       const agents = await run`kubectl get pods --namespace cilium --selector k8s-app=cilium --output name`
       const pods = agents.stdout.split('\n').filter(Boolean)

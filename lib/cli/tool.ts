@@ -1,9 +1,8 @@
 // ./task kubectl and ./task helm: the tools that pages use, for a person, and no kubeconfig lies in clear on the disk for it.
 import { type ToolName, toolNames } from '../component/tools.ts'
-import { ask, unanswered } from '../component/api.ts'
 import { $ } from '../ground/laptop.ts'
 import { speakThrough } from '../ground/stop.ts'
-import { openApi, remedy } from './api.ts'
+import { answeringApi, openApi } from './api.ts'
 import type { Call } from './call.ts'
 import { openSession } from './session.ts'
 
@@ -21,12 +20,10 @@ async function tool(name: ToolName, { argv, signal }: Call): Promise<number> {
   // Standard output belongs to the tool.
   const session = openSession({ site, json: true, document: true, signal })
   try {
-    const api = await openApi(session, name === 'kubectl' ? ['kubectl'] : toolNames)
+    const alone =
+      words.some((word) => /^(-h|--help|--client)$/.test(word)) || offline.test(words[0] ?? 'help')
+    const api = await (alone ? openApi : answeringApi)(session, name === 'kubectl' ? ['kubectl'] : toolNames)
     try {
-      const alone =
-        words.some((word) => /^(-h|--help|--client)$/.test(word)) || offline.test(words[0] ?? 'help')
-      const answer = alone ? '' : await ask(api)
-      if (typeof answer !== 'string') throw unanswered(api.endpoint, answer, remedy(session.config, answer))
       // Ctrl-C is for the tool: the terminal sends it there, too.
       speakThrough(() => {})
       const running = $({ stdio: 'inherit', nothrow: true, env: api.environment })`exec ${name} ${words}`

@@ -38,19 +38,37 @@ cilium_cleaners() {
   [ "${wanted:-0}" -gt 0 ] && [ "$(grep --count . <<< "$running")" -ge "$wanted" ]
 }
 
-# cilium_clean_end: every node is clean. Its policies and other objects go with their definitions, which Cilium has made itself.
+# cilium_clean_end: every node is clean, and the CRDs that Cilium has made itself are gone.
 cilium_clean_end() {
-  local definitions
-  if kubectl get daemonset cilium-clean --namespace cilium --output=name > /dev/null 2>&1; then
+  local cleaner
+  cleaner=$(kubectl get daemonset cilium-clean --namespace cilium --ignore-not-found --output=name) || return
+  if [ -n "$cleaner" ]; then
     kubectl rollout status daemonset/cilium-clean --namespace cilium --timeout=5m || {
       kubectl logs --namespace cilium --selector=app=cilium-clean --prefix --tail=5 >&2
       return 1
     }
     kubectl delete daemonset cilium-clean --namespace cilium --wait --timeout=2m
   fi
-  definitions=$(kubectl get customresourcedefinitions --output=name) || return
-  definitions=$(grep '\.cilium\.io$' <<< "$definitions" || true)
-  # shellcheck disable=SC2086 # one word each
-  [ -z "$definitions" ] || kubectl delete $definitions --wait --timeout=2m
+  cilium_crds_gone
 }
-export -f cilium_alone cilium_clean_begin cilium_cleaners cilium_clean_end
+
+# cilium_crds_gone: of the CRDs of Cilium (Tetragon has others in the same group) those stay in which somebody has objects, such
+# as network policies of their own; what Cilium itself writes is nobody's.
+cilium_crds_gone() {
+  local all one objects kept=()
+  all=$(kubectl get customresourcedefinitions --output=name) || return
+  all=$(grep --extended-regexp '/cilium[a-z0-9]+\.cilium\.io$' <<< "$all" || true)
+  for one in $all; do
+    one=${one##*/}
+    case $one in
+      ciliumendpoints.* | ciliumendpointslices.* | ciliumidentities.* | ciliumnodes.*) ;;
+      *)
+        objects=$(kubectl get "$one" --all-namespaces --output=name) || return
+        [ -z "$objects" ] || { kept+=("$one"); continue; }
+        ;;
+    esac
+    kubectl delete customresourcedefinition "$one" --wait --timeout=2m || return
+  done
+  [ ${#kept[@]} -eq 0 ] || printf 'kept, with the objects in it: %s\n' "${kept[@]}"
+}
+export -f cilium_alone cilium_clean_begin cilium_cleaners cilium_clean_end cilium_crds_gone

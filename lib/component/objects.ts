@@ -33,7 +33,7 @@ export function objects(
   return [
     file(path, {
       text: manifests.map((manifest) => `---\n${manifest.trim()}\n`).join(''),
-      name: `${name}: they are written out`,
+      name: `the manifests of ${what} are written`,
     }),
     {
       name,

@@ -104,6 +104,15 @@ export const componentsOf = (site: Site, catalogue: Catalogue): string[] =>
     return used && existsSync(join(root, fileOf(name))) ? [name] : []
   })
 
+/** Whose pods are there before a page installs any: they come with the cluster, or with its network. */
+export const withCluster = ['cilium', 'coredns', 'metrics-server']
+
+/** Components that have policies and that no page installs yet: these are applied to no cluster. */
+export const notInstalled = (manifests: readonly Manifest[], catalogue: Catalogue): string[] =>
+  [...new Set(manifests.map(({ component }) => component))].filter(
+    (name) => !withCluster.includes(name) && !catalogue.get(name)?.built,
+  )
+
 const fileOf = (component: string): string => `config/components/${component}/policies.yaml`
 
 /**

@@ -41,20 +41,20 @@ export function release(name: string, context: Context, options: ReleaseOptions 
       file(join(directory, each.name), {
         text: each.text,
         owner: 'root:root',
-        name: `the values of ${name} are declared: ${each.name}`,
+        name: `the values of ${name} are written: ${each.name}`,
       }),
     ),
     namespaceStep(component),
     ...(options.first ?? []),
     {
-      name: `${name} may come to ${chart.version} in one step`,
+      name: `${name} can be upgraded to ${chart.version} directly`,
       why: component.upgrade.why,
       check: sh`release_jump ${namespace} ${name} ${chart.version} ${component.upgrade.jump}`,
       help: 'pin a version between the two in config/versions.yaml, apply this page, then go on; an older one needs an undo',
     },
     ...definitionSteps(component, context, directory),
     {
-      name: `the chart of ${name} ${chart.version} is here, as it is pinned`,
+      name: `the chart of ${name} ${chart.version} is downloaded and verified`,
       why: 'it is proven by its SHA-256 before helm sees it',
       check: sh`release_chart ${join(directory, `${name}-${chart.version}.tgz`)} ${chart.sha256}`,
       upload: { artifact: chart, to: join(directory, `${name}-${chart.version}.tgz`) },
@@ -74,7 +74,7 @@ function namespaceStep({ name, namespace, pod_security: security, undo }: Built)
   const label = (mode: string) => sh`{.metadata.labels.pod-security\.kubernetes\.io/${mode}}`.text
   const labels = modes.map(label).join(' ')
   return {
-    name: `namespace ${namespace} is there, and its pods are ${level}`,
+    name: `namespace ${namespace} has Pod Security level ${level}`,
     why: security?.why ?? `nothing in ${name} needs more`,
     check: sh`
       test "$(kubectl get namespace ${namespace} --output=jsonpath=${labels})" = ${modes.map(() => level).join(' ')}`,
@@ -97,13 +97,13 @@ function definitionSteps({ crds = [] }: Built, { pins }: Context, directory: str
     const path = join(directory, `${pin}-${manifest.version}.yaml`)
     return [
       {
-        name: `the definitions of ${pin} belong to nobody else`,
+        name: `the CRDs of ${pin} have no other owner`,
         why: 'two owners take turns in replacing them, and what one of them drops is deleted with all its objects',
         check: sh`release_crds_free ${names}`,
         help: 'take them away where they came from, or leave this component out: two cannot own them',
       },
       {
-        name: `the definitions of ${pin} ${manifest.version} are there`,
+        name: `the CRDs of ${pin} ${manifest.version} are installed`,
         why,
         diff: `${pin} in the cluster`,
         check: sh`release_crds ${path} ${names}`,
@@ -132,7 +132,7 @@ function releaseStep(
   const declared = `chart ${chart.sha256.slice(0, 16)}, values ${digestOf(values).slice(0, 16)}`
   const ignored = ignore.map((field) => `${field.kind} ${field.name ?? '*'} ${field.path}`)
   return {
-    name: `${name} ${chart.version} is installed as declared`,
+    name: `${name} ${chart.version} is installed with the declared values`,
     why: 'every object is compared with what the server makes of the chart, field by field',
     diff: `${name} in the cluster`,
     ahead: new Command(

@@ -613,3 +613,21 @@ test('the map lists who may, and by which line; a graph and a picture hold the s
   assert.equal(picture.match(/<g>/g)?.length, entries.length)
   assert.throws(() => run(map, '--svg', '--json', '--site', 'fortress'), /map takes one of/)
 })
+
+test('what no page installs yet is said, by may and by map, and of nothing else', () => {
+  const said = (run: (say: (text: string) => undefined) => unknown): string => {
+    let text = ''
+    run((part) => void (text += part))
+    return text
+  }
+  const asks = (...argv: string[]) => said((say) => may({ name: 'may', argv }, say))
+  assert.match(
+    asks('hello/web', 'world:443'),
+    /^ {2}No page installs hello yet: its policies are not applied\.$/m,
+  )
+  assert.doesNotMatch(asks('kube-system/coredns', 'world:53'), /No page installs/)
+  assert.match(
+    said((say) => map({ name: 'map', argv: [] }, say)),
+    /^No page installs cert-manager and hello yet: their policies are not applied\.$/m,
+  )
+})

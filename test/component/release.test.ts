@@ -33,7 +33,7 @@ describe('the steps of a component', () => {
         'deployment cilium/hubble-relay is ready',
       ],
     )
-    assert.ok(steps.some((step) => isDemand(step) && /belong to nobody else/.test(step.name)))
+    assert.ok(steps.some((step) => isDemand(step) && /have no other owner/.test(step.name)))
   })
 
   test('leave out what another page waits for', () => {
@@ -43,12 +43,12 @@ describe('the steps of a component', () => {
 
   test('say why a namespace is not restricted', () => {
     const namespace = named(/^namespace cilium/)
-    assert.match(namespace.name, /its pods are privileged/)
+    assert.match(namespace.name, /Pod Security level privileged/)
     assert.match(namespace.why ?? '', /kernel of the node/)
   })
 
   test('are one line of helm with long flags, and know a changed value', () => {
-    const one = named(/installed as declared/)
+    const one = named(/installed with the declared values/)
     const line = one.apply.map(String).join('\n')
     assert.match(
       line,

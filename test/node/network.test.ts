@@ -29,7 +29,9 @@ describe('the network of a cluster, by its pages', { skip }, () => {
   const run = async (...words: string[]) => {
     const { code, text } = await cluster.task(...words)
     if (code !== 0)
-      throw new Error(`${text}\n${await cluster.on(first, 'journalctl --unit=k3s --lines=30 --no-pager')}`)
+      throw new Error(
+        `${text}\n${await cluster.on(first, 'systemctl status k3s --no-pager --lines=40 || true')}`,
+      )
     return text
   }
   /** What one pod of a Deployment gets from an address, or why not. */
@@ -169,9 +171,19 @@ describe('the network of a cluster, by its pages', { skip }, () => {
     await run('network-policies', 'verify')
   })
 
-  test('undo of both pages leaves no program, link, chain, rule or file of Cilium on the node', async () => {
+  test('undo of both pages leaves no program, link, chain, rule or file of Cilium on the node, and what somebody wrote', async () => {
     await run('network-policies', 'undo')
     assert.match(await get('other/web', 'http://web.shop/'), /^web-/)
+    // A policy of somebody else stays, and with it the CRD that it is in.
+    const mine = {
+      apiVersion: 'cilium.io/v2',
+      kind: 'CiliumNetworkPolicy',
+      metadata: { name: 'mine', namespace: 'shop' },
+    }
+    await kubectl(
+      'apply --filename=-',
+      JSON.stringify({ ...mine, spec: { endpointSelector: {}, egress: [{}] } }),
+    )
     assert.ok((await programsLoaded()).length > 20)
     await run('network-cilium', 'undo')
     assert.deepEqual(await programsLoaded(), [])
@@ -184,7 +196,11 @@ ls /etc/sysctl.d/99-zzz-override_cilium.conf /opt/cni/bin/cilium-cni /etc/cni/ne
 mount | grep /run/cilium/cgroupv2 || true`,
     )
     assert.equal(left, '')
-    assert.equal(await kubectl('get customresourcedefinitions --output=name | grep cilium.io || true'), '')
+    assert.match(
+      await kubectl('get customresourcedefinitions --output=name | grep cilium.io || true'),
+      /^\S+\/ciliumnetworkpolicies\.cilium\.io\n$/,
+    )
+    assert.match(await kubectl('get ciliumnetworkpolicies --namespace=shop --output=name'), /\/mine\n$/)
     assert.equal(await kubectl('get namespace cilium --ignore-not-found'), '')
   })
 })

@@ -24,9 +24,9 @@ main() {
   check() { cilium_alone; }
   demand 'no other network plug-in, and no kube-proxy, is in the cluster' 'Cilium takes the place of both. Take them away with what installed them, or leave this page out'
 
-  # 2/15 what cleans the nodes when Cilium is taken away is at hand
+  # 2/15 the manifest that cleans nodes at undo is written
   check() {
-    put_matches /nonexistent/fortress/components/cilium/clean.yaml 2ad3da32ecac5a08ae1e7c6e0fb41426cef5c995a5913d06c0ea92c7e7b79cd1 644 root:root
+    put_matches /nonexistent/fortress/components/cilium/clean.yaml c05dfbf7d95e2c9fd2afd60f8428acdab492ac5e0f04fab79eabca0cf5140abc 644 root:root
   }
   apply() {
     (
@@ -58,7 +58,7 @@ spec:
             - |
               set -o pipefail # what is left is looked at in the end, whatever a command says
               agent() { grep --quiet --line-regexp --no-messages cilium-agent /proc/[0-9]*/comm; }
-              links() { ip -brief link | sed --quiet --regexp-extended 's/^((cilium_|lxc)[^@ ]*).*/\1/p'; }
+              links() { ip -brief link | sed --quiet --regexp-extended 's/^(cilium_[a-z0-9_]+|lxc_health|lxc[0-9a-f]{12})[@ ].*/\1/p'; }
               while agent; do sleep 1; done
               cilium-dbg post-uninstall-cleanup --force --all-state
               # Pods that still run have their end of a link here. No other network plug-in would adopt it.
@@ -123,9 +123,9 @@ FORTRESS
     put_finish /nonexistent/fortress/components/cilium/clean.yaml
   }
   recover() { put_restore /nonexistent/fortress/components/cilium/clean.yaml; }
-  change 'what cleans the nodes when Cilium is taken away is at hand'
+  change 'the manifest that cleans nodes at undo is written'
 
-  # 3/15 the values of cilium are declared: values.yaml
+  # 3/15 the values of cilium are written: values.yaml
   check() {
     put_matches /nonexistent/fortress/components/cilium/values.yaml 29d869598c9b7cc787e3b186a6fe32bf098555c1b4e7e02a3bbdf55000b8e266 644 root:root
   }
@@ -199,9 +199,9 @@ FORTRESS
     put_finish /nonexistent/fortress/components/cilium/values.yaml
   }
   recover() { put_restore /nonexistent/fortress/components/cilium/values.yaml; }
-  change 'the values of cilium are declared: values.yaml'
+  change 'the values of cilium are written: values.yaml'
 
-  # 4/15 the values of cilium are declared: values.site.yaml
+  # 4/15 the values of cilium are written: values.site.yaml
   check() {
     put_matches /nonexistent/fortress/components/cilium/values.site.yaml cf124a0bcaf29bce973205215d24b03fcc31aae74a81751294a09dd30f98944b 644 root:root
   }
@@ -226,9 +226,9 @@ FORTRESS
     put_finish /nonexistent/fortress/components/cilium/values.site.yaml
   }
   recover() { put_restore /nonexistent/fortress/components/cilium/values.site.yaml; }
-  change 'the values of cilium are declared: values.site.yaml'
+  change 'the values of cilium are written: values.site.yaml'
 
-  # 5/15 namespace cilium is there, and its pods are privileged
+  # 5/15 namespace cilium has Pod Security level privileged
   #   why: its agent loads programs into the kernel of the node, in the node's own network; a namespace of its own, so that kube-system needs no exemption
   check() {
     test "$(kubectl get namespace cilium --output=jsonpath='{.metadata.labels.pod-security\.kubernetes\.io/enforce} {.metadata.labels.pod-security\.kubernetes\.io/audit} {.metadata.labels.pod-security\.kubernetes\.io/warn}')" = 'privileged privileged privileged'
@@ -241,21 +241,21 @@ FORTRESS
     kubectl label namespace cilium --overwrite \
       pod-security.kubernetes.io/enforce=privileged pod-security.kubernetes.io/audit=privileged pod-security.kubernetes.io/warn=privileged
   }
-  change 'namespace cilium is there, and its pods are privileged'
+  change 'namespace cilium has Pod Security level privileged'
 
-  # 6/15 cilium may come to 1.20.2 in one step
+  # 6/15 cilium can be upgraded to 1.20.2 directly
   #   why: its makers test an upgrade from the minor version before, and only from there
   check() { release_jump cilium cilium 1.20.2 minor; }
-  demand 'cilium may come to 1.20.2 in one step' 'pin a version between the two in config/versions.yaml, apply this page, then go on; an older one needs an undo'
+  demand 'cilium can be upgraded to 1.20.2 directly' 'pin a version between the two in config/versions.yaml, apply this page, then go on; an older one needs an undo'
 
-  # 7/15 the definitions of gateway-api belong to nobody else
+  # 7/15 the CRDs of gateway-api have no other owner
   #   why: two owners take turns in replacing them, and what one of them drops is deleted with all its objects
   check() {
     release_crds_free backendtlspolicies.gateway.networking.k8s.io gatewayclasses.gateway.networking.k8s.io gateways.gateway.networking.k8s.io grpcroutes.gateway.networking.k8s.io httproutes.gateway.networking.k8s.io listenersets.gateway.networking.k8s.io referencegrants.gateway.networking.k8s.io tcproutes.gateway.networking.k8s.io tlsroutes.gateway.networking.k8s.io udproutes.gateway.networking.k8s.io
   }
-  demand 'the definitions of gateway-api belong to nobody else' 'take them away where they came from, or leave this component out: two cannot own them'
+  demand 'the CRDs of gateway-api have no other owner' 'take them away where they came from, or leave this component out: two cannot own them'
 
-  # 8/15 the definitions of gateway-api v1.6.1 are there
+  # 8/15 the CRDs of gateway-api v1.6.1 are installed
   #   why: agent and operator look for them when they start, and do without gateways when they are not there
   check() {
     release_crds /nonexistent/fortress/components/cilium/gateway-api-v1.6.1.yaml backendtlspolicies.gateway.networking.k8s.io gatewayclasses.gateway.networking.k8s.io gateways.gateway.networking.k8s.io grpcroutes.gateway.networking.k8s.io httproutes.gateway.networking.k8s.io listenersets.gateway.networking.k8s.io referencegrants.gateway.networking.k8s.io tcproutes.gateway.networking.k8s.io tlsroutes.gateway.networking.k8s.io udproutes.gateway.networking.k8s.io
@@ -269,9 +269,9 @@ FORTRESS
     kubectl apply --server-side --field-manager=fortress-kit --filename=/nonexistent/fortress/components/cilium/gateway-api-v1.6.1.yaml
     kubectl wait --for=condition=Established --timeout=60s customresourcedefinitions backendtlspolicies.gateway.networking.k8s.io gatewayclasses.gateway.networking.k8s.io gateways.gateway.networking.k8s.io grpcroutes.gateway.networking.k8s.io httproutes.gateway.networking.k8s.io listenersets.gateway.networking.k8s.io referencegrants.gateway.networking.k8s.io tcproutes.gateway.networking.k8s.io tlsroutes.gateway.networking.k8s.io udproutes.gateway.networking.k8s.io
   }
-  change 'the definitions of gateway-api v1.6.1 are there'
+  change 'the CRDs of gateway-api v1.6.1 are installed'
 
-  # 9/15 the chart of cilium 1.20.2 is here, as it is pinned
+  # 9/15 the chart of cilium 1.20.2 is downloaded and verified
   #   why: it is proven by its SHA-256 before helm sees it
   check() {
     release_chart /nonexistent/fortress/components/cilium/cilium-1.20.2.tgz b2afd87b7f75f875f92a14559f14f59b7babbb479d968e3fd625a20bf30ec20e
@@ -283,9 +283,9 @@ FORTRESS
     export FK_SENT="$digest"' /nonexistent/fortress/components/cilium/cilium-1.20.2.tgz'
     release_received /nonexistent/fortress/components/cilium/cilium-1.20.2.tgz
   }
-  change 'the chart of cilium 1.20.2 is here, as it is pinned'
+  change 'the chart of cilium 1.20.2 is downloaded and verified'
 
-  # 10/15 cilium 1.20.2 is installed as declared
+  # 10/15 cilium 1.20.2 is installed with the declared values
   #   why: every object is compared with what the server makes of the chart, field by field
   check() {
     release_holds cilium cilium 'chart b2afd87b7f75f875, values e44e9c95a263e6bf' \
@@ -301,7 +301,7 @@ FORTRESS
       release_back cilium cilium
     release_take_added cilium cilium
   }
-  change 'cilium 1.20.2 is installed as declared'
+  change 'cilium 1.20.2 is installed with the declared values'
 
   # 11/15 daemonset cilium/cilium is ready
   #   why: the first start pulls the image and compiles its programs; after a restart beside a Gateway it needs more than a minute

@@ -16,20 +16,20 @@ main() {
   begin_rootless kubectl helm
   : "${KUBECONFIG:?the file that opens the API of the cluster}"
 
-  # 1/5 this laptop still reaches the API under these policies
+  # 1/5 the policies let this laptop reach the API
   #   why: the firewall of the nodes is one of them, and it is in force at once
   check() { echo 'router.allow lets laptop (10.66.0.2) in'; }
-  demand 'this laptop still reaches the API under these policies' 'let the tunnel in: a line of router.allow such as
+  demand 'the policies let this laptop reach the API' 'let the tunnel in: a line of router.allow such as
 { from: tunnel, to: nodes, ports: [tcp/22, tcp/6443], why: administration } in config/sites/fortress.yaml'
 
-  # 2/5 the cluster knows what a network policy of Cilium is
+  # 2/5 the CRDs of Cilium network policies are installed
   #   why: its operator defines that when it starts
   check() {
     kubectl wait --for=condition=Established --timeout=5s customresourcedefinitions ciliumnetworkpolicies.cilium.io ciliumclusterwidenetworkpolicies.cilium.io
   }
-  wait_for 'the cluster knows what a network policy of Cilium is' 120
+  wait_for 'the CRDs of Cilium network policies are installed' 120
 
-  # 3/5 the network policies of the cluster are applied, and what they do not allow is denied: they are written out
+  # 3/5 the manifests of policies are written
   check() {
     put_matches /nonexistent/fortress/components/policies.yaml 528e51caec804a91317d34e5164ed47b59d21c03e31beb53e4a8184bb6c0aeb7 644 root:root
   }
@@ -476,9 +476,9 @@ FORTRESS
     put_finish /nonexistent/fortress/components/policies.yaml
   }
   recover() { put_restore /nonexistent/fortress/components/policies.yaml; }
-  change 'the network policies of the cluster are applied, and what they do not allow is denied: they are written out'
+  change 'the manifests of policies are written'
 
-  # 4/5 the network policies of the cluster are applied, and what they do not allow is denied
+  # 4/5 network policies are applied, and all other traffic is denied
   #   why: what a pod may reach is a line that somebody wrote: whoever gets into one gets nowhere from there
   check() {
     objects_hold policies ciliumnetworkpolicies.cilium.io,ciliumclusterwidenetworkpolicies.cilium.io /nonexistent/fortress/components/policies.yaml
@@ -486,12 +486,12 @@ FORTRESS
   apply() {
     objects_apply policies ciliumnetworkpolicies.cilium.io,ciliumclusterwidenetworkpolicies.cilium.io /nonexistent/fortress/components/policies.yaml
   }
-  change 'the network policies of the cluster are applied, and what they do not allow is denied'
+  change 'network policies are applied, and all other traffic is denied'
 
-  # 5/5 names are still answered under these policies
+  # 5/5 CoreDNS is ready under these policies
   #   why: CoreDNS is Ready only while it reaches the API, and the kubelet reaches CoreDNS
   check() { kubectl rollout status deployment/coredns --namespace kube-system --timeout=5s; }
-  wait_for 'names are still answered under these policies' 120
+  wait_for 'CoreDNS is ready under these policies' 120
 }
 
 # What main uses.

@@ -24,7 +24,8 @@ begin_rootless() {
     command -v "$program" > /dev/null || { printf 'this needs %s in PATH\n' "$program" >&2; exit 1; }
   done
   umask 022
-  export LC_ALL=C.UTF-8 FK_STATE=${FK_STATE:-${XDG_STATE_HOME:-$HOME/.local/state}/fortress-kit}
+  # put.sh has a default for root.
+  export LC_ALL=C.UTF-8 FK_STATE=${XDG_STATE_HOME:-$HOME/.local/state}/fortress-kit
 }
 
 lock() {
