@@ -526,7 +526,7 @@ function audit({ controls, auditRules }: Host): Step[] {
 }
 
 /** Accounting, the journal, and the clock that dates them. */
-function logsAndTime({ controls }: Host, timezone: string): Step[] {
+function logsAndTime({ controls, values }: Host, timezone: string): Step[] {
   return [
     configured(
       '/etc/sysstat/sysstat',
@@ -549,6 +549,7 @@ function logsAndTime({ controls }: Host, timezone: string): Step[] {
     }),
     file('/etc/chrony/chrony.conf', {
       from: 'config/host/chrony.conf',
+      values: values.chrony,
       name: 'chrony follows time servers that prove who they are (NTS)',
       test: sh`chronyd -p -f "$new" > /dev/null`,
       then: [sh`systemctl restart chrony.service || ${inContainer}`],

@@ -3,7 +3,7 @@ import { parse } from 'yaml'
 import type { Context } from '../engine/page.ts'
 import type { Control } from '../engine/step.ts'
 import { read } from '../ground/root.ts'
-import { bridgeOf, isNode, isRaspberry, machineOf, vaultSpec } from '../site/machines.ts'
+import { bridgeOf, guestsOf, isNode, isRaspberry, machineOf, vaultSpec } from '../site/machines.ts'
 import { waiversFor } from '../site/waivers.ts'
 import { hostRequirements } from './controls.ts'
 
@@ -25,7 +25,7 @@ export interface Host {
   /** Arguments of the kernel where one line is the whole configuration. */
   piArguments: string[]
   /** What `{{ name }}` stands for, file by file. */
-  values: Record<'sysctl' | 'forwarding' | 'modprobe' | 'sshd', Values>
+  values: Record<'sysctl' | 'forwarding' | 'modprobe' | 'chrony' | 'sshd', Values>
   usbRules: string
   auditRules: string
   /** Marks of AppArmor profiles that enforce nothing, as an extended regular expression. */
@@ -68,6 +68,7 @@ export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Ho
     kex,
     forward,
     bridge: bridge?.bridge.name ?? '',
+    guest: guestsOf(site, machine.name)[0]?.address ?? '',
     tcp_forwarding: guests ? 'local' : 'no',
     ssh_port: spec.ssh_port ?? 22,
     tunnel_port: site.tunnel.port,
@@ -98,6 +99,7 @@ export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Ho
             : '# How random mappings can be differs between arm64 kernels: the default stays.',
       },
       forwarding: { forward },
+      chrony: { serves: bridge ? `allow ${bridge.network}\nlocal stratum 10` : 'port 0' },
       modprobe: {
         squashfs: node ? '# Not blocked: images of the node may be squashfs.' : blocked('squashfs'),
         usb_storage: usbVault ? '# Not blocked: the vault is a USB disk.' : blocked('usb-storage', 'uas'),

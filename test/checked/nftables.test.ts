@@ -294,14 +294,18 @@ describe('the rules filter', { skip }, () => {
     ])
   })
 
-  test('a node gets names and addresses from the host and the world by its address, and no way to peers', async () => {
+  test('a node gets names, time and addresses from the host alone, the web from the world, and no way to peers', async () => {
     await expect([
       ['node', 'tcp', '10.77.0.1', 53, 'open 10.77.0.10'],
       ['node', 'udp', '10.77.0.1', 53, 'open 10.77.0.10'],
       ['node', 'udp', '10.77.0.1', 67, 'open 10.77.0.10'],
       ...[22, 80, 6443].map((port) => ['node', 'tcp', '10.77.0.1', port, 'silent'] as const),
+      ['node', 'udp', '10.77.0.1', 123, 'open 10.77.0.10'],
       ['node', 'udp', '10.77.0.1', 51820, 'open 10.77.0.10'],
-      ['node', 'tcp', '192.0.2.2', 9999, 'open 192.0.2.1'],
+      ['node', 'tcp', '192.0.2.2', 80, 'open 192.0.2.1'],
+      ['node', 'tcp', '192.0.2.2', 9999, 'silent'],
+      ...[53, 123].map((port) => ['node', 'udp', '192.0.2.2', port, 'silent'] as const),
+      ['node', 'tcp', '192.0.2.2', 53, 'silent'],
       ['node', 'tcp', '10.66.0.2', 22, 'silent'],
       ['host', 'tcp', '10.77.0.10', 22, 'open 10.77.0.1'],
     ])

@@ -1742,9 +1742,9 @@ FORTRESS
   # 57/77 chrony follows time servers that prove who they are (NTS)
   #   J27 chrony is the only time service [CIS 2.3.1.1, xccdf:ntp_single_service_active, LYNIS TIME-3104]
   #   J27a NTS is required from all time servers, and 2 must agree (chrony) [RFC 8915, chrony.conf(5)]
-  #   J27b NTP server is off (chrony) [chrony.conf(5)]
+  #   J27b NTP server is off, but for the virtual machines of the host (chrony) [chrony.conf(5), chronyc(1)]
   check() {
-    put_matches /etc/chrony/chrony.conf f70ca4d8c6331970f063350b8bb4253ed0d38c6fd5b5748e8275a96fab8a3fae 644 root:root
+    put_matches /etc/chrony/chrony.conf 0cbca61904222ac875759c20ea1919d2de867f6ec9a2f5695c66daf63a7b036a 644 root:root
   }
   apply() {
     put /etc/chrony/chrony.conf 644 root:root 'chronyd -p -f "$new" > /dev/null' << 'FORTRESS'
@@ -1767,8 +1767,10 @@ rtcsync
 makestep 1 3
 leapseclist /usr/share/zoneinfo/leap-seconds.list
 
-# A client only: no NTP server, no command port.
-port 0
+# A client, without a command port. Virtual machines of the host, where it has any, are the only ones that may ask it for the
+# time; they get its own clock while no server answers.
+allow 10.77.0.0/24
+local stratum 10
 cmdport 0
 user _chrony
 logdir /var/log/chrony

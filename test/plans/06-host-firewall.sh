@@ -91,7 +91,7 @@ FORTRESS
 
   # 4/8 nftables rules let in, and pass on, what router.allow lists
   check() {
-    put_matches /etc/nftables.d/10-cluster.nft d66ae9626078fc799cd958684f6b8c3d838c5c9ee0eb4af7dc210e4862acd5fb 644 root:root
+    put_matches /etc/nftables.d/10-cluster.nft d06d3305c7cb10796d91a51edcc0cf670b09f7f43a8eb50570953a9c7a830d38 644 root:root
   }
   apply() {
     put /etc/nftables.d/10-cluster.nft 644 root:root 'nft --check --file "$new"' << 'FORTRESS'
@@ -105,18 +105,15 @@ table inet fortress {
   chain ssh {
   }
 
-  chain sampled {
-  }
-
   chain cluster_prerouting {
   }
 
   chain cluster_input {
     udp dport 51820 accept comment "WireGuard"
     iifname "wg0" ip saddr 10.66.0.0/24 tcp dport 22 jump ssh comment "SSH"
-    iifname "virbr-fort" ip saddr 10.77.0.0/24 tcp dport 53 accept comment "names, addresses"
-    iifname "virbr-fort" ip saddr 10.77.0.0/24 udp dport 53 accept comment "names, addresses"
-    iifname "virbr-fort" udp dport 67 accept comment "names, addresses"
+    iifname "virbr-fort" ip saddr 10.77.0.0/24 tcp dport 53 accept comment "names, addresses, time"
+    iifname "virbr-fort" ip saddr 10.77.0.0/24 udp dport { 53, 123 } accept comment "names, addresses, time"
+    iifname "virbr-fort" udp dport 67 accept comment "names, addresses, time"
     iifname "virbr-fort" drop
   }
 
@@ -125,7 +122,7 @@ table inet fortress {
     iifname "virbr-fort" meta nfproto ipv6 drop
     iifname "virbr-fort" oifname "virbr-fort" accept
     iifname "wg0" ip saddr 10.66.0.0/24 oifname "virbr-fort" ip daddr 10.77.0.0/24 tcp dport { 22, 443, 6443 } accept comment "SSH, the gateway, the API"
-    iifname "virbr-fort" ip saddr 10.77.0.0/24 oifname != { "virbr-fort", "wg0" } ip daddr != @private jump sampled comment "images, updates, time"
+    iifname "virbr-fort" ip saddr 10.77.0.0/24 oifname != { "virbr-fort", "wg0" } ip daddr != @private tcp dport { 22, 80, 443 } accept comment "images, updates, Git, backups"
   }
 
   chain cluster_output {

@@ -159,7 +159,7 @@ FORTRESS
   # 8/13 qemu.conf lets no virtual machine run unconfined, as root, or with capabilities
   #   O18 libvirt confines by AppArmor, and starts nothing that it cannot confine [NIST SP 800-125A, libvirt sVirt]
   check() {
-    put_matches /etc/libvirt/qemu.conf 7f604fb186fb5d64e18202406959c780958a2ca495a16cccdfeacda248674032 600 root:root
+    put_matches /etc/libvirt/qemu.conf 101e413897ab7309d2d73f02f47cc0b6adc27795305107daf6cb86c0e77ce42e 600 root:root
   }
   apply() {
     put /etc/libvirt/qemu.conf 600 root:root << 'FORTRESS'
@@ -181,7 +181,7 @@ namespaces = [ "mount" ]
 
 # Limits that the kernel enforces, and no devices beyond these and the machine's own disks.
 cgroup_controllers = [ "cpu", "devices", "memory", "blkio", "cpuset", "cpuacct" ]
-cgroup_device_acl = [ "/dev/null", "/dev/full", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/ptmx", "/dev/kvm", "/dev/userfaultfd" ]
+cgroup_device_acl = [ "/dev/null", "/dev/full", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/ptmx", "/dev/kvm" ]
 max_processes = 4096
 max_core = 0
 

@@ -234,7 +234,7 @@ main() {
   # 7/12 domain XML of fortress-node is written
   #   why: virtio and nothing else: each device is code that a guest can attack
   check() {
-    put_matches /etc/fortress/vm/fortress-node.xml ffa3a69aeafcd22a75d52631264987af3c93f69e2871a9f8a261df2da5c6163f 600 root:root
+    put_matches /etc/fortress/vm/fortress-node.xml f4ee996d9876378c9968870ea4fcef26e4e0373c794dd1c48bcba1f94854f3fe 600 root:root
   }
   apply() {
     put /etc/fortress/vm/fortress-node.xml 600 root:root 'virt-xml-validate "$new" domain' << 'FORTRESS'
@@ -266,12 +266,16 @@ main() {
     <acpi/>
     <apic/>
     <vmport state="off"/>
+    <ps2 state="off"/>
+    <pmu state="off"/>
   </features>
   <cpu mode="host-passthrough">
     <feature policy="disable" name="vmx"/>
     <feature policy="disable" name="svm"/>
   </cpu>
-  <clock offset="utc"/>
+  <clock offset="utc">
+    <timer name="hpet" present="no"/>
+  </clock>
   <on_poweroff>destroy</on_poweroff>
   <on_reboot>restart</on_reboot>
   <on_crash>restart</on_crash>
