@@ -429,7 +429,7 @@ function routerText(
   const before = yaml.parseDocument(found?.body ?? 'firewall: {}').get('firewall', true) as unknown as YAMLMap
   const list = before.get('allow', true) as unknown as YAMLSeq | undefined
   const listed = old.firewall?.egress === 'listed'
-  const out = ({ to, ports }: Allow): boolean => ports === 'any' && [to].flat().includes('internet')
+  const out = ({ to }: Allow): boolean => [to].flat().includes('internet')
   const senders = one(['router', ...inside])
   // A host may ask for names and time in any case; pods had the list alone.
   const always = {
@@ -442,7 +442,9 @@ function routerText(
   const document = new yaml.Document({ router: { allow: [], never: [] } })
   const rows = document.getIn(['router', 'allow'], true) as YAMLSeq
   rows.flow = false
-  const wide = allow.map((line) => (out(line) ? { ...line, to: ['internet', 'upstream'] } : line))
+  const wide = allow.map((line) =>
+    out(line) ? { ...line, to: ['internet', 'upstream'], ports: 'any' as const } : line,
+  )
   for (const line of listed ? kept : wide) rows.add(flow(document, line))
   old.firewall?.allow?.forEach(({ name, to, protocol, ports }, i) => {
     if (!listed) return

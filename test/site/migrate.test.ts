@@ -419,8 +419,8 @@ router:
   allow:
     - { from: tunnel, to: router, ports: [tcp/22], why: SSH }
     - { from: tunnel, to: guests, ports: [tcp/22, tcp/443, tcp/6443], why: 'SSH, the gateway, the API' }
-    - { from: guests, to: router, ports: [udp/53, tcp/53, udp/67], why: 'names, addresses' }
-    - { from: guests, to: [internet, upstream], ports: any, why: 'images, updates, time' }
+    - { from: guests, to: router, ports: [udp/53, tcp/53, udp/67, udp/123], why: 'names, addresses, time' }
+    - { from: guests, to: [internet, upstream], ports: any, why: 'images, updates, Git, backups' }
     - { from: router, to: [internet, upstream], ports: any, why: 'updates, and the mirrors, names and time of the network around it' }
   never:
     - { from: guests, to: tunnel }
