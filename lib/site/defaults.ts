@@ -2,10 +2,12 @@
 import { parse } from 'yaml'
 import { formatAddress, lowestFree, parseNetwork } from '../ground/address.ts'
 import { read } from '../ground/root.ts'
+import { bridgeOf, hostOf, isNode, isServer } from './machines.ts'
 import type {
   Allow,
   Board,
   Cluster,
+  Gateway,
   MachineSpec,
   NetworkSpec,
   Never,
@@ -14,8 +16,9 @@ import type {
   SiteDocument,
   Tunnel,
   Vault,
+  Zone,
 } from './model.ts'
-import { many } from './zones.ts'
+import { inside, many, spanOf } from './zones.ts'
 
 /** The network that virtual machines get where the document has none for their host. */
 const guests = '10.77.0.0/24'
@@ -31,11 +34,9 @@ export const firstHost = ({ machines }: Pick<SiteDocument, 'machines'>): string 
  */
 export function complete(document: SiteDocument): Site {
   const networks = networksOf(document)
-  const site = {
+  const found = {
     people: [{ name: 'me', roles: ['owner' as const] }],
     devices: [],
-    gateways: [],
-    names: [],
     apps: {},
     gates: [],
     recovery: [],
@@ -47,7 +48,9 @@ export function complete(document: SiteDocument): Site {
     cluster: clusterOf(document),
     data: dataOf(document),
   }
-  return { ...site, router: routerOf(document, site) }
+  const site = { ...found, ...gatewaysOf(document, found) }
+  const router = routerOf(document, site)
+  return { ...site, router, names: document.names ?? zonesFor(site, router) }
 }
 
 /** Networks of the document, and one for the virtual machines of each host that has none for them. */
@@ -113,6 +116,59 @@ function tunnelOf(document: SiteDocument): Tunnel {
     address: tunnel.address ?? nth(1n),
     peers: tunnel.peers ?? [{ name: 'laptop', address: nth(2n) }],
   }
+}
+
+/**
+ * One gateway for those in the tunnel. Where the first server is a virtual machine it has an address of that network, from a pool
+ * of the document or else from one that is made for it; where the tunnel ends on a node it listens there. Else there is none.
+ */
+function gatewaysOf(
+  { gateways }: SiteDocument,
+  site: Pick<Site, 'cluster' | 'devices' | 'machines' | 'networks' | 'tunnel'>,
+): Pick<Site, 'gateways' | 'networks'> {
+  const { machines, networks, tunnel } = site
+  const server = machines.find(isServer)
+  if (gateways !== undefined || server === undefined || tunnel.kind !== 'wireguard')
+    return { gateways: gateways ?? [], networks }
+  const inner: Pick<Gateway, 'name' | 'audience'> = { name: 'inside', audience: ['tunnel'] }
+  const end = machines.find(({ name }) => name === tunnel.at)
+  if (end !== undefined && isNode(end) && tunnel.address !== undefined)
+    return { gateways: [{ ...inner, address: tunnel.address, listen: 'host' }], networks }
+  const host = hostOf({ machines }, server)
+  const network = host && bridgeOf({ networks }, host.name)
+  const address = network && freeFor(network, site)
+  if (network === undefined || address === undefined) return { gateways: [], networks }
+  const pools = network.pools ?? { web: `${address}-${address}` }
+  return {
+    gateways: [{ ...inner, address }],
+    networks: networks.map((one) => (one.name === network.name ? { ...one, pools } : one)),
+  }
+}
+
+/** The first free address for Services in a network: of its first pool, or of those from the sixteenth before its end. */
+function freeFor(
+  { dhcp, network, pools }: NetworkSpec,
+  { cluster, devices, machines }: Pick<Site, 'cluster' | 'devices' | 'machines'>,
+): string | undefined {
+  const whole = parseNetwork(network)
+  if (whole === undefined) return undefined
+  const taken = new Set([...machines, ...devices].map(({ address }) => address).concat(cluster.api?.vip))
+  const [pool] = Object.values(pools ?? {})
+  const range = spanOf(typeof pool === 'object' ? pool.range : (pool ?? ''))
+  const [from, to] = range ? [range.first, range.last] : [whole.last - 15n, whole.last - 1n]
+  for (let value = from > whole.first + 1n ? from : whole.first + 2n; value <= to; value++) {
+    const address = formatAddress(whole.family, value)
+    if (!taken.has(address) && !(dhcp !== undefined && inside(dhcp, address))) return address
+  }
+  return undefined
+}
+
+/** The zone of a site whose document has none, for whom its gateway is for; none where nobody could answer for it. */
+function zonesFor({ gateways: [gateway], name }: Pick<Site, 'gateways' | 'name'>, router: Router): Zone[] {
+  if (gateway === undefined || router.kind === 'none') return []
+  const { audience, name: points_at } = gateway
+  const own = { authority: 'router', writer: 'pages', issuer: 'own-ca' }
+  return [{ zone: `${name}.internal`, ...own, audience, points_at }]
 }
 
 /** What moves the address of the API: a program of the hosts, or Talos itself. */

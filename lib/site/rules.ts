@@ -40,7 +40,8 @@ export function* siteProblems(
   const found = [addressProblems, clusterProblems, tunnelProblems].flatMap((rules) => [...rules(site)])
   yield* found
   yield* routerProblems(site, found.length === 0 ? whole : undefined)
-  yield* exposureProblems(site)
+  // A gateway that the document does not list is nobody's fault.
+  for (const problem of exposureProblems(site)) if (`${problem.path[0]}` in document) yield problem
 }
 
 /** Whether no part was taken out of a document because it is wrong, and every machine has what defaults follow from. */

@@ -1,5 +1,5 @@
 // Gateways and names: who reaches a service, by which way, and under which name.
-import type { Path, Problem } from '../../ground/document.ts'
+import { type Path, type Problem, pathText } from '../../ground/document.ts'
 import { endProblem, endsMeet } from './ends.ts'
 import {
   type Claim,
@@ -27,6 +27,7 @@ export function* exposureProblems(document: Document): Generator<Problem> {
   const zones = entries(['names'], document.names)
   yield* repeated(gateways.map(([at, { name }]): Claim => [[...at, 'name'], name]))
   yield* repeated(zones.map(([at, { zone }]): Claim => [[...at, 'zone'], zone]))
+  yield* listenProblems(document)
   for (const entry of gateways) {
     yield* audienceProblems(document, entry)
     yield* entryProblems(document, entry)
@@ -75,6 +76,24 @@ function* audienceProblems(document: Document, [at, gateway]: Entry<Gateway>): G
     )
     if (!way) yield { path: place, reason: `is ${who}, and router.allow has no way from there to it` }
   }
+}
+
+/** Cilium serves its gateways on the hosts, or on addresses of their own: all of them alike. A host has each port once. */
+function* listenProblems(document: Document): Generator<Problem> {
+  const uses = chosenBy(document).flatMap(({ slot, use }) => (slot === 'gateway' ? use : []))
+  if (uses.length > 0 && !uses.includes('cilium')) return
+  const web = entries(['gateways'], document.gateways).filter(([, { kind }]) => (kind ?? 'http') === 'http')
+  const [first] = web.filter(([, { listen }]) => listen === 'host')
+  if (first === undefined) return
+  for (const [at, { listen }] of web)
+    if (at !== first[0])
+      yield {
+        path: [...at, 'listen'],
+        reason:
+          listen === 'host'
+            ? `is host, and ${pathText(first[0])} has the ports of the host already`
+            : `must be host, as of ${pathText(first[0])}: Cilium serves all gateways alike`,
+      }
 }
 
 /** The way from the internet: a tunnel or a forward, and no second one past it. */
