@@ -65,11 +65,17 @@ k3s_answers() {
   fi
 }
 
-# k3s_said: the last errors in its journal. Why it ends, and that it ends, are different lines.
+# k3s_said: the last errors in its journal. Why it ends, and that it ends, are different lines. One start writes thousands: where
+# it starts again and again, the reason lies far back. Without any error: the state of its unit, such as one that still starts.
 k3s_said() {
-  journalctl --unit=k3s.service --lines=400 --output=cat --no-pager 2> /dev/null |
+  local said
+  said=$(journalctl --unit=k3s.service --lines=20000 --output=cat --no-pager 2> /dev/null |
     grep --extended-regexp 'level=(fatal|error)|^[EF][0-9]{4} |[Ee]rror:' | cut --characters=1-400 | tail --lines=20 |
-    awk '{ key = $0; sub(/time="[^"]*"/, "", key) } !seen[key]++' | tail --lines=3 || true # there may be none
+    awk '{ key = $0; sub(/time="[^"]*"/, "", key) } !seen[key]++' | tail --lines=3) || true # there may be none
+  [ -n "$said" ] || said="its journal has no error; $(
+    systemctl show --property=ActiveState,SubState,Result,NRestarts k3s.service 2> /dev/null | paste --serial --delimiters=' '
+  )"
+  printf '%s\n' "$said"
 }
 
 # k3s_runs ROLE NAME: with the configuration that is on the node now, and not with the one that it was started with.

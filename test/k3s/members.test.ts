@@ -1,11 +1,12 @@
 // The cluster of a site: its members, their configuration, and what a virtual machine gets of it with its first boot.
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
 import { describe, test } from 'node:test'
 import { parse } from 'yaml'
 import type { Context } from '../../lib/engine/page.ts'
 import { makeSshKey, sshPublicKey } from '../../lib/ground/keys.ts'
 import { checkConfiguration, filesOf, fragmentOf } from '../../lib/k3s/configuration.ts'
-import { clusterOf, memberOf, programOf } from '../../lib/k3s/members.ts'
+import { clusterOf, k3sShell, memberOf, programOf } from '../../lib/k3s/members.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import { guestsOf, machinesFor } from '../../lib/site/machines.ts'
 import type { Config } from '../../lib/site/model.ts'
@@ -236,4 +237,36 @@ describe('what a virtual machine gets of k3s with its first boot', () => {
     delete config.pins['k3s']!.url.amd64
     assert.throws(() => bootOf(config), { message: 'config/versions.yaml has no k3s for amd64' })
   })
+})
+
+describe('why k3s does not run', () => {
+  /** What is said where the journal has these lines, the newest last, and systemd says this of the unit. */
+  const said = (
+    lines: string[],
+    state = 'ActiveState=activating\nSubState=start\nResult=success\nNRestarts=0',
+  ) => {
+    const machine = `
+      journalctl() { local words=" $* "; [[ $words =~ --lines=([0-9]+) ]]; tail --lines="\${BASH_REMATCH[1]}" <<< "$LINES_OF_IT"; }
+      systemctl() { echo "$STATE"; }
+      k3s_said`
+    const { stdout, stderr } = spawnSync('bash', ['--norc', '-s'], {
+      input: `${k3sShell.text}\nset -euo pipefail\n${machine}\n`,
+      encoding: 'utf8',
+      env: { ...process.env, LINES_OF_IT: lines.join('\n'), STATE: state },
+    })
+    return stdout + stderr
+  }
+  const start = Array.from({ length: 3000 }, (_, i) => `I1127 line ${i} of a start`)
+
+  test('the reason of one start is found behind all that the next one writes', () =>
+    assert.equal(
+      said(['time="2026-11-27" level=fatal msg="etcd exited"', ...start]),
+      'time="2026-11-27" level=fatal msg="etcd exited"\n',
+    ))
+
+  test('without an error it is what systemd says, so that one that still starts is told from one that has ended', () =>
+    assert.equal(
+      said(start),
+      'its journal has no error; ActiveState=activating SubState=start Result=success NRestarts=0\n',
+    ))
 })
