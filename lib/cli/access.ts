@@ -1,14 +1,15 @@
 // How a machine of a site is reached from here: this computer, SSH, through its host, or the lab.
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { hostname, networkInterfaces } from 'node:os'
-import { dirname, join } from 'node:path'
-import { type Machine, type SshTarget, connect, known, passwordFile } from '../engine/machine.ts'
+import { join } from 'node:path'
+import { type Machine, type SshTarget, connect, passwordFile } from '../engine/machine.ts'
 import { type Report, createReport } from '../engine/report.ts'
 import { type HostAddress, contains, parseHost, parseNetwork } from '../ground/address.ts'
 import { Fault } from '../ground/fault.ts'
 import { sshPublicKey } from '../ground/keys.ts'
 import { question } from '../ground/laptop.ts'
+import { known, pin } from '../ground/ssh.ts'
 import { shown } from '../ground/wrap.ts'
 import { type Placed, clientPath, isLaptop, machineOf, machinesFor, tunnelOf } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
@@ -194,7 +195,7 @@ async function throughHost(config: Config, spec: Placed, routeFile: string, repo
     })
   const key = (await store.get(hostKeyName(spec))).reveal()
   const ssh = common(config, spec)
-  pinHostKey(ssh.knownHostsFile, ssh.alias, sshPublicKey(key))
+  pin(ssh.knownHostsFile, ssh.alias, sshPublicKey(key))
   return {
     target: {
       ...ssh,
@@ -238,15 +239,4 @@ async function toLab({ env }: Config, tunnel: string | undefined, report: Report
     routeFile: join(lab.dir, 'door'),
     password,
   }
-}
-
-/** Writes a host key to the known_hosts file, in place of an older one of that name. */
-function pinHostKey(file: string, alias: string, key: string): void {
-  const text = existsSync(file) ? readFileSync(file, 'utf8') : ''
-  const line = `${alias} ${key.trim()}`
-  const lines = text.split('\n').filter(Boolean)
-  if (lines.includes(line)) return
-  mkdirSync(dirname(file), { recursive: true, mode: 0o700 })
-  const others = lines.filter((other) => other.split(' ')[0] !== alias)
-  writeFileSync(file, `${[...others, line].join('\n')}\n`, { mode: 0o600 })
 }

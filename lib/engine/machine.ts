@@ -1,28 +1,20 @@
 // The places where programs run: this computer, or a machine over OpenSSH. Nothing is needed there but sshd, sudo and bash. This
 // file hides how a connection is made, shared and checked, how root is reached, and how a program ends in time.
-import {
-  appendFileSync,
-  chmodSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
-import { hostname, tmpdir, userInfo } from 'node:os'
+import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { hostname, userInfo } from 'node:os'
 import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
 import { Fault } from '../ground/fault.ts'
 import { type ProcessPromise, $, end, question } from '../ground/laptop.ts'
 import { quote } from '../ground/sh.ts'
+import { known, pinned, settingsOf, settledOptions, socketDir } from '../ground/ssh.ts'
 import { Stopped } from '../ground/stop.ts'
 import { systemMarks, systemOf } from '../site/systems.ts'
 import type { Facts } from './page.ts'
 import { type Program, plain } from './program.ts'
 import type { Route } from './step.ts'
+import { type Advice, noRoot, unreachable } from './unreachable.ts'
 import { type Frame, frameOf, onAnswer } from './wire.ts'
 
 export interface Outcome {
@@ -72,14 +64,6 @@ export interface SshTarget {
   connectSeconds?: number
   /** The machine that this one is behind, and is reached through. */
   jumpHost?: { target: SshTarget; routeFile?: string }
-}
-
-/** What a person may do about a machine that cannot be reached; it depends on the site. */
-export interface Advice {
-  silent?: string
-  behind?: string
-  /** Only the tunnel is left, and this computer has no address in it: how it is brought up. Neither route is waited for long. */
-  tunnelDown?: string
 }
 
 export interface Access {
@@ -142,17 +126,14 @@ export async function connect(access: Access): Promise<Machine> {
       LIMIT,
     )
     if (access.signal?.aborted) throw new Stopped()
-    if (root.code !== 0 || !root.finished)
-      throw new Fault(`${user} cannot become root on ${link.label(access.name)}`, {
-        ran: 'sudo true',
-        said: root.stderr.trim(),
-        next: /incorrect password|no password was provided|try again/i.test(root.stderr)
-          ? 'give the right sudo password (FK_SUDO_PASSWORD_FILE, or on the terminal)'
-          : `allow ${user} to use sudo there`,
-      })
+    if (root.code !== 0 || !root.finished) throw noRoot(link.label(access.name), user ?? '', root.stderr)
   }
   link.connecting = undefined
-  const facts = factsOf(access.name, found)
+  if (link instanceof Ssh) link.port = found['port']
+  const facts = {
+    ...factsOf(access.name, found),
+    ...(link instanceof Ssh ? { hostKeys: link.hostKeys() } : {}),
+  }
   return {
     facts,
     get label() {
@@ -209,13 +190,23 @@ async function inquire(
 }
 
 function factsOf(name: string, found: Record<string, string>): Facts {
-  const { user = '', id = '', version = '', marks = '', arch = '', model = '', via = '', own } = found
+  const { user = '', id = '', version = '', marks = '', arch = '', model = '', via = '', port, own } = found
   const os = systemOf({ id, version, marks: marks.split(' ').filter(Boolean) })
-  return { name, os, arch, model, user, via, ...(own ? { id: own } : {}) }
+  return {
+    name,
+    os,
+    arch,
+    model,
+    user,
+    via,
+    ...(port ? { port: Number(port) } : {}),
+    ...(own ? { id: own } : {}),
+  }
 }
 
 const FACTS = [
-  '. /etc/os-release',
+  // Debian testing and Arch have no VERSION_ID.
+  'ID= VERSION_ID=; [ ! -r /etc/os-release ] || . /etc/os-release',
   'marks=',
   `for file in ${systemMarks.join(' ')}; do if [ -e "$file" ]; then marks+=" $file"; fi; done`,
   'arch=$(uname --machine); case $arch in x86_64) arch=amd64 ;; aarch64) arch=arm64 ;; esac',
@@ -227,8 +218,8 @@ const FACTS = [
   'set -- ${SSH_CONNECTION-}',
   'own=$(cat /etc/machine-id 2> /dev/null | sed "s/^/fortress-kit /" | sha256sum | cut --bytes=1-16)',
   '[ -s /etc/machine-id ] || own=',
-  'answer facts uid "$(id --user)" user "$(id --user --name)" id "$ID" version "${VERSION_ID-}" marks "$marks" \\',
-  '  arch "$arch" model "$model" via "${1-}" own "$own" sudo "$sudo"',
+  'answer facts uid "$(id --user)" user "$(id --user --name)" id "$ID" version "$VERSION_ID" marks "$marks" \\',
+  '  arch "$arch" model "$model" via "${1-}" port "${4-}" own "$own" sudo "$sudo"',
 ]
 
 abstract class Link {
@@ -255,7 +246,8 @@ abstract class Link {
     as: 'root' | 'user' = 'root',
     signal: AbortSignal | undefined = this.connecting,
   ): Promise<Outcome> {
-    const body = `program=$(head --bytes=${Buffer.byteLength(program.text)}); exec 9<&0 < /dev/null; case $program in
+    // A file that the login shell reads may have printed something, and no end of the line.
+    const body = `echo; program=$(head --bytes=${Buffer.byteLength(program.text)}); exec 9<&0 < /dev/null; case $program in
   *"exit 0 # FK"*) eval "$program" ;;
   *) echo "the program arrived incomplete" >&2; exit 70 ;;
 esac`
@@ -301,30 +293,34 @@ esac`
     return { code, stderr, finished: code === 0 }
   }
 
-  /** Bash over there, as root or as the user of the login. */
+  /**
+   * Bash over there, as root or as the user of the login. What it reads first is thrown away up to a mark of its own: a file of the
+   * login shell may read lines, and sudo leaves the password where it wants none.
+   */
   #bash(body: string, seconds: number, as: 'root' | 'user'): string {
-    const sudo =
+    const [sudo, passed] =
       as === 'user' || this.become === 'nobody'
-        ? ''
+        ? ['', '']
         : this.become === 'sudo'
-          ? 'sudo -n -- '
-          : "sudo -k -S -p '' -- "
-    const begin = `while IFS= read -r line && [ "$line" != ${BEGIN} ]; do :; done; `
-    return `${sudo}timeout --kill-after=5 ${seconds} bash --noprofile --norc -c ${quote(begin + body)}`
+          ? ['sudo -n -- ', '']
+          : ["sudo -k -S -p '' -- ", skipTo(BEGIN)]
+    const begin = `${skipTo(READY)}exec ${sudo}timeout --kill-after=5 ${seconds} bash --noprofile --norc -c "$0"`
+    return `bash --noprofile --norc -c ${quote(begin)} ${quote(passed + body)}`
   }
 
-  /**
-   * What must come first on its standard input. sudo leaves the password there when it wants none: what is in front of the mark
-   * is thrown away. Both read byte by byte, so what follows is for the command.
-   */
+  /** What must come first on its standard input. Both read byte by byte, so what follows is for the command. */
   #first(as: 'root' | 'user'): string {
-    const password = as === 'root' && typeof this.become === 'object' ? `${this.become.password}\n` : ''
-    return `${password}${BEGIN}\n`
+    const password =
+      as === 'root' && typeof this.become === 'object' ? `${this.become.password}\n${BEGIN}\n` : ''
+    return `${SPARE}${READY}\n${password}`
   }
 }
 
-/** The line in front of a program, or of what a command reads. */
-const BEGIN = 'fortress-kit'
+/** The lines in front of sudo's password, and of a program or of what a command reads. */
+const [READY, BEGIN] = ['fortress-kit', 'fortress-kit-root']
+/** Lines for what the login shell may read before us. */
+const SPARE = '\n'.repeat(8)
+const skipTo = (mark: string) => `while IFS= read -r line && [ "$line" != ${mark} ]; do :; done; `
 
 /** A list that stays empty: what a machine says is read as it comes, and may be gigabytes. */
 class Nothing extends Array<string> {
@@ -394,6 +390,9 @@ const QUIET = ['-o', 'BatchMode=yes', '-o', 'StrictHostKeyChecking=yes']
 class Ssh extends Link {
   readonly target: SshTarget
   readonly access: Pick<Access, 'interactive' | 'routeFile' | 'advice'>
+  /** The port of sshd there, as a connection of ours has come to it: in the tunnel nothing forwards another one to it. */
+  port: string | undefined
+  /** A directory, or `none`: each connection is of its own. */
   #sockets: string | undefined
 
   constructor(
@@ -406,12 +405,26 @@ class Ssh extends Link {
     this.access = access
     this.route =
       route ?? (target.tunnel && access.routeFile && existsSync(access.routeFile) ? 'tunnel' : 'direct')
+    if (this.route === 'tunnel' && access.routeFile && existsSync(access.routeFile))
+      this.port = /at port (\d+)/.exec(readFileSync(access.routeFile, 'utf8'))?.[1]
+  }
+
+  /** The host keys that are pinned for it. */
+  hostKeys(): string[] {
+    const { knownHostsFile, alias } = this.target
+    return alias ? pinned(knownHostsFile, alias).flatMap(({ key, mark }) => (mark ? [] : key)) : []
   }
 
   label(name: string): string {
     const { user, host, port, tunnel } = this.target
     const where = this.route === 'tunnel' && tunnel ? tunnel : port ? `${host}:${port}` : host
     return `${name} (${user ? `${user}@` : ''}${where})`
+  }
+
+  /** ssh's settings for the machine. */
+  #settings(): Record<string, string> {
+    const { configFile, host } = this.target
+    return settingsOf(host, configFile ? ['-F', configFile] : [])
   }
 
   #options(): string[] {
@@ -431,9 +444,19 @@ class Ssh extends Link {
         'ServerAliveCountMax=3',
         'ClearAllForwardings=yes',
         'EscapeChar=none',
+        ...this.#tunnel(),
         ...this.#jump(),
+        ...settledOptions(this.#settings()),
       ].flatMap((option) => ['-o', option]),
     ]
+  }
+
+  /** In the tunnel it is another address of the same machine: what ssh's configuration says of its name still counts. */
+  #tunnel(): string[] {
+    const { tunnel, port } = this.target
+    if (this.route !== 'tunnel' || !tunnel) return []
+    const own = this.port ?? port ?? this.#settings()['port'] ?? '22'
+    return [`HostName=${tunnel}`, `Port=${own}`, 'ProxyCommand=none', 'AddressFamily=any']
   }
 
   /** How to reach a machine behind another: by a connection of the other's own, on the route that is left to it. */
@@ -444,8 +467,10 @@ class Ssh extends Link {
       interactive: false,
       ...(jumpHost.routeFile ? { routeFile: jumpHost.routeFile } : {}),
     })
-    const words = [...front.#program(), ...front.#options(), ...QUIET, '-W', '[%h]:%p', front.#host()]
-    return [`ProxyCommand=${words.map(quote).join(' ')}`]
+    // ssh expands what follows a percent sign in this line, too.
+    const written = (list: string[]) => list.map((one) => quote(one).replaceAll('%', '%%')).join(' ')
+    const words = written([...front.#program(), ...front.#options(), ...QUIET])
+    return [`ProxyCommand=${words} -W '[%h]:%p' ${written([front.target.host])}`]
   }
 
   /** ssh, in the network in which the route begins. */
@@ -456,32 +481,22 @@ class Ssh extends Link {
       : ['ssh']
   }
 
-  #host(): string {
-    return this.route === 'tunnel' ? (this.target.tunnel ?? this.target.host) : this.target.host
-  }
-
   launch(command: string): ProcessPromise {
-    const share =
-      this.#sockets === 'none' ? ['-o', 'ControlMaster=no', '-o', 'ControlPath=none'] : this.#share()
-    const words = [...this.#program(), ...this.#options(), ...share, '-T', ...QUIET, this.#host()]
+    const share = this.#share().flatMap((option) => ['-o', option])
+    const words = [...this.#program(), ...this.#options(), ...share, '-T', ...QUIET, this.target.host]
     return $(talk())`exec ${words} -- ${`exec ${command}`}`
   }
 
   /**
-   * One connection for each machine. The socket's path must stay short (104 bytes), and the directory private. It outlives us by
-   * seconds only: a log-in that nobody uses counts against the machine's limit (maxlogins).
+   * One connection for each machine. It outlives us by seconds only: a log-in that nobody uses counts against the machine's limit
+   * (maxlogins).
    */
   #share(): string[] {
-    this.#sockets ??= mkdtempSync(join(tmpdir(), 'fk-'))
-    chmodSync(this.#sockets, 0o700)
-    return [
-      '-o',
-      'ControlMaster=auto',
-      '-o',
-      `ControlPath=${sshPath(`${this.#sockets}/${this.route}`)}`,
-      '-o',
-      'ControlPersist=5',
-    ]
+    this.#sockets ??= socketDir() ?? 'none'
+    const own = this.#sockets === 'none' ? undefined : `${this.#sockets}/${this.route}`
+    return own === undefined
+      ? ['ControlMaster=no', 'ControlPath=none']
+      : ['ControlMaster=auto', `ControlPath=${sshPath(own)}`, 'ControlPersist=5']
   }
 
   /** Before the first connection: the machine's key is known, or a person compares it now. Throws a Fault where it is neither. */
@@ -494,7 +509,11 @@ class Ssh extends Link {
           `${SHOW_KEY} on its own console; then ./task trust at a terminal here, and compare,\n` +
           `or add its key to ${knownHostsFile} as: ${alias} ssh-ed25519 AAAA…`,
       })
-    const dir = mkdtempSync(join(tmpdir(), 'fk-'))
+    const dir = socketDir()
+    if (dir === undefined)
+      throw new Fault('no directory on this computer takes a file', {
+        next: 'make room in /tmp, or set TMPDIR',
+      })
     try {
       const file = join(dir, 'known_hosts')
       const offered = await this.#offered(label, file)
@@ -521,13 +540,14 @@ class Ssh extends Link {
     const first = [
       'StrictHostKeyChecking=accept-new',
       'HashKnownHosts=no',
+      'ControlPath=none',
       'BatchMode=yes',
       `UserKnownHostsFile=${sshPath(file)}`,
     ]
     const options = first.flatMap((option) => ['-o', option])
     const { exitCode, stderr } = await $({
       nothrow: true,
-    })`exec ssh ${options} ${this.#options()} -T ${this.#host()} -- true`
+    })`exec ssh ${options} ${this.#options()} -T ${this.target.host} -- true`
     if (!existsSync(file)) throw unreachable(label, { code: exitCode ?? 255, stderr })
     return readFileSync(file, 'utf8')
   }
@@ -536,6 +556,7 @@ class Ssh extends Link {
     const other = new Ssh(this.target, this.access, route)
     other.become = this.become
     other.#sockets = 'none'
+    other.port = this.port
     return other
   }
 
@@ -546,7 +567,8 @@ class Ssh extends Link {
     if (!routeFile) return
     if (route === 'tunnel') {
       mkdirSync(dirname(routeFile), { recursive: true, mode: 0o700 })
-      writeFileSync(routeFile, 'This machine answers in its tunnel only.\n', { mode: 0o600 })
+      const at = this.port ? `, at port ${this.port}` : ''
+      writeFileSync(routeFile, `This machine answers in its tunnel only${at}.\n`, { mode: 0o600 })
     } else rmSync(routeFile, { force: true })
   }
 
@@ -564,89 +586,10 @@ class Ssh extends Link {
   }
 }
 
-/** Whether a known_hosts file has a key under this name. */
-export function known(file: string, alias: string): boolean {
-  return (
-    existsSync(file) &&
-    readFileSync(file, 'utf8')
-      .split('\n')
-      .some((line) => line.split(' ')[0]?.split(',').includes(alias))
-  )
-}
-
-/** The usual reasons why ssh gives up, in words that say what to do. */
-export function unreachable(
-  label: string,
-  { stderr, code }: Pick<Outcome, 'stderr' | 'code'>,
-  { silent = '', behind = '' }: Advice = {},
-): Fault {
-  // What ssh says of the connection that it was given by another ssh is about no machine.
-  const said = stderr
-    .split('\n')
-    .filter((line) => !/UNKNOWN port/.test(line))
-    .join('\n')
-    .trim()
-  const all = stderr.trim()
-  const rows: [RegExp, string, string][] = [
-    [
-      /REMOTE HOST IDENTIFICATION HAS CHANGED|Host key verification failed/,
-      `${label} is not the machine it was: its host key has changed`,
-      'find out why before anything else. If you reinstalled it yourself, ' +
-        'take its line out of the known_hosts file (FK_KNOWN_HOSTS) and run again',
-    ],
-    [
-      /Permission denied/,
-      `${label} refuses the login`,
-      'name the right key in FK_SSH_KEY (or ssh-add it), and the right user in FK_HOST',
-    ],
-    [
-      // ssh keeps what the other ssh says to itself where a connection is shared.
-      /UNKNOWN port/,
-      `${label} cannot be reached through the machine in front of it`,
-      `is that one up, and does this one run? ${behind}`.trim(),
-    ],
-    [
-      /Could not resolve hostname/,
-      `${label} has a name that cannot be resolved`,
-      'check the spelling in FK_HOST, or use the address',
-    ],
-    [
-      /Connection refused/,
-      `${label} refuses the connection`,
-      `is sshd running there, and on this port? ${silent}`.trim(),
-    ],
-    [
-      /timed out|No route to host|unreachable/,
-      `${label} does not answer`,
-      `is it switched on? ${silent}`.trim(),
-    ],
-    [
-      /Not allowed at this time/,
-      `${label} temporarily refuses this address (PerSourcePenalties)`,
-      'wait a minute and run again',
-    ],
-    [
-      /No such file or directory.*bash|bash: not found|command not found/,
-      `${label} has no bash`,
-      'install bash there',
-    ],
-    [
-      /ended with 254$/, // so does sshd when PAM opens no session, and tells the client nothing else
-      `${label} accepts the login, but opens no session`,
-      'it is starting, or too many logins are still open (maxlogins): wait a minute and run again',
-    ],
-  ]
-  const ended = `ssh ended with ${code}`
-  const row = rows.find(([pattern]) => pattern.test(`${all}\n${ended}`))
-  return new Fault(row?.[1] ?? `${label} cannot be used: ${ended}`, {
-    said,
-    next: row?.[2] ?? 'try the same with plain ssh',
-  })
-}
-
 /** The first line of a private file, as a password. Throws a Fault when others can read it. */
 export function passwordFile(path: string): string {
   const mode = statSync(path).mode & 0o077
   if (mode) throw new Fault(`Others can read ${path}`, { next: `chmod 600 ${path}` })
-  return (readFileSync(path, 'utf8').split('\n')[0] ?? '').trimEnd()
+  // A password may end with a space; an editor may have ended the line in its own way.
+  return (readFileSync(path, 'utf8').split('\n')[0] ?? '').replace(/\r$/, '')
 }

@@ -16,6 +16,10 @@ export interface Facts {
   user: string
   /** The laptop's own address as the machine sees it; empty on this computer. */
   via: string
+  /** The port of sshd there, as the connection came to it. Absent on this computer, and before there is a connection. */
+  port?: number
+  /** The host keys that are pinned for it on the laptop, as `ssh-ed25519 AAAA…`. */
+  hostKeys?: string[]
   /** A digest of its machine-id: another machine at the same address has another one. Absent where it cannot be read. */
   id?: string
 }

@@ -24,10 +24,11 @@ const systems: System[] = [
 /** The files to look for. */
 export const systemMarks = systems.flatMap(({ mark }) => mark ?? [])
 
-/** `debian-13`, `raspios-13`, `flatcar`; of a system that is not in the table its ID and VERSION_ID. */
+/** `debian-13`, `raspios-13`, `flatcar`; of a system that is not in the table its ID and, where it has one, VERSION_ID. */
 export function systemOf(release: { id: string; version: string; marks: string[] }): string {
   const found = systems.find(({ id, mark }) =>
     mark === undefined ? id === release.id : release.marks.includes(mark),
   )
-  return found?.versionless ? found.name : `${found?.name ?? release.id}-${release.version}`
+  const name = found?.name ?? (release.id || 'a system without a name')
+  return found?.versionless || release.version === '' ? name : `${name}-${release.version}`
 }

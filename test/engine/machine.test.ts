@@ -8,8 +8,9 @@ import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { after, before, describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Access, connect, unreachable } from '../../lib/engine/machine.ts'
+import { type Access, connect } from '../../lib/engine/machine.ts'
 import { plain } from '../../lib/engine/program.ts'
+import { unreachable } from '../../lib/engine/unreachable.ts'
 import { onAnswer } from '../../lib/engine/wire.ts'
 
 const scratch = mkdtempSync(join(tmpdir(), 'fk-machine-'))
@@ -24,11 +25,12 @@ before(() => {
   // Says what it was called with, and runs the command behind `--` as sshd would.
   script(
     'ssh',
-    `printf '%s\\0' "$@" >> ${scratch}/words; printf '\\n' >> ${scratch}/words
+    `[ "$1" != -G ] || exit 0
+printf '%s\\0' "$@" >> ${scratch}/words; printf '\\n' >> ${scratch}/words
 for word; do [ "$word" != exit ] || exit 0; done
 [ ! -e ${scratch}/hangs ] || exec sleep 60
 [ ! -e ${scratch}/dead ] || { echo 'ssh: connect to host north port 22: Connection refused' >&2; exit 255; }
-[ ! -e ${scratch}/moved ] || [[ " $* " = *' 10.66.0.1 '* ]] || { echo 'connect: Connection timed out' >&2; exit 255; }
+[ ! -e ${scratch}/moved ] || [[ " $* " = *'=10.66.0.1 '* ]] || { echo 'connect: Connection timed out' >&2; exit 255; }
 exec bash -c "\${@: -1}"`,
   )
   process.env['PATH'] = `${scratch}:${path}`
