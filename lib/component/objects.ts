@@ -1,9 +1,13 @@
 // Objects that a page applies by itself, from a file that a reader can see and take, and compares with what is in the cluster.
+import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { file } from '../engine/file.ts'
 import type { Context } from '../engine/page.ts'
 import type { Step } from '../engine/step.ts'
 import { library, sh } from '../ground/sh.ts'
+import { catalogue } from '../site/catalogue.ts'
+
+const load = createRequire(import.meta.url)
 
 /** The functions that these steps use; they need those of release.sh. */
 export const objectsShell = library('lib/component/release.sh', 'lib/component/objects.sh')
@@ -45,4 +49,22 @@ export function objects(
       seconds: 300,
     },
   ]
+}
+
+/** The steps that apply the network policies of a component, for the page that installs it; none where it has none. */
+export function ownPolicies(name: string, context: Pick<Context, 'site' | 'state'>): Step[] {
+  const { policiesFor, textOf } = load('./policies.ts') as typeof import('./policies.ts')
+  const what = `${name}-policies`
+  const own = policiesFor(context.site, catalogue()).filter(({ component }) => component === name)
+  if (own.length === 0) return []
+  return objects(
+    {
+      what,
+      name: `the network policies of ${name} are applied`,
+      why: 'under the default deny its pods reach nobody before that',
+      manifests: own.map((manifest) => textOf(manifest, what)),
+      kinds: ['ciliumnetworkpolicies.cilium.io'],
+    },
+    context,
+  )
 }

@@ -4,7 +4,6 @@ import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { formatNetwork } from '../ground/address.ts'
-import { Fault } from '../ground/fault.ts'
 import { read, root } from '../ground/root.ts'
 import type { Catalogue } from '../site/catalogue.ts'
 import { bridgeOf, chosen, hostOf, isNode, isServer } from '../site/machines.ts'
@@ -298,24 +297,32 @@ function portOf(text: string, protocol: string): Port {
   return { port, ...(end === undefined ? {} : { endPort: Number(end) }), protocol: protocol.toUpperCase() }
 }
 
-/** APIs of the providers that cert-manager can prove a zone with (its documentation, "DNS01"). */
-const providers: Record<string, string> = {
-  cloudflare: 'api.cloudflare.com',
-  digitalocean: 'api.digitalocean.com',
-}
-
-/** The authorities outside that sign names of the site, and the zones of these. */
-function authoritiesOf(site: Site): { authorities: string[]; zones: string[] } {
-  const zones = site.names.filter(({ issuer }) => issuer === 'letsencrypt').map(({ zone }) => zone)
-  const choice = [site.components['certificates'] ?? []].flat()[0]
-  const provider = typeof choice === 'object' ? choice['dns01'] : undefined
-  if (zones.length === 0 || typeof provider !== 'string') return { authorities: [], zones: [] }
-  const api = providers[provider]
-  if (api === undefined)
-    throw new Fault(`the API of ${provider} is not known: certificates could not be proven`, {
-      next: `give components.certificates one of ${Object.keys(providers).join(', ')} as dns01`,
-    })
-  return { authorities: ['acme-v02.api.letsencrypt.org', api], zones }
+/**
+ * Whom cert-manager reaches for authorities outside: a rule for each of them and of what proves a zone; and the names that it
+ * asks for, those of the zones with what may lie above them.
+ */
+function authoritiesOf(site: Site): { authorities: string[]; zones: string[]; signing: Rule[] } {
+  const { issuersOf } = load('./issuers.ts') as typeof import('./issuers.ts')
+  const outside = issuersOf(site).flatMap(({ acme, zones }) => (acme ? { acme, zones } : []))
+  const zones = outside.flatMap((one) => one.zones)
+  const ends = outside.flatMap(({ acme }) => acme.reaches)
+  const signing = ends.map(({ host, port, protocols }): Rule => {
+    const to = spanOf(host) ? { toCIDRSet: [{ cidr: `${host}/32` }] } : { toFQDNs: [{ matchName: host }] }
+    const rule = { ...to, toPorts: [{ ports: protocols.map((protocol) => ({ port: `${port}`, protocol })) }] }
+    reasons.set(rule, 'components.certificates')
+    return rule
+  })
+  const above = (zone: string): string[] => {
+    const parent = zone.slice(zone.indexOf('.') + 1)
+    return parent.includes('.') ? [zone, ...above(parent)] : [zone]
+  }
+  return {
+    authorities: [...new Set(ends.map(({ host }) => host).filter((host) => !spanOf(host)))],
+    zones: [...new Set(zones.flatMap(above))],
+    signing: signing.filter(
+      (one, i) => signing.findIndex((other) => JSON.stringify(other) === JSON.stringify(one)) === i,
+    ),
+  }
 }
 
 const isIPv4 = (text: string): boolean => !text.includes(':')

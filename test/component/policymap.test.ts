@@ -628,6 +628,6 @@ test('what no page installs yet is said, by may and by map, and of nothing else'
   assert.doesNotMatch(asks('kube-system/coredns', 'world:53'), /No page installs/)
   assert.match(
     said((say) => map({ name: 'map', argv: [] }, say)),
-    /^No page installs cert-manager and hello yet: their policies are not applied\.$/m,
+    /^No page installs hello yet: their policies are not applied\.$/m,
   )
 })
