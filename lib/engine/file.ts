@@ -82,14 +82,13 @@ export function file(path: string, options: FileOptions): Change {
   const body = text as string
   return {
     ...common,
-    check: sh`${matches(common.target)} ||
-      { rc=$?; [ "$rc" -eq 2 ] || [ ! -f ${path} ] || { mapfile is < ${path} && printf %s "\${is[@]}"; }; return "$rc"; }`,
+    check: matches(common.target),
     apply: [heredoc(put, body, path), ...then, sh`put_finish ${path}`],
   }
 }
 
 /** Whether a file is on the machine as declared, and the commands that follow it have run. */
-export const matches = ({ path, digest, mode, owner }: Target): Command =>
+const matches = ({ path, digest, mode, owner }: Target): Command =>
   sh`put_matches ${path} ${digest ?? ''} ${mode} ${owner}`
 
 const bare = (text: string) => new Command(text, undefined, '')

@@ -2,7 +2,6 @@
 import { basename, dirname } from 'node:path'
 import { Command, quote, sh } from '../ground/sh.ts'
 import { programsOf, recordOf } from '../site/place.ts'
-import { matches } from './file.ts'
 import {
   type Definition,
   commandsOf,
@@ -392,8 +391,7 @@ function paragraph(step: Step, i: number, total: number): string[] {
   const lines = [`# ${i + 1}/${total} ${step.name}`]
   if (step.why) lines.push(`#   why: ${step.why}`)
   for (const c of step.controls ?? []) lines.push(`#   ${c.id} ${c.title} [${c.from.join(', ')}]`)
-  // The difference between two contents is for a plan; here the answer is enough.
-  const check = isChange(step) && step.target?.digest ? matches(step.target).text : checkOf(step).text
+  const check = checkOf(step).text
   if (isWait(step)) return [...lines, ...fn('check', [check]), `wait_for ${quote(step.name)} ${step.seconds}`]
   if (!isChange(step)) {
     const { typed } = step

@@ -78,9 +78,24 @@ export function checkProgram({ page, shell = {}, steps, owner }: CheckOptions): 
       owner === undefined ? 'fk_unconfirmed' : `fk_lock ${quote(owner)}`,
       '[ ! -d "$FK_STATE/pages/$FK_PAGE" ] || frame recorded',
       ...(files.length > 0 ? [`fk_match_all ${files.join(' ')}`] : []),
+      `FK_PLAIN=' ${plainChecks(steps, shell).join(' ')} '`,
       `fk_check_all ${all.join(' ')}`,
     ],
   })
+}
+
+/** The checks of steps and controls that only call functions whose file says that they may run in one shell. */
+function plainChecks(steps: Numbered[], { library, prepare }: Shell): string[] {
+  const all = [engineShell('frame.sh'), library?.text ?? '', prepare?.text ?? ''].join('\n')
+  const names = [...all.matchAll(/^# in one shell: (.*)$/gm)].flatMap(([, list]) => list?.split(' ') ?? [])
+  const call = `(?:${names.join('|')})(?: (?:[\\w@%+=:,./-]+|'[^']*'))*`
+  const plain = new RegExp(`^${call}(?: && ${call})*$`)
+  return steps.flatMap(({ step, index }) => [
+    ...(plain.test(checkText(step)) ? [`fk_check_${index}`] : []),
+    ...(step.controls ?? []).flatMap(({ check }, i) =>
+      plain.test(check.text) ? [`fk_control_${index}_${i}`] : [],
+    ),
+  ])
 }
 
 /** Applies what does not hold, in order, and stops at the first failure. */
@@ -267,11 +282,15 @@ async function build({
   return { text: `${text}\n`, nonce }
 }
 
+/** Where a whole file is another, its content is shown: a plan has the difference. */
+const checkText = (step: Step): string =>
+  [
+    ...(isChange(step) && step.ahead ? [step.ahead.text] : []),
+    checkOf(step).text.replace(/^put_matches /, 'fk_file_is '),
+  ].join('\n')
+
 const checkFunctions = (step: Step, n: number): string[] => [
-  fn(
-    `fk_check_${n}`,
-    [...(isChange(step) && step.ahead ? [step.ahead.text] : []), checkOf(step).text].join('\n'),
-  ),
+  fn(`fk_check_${n}`, checkText(step)),
   ...(step.controls ?? []).map((c, i) => fn(`fk_control_${n}_${i}`, c.check.text)),
 ]
 

@@ -2,6 +2,11 @@
 # The functions of controls: each prints what it found and returns 0 (holds) or 1 (does not), or leaves with 100 (does not
 # apply here) or 101 (holds after the next start). Everything is read-only and asks the running system; what several controls
 # need is read once.
+#
+# These return their answer where others may exit, and leave nothing behind; program.ts reads which:
+# in one shell: sysctl_is cmdline_has module_blocked mount_has mode_is modes_are package_present package_absent unit_is
+# in one shell: sshd_is audit_has apt_is setting_is systemd_sets nobody_listens none_of walked has_line
+
 FK_CONTAINER=$(systemd-detect-virt --container) || FK_CONTAINER=''
 
 na() {
@@ -18,8 +23,9 @@ fact() {
   file=${FK_FACTS-$FK_TMP}/fact.$1.$round
   # Only a function: without one the answer would be empty, and what must not be there would not be missed.
   declare -F "$2" > /dev/null || { echo "$2 is not defined" >&2; return 1; }
+  [ "$file" != "${FK_FACT_OF-}" ] || return 0
   until [ -s "$file.known" ]; do
-    fact_is_mine "$file" || { sleep 0.05; continue; }
+    fact_is_mine "$file" || { fact_pause; continue; }
     [ "$round" = before ] || rm --force "$FK_TMP"/fact.*.before*
     FK_KNOWN=0
     "${@:2}" > "$file" 2> /dev/null || FK_KNOWN=$? # an empty answer is an answer: the control says what it misses
@@ -29,7 +35,11 @@ fact() {
   mapfile -t FK_LINES < "$file"
   printf -v FK_FACT '%s\n' "${FK_LINES[@]}"
   FK_FACT=$'\n'$FK_FACT
+  FK_FACT_OF=$file # FK_LINES and FK_FACT are its, until somebody puts something else there
 }
+
+# fact_pause: a moment.
+fact_pause() { if [ -n "${FK_NEVER-}" ]; then read -r -t 0.02 -u "$FK_NEVER" || true; else sleep 0.05; fi; } # nothing comes
 
 # fact_is_mine FILE: nobody else is about to find it out, or whoever was has died.
 fact_is_mine() {
@@ -44,7 +54,7 @@ fact_is_mine() {
 
 # sure_fact NAME FUNCTION: the same where an empty answer is a good one: it fails when FUNCTION did.
 sure_fact() {
-  fact "$@"
+  fact "$@" || return
   [ "$FK_KNOWN" -eq 0 ] || { echo "$2 ended with $FK_KNOWN"; return 1; }
 }
 
@@ -58,6 +68,7 @@ none_of() {
 # read_lines FILE…: FK_LINES become the lines of these files; none of them may be missing.
 read_lines() {
   local file lines=()
+  FK_FACT_OF=''
   for file; do
     [ -r "$file" ] || { echo "there is no $file"; return 1; }
     mapfile -t FK_LINES < "$file"
@@ -113,14 +124,14 @@ sysctl_is() {
   done
   echo "${said:-$key} ${bad:+(wanted other values of$bad)}"
   [ -z "$bad" ] || return 1
-  [ -z "$host" ] || na "the kernel is the host's, not this container's:$host"
-  [ -n "$held" ] || na "this kernel has no$absent"
+  [ -z "$host" ] || { echo "the kernel is the host's, not this container's:$host"; return 100; }
+  [ -n "$held" ] || { echo "this kernel has no$absent"; return 100; }
 }
 
 # cmdline_has ARGUMENT…: the running kernel was started with them.
 cmdline_has() {
   local argument wanting=() running
-  [ -z "$FK_CONTAINER" ] || na "the kernel is the host's, not this container's"
+  [ -z "$FK_CONTAINER" ] || { echo "the kernel is the host's, not this container's"; return 100; }
   running=$(< /proc/cmdline)
   for argument; do
     case " $running " in *" $argument "*) ;; *) wanting+=("$argument") ;; esac
@@ -131,7 +142,7 @@ cmdline_has() {
   fi
   if boots_with "${wanting[@]}"; then
     echo "the running kernel was started without ${wanting[*]}; the next start has it"
-    exit 101
+    return 101
   fi
   echo "neither the running kernel nor the next start has ${wanting[*]}"
   return 1
@@ -147,7 +158,7 @@ boot_lines() {
 
 boots_with() {
   local line argument
-  fact boot boot_lines
+  fact boot boot_lines || return
   [ "$FK_FACT" != $'\n\n' ] || return 1
   for line in "${FK_LINES[@]}"; do
     [ -n "$line" ] || continue
@@ -162,7 +173,7 @@ modprobe_config() { modprobe --showconfig | awk '/^(install|blacklist) / { gsub(
 # module_blocked MODULE…: modprobe refuses them, udev does not ask, and none is loaded.
 module_blocked() {
   local module name open='' loaded='' inside=''
-  fact modprobe modprobe_config
+  fact modprobe modprobe_config || return
   for module; do
     name=${module//-/_}
     case $FK_FACT in *$'\n'"install $name /bin/false"$'\n'*) ;; *) open+=" $module" ;; esac
@@ -177,9 +188,10 @@ module_blocked() {
     echo "modprobe refuses $*; what is loaded is the host's matter"
   elif [ -n "$loaded" ]; then
     echo "modprobe refuses $*, but loaded since before:$loaded"
-    exit 101
+    return 101
   elif [ "$inside" = " $*" ]; then
-    na "built into this kernel:$inside"
+    echo "built into this kernel:$inside"
+    return 100
   else
     echo "modprobe refuses $*; not loaded${inside:+; built into this kernel:$inside}"
   fi
@@ -190,17 +202,17 @@ mount_lines() { findmnt --raw --noheadings --output TARGET,OPTIONS; }
 # mount_has DIRECTORY OPTIONS [if-mounted]: the mount that is on top there has all of them.
 mount_has() {
   local line unit found='' option missing=''
-  fact mounts mount_lines
+  fact mounts mount_lines || return
   for line in "${FK_LINES[@]}"; do
     if [ "${line%% *}" = "$1" ]; then found=${line#* }; fi
   done
   if [ -z "$found" ]; then
-    [ "${3-}" != if-mounted ] || na "$1 is not a mount of its own here"
+    [ "${3-}" != if-mounted ] || { echo "$1 is not a mount of its own here"; return 100; }
     unit=${1#/}
     # As systemd-escape does it for a path of letters.
     if [ -e "/etc/systemd/system/local-fs.target.wants/${unit//\//-}.mount" ]; then
       echo "$1 becomes a mount of its own at the next start"
-      exit 101
+      return 101
     fi
     echo "$1 is not a mount of its own"
     return 1
@@ -217,33 +229,56 @@ path_modes() { stat --format='%n %a %U:%G' -- $FK_PATHS; }
 
 # mode_is MODE OWNERS PATH…: each path that exists has no more than MODE, and one of OWNERS (user:group,…); - allows any.
 mode_is() {
-  local mode=${1/#-/7777} owners=$2 path got owner said='' bad=''
+  local code=0
+  mode_said "$@" || code=$?
+  echo "$FK_SAID"
+  return "$code"
+}
+
+# modes_are 'MODE OWNERS PATH…'…: every one holds. Those of which there is no path are left out; where all are, it does not apply.
+modes_are() {
+  local line words code said='' applied='' bad=''
+  for line; do
+    code=0
+    read -r -a words <<< "$line"
+    mode_said "${words[@]}" || code=$?
+    said+="${said:+; }$FK_SAID"
+    case $code in 0) applied=yes ;; 100) ;; *) bad=yes ;; esac
+  done
+  echo "$said"
+  [ -z "$bad" ] || return 1
+  [ -n "$applied" ] || return 100
+}
+
+# mode_said MODE OWNERS PATH…: FK_SAID becomes what mode_is says.
+mode_said() {
+  local mode=${1/#-/7777} owners=$2 path got owner all said='' bad=''
   shift 2
   # What the controls ask about is looked at once for all of them.
   case " $FK_PATHS " in
-    *" $* "*) fact modes path_modes ;;
-    *) FK_FACT=$'\n'$(stat --format='%n %a %U:%G' -- "$@" 2> /dev/null)$'\n' || true ;; # one of them may not be there
+    *" $* "*) fact modes path_modes && all=$FK_FACT ;;
+    *) all=$'\n'$(stat --format='%n %a %U:%G' -- "$@" 2> /dev/null)$'\n' || true ;; # one of them may not be there
   esac
   for path; do
-    [[ $FK_FACT =~ $'\n'"$path "([0-7]+)\ ([^$'\n']+) ]] || continue # there is none
+    [[ $all =~ $'\n'"$path "([0-7]+)\ ([^$'\n']+) ]] || continue # there is none
     got=${BASH_REMATCH[1]} owner=${BASH_REMATCH[2]}
     said+=" $path $got $owner"
     if (((8#$got & ~8#$mode) != 0)); then bad+=" $path"; fi
     case ",$owners," in ,-, | *",$owner,"*) ;; *) bad+=" $path" ;; esac
   done
-  [ -n "$said" ] || na "there is no $*"
-  if [ -n "$bad" ]; then
-    echo "more open than $mode $owners:$bad;$said"
-    return 1
-  fi
-  echo "${said# }"
+  FK_SAID="there is no $*"
+  [ -n "$said" ] || return 100
+  FK_SAID=${said# }
+  [ -n "$bad" ] || return 0
+  FK_SAID="more open than $mode $owners:$bad;$said"
+  return 1
 }
 
 package_states() { dpkg-query --show --showformat='${Package} ${db:Status-Status}\n'; }
 
 package_present() {
   local package missing=''
-  fact packages package_states
+  fact packages package_states || return
   for package; do
     case $FK_FACT in *$'\n'"$package installed"$'\n'*) ;; *) missing+=" $package" ;; esac
   done
@@ -253,7 +288,7 @@ package_present() {
 
 package_absent() {
   local package there=''
-  fact packages package_states
+  fact packages package_states || return
   for package; do
     case $FK_FACT in *$'\n'"$package installed"$'\n'*) there+=" $package" ;; esac
   done
@@ -270,7 +305,7 @@ unit_states() {
 # unit_says PROPERTY UNIT: FK_SETTING becomes what systemd says of it, empty where it is not set.
 unit_says() {
   local line
-  fact units unit_states
+  fact units unit_states || return
   FK_SETTING=''
   for line in "${FK_LINES[@]}"; do
     case " $line " in *" Id=$2 "*) [[ ! " $line" =~ \ $1=([^ ]*) ]] || FK_SETTING=${BASH_REMATCH[1]} ;; esac
@@ -281,7 +316,7 @@ unit_says() {
 unit_is() {
   local state=$1 unit line bad='' said='' file active load
   shift
-  fact units unit_states
+  fact units unit_states || return
   for unit; do
     case $unit in *.*) ;; *) unit+=.service ;; esac
     load='' file='' active=''
@@ -311,7 +346,7 @@ sshd_effective() { sshd -T -C "user=${SUDO_USER:-nobody},host=admin.example,addr
 # sshd_is KEY VALUE [KEY VALUE…]: what sshd would use for who is asking.
 sshd_is() {
   local bad='' said=''
-  fact sshd sshd_effective
+  fact sshd sshd_effective || return
   while [ $# -gt 0 ]; do
     case $FK_FACT in *$'\n'"$1 $2"$'\n'*) ;; *) bad+=" $1" ;; esac
     [[ ! $FK_FACT =~ $'\n'("$1 "[^$'\n']*) ]] || said+="${BASH_REMATCH[1]}; "
@@ -327,10 +362,10 @@ written_rules() { cat /etc/audit/rules.d/*.rules; }
 # audit_has KEY…: every rule that is written down under the key is in the kernel.
 audit_has() {
   local key line path written wanted=0 syscalls=0 there missing=''
-  [ -z "$FK_CONTAINER" ] || na "the audit of a kernel belongs to its host, not to this container"
-  fact rules written_rules
+  [ -z "$FK_CONTAINER" ] || { echo 'the audit of a kernel belongs to its host, not to this container'; return 100; }
+  fact rules written_rules || return
   written=("${FK_LINES[@]}")
-  fact audit audit_rules
+  fact audit audit_rules || return
   for key; do
     syscalls=0
     for line in "${written[@]}"; do
@@ -385,7 +420,7 @@ apt_truth() {
 # apt_is KEY VALUE [KEY VALUE…]: what APT goes by; of another value the files that name it.
 apt_is() {
   local line rest is want settings word bad='' said='' files
-  fact apt apt_settings
+  fact apt apt_settings || return
   settings=$FK_FACT
   while [ $# -gt 0 ]; do
     is='not set'
@@ -396,7 +431,7 @@ apt_is() {
       said+="$1 $2; "
     else
       bad+=" $1"
-      fact apt-lines apt_lines
+      fact apt-lines apt_lines || return
       word=${1##*::} files=''
       for line in "${FK_LINES[@]}"; do
         rest=${line#*:} line=${line%%:*}
@@ -445,25 +480,12 @@ walk() {
 # walked KIND: prints the paths of one kind; holds when there are none.
 walked() {
   local line all=''
-  fact walk walk
+  fact walk walk || return
   for line in "${FK_LINES[@]}"; do
     case $line in "$1 "*) all+=" ${line#* }" ;; esac
   done
   echo "${all:-none}"
   [ -z "$all" ]
-}
-
-# all_of QUESTION…: every one holds; those that do not apply are left out, and all of them together do not apply when none does.
-all_of() {
-  local question said='' rc applied='' bad=''
-  for question; do
-    rc=0
-    said+="${said:+; }$(eval "$question")" || rc=$?
-    case $rc in 0) applied=yes ;; 100) ;; *) bad=yes ;; esac
-  done
-  echo "$said"
-  [ -z "$bad" ] || return 1
-  [ -n "$applied" ] || exit 100
 }
 
 # privileged_rules: an audit rule for each set-id file that walk, on standard input, has found.
@@ -498,7 +520,7 @@ systemd_settings() {
 systemd_sets() {
   local part=$1 said='' bad=''
   shift
-  fact systemd systemd_settings
+  fact systemd systemd_settings || return
   while [ $# -gt 0 ]; do
     setting "$part$1"
     said+="$1=$FK_SETTING "

@@ -32,7 +32,10 @@ export const hostKinds: { [K in keyof Ways]: (value: Ways[K]) => string } = {
   cmdline: (list) => `cmdline_has ${words(list)}`,
   module: (list) => `module_blocked ${words(list)}`,
   mount: (mount) => `mount_has ${words(mount.filter((w) => w !== undefined))}`,
-  mode: (list) => every(list.map((line) => `mode_is ${words(line.split(' '))}`)),
+  mode: (list) =>
+    list.length === 1
+      ? `mode_is ${words(list.flatMap((line) => line.split(' ')))}`
+      : `modes_are ${words(list)}`,
   package: ({ present, absent }) =>
     [present && `package_present ${words(present)}`, absent && `package_absent ${words(absent)}`]
       .filter(Boolean)
@@ -50,10 +53,6 @@ export const hostKinds: { [K in keyof Ways]: (value: Ways[K]) => string } = {
       .join(' && '),
   check: (text) => text,
 }
-
-/** Several questions of which some may not apply: it does not apply when none does. */
-const every = (questions: string[]) =>
-  questions.length === 1 ? (questions[0] as string) : `all_of ${words(questions)}`
 
 /** The controls of a host. */
 export const hostRequirements = new Requirements('config/host/controls.yaml', hostKinds as Kinds)

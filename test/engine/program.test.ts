@@ -9,7 +9,7 @@ import { printed } from '../../lib/engine/print.ts'
 import { type Numbered, applyProgram, checkProgram, plain, undoProgram } from '../../lib/engine/program.ts'
 import type { Change, Step } from '../../lib/engine/step.ts'
 import { Secret } from '../../lib/ground/secret.ts'
-import { feed, sh } from '../../lib/ground/sh.ts'
+import { Command, feed, sh } from '../../lib/ground/sh.ts'
 
 const steps: Step[] = [
   {
@@ -148,4 +148,64 @@ test('the files of a page are compared by one look at all of them, and what anot
   )
   // One look at all, and one at the file of which only the mode is another.
   assert.equal(readFileSync(counted, 'utf8').length, 2)
+})
+
+describe('checks that need no shell of their own are asked in one', () => {
+  const shell = {
+    library: new Command(
+      [
+        '# in one shell: says returns breaks ends',
+        'says() { echo "in $BASHPID"; echo; }',
+        'returns() { echo "$1"; return "$1"; }',
+        'breaks() { echo "$not_set"; }',
+        'ends() { echo over; exit 7; }',
+        'other() { echo "alone in $BASHPID"; }',
+      ].join('\n'),
+      undefined,
+      'a test',
+    ),
+  }
+  const ask = async (...checks: string[]) => {
+    const dir = mkdtempSync(join(tmpdir(), 'fk-program-'))
+    const { text } = await checkProgram({
+      page: '50-page',
+      shell,
+      steps: checks.map((check, index) => ({
+        step: { name: `${index}`, check: new Command(check, undefined, 'a test'), apply: [sh`true`] },
+        index,
+      })),
+    })
+    const said = execFileSync('bash', ['-c', `nproc() { echo 1; }\n${text}`], {
+      encoding: 'utf8',
+      env: { ...process.env, FK_STATE: join(dir, 'state') },
+    })
+    rmSync(dir, { recursive: true })
+    const found = new Map<number, [code: number, said: string]>()
+    for (const [, kind, n, , code, shown] of said.split('\n').map((line) => line.split('\t')))
+      if (kind === 'check') found.set(Number(n), [Number(code), shown ?? ''])
+    return checks.map((_, index) => found.get(index))
+  }
+
+  test('their answers and codes are those of any check', async () => {
+    assert.deepEqual(await ask('returns 0', "returns 100 && says 'x'", 'returns 3'), [
+      [0, '0'],
+      [100, '100'],
+      [3, '3'],
+    ])
+  })
+  test('they share one shell, and all others have their own', async () => {
+    const all = await ask('says', 'says && says', 'other', 'says; says', 'says $(true)', 'other')
+    const shells = all.map((one) => /\d+$/.exec(one?.[1] ?? '')?.[0])
+    assert.equal(shells[0], shells[1])
+    assert.equal(new Set(shells).size, 5)
+  })
+  test('what ends the shell in the middle is asked once more in one of its own, and the rest is checked', async () => {
+    const all = await ask('returns 0', 'breaks', 'returns 4', 'ends', 'returns 0', 'returns 5')
+    assert.deepEqual(
+      all.map((one) => one?.[0]),
+      [0, 1, 4, 7, 0, 5],
+    )
+    assert.match(all[1]?.[1] ?? '', /not_set: unbound variable$/)
+    assert.equal(all[3]?.[1], 'over')
+  })
 })

@@ -218,14 +218,14 @@ for (const [says, text, before, code, said] of [
   ],
   [
     'of several, one that holds is enough where the others do not apply',
-    `all_of 'mode_is 600 ${me} ${path('nothing')}' 'mode_is 600 ${me} ${path('private')}'`,
+    `modes_are '600 ${me} ${path('nothing')}' '600 ${me} ${path('private')}'`,
     '',
     0,
     `there is no ${path('nothing')}; ${path('private')} 600 ${me}`,
   ],
   [
     'of several, one that fails is enough',
-    `all_of 'mode_is 600 ${me} ${path('private')}' 'mode_is 600 ${me} ${path('open')}'`,
+    `modes_are '600 ${me} ${path('private')}' '600 ${me} ${path('open')}'`,
     '',
     1,
     `${path('private')} 600 ${me}; more open than 600 ${me}: ${path('open')}; ${path('open')} 644 ${me}`,

@@ -2373,9 +2373,9 @@ FORTRESS
 }
 
 # What main uses.
-# from lib/host/controls.sh: fact fact_is_mine sure_fact none_of package_states package_present package_absent
-# from lib/host/controls.sh: unit_states unit_is walk walked privileged_rules system_shells clear_swaps shm_lines
-# from lib/host/controls.sh: endless_passwords open_logs open_homes slack_profiles
+# from lib/host/controls.sh: fact fact_pause fact_is_mine sure_fact none_of package_states package_present
+# from lib/host/controls.sh: package_absent unit_states unit_is walk walked privileged_rules system_shells clear_swaps
+# from lib/host/controls.sh: shm_lines endless_passwords open_logs open_homes slack_profiles
 # from lib/host/standing.sh: standing standing_links standing_engines standing_routes standing_forwarding standing_units
 # from lib/host/standing.sh: standing_logins sshd_says sshd_ports sshd_keeps_ports
 # from lib/engine/shell/put.sh: FK_STATE put put_owner put_finish put_finished put_restore put_matches

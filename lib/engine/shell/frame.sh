@@ -22,14 +22,36 @@ frame() {
 # answer NAME KEY VALUE…: what a command of the laptop, or a layer, asked for. It may come more than once.
 answer() { frame answer "$@"; }
 
+# A check that is nothing but calls of functions that return, and that leave no variable behind for another check, needs no shell
+# of its own, which is most of what it costs. FK_PLAIN has the names of such checks, FK_HERE says that they may do without.
+# in one shell: fk_file_is
+FK_PLAIN='' FK_HERE=''
+
 # fk_run_check FUNCTION: in a shell of its own. Always a plain statement: behind `if` or `&&` bash would ignore set -e inside.
 fk_run_check() {
+  if [ -n "$FK_HERE" ]; then
+    case $FK_PLAIN in *" $1 "*)
+      fk_run_here "$1"
+      return
+      ;;
+    esac
+  fi
   FK_OUT=$(
     exec < /dev/null 2>&1 3>&-
+    unset FK_FACT FK_FACT_OF FK_LINES FK_KNOWN FK_SETTING FK_FOUND
     set -euo pipefail
     "$1"
   )
   FK_RC=$?
+}
+
+# fk_run_here FUNCTION: in this shell.
+fk_run_here() {
+  "$1" > "$FK_TMP/said" 2>&1
+  FK_RC=$?
+  # There is no NUL, at which it would end.
+  IFS= read -r -d '' FK_OUT < "$FK_TMP/said"
+  while [[ $FK_OUT == *$'\n' ]]; do FK_OUT=${FK_OUT%$'\n'}; done
 }
 
 # fk_stopped: nothing more is to begin: whoever sent this program has closed its input (number 9), or is gone. A transaction
@@ -74,12 +96,24 @@ fk_match_all() {
   done
 }
 
+# fk_file_is PATH SHA256 MODE OWNER: as put_matches, and shows the content where that is another.
+fk_file_is() {
+  local code=0 is
+  put_matches "$@" || code=$?
+  [ "$code" -eq 0 ] || [ "$code" -eq 2 ] || [ ! -f "$1" ] || { mapfile is < "$1" && printf %s "${is[@]}"; }
+  return "$code"
+}
+
 # fk_check_all 'STEP CONTROLS'…: checks all of them, as many at once as there are processors: none changes anything. Each
-# worker takes the next one that nobody has, and has a directory of its own; only what is known of the machine is shared.
+# worker takes the last one that nobody has, because the longest are at the end of a page, and has a directory of its own; only
+# what is known of the machine is shared.
 fk_check_all() {
-  local workers worker i mine file known=()
+  local workers worker file known=()
   workers=$(nproc)
   export FK_FACTS=$FK_TMP
+  FK_STEPS=("$@")
+  # shellcheck disable=SC2034 # fact_pause reads it
+  exec {FK_NEVER}<> <(:) # nothing ever arrives there: to wait a moment without a process
   for file in "$FK_TMP"/*; do [ ! -f "$file" ] || known+=("$file"); done
   # The deadline ends all of it: what has been checked by then still arrives, and so shows what has not. The signal
   # comes twice, from timeout(1) to this shell and to its group, and the second must not end what sends the results.
@@ -89,19 +123,32 @@ fk_check_all() {
       FK_TMP=$FK_FACTS/worker.$worker
       mkdir "$FK_TMP" && { [ ${#known[@]} -eq 0 ] || cp "${known[@]}" "$FK_TMP"; }
       exec 3> "$FK_TMP/frames"
-      for ((i = 1; i <= $#; i++)); do
-        ! fk_stopped || break
-        set -o noclobber
-        { : > "$FK_FACTS/claimed.$i"; } 2> /dev/null && mine=yes || mine=''
-        set +o noclobber
-        # shellcheck disable=SC2086 # two words
-        [ -z "$mine" ] || fk_holds ${!i} before
-      done
+      exec < /dev/null
+      fk_work
     ) &
   done
   wait
   trap - TERM
   cat "$FK_FACTS"/worker.*/frames >&3
+}
+
+# fk_work: checks those of FK_STEPS that no other worker has. A step in the middle of which a check ends the shell is checked once
+# more, with a shell for each, and what is left goes on in another.
+fk_work() {
+  local i mine
+  FK_HERE=yes FK_STEP=''
+  trap '[ -z "$FK_STEP" ] || { FK_HERE=""; fk_holds $FK_STEP before; (fk_work); }' EXIT
+  for ((i = ${#FK_STEPS[@]}; i > 0; i--)); do
+    ! fk_stopped || break
+    set -o noclobber
+    { : > "$FK_FACTS/claimed.$i"; } 2> /dev/null && mine=yes || mine=''
+    set +o noclobber
+    [ -n "$mine" ] || continue
+    FK_STEP=${FK_STEPS[i - 1]}
+    # shellcheck disable=SC2086 # two words
+    fk_holds $FK_STEP before
+  done
+  FK_STEP=''
 }
 
 # fk_do STEP NUMBER SECONDS TEXT [SECRET]: one command of a step, in a bash of its own that dies with its deadline.
