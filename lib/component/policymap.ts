@@ -170,8 +170,7 @@ export function endpointOf(site: Site, known: Endpoint[], word: string): Endpoin
   const found = known.find(({ name }) => name === word)
   if (found !== undefined) return found
   const host = known.find(({ here }) => here)
-  if (host !== undefined && (word === 'api' || host.labels['k8s:kubernetes.io/hostname'] === word))
-    return host
+  if (host !== undefined && (word === 'api' || host.host === word)) return host
   if (word === 'internet') return { ...at('world', somewhere), name: word }
   if (isIP(word) === 4) {
     const node = known.find(({ kind, address }) => kind === 'node' && address === word)

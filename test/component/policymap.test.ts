@@ -445,6 +445,12 @@ test('a node reaches its own pods, whatever is allowed, and not those of other n
   assert.equal(asked([closed, never], host, db), false)
 })
 
+test('the first node is known by its own name, too', () => {
+  const { site, known } = clusterOf('zengarden')
+  const host = known.find(({ here }) => here)!
+  assert.equal(endpointOf(site, known, host.host!), host)
+})
+
 test('a node is selected by its role and by labels of its own, and not by its name: Cilium leaves that label out', () => {
   const { known } = clusterOf('k3s-vault')
   const node = known.find(({ name }) => name === 'vm-w3')!
