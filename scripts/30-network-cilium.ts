@@ -10,6 +10,7 @@ import { file } from '../lib/engine/file.ts'
 import { library, sh } from '../lib/ground/sh.ts'
 import { script } from '../lib/script.ts'
 import { fills, parametersOf } from '../lib/site/catalogue.ts'
+import { servedGateways } from '../lib/site/gateways.ts'
 import { isNode } from '../lib/site/machines.ts'
 import type { Site } from '../lib/site/model.ts'
 
@@ -43,6 +44,7 @@ export default script(import.meta, about, (context) => {
 function facts(site: Site): Record<string, unknown> {
   const nodes = site.machines.filter(isNode)
   const { routing, load_balancing, algorithm, external_services } = parametersOf(site, 'network')
+  const listens = servedGateways(site).some(({ listen }) => listen === 'host')
   const balancing = {
     ...(load_balancing ? { mode: load_balancing } : {}),
     ...(algorithm ? { algorithm } : {}),
@@ -62,7 +64,23 @@ function facts(site: Site): Record<string, unknown> {
     ...(external_services ? { bpf: { lbExternalClusterIP: true } } : {}),
     // keepalived of 07-host-vip speaks VRRP, which is neither TCP nor UDP: the firewall of the node would drop it.
     ...(site.cluster.api?.vip ? { extraConfig: { 'enable-extended-ip-protocols': 'true' } } : {}),
-    gatewayAPI: { enabled: fills(site, 'gateway', 'cilium') },
+    gatewayAPI: {
+      enabled: fills(site, 'gateway', 'cilium'),
+      ...(listens ? { hostNetwork: { enabled: true } } : {}),
+    },
+    // Envoy gives up what it may, all but the ports below 1024 where gateways listen on the node itself.
+    ...(listens
+      ? {
+          envoy: {
+            securityContext: {
+              capabilities: {
+                keepCapNetBindService: true,
+                envoy: ['NET_ADMIN', 'SYS_ADMIN', 'NET_BIND_SERVICE'],
+              },
+            },
+          },
+        }
+      : {}),
     l2announcements: { enabled: fills(site, 'load-balancer', 'cilium') },
   }
 }

@@ -34,9 +34,14 @@ export const isDescribed = (component: Component): component is Built =>
 export function componentNamed(name: string, is: 'built' | 'described' = 'built'): Built {
   const found = catalogue().get(name)
   if (found === undefined || !isDescribed(found) || (is === 'built' && !found.built))
-    throw new Fault(`${name} is ${found === undefined ? 'not in config/components' : 'not built yet'}`, {
-      next: './task components lists what there is',
-    })
+    throw new Fault(
+      found?.objects
+        ? `${name} has no chart`
+        : `${name} is ${found === undefined ? 'not in config/components' : 'not built yet'}`,
+      {
+        next: './task components lists what there is',
+      },
+    )
   return found
 }
 

@@ -3,9 +3,9 @@ import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { file } from '../engine/file.ts'
 import type { Context } from '../engine/page.ts'
-import type { Step } from '../engine/step.ts'
+import type { Change, Step } from '../engine/step.ts'
 import { library, sh } from '../ground/sh.ts'
-import { catalogue } from '../site/catalogue.ts'
+import { type Component, catalogue } from '../site/catalogue.ts'
 
 const load = createRequire(import.meta.url)
 
@@ -67,4 +67,44 @@ export function ownPolicies(name: string, context: Pick<Context, 'site' | 'state
     },
     context,
   )
+}
+
+/** What a Pod Security level is for: refused, noted in the audit log, and said to who asks. */
+const modes = ['enforce', 'audit', 'warn']
+
+/** The component, or the page, that a namespace is for. */
+export type Owner = Pick<Component, 'name' | 'pod_security'> & {
+  namespace: string
+  /** It stays when the page is undone. */
+  undo?: { namespace: boolean }
+}
+
+/**
+ * The step that makes a namespace with its Pod Security level, restricted unless the owner says another, and with these labels.
+ * Undo deletes it where the page has made it. Its functions are those of release.sh.
+ */
+export function namespaceStep(
+  { name, namespace, pod_security: security, undo }: Owner,
+  labels: Readonly<Record<string, string>> = {},
+): Change {
+  const level = security?.level ?? 'restricted'
+  const marks = modes.map((mode) => [`pod-security.kubernetes.io/${mode}`, level] as const)
+  const all = [...marks, ...Object.entries(labels)]
+  const paths = all.map(([label]) => `{.metadata.labels.${label.replaceAll('.', '\\.')}}`).join(' ')
+  const values = all.map(([, value]) => value).join(' ')
+  return {
+    name: `namespace ${namespace} has Pod Security level ${level}`,
+    why: security?.why ?? `nothing in ${name} needs more`,
+    check: sh`
+      test "$(kubectl get namespace ${namespace} --output=jsonpath=${paths})" = ${values}`,
+    apply: [
+      sh`
+      kubectl get namespace ${namespace} --output=name ||
+        { kubectl create namespace ${namespace} && kubectl label namespace ${namespace} fortress-kit=made; }`,
+      sh`
+      kubectl label namespace ${namespace} --overwrite \
+        ${all.map(([label, value]) => `${label}=${value}`)}`,
+    ],
+    ...(undo?.namespace ? {} : { undo: [sh`release_namespace_gone ${namespace}`], seconds: 330 }),
+  }
 }

@@ -4,6 +4,7 @@ import { isIP } from 'node:net'
 import { Fault } from '../ground/fault.ts'
 import { nearest } from '../ground/nearest.ts'
 import type { Catalogue } from '../site/catalogue.ts'
+import { gatewayLabel } from '../site/gateways.ts'
 import { isNode, isServer } from '../site/machines.ts'
 import type { Site } from '../site/model.ts'
 import { inside, needsOf, spanOf } from '../site/zones.ts'
@@ -74,11 +75,16 @@ const somewhere = '198.51.100.1'
 /** Everybody that the policies of a site can be about. */
 export function endpointsOf(site: Site, catalogue: Catalogue, manifests: Manifest[]): Endpoint[] {
   const pods = componentsOf(site, catalogue)
-    .flatMap((name) => catalogue.get(name)?.workloads ?? [])
-    .map(({ name, namespace, labels, ports = [] }): Endpoint => ({
+    .flatMap((name) => catalogue.get(name) ?? [])
+    .flatMap(({ workloads = [], routes }) => workloads.map((one) => ({ ...one, routes })))
+    .map(({ name, namespace, labels, ports = [], routes }): Endpoint => ({
       name: `${namespace}/${name}`,
       kind: 'pod',
-      labels: { 'k8s:io.kubernetes.pod.namespace': namespace, ...k8s(labels) },
+      labels: {
+        'k8s:io.kubernetes.pod.namespace': namespace,
+        ...k8s(labels),
+        ...(routes ? { [`k8s:io.cilium.k8s.namespace.labels.${gatewayLabel}`]: 'any' } : {}),
+      },
       ports: [...ports],
     }))
   const machines = site.machines.filter(isNode)

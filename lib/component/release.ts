@@ -6,6 +6,7 @@ import type { Context } from '../engine/page.ts'
 import type { Change, Step, Wait } from '../engine/step.ts'
 import { Command, library, sh } from '../ground/sh.ts'
 import { type Built, type Values, componentNamed, digestOf, proven, valuesOf } from './component.ts'
+import { namespaceStep } from './objects.ts'
 
 /** The functions that these steps use: the library of each page that has them. */
 export const releaseShell = library('lib/component/release.sh')
@@ -63,31 +64,6 @@ export function release(name: string, context: Context, options: ReleaseOptions 
     releaseStep(component, chart, values, directory, options.undo),
     ...waits.map((each) => readyStep(namespace, each)),
   ]
-}
-
-/** What a Pod Security level is for: refused, noted in the audit log, and said to who asks. */
-const modes = ['enforce', 'audit', 'warn']
-
-/** The namespace with its Pod Security level. */
-function namespaceStep({ name, namespace, pod_security: security, undo }: Built): Change {
-  const level = security?.level ?? 'restricted'
-  const label = (mode: string) => sh`{.metadata.labels.pod-security\.kubernetes\.io/${mode}}`.text
-  const labels = modes.map(label).join(' ')
-  return {
-    name: `namespace ${namespace} has Pod Security level ${level}`,
-    why: security?.why ?? `nothing in ${name} needs more`,
-    check: sh`
-      test "$(kubectl get namespace ${namespace} --output=jsonpath=${labels})" = ${modes.map(() => level).join(' ')}`,
-    apply: [
-      sh`
-      kubectl get namespace ${namespace} --output=name ||
-        { kubectl create namespace ${namespace} && kubectl label namespace ${namespace} fortress-kit=made; }`,
-      sh`
-      kubectl label namespace ${namespace} --overwrite \
-        ${modes.map((mode) => `pod-security.kubernetes.io/${mode}=${level}`)}`,
-    ],
-    ...(undo.namespace ? {} : { undo: [sh`release_namespace_gone ${namespace}`], seconds: 330 }),
-  }
 }
 
 /** Definitions that the chart does not have: nobody else's, and as they are proven. */

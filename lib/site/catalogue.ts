@@ -38,6 +38,10 @@ export interface Component {
   pod_security?: { level: 'baseline' | 'privileged'; why: string }
   /** The pin of its chart. */
   chart?: string
+  /** It has no chart: a page applies its objects.yaml. */
+  objects?: boolean
+  /** It has routes at a gateway. */
+  routes?: boolean
   crds?: { pin: string; names: string[]; why: string }[]
   apis?: string[]
   ready?: { object: string; namespace?: string; condition?: string; seconds: number; why?: string }[]
@@ -84,6 +88,9 @@ export const whenBuilt = [
   'undo',
 ] as const satisfies (keyof Component)[]
 
+/** What only a component with a chart has. */
+const ofCharts: readonly (keyof Component)[] = ['chart', 'ready', 'upgrade']
+
 const load = createRequire(import.meta.url)
 let json: JsonSchema | undefined
 
@@ -94,7 +101,8 @@ function componentOf(name: string): Component {
   const { document, faults } = checkDocument<Component>(file, read(file), json, {}, function* (found) {
     if (found.name !== undefined && found.name !== name)
       yield { path: ['name'], reason: 'must be the name of its directory', suggestion: name }
-    for (const key of found.built ? whenBuilt : [])
+    const needed = found.objects ? whenBuilt.filter((key) => !ofCharts.includes(key)) : whenBuilt
+    for (const key of found.built ? needed : [])
       if (found[key] === undefined)
         yield { path: [key], reason: `is missing: ${json?.properties?.[key]?.description ?? ''}` }
   })

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { parse } from 'yaml'
 import { read, root } from '../ground/root.ts'
+import { otherGateways } from './gateways.ts'
 import { chosen, isNode } from './machines.ts'
 import type { Site } from './model.ts'
 
@@ -43,6 +44,8 @@ function needs(site: Site, when: string): boolean {
       )
     case 'hypervisor':
       return site.machines.some(({ vm }) => site.devices.some(({ name }) => name === vm?.host))
+    case 'gateways':
+      return otherGateways(site).length > 0
     case 'people':
       return site.cluster.oidc !== undefined || chosen(site, 'identity').length > 0
     case 'names':

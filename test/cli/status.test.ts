@@ -199,11 +199,11 @@ describe('what needs attention', () => {
     assert.deepEqual(status.concerns, [])
     assert.deepEqual(
       status.notBuilt.map(({ page }) => page),
-      ['60-storage-vault', '64-backup'],
+      ['34-names', '60-storage-vault', '64-backup'],
     )
     assert.match(
       screen(status, { color: false }),
-      /^no page does yet what this site needs: 60-storage-vault 64-/m,
+      /^no page does yet what this site needs: 34-names 60-storage-vault/m,
     )
   })
 

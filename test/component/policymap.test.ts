@@ -2,9 +2,10 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { type Endpoint, endpointOf, judge, nameMatches } from '../../lib/component/policymap.ts'
-import type { Manifest, Policy, Spec } from '../../lib/component/policies.ts'
+import { type Manifest, type Policy, type Spec, notInstalled } from '../../lib/component/policies.ts'
 import { map } from '../../lib/cli/map.ts'
 import { may } from '../../lib/cli/may.ts'
+import { catalogue } from '../../lib/site/catalogue.ts'
 import { isNode } from '../../lib/site/machines.ts'
 import { inside } from '../../lib/site/zones.ts'
 import { type Cluster, address, clusterOf, clusters } from './clusters.ts'
@@ -620,20 +621,9 @@ test('the map lists who may, and by which line; a graph and a picture hold the s
   assert.throws(() => run(map, '--svg', '--json', '--site', 'fortress'), /map takes one of/)
 })
 
-test('what no page installs yet is said, by may and by map, and of nothing else', () => {
-  const said = (run: (say: (text: string) => undefined) => unknown): string => {
-    let text = ''
-    run((part) => void (text += part))
-    return text
-  }
-  const asks = (...argv: string[]) => said((say) => may({ name: 'may', argv }, say))
-  assert.match(
-    asks('hello/web', 'world:443'),
-    /^ {2}No page installs hello yet: its policies are not applied\.$/m,
-  )
-  assert.doesNotMatch(asks('kube-system/coredns', 'world:53'), /No page installs/)
-  assert.match(
-    said((say) => map({ name: 'map', argv: [] }, say)),
-    /^No page installs hello yet: their policies are not applied\.$/m,
-  )
+test('what no page installs yet is known, and every component of fortress with policies has a page', () => {
+  const { manifests } = clusterOf('fortress')
+  const without = new Map([...catalogue()].map(([name, one]) => [name, { ...one, built: name !== 'hello' }]))
+  assert.deepEqual(notInstalled(manifests, without), ['hello'])
+  assert.deepEqual(notInstalled(manifests, catalogue()), [])
 })

@@ -31,7 +31,7 @@ main() {
 
   # 3/5 the manifests of policies are written
   check() {
-    put_matches /nonexistent/fortress/components/policies.yaml 528e51caec804a91317d34e5164ed47b59d21c03e31beb53e4a8184bb6c0aeb7 644 root:root
+    put_matches /nonexistent/fortress/components/policies.yaml bdb1ace20f54acb1496d92ab346893fcd01169eae5f45af20fd8c22e6de839e1 644 root:root
   }
   apply() {
     put /nonexistent/fortress/components/policies.yaml 644 root:root << 'FORTRESS'
@@ -229,7 +229,7 @@ metadata:
   labels:
     fortress-kit: policies
 spec:
-  description: the audience of the site reaches the Gateway, and the Gateway reaches pods
+  description: the audience of the site reaches the Gateway, and the Gateway reaches pods that have routes
   endpointSelector:
     matchExpressions:
       - key: reserved:ingress
@@ -239,7 +239,9 @@ spec:
         - cidr: 10.66.0.0/24
   egress:
     - toEndpoints:
-        - {}
+        - matchExpressions:
+            - key: io.cilium.k8s.namespace.labels.fortress-kit/gateway
+              operator: Exists
 ---
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy

@@ -34,7 +34,9 @@ describe('the catalogue', () => {
   test('claims that what pages install is built, and of nothing else', () => {
     const pages = readdirSync('scripts').map((page) => readFileSync(`scripts/${page}`, 'utf8'))
     const installed = pages.flatMap((page) =>
-      [...page.matchAll(/\brelease\('([\w-]+)'/g)].map(([, name]) => name),
+      [...page.matchAll(/\brelease\('([\w-]+)'|'config\/components\/([\w-]+)\/objects\.yaml'/g)].map(
+        ([, released, applied]) => released ?? applied,
+      ),
     )
     assert.deepEqual(
       components.filter(({ built }) => built).map(({ name }) => name),

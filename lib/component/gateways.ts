@@ -1,0 +1,86 @@
+// The gateways of a site as objects of Kubernetes and of Cilium.
+import { createRequire } from 'node:module'
+import { gatewayLabel, gatewayNamespace } from '../site/gateways.ts'
+import type { Gateway } from '../site/model.ts'
+
+const load = createRequire(import.meta.url)
+
+/** The manifests of gateways, with their addresses first; `what` is the value of their label fortress-kit. */
+export function gatewayManifests(gateways: Gateway[], what: string): string[] {
+  const { stringify } = load('yaml') as typeof import('yaml')
+  const own = gateways.filter(({ listen = 'own' }) => listen === 'own')
+  return [...addressObjects(own, what), ...gateways.flatMap((one) => gatewayObjects(one, what))].map(
+    (object) => stringify(object, { lineWidth: 0, singleQuote: true, aliasDuplicateObjects: false }),
+  )
+}
+
+const marked = (what: string, name: string, namespace?: string) => ({
+  name,
+  ...(namespace === undefined ? {} : { namespace }),
+  labels: { 'fortress-kit': what },
+})
+
+/** One address for each gateway, which nothing else is given, and the node that answers for it in the local network. */
+function addressObjects(gateways: Gateway[], what: string): object[] {
+  if (gateways.length === 0) return []
+  const serviceSelector = (more: object) => ({
+    matchLabels: { 'io.kubernetes.service.namespace': gatewayNamespace, ...more },
+  })
+  return [
+    ...gateways.map(({ name, address }) => ({
+      apiVersion: 'cilium.io/v2',
+      kind: 'CiliumLoadBalancerIPPool',
+      metadata: marked(what, `gateway-${name}`),
+      spec: {
+        blocks: [{ start: address, stop: address }],
+        serviceSelector: serviceSelector({ 'gateway.networking.k8s.io/gateway-name': name }),
+      },
+    })),
+    {
+      apiVersion: 'cilium.io/v2alpha1',
+      kind: 'CiliumL2AnnouncementPolicy',
+      metadata: marked(what, what),
+      spec: { loadBalancerIPs: true, serviceSelector: serviceSelector({}) },
+    },
+  ]
+}
+
+/** A gateway and its one route of its own: from HTTP to HTTPS. */
+function gatewayObjects({ name, address, listen = 'own' }: Gateway, what: string): object[] {
+  const from = { matchLabels: { [gatewayLabel]: name } }
+  const http = {
+    name: 'http',
+    port: 80,
+    protocol: 'HTTP',
+    allowedRoutes: { namespaces: { from: 'Same' } },
+  }
+  const https = {
+    name: 'https',
+    port: 443,
+    protocol: 'HTTPS',
+    tls: { mode: 'Terminate', certificateRefs: [{ name: `${name}-tls` }] },
+    allowedRoutes: { namespaces: { from: 'Selector', selector: from } },
+  }
+  const requestRedirect = { scheme: 'https', statusCode: 301 }
+  return [
+    {
+      apiVersion: 'gateway.networking.k8s.io/v1',
+      kind: 'Gateway',
+      metadata: marked(what, name, gatewayNamespace),
+      spec: {
+        gatewayClassName: 'cilium',
+        ...(listen === 'own' ? { addresses: [{ type: 'IPAddress', value: address }] } : {}),
+        listeners: [http, https],
+      },
+    },
+    {
+      apiVersion: 'gateway.networking.k8s.io/v1',
+      kind: 'HTTPRoute',
+      metadata: marked(what, `${name}-https`, gatewayNamespace),
+      spec: {
+        parentRefs: [{ name, sectionName: 'http' }],
+        rules: [{ filters: [{ type: 'RequestRedirect', requestRedirect }] }],
+      },
+    },
+  ]
+}
