@@ -12,17 +12,20 @@
 import { file } from '../lib/engine/file.ts'
 import { packages } from '../lib/engine/packages.ts'
 import type { Step, Transaction } from '../lib/engine/step.ts'
-import { makePassphrase } from '../lib/ground/keys.ts'
-import { feed, sh } from '../lib/ground/sh.ts'
+import { makePassphrase } from '../lib/ground/passphrase.ts'
+import { Command, feed, sh } from '../lib/ground/sh.ts'
 import { asked, controlShell } from '../lib/host/controls.ts'
 import { type Host, hostOf } from '../lib/host/host.ts'
+import { accepted, standingShell } from '../lib/host/standing.ts'
 import { type Context, script } from '../lib/script.ts'
 import type { Person, Site } from '../lib/site/model.ts'
 
-export default script(import.meta, { layer: 'L0', on: 'host', library: controlShell() }, (context) => {
+const functions = new Command(controlShell().text + standingShell().text, undefined, 'lib/host/standing.sh')
+
+export default script(import.meta, { layer: 'L0', on: 'host', library: functions }, (context) => {
   const host = hostOf(context)
   return [
-    ...prerequisites(host, context.machine.via),
+    ...prerequisites(host, context),
     ...software(host),
     ...kernel(host),
     ...mounts(host),
@@ -60,7 +63,9 @@ const pamTransaction: Transaction = { kind: 'pam' }
 const sudoTransaction: Transaction = { kind: 'sudo' }
 
 /** What only a person can do. The steps behind it close accesses that are open now. */
-function prerequisites({ user, controls }: Host, via: string): Step[] {
+function prerequisites(host: Host, { env, machine, site }: Context): Step[] {
+  const { user, controls } = host
+  const { hostKeys, name, via } = machine
   return [
     {
       name: 'you log in as an ordinary user, not as root',
@@ -76,10 +81,12 @@ function prerequisites({ user, controls }: Host, via: string): Step[] {
           awk '/\(ED25519(-SK)?\)$/ || (/\(RSA\)$/ && $1 >= 3072) { ok = 1 } END { exit !ok }'`,
       help: `from your laptop: ssh-keygen -t ed25519 && ssh-copy-id -i ~/.ssh/id_ed25519.pub ${user}@HOST`,
     },
+    ...(hostKeys === undefined ? [] : [provenLater(hostKeys, `${site.name}.${name}`, env.FK_KNOWN_HOSTS)]),
     {
       name: 'your account may use sudo, and has a password',
       why: 'sudo is the only way to root, and a stolen key alone must not be enough',
-      check: sh`sudo --list --other-user=${user} | grep --extended-regexp '\(ALL( : ALL)?\) ALL' > /dev/null &&
+      // What a program over SSH runs there; a rule for all commands can be written in many ways.
+      check: sh`sudo --list --other-user=${user} timeout 1 bash > /dev/null &&
         read -r _ state _ < <(passwd --status ${user}) && [ "$state" = P ]`,
       help: `as root: adduser ${user} sudo; passwd ${user}`,
     },
@@ -106,8 +113,21 @@ function prerequisites({ user, controls }: Host, via: string): Step[] {
       help: 'this becomes a hypervisor and nothing else: apt-get purge what is named above, or take another machine',
       controls: controls('servers'),
     },
+    accepted(site, name, 'what this page stops, and who cannot log in any more, is accepted', [
+      ...(host.forwards ? [] : [['standing_forwarding', ...host.own], ['standing_routes']]),
+      ['standing_units', ...idle, '+', ...host.packages.unwanted],
+      ['standing_logins', host.group, user, ...admins(site).map((one) => one.name)],
+    ]),
   ]
 }
+
+/** `pinned`: the host keys by which the laptop knows the machine, which is `alias` in `file`. */
+const provenLater = (pinned: string[], alias: string, file: string): Step => ({
+  name: 'sshd will still show a host key that your laptop has pinned',
+  why: 'it goes on with its Ed25519 and RSA keys, without ECDSA and certificates',
+  check: sh`sshd_will_show ${pinned.length > 0 ? pinned : 'nothing but an authority'}`,
+  help: `the key above has come over a connection that is proven: add it to ${file}, as\n${alias} ssh-ed25519 AAAA…`,
+})
 
 /** Packages that come and go, and how they are kept up to date. */
 function software({ controls, packages: { watchers, unwanted } }: Host): Step[] {
@@ -309,15 +329,19 @@ function accounts({ user, group, controls }: Host): Step[] {
   ]
 }
 
-/** Accounts of the people of the site who have keys there, beside the one who runs this page. */
-function people({ user, group }: Host, { people: all }: Site): Step[] {
-  const admins = all.filter(
+/** People of the site who have keys there, and administer it. */
+const admins = ({ people }: Site): Person[] =>
+  people.filter(
     ({ roles, ssh_keys: keys = [] }) =>
       keys.length > 0 && roles.some((role) => role === 'owner' || role === 'admin'),
   )
+
+/** Accounts of the people of the site who have keys there, beside the one who runs this page. */
+function people({ user, group }: Host, site: Site): Step[] {
+  const all = admins(site)
   return [
-    ...admins.filter(({ name }) => name !== user).flatMap((admin) => accountOf(admin, group)),
-    formerAdmins([user, ...admins.map(({ name }) => name)]),
+    ...all.filter(({ name }) => name !== user).flatMap((admin) => accountOf(admin, group)),
+    formerAdmins([user, ...all.map(({ name }) => name)]),
   ]
 }
 
@@ -414,6 +438,16 @@ function sshd({ controls, values }: Host): Step[] {
       transaction: sshTransaction,
       name: 'sshd has a list of revoked keys',
     }),
+    {
+      name: 'sshd keeps the ports that it listens at',
+      why: 'the file below replaces the one that may name them; drop-ins stay',
+      transaction: sshTransaction,
+      check: sh`sshd_keeps_ports`,
+      apply: [
+        sh`sshd_ports | sed 's/^/Port /' | put /etc/ssh/sshd_config.d/10-fortress-port.conf 600 root:root`,
+        sh`put_finish /etc/ssh/sshd_config.d/10-fortress-port.conf`,
+      ],
+    },
     file('/etc/ssh/sshd_config', {
       from: 'config/host/sshd_config',
       values: values.sshd,
@@ -421,7 +455,8 @@ function sshd({ controls, values }: Host): Step[] {
       transaction: sshTransaction,
       name: 'sshd accepts only public keys, of one group',
       test: sh`sshd -t -f "$new"`,
-      then: [sh`systemctl try-reload-or-restart ssh.service`],
+      // Not reload: where ssh.socket listens, sshd could not open its port again. Sessions live on.
+      then: [sh`systemctl try-restart ssh.service`],
       controls: controls('ssh'),
     }),
   ]
@@ -564,6 +599,16 @@ function logsAndTime({ controls, values }: Host, timezone: string): Step[] {
   ]
 }
 
+/** Units that a host has no use for. */
+const idle = [
+  'bluetooth.service',
+  'ModemManager.service',
+  'avahi-daemon.*',
+  'cups*',
+  'rpcbind.*',
+  'kdump-tools.service',
+]
+
 /** AppArmor, and the units that are off. */
 function services({ controls, slackProfiles }: Host): Step[] {
   const generator = '/etc/systemd/system-generators/systemd-ssh-generator'
@@ -587,8 +632,7 @@ function services({ controls, slackProfiles }: Host): Step[] {
         sh`systemctl --quiet mask ctrl-alt-del.target debug-shell.service`,
         sh`install --directory /etc/systemd/system-generators && ln --symbolic --force /dev/null ${generator}`,
         sh`systemctl daemon-reload && systemctl stop 'sshd-vsock*' 'sshd-unix*'`,
-        sh`systemctl list-unit-files --no-legend bluetooth.service ModemManager.service 'avahi-daemon.*' 'cups*' \
-            'rpcbind.*' kdump-tools.service |
+        sh`systemctl list-unit-files --no-legend ${idle} |
           awk '$2 == "enabled" { print $1 }' | xargs --no-run-if-empty systemctl --quiet disable --now`,
         sh`[ ! -d /etc/cloud ] || touch /etc/cloud/cloud-init.disabled`,
       ],

@@ -7,23 +7,26 @@
 import { file } from '../lib/engine/file.ts'
 import { packages } from '../lib/engine/packages.ts'
 import type { Demand, Step, Transaction } from '../lib/engine/step.ts'
-import { sh } from '../lib/ground/sh.ts'
+import { library, sh } from '../lib/ground/sh.ts'
 import { makeKeys } from '../lib/host/device.ts'
+import { apart } from '../lib/host/overlap.ts'
 import { peerKey, pskKey, publicHalf } from '../lib/host/wireguard.ts'
 import { type Context, script } from '../lib/script.ts'
-import { type TunnelEnd, machineOf, tunnelOf } from '../lib/site/machines.ts'
+import { type TunnelEnd, machineOf, tunnelAddresses, tunnelOf } from '../lib/site/machines.ts'
 import type { Site } from '../lib/site/model.ts'
 
 const make = async (context: Context) => {
   if (endOf(context) !== undefined) await makeKeys(context)
 }
 
-export default script(import.meta, { layer: 'L0', on: 'host', make }, (context) => {
+const functions = library('lib/host/standing.sh')
+
+export default script(import.meta, { layer: 'L0', on: 'host', make, library: functions }, (context) => {
   const end = endOf(context)
   if (end === undefined) return [elsewhere(context.site)]
   const tunnel = describe(end, context)
   return [
-    ...prerequisites(tunnel),
+    ...prerequisites(tunnel, context),
     ...keys(tunnel, context),
     ...configuration(tunnel),
     ...running(tunnel),
@@ -46,12 +49,16 @@ const elsewhere = ({ tunnel }: Site): Demand => ({
 type Tunnel = ReturnType<typeof describe>
 
 /** The end of the tunnel, and the public keys that this laptop has for it; a placeholder stands for one that is missing. */
-function describe({ interface: wg, port, prefix, address, peers, key }: TunnelEnd, { state }: Context) {
+function describe(
+  { interface: wg, network, port, prefix, address, peers, key }: TunnelEnd,
+  { state }: Context,
+) {
   const unit = `wg-quick@${wg}.service`
   const transaction: Transaction = { kind: 'wireguard', restart: [{ unit, path: `${dir}/`, how: 'active' }] }
   const publicKeys = peers.map((peer) => publicHalf(state, peerKey(peer.name)))
   return {
     wg,
+    network,
     port,
     peers,
     /** Of the host, within the tunnel, with the length of its prefix. */
@@ -66,8 +73,11 @@ function describe({ interface: wg, port, prefix, address, peers, key }: TunnelEn
   }
 }
 
-function prerequisites({ wg, unit, hostPublicKey, publicKeys }: Tunnel): Step[] {
+function prerequisites(tunnel: Tunnel, { machine, site }: Context): Step[] {
+  const { wg, unit, network, hostPublicKey, publicKeys } = tunnel
   return [
+    ...apart({ called: 'tunnel.network', network, dev: wg, own: tunnelAddresses(site) }, site.name, machine),
+
     {
       name: 'the laptop has WireGuard keys for the host and every peer',
       why: 'keys are made once, where they are kept; a machine gets its own and the public halves of the others',

@@ -5,31 +5,52 @@
 // Leaves  the nftables table `inet fortress`, /etc/nftables.conf, /etc/nftables.d, and the unit that loads them. The tables of
 //         libvirt and of a cluster network are left alone.
 // Undo    opens the machine as it was.
+import { createRequire } from 'node:module'
 import { file } from '../lib/engine/file.ts'
 import type { Context } from '../lib/engine/page.ts'
 import { packages } from '../lib/engine/packages.ts'
 import type { Control, Step, Transaction } from '../lib/engine/step.ts'
 import { type Command, sh } from '../lib/ground/sh.ts'
 import { type Firewall, firewallOf } from '../lib/host/nftables.ts'
-import { enter } from '../lib/host/wireguard.ts'
+import { accepted, ownThings, standingShell } from '../lib/host/standing.ts'
 import { script } from '../lib/script.ts'
-import { type TunnelEnd, machineOf, tunnelOf } from '../lib/site/machines.ts'
+import { type TunnelEnd, machineOf, sshPort, tunnelOf } from '../lib/site/machines.ts'
 import { inside } from '../lib/site/zones.ts'
 
-export default script(import.meta, { layer: 'L0', on: 'host', needs: ['05-host-wireguard'] }, (context) => {
+const about = { layer: 'L0', on: 'host', needs: ['05-host-wireguard'], library: standingShell() } as const
+
+export default script(import.meta, about, (context) => {
   const { site, machine } = context
   const end = tunnelOf(site, machineOf(site, machine.name))
-  const firewall = firewallOf(site, machine.name)
+  const firewall = firewallOf(site, machine.name, machine)
+  const own = ownThings(site, machineOf(site, machine.name))
   const transaction = transactionOf(end)
   return [
     ...shutOut(context, end, firewall),
+    accepted(
+      site,
+      machine.name,
+      'whatever is here already, and will not be heard or passed on any more, is accepted',
+      [
+        ['standing_links', ...own],
+        ['standing_engines', ...own],
+        ['standing_routes'],
+        ['standing_tables', 'inet.fortress', ...own],
+        ['standing_servers', `tcp/${firewall.ssh.port}`, ...new Set(firewall.heard)],
+      ],
+      sh`nft list table inet fortress > /dev/null 2>&1`,
+    ),
     packages(['nftables']),
-    ...(end ? [handshake(end, enter(context), transaction)] : []),
+    ...(end ? [insideToo(end, firewall), handshake(end, howTo(context), transaction)] : []),
     ...rules(firewall, transaction),
     active(firewall, end, transaction),
     onlyManager(transaction),
   ]
 })
+
+const load = createRequire(import.meta.url)
+const howTo = (context: Context) =>
+  (load('../lib/host/wireguard.ts') as typeof import('../lib/host/wireguard.ts')).enter(context)
 
 // Where the tunnel ends here, only a connection through it proves that the machine can still be reached; after undo, one from
 // outside. Where it ends at the router, connections come by the same way before and after.
@@ -49,6 +70,7 @@ function shutOut({ site, machine }: Context, end: TunnelEnd | undefined, { ssh, 
       : [machine.via]
   const [address] = sources
   if (address === undefined || sources.some(lets)) return []
+  const said = String(sshPort(machineOf(site, machine.name)))
   const around = site.networks.find(({ network }) => inside(network, address))
   const word = end ? 'tunnel' : (around?.name ?? 'upstream')
   return [
@@ -56,10 +78,24 @@ function shutOut({ site, machine }: Context, end: TunnelEnd | undefined, { ssh, 
       name: `router.allow lets you log in from ${end ? 'the tunnel' : address} (tcp/${ssh.port})`,
       check: sh`echo ${`no line lets ${address} (${word}) connect to tcp/${ssh.port} of ${machine.name}`}; false`,
       help: `add a line to router.allow in config/sites/${site.name}.yaml, such as
-{ from: ${word}, to: 'machine:${machine.name}', ports: [tcp/${ssh.port}], why: administration }`,
+{ from: ${word}, to: 'machine:${machine.name}', ports: [tcp/${ssh.port}], why: administration }${
+        ssh.port === said
+          ? ''
+          : `\nor, where the lines are those of the default: ssh_port: ${ssh.port} of ${machine.name}`
+      }`,
     },
   ]
 }
+
+/** Before the other addresses are closed. */
+const insideToo = ({ address }: TunnelEnd, { ssh: { port } }: Firewall): Step => ({
+  name: `sshd answers at ${address}, port ${port}: the address in the tunnel`,
+  why: 'it is the only one that is left',
+  check: sh`nft list table inet fortress > /dev/null 2>&1 ||
+    timeout 10 bash -c 'exec 3<> "/dev/tcp/$1/$2" && read -r -t 5 line <&3 && echo "$line" && [[ $line == SSH-* ]]' \
+      bash ${address} ${port}`,
+  help: `sshd -T | grep -i listen on the machine says where it listens: take ListenAddress out, and see that the port is ${port}`,
+})
 
 /** The one way in is closed only while somebody uses the other. */
 function handshake({ interface: wg }: TunnelEnd, help: string, transaction: Transaction): Step {

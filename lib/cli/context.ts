@@ -1,7 +1,7 @@
 // What a page gets to write its steps: the site's settings, its secrets, and what is known of the machine.
 import { join } from 'node:path'
 import type { Context, Facts, Page } from '../engine/page.ts'
-import { parseHost } from '../ground/address.ts'
+import { parseHost } from '../ground/hostname.ts'
 import { type SecretStore, secretStore } from '../ground/secret.ts'
 import { type Placed, machinesFor } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'

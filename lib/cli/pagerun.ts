@@ -353,12 +353,12 @@ export class PageRun {
       signal,
       attended: terminal,
       fetch: this.#fetch,
-      typed: async ({ name, typed }: Demand) => {
+      typed: async ({ name, typed }: Demand, found: string) => {
         if (confirm !== undefined) return confirm
         if (this.#kind === 'lab') return typed
         if (!terminal) return undefined
         report.pause()
-        return question(`${name}.\nType ${typed}: `)
+        return question(`${name}.\n${found.trim().replaceAll(/^(?=.)/gm, '  ')}\nType ${typed}: `)
       },
       otherNode: async (name: string) => {
         const other = everyMachine(config).find((spec) => spec.name === name)

@@ -294,8 +294,8 @@ esac`
   }
 
   /**
-   * Bash over there, as root or as the user of the login. What it reads first is thrown away up to a mark of its own: a file of the
-   * login shell may read lines, and sudo leaves the password where it wants none.
+   * Bash over there, as root or as the user of the login. What it reads first is thrown away up to a mark: a file of the login
+   * shell may read lines, and sudo leaves the password where it wants none.
    */
   #bash(body: string, seconds: number, as: 'root' | 'user'): string {
     const [sudo, passed] =

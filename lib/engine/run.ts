@@ -41,7 +41,7 @@ export interface Running {
   /** Somebody sits at the terminal: what only a person can do is waited for. */
   attended?: boolean
   /** Asks a person to type the name of what a demand is about; undefined when there is nobody to ask. */
-  typed?: (step: Demand) => Promise<string | undefined>
+  typed?: (step: Demand, found: string) => Promise<string | undefined>
   /** Another machine of the site. */
   otherNode?: (name: string) => Promise<Machine>
   /** Downloads and verifies what a step uploads. */
@@ -269,7 +269,7 @@ async function askForNames(work: Work, { steps }: Batch): Promise<void> {
   for (const each of steps) {
     const { step } = each
     if (!isDemand(step) || step.typed === undefined || stepHolds(work, each)) continue
-    each.met = (await work.running.typed?.(step)) === step.typed
+    each.met = (await work.running.typed?.(step, foundOf(work.observed[each.index]?.check))) === step.typed
   }
 }
 

@@ -1,6 +1,5 @@
 // Why a machine cannot be reached, or gives no root, in words that say what to do.
 import { Fault } from '../ground/fault.ts'
-import type { Outcome } from './machine.ts'
 
 /** What a person may do about a machine that cannot be reached; it depends on the site. */
 export interface Advice {
@@ -92,7 +91,7 @@ const machineRows = (label: string, { silent = '', behind = '' }: Advice): Row[]
 /** The usual reasons why ssh gives up, in words that say what to do. */
 export function unreachable(
   label: string,
-  { stderr, code }: Pick<Outcome, 'stderr' | 'code'>,
+  { stderr, code }: { stderr: string; code: number },
   advice: Advice = {},
 ): Fault {
   // What ssh says of the connection that it was given by another ssh is about no machine.
@@ -121,7 +120,8 @@ export function noRoot(label: string, user: string, said: string): Fault {
     ],
     [
       /must have a tty|no tty present/i,
-      `sudo there wants a terminal (Defaults requiretty), and a program has none: take that line out, or add Defaults:${user} !requiretty`,
+      'sudo there wants a terminal (Defaults requiretty), and a program has none: take that line out, ' +
+        `or add Defaults:${user} !requiretty`,
     ],
     [/expired/i, `log in there as ${user}, and set a new password: passwd`],
     [

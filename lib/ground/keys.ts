@@ -1,12 +1,5 @@
-// Keys, passphrases and identifiers: how each is written, so that the programs that read them need not be on the laptop.
-import {
-  createHash,
-  createPrivateKey,
-  createPublicKey,
-  generateKeyPairSync,
-  randomBytes,
-  randomInt,
-} from 'node:crypto'
+// Keys and identifiers: how each is written, so that the programs that read them need not be on the laptop.
+import { createHash, createPrivateKey, createPublicKey, generateKeyPairSync, randomBytes } from 'node:crypto'
 
 /** A UUID of version 5 (RFC 9562) for a thing of this kind: the same name gives the same UUID everywhere. */
 export function uuidOf(kind: string, name: string): string {
@@ -15,13 +8,6 @@ export function uuidOf(kind: string, name: string): string {
   b[6] = ((b[6] ?? 0) & 0x0f) | 0x50
   b[8] = ((b[8] ?? 0) & 0x3f) | 0x80
   return b.toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5')
-}
-
-/** 32 letters and digits that are hard to mistake for each other, in groups: 160 bits, for a person at a keyboard. */
-export function makePassphrase(): string {
-  const alphabet = 'abcdefghijkmnpqrstuvwxyz23456789'
-  const letters = Array.from({ length: 32 }, () => alphabet[randomInt(alphabet.length)]).join('')
-  return letters.match(/.{4}/g)?.join('-') ?? ''
 }
 
 /** The public half of a Curve25519 private key; both are 32 bytes in base64. Throws TypeError for what is no key. */

@@ -1,5 +1,5 @@
-// What this computer's ssh goes by: host keys that are pinned, the settings of a name in its configuration, and a place for shared
-// connections. It hides the formats of known_hosts and ssh_config: ssh and ssh-keygen are asked, who read them.
+// What this computer's ssh goes by: host keys that are pinned, the settings of a name in its configuration, and a place for
+// shared connections. It hides the formats of known_hosts and ssh_config: ssh and ssh-keygen are asked, who read them.
 import {
   accessSync,
   chmodSync,
@@ -63,8 +63,8 @@ export function pin(file: string, alias: string, key: string): void {
 const asked = new Map<string, Record<string, string>>()
 
 /**
- * What ssh's configuration says of a name, by option in small letters: `hostname`, `port`, `user`, `proxyjump`. `words` are further
- * options. Empty where ssh cannot read its configuration: whoever connects next is told why.
+ * What ssh's configuration says of a name, by option in small letters: `hostname`, `port`, `user`, `proxyjump`. `words` are
+ * further options. Empty where ssh cannot read its configuration: whoever connects next is told why.
  */
 export function settingsOf(host: string, words: string[] = []): Record<string, string> {
   const key = [...words, host].join('\0')

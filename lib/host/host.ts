@@ -3,9 +3,10 @@ import { parse } from 'yaml'
 import type { Context } from '../engine/page.ts'
 import type { Control } from '../engine/step.ts'
 import { read } from '../ground/root.ts'
-import { bridgeOf, guestsOf, isNode, isRaspberry, machineOf, vaultSpec } from '../site/machines.ts'
+import { bridgeOf, guestsOf, isNode, isRaspberry, machineOf, sshPort, vaultSpec } from '../site/machines.ts'
 import { waiversFor } from '../site/waivers.ts'
 import { hostRequirements } from './controls.ts'
+import { ownThings } from './standing.ts'
 
 type Values = Record<string, string | number>
 
@@ -19,6 +20,10 @@ export interface Host {
   group: string
   /** A Raspberry Pi starts by its firmware, without GRUB. */
   isPi: boolean
+  /** Packets are passed on for the pods of a node. */
+  forwards: boolean
+  /** The interfaces, and the engine, that are the site's own. */
+  own: string[]
   /** The controls of one step of config/host/controls.yaml. */
   controls: (step: string) => Control[]
   packages: { watchers: string[]; unwanted: string[] }
@@ -70,13 +75,15 @@ export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Ho
     bridge: bridge?.bridge.name ?? '',
     guest: guestsOf(site, machine.name)[0]?.address ?? '',
     tcp_forwarding: guests ? 'local' : 'no',
-    ssh_port: spec.ssh_port ?? 22,
+    ssh_port: sshPort(spec, machine),
     tunnel_port: site.tunnel.port,
   }
   return {
     user: machine.user || 'root',
     group: adminGroup,
     isPi: isRaspberry(spec),
+    forwards: node,
+    own: ownThings(site, spec),
     controls: hostRequirements.controlsFor({
       values,
       traits: [

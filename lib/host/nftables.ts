@@ -3,7 +3,7 @@
 import { createRequire } from 'node:module'
 import { isIPv6 } from 'node:net'
 import { parseAddress } from '../ground/address.ts'
-import { bridgeOf, machineOf, tunnelOf } from '../site/machines.ts'
+import { bridgeOf, machineOf, sshPort, tunnelOf } from '../site/machines.ts'
 import type { Site } from '../site/model.ts'
 import { type End, type Rule, type Zones, portsShared, privateNetworks, zonesOf } from '../site/zones.ts'
 
@@ -21,15 +21,16 @@ export interface Firewall {
   open: string[]
   /** Rules that let SSH in, those for all ports too, as `nft list` prints them; and the port that it listens on. */
   ssh: { rules: string[]; port: string }
+  /** Ports of the host that a line opens to somebody, as `tcp/443` or `tcp/30000-32767`. */
+  heard: string[]
   /** Whether somebody at this address may log in over SSH. */
   lets: (address: string) => boolean
 }
 
-/** The firewall of a host of the site. Throws for a name that is no machine of the site. */
-export function firewallOf(site: Site, host: string): Firewall {
-  const machine = machineOf(site, host)
+/** The firewall of a host of the site; `facts` are what a connection has shown. Throws for a name that is no machine of it. */
+export function firewallOf(site: Site, host: string, facts: { port?: number } = {}): Firewall {
   const zones = zonesOf(site, host)
-  const port = String(machine.ssh_port ?? 22)
+  const port = String(sshPort(machineOf(site, host), facts))
   const of = (chosen: (rule: Rule) => boolean): Rule[] => gathered(zones, zones.rules.filter(chosen))
   const input = of(({ to }) => to.zone === 'self')
   const output = of(({ from }) => from.zone === 'self')
@@ -57,6 +58,11 @@ export function firewallOf(site: Site, host: string): Firewall {
       ],
     ]),
     open: entries.filter((text) => !/iifname [^!]|saddr [^!@]/.test(text)).map(listed),
+    heard: input.flatMap(({ protocol, ports = ['1-65535'] }) =>
+      (['tcp', 'udp'] as const)
+        .filter((one) => (protocol ?? one) === one)
+        .flatMap((one) => ports.map((text) => `${one}/${text}`)),
+    ),
     ssh: { rules: entries.map(listed).filter((text) => admits(text, port)), port },
     lets,
   }

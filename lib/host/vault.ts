@@ -1,7 +1,8 @@
 // The encrypted disk: hides how it is recognised and which keys it has, for the page host-vault and for ./task vault.
 import { randomBytes } from 'node:crypto'
 import type { Context } from '../engine/page.ts'
-import { makePassphrase, uuidOf } from '../ground/keys.ts'
+import { uuidOf } from '../ground/keys.ts'
+import { makePassphrase } from '../ground/passphrase.ts'
 import { Secret } from '../ground/secret.ts'
 import { Command, library } from '../ground/sh.ts'
 import { vaultSpec } from '../site/machines.ts'

@@ -1,15 +1,19 @@
 // The devices that may enter: their keys on the laptop, and where they find the hosts.
 import { randomBytes } from 'node:crypto'
+import { createRequire } from 'node:module'
 import { existsSync, readFileSync } from 'node:fs'
 import { isIPv6 } from 'node:net'
 import { join } from 'node:path'
-import { contains, parseHost, parseNetwork } from '../ground/address.ts'
+import { contains, parseAddress, parseNetwork } from '../ground/address.ts'
 import { Fault } from '../ground/fault.ts'
 import { placeholder, publicKey } from '../ground/keys.ts'
 import { shown } from '../ground/wrap.ts'
 import { type Secrets, land } from '../ground/secret.ts'
 import { type TunnelEnd, clientPath, tunnelOf } from '../site/machines.ts'
 import type { Config, MachineSpec, Peer, Site } from '../site/model.ts'
+
+const load = createRequire(import.meta.url)
+const names = () => load('../ground/hostname.ts') as typeof import('../ground/hostname.ts')
 
 /** A new WireGuard private key, as `wg genkey` makes it: 32 random bytes, clamped as Curve25519 asks, in base64. */
 export function privateKey(): string {
@@ -135,7 +139,7 @@ export function endpointsOf(
       const main = host.name === site.tunnel.at
       return [
         host.name,
-        endpoint(end, host.name, (main ? chosen : undefined) ?? publicAddress(env.FK_HOST, host, main)),
+        endpoint(end, host.name, (main ? chosen : undefined) ?? publicAddress(env, host, main)),
       ]
     }),
   )
@@ -144,9 +148,11 @@ export function endpointsOf(
 function endpoint({ network, port }: TunnelEnd, name: string, host: string | undefined): string {
   if (host === undefined)
     throw new Fault(`nothing says where devices find ${name}`, {
-      next: 'set FK_HOST, or give the address or name once: ./task peer show NAME --endpoint vpn.example.net',
+      next:
+        'set FK_HOST to what devices reach without another machine in between, or give the address or name once: ' +
+        './task peer show NAME --endpoint vpn.example.net',
     })
-  const address = parseHost(host)
+  const address = names().parseHost(host)
   if (!('kind' in address) || address.kind !== 'ssh' || address.user !== undefined)
     throw new Fault(`--endpoint ${host} is not HOST or HOST:PORT (IPv6 in brackets)`)
   const range = parseNetwork(network)
@@ -157,14 +163,23 @@ function endpoint({ network, port }: TunnelEnd, name: string, host: string | und
   return `${isIPv6(address.host) ? `[${address.host}]` : address.host}:${address.port ?? port}`
 }
 
-/** The address of the document; of the only host, or the one of tunnel.at, else that of FK_HOST. */
+/**
+ * The address of the document; of the only host, or the one of tunnel.at, else that of FK_HOST, which may be an alias of ssh.
+ * What is reached through another machine has none that devices could use.
+ */
 function publicAddress(
-  fkHost: string | undefined,
+  { FK_HOST, FK_SSH_CONFIG }: Pick<Config['env'], 'FK_HOST' | 'FK_SSH_CONFIG'>,
   { address }: MachineSpec,
   main: boolean,
 ): string | undefined {
   if (address !== undefined) return isIPv6(address) ? `[${address}]` : address
-  const parsed = !main || fkHost === undefined ? undefined : parseHost(fkHost)
+  const parsed = !main || FK_HOST === undefined ? undefined : names().parseHost(FK_HOST)
   if (!parsed || !('kind' in parsed) || parsed.kind !== 'ssh') return undefined
-  return isIPv6(parsed.host) ? `[${parsed.host}]` : parsed.host
+  const { settingsOf, wayOf } = load('../ground/ssh.ts') as typeof import('../ground/ssh.ts')
+  const settings = parseAddress(parsed.host)
+    ? {}
+    : settingsOf(parsed.host, FK_SSH_CONFIG ? ['-F', FK_SSH_CONFIG] : [])
+  const host = settings['hostname'] ?? parsed.host
+  if (wayOf(settings) !== undefined) return undefined
+  return isIPv6(host) ? `[${host}]` : host
 }

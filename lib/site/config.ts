@@ -36,7 +36,7 @@ export const debug = (): boolean => Boolean(process.env['DEBUG'])
 
 /** The code that has a say in a checked result, without the rules of lib/site/rules; a test holds it to what is imported. */
 export const checkers = [
-  ...['address', 'document', 'nearest', 'root', 'wrap'].map((name) => `lib/ground/${name}.ts`),
+  ...['address', 'document', 'hostname', 'nearest', 'root', 'wrap'].map((name) => `lib/ground/${name}.ts`),
   ...['catalogue', 'config', 'defaults', 'formats', 'machines', 'reach', 'rules', 'zones'].map(
     (name) => `lib/site/${name}.ts`,
   ),
@@ -125,7 +125,7 @@ export function loadConfig(
 
   const { complete } = load('./defaults.ts') as typeof import('./defaults.ts')
   const whole = complete(value.site)
-  faults.push(...oneMachine(whole, value.env, settings))
+  faults.push(...oneMachine(whole, value.env, settings), ...within(whole, settings))
   if (faults.length > 0) throw new ConfigError(faults)
   const config = { ...value, site: whole, env: { ...value.env, FK_SITE: site.name } }
   for (const pin of Object.values(config.pins)) {
@@ -208,6 +208,29 @@ function oneMachine({ machines }: Site, env: Env, { values }: Settings): Diagnos
   guest.vm.disk = env.FK_VM_DISK_GB ?? guest.vm.disk
   guest.vm.accel = env.FK_VM_ACCEL ?? guest.vm.accel
   return []
+}
+
+/** FK_HOST is where a host is found before there is a tunnel, or a machine behind it. */
+function within({ cluster, networks, tunnel }: Site, { values }: Settings): Diagnostic[] {
+  const { contains, parseNetwork } = load('../ground/address.ts') as typeof import('../ground/address.ts')
+  const { parseHost } = load('../ground/hostname.ts') as typeof import('../ground/hostname.ts')
+  const said = values['FK_HOST']
+  const host = parseHost(said?.value ?? '')
+  if (said === undefined || !('kind' in host) || host.kind !== 'ssh') return []
+  const inner: [string, string | undefined][] = [
+    ['tunnel.network', tunnel.network],
+    ...networks.flatMap(({ bridge, name, network }): [string, string][] =>
+      bridge === undefined ? [] : [[`the network ${name}, which is behind a host`, network]],
+    ),
+    ['cluster.pods', cluster.pods],
+    ['cluster.services', cluster.services],
+  ]
+  return inner.flatMap(([what, text]) => {
+    const range = parseNetwork(text ?? '')
+    if (range === undefined || !contains(range, host.host)) return []
+    const reason = `is inside ${what} (${text}): give the address of the host outside of it; the tunnel is found by itself`
+    return [{ file: said.file, line: said.line, path: 'FK_HOST', reason }]
+  })
 }
 
 /**

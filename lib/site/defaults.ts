@@ -18,6 +18,7 @@ import type {
   Vault,
   Zone,
 } from './model.ts'
+import { sshPort } from './machines.ts'
 import { inside, many, spanOf } from './zones.ts'
 
 /** The network that virtual machines get where the document has none for their host. */
@@ -219,8 +220,16 @@ function presetFor({ machines, networks, tunnel }: Pick<Site, 'machines' | 'netw
       return from.length > 0 && to.length > 0 ? { ...line, from: one(from), to: one(to) } : []
     })
   const { allow, never } = parse(read('config/host/allow.yaml')) as Rules
-  const wider = allow.map((line) =>
-    many(line.to).includes('upstream') ? { ...line, to: [...many(line.to), ...around] } : line,
-  )
+  // The one line for SSH of the hosts: wherever sshd listens.
+  const doors = machines.flatMap((one) => (one.roles.includes('host') ? `tcp/${sshPort(one)}` : []))
+  const atSshd = ({ ports, to }: Allow): Pick<Allow, 'ports'> =>
+    ports === 'any' || !many(to).includes('router')
+      ? { ports }
+      : { ports: [...new Set(ports.flatMap((port) => (port === 'tcp/22' ? doors : port)))] }
+  const wider = allow.map((line) => ({
+    ...line,
+    ...atSshd(line),
+    ...(many(line.to).includes('upstream') ? { to: [...many(line.to), ...around] } : {}),
+  }))
   return { allow: used(wider), never: used(never) }
 }

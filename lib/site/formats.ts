@@ -1,12 +1,6 @@
 // The formats that the schemas name: what is wrong with a text, and how it is most likely meant.
-import {
-  type Network,
-  formatNetwork,
-  isHostName,
-  parseAddress,
-  parseHost,
-  parseNetwork,
-} from '../ground/address.ts'
+import { type Network, formatNetwork, parseAddress, parseNetwork } from '../ground/address.ts'
+import { isHostName, parseHost } from '../ground/hostname.ts'
 import { type Format, type Problem, show } from '../ground/document.ts'
 import { nearest } from '../ground/nearest.ts'
 

@@ -27,6 +27,10 @@ export function vaultSpec(site: Pick<Site, 'name' | 'machines'>, machine: string
   return vault
 }
 
+/** The port of sshd on a machine: the one that a connection has come to, or the site's word for it. */
+export const sshPort = ({ ssh_port }: Pick<MachineSpec, 'ssh_port'>, facts: { port?: number } = {}): number =>
+  facts.port ?? ssh_port ?? 22
+
 /** The host that runs a virtual machine by libvirt; undefined for metal, and for what another hypervisor runs. */
 export const hostOf = (
   { machines }: Pick<Site, 'machines'>,
@@ -126,6 +130,14 @@ export function tunnelOf({ tunnel }: Pick<Site, 'tunnel'>, host: MachineSpec): T
     key: main ? 'wg-host' : `wg-host-${host.name}`,
   }
 }
+
+/** Every address of the site in its tunnel: of hosts and of peers. */
+export const tunnelAddresses = ({ machines, tunnel }: Pick<Site, 'machines' | 'tunnel'>): string[] =>
+  [
+    tunnel.address,
+    ...tunnel.peers.map(({ address }) => address),
+    ...machines.map((one) => one.tunnel_address),
+  ].filter((address) => address !== undefined)
 
 /** A machine that pages run on: of the site document, or this computer. */
 export interface Placed extends Pick<

@@ -4,12 +4,11 @@ import {
   contains,
   formatAddress,
   formatNetwork,
-  isHostName,
   overlap,
   parseAddress,
-  parseHost,
   parseNetwork,
 } from '../../lib/ground/address.ts'
+import { isHostName, parseHost } from '../../lib/ground/hostname.ts'
 
 test('an address is read and written back in its short form', () => {
   const table: [string, string | undefined][] = [

@@ -1,7 +1,8 @@
 // Keys and identifiers: each is what the programs that read it take.
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { makePassphrase, placeholder, publicKey } from '../../lib/ground/keys.ts'
+import { placeholder, publicKey } from '../../lib/ground/keys.ts'
+import { makePassphrase } from '../../lib/ground/passphrase.ts'
 
 test('a passphrase has 160 bits and no letter that looks like another', () => {
   assert.match(makePassphrase(), /^([a-km-np-z2-9]{4}-){7}[a-km-np-z2-9]{4}$/)

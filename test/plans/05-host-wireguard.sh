@@ -3,7 +3,7 @@
 #
 # Run it as root on fortress:
 #   FK_SECRETS=DIR bash 05-host-wireguard.sh
-# It has 16 steps. Each checks first, and changes only what does not hold.
+# It has 17 steps. Each checks first, and changes only what does not hold.
 # It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # FK_SECRETS is a directory with one file for each of these secrets, as the machine gets it:
 #   wg-host
@@ -22,7 +22,12 @@ main() {
   begin
   : "${FK_SECRETS:?a directory with the secrets of this page}"
 
-  # 1/16 the laptop has WireGuard keys for the host and every peer
+  # 1/17 10.66.0.0/24 (tunnel.network) is in use nowhere else on this machine
+  #   why: its route would cut off who is there now: perhaps you
+  check() { network_apart wg0 10.66.0.0/24; }
+  demand '10.66.0.0/24 (tunnel.network) is in use nowhere else on this machine' 'write another tunnel.network into config/sites/fortress.yaml, one that is in use at neither end'
+
+  # 2/17 the laptop has WireGuard keys for the host and every peer
   #   why: keys are made once, where they are kept; a machine gets its own and the public halves of the others
   check() {
     printf '%s\n' placeholder/wg+host///////////////////////A= placeholder/wg+peer+laptop////////////////A= |
@@ -34,7 +39,7 @@ main() {
   }
   change 'the laptop has WireGuard keys for the host and every peer'
 
-  # 2/16 wireguard-tools is installed
+  # 3/17 wireguard-tools is installed
   check() {
     dpkg-query --show --showformat='${db:Status-Status} ${Package}\n' wireguard-tools |
     awk '$1 != "installed" { print "not installed:", $2; missing = 1 } END { exit missing }'
@@ -45,7 +50,7 @@ main() {
   }
   change 'wireguard-tools is installed'
 
-  # 3/16 a WireGuard key that the host already has is the one of this laptop
+  # 4/17 a WireGuard key that the host already has is the one of this laptop
   #   why: with another one every device that another laptop let in would be cut off
   check() {
     ! test -s /etc/wireguard/wg0.key ||
@@ -55,25 +60,25 @@ main() {
   demand 'a WireGuard key that the host already has is the one of this laptop' 'copy the secrets directory from the laptop that set this machine up;
 or, when that is lost: sudo rm /etc/wireguard/wg0.key there'
 
-  # 4/16 the kernel or wireguard-go provides WireGuard
+  # 5/17 the kernel or wireguard-go provides WireGuard
   check() {
     test -d /sys/module/wireguard || modinfo wireguard > /dev/null 2>&1 ||
     command -v wireguard-go > /dev/null
   }
   demand 'the kernel or wireguard-go provides WireGuard' 'start the distribution'\''s own kernel (WireGuard is in Linux since 5.6), or install wireguard-go'
 
-  # 5/16 no other interface is called wg0
+  # 6/17 no other interface is called wg0
   check() {
     systemctl --quiet is-active wg-quick@wg0.service || ! ip link show dev wg0 > /dev/null 2>&1 ||
     test "$(wg show wg0 public-key)" = placeholder/wg+host///////////////////////A=
   }
   demand 'no other interface is called wg0' 'an interface wg0 is up that is not of this site: take it down, or choose another tunnel.interface'
 
-  # Steps 6 to 16 are one transaction.
+  # Steps 7 to 17 are one transaction.
   FK_RESTART='active	wg-quick@wg0.service	/etc/wireguard/	-	-' FK_TABLES=''
   transaction 180
 
-  # 6/16 /etc/wireguard is readable by root alone
+  # 7/17 /etc/wireguard is readable by root alone
   check() {
     test "$(stat --format='%a %U:%G' /etc/wireguard /etc/wireguard/wg0)" = $'700 root:root\n700 root:root'
   }
@@ -82,7 +87,7 @@ or, when that is lost: sudo rm /etc/wireguard/wg0.key there'
   }
   change '/etc/wireguard is readable by root alone'
 
-  # 7/16 the WireGuard private key of the host is installed
+  # 8/17 the WireGuard private key of the host is installed
   check() {
     put_finished /etc/wireguard/wg0.key && [ "$(stat --format='%a %U:%G' /etc/wireguard/wg0.key)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/wireguard/wg0.key.sha256
   }
@@ -98,7 +103,7 @@ or, when that is lost: sudo rm /etc/wireguard/wg0.key there'
   recover() { put_restore /etc/wireguard/wg0.key; }
   change 'the WireGuard private key of the host is installed'
 
-  # 8/16 the WireGuard preshared key of laptop is installed
+  # 9/17 the WireGuard preshared key of laptop is installed
   #   why: who records the traffic today and breaks Curve25519 some day still cannot read it
   check() {
     put_finished /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk && [ "$(stat --format='%a %U:%G' /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk.sha256
@@ -115,7 +120,7 @@ or, when that is lost: sudo rm /etc/wireguard/wg0.key there'
   recover() { put_restore /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk; }
   change 'the WireGuard preshared key of laptop is installed'
 
-  # 9/16 a script adds and removes WireGuard peers without interrupting the others
+  # 10/17 a script adds and removes WireGuard peers without interrupting the others
   check() {
     put_matches /usr/local/sbin/fortress-wireguard b2cb83c857fe11a35f687888c19539b43172caaadade2db679537948fa489c9c 755 root:root
   }
@@ -141,7 +146,7 @@ FORTRESS
   recover() { put_restore /usr/local/sbin/fortress-wireguard; }
   change 'a script adds and removes WireGuard peers without interrupting the others'
 
-  # 10/16 wg-quick@wg0.service is restarted on failure
+  # 11/17 wg-quick@wg0.service is restarted on failure
   check() {
     put_matches /etc/systemd/system/wg-quick@wg0.service.d/fortress.conf c2146d2877ce641fdc29d4996b465359e0124272306b7743ce023b0cd990fa74 644 root:root
   }
@@ -167,7 +172,7 @@ FORTRESS
   }
   change 'wg-quick@wg0.service is restarted on failure'
 
-  # 11/16 wg0.conf lists the peers of the site, and no others
+  # 12/17 wg0.conf lists the peers of the site, and no others
   #   why: each may use one address and nothing else
   check() {
     put_matches /etc/wireguard/wg0.conf b609c94447cd81be925ba2757b911109ddc876954a60e20941854e75660ba564 600 root:root
@@ -194,7 +199,7 @@ FORTRESS
   }
   change 'wg0.conf lists the peers of the site, and no others'
 
-  # 12/16 the WireGuard tunnel is up, and starts at boot
+  # 13/17 the WireGuard tunnel is up, and starts at boot
   #   why: the running interface decides, not the file: a revoked peer is gone from the kernel
   #   G13 WireGuard keys are files of their own, readable by root alone [WireGuard wg-quick(8)]
   #   G14 A WireGuard peer may use one address, and has a preshared key [WireGuard wg(8)]
@@ -215,7 +220,7 @@ FORTRESS
   }
   change 'the WireGuard tunnel is up, and starts at boot'
 
-  # 13/16 preshared keys of revoked peers are deleted
+  # 14/17 preshared keys of revoked peers are deleted
   check() {
     ! find /etc/wireguard/wg0 -type f '!' -path /etc/wireguard/wg0/placeholder_wg+peer+laptop________________A=.psk | grep .
   }
@@ -224,7 +229,7 @@ FORTRESS
   }
   change 'preshared keys of revoked peers are deleted'
 
-  # 14/16 tunnel watchdog service is installed
+  # 15/17 tunnel watchdog service is installed
   check() {
     put_matches /etc/systemd/system/fortress-tunnel.service 68da94599dda6f95eb4dd79be8cd9c245be92635a064e08eb8ebfb074bcb423a 644 root:root
   }
@@ -248,7 +253,7 @@ FORTRESS
   }
   change 'tunnel watchdog service is installed'
 
-  # 15/16 tunnel watchdog timer runs every minute
+  # 16/17 tunnel watchdog timer runs every minute
   check() {
     put_matches /etc/systemd/system/fortress-tunnel.timer 18941128461609d2d6cb2a47c6dc741066240272c8ade5693b606bde469fe050 644 root:root
   }
@@ -278,7 +283,7 @@ FORTRESS
   }
   change 'tunnel watchdog timer runs every minute'
 
-  # 16/16 tunnel watchdog is enabled
+  # 17/17 tunnel watchdog is enabled
   #   why: behind a closed firewall a tunnel that is gone is a machine that is gone
   #   G15 The tunnel is restarted when it fails, when its interface is gone, and after a reboot [fortress-kit]
   check() {
@@ -292,6 +297,7 @@ FORTRESS
 }
 
 # What main uses.
+# from lib/host/standing.sh: network_apart
 # from lib/engine/shell/put.sh: FK_STATE put put_owner put_finish put_finished put_restore put_forget put_matches
 # from lib/engine/shell/snapshot.sh: fk_etc fk_units fk_packages fk_sysctls fk_tables fk_functions fk_sure fk_room
 # from lib/engine/shell/snapshot.sh: fk_describe fk_snapshot record_before fk_changed fk_restore_etc fk_restore_kept

@@ -2,9 +2,10 @@
 # 06-host-firewall: An nftables firewall: nobody connects to whom router.allow of the site does not list. From outside that is WireGuard alone.
 #
 # Run it as root on fortress:
-#   bash 06-host-firewall.sh
-# It has 8 steps. Each checks first, and changes only what does not hold.
+#   FK_CONFIRM=fortress bash 06-host-firewall.sh
+# It has 10 steps. Each checks first, and changes only what does not hold.
 # It keeps no record, so undo cannot take it back. It checks no controls: verify does.
+# FK_CONFIRM=fortress confirms: whatever is here already, and will not be heard or passed on any more, is accepted
 # Steps that could lock you out are transactions. When one is done, log in by a NEW connection and run:
 #   touch /run/fortress-confirm
 # If you do not within 180 seconds of its beginning, the machine rolls it back.
@@ -18,7 +19,14 @@ main() {
   case ${1-} in '') ;; *) usage ;; esac
   begin
 
-  # 1/8 nftables is installed
+  # 1/10 whatever is here already, and will not be heard or passed on any more, is accepted
+  check() {
+    [ "${FK_CONFIRM-}" != fortress ] || return 0
+    nft list table inet fortress > /dev/null 2>&1 || standing -- standing_links wg0 virbr-fort libvirtd.service virtnetworkd.service -- standing_engines wg0 virbr-fort libvirtd.service virtnetworkd.service -- standing_routes -- standing_tables inet.fortress wg0 virbr-fort libvirtd.service virtnetworkd.service -- standing_servers tcp/22 udp/51820 tcp/22 tcp/53 udp/53 udp/67
+  }
+  demand 'whatever is here already, and will not be heard or passed on any more, is accepted' 'FK_CONFIRM=fortress before bash confirms it'
+
+  # 2/10 nftables is installed
   check() {
     dpkg-query --show --showformat='${db:Status-Status} ${Package}\n' nftables |
     awk '$1 != "installed" { print "not installed:", $2; missing = 1 } END { exit missing }'
@@ -29,11 +37,20 @@ main() {
   }
   change 'nftables is installed'
 
-  # Steps 2 to 8 are one transaction.
+  # 3/10 sshd answers at 10.66.0.1, port 22: the address in the tunnel
+  #   why: it is the only one that is left
+  check() {
+    nft list table inet fortress > /dev/null 2>&1 ||
+    timeout 10 bash -c 'exec 3<> "/dev/tcp/$1/$2" && read -r -t 5 line <&3 && echo "$line" && [[ $line == SSH-* ]]' \
+      bash 10.66.0.1 22
+  }
+  demand 'sshd answers at 10.66.0.1, port 22: the address in the tunnel' 'sshd -T | grep -i listen on the machine says where it listens: take ListenAddress out, and see that the port is 22'
+
+  # Steps 4 to 10 are one transaction.
   FK_RESTART='' FK_TABLES='inet fortress'
   transaction 180 'through the tunnel'
 
-  # 2/8 a peer has made a WireGuard handshake in the last three minutes
+  # 4/10 a peer has made a WireGuard handshake in the last three minutes
   #   why: SSH is closed outside of the tunnel only while somebody is inside; once it is closed, this holds by itself
   check() {
     nft list table inet fortress > /dev/null 2>&1 ||
@@ -48,7 +65,7 @@ on the laptop, with wireguard-tools installed
 a phone scans it: ./task peer show laptop --qr
 The file holds a private key in clear (mode 600).'
 
-  # 3/8 the unit that loads the nftables rules is installed
+  # 5/10 the unit that loads the nftables rules is installed
   #   why: Debian's own empties every table of the machine when it stops, those of libvirt and of a cluster included
   check() {
     put_matches /etc/systemd/system/fortress-firewall.service e5c1b0bcba3e319b8c3405c2820f4bdd38b74a56f6ec42088f115ad28ed9822d 644 root:root
@@ -89,7 +106,7 @@ FORTRESS
   }
   change 'the unit that loads the nftables rules is installed'
 
-  # 4/8 nftables rules let in, and pass on, what router.allow lists
+  # 6/10 nftables rules let in, and pass on, what router.allow lists
   check() {
     put_matches /etc/nftables.d/10-cluster.nft d06d3305c7cb10796d91a51edcc0cf670b09f7f43a8eb50570953a9c7a830d38 644 root:root
   }
@@ -144,7 +161,7 @@ FORTRESS
   recover() { put_restore /etc/nftables.d/10-cluster.nft; }
   change 'nftables rules let in, and pass on, what router.allow lists'
 
-  # 5/8 nftables rules let out what router.allow lists (egress)
+  # 7/10 nftables rules let out what router.allow lists (egress)
   check() {
     put_matches /etc/nftables.d/20-egress.nft 50f4ee45fe5001b6667e1642760fea515e40199b34abc1868bb82d76096f42db 644 root:root
   }
@@ -171,7 +188,7 @@ FORTRESS
   recover() { put_restore /etc/nftables.d/20-egress.nft; }
   change 'nftables rules let out what router.allow lists (egress)'
 
-  # 6/8 nftables drops what no rule accepts, and what has a spoofed source
+  # 8/10 nftables drops what no rule accepts, and what has a spoofed source
   check() {
     put_matches /etc/nftables.conf f469ed1c61591972df9b0a869f2b0095c8b7a32070fc35b368892f9863655da0 640 root:root
   }
@@ -313,7 +330,7 @@ FORTRESS
   recover() { put_restore /etc/nftables.conf; }
   change 'nftables drops what no rule accepts, and what has a spoofed source'
 
-  # 7/8 the firewall is active, and starts before the network
+  # 9/10 the firewall is active, and starts before the network
   #   why: the rules in the kernel are compared with what the files give in an empty network namespace
   #   G02 The nftables rules are a table of their own, and nothing flushes the tables of others [nftables nft(8)]
   #   G03 Incoming packets are dropped by default [CIS Debian 13, CIS Ubuntu 24.04, debian-cis, DISA STIG Ubuntu 24.04, ANSSI BP-028]
@@ -340,7 +357,7 @@ FORTRESS
   }
   change 'the firewall is active, and starts before the network'
 
-  # 8/8 no other firewall manager is active (ufw, firewalld, netfilter-persistent)
+  # 10/10 no other firewall manager is active (ufw, firewalld, netfilter-persistent)
   #   why: two managers undo each other at the next boot
   #   G01 One tool manages the firewall [debian-cis, CIS Debian 13]
   check() {
@@ -358,6 +375,7 @@ FORTRESS
 }
 
 # What main uses.
+# from lib/host/standing.sh: standing standing_links standing_engines standing_routes standing_tables standing_servers
 # from lib/engine/shell/put.sh: FK_STATE put put_owner put_finish put_finished put_restore put_matches
 # from lib/engine/shell/snapshot.sh: fk_etc fk_units fk_packages fk_sysctls fk_tables fk_functions fk_sure fk_room
 # from lib/engine/shell/snapshot.sh: fk_describe fk_snapshot record_before fk_changed fk_restore_etc fk_restore_kept

@@ -293,13 +293,22 @@ fk_rollback() {
 
 # fk_restart DIR PATHS: units that do not watch their files start anew, as fk_describe has written it.
 fk_restart() {
-  local how unit path except needs
+  local how unit path except needs socket
   [ -s "$1/restart" ] || return 0
   while IFS=$'\t' read -r how unit path except needs; do
     awk -v under="$path" -v except="$except" 'index($0, under) == 1 && $0 != except { f = 1 } END { exit !f }' "$2" || continue
     [ "$needs" = - ] || [ -e "$needs" ] || continue
     case $how in
-      reload) systemctl try-reload-or-restart "$unit" || systemctl restart "$unit" ;;
+      reload)
+        # What a socket unit listens for, a daemon that reads its files anew cannot open itself.
+        socket=$(systemctl show --property=TriggeredBy --value "$unit")
+        # shellcheck disable=SC2086 # there may be several
+        if [ -n "$socket" ] && systemctl --quiet is-active $socket; then
+          systemctl restart "$unit"
+        else
+          systemctl try-reload-or-restart "$unit" || systemctl restart "$unit"
+        fi
+        ;;
       active) [ "$(systemctl is-active "$unit")" != active ] || systemctl restart "$unit" ;;
       always)
         # It may have given up over its files, so whether it is active says nothing.
