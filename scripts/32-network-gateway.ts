@@ -46,7 +46,7 @@ export default script(import.meta, about, (context) => {
         what,
         name: `gateways are declared: ${gateways.map(({ name, address }) => `${name} at ${address}`).join(', ')}`,
         why: 'HTTP leads to HTTPS only; HTTPS begins when 33-certificates has made the certificates that they name',
-        manifests: gatewayManifests(gateways, what),
+        manifests: gatewayManifests(context.site, gateways, what),
         kinds,
       },
       context,

@@ -11,20 +11,21 @@ gateway_ready() {
   each+="{{ range .status.listeners }}{{ \$name := .name }}{{ range .conditions }}listener-{{ \$name }} $is{{ end }}{{ end }}"
   said=$(kubectl get gateways.gateway.networking.k8s.io "$2" --namespace "$1" --output=go-template="$each") || return
   awk -v wanted="${3-}" -v strict="${4-}" '
+    function rest(n) { while (n-- > 0) sub(/^[^ ]* /, ""); return $0 }
     $1 == "generation" { generation = $2 }
     $1 == "address" { addresses = addresses " " $2; if ($2 == wanted) has = 1 }
     $1 == "gateway" && ($2 == "Accepted" || $2 == "Programmed") {
       if ($3 == "True" && $4 == generation) good++
-      else { $1 = $4 = ""; print }
+      else { head = $2 " is " $3 ($4 == generation ? "" : " of an older generation"); print head ", " rest(4) }
     }
-    $1 == "listener-https" && $2 == "ResolvedRefs" && $3 != "True" { $1 = $2 = $3 = $4 = ""; https = $0 }
+    $1 ~ /^listener-https/ && $2 == "ResolvedRefs" && $3 != "True" { https = rest(4) }
     END {
       if (good < 2) exit 1
       if (wanted == "" ? addresses == "" : !has) {
         print "its addresses are" (addresses == "" ? " none" : addresses) (wanted == "" ? "" : ", and not " wanted)
         exit 1
       }
-      print "programmed at" addresses (https == "" ? "" : "; HTTPS begins with 33-certificates:" https)
+      print "programmed at" addresses (https == "" ? "" : "; HTTPS begins with 33-certificates, " https)
       exit strict != "" && https != ""
     }' <<< "$said"
 }
@@ -36,11 +37,12 @@ route_ready() {
   each+="{{ range .status.parents }}{{ range .conditions }}route $is{{ end }}{{ end }}"
   said=$(kubectl get httproutes.gateway.networking.k8s.io "$2" --namespace "$1" --output=go-template="$each") || return
   awk '
+    function rest(n) { while (n-- > 0) sub(/^[^ ]* /, ""); return $0 }
     $1 == "generation" { generation = $2 }
     $1 == "wanted" { wanted += 2 }
     $1 == "route" && ($2 == "Accepted" || $2 == "ResolvedRefs") {
       if ($3 == "True" && $4 == generation) good++
-      else { $1 = $4 = ""; print }
+      else { head = $2 " is " $3 ($4 == generation ? "" : " of an older generation"); print head ", " rest(4) }
     }
     END { exit good < wanted }' <<< "$said"
 }

@@ -1,17 +1,24 @@
 // The gateways of a site as objects of Kubernetes and of Cilium.
 import { createRequire } from 'node:module'
 import { gatewayLabel, gatewayNamespace } from '../site/gateways.ts'
-import type { Gateway } from '../site/model.ts'
+import type { Gateway, Site } from '../site/model.ts'
 
 const load = createRequire(import.meta.url)
 
-/** The manifests of gateways, with their addresses first; `what` is the value of their label fortress-kit. */
-export function gatewayManifests(gateways: Gateway[], what: string): string[] {
+/** The manifests of gateways of a site, with their addresses first; `what` is the value of their label fortress-kit. */
+export function gatewayManifests(
+  { names }: Pick<Site, 'names'>,
+  gateways: Gateway[],
+  what: string,
+): string[] {
   const { stringify } = load('yaml') as typeof import('yaml')
+  const zonesOf = ({ name }: Gateway) =>
+    names.filter(({ points_at: at }) => at === name).map(({ zone }) => zone)
   const own = gateways.filter(({ listen = 'own' }) => listen === 'own')
-  return [...addressObjects(own, what), ...gateways.flatMap((one) => gatewayObjects(one, what))].map(
-    (object) => stringify(object, { lineWidth: 0, singleQuote: true, aliasDuplicateObjects: false }),
-  )
+  return [
+    ...addressObjects(own, what),
+    ...gateways.flatMap((one) => gatewayObjects(one, zonesOf(one), what)),
+  ].map((object) => stringify(object, { lineWidth: 0, singleQuote: true, aliasDuplicateObjects: false }))
 }
 
 const marked = (what: string, name: string, namespace?: string) => ({
@@ -45,8 +52,11 @@ function addressObjects(gateways: Gateway[], what: string): object[] {
   ]
 }
 
-/** A gateway and its one route of its own: from HTTP to HTTPS. */
-function gatewayObjects({ name, address, listen = 'own' }: Gateway, what: string): object[] {
+/**
+ * A gateway and its one route of its own: from HTTP to HTTPS. Routes have names right below its zones, and no other; the first zone
+ * has the listener `https`. Without a zone any name is taken.
+ */
+function gatewayObjects({ name, address, listen = 'own' }: Gateway, zones: string[], what: string): object[] {
   const from = { matchLabels: { [gatewayLabel]: name } }
   const http = {
     name: 'http',
@@ -54,13 +64,14 @@ function gatewayObjects({ name, address, listen = 'own' }: Gateway, what: string
     protocol: 'HTTP',
     allowedRoutes: { namespaces: { from: 'Same' } },
   }
-  const https = {
-    name: 'https',
+  const https = (zones.length === 0 ? [undefined] : zones).map((zone, i) => ({
+    name: i === 0 ? 'https' : `https-${i + 1}`,
     port: 443,
     protocol: 'HTTPS',
+    ...(zone === undefined ? {} : { hostname: `*.${zone}` }),
     tls: { mode: 'Terminate', certificateRefs: [{ name: `${name}-tls` }] },
     allowedRoutes: { namespaces: { from: 'Selector', selector: from } },
-  }
+  }))
   const requestRedirect = { scheme: 'https', statusCode: 301 }
   return [
     {
@@ -70,7 +81,7 @@ function gatewayObjects({ name, address, listen = 'own' }: Gateway, what: string
       spec: {
         gatewayClassName: 'cilium',
         ...(listen === 'own' ? { addresses: [{ type: 'IPAddress', value: address }] } : {}),
-        listeners: [http, https],
+        listeners: [http, ...https],
       },
     },
     {

