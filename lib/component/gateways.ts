@@ -53,8 +53,8 @@ function addressObjects(gateways: Gateway[], what: string): object[] {
 }
 
 /**
- * A gateway and its one route of its own: from HTTP to HTTPS. Routes have names right below its zones, and no other; the first zone
- * has the listener `https`. Without a zone any name is taken.
+ * A gateway and its one route of its own: from HTTP to HTTPS. Routes have names right below its zones, and no other; the first
+ * zone has the listener `https`. Without a zone any name is taken.
  */
 function gatewayObjects({ name, address, listen = 'own' }: Gateway, zones: string[], what: string): object[] {
   const from = { matchLabels: { [gatewayLabel]: name } }
