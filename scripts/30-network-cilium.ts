@@ -35,6 +35,17 @@ export default script(import.meta, about, (context) => {
     }),
     ...release('cilium', context, {
       facts: facts(context.site),
+      before: {
+        'deployment/hubble-relay': [
+          {
+            name: 'the agents have the certificates of Hubble',
+            why: 'they begin before these are made; a kubelet looks for new ones once a minute, and at once when a pod has changed',
+            check: sh`cilium_certified`,
+            apply: [sh`cilium_certify 300`],
+            seconds: 330,
+          },
+        ],
+      },
       undo: { before: [sh`cilium_clean_begin ${clean}`], after: [sh`cilium_clean_end`] },
     }),
   ]

@@ -25,6 +25,8 @@ export interface Seen {
     destination?: End
     IP?: { source: string; destination: string }
     l4?: Record<string, { destination_port?: number; type?: number }>
+    /** A name that was asked for: the agent refuses those that no policy allows. */
+    l7?: { dns?: { query?: string } }
     drop_reason_desc?: string
     traffic_direction?: string
     ingress_denied_by?: { name: string }[]
@@ -56,7 +58,9 @@ export function dropsOf(lines: string): Drop[] {
     const from = called(flow.source, flow.IP?.source)
     const to = `${called(flow.destination, flow.IP?.destination)}${end}`
     const side = flow.traffic_direction === 'INGRESS' ? 'on its way in' : 'on its way out'
-    const reason = `${(flow.drop_reason_desc ?? 'for a reason that is not said').toLowerCase().replaceAll('_', ' ')}, ${side}`
+    const name = flow.l7?.dns?.query?.replace(/\.$/, '')
+    const why = flow.drop_reason_desc?.toLowerCase().replaceAll('_', ' ') ?? 'for a reason that is not said'
+    const reason = `${name === undefined ? why : `the name ${name} may not be looked up`}, ${side}`
     const by = [...(flow.ingress_denied_by ?? []), ...(flow.egress_denied_by ?? [])].map(({ name }) => name)
     const key = JSON.stringify([from, to, reason, by])
     const known = found.get(key) ?? { from, to, reason, by, times: 0, last: '' }

@@ -11,6 +11,27 @@ cilium_alone() {
   [ -z "$others" ] || { printf 'there is %s\n' "$others"; return 1; }
 }
 
+# cilium_certified: the agents have the certificates of Hubble: they began after these were made, or have been pointed to them.
+cilium_certified() {
+  local made all late pods='{.metadata.name}{" "}{.metadata.creationTimestamp}{" "}{.metadata.annotations.fortress-kit/certificates}'
+  pods="{range .items[*]}$pods{\"\\n\"}{end}"
+  made=$(kubectl get secret hubble-server-certs --namespace cilium --ignore-not-found \
+    --output=jsonpath='{.metadata.creationTimestamp}') || return
+  [ -n "$made" ] || { echo 'the job hubble-generate-certs has made none yet'; return 1; }
+  all=$(kubectl get pods --namespace cilium --selector k8s-app=cilium --output=jsonpath="$pods") || return
+  late=$(awk -v made="$made" 'NF == 2 && $2 <= made { print $1 }' <<< "$all")
+  [ -z "$late" ] || { printf '%s began before they were made\n' "$late"; return 1; }
+}
+
+# cilium_certify SECONDS: waits until they are made. The kubelet looks at once at the Secrets of a pod that has changed.
+cilium_certify() {
+  kubectl wait --for=create secret/hubble-server-certs --namespace cilium --timeout="${1}s" || {
+    kubectl get jobs,pods --namespace cilium --selector k8s-app=hubble-generate-certs >&2
+    return 1
+  }
+  kubectl annotate pods --namespace cilium --selector k8s-app=cilium --overwrite fortress-kit/certificates=made
+}
+
 # cilium_clean_begin FILE: starts what cleans each node, with the image that its agent has. It waits until the agent has ended.
 cilium_clean_begin() {
   local image
@@ -71,4 +92,4 @@ cilium_crds_gone() {
   done
   [ ${#kept[@]} -eq 0 ] || printf 'kept, with the objects in it: %s\n' "${kept[@]}"
 }
-export -f cilium_alone cilium_clean_begin cilium_cleaners cilium_clean_end cilium_crds_gone
+export -f cilium_alone cilium_certified cilium_certify cilium_clean_begin cilium_cleaners cilium_clean_end cilium_crds_gone

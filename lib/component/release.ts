@@ -18,6 +18,8 @@ export interface ReleaseOptions {
   later?: readonly string[]
   /** Steps that come behind the namespace, and before what runs in it: its network policies. */
   first?: readonly Step[]
+  /** Steps that come before the wait for an object, as `ready` of the component names it. */
+  before?: Readonly<Record<string, readonly Step[]>>
   /** What undo does before and after helm takes the release away. */
   undo?: { before: readonly Command[]; after: readonly Command[] }
 }
@@ -62,7 +64,7 @@ export function release(name: string, context: Context, options: ReleaseOptions 
       apply: [sh`release_received ${join(directory, `${name}-${chart.version}.tgz`)}`],
     },
     releaseStep(component, chart, values, directory, options.undo),
-    ...waits.map((each) => readyStep(namespace, each)),
+    ...waits.flatMap((each) => [...(options.before?.[each.object] ?? []), readyStep(namespace, each)]),
   ]
 }
 

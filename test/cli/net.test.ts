@@ -65,4 +65,11 @@ test('who has no name is called by an address, what has no port by its type, and
   assert.equal(drop?.to, 'shop/web:icmp/8')
 })
 
+test('a name that may not be looked up is said: the agent gives no other reason', () => {
+  const l4 = { UDP: { destination_port: 53 } }
+  const { drop_reason_desc: _, ...refused } = (JSON.parse(flow('2026-11-27T10:00:01Z', { l4 })) as Seen).flow!
+  const line = JSON.stringify({ flow: { ...refused, l7: { dns: { query: 'www.example.org.' } } } })
+  assert.equal(dropsOf(line)[0]?.reason, 'the name www.example.org may not be looked up, on its way out')
+})
+
 test('nothing is a sentence', () => assert.equal(screen([], '2h'), 'Nothing was dropped in the last 2h.\n'))
