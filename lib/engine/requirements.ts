@@ -1,8 +1,7 @@
 // Requirements as data: a YAML document of controls becomes the controls that a step reports one by one. Documents differ in the
 // kinds of check that they know. It hides reading them, filling in values, what has no meaning on a machine, and waivers.
 import { basename } from 'node:path'
-import { parse } from 'yaml'
-import { read } from '../ground/root.ts'
+import { parsed, read } from '../ground/root.ts'
 import { Command, quote } from '../ground/sh.ts'
 import type { Waiver } from '../site/waivers.ts'
 import type { Control } from './step.ts'
@@ -52,8 +51,8 @@ export class Requirements<E extends Entry = Entry, S extends Section<E> = Sectio
 
   /** The document itself, or `text` in its place. */
   sections(text?: string): S[] {
-    if (text !== undefined) return parse(text) as S[]
-    return (this.#ours ??= parse(read(this.path)) as S[])
+    if (text !== undefined) return parsed(text) as S[]
+    return (this.#ours ??= parsed(read(this.path)) as S[])
   }
 
   /** Every id, in order, by step. */

@@ -1,8 +1,7 @@
 // In what one host differs from another: the values of its files, its packages, and the controls that ask for them.
-import { parse } from 'yaml'
 import type { Context } from '../engine/page.ts'
 import type { Control } from '../engine/step.ts'
-import { read } from '../ground/root.ts'
+import { parsed, read } from '../ground/root.ts'
 import { bridgeOf, guestsOf, isNode, isRaspberry, machineOf, sshPort, vaultSpec } from '../site/machines.ts'
 import { waiversFor } from '../site/waivers.ts'
 import { hostRequirements } from './controls.ts'
@@ -95,7 +94,7 @@ export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Ho
       ],
       waivers: waiversFor({ ...site, machines: own }),
     }),
-    packages: parse(configured('packages.yaml')) as Host['packages'],
+    packages: parsed(configured('packages.yaml')) as Host['packages'],
     piArguments: configured('cmdline-pi.txt').trim().split(' '),
     values: {
       sysctl: {

@@ -7,6 +7,7 @@ import { createRequire } from 'node:module'
 import os from 'node:os'
 import path from 'node:path'
 import type { Diagnostic, JsonSchema, Partially, Problem } from '../ground/document.ts'
+import { recall, remember } from '../ground/kept.ts'
 import { root as kit } from '../ground/root.ts'
 import { wrap } from '../ground/wrap.ts'
 import { hostOf } from './machines.ts'
@@ -36,7 +37,9 @@ export const debug = (): boolean => Boolean(process.env['DEBUG'])
 
 /** The code that has a say in a checked result, without the rules of lib/site/rules; a test holds it to what is imported. */
 export const checkers = [
-  ...['address', 'document', 'hostname', 'nearest', 'root', 'wrap'].map((name) => `lib/ground/${name}.ts`),
+  ...['address', 'document', 'hostname', 'kept', 'nearest', 'root', 'wrap'].map(
+    (name) => `lib/ground/${name}.ts`,
+  ),
   ...['catalogue', 'config', 'defaults', 'formats', 'machines', 'reach', 'rules', 'zones'].map(
     (name) => `lib/site/${name}.ts`,
   ),
@@ -90,8 +93,7 @@ export function loadConfig(
   const text = site.text !== undefined && 'text' in site.text ? site.text.text : ''
   const inputs = [rulesOf(text), JSON.stringify([settings, chosen, site, pins, root, os.homedir(), day])]
   const key = createHash('sha256').update(inputs.join('\0')).digest('hex')
-  const cache = path.join(root, '.cache', 'config')
-  const known = recall(cache, key) as Config | undefined
+  const known = recall(root, 'config', key) as Config | undefined
   if (known !== undefined) return known
 
   const { catalogue } = load('./catalogue.ts') as typeof import('./catalogue.ts')
@@ -132,7 +134,7 @@ export function loadConfig(
     pin.url = fillVersion(pin.url, pin.version)
     if (pin.signature !== undefined) pin.signature.url = fillVersion(pin.signature.url, pin.version)
   }
-  remember(root, cache, key, config)
+  remember(root, 'config', key, config)
   return config
 }
 
@@ -242,11 +244,10 @@ export function accept(inputs: unknown, code: string[], check: () => Diagnostic[
   const key = createHash('sha256')
     .update([JSON.stringify(inputs), ...texts].join('\0'))
     .digest('hex')
-  const cache = path.join(kit, '.cache', 'config')
-  if (recall(cache, key) === true) return
+  if (recall(kit, 'config', key) === true) return
   const faults = check()
   if (faults.length > 0) throw new ConfigError(faults)
-  remember(kit, cache, key, true)
+  remember(kit, 'config', key, true)
 }
 
 interface EnvVariable {
@@ -318,32 +319,6 @@ export function siteNames(root: string = kit): string[] {
     return files.flatMap((file) => (file.endsWith('.yaml') ? [file.slice(0, -5)] : [])).sort()
   } catch {
     return []
-  }
-}
-
-// The cache is trusted only when nobody else can write to it, and never needed: every failure means "check again".
-function recall(directory: string, key: string): unknown {
-  try {
-    const { mode, uid } = fs.lstatSync(directory)
-    if ((mode & 0o170000) !== 0o040000 || (mode & 0o022) !== 0 || uid !== process.getuid?.()) return undefined
-    return JSON.parse(fs.readFileSync(path.join(directory, `${key}.json`), 'utf8')) as unknown
-  } catch {
-    return undefined
-  }
-}
-
-function remember(root: string, directory: string, key: string, value: unknown): void {
-  try {
-    // In somebody's checkout root would leave a directory that they cannot write.
-    if (fs.statSync(root).uid !== process.getuid?.()) return
-    fs.mkdirSync(directory, { recursive: true, mode: 0o700 })
-    for (const name of fs.readdirSync(directory).slice(0, -15))
-      fs.rmSync(path.join(directory, name), { force: true })
-    const candidate = path.join(directory, `${key}.${process.pid}`)
-    fs.writeFileSync(candidate, JSON.stringify(value), { mode: 0o600, flag: 'wx' })
-    fs.renameSync(candidate, path.join(directory, `${key}.json`))
-  } catch {
-    // A read-only checkout is checked anew on every run.
   }
 }
 

@@ -1,7 +1,6 @@
 // What follows from a site document where it says nothing: networks, addresses, the tunnel, and who may connect to whom.
-import { parse } from 'yaml'
 import { formatAddress, lowestFree, parseNetwork } from '../ground/address.ts'
-import { read } from '../ground/root.ts'
+import { parsed, read } from '../ground/root.ts'
 import { bridgeOf, hostOf, isNode, isServer } from './machines.ts'
 import type {
   Allow,
@@ -219,7 +218,7 @@ function presetFor({ machines, networks, tunnel }: Pick<Site, 'machines' | 'netw
       const one = (ends: string[]) => (ends.length === 1 ? (ends[0] ?? '') : ends)
       return from.length > 0 && to.length > 0 ? { ...line, from: one(from), to: one(to) } : []
     })
-  const { allow, never } = parse(read('config/host/allow.yaml')) as Rules
+  const { allow, never } = parsed(read('config/host/allow.yaml')) as Rules
   // The one line for SSH of the hosts: wherever sshd listens.
   const doors = machines.flatMap((one) => (one.roles.includes('host') ? `tcp/${sshPort(one)}` : []))
   const atSshd = ({ ports, to }: Allow): Pick<Allow, 'ports'> =>

@@ -1,8 +1,7 @@
 // Pages that a site needs and that are not built yet: named, never passed over in silence.
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
-import { parse } from 'yaml'
-import { read, root } from '../ground/root.ts'
+import { parsed, read, root } from '../ground/root.ts'
 import { otherGateways } from './gateways.ts'
 import { chosen, isNode } from './machines.ts'
 import type { Site } from './model.ts'
@@ -16,7 +15,7 @@ export interface PlannedPage {
 
 /** The pages of config/runbook.yaml that this site needs. Throws TypeError for a condition that is not known. */
 export function notBuilt(site: Site): PlannedPage[] {
-  const all = parse(read('config/runbook.yaml')) as PlannedPage[]
+  const all = parsed(read('config/runbook.yaml')) as PlannedPage[]
   return all.filter(({ page, when }) => needs(site, when) && !existsSync(join(root, 'scripts', `${page}.ts`)))
 }
 

@@ -1,6 +1,5 @@
 // Waivers as data: which wishes of a guide or a scanner we do not fulfil, why, and until when; in each scanner's own format.
-import { parse } from 'yaml'
-import { read as file } from '../ground/root.ts'
+import { parsed, read as file } from '../ground/root.ts'
 import { guestsOf } from './machines.ts'
 import type { Site } from './model.ts'
 
@@ -49,7 +48,7 @@ function document(text = read('host')): Document {
     reviewed,
     waivers,
     values = [],
-  } = parse(text) as Document & {
+  } = parsed(text) as Document & {
     waivers: (Omit<Waiver, 'controls' | 'openscap' | 'lynis'> & Partial<Waiver>)[]
   }
   const seen = new Set<string>()
