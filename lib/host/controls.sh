@@ -1,12 +1,15 @@
 # shellcheck shell=bash
 # The functions of controls: each prints what it found and returns 0 (holds) or 1 (does not), or leaves with 100 (does not
-# apply here) or 101 (holds after the next start). Everything is read-only and asks the running system; what several controls
-# need is read once.
+# The functions of controls: each prints what it found and returns 0 (holds) or 1 (does not), or leaves with 100 (does not
+# apply here), 101 (holds after the next start) or 102 (could not be asked). Everything is read-only and asks what decides: the
+# kernel, the daemon, the program by its own reader; what several controls need is asked once.
 #
 # These return their answer where others may exit, and leave nothing behind; program.ts reads which:
 # in one shell: sysctl_is cmdline_has module_blocked mount_has mode_is modes_are package_present package_absent unit_is
-# in one shell: sshd_is audit_has apt_is setting_is systemd_sets nobody_listens none_of walked has_line
+# in one shell: sshd_is audit_has apt_is setting_is systemd_sets nobody_listens none_of walked has_line sudo_is pam_has
 
+# A program that somebody has put into /usr/local under the name of one of these must not answer in its place.
+PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH
 FK_CONTAINER=$(systemd-detect-virt --container) || FK_CONTAINER=''
 
 na() {
@@ -14,10 +17,16 @@ na() {
   exit 100
 }
 
+# unknown WORDS: it could not be asked, which says neither that it holds nor that it does not.
+unknown() {
+  echo "could not ask: $*"
+  exit 102
+}
+
 # fact NAME FUNCTION…: FK_FACT becomes what FUNCTION says, FK_LINES its lines and FK_KNOWN its exit code, kept until something
 # changes. Of those who ask side by side one finds it out, and the others wait.
 fact() {
-  local round=before file
+  local round=before file piped=''
   # fk_holds tells us where we are: after a step has changed something, nothing that was known before counts.
   if [ "${phase-before}" = after ]; then round=after.${n-0}; fi
   file=${FK_FACTS-$FK_TMP}/fact.$1.$round
@@ -28,7 +37,10 @@ fact() {
     fact_is_mine "$file" || { fact_pause; continue; }
     [ "$round" = before ] || rm --force "$FK_TMP"/fact.*.before*
     FK_KNOWN=0
-    "${@:2}" > "$file" 2> /dev/null || FK_KNOWN=$? # an empty answer is an answer: the control says what it misses
+    case :$SHELLOPTS: in *:pipefail:*) piped=yes ;; esac
+    set -o pipefail # what is asked may be the first of several programs
+    "${@:2}" > "$file" 2> "$file.said" || FK_KNOWN=$? # an empty answer is an answer: the control says what it misses
+    [ -n "$piped" ] || set +o pipefail
     echo "$FK_KNOWN" > "$file.known"
   done
   read -r FK_KNOWN < "$file.known"
@@ -52,10 +64,14 @@ fact_is_mine() {
   [ "$other" = "$BASHPID" ] || ! kill -0 "$other" 2> /dev/null
 }
 
-# sure_fact NAME FUNCTION: the same where an empty answer is a good one: it fails when FUNCTION did.
+# sure_fact NAME FUNCTION…: the same of what can always be asked: where FUNCTION has failed, nothing is known.
 sure_fact() {
+  local why
   fact "$@" || return
-  [ "$FK_KNOWN" -eq 0 ] || { echo "$2 ended with $FK_KNOWN"; return 1; }
+  [ "$FK_KNOWN" -ne 0 ] || return 0
+  why=$(tail --lines=1 "${FK_FACTS-$FK_TMP}/fact.$1".*.said 2> /dev/null) || true # it may have said nothing
+  echo "could not ask: $2 ended with $FK_KNOWN${why:+: $why}"
+  return 102
 }
 
 # none_of FUNCTION: prints what it lists; holds when that is nothing.
@@ -104,12 +120,31 @@ setting() {
   done
 }
 
-# sysctl_is KEY VALUE [KEY VALUE…]: the running kernel has these values; a|b allows either.
+# These keys of an interface count beside the one for all: those of IPv6 alone, those of IPv4 where either is on.
+FK_PER_INTERFACE=' ipv6.accept_redirects ipv6.accept_source_route ipv6.accept_ra ipv6.autoconf ipv6.use_tempaddr
+  ipv4.accept_redirects ipv4.secure_redirects ipv4.send_redirects ipv4.shared_media ipv4.proxy_arp ipv4.route_localnet
+  ipv4.accept_local ipv4.forwarding '
+
+# sysctl_is KEY VALUE [KEY VALUE…]: the running kernel has these values, for each interface too; a|b allows either.
 sysctl_is() {
-  local key want file got said='' bad='' host='' absent='' held=''
+  local key want file got own said='' bad='' host='' absent='' held=''
   while [ $# -gt 0 ]; do
     key=$1 want=$2 file=/proc/sys/${1//.//}
     shift 2
+    case $key in net.ipv[46].conf.all.*)
+      own=${key#net.} own=${own/conf.all./}
+      case $FK_PER_INTERFACE in *[[:space:]]"$own"[[:space:]]*)
+        for own in "${file%%/all/*}"/*/"${key##*.}"; do
+          # Those of a cluster network are its own matter.
+          case $own in */all/* | */default/* | */lo/* | */lxc* | */cilium_*) continue ;; esac
+          read -r -a got < "$own" 2> /dev/null || continue # it has gone since
+          case "|$want|" in *"|${got[*]}|"*) continue ;; esac
+          own=${own%/*} bad+=" ${key/.all./.${own##*/}.}" said+="${key/.all./.${own##*/}.}=${got[*]} "
+        done
+        ;;
+      esac
+      ;;
+    esac
     if [ ! -e "$file" ]; then
       absent+=" $key"
       continue
@@ -168,15 +203,29 @@ boots_with() {
   done
 }
 
-modprobe_config() { modprobe --showconfig | awk '/^(install|blacklist) / { gsub(/-/, "_"); print }'; }
+modprobe_config() { modprobe --showconfig | awk '/^(install|blacklist) / { gsub(/-/, "_", $2); print }'; }
+
+# install_line NAME: FK_SETTING becomes what modprobe runs instead of loading it: the first line that fits, as a pattern of names.
+install_line() {
+  local line pattern
+  FK_SETTING=''
+  for line in "${FK_INSTALLS[@]}"; do
+    pattern=${line#install } pattern=${pattern%% *}
+    # shellcheck disable=SC2053 # it is a pattern
+    [[ $1 != $pattern ]] || { FK_SETTING=${line#install * }; return; }
+  done
+}
 
 # module_blocked MODULE…: modprobe refuses them, udev does not ask, and none is loaded.
 module_blocked() {
   local module name open='' loaded='' inside=''
-  fact modprobe modprobe_config || return
+  sure_fact modprobe modprobe_config || return
+  find_lines '^install ' || FK_FOUND=''
+  mapfile -t FK_INSTALLS <<< "$FK_FOUND"
   for module; do
     name=${module//-/_}
-    case $FK_FACT in *$'\n'"install $name /bin/false"$'\n'*) ;; *) open+=" $module" ;; esac
+    install_line "$name"
+    [ "$FK_SETTING" = /bin/false ] || open+=" $module${FK_SETTING:+ (by $FK_SETTING)}"
     case $FK_FACT in *$'\n'"blacklist $name"$'\n'*) ;; *) open+=" $module" ;; esac
     [ ! -d "/sys/module/$name" ] || if [ -e "/sys/module/$name/initstate" ]; then loaded+=" $module"; else inside+=" $module"; fi
   done
@@ -199,12 +248,16 @@ module_blocked() {
 
 mount_lines() { findmnt --raw --noheadings --output TARGET,OPTIONS; }
 
-# mount_has DIRECTORY OPTIONS [if-mounted]: the mount that is on top there has all of them.
+# mount_has DIRECTORY OPTIONS [if-mounted]: the mount that is on top there has all of them, and so has, where everybody may
+# write, what is mounted below.
 mount_has() {
-  local line unit found='' option missing=''
-  fact mounts mount_lines || return
+  local line unit found='' option missing='' below=()
+  sure_fact mounts mount_lines || return
   for line in "${FK_LINES[@]}"; do
-    if [ "${line%% *}" = "$1" ]; then found=${line#* }; fi
+    case $line in
+      "$1 "*) found=${line#* } ;;
+      /tmp/* | /var/tmp/* | /dev/shm/* | /var/log/*) case $line in "$1/"*) below+=("$line") ;; esac ;;
+    esac
   done
   if [ -z "$found" ]; then
     [ "${3-}" != if-mounted ] || { echo "$1 is not a mount of its own here"; return 100; }
@@ -220,14 +273,30 @@ mount_has() {
   for option in ${2//,/ }; do
     case ",$found," in *",$option,"*) ;; *) missing+=" $option" ;; esac
   done
+  for line in "${below[@]}"; do
+    for option in ${2//,/ }; do
+      case ",${line#* }," in *",$option,"*) ;; *) missing+=" $option at ${line%% *}" ;; esac
+    done
+  done
   echo "$1: $found${missing:+ (without$missing)}"
   [ -z "$missing" ]
 }
 
-# shellcheck disable=SC2086 # one word for each path
-path_modes() { stat --format='%n %a %U:%G' -- $FK_PATHS; }
+# modes_of PATH…: mode and owner of each that exists; a + behind the mode says that a list of its own (ACL) lets others in.
+modes_of() {
+  local rights=''
+  rights=$(ls --directory -l -- "$@" 2> /dev/null) || true # one of them may not be there
+  rights=$(awk '$1 ~ /[+]$/ { print $NF }' <<< "$rights")
+  stat --format='%n %a %U:%G' -- "$@" 2> /dev/null |
+    awk -v with="$rights" 'BEGIN { n = split(with, path, "\n"); for (i = 1; i <= n; i++) more[path[i]] }
+      { if ($1 in more) $2 = $2 "+"; print }' || true # one of them may not be there
+}
 
-# mode_is MODE OWNERS PATH…: each path that exists has no more than MODE, and one of OWNERS (user:group,…); - allows any.
+# shellcheck disable=SC2086 # one word for each path
+path_modes() { modes_of $FK_PATHS; }
+
+# mode_is MODE OWNERS PATH…: each path that exists has no more than MODE and no ACL, and one of OWNERS (user:group,…); - allows
+# any.
 mode_is() {
   local code=0
   mode_said "$@" || code=$?
@@ -252,18 +321,18 @@ modes_are() {
 
 # mode_said MODE OWNERS PATH…: FK_SAID becomes what mode_is says.
 mode_said() {
-  local mode=${1/#-/7777} owners=$2 path got owner all said='' bad=''
+  local mode=${1/#-/7777} owners=$2 path got list owner all said='' bad=''
   shift 2
   # What the controls ask about is looked at once for all of them.
   case " $FK_PATHS " in
     *" $* "*) fact modes path_modes && all=$FK_FACT ;;
-    *) all=$'\n'$(stat --format='%n %a %U:%G' -- "$@" 2> /dev/null)$'\n' || true ;; # one of them may not be there
+    *) all=$'\n'$(modes_of "$@")$'\n' ;;
   esac
   for path; do
-    [[ $all =~ $'\n'"$path "([0-7]+)\ ([^$'\n']+) ]] || continue # there is none
-    got=${BASH_REMATCH[1]} owner=${BASH_REMATCH[2]}
-    said+=" $path $got $owner"
-    if (((8#$got & ~8#$mode) != 0)); then bad+=" $path"; fi
+    [[ $all =~ $'\n'"$path "([0-7]+)(\+?)\ ([^$'\n']+) ]] || continue # there is none
+    got=${BASH_REMATCH[1]} list=${BASH_REMATCH[2]} owner=${BASH_REMATCH[3]}
+    said+=" $path $got$list $owner"
+    if (((8#$got & ~8#$mode) != 0)) || [ -n "$list" ]; then bad+=" $path"; fi
     case ",$owners," in ,-, | *",$owner,"*) ;; *) bad+=" $path" ;; esac
   done
   FK_SAID="there is no $*"
@@ -278,7 +347,7 @@ package_states() { dpkg-query --show --showformat='${Package} ${db:Status-Status
 
 package_present() {
   local package missing=''
-  fact packages package_states || return
+  sure_fact packages package_states || return
   for package; do
     case $FK_FACT in *$'\n'"$package installed"$'\n'*) ;; *) missing+=" $package" ;; esac
   done
@@ -288,7 +357,7 @@ package_present() {
 
 package_absent() {
   local package there=''
-  fact packages package_states || return
+  sure_fact packages package_states || return
   for package; do
     case $FK_FACT in *$'\n'"$package installed"$'\n'*) there+=" $package" ;; esac
   done
@@ -296,63 +365,144 @@ package_absent() {
   [ -z "$there" ]
 }
 
-# shellcheck disable=SC2086 # one word for each unit
+# unit_states: one line for each unit, its properties parted by tabs.
+# shellcheck disable=SC2086,SC2153 # one word for each unit; controls.ts sets them
 unit_states() {
-  systemctl show --timestamp=unix --property=Id,LoadState,UnitFileState,ActiveState,StateChangeTimestamp $FK_UNITS |
-    awk -v RS= '{ $1 = $1; print }'
+  systemctl show --timestamp=unix --property=Id,LoadState,UnitFileState,ActiveState,StateChangeTimestamp,FragmentPath \
+    --property=DropInPaths,NeedDaemonReload,WantedBy,RequiredBy,Triggers,MainPID,ExecStart,Environment \
+    --property=EnvironmentFiles,LimitCORE $FK_UNITS |
+    awk 'BEGIN { RS = ""; FS = "\n"; OFS = "\t" } { $1 = $1; print }'
 }
 
-# unit_says PROPERTY UNIT: FK_SETTING becomes what systemd says of it, empty where it is not set.
-unit_says() {
+# unit_line UNIT: FK_UNIT becomes the line of it, with tabs around.
+unit_line() {
   local line
-  fact units unit_states || return
-  FK_SETTING=''
+  sure_fact units unit_states || return
+  FK_UNIT=''
   for line in "${FK_LINES[@]}"; do
-    case " $line " in *" Id=$2 "*) [[ ! " $line" =~ \ $1=([^ ]*) ]] || FK_SETTING=${BASH_REMATCH[1]} ;; esac
+    case $'\t'$line$'\t' in *$'\t'"Id=$1"$'\t'*) FK_UNIT=$'\t'$line$'\t' ;; esac
   done
 }
 
-# unit_is STATE UNIT…: enabled, active, on (both), masked, or off (neither enabled nor active; absent is off).
+# unit_property NAME: FK_SETTING becomes what FK_UNIT says of it, empty where it is not set.
+unit_property() {
+  FK_SETTING=''
+  [[ ! $FK_UNIT =~ $'\t'"$1="([^$'\t']*) ]] || FK_SETTING=${BASH_REMATCH[1]}
+}
+
+# unit_says PROPERTY UNIT: FK_SETTING becomes what systemd says of it, empty where it is not set.
+unit_says() { unit_line "$2" && unit_property "$1"; }
+
+# unit_changed: FK_CHANGED becomes what has changed the unit in FK_UNIT beside its own file: drop-ins that are neither of a
+# package nor ours, a file that stands in for it, or what systemd was given and the disk has no more.
+unit_changed() {
+  local path
+  FK_CHANGED=''
+  unit_property LoadState
+  case $FK_SETTING in masked | bad-setting | error) FK_CHANGED+=" it is $FK_SETTING" ;; esac
+  unit_property DropInPaths
+  for path in $FK_SETTING; do
+    case $path in /usr/* | /lib/* | */fortress.conf | */*-fortress.conf) ;; *) FK_CHANGED+=" $path" ;; esac
+  done
+  unit_property FragmentPath
+  # At which hour a timer of the distribution starts something is its owner's choice.
+  case $FK_UNIT in *.timer$'\t'*) case $FK_SETTING in /usr/* | /lib/*) FK_CHANGED='' ;; esac ;; esac
+  case $FK_SETTING in /run/systemd/generator*) ;; /run/* | /etc/systemd/system.control/*) FK_CHANGED+=" $FK_SETTING" ;; esac
+  unit_property NeedDaemonReload
+  [ "$FK_SETTING" != yes ] || FK_CHANGED+=' systemd has loaded another file'
+}
+
+# unit_is STATE UNIT…: enabled, active, on (both), masked, or off (nothing starts it, and it is not active; absent is off). What
+# is enabled or active is also as its file says, and so is what a timer or a path starts.
 unit_is() {
-  local state=$1 unit line bad='' said='' file active load
+  local state=$1 unit bad='' said='' file active load starts by
   shift
-  fact units unit_states || return
   for unit; do
     case $unit in *.*) ;; *) unit+=.service ;; esac
-    load='' file='' active=''
-    for line in "${FK_LINES[@]}"; do
-      case " $line " in *" Id=$unit "*)
-        [[ $line =~ LoadState=([a-z-]*) ]] && load=${BASH_REMATCH[1]}
-        [[ $line =~ UnitFileState=([a-z-]*) ]] && file=${BASH_REMATCH[1]}
-        [[ $line =~ ActiveState=([a-z-]*) ]] && active=${BASH_REMATCH[1]}
-        ;;
-      esac
-    done
+    unit_line "$unit"
+    unit_property LoadState && load=$FK_SETTING
+    unit_property UnitFileState && file=$FK_SETTING
+    unit_property ActiveState && active=$FK_SETTING
+    unit_property Triggers && starts=$FK_SETTING
+    unit_property WantedBy && by=$FK_SETTING
+    unit_property RequiredBy && by+=$FK_SETTING
     said+=" $unit ${load:-unknown}/${file:-no-file}/${active:-inactive}"
     case $state in
       enabled) [ "$file" = enabled ] || bad+=" $unit" ;;
       active) [ "$active" = active ] || bad+=" $unit" ;;
       on) if [ "$active" != active ] || [ "$file" != enabled ]; then bad+=" $unit"; fi ;;
       masked) [ "$load" = masked ] || bad+=" $unit" ;;
-      off) if [ "$active" = active ] || [ "$file" = enabled ]; then bad+=" $unit"; fi ;;
+      off)
+        case $load in masked | not-found) by='' ;; esac
+        case $active in active | activating | reloading) by+=now ;; esac
+        case $file in enabled* | linked* | alias) by+=$file ;; esac
+        [ -z "$by" ] || bad+=" $unit"
+        ;;
+    esac
+    case $state in masked | off) continue ;; esac
+    unit_changed
+    [ -z "$FK_CHANGED" ] || bad+=" $unit, changed by$FK_CHANGED"
+    case $unit in *.timer | *.path)
+      unit_line "$starts"
+      unit_changed
+      [ -z "$FK_CHANGED" ] || bad+=" $starts, changed by$FK_CHANGED"
+      ;;
     esac
   done
   echo "${bad:+not $state:$bad;}$said"
   [ -z "$bad" ]
 }
 
-sshd_effective() { sshd -T -C "user=${SUDO_USER:-nobody},host=admin.example,addr=192.0.2.1,laddr=192.0.2.2,lport=22"; }
+# sshd_words: FK_WORDS become the words with which the sshd that listens was started, behind its name and -D: it keeps them in its
+# title. They go over its file.
+sshd_words() {
+  local title=''
+  FK_WORDS=()
+  unit_says MainPID ssh.service
+  if [ "${FK_SETTING:-0}" -eq 0 ]; then return; fi
+  { read -r -d '' title < "/proc/$FK_SETTING/cmdline"; } 2> /dev/null || true # what it is started for may be over
+  [[ $title =~ ^sshd:\ [^\ ]+(.*)\ \[listener\] ]] || return 0
+  # shellcheck disable=SC2206 # words of a command line
+  FK_WORDS=(${BASH_REMATCH[1]})
+  if [ "${FK_WORDS[0]-}" = -D ]; then FK_WORDS=("${FK_WORDS[@]:1}"); fi
+}
 
-# sshd_is KEY VALUE [KEY VALUE…]: what sshd would use for who is asking.
+# sshd_effective: what sshd goes by for who is asking; where it has rules for some, what it goes by for others as well. Behind @
+# are the files that it reads, and the rules that it compares.
+sshd_effective() {
+  local said line user from
+  sshd_words
+  sshd_for "${SUDO_USER:-nobody}" 192.0.2.1 || return
+  said=$(sshd_for "${SUDO_USER:-nobody}" 192.0.2.1 -ddd 2>&1) || return
+  while IFS= read -r line; do
+    line=${line%$'\r'}
+    case $line in
+      'debug2: load_server_config: filename '*) echo "@file ${line##* }" ;;
+      'debug3: checking match for '*) echo "@${line#*checking }" ;;
+    esac
+  done <<< "$said"
+  case $said in *'debug3: checking match for '*) ;; *) return 0 ;; esac
+  for user in root nobody "${SUDO_USER:-admin}"; do
+    for from in 127.0.0.1 10.66.0.2 192.168.1.2 203.0.113.2 fd00::2; do sshd_for "$user" "$from" || return; done
+  done
+}
+
+# sshd_for USER ADDRESS [WORD]: what it would use for them; by its own words it says how it comes to that.
+sshd_for() { sshd "${FK_WORDS[@]}" "${@:3}" -T -C "user=$1,host=admin.example,addr=$2,laddr=192.0.2.2,lport=22"; }
+
+# sshd_is KEY VALUE [KEY VALUE…]: what sshd would use, for everybody.
 sshd_is() {
-  local bad='' said=''
-  fact sshd sshd_effective || return
+  local line bad='' said=''
+  sure_fact sshd sshd_effective || return
   while [ $# -gt 0 ]; do
-    case $FK_FACT in *$'\n'"$1 $2"$'\n'*) ;; *) bad+=" $1" ;; esac
-    [[ ! $FK_FACT =~ $'\n'("$1 "[^$'\n']*) ]] || said+="${BASH_REMATCH[1]}; "
+    find_lines "^$1 " || FK_FOUND="$1 unset"
+    while IFS= read -r line; do
+      [ "$line" = "$1 $2" ] || case $bad in *" $1"*) ;; *) bad+=" $1" ;; esac
+      case "; $said" in *"; $line; "*) ;; *) said+="$line; " ;; esac
+    done <<< "$FK_FOUND"
     shift 2
   done
-  echo "${bad:+other than wanted:$bad; }${said:-sshd -T says nothing}"
+  echo "${bad:+other than wanted:$bad; }$said"
   [ -z "$bad" ]
 }
 
@@ -468,11 +618,26 @@ setting_is() {
   [ -z "$bad" ]
 }
 
-# One walk over the disk for all who ask: set-id files (s), nobody's files (u), directories and files open to everyone (w, f).
+# walk_roots: where each file system of this machine begins; a part of one that is mounted again is the same one.
+walk_roots() {
+  findmnt --raw --noheadings --types "no$FK_NO_DISKS" --output MAJ:MIN,TARGET | awk '
+    # What a kernel or a container shows there is no part of the system, and memory that belongs to one session is its own.
+    $2 ~ /^\/(proc|sys|dev|run)(\/|$)/ && $2 != "/dev/shm" { next }
+    $2 ~ /^\/var\/lib\/(fortress|rancher|containerd|machines|kubelet|libvirt\/images)(\/|$)/ { next }
+    $2 != "/" && !($1 in seen) { gsub(/\\x20/, " ", $2); print $2 }
+    { seen[$1] }'
+}
+FK_NO_DISKS=proc,sysfs,cgroup,cgroup2,devpts,mqueue,hugetlbfs,debugfs,tracefs,nsfs,autofs,nfs,nfs4,cifs,ceph,9p,fuse
+
+# One walk over the disks for all who ask: set-id files (s), nobody's files (u), directories and files open to everyone (w, f).
 # Whether an owner has a name costs a look at /etc/passwd each time: root's has one.
 walk() {
-  find / -xdev \( -path /proc -o -path /sys -o -path /var/lib/fortress -o -path /var/lib/rancher -o -path /var/lib/containerd \
-    -o -path /var/lib/machines -o -path /var/lib/libvirt/images \) -prune -o \
+  local roots
+  roots=$(walk_roots) || return
+  mapfile -t roots <<< "$roots"
+  [ -n "${roots[0]}" ] || roots=()
+  find / "${roots[@]}" -xdev \( -path /proc -o -path /sys -o -path /var/lib/fortress -o -path /var/lib/rancher \
+    -o -path /var/lib/containerd -o -path /var/lib/machines -o -path /var/lib/libvirt/images \) -prune -o \
     \( -type f -perm /6000 -printf 's %p\n' , \( ! -uid 0 -nouser -o ! -gid 0 -nogroup \) -printf 'u %p\n' , \
     -type d -perm -0002 ! -perm -1000 -printf 'w %p\n' , -type f -perm -0002 -printf 'f %p\n' \)
 }
@@ -493,10 +658,128 @@ privileged_rules() {
   awk '$1 == "s" { print "-a always,exit -F path=" $2 " -F perm=x -F auid>=1000 -F auid!=unset -k privileged" }' |
     LC_ALL=C sort
 }
-export -f walk privileged_rules
+export -f walk walk_roots privileged_rules
 
 # What several checks ask the same program.
-sudoers_lines() { grep --recursive --text '' /etc/sudoers /etc/sudoers.d; }
+
+# sudoers_lines: all that sudo reads, whatever it includes, in the words of its own reader: one rule or one default a line.
+sudoers_lines() {
+  local path said
+  path=$(sudo -V | sed --quiet 's/^Sudoers path: //p')
+  said=$(cvtsudoers --output-format=sudoers --expand-aliases "$path") || return
+  awk '
+    { while (sub(/\\$/, "")) { getline more; sub(/^[ \t]+/, " ", more); $0 = $0 more } }
+    /^Defaults / {
+      n = split(substr($0, 10), part, ", ")
+      for (i = 1; i <= n; i++) { gsub(/^ +/, "", part[i]); print "Defaults " part[i] }
+      next
+    }
+    NF' <<< "$said"
+}
+
+# sudo_default NAME: FK_SETTING becomes what the last default of that name sets for everybody: yes, no, a value, or nothing.
+sudo_default() {
+  local line
+  FK_SETTING=''
+  for line in "${FK_LINES[@]}"; do
+    case $line in
+      "Defaults $1") FK_SETTING=yes ;;
+      "Defaults !$1") FK_SETTING=no ;;
+      "Defaults $1="*) FK_SETTING=${line#*=} ;;
+    esac
+  done
+}
+
+# sudo_is NAME VALUE [NAME VALUE…]: so it is for everybody, and nobody, no command and no machine has it otherwise.
+sudo_is() {
+  local said='' bad=''
+  sure_fact sudoers sudoers_lines || return
+  while [ $# -gt 0 ]; do
+    sudo_default "$1"
+    said+="$1=${FK_SETTING:-unset} "
+    case "|$2|" in *"|$FK_SETTING|"*) ;; *) bad+=" $1" ;; esac
+    ! find_lines "^Defaults[@:!>].*[ ,!]$1([ ,=]|\$)" || bad+=" $1, by ${FK_FOUND//$'\n'/; }"
+    shift 2
+  done
+  echo "$said${bad:+(other than wanted:$bad)}"
+  [ -z "$bad" ]
+}
+
+# passwordless: what lets somebody use sudo without a password of their own, one line each.
+passwordless() {
+  sure_fact sudoers sudoers_lines || return
+  printf '%s\n' "${FK_LINES[@]}" | awk '
+    /NOPASSWD:/ { print }
+    # Who is exempt, who is somebody else to PAM, and whose password is asked.
+    /^Defaults/ && /[ ,](!authenticate|exempt_group|pam_service|pam_login_service|targetpw|rootpw|runaspw)([ ,=]|$)/ { print }'
+  # Rules of another source, which its reader of files does not show.
+  awk '/^[ \t]*sudoers:/ && !/^[ \t]*sudoers:[ \t]*files[ \t]*$/' /etc/nsswitch.conf
+}
+
+# pam_lines: what PAM goes through, service by service, with all that is included: SERVICE KIND CONTROL MODULE WORD…
+pam_lines() {
+  awk '
+    function stack(service, file, only,  path, line, word, n, kind, rest) {
+      path = "/etc/pam.d/" file
+      if ((getline line < path) < 0) { path = "/usr/lib/pam.d/" file; if ((getline line < path) < 0) return }
+      do {
+        while (sub(/\\$/, " ", line) && (getline rest < path) > 0) line = line rest
+        sub(/#.*/, "", line)
+        gsub(/[ \t]+/, " ", line); sub(/^ /, "", line); sub(/ $/, "", line)
+        if (line == "") continue
+        n = split(line, word, " ")
+        if (word[1] == "@include") { stack(service, word[2], only); continue }
+        kind = tolower(word[1]); sub(/^-/, "", kind)
+        if (only != "" && kind != only) continue
+        if (word[2] == "include" || word[2] == "substack") { stack(service, word[3], kind); continue }
+        sub(/^[^ ]+ /, "", line)
+        if (match(line, /^\[[^]]*\]/)) {
+          rest = substr(line, 1, RLENGTH); gsub(/ /, ",", rest)
+          line = rest substr(line, RLENGTH + 1)
+        }
+        sub(/ \/[^ ]*\//, " ", line)
+        print service, kind, line
+      } while ((getline line < path) > 0)
+      close(path)
+    }
+    BEGIN { for (i = 1; i < ARGC; i++) stack(ARGV[i], ARGV[i], "") }' "$@"
+}
+pam_all() { pam_lines sudo sudo-i su su-l sshd login passwd chpasswd cron runuser other; }
+
+# pam_has SERVICE PATTERN: PAM goes through such a line for SERVICE.
+pam_has() {
+  sure_fact pam pam_all || return
+  find_lines "^$1 $2" || FK_FOUND=none
+  echo "${FK_FOUND//$'\n'/; }"
+  [ "$FK_FOUND" != none ]
+}
+
+# pam_shortcuts SERVICE: modules that are enough by themselves, before or in place of the password and of the count of wrong ones.
+pam_shortcuts() {
+  local line counted=''
+  find_lines "^$1 " || return 0 # there is no such service here
+  for line in "${FK_LINES[@]}"; do
+    case $line in
+      "$1 auth "*pam_faillock.so*preauth*) counted=yes ;;
+      "$1 auth "*pam_faillock.so*authsucc*) ;;
+      "$1 auth sufficient "*pam_rootok.so*) case $1 in su | su-l) ;; *) echo "$line" ;; esac ;;
+      "$1 auth "*pam_unix.so*) [ -n "$counted" ] || echo "$line" ;;
+      "$1 auth sufficient "* | "$1 auth "\[*success=[0-9d]*) echo "$line" ;;
+    esac
+  done
+  [ -n "$counted" ] || echo "$1 counts no wrong passwords"
+}
+
+# session_limits: what PAM sets for sessions of root and of who is asking, whatever we have ourselves.
+session_limits() {
+  local user
+  for user in root "${SUDO_USER:-nobody}"; do
+    (
+      ulimit -H -c unlimited 2> /dev/null || true # a container may not raise it: there the files have the word
+      runuser --user="$user" -- bash -c 'ulimit -H -c'
+    )
+  done
+}
 manager_limits() { systemctl show --property=DefaultLimitCORE,DefaultLimitNOFILE; }
 login_shell() {
   bash --login -c 'printf umask=; umask; printf TMOUT=; declare -p TMOUT 2>&1; echo "PATH=$PATH"' < /dev/null
@@ -548,19 +831,51 @@ nobody_listens() {
 
 # Lists of what is not as it should be: one word for the question and for its cure.
 system_shells() {
-  awk -F : '$3 < 1000 && $1 != "root" && $7 !~ /(\/nologin|\/bin\/sync|\/sbin\/shutdown|\/sbin\/halt)$/ { print $1 }' /etc/passwd
+  getent passwd |
+    awk -F : '$3 < 1000 && $1 != "root" && $7 !~ /(\/nologin|\/bin\/sync|\/sbin\/shutdown|\/sbin\/halt)$/ { print $1 }'
 }
+# encrypted NAME: all that the block device, by the kernel's name, lies on is behind dm-crypt.
+encrypted() {
+  local part uuid='' any=''
+  case $1 in zram*) return 0 ;; esac
+  ! read -r uuid < "${FK_BLOCK-/sys/class/block}/$1/dm/uuid" 2> /dev/null || case $uuid in CRYPT-*) return 0 ;; esac
+  for part in "${FK_BLOCK-/sys/class/block}/$1"/slaves/*; do
+    [ -e "$part" ] || return 1 # a disk, or a part of one
+    any=yes
+    encrypted "${part##*/}" || return 1
+  done
+  [ -n "$any" ]
+}
+
+# disks_of PATH: the block devices, by the kernel's names, that the file system below PATH lies on.
+disks_of() {
+  local kind source uuid
+  read -r kind source uuid < <(findmnt --raw --noheadings --first-only --output FSTYPE,SOURCE,UUID --target "$1")
+  case $kind in
+    btrfs) source=$(printf '%s\n' /sys/fs/btrfs/"$uuid"/devices/*) ;;
+    *) source=$(readlink --canonicalize "${source%%\[*}") ;;
+  esac
+  [ -n "$source" ] || return
+  while IFS= read -r source; do echo "${source##*/}"; done <<< "$source"
+}
+
+# clear_swaps: swap whose content somebody could read on a disk. A name says nothing: what lies below decides.
 clear_swaps() {
-  swapon --noheadings --raw --show=NAME |
-    grep --invert-match --extended-regexp '^/dev/(zram|dm-|mapper/)' || [ $? -eq 1 ]
+  local swap type name
+  swapon --noheadings --raw --show=NAME,TYPE | while read -r swap type; do
+    if [ "$type" = file ]; then name=$(disks_of "$swap"); else name=$(readlink --canonicalize "$swap"); fi
+    for name in $name; do
+      encrypted "${name##*/}" || { printf '%s\n' "$swap"; break; }
+    done
+  done
 }
 shm_lines() { awk '$1 !~ /^#/ && $2 == "/dev/shm"' "$1"; }
-endless_passwords() { awk -F : '$2 !~ /^[!*]/ && $2 != "" && ($5 == "" || $5 > 365) { print $1 }' /etc/shadow; }
+endless_passwords() { getent shadow | awk -F : '$2 !~ /^[!*]/ && $2 != "" && ($5 == "" || $5 > 365) { print $1 }'; }
 open_logs() { find /var/log -xdev -type f -perm /0137 ! -name 'wtmp*' ! -name 'btmp*' ! -name 'lastlog*' ! -name '*.journal*'; }
 
 # open_homes: homes that others read or write, and the files in them that shells start with.
 open_homes() {
-  awk -F : '$3 >= 1000 && $3 < 65534 { print $6 }' /etc/passwd | while IFS= read -r home; do
+  getent passwd | awk -F : '$3 >= 1000 && $3 < 65534 { print $6 }' | while IFS= read -r home; do
     [ -d "$home" ] || continue
     find "$home" -maxdepth 0 -perm /0027
     find "$home" -maxdepth 1 -type f -name '.*' -perm /0037
@@ -575,4 +890,4 @@ slack_profiles() {
       [ -e "/etc/apparmor.d/disable/${path##*/}" ] || echo "$path"
     done
 }
-export -f system_shells shm_lines clear_swaps endless_passwords open_logs open_homes slack_profiles
+export -f system_shells shm_lines encrypted disks_of clear_swaps endless_passwords open_logs open_homes slack_profiles

@@ -70,13 +70,19 @@ export function questions(units: string[] = [], paths: string[] = []): Command {
   return new Command(lists + shellText(functions), undefined, functions)
 }
 
+/** What a timer or a path starts has to be as its file says, too. */
+const withStarted = (unit: string) =>
+  /\.(timer|path)$/.test(unit) ? [unit, unit.replace(/\w+$/, 'service')] : [unit]
+
 /** What the controls of a host share. */
 export function controlShell(): Command {
   const all = hostRequirements.sections().flatMap(({ controls }) => controls as (Entry & Partial<Ways>)[])
   return questions(
     all.flatMap(({ unit = {}, check = '' }) => [
-      ...Object.keys(unit),
-      ...[...check.matchAll(/\bunit_says \w+ (\S+?)[;\s]/g)].map(([, name]) => name as string),
+      ...Object.keys(unit).flatMap(withStarted),
+      ...[...check.matchAll(/\bunit_(?:says \w+|line|is \w+) (\S+?)[;\s]/g)].flatMap(([, name]) =>
+        withStarted(name as string),
+      ),
     ]),
     all.flatMap(({ mode = [] }) => mode.map((line) => line.split(' ').slice(2).join(' '))),
   )

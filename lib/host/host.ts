@@ -76,6 +76,7 @@ export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Ho
     tcp_forwarding: guests ? 'local' : 'no',
     ssh_port: sshPort(spec, machine),
     tunnel_port: site.tunnel.port,
+    updates_from: isRaspberry(spec) ? 'Raspberry Pi' : isUbuntu ? '-security' : 'Debian-Security',
   }
   return {
     user: machine.user || 'root',

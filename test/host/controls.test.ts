@@ -322,30 +322,39 @@ for (const [says, text, before, code, said] of [
     'other than wanted: permitrootlogin; permitrootlogin yes;',
   ],
   [
-    'an sshd that says nothing does not hold',
+    'of an sshd that says nothing nobody knows',
     'sshd_is permitrootlogin no',
     'sshd_effective() { false; }',
-    1,
-    'other than wanted: permitrootlogin; sshd -T says nothing',
+    102,
+    'could not ask: sshd_effective ended with 1',
   ],
   [
     'a unit that is masked',
     'unit_is masked one.service',
-    answers('unit_states', "'Id=one.service LoadState=masked ActiveState=inactive UnitFileState=masked'"),
+    answers(
+      'unit_states',
+      "$'Id=one.service\\tLoadState=masked\\tActiveState=inactive\\tUnitFileState=masked'",
+    ),
     0,
     'one.service masked/masked/inactive',
   ],
   [
     'a unit that runs is not off',
     'unit_is off one',
-    answers('unit_states', "'Id=one.service LoadState=loaded ActiveState=active UnitFileState=disabled'"),
+    answers(
+      'unit_states',
+      "$'Id=one.service\\tLoadState=loaded\\tActiveState=active\\tUnitFileState=disabled'",
+    ),
     1,
     'not off: one.service; one.service loaded/disabled/active',
   ],
   [
     'a unit that nobody knows is not on',
     'unit_is on one',
-    answers('unit_states', "'Id=two.service LoadState=loaded ActiveState=active UnitFileState=enabled'"),
+    answers(
+      'unit_states',
+      "$'Id=two.service\\tLoadState=loaded\\tActiveState=active\\tUnitFileState=enabled'",
+    ),
     1,
     'not on: one.service; one.service unknown/no-file/inactive',
   ],
@@ -387,16 +396,16 @@ for (const [says, text, before, code, said] of [
   [
     'what systemd says of a unit',
     'unit_says ActiveState two.service; echo "$FK_SETTING"; unit_says State two.service; echo "[$FK_SETTING]"',
-    answers('unit_states', "'Id=one.service ActiveState=active' 'Id=two.service ActiveState=failed'"),
+    answers('unit_states', "$'Id=one.service\\tActiveState=active' $'Id=two.service\\tActiveState=failed'"),
     0,
     'failed\n[]',
   ],
   [
-    'a list that is empty because nobody could look does not hold',
+    'of a list that is empty because nobody could look nobody knows',
     'none_of lost',
     'lost() { return 3; }',
-    1,
-    'lost ended with 3',
+    102,
+    'could not ask: lost ended with 3',
   ],
   ['what a list names does not hold', 'none_of lost', answers('lost', "'a b' c"), 1, 'found: a b c'],
   ['an empty list holds', 'none_of lost', 'lost() { :; }', 0, 'found: none'],
@@ -448,8 +457,8 @@ for (const [says, text, before, code, said] of [
     'nobody listens only where ss could say so',
     "nobody_listens tcp '25'",
     'ss() { return 1; }',
-    1,
-    'socket_lines ended with 1',
+    102,
+    'could not ask: socket_lines ended with 1',
   ],
   ['a file of nobody is named', 'walked u', answers('walk', "'s /usr/bin/su' 'u /srv/lost'"), 1, '/srv/lost'],
   ['no file of nobody', 'walked u', answers('walk', "'s /usr/bin/su'"), 0, 'none'],
@@ -514,7 +523,7 @@ test('the walk over the disk names a file under everything that it is', () => {
   writeFileSync(join(tree, 'lost'), '')
   const { said } = ask(
     `cd ${tree}; chmod 6777 lost; { chown 65123:65124 lost && chmod 6777 lost; } 2> /dev/null || true
-     ${readFunction('walk').replace('find / -xdev', 'find . -xdev')}`,
+     here() { ${readFunction('walk').replace('find / "${roots[@]}"', 'find .')}\n}; here`,
   )
   assert.deepEqual(said.split('\n'), [
     's ./lost',

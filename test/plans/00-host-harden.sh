@@ -120,6 +120,8 @@ main() {
   #   L04 APT downloads run in a sandbox (seccomp) [apt.conf(5)]
   #   L05 APT installs no recommended packages [CIS 1.2.1.2, xccdf:apt_disable_weak_dependencies]
   #   L01a package updates are installed daily (unattended-upgrades) [LYNIS PKGS-7420, unattended-upgrade(8)]
+  #   L01b timers that look for updates and install them run [unattended-upgrade(8), apt(8)]
+  #   L01c unattended upgrades leave no package out, and cover security updates [unattended-upgrade(8), apt_preferences(5)]
   #   L13 old kernels and unused packages are removed [LYNIS PKGS-7346]
   #   L02 APT keys are bound to their source (Signed-By) [sources.list(5)]
   check() {
@@ -269,7 +271,7 @@ FORTRESS
   #   C28 bridge netfilter calls are off (bridge-nf-call) [https://libvirt.org/formatnwfilter.html]
   #   B35 network sysctls are reapplied when interfaces come up [CIS 3.3.1.16, CIS 3.3.1.17, xccdf:sysctl_reapply_after_network]
   check() {
-    put_matches /etc/sysctl.d/99-zz-fortress.conf 5740b53cc2a22c368c743e129f191f6566c041d9598603c2fc078de8edd6384a 644 root:root
+    put_matches /etc/sysctl.d/99-zz-fortress.conf 04bcc0c71f6d2f9e82bbcc73fd9e7f138bb63f78679cc6acb96c6360eb914a6a 644 root:root
   }
   apply() {
     put /etc/sysctl.d/99-zz-fortress.conf 644 root:root << 'FORTRESS'
@@ -354,6 +356,15 @@ net.ipv4.conf.all.arp_filter = 1
 net.ipv4.conf.default.arp_filter = 1
 net.ipv4.conf.all.drop_gratuitous_arp = 1
 net.ipv4.conf.default.drop_gratuitous_arp = 1
+
+# The kernel gives these to each interface by itself, and none of the lines above reaches one that is there already
+net.ipv4.conf.*.accept_redirects = 0
+net.ipv4.conf.*.secure_redirects = 0
+net.ipv4.conf.*.send_redirects = 0
+net.ipv4.conf.*.shared_media = 0
+net.ipv6.conf.*.accept_redirects = 0
+net.ipv6.conf.*.accept_ra = 0
+net.ipv6.conf.*.autoconf = 0
 
 # ICMP and TCP
 net.ipv4.icmp_echo_ignore_broadcasts = 1
@@ -1114,20 +1125,27 @@ FORTRESS
   #   H32 SSH host keys are not DSA or ECDSA [sshd_config(5)]
   #   H33 SSH keys can be revoked (RevokedKeys) [sshd_config(5)]
   #   H35 running sshd has loaded the current sshd_config [sshd(8)]
-  #   H38 sshd_config has no Match blocks [sshd_config(5)]
+  #   H38 sshd has no settings for some people or addresses (Match) [sshd_config(5)]
+  #   H39 sshd is started with its file alone, and no other words [sshd(8), systemd.service(5)]
+  #   H40 SSH keys come from authorized_keys alone, and from no command or authority [sshd_config(5)]
   check() {
-    put_matches /etc/ssh/sshd_config 666a852e814ec627c3246dc2b8b1f87899b9ecda4af6c806e7a14be71e785d48 600 root:root
+    put_matches /etc/ssh/sshd_config 5647dc7d9d490b3a01635d555564f51b7863a202a79147eb29127f755b6e128c 600 root:root
   }
   apply() {
     put /etc/ssh/sshd_config 600 root:root 'sshd -t -f "$new"' << 'FORTRESS'
-# All settings of sshd. This is the main file and not a drop-in: the first value wins, so no file in sshd_config.d, now or
-# of a later package, can weaken these; it can only set what is not set here. sshd -T shows the effective settings.
+# All settings of sshd. This is the main file and not a drop-in: the first value wins, so a file in sshd_config.d, now or of a
+# later package, sets only what is not set here. What it says behind Match would win, for whom it names, and so would words on the
+# command line: verify asks sshd itself for both (sshd -T -C user=…,addr=…).
 
 # Authentication: members of one group, with a key. No passwords, no root.
 AllowGroups ssh-admins
 PermitRootLogin no
 AuthenticationMethods publickey
 PubkeyAuthentication yes
+AuthorizedKeysFile .ssh/authorized_keys
+AuthorizedKeysCommand none
+AuthorizedPrincipalsFile none
+TrustedUserCAKeys none
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitEmptyPasswords no
@@ -1182,7 +1200,7 @@ UseDNS no
 AcceptEnv LANG LC_*
 Subsystem sftp internal-sftp
 
-# Last, so that the drop-ins cannot override the settings above.
+# Last, so that what the drop-ins say for everybody comes behind the settings above.
 Include /etc/ssh/sshd_config.d/*.conf
 FORTRESS
     systemctl try-restart ssh.service
@@ -2348,23 +2366,26 @@ FORTRESS
     ) && (
     walked f
     ) && (
-    # Debian's and Ubuntu's own, and those of the packages that later layers bring.
+    # Debian's and Ubuntu's own, and those of the packages that later layers bring, where packages put them.
     known=' su sudo mount umount passwd chsh chfn newgrp gpasswd chage expiry unix_chkpwd crontab ssh-agent ssh-keysign '
     known+='dbus-daemon-launch-helper polkit-agent-helper-1 pkexec fusermount3 newuidmap newgidmap wall write bsd-write '
     known+='utempter dotlockfile mount.nfs ntfs-3g qemu-bridge-helper pam_extrausers_chkpwd at ping sg '
     new=''
     fact walk walk
     for path in "${FK_LINES[@]}"; do
-      case $path in 's '*) case $known in *" ${path##*/} "*) ;; *) new+=" ${path#s }" ;; esac ;; esac
+      case $path in
+        's /usr/bin/'* | 's /usr/sbin/'* | 's /usr/lib/'* | 's /usr/libexec/'*) case $known in *" ${path##*/} "*) continue ;; esac ;;
+      esac
+      case $path in 's '*) new+=" ${path#s }" ;; esac
     done
     echo "unknown:${new:- none}"; [ -z "$new" ]
     ) && (
     command -v getcap > /dev/null || { echo 'getcap is not installed'; exit 1; }
-    caps() { getcap -r /usr /opt /srv 2> /dev/null | awk '{ print $1 "=" $2 }'; }
+    caps() { getcap -r /usr /opt /srv /root /etc /boot 2> /dev/null | awk '{ print $1 "=" $2 }'; }
     fact caps caps
     new=''
     for line in "${FK_LINES[@]}"; do
-      case $line in */ping=cap_net_raw=ep | */mtr-packet=* | */gst-ptp-helper=* | */clockdiff=* | */arping=* | */newuidmap=* | */newgidmap=* | */fping=*) ;; *) new+=" $line" ;; esac
+      case $line in /usr/local/*) new+=" $line" ;; /usr/*/ping=cap_net_raw=ep | /usr/*/mtr-packet=* | /usr/*/gst-ptp-helper=* | /usr/*/clockdiff=* | /usr/*/arping=* | /usr/*/newuidmap=* | /usr/*/newgidmap=* | /usr/*/fping=*) ;; *) new+=" $line" ;; esac
     done
     echo "unknown:${new:- none}"; [ -z "$new" ]
     )
@@ -2373,8 +2394,9 @@ FORTRESS
 }
 
 # What main uses.
-# from lib/host/controls.sh: fact fact_pause fact_is_mine sure_fact none_of package_states package_present
-# from lib/host/controls.sh: package_absent unit_states unit_is walk walked privileged_rules system_shells clear_swaps
+# from lib/host/controls.sh: PATH fact fact_pause fact_is_mine sure_fact none_of package_states package_present
+# from lib/host/controls.sh: package_absent unit_states unit_line unit_property unit_changed unit_is walk_roots
+# from lib/host/controls.sh: FK_NO_DISKS walk walked privileged_rules system_shells encrypted disks_of clear_swaps
 # from lib/host/controls.sh: shm_lines endless_passwords open_logs open_homes slack_profiles
 # from lib/host/standing.sh: standing standing_links standing_engines standing_routes standing_forwarding standing_units
 # from lib/host/standing.sh: standing_logins sshd_says sshd_ports sshd_keeps_ports
@@ -2388,6 +2410,6 @@ FORTRESS
 # from lib/engine/shell/record.sh: fk_add
 # from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage recover holds
 # from lib/engine/shell/printed.sh: change demand fail transaction arm_rollback confirm
-FK_UNITS='sysctl-reapply-network.service fortress-mounts.service ssh.service ssh.socket systemd-journal-remote.socket systemd-journal-gatewayd.socket sysstat.service acct.service chrony.service systemd-timesyncd.service aidecheck.timer ctrl-alt-del.target debug-shell.service kdump-tools.service kdump.service bluetooth.service ModemManager.service avahi-daemon.service cups.service rpcbind.service autofs.service udisks2.service fortress-modes.path'
+FK_UNITS='sysctl-reapply-network.service fortress-mounts.service ssh.service ssh.socket systemd-journal-remote.socket systemd-journal-gatewayd.socket sysstat.service acct.service sysstat-collect.timer sysstat-collect.service chrony.service systemd-timesyncd.service apt-daily.timer apt-daily.service apt-daily-upgrade.timer apt-daily-upgrade.service aidecheck.timer aidecheck.service cron.service ctrl-alt-del.target debug-shell.service kdump-tools.service kdump.service bluetooth.service ModemManager.service avahi-daemon.service avahi-daemon.socket cups.service cups.socket cups.path cups.service rpcbind.service rpcbind.socket autofs.service udisks2.service fortress-modes.path fortress-modes.service'
 
 main "$@"
