@@ -37,7 +37,7 @@ export const debug = (): boolean => Boolean(process.env['DEBUG'])
 /** The code that has a say in a checked result, without the rules of lib/site/rules; a test holds it to what is imported. */
 export const checkers = [
   ...['address', 'document', 'nearest', 'root', 'wrap'].map((name) => `lib/ground/${name}.ts`),
-  ...['catalogue', 'config', 'defaults', 'formats', 'machines', 'reach', 'rules', 'zones'].map(
+  ...['catalogue', 'config', 'defaults', 'formats', 'kubernetes', 'machines', 'reach', 'rules', 'zones'].map(
     (name) => `lib/site/${name}.ts`,
   ),
 ]
