@@ -88,10 +88,10 @@ function nodeFile(context: Pick<Context, 'site'>, { name, role, first, address, 
 export function checkConfiguration(context: Pick<Context, 'site' | 'pins'>): void {
   const version = context.pins['k3s']?.version ?? ''
   const nodes = clusterOf(context).map((member) => ({ ...member, files: filesOf(context, member) }))
-  const rules = ['lib/k3s/check/config.ts', 'lib/k3s/check/flags.ts', 'lib/k3s/check/apiserver.ts']
+  const rules = ['config', 'flags', 'values', 'cron', 'apiserver'].map((name) => `lib/k3s/check/${name}.ts`)
   const data = ['config/k3s/flags.yaml', 'config/schema/admission.json', 'config/schema/audit.json']
   const { accept } = load('../site/config.ts') as typeof import('../site/config.ts')
-  accept([nodes, version], [...rules, ...data], () => {
+  accept([nodes, version], [...rules, 'lib/site/kubernetes.ts', ...data], () => {
     const { checkCluster } = load('./check/config.ts') as typeof import('./check/config.ts')
     return checkCluster(nodes, version)
   })

@@ -40,7 +40,7 @@ export const checkers = [
   ...['address', 'document', 'hostname', 'kept', 'nearest', 'root', 'wrap'].map(
     (name) => `lib/ground/${name}.ts`,
   ),
-  ...['catalogue', 'config', 'defaults', 'formats', 'machines', 'reach', 'rules', 'zones'].map(
+  ...['catalogue', 'config', 'defaults', 'formats', 'kubernetes', 'machines', 'reach', 'rules', 'zones'].map(
     (name) => `lib/site/${name}.ts`,
   ),
 ]

@@ -132,6 +132,8 @@ export function auditProblems(source: Checked): void {
     const bare = [rule.users, rule.userGroups, rule.verbs, namespaces, resources, nonResourceURLs]
     if (all === undefined && bare.every((list) => list === undefined || list.length === 0)) all = i
   }
+  if (rules.length > 0 && rules.every(({ level }) => level === 'None'))
+    add([0, 'level'], { reason: 'is None, as every other: nothing at all is written down' })
   if (all === undefined && rules.length > 0)
     add([rules.length - 1], {
       reason: 'is the last and does not match everything: what no rule matches is not written down',

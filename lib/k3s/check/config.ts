@@ -1,7 +1,14 @@
 // The configuration of k3s on a node, checked before it is written there: config.yaml with its drop-ins, and the two files that
 // the API server reads. k3s skips a key that it does not know, takes the last of two, and starts with what is left.
 import { posix } from 'node:path'
-import { contains, formatNetwork, overlap, parseAddress, parseNetwork } from '../../ground/address.ts'
+import {
+  type Network,
+  contains,
+  formatNetwork,
+  overlap,
+  parseAddress,
+  parseNetwork,
+} from '../../ground/address.ts'
 import {
   type Diagnostic,
   type JsonSchema,
@@ -12,6 +19,7 @@ import {
   show,
 } from '../../ground/document.ts'
 import { nearest } from '../../ground/nearest.ts'
+import { nodeNameProblem } from '../../site/kubernetes.ts'
 import { admissionProblems, auditProblems, schemaOf } from './apiserver.ts'
 import {
   type Flags,
@@ -26,6 +34,8 @@ import {
   switches,
   words,
 } from './flags.ts'
+import { kindProblem, nanoseconds, pairProblems, portsProblem, textProblem, truth } from './values.ts'
+import { cronProblem } from './cron.ts'
 
 /** One file of a node. */
 export interface K3sFile {
@@ -159,7 +169,10 @@ class Config {
         continue
       }
       const first = found.get(flag!)
-      if (first !== undefined && !argument!.joined) {
+      // What a list is given twice, it holds twice; of anything else the last would count.
+      if (first !== undefined && flags.several.includes(flag!))
+        found.set(flag!, { ...argument!, joined: first.joined, value: `${first.value},${argument!.value}` })
+      else if (first !== undefined) {
         const where = first.source === item.source ? '' : ` of ${first.source.file}`
         say(item, { reason: `gives ${flag} again: ${pathText(first.path)}${where} does already` })
       } else found.set(flag!, argument!)
@@ -176,6 +189,12 @@ class Config {
   /** All elements of a list. */
   list(key: string): Item<string>[] {
     return (this.#said.get(key) ?? []).flatMap((item) => elements(item))
+  }
+  /** All elements of a list whose texts may hold several, with commas. */
+  parts(key: string): Item<string>[] {
+    return this.list(key).flatMap((item) =>
+      item.value.split(',').map((value) => ({ ...item, value: value.trim() })),
+    )
   }
   has(key: string): boolean {
     return this.#said.has(key)
@@ -228,7 +247,6 @@ const kinds: Record<Kind, string> = {
   text: 'text',
   list: 'a list',
 }
-const duration = /^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$|^0$/
 
 /** Whether a value is of its kind, and every element of a list is text; says so where it is not. */
 function sound(item: Item<unknown>, key: string, kind: Kind): boolean {
@@ -243,7 +261,7 @@ function sound(item: Item<unknown>, key: string, kind: Kind): boolean {
   const good =
     kind === 'boolean' ? typeof value === 'boolean'
     : kind === 'number' ? Number.isSafeInteger(value)
-    : kind === 'duration' ? typeof value === 'string' && duration.test(value)
+    : kind === 'duration' ? typeof value === 'string' && nanoseconds(value) !== undefined
     : isText(value) // prettier-ignore
   if (good) return true
   const secret = key in secrets
@@ -274,39 +292,36 @@ function argumentOf(
   name: string,
   program: Program | undefined,
 ): { problem?: Omit<Problem, 'path'>; flag?: string; argument?: Argument } {
-  const text = item.value
-  if (/^-+/.test(text))
-    return {
-      problem: { reason: 'begins with -, which k3s adds itself', suggestion: text.replace(/^-+/, '') },
-    }
+  const refused = (reason: string, suggestion?: string) => ({ problem: { reason, suggestion } })
+  // k3s takes two dashes away, and adds them again.
+  const text = item.value.replace(/^--/, '')
+  if (text.startsWith('-')) return refused('begins with -, which k3s adds itself', text.replace(/^-+/, ''))
   const equals = text.indexOf('=')
   const left = equals < 0 ? text : text.slice(0, equals)
-  const flag = left.replace(/[+-]$/, '')
-  const value = equals < 0 ? '' : text.slice(equals + 1)
+  const flag = left.replace(/[+-]+$/, '')
   const kind = program?.flags.get(flag)
+  // A switch that is only named is on, but for etcd: that one is skipped.
+  const bare = equals < 0 && kind === 'boolean' && name !== 'etcd'
+  const value = bare ? 'true' : text.slice(left.length + 1)
   if (/\s$/.test(left) || /^\s/.test(value))
-    return { problem: { reason: 'has a space beside the =', suggestion: `${left.trim()}=${value.trim()}` } }
-  if (!/^[A-Za-z][\w-]*$/.test(flag)) return { problem: { reason: `must be name=value, is ${show(text)}` } }
+    return refused('has a space beside the =', `${left.trim()}=${value.trim()}`)
+  if (!/^[A-Za-z][\w-]*$/.test(flag)) return refused(`must be name=value, is ${show(text)}`)
+  if (left !== flag && name === 'etcd')
+    return refused(`${left}= is no setting of etcd, which skips it`, `${flag}=${value}`)
   const instead = program?.removed.get(flag)
-  if (instead !== undefined) return { problem: { reason: `${flag} is gone from ${name}: write ${instead}` } }
+  if (instead !== undefined) return refused(`${flag} is gone from ${name}: write ${instead}`)
   const newer = program?.deprecated.get(flag)
-  if (newer !== undefined) return { problem: { reason: `${flag} of ${name} is deprecated: write ${newer}` } }
+  if (newer !== undefined) return refused(`${flag} of ${name} is deprecated: write ${newer}`)
   if (program !== undefined && kind === undefined) {
     const suggestion = nearest(flag, program.flags.keys())
-    return { problem: { reason: `${flag} is no flag of ${name}, which does not start with it`, suggestion } }
+    return refused(`${flag} is no flag of ${name}, which does not start with it`, suggestion)
   }
-  if (equals < 0 || value === '') {
-    const suggestion = kind === 'boolean' ? `${flag}=true` : undefined
-    return { problem: { reason: 'has no value: write name=value', suggestion } }
-  }
-  const good =
-    kind === 'boolean' ? /^(true|false)$/.test(value)
-    : kind === 'number' ? /^-?[0-9]+(\.[0-9]+)?$/.test(value)
-    : kind === 'duration' ? duration.test(value)
-    : true // prettier-ignore
-  if (!good)
-    return { problem: { reason: `${flag} must be ${kinds[kind!].replace('whole ', '')}, is ${show(value)}` } }
-  return { flag, argument: { ...item, value, joined: left !== flag } }
+  if ((equals < 0 || value === '') && !bare)
+    return refused('has no value: write name=value', kind === 'boolean' ? `${flag}=true` : undefined)
+  const problem = program && kindProblem(name, program, flag, kind!, value)
+  if (problem) return { problem }
+  const meant = kind === 'boolean' ? truth(name, value)! : value
+  return { flag, argument: { ...item, value: meant, joined: left !== flag } }
 }
 
 // ─── a node ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -364,9 +379,16 @@ class Reading {
     this.#cluster()
     for (const [name, found] of config.arguments)
       for (const [flag, argument] of found) {
-        const problem = argument.joined ? undefined : refusals[name]?.[flag]?.(argument.value, this.#flags)
-        if (problem) say(argument, { ...problem, reason: `${flag} ${problem.reason}` })
+        const value = argument.joined ? [...(own[flag] ?? []), argument.value].join(',') : argument.value
+        const weak = refusals[name]?.[flag]?.(value, this.#flags)
+        const problem = weak
+          ? { ...weak, reason: `${flag} ${weak.reason}` }
+          : textProblem(name, flag, argument.value, this.#flags)
+        if (problem) say(argument, problem)
       }
+    for (const [name, found] of config.arguments)
+      for (const { flag, reason } of pairProblems(name, (flag) => found.get(flag)?.value))
+        say(found.get(flag)!, { reason })
     this.#documents()
   }
 
@@ -391,32 +413,34 @@ class Reading {
         reason: 'holds a password: K3S_DATASTORE_ENDPOINT in a file of the unit can hold it',
       })
     const cron = config.text('etcd-snapshot-schedule-cron')
-    if (cron && !/^(@\w+( \w+)?|\S+( \S+){4})$/.test(cron.value))
-      say(cron, { reason: `must be five fields (minute hour day month weekday), is ${show(cron.value)}` })
-    for (const taint of config.list('node-taint'))
-      if (!/^[^=:\s]+(=[^=:\s]*)?:(NoSchedule|PreferNoSchedule|NoExecute)$/.test(taint.value))
-        say(taint, {
-          reason: `must be key=value:NoSchedule, PreferNoSchedule or NoExecute, is ${show(taint.value)}`,
+    const ports = config.text('service-node-port-range')
+    const node = config.text('node-name')
+    const findings: [Item<string> | undefined, Omit<Problem, 'path'> | undefined][] = [
+      [cron, cron && cronProblem(cron.value)],
+      [ports, ports && portsProblem(ports.value, this.#flags)],
+      [node, node && nodeNameProblem(node.value)],
+    ]
+    for (const [key, flag] of [
+      ['node-label', 'node-labels'],
+      ['node-taint', 'register-with-taints'],
+    ] as const)
+      for (const item of config.list(key)) {
+        const problem = textProblem('kubelet', flag, item.value, this.#flags)
+        findings.push([item, problem && { ...problem, reason: problem.reason.replace(`${flag} `, '') }])
+      }
+    for (const [item, problem] of findings) if (item && problem) say(item, problem)
+    for (const item of config.parts('node-ip'))
+      if (parseAddress(item.value) === undefined)
+        say(item, { reason: `must be an IP address, is ${show(item.value)}` })
+      else if (/^(127\.|::1$)/.test(item.value))
+        say(item, {
+          reason: `is ${item.value}, which is every machine itself: no other node reaches this one`,
         })
-    for (const label of config.list('node-label')) {
-      const [key = ''] = label.value.split('=')
-      const space = key.includes('/') ? key.slice(0, key.indexOf('/')) : ''
-      if (!/^[^=\s]+=[^=\s]*$/.test(label.value))
-        say(label, { reason: `must be key=value, is ${show(label.value)}` })
-      else if (
-        /(^|\.)(kubernetes|k8s)\.io$/.test(space) &&
-        !/(^|\.)(kubelet|node)\.kubernetes\.io$/.test(space) &&
-        !ownLabels.has(key)
-      )
-        say(label, {
-          reason: `${key} is not a label that a node may give itself: the kubelet does not start with it`,
-        })
-    }
   }
 
   #words(): void {
     for (const [key, names] of this.#flags.values) {
-      const items = key === 'disable' ? this.config.list(key) : [this.config.text(key)]
+      const items = key === 'disable' ? this.config.parts(key) : [this.config.text(key)]
       for (const item of items)
         if (item !== undefined && !names.includes(item.value))
           say(item, {
@@ -428,21 +452,33 @@ class Reading {
 
   #networks(): void {
     const { config } = this
-    const networks = ['cluster-cidr', 'service-cidr'].flatMap((key) =>
-      config.list(key).flatMap((item) => {
+    const defaults = { 'cluster-cidr': '10.42.0.0/16', 'service-cidr': '10.43.0.0/16' }
+    type Said = { key: string; item?: Item<string>; network: Network }
+    const networks = Object.entries(defaults).flatMap(([key, otherwise]): Said[] => {
+      if (!config.has(key)) return [{ key, network: parseNetwork(otherwise)! }]
+      return config.parts(key).flatMap((item) => {
         const network = parseNetwork(item.value)
         if (network === undefined)
           say(item, { reason: `must be a network such as 10.42.0.0/16, is ${show(item.value)}` })
         return network === undefined ? [] : [{ key, item, network }]
-      }),
-    )
+      })
+    })
     for (const [i, a] of networks.entries())
-      for (const b of networks.slice(0, i))
-        if (overlap(a.network, b.network))
-          say(a.item, { reason: `${a.item.value} overlaps ${b.key} ${formatNetwork(b.network)}` })
+      for (const b of networks.slice(0, i)) {
+        const [said, other] = a.item ? [a, b] : [b, a]
+        if (said.item && overlap(a.network, b.network)) {
+          const where = `${other.key} ${formatNetwork(other.network)}${other.item ? '' : ', which k3s takes'}`
+          say(said.item, { reason: `${said.item.value} overlaps ${where}` })
+        }
+      }
+    for (const item of config.parts('node-ip'))
+      for (const { key, network } of this.node.role === 'server' ? networks : [])
+        if (contains(network, item.value))
+          say(item, {
+            reason: `lies in ${key} ${formatNetwork(network)}: the node would lose its own network`,
+          })
     const services = networks.filter(({ key }) => key === 'service-cidr').map(({ network }) => network)
-    if (services.length === 0) services.push(parseNetwork('10.43.0.0/16')!)
-    for (const item of config.list('cluster-dns'))
+    for (const item of config.parts('cluster-dns'))
       if (parseAddress(item.value) === undefined)
         say(item, { reason: `must be an IP address, is ${show(item.value)}` })
       else if (!services.some((network) => contains(network, item.value)))
@@ -487,6 +523,21 @@ class Reading {
 
   // ─── the documents of the API server ───
 
+  /** Every file that an argument names is brought, or k3s makes it; those that are brought are added to `used`. */
+  #named(used: Set<string>): void {
+    for (const [name, flags] of Object.entries(files))
+      for (const flag of flags) {
+        const argument = this.config.arguments.get(name)?.get(flag)
+        if (argument === undefined || argument.value.startsWith('/var/lib/rancher/k3s/')) continue
+        const there = this.node.files.some(({ path }) => path === argument.value)
+        if (there) used.add(argument.value)
+        else
+          say(argument, {
+            reason: `${flag} names ${argument.value}, which is not among the files of the node`,
+          })
+      }
+  }
+
   #documents(): void {
     const api = this.config.arguments.get('kube-apiserver')!
     const used = new Set<string>(this.config.sources.map(({ path }) => path))
@@ -527,24 +578,35 @@ class Reading {
         })
     }
     if (audit) auditProblems(audit)
+    this.#named(used)
     const policy = api.get('audit-policy-file')
     const log = ['audit-log-path', 'audit-webhook-config-file'].map((flag) => api.get(flag)).find(Boolean)
     if (policy && !log) say(policy, { reason: 'audit-policy-file has no effect without audit-log-path' })
     if (log && !policy) say(log, { reason: 'audit-log-path stays empty without audit-policy-file' })
     // An argument that is wrong itself still names its file.
-    const said = this.config.list('kube-apiserver-arg').map(({ value }) => value)
+    const said = [...this.config.arguments.keys()].flatMap((name) => this.config.list(`${name}-arg`))
     for (const { path, file = path } of this.node.files)
-      if (!used.has(path) && !said.some((text) => text.includes(path)))
+      if (!used.has(path) && !said.some(({ value }) => value.includes(path)))
         this.#left.push({ file, path: '', reason: 'is named by no key of config.yaml, so nobody reads it' })
   }
 }
 
-/** The labels of Kubernetes' own that a kubelet may give its node (k8s.io/kubelet, pkg/apis/well_known_labels.go). */
-const ownLabels = new Set(
-  words(`kubernetes.io/hostname kubernetes.io/os kubernetes.io/arch topology.kubernetes.io/zone topology.kubernetes.io/region
-    failure-domain.beta.kubernetes.io/zone failure-domain.beta.kubernetes.io/region beta.kubernetes.io/instance-type
-    node.kubernetes.io/instance-type beta.kubernetes.io/os beta.kubernetes.io/arch`),
-)
+/** Flags that name a file which the program reads at its start. The two that are read here, too, are not among them. */
+const files: Record<string, string[]> = {
+  'kube-apiserver':
+    words(`authentication-config authorization-config authorization-policy-file tracing-config-file
+    authorization-webhook-config-file authentication-token-webhook-config-file audit-webhook-config-file
+    egress-selector-config-file oidc-ca-file allow-metric-labels-manifest`),
+  'kube-controller-manager': ['leader-migration-config', 'allow-metric-labels-manifest'],
+  'kube-scheduler': ['config', 'allow-metric-labels-manifest'],
+  kubelet: ['config', 'image-credential-provider-config'],
+}
+
+/** What k3s gives the API server where it says nothing else, of what += adds to. */
+const own: Record<string, string[]> = {
+  'authorization-mode': ['Node', 'RBAC'],
+  'enable-admission-plugins': ['NodeRestriction'],
+}
 
 // ─── all nodes ───────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -11,6 +11,8 @@ export type Kind = 'boolean' | 'number' | 'duration' | 'text' | 'list'
 /** A program that k3s starts: every flag with its kind, and of the flags that are no more what to write in their place. */
 export interface Program {
   flags: Map<string, Kind>
+  /** FROM..TO of numbers and times with which it starts, where not every one is right; `fraction` where it takes one. */
+  limits: Map<string, string>
   deprecated: Map<string, string>
   removed: Map<string, string>
 }
@@ -28,6 +30,12 @@ export interface Flags {
   admission: string[]
   /** The ciphers that a program of Kubernetes accepts. */
   ciphers: string[]
+  /** Feature gates: those that can be switched, what the others are locked to, and those of etcd. */
+  gates: { free: string[]; locked: Map<string, 'true' | 'false'>; etcd: string[] }
+  /** Flags of Kubernetes that can be given more than once. */
+  several: string[]
+  /** The loops of the controller manager. */
+  controllers: string[]
 }
 
 /** A Kubernetes version without its last number, such as 1.36. */
@@ -40,23 +48,29 @@ export const flagsFile = 'config/k3s/flags.yaml'
 // ─── the flags ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 type Words = Partial<Record<Kind, string>>
-type Gone = { deprecated?: Record<string, string>; removed?: Record<string, string> }
+type Gone = Partial<Record<'deprecated' | 'removed' | 'limits', Record<string, string>>>
 interface Data {
   k3s: Record<'both' | Role, Words> & Gone & { values: Record<string, string>; alike: string }
   programs: Record<string, Words & Gone>
   admission: string
   ciphers: string
+  gates: Record<'free' | 'true' | 'false' | 'etcd', string>
+  several: string
+  controllers: string
 }
 
 export const words = (text: string): string[] => text.split(/\s+/).filter(Boolean)
 
-function program(lists: Words[], { deprecated = {}, removed = {} }: Gone): Program {
+function program(lists: Words[], { deprecated = {}, removed = {}, limits = {} }: Gone): Program {
   const flags = new Map<string, Kind>()
   for (const list of lists)
     for (const kind of ['boolean', 'number', 'duration', 'text', 'list'] as const)
       for (const name of words(list[kind] ?? '')) flags.set(name, kind)
   return {
     flags,
+    limits: new Map(
+      Object.entries(limits).flatMap(([limit, names]) => words(names).map((name) => [name, limit])),
+    ),
     deprecated: new Map(Object.entries(deprecated)),
     removed: new Map(Object.entries(removed)),
   }
@@ -70,7 +84,7 @@ export function allFlags(): Map<Minor, Flags> {
   const { parse } = load('yaml') as typeof import('yaml')
   const versions = Object.entries(parse(read(flagsFile)) as Record<Minor, Data>)
   known = new Map(
-    versions.map(([minor, { k3s, programs, admission, ciphers }]) => [
+    versions.map(([minor, { k3s, programs, admission, ciphers, gates, several, controllers }]) => [
       minor,
       {
         server: program([k3s.both, k3s.server], k3s),
@@ -80,6 +94,15 @@ export function allFlags(): Map<Minor, Flags> {
         programs: new Map(Object.entries(programs).map(([name, lists]) => [name, program([lists], lists)])),
         admission: words(admission),
         ciphers: words(ciphers),
+        gates: {
+          free: words(gates.free),
+          locked: new Map(
+            (['true', 'false'] as const).flatMap((on) => words(gates[on]).map((name) => [name, on])),
+          ),
+          etcd: words(gates.etcd),
+        },
+        several: words(several),
+        controllers: words(controllers),
       },
     ]),
   )
@@ -189,6 +212,9 @@ export const refusals: Record<string, Record<string, Refusal>> = {
     ...tls,
     profiling,
     'anonymous-auth': not('true', 'who has no name is let in as system:anonymous'),
+    'encryption-provider-config': () => ({
+      reason: 'takes the place of the file that k3s writes for secrets-encryption: leave it out',
+    }),
     'service-account-lookup': not('false', 'the token of a deleted account goes on working'),
     'token-auth-file': () => ({
       reason: 'is a list of passwords that never run out: people and machines have certificates',
@@ -228,6 +254,9 @@ export const refusals: Record<string, Record<string, Refusal>> = {
   kubelet: {
     ...tls,
     'anonymous-auth': not('true', 'who has no name may ask for pods and logs'),
+    'config-dir': () => ({
+      reason: 'takes the place of the directory in which k3s writes what its kubelet needs: leave it out',
+    }),
     'authorization-mode': not(
       'AlwaysAllow',
       'every certificate of the cluster may run commands in every pod',

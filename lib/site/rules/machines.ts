@@ -1,6 +1,7 @@
 // Machines: their names, roles and systems, what starts them, where virtual ones run, and what all servers hang on.
 import type { Path, Problem } from '../../ground/document.ts'
 import { nearest } from '../../ground/nearest.ts'
+import { labelProblem, taintProblem } from '../kubernetes.ts'
 import {
   type Claim,
   type Document,
@@ -190,17 +191,16 @@ function* nodeProblems(document: Document, [at, machine]: Entry<Machine>): Gener
       networks,
       'names no network of this site',
     )
-  const taint =
-    /^[a-z0-9A-Z]([-\w.]*[a-zA-Z0-9])?(\/[\w.-]+)?(=[\w.-]*)?:(NoSchedule|PreferNoSchedule|NoExecute)$/
-  for (const [i, text] of (machine.taints ?? []).entries())
-    if (text !== undefined && !taint.test(text)) {
-      const effect = nearest(text.split(':')[1] ?? '', ['NoSchedule', 'PreferNoSchedule', 'NoExecute'])
-      yield {
-        path: [...at, 'taints', i],
-        reason: `must be key=value: with NoSchedule, PreferNoSchedule or NoExecute, is ${JSON.stringify(text)}`,
-        suggestion: effect && `${text.split(':')[0]}:${effect}`,
-      }
-    }
+  for (const [key, value] of Object.entries(machine.labels ?? {})) {
+    const path = [...at, 'labels', key]
+    const problem = typeof value === 'string' ? labelProblem(key, value) : undefined
+    // What is meant stands behind the key.
+    if (problem) yield { path, ...problem, suggestion: problem.suggestion?.slice(key.length + 1) }
+  }
+  for (const [i, text] of (machine.taints ?? []).entries()) {
+    const problem = text === undefined ? undefined : taintProblem(text)
+    if (problem) yield { path: [...at, 'taints', i], ...problem }
+  }
   if (machine.disk?.etcd_gib !== undefined && machine.roles && !hasRole(machine, 'server'))
     yield {
       path: [...at, 'disk', 'etcd_gib'],

@@ -18,6 +18,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -110,12 +112,9 @@ func (m member) configFile(initial, state string) (string, error) {
 		told["initial-advertise-peer-urls"], told["initial-cluster"], told["initial-cluster-state"] = m.peer(), initial, state
 	}
 	for _, word := range m.extra {
-		name, value, _ := strings.Cut(strings.TrimPrefix(word, "--"), "=")
-		var parsed any
-		if err := yaml.Unmarshal([]byte(value), &parsed); err != nil {
-			return "", fmt.Errorf("etcd-arg %s: %w", word, err)
+		if name, value, given := strings.Cut(strings.TrimLeft(word, "-"), "="); given {
+			told[name] = kindly(name, value)
 		}
-		told[name] = parsed
 	}
 	content, err := yaml.Marshal(told)
 	if err != nil {
@@ -124,6 +123,29 @@ func (m member) configFile(initial, state string) (string, error) {
 	file := filepath.Join(m.etcd(), "config")
 	return file, writeFile(file, content, 0o600)
 }
+
+// kindly is a value as k3s guesses its kind: etcd's file knows lengths of time as numbers only.
+func kindly(name, value string) any {
+	if number, err := strconv.Atoi(value); err == nil {
+		return number
+	}
+	if length, err := time.ParseDuration(value); err == nil && lengths.MatchString(name) {
+		return int64(length)
+	}
+	var list []string
+	if err := yaml.Unmarshal([]byte(value), &list); err == nil {
+		return list
+	}
+	switch strings.ToLower(value) {
+	case "true":
+		return true
+	case "false":
+		return false
+	}
+	return value
+}
+
+var lengths = regexp.MustCompile("(?i)time|duration|interval|retention")
 
 // removal listens to etcd for the news that others have removed it.
 type removal struct{ heard atomic.Bool }

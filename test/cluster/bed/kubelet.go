@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	cliflag "k8s.io/component-base/cli/flag"
+	"k8s.io/component-base/featuregate"
 	logsapi "k8s.io/component-base/logs/api/v1"
 	utilsysctl "k8s.io/component-helpers/node/util/sysctl"
 	"k8s.io/kubelet/config/v1beta1"
@@ -35,8 +36,23 @@ type kubelet struct {
 	config *kubeletconfig.KubeletConfiguration
 }
 
-// newKubelet has the kubelet's own code read what k3s and the owner tell it, and refuses what it refuses.
+// newKubelet is the kubelet of this node, unless it refuses what it is told, or the kernel.
 func newKubelet(l layout, s settings, node, address string) (*kubelet, error) {
+	k, err := readKubelet(l, s, node, address)
+	if err != nil {
+		return nil, err
+	}
+	if err := k.validate(utilfeature.DefaultMutableFeatureGate); err != nil {
+		return nil, err
+	}
+	if k.config.ProtectKernelDefaults && os.Getenv("FK_BED_NO_SYSCTL") == "" {
+		return k, checkKernel()
+	}
+	return k, nil
+}
+
+// readKubelet has the kubelet's own code read what k3s and the owner tell it.
+func readKubelet(l layout, s settings, node, address string) (*kubelet, error) {
 	for _, word := range s.list("kubelet-arg") {
 		if name, _, _ := strings.Cut(strings.TrimPrefix(word, "--"), "="); name == "config" || name == "config-dir" {
 			return nil, fmt.Errorf("kubelet-arg %s: this program reads arguments only", word)
@@ -46,12 +62,16 @@ func newKubelet(l layout, s settings, node, address string) (*kubelet, error) {
 	if err := writeDefaults(defaults, l, s); err != nil {
 		return nil, err
 	}
-	k := &kubelet{words: arguments(map[string]string{
+	own := map[string]string{
 		"config-dir": l.agent("etc", "kubelet.conf.d"), "kubeconfig": l.agent("kubelet.kubeconfig"), "read-only-port": "0",
 		"root-dir": "/var/lib/kubelet", "cert-dir": "/var/lib/kubelet/pki", "hostname-override": node, "node-ip": address,
 		"cloud-provider": "external", "node-labels": strings.Join(s.list("node-label"), ","),
 		"containerd": "/run/k3s/containerd/containerd.sock",
-	}, s.list("kubelet-arg"))}
+	}
+	if taints := s.list("node-taint"); len(taints) > 0 {
+		own["register-with-taints"] = strings.Join(taints, ",")
+	}
+	k := &kubelet{words: arguments(own, s.list("kubelet-arg"))}
 	logrus.Infof("Running kubelet %s", strings.Join(k.words, " "))
 
 	flags := options.NewKubeletFlags()
@@ -76,16 +96,18 @@ func newKubelet(l layout, s settings, node, address string) (*kubelet, error) {
 	if err := parseInto(options.NewKubeletFlags(), k.config, k.words); err != nil {
 		return nil, err
 	}
-	if err := utilfeature.DefaultMutableFeatureGate.SetFromMap(k.config.FeatureGates); err != nil {
-		return nil, fmt.Errorf("failed to set feature gates from initial flags-based config: %w", err)
-	}
-	if err := validation.ValidateKubeletConfiguration(k.config, utilfeature.DefaultFeatureGate); err != nil {
-		return nil, fmt.Errorf("failed to validate kubelet configuration, error: %w", err)
-	}
-	if k.config.ProtectKernelDefaults && os.Getenv("FK_BED_NO_SYSCTL") == "" {
-		return k, checkKernel()
-	}
 	return k, nil
+}
+
+// validate has the kubelet's own code refuse what it refuses. `gates` are switched as the configuration says.
+func (k *kubelet) validate(gates featuregate.MutableFeatureGate) error {
+	if err := gates.SetFromMap(k.config.FeatureGates); err != nil {
+		return fmt.Errorf("failed to set feature gates from initial flags-based config: %w", err)
+	}
+	if err := validation.ValidateKubeletConfiguration(k.config, gates); err != nil {
+		return fmt.Errorf("failed to validate kubelet configuration, error: %w", err)
+	}
+	return nil
 }
 
 func parseInto(flags *options.KubeletFlags, config *kubeletconfig.KubeletConfiguration, words []string) error {

@@ -1,5 +1,7 @@
 // One program that is, by the name it is called with, etcd, etcdctl, etcdutl, kube-apiserver, kube-controller-manager,
 // kube-scheduler, kube-proxy, kubelet or kubectl, each of them their makers' own, and under the name k3s a stand-in for it.
+// Under the name verdicts it says what each of them has against what it would be told (verdict.go), under the name gates which
+// feature gates there are.
 //
 // The stand-in reads the configuration of k3s, writes the files of k3s and runs the real etcd, apiserver, controller manager and
 // scheduler with the arguments that k3s gives them. What is not k3s about it:
@@ -50,11 +52,22 @@ func main() {
 		etcdmain.Main(os.Args)
 	case name == "etcdctl":
 		ctlv3.MustStart()
+	case name == "verdicts":
+		must(verdicts(os.Stdin, os.Stdout))
+	case name == "gates":
+		must(gates(os.Stdout))
 	case commands[name] != nil:
 		os.Exit(cli.Run(commands[name]()))
 	default:
 		fmt.Fprintf(os.Stderr, "%s: call it k3s, etcd, etcdctl, etcdutl, kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy, kubelet or kubectl\n", name)
 		os.Exit(2)
+	}
+}
+
+func must(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 }
 
