@@ -19,7 +19,7 @@ cilium_clean_begin() {
   # Without an agent an earlier undo has begun it, or there is nothing to clean.
   [ -n "$image" ] || return 0
   sed "s#IMAGE.*#$image#" "$1" | kubectl apply --server-side --force-conflicts --field-manager=fortress-kit --filename=-
-  cilium_cleaners Running 300 || {
+  cilium_runs cilium-clean Running 300 || {
     echo 'what cleans the nodes does not run on each of them:' >&2
     kubectl get pods --namespace cilium --selector=app=cilium-clean --output=wide >&2
     return 1
@@ -30,18 +30,19 @@ cilium_clean_begin() {
 # says that it is not ready, as without a network, still does what it is told.
 cilium_nodes() {
   local each='{.metadata.name}{"\t"}{.status.conditions[?(@.type=="Ready")].status}{"\n"}' all
-  all=$(kubectl get nodes --output=jsonpath="{range .items[*]}$each{end}") || return
+  all=$(kubectl get nodes --request-timeout=10s --output=jsonpath="{range .items[*]}$each{end}") || return
   awk -F '\t' -v state="$1" '($2 == "Unknown") == (state == "dead") { print $1 }' <<< "$all"
 }
 
-# cilium_cleaners STATE SECONDS: on every node that is alive what cleans it is Running, or Ready, which it is when the node is clean.
-cilium_cleaners() {
-  local alive there until=$((SECONDS + $2))
+# cilium_runs APP STATE SECONDS: on every node that is alive a pod of it is Running, or Ready. What cleans a node is Ready when
+# that is clean.
+cilium_runs() {
+  local alive there until=$((SECONDS + $3))
   local each='{.spec.nodeName}{"\t"}{.status.phase}{"\t"}{.status.conditions[?(@.type=="Ready")].status}{"\n"}'
   while :; do
-    alive=$(cilium_nodes alive) && there=$(kubectl get pods --namespace cilium --selector=app=cilium-clean \
+    alive=$(cilium_nodes alive) && there=$(kubectl get pods --namespace cilium --selector="app=$1" --request-timeout=10s \
       --output=jsonpath="{range .items[*]}$each{end}") || return
-    there=$(awk -F '\t' -v state="$1" '$2 == "Running" && (state == "Running" || $3 == "True") { print $1 }' <<< "$there")
+    there=$(awk -F '\t' -v state="$2" '$2 == "Running" && (state == "Running" || $3 == "True") { print $1 }' <<< "$there")
     [ -n "$(grep --fixed-strings --line-regexp --invert-match --file=<(printf '%s\n' "${there:-/}") <<< "$alive")" ] || return 0
     [ "$SECONDS" -lt "$until" ] || return 1
     sleep 2
@@ -53,7 +54,7 @@ cilium_clean_end() {
   local cleaner node dead
   cleaner=$(kubectl get daemonset cilium-clean --namespace cilium --ignore-not-found --output=name) || return
   if [ -n "$cleaner" ]; then
-    cilium_cleaners Ready 300 || {
+    cilium_runs cilium-clean Ready 300 || {
       kubectl logs --namespace cilium --selector=app=cilium-clean --prefix --tail=5 >&2
       return 1
     }
@@ -72,7 +73,7 @@ cilium_not_clean() {
   local dead
   dead=$(cilium_nodes dead | paste --serial --delimiters=,) || return
   [ -z "$dead" ] || printf '%s\n' \
-    "kept: Cilium on ${dead//,/, }, which does not answer: its programs drop and allow there as before. When it is back, run there:" \
+    "kept: Cilium on ${dead//,/, }, which does not answer: its programs are in force there. When it is back, run there:" \
     'rm -rf /etc/cni/net.d/05-cilium.conflist /opt/cni/bin/cilium-cni /etc/sysctl.d/99-zzz-override_cilium.conf /var/lib/cilium' \
     'reboot' 'Or, where it has no shell, as with Talos: ./task network-cilium apply, then undo again.'
 }
@@ -96,4 +97,4 @@ cilium_crds_gone() {
   done
   [ ${#kept[@]} -eq 0 ] || printf 'kept, with the objects in it: %s\n' "${kept[@]}"
 }
-export -f cilium_alone cilium_clean_begin cilium_nodes cilium_cleaners cilium_clean_end cilium_not_clean cilium_crds_gone
+export -f cilium_alone cilium_clean_begin cilium_nodes cilium_runs cilium_clean_end cilium_not_clean cilium_crds_gone

@@ -34,13 +34,16 @@ describe('an undo of Cilium with a node that does not answer', () => {
 
   test('waits for every node that is alive, and for no other', () => {
     const running = ['one Running False', 'two Running False', 'gone Pending ']
-    assert.equal(shell('cilium_cleaners Running 0', nodes, running).status, 0)
-    assert.equal(shell('cilium_cleaners Running 0', nodes, running.slice(0, 1)).status, 1)
-    assert.equal(shell('cilium_cleaners Running 0', nodes).status, 1)
-    assert.equal(shell('cilium_cleaners Ready 0', nodes, running).status, 1)
+    assert.equal(shell('cilium_runs cilium-clean Running 0', nodes, running).status, 0)
+    assert.equal(shell('cilium_runs cilium-clean Running 0', nodes, running.slice(0, 1)).status, 1)
+    assert.equal(shell('cilium_runs cilium-clean Running 0', nodes).status, 1)
+    assert.equal(shell('cilium_runs cilium-clean Ready 0', nodes, running).status, 1)
     assert.equal(
-      shell('cilium_cleaners Ready 0', nodes, ['one Running True', 'two Running True', 'gone Running False'])
-        .status,
+      shell('cilium_runs cilium-clean Ready 0', nodes, [
+        'one Running True',
+        'two Running True',
+        'gone Running False',
+      ]).status,
       0,
     )
   })
