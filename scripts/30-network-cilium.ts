@@ -46,7 +46,10 @@ export default script(import.meta, about, (context) => {
           },
         ],
       },
-      undo: { before: [sh`cilium_clean_begin ${clean}`], after: [sh`cilium_clean_end`] },
+      undo: {
+        before: [sh`cilium_clean_begin ${clean}`],
+        after: [sh`cilium_clean_end`, sh`cilium_not_clean`],
+      },
     }),
   ]
 })

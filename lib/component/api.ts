@@ -40,6 +40,9 @@ export function openAccess(
       HELM_CACHE_HOME: at('helm/cache'),
       HELM_CONFIG_HOME: at('helm/config'),
       HELM_DATA_HOME: at('helm/data'),
+      // Half a minute is their default until a connection that nobody answers is found out.
+      HTTP2_READ_IDLE_TIMEOUT_SECONDS: '10',
+      HTTP2_PING_TIMEOUT_SECONDS: '10',
       NO_PROXY: direct,
       no_proxy: direct,
       PATH: [at('bin'), own['PATH'], '/usr/sbin', '/sbin'].filter(Boolean).join(delimiter),
@@ -86,6 +89,7 @@ export function silence(stderr: string): Silence {
     [/certificate is valid for/, 'does not name its address in its certificate', true],
     [/connection refused|was refused/, 'does not run there', false],
     [/is not ready|ServiceUnavailable|currently unable to handle/, 'is not ready', false],
+    [/TooManyRequests|too many requests/, 'has too much to do, and wants to be asked again later', false],
   ]
   const row = rows.find(([pattern]) => pattern.test(stderr))
   return { reason: row?.[1] ?? 'does not answer', said, refused: row?.[2] ?? false }

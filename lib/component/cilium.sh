@@ -40,37 +40,63 @@ cilium_clean_begin() {
   # Without an agent an earlier undo has begun it, or there is nothing to clean.
   [ -n "$image" ] || return 0
   sed "s#IMAGE.*#$image#" "$1" | kubectl apply --server-side --force-conflicts --field-manager=fortress-kit --filename=-
-  for _ in {1..150}; do
-    ! cilium_cleaners || return 0
+  cilium_runs cilium-clean Running 300 || {
+    echo 'what cleans the nodes does not run on each of them:' >&2
+    kubectl get pods --namespace cilium --selector=app=cilium-clean --output=wide >&2
+    return 1
+  }
+}
+
+# cilium_nodes STATE: names of the nodes that are dead, or alive. One is dead when its kubelet no longer says how it is; one that
+# says that it is not ready, as without a network, still does what it is told.
+cilium_nodes() {
+  local each='{.metadata.name}{"\t"}{.status.conditions[?(@.type=="Ready")].status}{"\n"}' all
+  all=$(kubectl get nodes --request-timeout=10s --output=jsonpath="{range .items[*]}$each{end}") || return
+  awk -F '\t' -v state="$1" '($2 == "Unknown") == (state == "dead") { print $1 }' <<< "$all"
+}
+
+# cilium_runs APP STATE SECONDS: on every node that is alive a pod of it is Running, or Ready. What cleans a node is Ready when
+# that is clean.
+cilium_runs() {
+  local alive there until=$((SECONDS + $3))
+  local each='{.spec.nodeName}{"\t"}{.status.phase}{"\t"}{.status.conditions[?(@.type=="Ready")].status}{"\n"}'
+  while :; do
+    alive=$(cilium_nodes alive) && there=$(kubectl get pods --namespace cilium --selector="app=$1" --request-timeout=10s \
+      --output=jsonpath="{range .items[*]}$each{end}") || return
+    there=$(awk -F '\t' -v state="$2" '$2 == "Running" && (state == "Running" || $3 == "True") { print $1 }' <<< "$there")
+    [ -n "$(grep --fixed-strings --line-regexp --invert-match --file=<(printf '%s\n' "${there:-/}") <<< "$alive")" ] || return 0
+    [ "$SECONDS" -lt "$until" ] || return 1
     sleep 2
   done
-  echo 'what cleans the nodes does not run on each of them:' >&2
-  kubectl get pods --namespace cilium --selector=app=cilium-clean --output=wide >&2
-  return 1
 }
 
-# cilium_cleaners: on every node what cleans it runs.
-cilium_cleaners() {
-  local wanted running
-  wanted=$(kubectl get daemonset cilium-clean --namespace cilium \
-    --output=jsonpath='{.status.desiredNumberScheduled}') || return
-  running=$(kubectl get pods --namespace cilium --selector=app=cilium-clean \
-    --field-selector=status.phase=Running --output=name) || return
-  [ "${wanted:-0}" -gt 0 ] && [ "$(grep --count . <<< "$running")" -ge "$wanted" ]
-}
-
-# cilium_clean_end: every node is clean, and the CRDs that Cilium has made itself are gone.
+# cilium_clean_end: every node that is alive is clean, and the CRDs that Cilium has made itself are gone.
 cilium_clean_end() {
-  local cleaner
+  local cleaner node dead
   cleaner=$(kubectl get daemonset cilium-clean --namespace cilium --ignore-not-found --output=name) || return
   if [ -n "$cleaner" ]; then
-    kubectl rollout status daemonset/cilium-clean --namespace cilium --timeout=5m || {
+    cilium_runs cilium-clean Ready 300 || {
       kubectl logs --namespace cilium --selector=app=cilium-clean --prefix --tail=5 >&2
       return 1
     }
     kubectl delete daemonset cilium-clean --namespace cilium --wait --timeout=2m
   fi
+  # Nobody there says that a pod has ended, and the namespace would wait for it. A kubelet that is back ends what the API has not.
+  dead=$(cilium_nodes dead) || return
+  for node in $dead; do
+    kubectl delete pods --namespace cilium --field-selector="spec.nodeName=$node" --force --grace-period=0 --wait=false || return
+  done
   cilium_crds_gone
+}
+
+# cilium_not_clean: what undo has left on nodes that are dead, and how it goes.
+cilium_not_clean() {
+  local dead
+  dead=$(cilium_nodes dead | paste --serial --delimiters=,) || return
+  [ -z "$dead" ] || printf '%s\n' \
+    "kept: Cilium on ${dead//,/, }, which does not answer: its programs are in force there. When it is back, run there:" \
+    'rm -rf /etc/cni/net.d/05-cilium.conflist /opt/cni/bin/cilium-cni /etc/sysctl.d/99-zzz-override_cilium.conf /var/lib/cilium' \
+    'reboot' 'Or, where it has no shell, as with Talos: ./task network-cilium apply, then undo again.'
 }
 
 # cilium_crds_gone: of the CRDs of Cilium (Tetragon has others in the same group) those stay in which somebody has objects, such
@@ -92,4 +118,4 @@ cilium_crds_gone() {
   done
   [ ${#kept[@]} -eq 0 ] || printf 'kept, with the objects in it: %s\n' "${kept[@]}"
 }
-export -f cilium_alone cilium_certified cilium_certify cilium_clean_begin cilium_cleaners cilium_clean_end cilium_crds_gone
+export -f cilium_alone cilium_certified cilium_certify cilium_clean_begin cilium_nodes cilium_runs cilium_clean_end cilium_not_clean cilium_crds_gone

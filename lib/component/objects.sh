@@ -32,14 +32,39 @@ objects_hold() {
 
 # objects_apply WHAT KINDS FILE: one after the other as the file has them; what is declared no more goes last.
 objects_apply() {
-  kubectl apply --server-side --force-conflicts --field-manager=fortress-kit --filename="$3" || return
+  if [ -n "${FK_TX-}" ]; then objects_keep "$1" "$2" "$FK_STATE/tx/$FK_TX/objects.$1" || return; fi
+  release_awaited kubectl apply --server-side --force-conflicts --field-manager=fortress-kit --filename="$3" || return
   objects_spare "$1" "$2" "$3" | objects_delete
+}
+
+# objects_keep WHAT KINDS FILE: those in the cluster with our label as they are, without what only the server writes.
+objects_keep() {
+  local all
+  all=$(kubectl get "$2" --all-namespaces --selector="fortress-kit=$1" --output=yaml) || return
+  sed --regexp-extended '/^    (creationTimestamp|generation|resourceVersion|uid): /d' <<< "$all" > "$3.part"
+  sync "$3.part" && mv "$3.part" "$3"
+}
+
+# objects_back WHAT KINDS FILE KEPT: those of ours are there as KEPT has them, and no other.
+objects_back() {
+  local named=''
+  if grep --quiet '^- ' "$4"; then
+    kubectl apply --server-side --force-conflicts --field-manager=fortress-kit --filename="$4" || return
+    named=$(objects_named "$4") || return
+  fi
+  objects_there "$1" "$2" |
+    { grep --fixed-strings --line-regexp --invert-match --file=<(printf '%s\n' "$named") || true; } | objects_delete
 }
 
 # objects_gone WHAT KINDS FILE: none with our label is left, the last of the file first; the API has an order of its own.
 # Where the kinds are gone, so are they.
 objects_gone() {
-  local there named=''
+  local there named='' kept=$FK_STATE/tx/${FK_TX-}/objects.$1
+  # In a transaction that is rolled back; without the file nothing was applied.
+  if [ -n "${FK_TX-}" ]; then
+    [ ! -e "$kept" ] || objects_back "$1" "$2" "$3" "$kept"
+    return
+  fi
   there=$(objects_there "$1" "$2" 2> "$FK_TMP/objects.err") || {
     grep --ignore-case 'the server doesn.t have a resource type' "$FK_TMP/objects.err" > /dev/null && return 0
     cat "$FK_TMP/objects.err" >&2
@@ -61,4 +86,5 @@ objects_delete() {
     else kubectl delete "$kind" "$namespace" --ignore-not-found --wait --timeout=60s; fi || return
   done
 }
-export -f objects_named objects_there objects_spare objects_hold objects_apply objects_gone objects_delete
+export -f objects_named objects_there objects_spare objects_hold objects_apply objects_keep objects_back objects_gone
+export -f objects_delete

@@ -3,8 +3,8 @@ import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { file } from '../engine/file.ts'
 import type { Context } from '../engine/page.ts'
-import type { Change, Step } from '../engine/step.ts'
-import { library, sh } from '../ground/sh.ts'
+import type { Change, Step, Transaction } from '../engine/step.ts'
+import { type Command, library, sh } from '../ground/sh.ts'
 import { type Component, catalogue } from '../site/catalogue.ts'
 
 const load = createRequire(import.meta.url)
@@ -22,6 +22,15 @@ export interface Objects {
   manifests: readonly string[]
   /** The kinds that are looked through for objects of ours that are declared no more, as kubectl names them. */
   kinds: readonly string[]
+  /** Where they could cut off who applies them: a rollback brings back those before them. And what stands around it. */
+  transaction?: Transaction
+  around?: {
+    holds: Command
+    before: Command[]
+    /** The command that applies them, or one around it. */
+    apply: (command: Command) => Command
+    undo: { before: Command[]; after: Command[] }
+  }
 }
 
 /**
@@ -29,11 +38,12 @@ export interface Objects {
  * more is deleted, and undo deletes all of them, the last one first.
  */
 export function objects(
-  { what, name, why, manifests, kinds }: Objects,
+  { what, name, why, manifests, kinds, transaction, around }: Objects,
   { state }: Pick<Context, 'state'>,
 ): Step[] {
   const path = join(state, 'components', `${what}.yaml`)
   const list = kinds.join(',')
+  const apply = sh`objects_apply ${what} ${list} ${path}`
   return [
     file(path, {
       text: manifests.map((manifest) => `---\n${manifest.trim()}\n`).join(''),
@@ -43,9 +53,16 @@ export function objects(
       name,
       ...(why === undefined ? {} : { why }),
       diff: `${what} in the cluster`,
-      check: sh`objects_hold ${what} ${list} ${path}`,
-      apply: [sh`objects_apply ${what} ${list} ${path}`],
-      undo: [sh`objects_gone ${what} ${list} ${path}`],
+      ...(transaction === undefined ? {} : { transaction }),
+      check: around
+        ? sh`${around.holds} && objects_hold ${what} ${list} ${path}`
+        : sh`objects_hold ${what} ${list} ${path}`,
+      apply: [...(around?.before ?? []), around ? around.apply(apply) : apply],
+      undo: [
+        ...(around?.undo.before ?? []),
+        sh`objects_gone ${what} ${list} ${path}`,
+        ...(around?.undo.after ?? []),
+      ],
       seconds: 300,
     },
   ]

@@ -216,6 +216,51 @@ release_fields() {
     }
     END { out() }'
 }
+
+# release_awaited COMMAND…: runs it, and ends it where the API has not answered for a minute: helm would go on asking for as
+# long as it may take. What it has begun the next run settles. Behind what it says stands what to do, where that is known.
+release_awaited() {
+  local command watch rc=0
+  "$@" > "$FK_TMP/said" 2>&1 &
+  command=$!
+  (
+    silent=0
+    while sleep 5 && [ "$silent" -lt 6 ]; do
+      if kubectl get --raw /readyz --request-timeout=5s; then silent=0; else silent=$((silent + 1)); fi
+    done
+    : > "$FK_TMP/silent"
+    kill "$command"
+  ) > /dev/null 2>&1 &
+  watch=$!
+  wait "$command" || rc=$?
+  kill "$watch" 2> /dev/null || true # it has ended
+  cat "$FK_TMP/said"
+  [ "$rc" -eq 0 ] || release_advice < "$FK_TMP/said" >&2
+  [ ! -e "$FK_TMP/silent" ] || {
+    rm --force "$FK_TMP/silent"
+    echo 'The API has not answered for a minute: ./task status. What was begun is settled when this is run again.' >&2
+    rc=1
+  }
+  return "$rc"
+}
+
+# release_advice: what to do about a failure that is on standard input.
+release_advice() {
+  local said
+  said=$(cat)
+  case $said in
+    *'failed calling webhook'*)
+      echo 'A webhook of the cluster does not answer, and what it watches cannot be changed.'
+      echo 'Mend what serves it, or delete it where that is gone:'
+      echo './task kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations'
+      ;;
+    *'invalid ownership metadata'*)
+      echo 'Somebody else has made this object, and it is left alone. Take it away where it came from, or delete it.'
+      ;;
+    *'no space left on device'* | *'disk quota exceeded'*) echo 'This computer has no room left: df -h' ;;
+  esac
+}
+
 # release_by: who is at work, as the value of a label.
 release_by() {
   printf '%s.%s' "$(id --user --name)" "$(uname --nodename)" | tr --complement --delete '[:alnum:]._-' | cut --bytes=1-60
@@ -225,7 +270,7 @@ release_by() {
 release_revisions() {
   local of=.metadata.labels each
   each="{$of.version}{'\t'}{$of.status}{'\t'}{.metadata.creationTimestamp}{'\t'}{$of.fortress-kit}{'\n'}"
-  kubectl get secrets --namespace "$1" --selector "owner=helm,name=$2" \
+  kubectl get secrets --namespace "$1" --selector "owner=helm,name=$2" --request-timeout=15s \
     --output=jsonpath="{range .items[*]}$each{end}" | sort --numeric-sort
 }
 
@@ -249,9 +294,9 @@ release_settle() {
   fi
   good=$(release_good <<< "$all")
   if [ "$state" != uninstalling ] && [ -n "$good" ]; then
-    helm rollback "$2" "$good" --namespace "$1" --server-side=true --force-conflicts
+    release_awaited helm rollback "$2" "$good" --namespace "$1" --server-side=true --force-conflicts
   else
-    helm uninstall "$2" --namespace "$1" --ignore-not-found --wait --timeout=5m
+    release_awaited helm uninstall "$2" --namespace "$1" --ignore-not-found --wait --timeout=5m
   fi
 }
 
@@ -264,7 +309,7 @@ release_back() {
   [ "$state" = failed ] || return 1
   good=$(release_good <<< "$all")
   if [ -n "$good" ]; then
-    helm rollback "$2" "$good" --namespace "$1" --server-side=true --force-conflicts &&
+    release_awaited helm rollback "$2" "$good" --namespace "$1" --server-side=true --force-conflicts &&
       printf 'revision %s failed and was rolled back to revision %s\n' "$number" "$good" >&2
   fi
   return 1
@@ -333,5 +378,6 @@ release_received() {
   received "$1" && record_before "$1" && mv --force --no-target-directory "$FK_PART" "$1"
 }
 export -f release_holds release_ahead release_would_change release_objects release_diff release_here release_added
-export -f release_take_added release_fields release_by release_revisions release_good release_settle release_back
+export -f release_take_added release_fields release_awaited release_advice
+export -f release_by release_revisions release_good release_settle release_back
 export -f release_namespace_gone release_crds_free release_crds release_jump release_chart release_received

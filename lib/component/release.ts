@@ -130,7 +130,7 @@ function releaseStep(
     apply: [
       sh`release_settle ${namespace} ${name}`,
       sh`
-      helm upgrade --install ${name} ${archive} --namespace ${namespace} \
+      release_awaited helm upgrade --install ${name} ${archive} --namespace ${namespace} \
         ${files} \
         --description ${declared} --labels "fortress-kit=$(release_by)" \
         --server-side=true --force-conflicts --history-max=5 --timeout=${HOOK}s ||
@@ -139,7 +139,7 @@ function releaseStep(
     ],
     undo: [
       ...around.before,
-      sh`helm uninstall ${name} --namespace ${namespace} --ignore-not-found --wait --timeout=5m`,
+      sh`release_awaited helm uninstall ${name} --namespace ${namespace} --ignore-not-found --wait --timeout=5m`,
       ...around.after,
       ...(undo.keeps.length === 0 ? [] : [sh`echo ${`kept: ${undo.keeps.join(', ')}`}`]),
     ],

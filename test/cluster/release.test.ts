@@ -1,139 +1,30 @@
 // A component as a page installs it, by the real helm on a real API server: what is proven before helm sees it, what a hand edit,
 // a failure and a kill leave, and what an undo does. Its chart is the test's own; no pods run there.
 import assert from 'node:assert/strict'
-import { execFileSync, spawn } from 'node:child_process'
-import { createHash } from 'node:crypto'
-import { cpSync, existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
-import { type Server, createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
-import { tmpdir } from 'node:os'
-import { basename, join } from 'node:path'
+import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { secretStore } from '../../lib/ground/secret.ts'
-import { root, said } from '../machine/kit.ts'
-import { type Checkout, checkout } from '../machine/laptop.ts'
-import { without } from '../programs.ts'
-import { type Bed, bed, etc, program } from './kit.ts'
-
-const missing = program === undefined ? 'kube-bed is not installed' : without('kubectl', 'helm')
-const fixture = join(root, 'test/fixtures/component')
-
-const pageText = `#!/usr/bin/env -S npx --no-install tsx
-// The demo runs.
-import { release, releaseShell } from '../lib/component/release.ts'
-import { script } from '../lib/script.ts'
-
-export default script(import.meta, { layer: 'L6', on: 'api', library: releaseShell }, (context) =>
-  release('demo', context, { facts: { labels: { site: context.site.name } } }),
-)
-`
+import { said } from '../machine/kit.ts'
+import { type Demo, demo, fixture, missing } from './demo.ts'
 
 describe('a component', { skip: missing }, () => {
-  let node: Bed
-  let copy: Checkout
-  let charts: string
-  let server: Server
-  let env: Record<string, string | undefined>
-  const start = (...words: string[]) =>
-    spawn(process.execPath, ['--import', 'tsx', copy.page('39-demo'), ...words], {
-      cwd: copy.dir,
-      env,
-      stdio: ['ignore', 'pipe', 'pipe'],
-    })
-  const page = (...words: string[]) => said(start(...words))
-  const values = (text: string) => writeFileSync(join(copy.dir, 'config/components/demo/values.yaml'), text)
-  const kubectl = async (words: string, input?: string) => {
-    const { code, stdout, stderr } = await node.kubectl(words, input)
-    assert.equal(code, 0, `${words}: ${stderr}`)
-    return stdout.trim()
-  }
-  const message = () => kubectl(`get configmap demo --namespace demo --output=jsonpath='{.data.message}'`)
+  let it: Demo
+  const page = (...words: string[]) => it.page(...words)
+  const apply = () => it.apply()
+  const values = (text: string) => it.values(text)
+  const kubectl = (words: string, input?: string) => it.kubectl(words, input)
+  const message = () => it.message()
+  const revisions = () => it.revisions()
   const image = () =>
     kubectl(
       `get deployment demo --namespace demo --output=jsonpath='{.spec.template.spec.containers[0].image}'`,
     )
-  /** States of all revisions that helm keeps, oldest first. */
-  const revisions = async () =>
-    (
-      await kubectl(
-        `get secrets --namespace demo --selector owner=helm --sort-by=.metadata.creationTimestamp ` +
-          `--output=jsonpath='{range .items[*]}{.metadata.labels.status} {end}'`,
-      )
-    )
-      .trim()
-      .split(' ')
-      .filter(Boolean)
-  const apply = async () => {
-    const { code, text } = await page('apply')
-    assert.equal(code, 0, text)
-    return text
-  }
-  const pin = (digest: string) => {
-    const file = join(copy.dir, 'config/versions.yaml')
-    const text = readFileSync(file, 'utf8')
-    writeFileSync(file, text.replace(/(demo-\{version\}\.tgz\n {2}sha256: \{ any: )\w+/, `$1${digest}`))
-  }
-  const digestOf = (name: string) =>
-    createHash('sha256')
-      .update(readFileSync(join(charts, name)))
-      .digest('hex')
-  const serve = async () => {
-    server = createServer((request, response) => {
-      const file = join(charts, basename(request.url ?? ''))
-      if (!existsSync(file)) return void response.writeHead(404).end()
-      response.writeHead(200).end(readFileSync(file))
-    })
-    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-    env['FK_MIRROR'] = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
-  }
 
   before(async () => {
-    node = await bed(undefined, 'release')
-    const { code, said: why } = await node.begin()
-    assert.equal(code, 0, why)
-    copy = checkout()
-    charts = mkdtempSync(join(tmpdir(), 'fk-charts-'))
-    execFileSync('helm', ['package', join(fixture, 'chart'), '--destination', charts])
-    cpSync(join(fixture, 'definitions.yaml'), join(charts, 'definitions-v1.yaml'))
-    cpSync(join(fixture, 'data'), join(copy.dir, 'config/components/demo'), { recursive: true })
-    writeFileSync(copy.page('39-demo'), pageText)
-    const pins = join(copy.dir, 'config/versions.yaml')
-    const pinned = (name: string, version: string, file: string) => `
-${name}:
-  version: ${version}
-  url:
-    any: https://example.org/${file}
-  sha256: { any: ${digestOf(file.replace('{version}', version))} }
-  proof: made by the test
-`
-    writeFileSync(
-      pins,
-      readFileSync(pins, 'utf8') +
-        pinned('demo', '1.0.0', 'demo-{version}.tgz') +
-        pinned('demo-definitions', 'v1', 'definitions-{version}.yaml'),
-    )
-    const site = join(copy.dir, 'config/sites/fortress-pi.yaml')
-    const api = `cluster: { api: { vip: ${node.machine.host}, keeper: none } }\n`
-    writeFileSync(site, readFileSync(site, 'utf8') + api)
-    env = {
-      ...process.env,
-      ...node.env,
-      FK_SITE: 'fortress-pi',
-      FK_DOWNLOAD_DIR: join(node.state, 'downloads'),
-    }
-    await secretStore({
-      dir: join(node.state, 'fortress-pi'),
-      identity: join(node.state, 'identity.txt'),
-    }).put('k3s-kubeconfig', Buffer.from(await node.ok(`cat ${etc}/k3s.yaml`)).toString('base64'))
-    await serve()
+    it = await demo('release')
   })
-  after(async () => {
-    server?.close()
-    copy?.end()
-    if (charts) rmSync(charts, { recursive: true })
-    await node?.end()
-  })
+  after(() => it?.end())
 
   test('a plan names every step and changes nothing', async () => {
     const { code, text } = await page('plan')
@@ -157,20 +48,20 @@ ${name}:
   })
 
   test('a chart that cannot be fetched is said, and helm is not begun', async () => {
-    const mirror = env['FK_MIRROR']
-    env['FK_MIRROR'] = 'http://127.0.0.1:9'
+    const mirror = it.env['FK_MIRROR']
+    it.env['FK_MIRROR'] = 'http://127.0.0.1:9'
     const { code, text } = await page('apply')
-    env['FK_MIRROR'] = mirror
+    it.env['FK_MIRROR'] = mirror
     assert.equal(code, 1, text)
     assert.match(text, /cannot be fetched/)
     assert.deepEqual(await revisions(), [])
   })
 
   test('a chart with another digest is refused before helm sees it', async () => {
-    const right = digestOf('demo-1.0.0.tgz')
-    pin('0a'.repeat(32))
+    const right = it.digestOf('demo-1.0.0.tgz')
+    it.pin('0a'.repeat(32))
     const { code, text } = await page('apply')
-    pin(right)
+    it.pin(right)
     assert.equal(code, 1, text)
     assert.match(text, /is not the file that is pinned/)
     assert.deepEqual(await revisions(), [])
@@ -188,9 +79,9 @@ ${name}:
   })
 
   test('one look costs few requests', async () => {
-    const before = (await node.audited()).length
+    const before = (await it.node.audited()).length
     assert.equal((await page('verify')).code, 0)
-    const asked = (await node.audited())
+    const asked = (await it.node.audited())
       .slice(before)
       .filter(({ user, stage }) => user.username === 'system:admin' && stage === 'ResponseComplete')
     const lines = asked.map(({ verb, requestURI }) => `${verb} ${requestURI}`).join('\n')
@@ -235,7 +126,7 @@ ${name}:
   })
 
   test('a chart that is too far from the one that is there is refused', async () => {
-    const file = join(copy.dir, 'config/versions.yaml')
+    const file = join(it.copy.dir, 'config/versions.yaml')
     const text = readFileSync(file, 'utf8')
     writeFileSync(file, text.replace('version: 1.0.0\n', 'version: 1.2.0\n'))
     const { code, text: said } = await page('apply')
@@ -277,7 +168,7 @@ ${name}:
 
   test('what a killed helm leaves pending is settled by the next run', async () => {
     values('message: killed\nhook: true\n')
-    const running = said(start('apply'))
+    const running = said(it.start(['apply']))
     for (let i = 0; (await revisions()).at(-1) !== 'pending-upgrade'; i++) {
       assert.ok(i < 60, 'the upgrade never began')
       await sleep(250)
@@ -287,7 +178,7 @@ ${name}:
       .find((pid) => {
         try {
           const line = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
-          return line[0] === 'helm' && line.some((word) => word.startsWith(node.state))
+          return line[0] === 'helm' && line.some((word) => word.startsWith(it.node.state))
         } catch {
           return false // it has ended
         }
@@ -323,6 +214,6 @@ ${name}:
     assert.equal(await kubectl('get role demo --namespace kube-public --ignore-not-found'), '')
     assert.equal(await kubectl('get namespace demo --ignore-not-found'), '')
     assert.match(await kubectl('get customresourcedefinitions --output=name'), /things\.demo\.example\.org/)
-    assert.equal(existsSync(join(node.state, 'fortress-pi/components/demo/values.yaml')), false)
+    assert.equal(existsSync(join(it.node.state, 'fortress-pi/components/demo/values.yaml')), false)
   })
 })

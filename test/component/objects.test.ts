@@ -1,6 +1,8 @@
 // Objects that a page applies by itself: in which order they go.
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { specsOf } from '../../lib/component/policies.ts'
@@ -46,6 +48,52 @@ test('undo deletes the last one first, whatever order the API lists them in, and
 test('undo deletes only what is there, and all of it where the file is gone', () => {
   assert.deepEqual(deleted(['A/a'], ['A/a', 'A/never']), ['A/a'])
   assert.deepEqual(deleted(['A/a', 'B/b'], undefined), ['A/a', 'B/b'])
+})
+
+test('in a transaction what was there before is kept, and a rollback brings it back, and takes away what is new', () => {
+  const state = mkdtempSync(join(tmpdir(), 'fk-test-'))
+  const run = (line: string, there: string) => {
+    const { status, stdout, stderr } = spawnSync(
+      'bash',
+      [
+        '-c',
+        `set -o pipefail
+      kubectl() {
+        case $1,$* in
+          get,*yaml*) printf 'apiVersion: v1\nitems:\n- kind: A\n  metadata:\n    name: a\n    uid: 1\n    resourceVersion: "2"\n' ;;
+          get,*) printf '%s\n' $THERE ;;
+          create,*) echo A/a ;;
+          *) printf '%s\n' "$*" ;;
+        esac
+      }
+      source "$(dirname "$1")/release.sh"
+      source "$1"
+      ${line}`,
+        'bash',
+        shell,
+      ],
+      {
+        encoding: 'utf8',
+        env: { ...process.env, THERE: there, FK_STATE: state, FK_TMP: state, FK_TX: 'tx' },
+      },
+    )
+    assert.equal(status, 0, stderr)
+    return stdout.trim().split('\n')
+  }
+  try {
+    const kept = join(state, 'tx/tx/objects.policies')
+    mkdirSync(join(state, 'tx/tx'), { recursive: true })
+    // A run that died before it applied anything has nothing to take back.
+    assert.deepEqual(run('objects_gone policies some /nonexistent', 'A/a A/b'), [''])
+    assert.ok(!existsSync(kept))
+    run('objects_apply policies some /nonexistent/file', 'A/a')
+    assert.equal(readFileSync(kept, 'utf8'), 'apiVersion: v1\nitems:\n- kind: A\n  metadata:\n    name: a\n')
+    const back = run('objects_gone policies some /nonexistent', 'A/a A/b')
+    assert.match(back[0]!, new RegExp(`^apply --server-side .*--filename=${kept}$`))
+    assert.deepEqual(back.slice(1), ['delete A b --ignore-not-found --wait --timeout=60s'])
+  } finally {
+    rmSync(state, { recursive: true })
+  }
 })
 
 test('policies that go in the order of the API would cut CoreDNS off on the way', () => {

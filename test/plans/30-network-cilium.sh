@@ -294,7 +294,7 @@ FORTRESS
   }
   apply() {
     release_settle cilium cilium
-    helm upgrade --install cilium /nonexistent/fortress/components/cilium/cilium-1.20.2.tgz --namespace cilium \
+    release_awaited helm upgrade --install cilium /nonexistent/fortress/components/cilium/cilium-1.20.2.tgz --namespace cilium \
       --values /nonexistent/fortress/components/cilium/values.yaml --values /nonexistent/fortress/components/cilium/values.site.yaml \
       --description 'chart b2afd87b7f75f875, values e44e9c95a263e6bf' --labels "fortress-kit=$(release_by)" \
       --server-side=true --force-conflicts --history-max=5 --timeout=600s ||
@@ -335,9 +335,9 @@ FORTRESS
 
 # What main uses.
 # from lib/component/release.sh: release_holds release_would_change release_objects release_diff release_here
-# from lib/component/release.sh: release_added release_take_added release_fields release_by release_revisions
-# from lib/component/release.sh: release_good RELEASE_LIMIT release_settle release_back release_crds_free release_crds
-# from lib/component/release.sh: release_jump release_chart release_received
+# from lib/component/release.sh: release_added release_take_added release_fields release_awaited release_advice
+# from lib/component/release.sh: release_by release_revisions release_good RELEASE_LIMIT release_settle release_back
+# from lib/component/release.sh: release_crds_free release_crds release_jump release_chart release_received
 # from lib/component/cilium.sh: cilium_alone cilium_certified cilium_certify
 # from lib/engine/shell/put.sh: FK_STATE put put_owner put_finish put_finished put_restore received put_matches
 # from lib/engine/shell/snapshot.sh: record_before

@@ -3,9 +3,10 @@
 #
 # Run it on the laptop, as yourself:
 #   KUBECONFIG=FILE bash 31-network-policies.sh
-# It has 5 steps. Each checks first, and changes only what does not hold.
+# It has 6 steps. Each checks first, and changes only what does not hold.
 # It needs kubectl and helm in PATH, and in KUBECONFIG the file that opens the API of the cluster.
 # It keeps no record, so undo cannot take it back. It checks no controls: verify does.
+# Steps that could cut you off (network policies are applied, and all other traffic is denied) are transactions in ./task network-policies apply alone: here nothing rolls them back.
 # shellcheck disable=SC2034 # functions read what is set here
 set -euo pipefail
 FK_PAGE=31-network-policies FK_FILE=31-network-policies.sh
@@ -16,20 +17,83 @@ main() {
   begin_rootless kubectl helm
   : "${KUBECONFIG:?the file that opens the API of the cluster}"
 
-  # 1/5 the policies let this laptop reach the API
+  # 1/6 the policies let this laptop reach the API
   #   why: the firewall of the nodes is one of them, and it is in force at once
   check() { echo 'router.allow lets laptop (10.66.0.2) in'; }
   demand 'the policies let this laptop reach the API' 'let the tunnel in: a line of router.allow such as
 { from: tunnel, to: nodes, ports: [tcp/22, tcp/6443], why: administration } in config/sites/fortress.yaml'
 
-  # 2/5 the CRDs of Cilium network policies are installed
+  # 2/6 the CRDs of Cilium network policies are installed
   #   why: its operator defines that when it starts
   check() {
     kubectl wait --for=condition=Established --timeout=5s customresourcedefinitions ciliumnetworkpolicies.cilium.io ciliumclusterwidenetworkpolicies.cilium.io
   }
   wait_for 'the CRDs of Cilium network policies are installed' 120
 
-  # 3/5 the manifests of policies are written
+  # 3/6 the manifest of the guard, which opens nodes again, is written
+  check() {
+    put_matches /nonexistent/fortress/components/cilium/guard.yaml 50f9d6670fbb5b5275814caad6b3eb896b5a831a684ea465114c23883bceb17f 644 root:root
+  }
+  apply() {
+    (
+      put /nonexistent/fortress/components/cilium/guard.yaml 644 root:root << 'FORTRESS'
+# What opens a node again that new policies have closed. It runs on each node beside the agent, with its image, and speaks to it by its
+# socket: neither the API nor another node is needed. 31-network-policies starts it before it applies policies, and takes it away,
+# by new connections, when they are in force: whoever can do that is not cut off. Where nobody does, the agent reports what the
+# policies of the node would drop, and lets it through (PolicyAuditMode), until this is taken away. Those of pods stay in force.
+apiVersion: apps/v1
+kind: DaemonSet
+metadata:
+  name: policy-guard
+  namespace: cilium
+spec:
+  selector: { matchLabels: { app: policy-guard } }
+  template:
+    metadata: { labels: { app: policy-guard } }
+    spec:
+      hostNetwork: true # it must start also where pods have no network
+      automountServiceAccountToken: false
+      priorityClassName: system-node-critical
+      terminationGracePeriodSeconds: 60
+      tolerations: [{ operator: Exists }]
+      containers:
+        - name: guard
+          image: IMAGE # that of the agent
+          imagePullPolicy: IfNotPresent
+          securityContext: { allowPrivilegeEscalation: false, capabilities: { drop: [ALL] } }
+          env:
+            - { name: WITHIN, value: 'SECONDS' }
+          command: [bash, -c]
+          args:
+            - |
+              # What is 1 is the identity of the node itself.
+              node() { cilium-dbg endpoint list --output=jsonpath='{[?(@.status.identity.id==1)].id}'; }
+              audit() { id=$(node) && [ -n "$id" ] && cilium-dbg endpoint config "$id" PolicyAuditMode="$1"; }
+              closed() { until audit Disabled; do sleep 1; done; exit; }
+              trap closed TERM
+              # A container that starts anew does not begin anew.
+              [ -e /guard/until ] || { audit Disabled; echo $(($(date +%s) + WITHIN)) > /guard/until; }
+              while :; do
+                if [ "$(date +%s)" -ge "$(cat /guard/until)" ]; then touch /guard/opened; audit Enabled; fi
+                sleep 2 & wait $!
+              done
+          readinessProbe:
+            exec: { command: [test, -e, /guard/until] }
+            periodSeconds: 1
+          volumeMounts:
+            - { name: run, mountPath: /var/run/cilium }
+            - { name: guard, mountPath: /guard }
+      volumes:
+        - { name: run, hostPath: { path: /var/run/cilium } }
+        - { name: guard, emptyDir: {} }
+FORTRESS
+    )
+    put_finish /nonexistent/fortress/components/cilium/guard.yaml
+  }
+  recover() { put_restore /nonexistent/fortress/components/cilium/guard.yaml; }
+  change 'the manifest of the guard, which opens nodes again, is written'
+
+  # 4/6 the manifests of policies are written
   check() {
     put_matches /nonexistent/fortress/components/policies.yaml bdb1ace20f54acb1496d92ab346893fcd01169eae5f45af20fd8c22e6de839e1 644 root:root
   }
@@ -480,25 +544,30 @@ FORTRESS
   recover() { put_restore /nonexistent/fortress/components/policies.yaml; }
   change 'the manifests of policies are written'
 
-  # 4/5 network policies are applied, and all other traffic is denied
+  # 5/6 network policies are applied, and all other traffic is denied
   #   why: what a pod may reach is a line that somebody wrote: whoever gets into one gets nowhere from there
   check() {
-    objects_hold policies ciliumnetworkpolicies.cilium.io,ciliumclusterwidenetworkpolicies.cilium.io /nonexistent/fortress/components/policies.yaml
+    guard_absent && objects_hold policies ciliumnetworkpolicies.cilium.io,ciliumclusterwidenetworkpolicies.cilium.io /nonexistent/fortress/components/policies.yaml
   }
   apply() {
-    objects_apply policies ciliumnetworkpolicies.cilium.io,ciliumclusterwidenetworkpolicies.cilium.io /nonexistent/fortress/components/policies.yaml
+    guard_begin /nonexistent/fortress/components/cilium/guard.yaml 180 6443 22
+    guard_ends objects_apply policies ciliumnetworkpolicies.cilium.io,ciliumclusterwidenetworkpolicies.cilium.io /nonexistent/fortress/components/policies.yaml
   }
   change 'network policies are applied, and all other traffic is denied'
 
-  # 5/5 CoreDNS is ready under these policies
+  # 6/6 CoreDNS is ready under these policies
   #   why: CoreDNS is Ready only while it reaches the API, and the kubelet reaches CoreDNS
   check() { kubectl rollout status deployment/coredns --namespace kube-system --timeout=5s; }
   wait_for 'CoreDNS is ready under these policies' 120
 }
 
 # What main uses.
-# from lib/component/release.sh: release_diff release_here release_fields
-# from lib/component/objects.sh: objects_named objects_there objects_spare objects_hold objects_apply objects_delete
+# from lib/component/release.sh: release_diff release_here release_fields release_awaited release_advice
+# from lib/component/objects.sh: objects_named objects_there objects_spare objects_hold objects_apply objects_keep
+# from lib/component/objects.sh: objects_delete
+# from lib/component/cilium.sh: cilium_nodes cilium_runs
+# from lib/component/guard.sh: guard_absent guard_begin guard_doors guard_open guard_ends guard_closed guard_proven
+# from lib/component/guard.sh: guard_pods guard_on guard_gone
 # from lib/engine/shell/put.sh: FK_STATE put put_owner put_finish put_finished put_restore put_matches
 # from lib/engine/shell/snapshot.sh: record_before
 # from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin_rootless usage recover holds

@@ -196,7 +196,7 @@ ValidatingWebhookConfiguration * webhooks[].clientConfig.caBundle' \
   }
   apply() {
     release_settle cert-manager cert-manager
-    helm upgrade --install cert-manager /nonexistent/fortress/components/cert-manager/cert-manager-v1.21.2.tgz --namespace cert-manager \
+    release_awaited helm upgrade --install cert-manager /nonexistent/fortress/components/cert-manager/cert-manager-v1.21.2.tgz --namespace cert-manager \
       --values /nonexistent/fortress/components/cert-manager/values.yaml \
       --description 'chart 73a56e1728edd6c9, values 64d49411ddc0ff84' --labels "fortress-kit=$(release_by)" \
       --server-side=true --force-conflicts --history-max=5 --timeout=600s ||
@@ -309,10 +309,11 @@ FORTRESS
 
 # What main uses.
 # from lib/component/release.sh: release_holds release_would_change release_objects release_diff release_here
-# from lib/component/release.sh: release_added release_take_added release_fields release_by release_revisions
-# from lib/component/release.sh: release_good RELEASE_LIMIT release_settle release_back release_jump release_chart
-# from lib/component/release.sh: release_received
-# from lib/component/objects.sh: objects_named objects_there objects_spare objects_hold objects_apply objects_delete
+# from lib/component/release.sh: release_added release_take_added release_fields release_awaited release_advice
+# from lib/component/release.sh: release_by release_revisions release_good RELEASE_LIMIT release_settle release_back
+# from lib/component/release.sh: release_jump release_chart release_received
+# from lib/component/objects.sh: objects_named objects_there objects_spare objects_hold objects_apply objects_keep
+# from lib/component/objects.sh: objects_delete
 # from lib/component/certificates.sh: CA_ROOT_DAYS CA_ROOT_LEFT CA_DAYS CA_LEFT ca_extensions ca_says ca_until ca_lasts
 # from lib/component/certificates.sh: ca_root_holds ca_root ca_chain ca_verifies ca_signs ca_intermediate
 # from lib/component/certificates.sh: certificate_holds certificate_why issuers_answer

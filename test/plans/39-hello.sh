@@ -182,8 +182,9 @@ FORTRESS
 }
 
 # What main uses.
-# from lib/component/release.sh: release_diff release_here release_fields
-# from lib/component/objects.sh: objects_named objects_there objects_spare objects_hold objects_apply objects_delete
+# from lib/component/release.sh: release_diff release_here release_fields release_awaited release_advice
+# from lib/component/objects.sh: objects_named objects_there objects_spare objects_hold objects_apply objects_keep
+# from lib/component/objects.sh: objects_delete
 # from lib/component/gateways.sh: gateway_ready route_ready
 # from lib/engine/shell/put.sh: FK_STATE put put_owner put_finish put_finished put_restore put_matches
 # from lib/engine/shell/snapshot.sh: record_before

@@ -185,7 +185,7 @@ fk_open() {
     FK_KEEP+=" $FK_STATE/tx/$FK_TX"
     frame armed "$FK_TX" "$FK_DEADMAN"
   fi
-  export FK_KEEP
+  export FK_KEEP FK_TX
 }
 
 fk_demand() {

@@ -71,7 +71,7 @@ if [ -n "${FK_ROOTLESS-}" ]; then
     local dir=$FK_STATE/tx/$1 record one said failed=''
     record=$FK_STATE/pages/$(cat "$dir/page")
     for one in $(find "$dir/begun" -type f -name '*[0-9]' | LC_ALL=C sort --reverse); do
-      said=$(bash "$one" 2>&1 3>&- < /dev/null) || { failed=yes && frame note "rollback of $(cat "$dir/page"): $said"; }
+      said=$(FK_TX=$1 bash "$one" 2>&1 3>&- < /dev/null) || { failed=yes && frame note "rollback of $(cat "$dir/page"): $said"; }
     done
     fk_restore_kept "$dir"
     rm --recursive --force "$FK_STATE/pending"

@@ -1,0 +1,95 @@
+// Nodes whose pods will have Cilium for a network, and a laptop that reaches them at an address of the tunnel: as a page finds them.
+import { execFileSync, spawnSync } from 'node:child_process'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { parseDocument } from 'yaml'
+import { ciliumChart, ciliumImages, ciliumOverlay, gatewayCrds } from './cilium.ts'
+import { type PodFleet, podFleet } from './kit.ts'
+import { dns } from './manifests.ts'
+
+/** Where this computer stands for machines of the lab. */
+export const gateway = '10.78.0.1'
+
+export interface Tunneled extends PodFleet {
+  /** Runs `./task …`, which must end with 0. Returns what it said. */
+  run(...words: string[]): Promise<string>
+}
+
+/**
+ * Nodes with Kubernetes, by 20-k3s-server, and 21-k3s-join where there are agents. The laptop is this computer: `tunnel` is its
+ * third byte, which tells tests apart that run at the same time. No tunnel is needed to get there: they are neighbours.
+ */
+export async function tunneled(
+  prefix: string,
+  roles: ('server' | 'agent')[],
+  tunnel: number,
+): Promise<Tunneled> {
+  const chart = ciliumChart()
+  const values = join(import.meta.dirname, '../../config/components/cilium/values.yaml')
+  const rendered = execFileSync('helm', ['template', 'cilium', chart.file, '--values', values], {
+    encoding: 'utf8',
+  })
+  const images = [...rendered.matchAll(/^\s*image: "?([^"\s]+)"?$/gm)].map(([, name]) => name!)
+  const cluster = await podFleet(prefix, roles, { more: await ciliumImages(images) })
+  const at = (host: number) => `10.${tunnel}.0.${host}`
+  const [first = ''] = cluster.names
+  const end = async () => {
+    spawnSync('ip', ['route', 'delete', `${at(1)}/32`])
+    spawnSync('ip', ['address', 'delete', `${at(2)}/32`, 'dev', 'lo'])
+    await cluster.end()
+  }
+  try {
+    const downloads = join(cluster.state, 'downloads')
+    mkdirSync(downloads, { recursive: true })
+    cluster.copy.pin('cilium', readFileSync(chart.file))
+    writeFileSync(join(downloads, `cilium-${chart.version}.tgz`), readFileSync(chart.file))
+    writeFileSync(join(downloads, `gateway-api-${gatewayCrds().version}.yaml`), gatewayCrds().text)
+    // The one line of values that differs: the kernel that nodes of the lab share has no WireGuard.
+    const own = join(cluster.copy.dir, 'config/components/cilium/values.yaml')
+    const document = parseDocument(readFileSync(own, 'utf8'))
+    document.setIn(['encryption', 'enabled'], ciliumOverlay.encryption.enabled)
+    writeFileSync(own, document.toString())
+    cluster.site((site) => {
+      site['tunnel'] = { network: `10.${tunnel}.0.0/24`, peers: [{ name: 'laptop', address: at(2) }] }
+      site['router'] = {
+        kind: 'host',
+        at: first,
+        allow: [
+          { from: 'tunnel', to: 'router', ports: ['tcp/22', 'tcp/6443'], why: 'administration' },
+          { from: gateway, to: 'nodes', ports: ['tcp/22'], why: 'the computer that runs this test' },
+          { from: 'router', to: ['internet', 'upstream'], ports: 'any', why: 'images' },
+        ],
+        never: [],
+      }
+      for (const [i, machine] of (site['machines'] as Record<string, unknown>[]).entries())
+        if (i > 0) machine['tunnel_address'] = at(10 + i)
+    })
+    await cluster.on(first, `ip address add ${at(1)}/32 dev lo; ip route add ${at(2)}/32 via ${gateway}`)
+    execFileSync('ip', ['address', 'replace', `${at(2)}/32`, 'dev', 'lo'])
+    execFileSync('ip', [
+      'route',
+      'replace',
+      `${at(1)}/32`,
+      'via',
+      cluster.machineOf(first).host,
+      'src',
+      at(2),
+    ])
+    const run = async (...words: string[]) => {
+      const { code, text } = await cluster.task(...words)
+      if (code !== 0)
+        throw new Error(
+          `${text}\n${await cluster.on(first, 'systemctl status k3s --no-pager --lines=40 || true')}`,
+        )
+      return text
+    }
+    await run('k3s-server', 'apply')
+    if (roles.includes('agent')) await run('k3s-join', 'apply')
+    // k3s brings its own; the stand-in does not.
+    await cluster.kubectl('apply --filename=-', dns)
+    return { ...cluster, run, end }
+  } catch (error) {
+    await end()
+    throw error
+  }
+}
