@@ -13,7 +13,8 @@ cilium_alone() {
 
 # cilium_certified: the agents have the certificates of Hubble: they began after these were made, or have been pointed to them.
 cilium_certified() {
-  local made all late pods='{.metadata.name}{" "}{.metadata.creationTimestamp}{" "}{.metadata.annotations.fortress-kit/certificates}'
+  local made all late pods
+  pods='{.metadata.name}{" "}{.metadata.creationTimestamp}{" "}{.metadata.annotations.fortress-kit/certificates}'
   pods="{range .items[*]}$pods{\"\\n\"}{end}"
   made=$(kubectl get secret hubble-server-certs --namespace cilium --ignore-not-found \
     --output=jsonpath='{.metadata.creationTimestamp}') || return
@@ -118,4 +119,5 @@ cilium_crds_gone() {
   done
   [ ${#kept[@]} -eq 0 ] || printf 'kept, with the objects in it: %s\n' "${kept[@]}"
 }
-export -f cilium_alone cilium_certified cilium_certify cilium_clean_begin cilium_nodes cilium_runs cilium_clean_end cilium_not_clean cilium_crds_gone
+export -f cilium_alone cilium_certified cilium_certify
+export -f cilium_clean_begin cilium_nodes cilium_runs cilium_clean_end cilium_not_clean cilium_crds_gone
