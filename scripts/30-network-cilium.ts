@@ -39,7 +39,7 @@ export default script(import.meta, about, (context) => {
         'deployment/hubble-relay': [
           {
             name: 'the agents have the certificates of Hubble',
-            why: 'they start before these are made; the kubelet looks for new ones each minute, and at once when a pod has changed',
+            why: 'they begin before these are made; a kubelet looks for new ones once a minute, and at once where a pod changes',
             check: sh`cilium_certified`,
             apply: [sh`cilium_certify 300`],
             seconds: 330,

@@ -13,9 +13,8 @@ cilium_alone() {
 
 # cilium_certified: the agents have the certificates of Hubble: they began after these were made, or have been pointed to them.
 cilium_certified() {
-  local made all late pods
-  pods='{.metadata.name}{" "}{.metadata.creationTimestamp}{" "}{.metadata.annotations.fortress-kit/certificates}'
-  pods="{range .items[*]}$pods{\"\\n\"}{end}"
+  local made all late pods='{.metadata.name}{" "}{.metadata.creationTimestamp}{" "}'
+  pods="{range .items[*]}$pods{.metadata.annotations.fortress-kit/certificates}{\"\\n\"}{end}"
   made=$(kubectl get secret hubble-server-certs --namespace cilium --ignore-not-found \
     --output=jsonpath='{.metadata.creationTimestamp}') || return
   [ -n "$made" ] || { echo 'the job hubble-generate-certs has made none yet'; return 1; }

@@ -323,7 +323,7 @@ FORTRESS
   wait_for 'deployment kube-system/coredns is ready' 300
 
   # 15/16 the agents have the certificates of Hubble
-  #   why: they start before these are made; the kubelet looks for new ones each minute, and at once when a pod has changed
+  #   why: they begin before these are made; a kubelet looks for new ones once a minute, and at once where a pod changes
   check() { cilium_certified; }
   apply() { cilium_certify 300; }
   change 'the agents have the certificates of Hubble'
