@@ -1,8 +1,11 @@
 // The formats that the schemas name: what is wrong with a text, and how it is most likely meant.
+import { createRequire } from 'node:module'
 import { type Network, formatNetwork, parseAddress, parseNetwork } from '../ground/address.ts'
 import { isHostName, parseHost } from '../ground/hostname.ts'
 import { type Format, type Problem, show } from '../ground/document.ts'
 import { nearest } from '../ground/nearest.ts'
+
+const load = createRequire(import.meta.url)
 
 /** The formats that the schemas name. */
 export const formats: Record<string, Format> = {
@@ -77,22 +80,33 @@ export const formats: Record<string, Format> = {
   },
 
   calendar: (text) => {
-    if (/^(hourly|daily|weekly|monthly)$/.test(text)) return undefined
-    const word = nearest(text, ['hourly', 'daily', 'weekly', 'monthly'])
-    if (/^[a-z]+$/i.test(text) && word !== undefined)
-      return { reason: 'is no calendar event of systemd', suggestion: word }
+    const reason = calendarReason(text)
+    if (reason === undefined) return undefined
+    const word = /^[a-z]+$/i.test(text) ? nearest(text, calendarWords) : undefined
+    if (word !== undefined) return { reason: 'is no calendar event of systemd', suggestion: word }
     if (/^((\*|@)\/\S+|(\S+\s+){4}\S+)$/.test(text) && !text.includes(':'))
       return { reason: `is written for cron; systemd says it as *-*-* 03:17:00, is ${show(text)}` }
-    return calendar.test(text)
-      ? undefined
-      : { reason: `must be a calendar event such as daily, 03:17 or Mon *-*-* 03:17:00, is ${show(text)}` }
+    return { reason: `${reason}, is ${show(text)}` }
   },
 
   recipient: (text) => {
     if (/^AGE-SECRET-KEY-/i.test(text))
       return { reason: 'is an identity, which opens everything: give its public key, and keep it elsewhere' }
-    // Bech32 has no 1, b, i and o behind its prefix.
-    if (/^age1(pq1)?[02-9ac-hj-np-z]{58,}$/.test(text)) return undefined
+    const small = text.toLowerCase()
+    if (small !== text && bech32(small))
+      return { reason: 'is in capitals, which age does not take', suggestion: small }
+    const { prefix, bytes } = bech32(text) ?? {}
+    // X25519, or X25519 with ML-KEM-768: one that age would refuse breaks every backup from then on.
+    const size = { age: 32, age1pq: 1216 }[prefix ?? '']
+    if (size !== undefined && bytes?.length === size) return undefined
+    if (/^age1[a-z0-9]+$/.test(text) && prefix === undefined)
+      return {
+        reason: `has a letter too many, too few or wrong in it: its checksum does not fit. Copy ${show(text)} again`,
+      }
+    if (prefix !== undefined && /^age1./.test(prefix))
+      return {
+        reason: `is of the plug-in ${prefix.slice(4)}, which the node that makes backups does not have`,
+      }
     return { reason: `must be an age recipient such as age1…, as age-keygen shows it, is ${show(text)}` }
   },
 
@@ -121,12 +135,74 @@ export const formats: Record<string, Format> = {
   },
 }
 
-// Days of the week, a date and a time of day, each with lists, ranges and repetitions; on a machine systemd checks it again.
-const day = '(Mon|Tue|Wed|Thu|Fri|Sat|Sun)'
-const part = String.raw`[0-9*,./~]+`
-const calendar = new RegExp(
-  `^(?=\\S)(${day}((,|\\.\\.)${day})*( +|$))?((${part}-)?${part}-${part}( +|$))?(${part}:${part}(:${part})?)?$`,
-)
+const calendarWords =
+  'minutely hourly daily weekly monthly quarterly semiannually biannually half-yearly yearly annually'.split(
+    ' ',
+  )
+const dayNames = 'monday tuesday wednesday thursday friday saturday sunday'.split(' ')
+const dayForm = `(${dayNames.map((name) => `${name}|${name.slice(0, 3)}`).join('|')})`
+const days = new RegExp(`^${dayForm}((,|\\.\\.|-)${dayForm})*,?$`, 'i')
+
+/** What is wrong with a calendar event of systemd.time(7): DAYS DATE TIME ZONE, each of which can be left out, or a word. */
+function calendarReason(text: string): string | undefined {
+  const must = 'must be a calendar event such as daily, 03:17 or Mon *-*-* 03:17:00 Europe/Berlin'
+  const parts = text.split(/ +/)
+  if (text === '' || parts.includes('')) return must
+  // Capitals count in the name of a zone, and UTC is one in any.
+  const zone = parts.at(-1)!
+  const named =
+    /^[A-Z]\w*(\/[\w+-]+)*$/.test(zone) && !days.test(zone) && formats['timezone']!(zone) === undefined
+  if (/^utc$/i.test(zone) || named) {
+    parts.pop()
+    if (text.endsWith(`  ${zone}`)) return must
+  }
+  if (parts.length === 1 && calendarWords.includes(parts[0]!.toLowerCase())) return undefined
+  const week = days.test(parts[0] ?? '') ? parts.shift() : undefined
+  for (const range of week?.toLowerCase().split(',') ?? []) {
+    const [from, to] = range.split(/\.\.|-/).map((end) => dayNames.findIndex((name) => name.startsWith(end)))
+    if (to !== undefined && to < from!) return `has the days ${show(range)}, which end before they begin`
+  }
+  const date = /[-~]/.test(parts[0] ?? '') && !parts[0]!.includes(':') ? parts.shift() : undefined
+  const time = parts.shift()
+  if (parts.length > 0 || (week ?? date ?? time) === undefined) return must
+  return (
+    (date === undefined ? undefined : dateReason(date)) ?? (time === undefined ? undefined : timeReason(time))
+  )
+}
+
+function dateReason(date: string): string | undefined {
+  const [, year = '*', month = '', mark, day = ''] = /^(?:([^-~]+)-)?([^-~]+)([-~])([^-~]+)$/.exec(date) ?? []
+  return (
+    (/^\d\d$/.test(year) ? undefined : rangeReason('year', year, 1970, 2199)) ??
+    rangeReason('month', month, 1, 12) ??
+    rangeReason('day', day, 1, mark === '~' ? 28 : 31)
+  )
+}
+
+function timeReason(time: string): string | undefined {
+  const [hour = '', minute = '', second = '0', ...more] = time.split(':')
+  if (more.length > 0) return 'has more than hours, minutes and seconds'
+  const whole = second.replaceAll(/(\d)\.\d+/g, '$1')
+  return (
+    rangeReason('hour', hour, 0, 23) ??
+    rangeReason('minute', minute, 0, 59) ??
+    rangeReason('second', whole, 0, 59)
+  )
+}
+
+/** One part of a date or time: *, numbers, ranges and steps, with commas. */
+function rangeReason(name: string, text: string, least: number, most: number): string | undefined {
+  for (const part of text.split(',')) {
+    const [, from, to, step] = /^(?:\*|(\d+)(?:\.\.(\d+))?)(?:\/(\d+))?$/.exec(part) ?? []
+    const good = part.startsWith('*') || from !== undefined
+    const ends = [from, to].flatMap((end) => (end === undefined ? [] : [Number(end)]))
+    if (!good || ends.some((end) => end < least || end > most) || Number(step ?? 1) === 0)
+      return `has the ${name} ${show(part)}, which is not within ${least} to ${most}`
+    if (to !== undefined && Number(to) < Number(from))
+      return `has the ${name} ${show(part)}, which ends before it begins`
+  }
+  return undefined
+}
 
 // Names such as Asia/Kolkata are accepted but not listed; on a machine they are files, so capitals count.
 function isZoneAlias(text: string): boolean {
@@ -135,6 +211,16 @@ function isZoneAlias(text: string): boolean {
     return /^[A-Z]/.test(text)
   } catch {
     return false
+  }
+}
+
+/** What a text in Bech32 holds; undefined where it is none, or its checksum is wrong. */
+function bech32(text: string): { prefix: string; bytes: Uint8Array } | undefined {
+  const { bech32 } = load('@scure/base') as typeof import('@scure/base')
+  try {
+    return bech32.decodeToBytes(text)
+  } catch {
+    return undefined
   }
 }
 

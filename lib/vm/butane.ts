@@ -183,6 +183,11 @@ const suffixes = 'service socket device mount automount swap target path timer s
   ' ',
 )
 const kinds = ['ssh-ed25519', 'ecdsa-sha2-nistp256', 'ecdsa-sha2-nistp384', 'ecdsa-sha2-nistp521', 'ssh-rsa']
+/** What may stand before a key (sshd(8), AUTHORIZED_KEYS FILE FORMAT), in small letters. */
+const sshOptions =
+  `agent-forwarding cert-authority command environment expiry-time from no-agent-forwarding no-port-forwarding no-pty
+    no-touch-required no-user-rc no-x11-forwarding permitlisten permitopen port-forwarding principals pty restrict tunnel
+    user-rc verify-required x11-forwarding`.split(/\s+/)
 const keys = [...kinds, 'sk-ssh-ed25519@openssh.com', 'sk-ecdsa-sha2-nistp256@openssh.com']
 
 const formats: Record<string, Format> = {
@@ -203,7 +208,19 @@ const formats: Record<string, Format> = {
   },
 
   'ssh-key': (text) => {
-    const [, kind = '', body = ''] = /^(\S+) +(\S+)( .*)?$/.exec(text) ?? []
+    // What sshd may be told before the key: NAME or NAME="text", with commas.
+    const [options = ''] =
+      /^(?:[A-Za-z0-9-]+(?:="(?:[^"\\]|\\.)*")?,?)+(?= +[a-z@0-9.-]+ +AAAA)/.exec(text) ?? []
+    const unknown = [...options.matchAll(/(?:^|,)([A-Za-z0-9-]+)(?:="(?:[^"\\]|\\.)*")?/g)].find(
+      ([, name]) => !sshOptions.includes(name!.toLowerCase()),
+    )
+    if (unknown)
+      return {
+        reason: `begins with ${show(unknown[1])}, which is no option of sshd: it skips the key`,
+        suggestion: nearest(unknown[1]!, sshOptions),
+        secret: true,
+      }
+    const [, kind = '', body = ''] = /^(\S+) +(\S+)( .*)?$/.exec(text.slice(options.length).trimStart()) ?? []
     if (!keys.includes(kind))
       return {
         reason: `must be one line of a public SSH key: ${keys[0]} AAAA… name`,
@@ -321,17 +338,41 @@ function* ownerProblems(at: Path, owner: Partially<Owner> | undefined): Generato
     yield { path: at, reason: 'has an id and a name: give one of them' }
 }
 
+/** Whether a mode is one that people give: who may write may read, and nobody more than who stands before. */
+function likely(mode: number): boolean {
+  const [owner, group, others] = [mode >> 6, (mode >> 3) & 7, mode & 7]
+  const whole = [owner, group, others].every((one) => (one & 2) === 0 || (one & 4) !== 0)
+  return mode <= 0o777 && whole && owner >= 4 && (group & ~owner) === 0 && (others & ~group) === 0
+}
+
+const octal = (mode: number): string => `0${mode.toString(8).padStart(3, '0')}`
+
 function* modeProblems(at: Path, mode: number, raw: (path: Path) => string): Generator<Problem> {
   const text = raw(at)
   if (!/^0(o?[0-7]+)?$/.test(text)) {
-    const meant = /^[0-7]{3,4}$/.test(text) ? `0${text.slice(-3)}` : undefined
-    yield { path: at, reason: `must be octal, with a leading 0, is ${text}`, suggestion: meant }
+    // Ignition writes modes in tens, people write them in eights and forget the 0: 420 is 0644, and 644 is no mode otherwise.
+    const read = /^\d+$/.test(text) ? mode : undefined
+    const typed = /^[0-7]{3,4}$/.test(text) ? Number.parseInt(text.slice(-3), 8) : undefined
+    const meant = [read, typed].filter((one) => one !== undefined && likely(one))
+    const is = read !== undefined && read <= 0o777 ? `${text}, which Butane reads as ${octal(read)}` : text
+    yield {
+      path: at,
+      reason: `must be octal, with a leading 0, is ${is}`,
+      suggestion: meant.length === 1 ? octal(meant[0]!) : undefined,
+    }
   } else if (mode > 0o7777) yield { path: at, reason: `must be 0 to 0777, is ${text}` }
   else if (mode > 0o777)
     yield {
       path: at,
       reason: 'has a set-user-ID, set-group-ID or sticky bit, which Ignition does not set',
-      suggestion: `0${(mode & 0o777).toString(8).padStart(3, '0')}`,
+      // Without its sticky bit a directory in which everybody writes is less than it was.
+      suggestion: mode & 0o1000 && mode & 0o022 ? undefined : octal(mode & 0o777),
+    }
+  else if (!likely(mode) && /^0[1-7]\d\d$/.test(text) && likely(Number(text)))
+    yield {
+      path: at,
+      reason: `is ${text}, which lets somebody write who may not read; ${Number(text)} without the 0 would be ${octal(Number(text))}`,
+      suggestion: octal(Number(text)),
     }
 }
 

@@ -140,6 +140,7 @@ const stricter = [
   'user-who-is-taken-away',
   'user-with-a-bad-name',
   'user-with-a-private-key',
+  'user-with-an-option-that-sshd-has-not',
   'user-with-half-a-key',
   'variant-of-another-system',
   'version-that-is-newer',

@@ -112,13 +112,31 @@ function* placeProblems(document: Document, [at, { to, what }]: Entry<Row>): Gen
 
 /** Seconds between two events of a calendar: every 15 minutes, every hour, day or week. */
 function interval(event: string): number {
-  const words: Record<string, number> = { hourly: 3600, daily: 86_400, weekly: 604_800, monthly: 2_678_400 }
+  const day = 86_400
+  const words: Record<string, number> = {
+    minutely: 60,
+    hourly: 3600,
+    daily: day,
+    weekly: 7 * day,
+    monthly: 31 * day,
+    quarterly: 92 * day,
+    semiannually: 184 * day,
+    biannually: 184 * day,
+    'half-yearly': 184 * day,
+    yearly: 366 * day,
+    annually: 366 * day,
+  }
+  const word = words[event.toLowerCase().split(' ')[0] ?? '']
+  if (word !== undefined) return word
+  const [, month, date] = /([^\s-]+)-([^\s-]+)(?:\s|$)/.exec(event) ?? []
+  if (month !== undefined && /^\d+$/.test(month)) return 366 * day
+  if (date !== undefined && /^\d+$/.test(date)) return 31 * day
   const minutes = /\*:\d+\/(\d+)/.exec(event)?.[1]
   const hours = /(?:^|\s)\d+\/(\d+):/.exec(event)?.[1]
   if (minutes !== undefined) return Number(minutes) * 60
   if (hours !== undefined) return Number(hours) * 3600
   if (/(^|\s)\*:\d/.test(event)) return 3600
-  return words[event] ?? (/^[A-Z][a-z]{2}(\s|$)/.test(event) ? 604_800 : 86_400)
+  return /^[a-z]{3,9}(\s|$)/i.test(event) ? 7 * day : day
 }
 
 function* timeProblems({ data }: Document, [at, row]: Entry<Row>, catalogue: Catalogue): Generator<Problem> {
