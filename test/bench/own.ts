@@ -26,7 +26,7 @@ ${mode}() {
   )
   code=$?
   echo "$((\${EPOCHREALTIME/./} - began)) $code" >> "$page.times"
-  sed --in-place "s/$nonce/@NONCE@/" "$page.out"`
+  sed "s/$nonce/@NONCE@/" "$page.out" > "$page.new" && mv "$page.new" "$page.out"`
       : `local micro
   read -r micro code < "$page.times"
   sleep "$((micro / 1000000)).$(printf %06d $((micro % 1000000)))"`
