@@ -122,7 +122,7 @@ boot() {
 }
 
 up() {
-  local tree=$1 net='' state='' binds=() number=1 address kind pid
+  local tree=$1 net='' state='' binds=() number=1 address kind pid group
   shift
   if [ "${1:-}" = net ]; then net=net; shift; fi
   if [ "${1:-}" = pods ]; then
@@ -194,6 +194,8 @@ END
     while [ $status -eq 133 ]; do
       status=0
       (enter && boot) || status=$?
+      # A machine that boots anew has no groups of containers from before: a kubelet looks at each for seconds.
+      for group in "${controllers[@]}"; do again 10 "its containers do not end ($group)" empty "$group" || break; done
     done
   ) < /dev/null > "$dir/nspawn.log" 2>&1 &
   pid=$!
