@@ -69,7 +69,7 @@ export async function podFleet(
   const store = await imageStore([...(await images()), ...(options.more ?? [])])
   const cluster = await fleet(prefix, roles, () => readFileSync(program!), {
     extra: packages,
-    pods: { [builtProgram('runtime')!]: '/opt/lab' },
+    pods: { [builtProgram('runtime')!]: '/opt/lab', [builtProgram('pod')!]: '/opt/pod' },
   })
   try {
     cluster.pin(version)

@@ -1,39 +1,22 @@
 // The network of a cluster by the pages that set it up: from a node that is NotReady to pods that talk to whom they may, and back.
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
-import { execFileSync, spawnSync } from 'node:child_process'
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { readFileSync } from 'node:fs'
 import { after, before, describe, test } from 'node:test'
-import { parse, parseDocument } from 'yaml'
+import { parse } from 'yaml'
 import { without } from '../programs.ts'
-import {
-  ciliumChart,
-  ciliumImages,
-  ciliumOverlay,
-  gatewayCrds,
-  programsLoaded,
-  withoutCilium,
-} from './cilium.ts'
-import { type PodFleet, missing, podFleet, podImage } from './kit.ts'
-import { dns, restricted } from './manifests.ts'
+import { gatewayCrds, programsLoaded, withoutCilium } from './cilium.ts'
+import { missing, podImage } from './kit.ts'
+import { restricted } from './manifests.ts'
+import { type Tunneled, tunneled } from './tunnel.ts'
 
 const skip = withoutCilium || missing || without('helm', 'kubectl')
 
 describe('the network of a cluster, by its pages', { skip }, () => {
   const first = 'net-1'
-  /** Where this computer stands for machines of the lab. */
-  const gateway = '10.78.0.1'
-  let cluster: PodFleet
+  let cluster: Tunneled
   const kubectl = (words: string, input?: string) => cluster.kubectl(words, input)
-  const run = async (...words: string[]) => {
-    const { code, text } = await cluster.task(...words)
-    if (code !== 0)
-      throw new Error(
-        `${text}\n${await cluster.on(first, 'systemctl status k3s --no-pager --lines=40 || true')}`,
-      )
-    return text
-  }
+  const run = (...words: string[]) => cluster.run(...words)
   /** What one pod of a Deployment gets from an address, or why not. */
   const get = (from: string, address: string) =>
     cluster.on(
@@ -42,58 +25,9 @@ describe('the network of a cluster, by its pages', { skip }, () => {
     )
 
   before(async () => {
-    const chart = ciliumChart()
-    const values = join(import.meta.dirname, '../../config/components/cilium/values.yaml')
-    const rendered = execFileSync('helm', ['template', 'cilium', chart.file, '--values', values], {
-      encoding: 'utf8',
-    })
-    const images = [...rendered.matchAll(/^\s*image: "?([^"\s]+)"?$/gm)].map(([, name]) => name!)
-    cluster = await podFleet('net', ['server'], { more: await ciliumImages(images) })
-    const downloads = join(cluster.state, 'downloads')
-    mkdirSync(downloads, { recursive: true })
-    cluster.copy.pin('cilium', readFileSync(chart.file))
-    writeFileSync(join(downloads, `cilium-${chart.version}.tgz`), readFileSync(chart.file))
-    writeFileSync(join(downloads, `gateway-api-${gatewayCrds().version}.yaml`), gatewayCrds().text)
-    // The one line of values that differs: the kernel that nodes of the lab share has no WireGuard.
-    const own = join(cluster.copy.dir, 'config/components/cilium/values.yaml')
-    const document = parseDocument(readFileSync(own, 'utf8'))
-    document.setIn(['encryption', 'enabled'], ciliumOverlay.encryption.enabled)
-    writeFileSync(own, document.toString())
-    // The laptop finds the API in the tunnel. No tunnel is needed to get there: this computer and the node are neighbours.
-    cluster.site((site) => {
-      site['tunnel'] = { network: '10.67.0.0/24', peers: [{ name: 'laptop', address: '10.67.0.2' }] }
-      site['router'] = {
-        kind: 'host',
-        at: first,
-        allow: [
-          { from: 'tunnel', to: 'router', ports: ['tcp/22', 'tcp/6443'], why: 'administration' },
-          { from: gateway, to: 'router', ports: ['tcp/22'], why: 'the computer that runs this test' },
-          { from: 'router', to: ['internet', 'upstream'], ports: 'any', why: 'images' },
-        ],
-        never: [],
-      }
-    })
-    await cluster.on(first, 'ip address add 10.67.0.1/32 dev lo')
-    execFileSync('ip', ['address', 'replace', '10.67.0.2/32', 'dev', 'lo'])
-    execFileSync('ip', [
-      'route',
-      'replace',
-      '10.67.0.1/32',
-      'via',
-      cluster.machineOf(first).host,
-      'src',
-      '10.67.0.2',
-    ])
-    await cluster.on(first, `ip route add 10.67.0.2/32 via ${gateway}`)
-    await run('k3s-server', 'apply')
-    // k3s brings its own; the stand-in does not.
-    await kubectl('apply --filename=-', dns)
+    cluster = await tunneled('net', ['server'], 67)
   })
-  after(async () => {
-    spawnSync('ip', ['route', 'delete', '10.67.0.1/32'])
-    spawnSync('ip', ['address', 'delete', '10.67.0.2/32', 'dev', 'lo'])
-    await cluster?.end()
-  })
+  after(() => cluster?.end())
 
   test('the definitions of Gateway API are, byte for byte, those that the pin names', () => {
     const pins = parse(readFileSync('config/versions.yaml', 'utf8')) as Record<

@@ -16,13 +16,18 @@ export interface Tunneled extends PodFleet {
 }
 
 /**
- * Nodes with Kubernetes, by 20-k3s-server, and 21-k3s-join where there are agents. The laptop is this computer: `tunnel` is its
- * third byte, which tells tests apart that run at the same time. No tunnel is needed to get there: they are neighbours.
+ * Nodes with Kubernetes, by 20-k3s-server, and 21-k3s-join where there are agents. The laptop is this computer: `tunnel` is the
+ * second byte of its address, which tells tests apart that run at the same time. No tunnel is needed to get there: they are
+ * neighbours. `site` changes the site document further, and `prepare` does what else comes before k3s.
  */
 export async function tunneled(
   prefix: string,
   roles: ('server' | 'agent')[],
   tunnel: number,
+  more: {
+    site?: (site: Record<string, unknown>) => void
+    prepare?: (cluster: PodFleet) => Promise<void>
+  } = {},
 ): Promise<Tunneled> {
   const chart = ciliumChart()
   const values = join(import.meta.dirname, '../../config/components/cilium/values.yaml')
@@ -63,8 +68,10 @@ export async function tunneled(
       }
       for (const [i, machine] of (site['machines'] as Record<string, unknown>[]).entries())
         if (i > 0) machine['tunnel_address'] = at(10 + i)
+      more.site?.(site)
     })
-    await cluster.on(first, `ip address add ${at(1)}/32 dev lo; ip route add ${at(2)}/32 via ${gateway}`)
+    await cluster.on(first, `ip address add ${at(1)}/32 dev lo`)
+    for (const name of cluster.names) await cluster.on(name, `ip route add ${at(2)}/32 via ${gateway}`)
     execFileSync('ip', ['address', 'replace', `${at(2)}/32`, 'dev', 'lo'])
     execFileSync('ip', [
       'route',
@@ -77,12 +84,10 @@ export async function tunneled(
     ])
     const run = async (...words: string[]) => {
       const { code, text } = await cluster.task(...words)
-      if (code !== 0)
-        throw new Error(
-          `${text}\n${await cluster.on(first, 'systemctl status k3s --no-pager --lines=40 || true')}`,
-        )
+      if (code !== 0) throw new Error(`${text}\n${await stateOf(cluster)}`)
       return text
     }
+    await more.prepare?.(cluster)
     await run('k3s-server', 'apply')
     if (roles.includes('agent')) await run('k3s-join', 'apply')
     // k3s brings its own; the stand-in does not.
@@ -92,4 +97,13 @@ export async function tunneled(
     await end()
     throw error
   }
+}
+
+/** What systemd and the journals of the nodes say of k3s, for who reads why a page has failed. */
+async function stateOf(cluster: PodFleet): Promise<string> {
+  const ask = 'systemctl status k3s.service --no-pager --lines=40 || true'
+  const said = cluster.names.map(async (name) => `${name}: ${await cluster.on(name, ask)}`)
+  return (await Promise.allSettled(said))
+    .map((one) => (one.status === 'fulfilled' ? one.value : String(one.reason)))
+    .join('\n')
 }

@@ -1,11 +1,13 @@
 // What runs in the pods of the node tier, one static program without a shell:
 //
 //	pause                   what holds a pod together
-//	http [PORT...]          answers with the pod's name (/), its health (/healthz) and what it was sent (/echo); /sicken makes it ill
+//	http [PORT...]          answers with the pod's name (/), its health (/healthz) and what it was sent (/echo); /sicken makes it ill;
+//	                        ADDRESS:PORT is one address only, udp/PORT sends back what comes
 //	get URL [SECONDS]       one request, its answer on standard output
 //	stream URL SECONDS      one connection, a request every tenth of a second; says how many were answered
 //	lookup NAME             the addresses of a name
 //	tcp ADDRESS [SECONDS]   one connection
+//	try SECONDS [FLOW...]   all of them at once: tcp/HOST:PORT, udp/HOST:PORT, icmp/HOST, name/NAME; a line for each, with what came of it
 //	fill MEGABYTES          takes so much memory
 //	write FILE TEXT, cat FILE..., id, sleep
 //
@@ -14,6 +16,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -22,6 +25,8 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -65,6 +70,8 @@ func main() {
 		connection, err := net.DialTimeout("tcp", word(1, ""), seconds(word(2, "5")))
 		must(err)
 		fmt.Println(connection.RemoteAddr())
+	case "try":
+		try(seconds(word(1, "")), words[2:])
 	case "fill":
 		megabytes, err := strconv.Atoi(word(1, ""))
 		must(err)
@@ -137,7 +144,14 @@ func serve(ports []string) {
 	})
 	failed := make(chan error)
 	for _, port := range ports {
-		go func() { failed <- http.ListenAndServe(":"+port, nil) }()
+		if port, found := strings.CutPrefix(port, "udp/"); found {
+			go func() { failed <- sendBack(":" + port) }()
+			continue
+		}
+		if !strings.Contains(port, ":") {
+			port = ":" + port
+		}
+		go func() { failed <- http.ListenAndServe(port, nil) }()
 	}
 	fmt.Println("listens on", ports, "as", os.Getuid())
 	stop := make(chan os.Signal, 1)
@@ -147,6 +161,98 @@ func serve(ports []string) {
 		must(err)
 	case <-stop:
 	}
+}
+
+func sendBack(address string) error {
+	socket, err := net.ListenPacket("udp", address)
+	if err != nil {
+		return err
+	}
+	for packet := make([]byte, 1500); ; {
+		length, from, err := socket.ReadFrom(packet)
+		if err != nil {
+			return err
+		}
+		_, _ = socket.WriteTo(packet[:length], from)
+	}
+}
+
+// try says of each flow whether there was an answer. Who refuses has been reached, too.
+func try(long time.Duration, flows []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), long)
+	defer cancel()
+	var all sync.WaitGroup
+	answers := make([]string, len(flows))
+	for i, flow := range flows {
+		all.Go(func() {
+			kind, host, _ := strings.Cut(flow, "/")
+			text, err := map[string]func(context.Context, string) (string, error){"tcp": connect, "udp": send, "icmp": ping, "name": lookup}[kind](ctx, host)
+			switch {
+			case errors.Is(err, syscall.ECONNREFUSED):
+				answers[i] = "refused"
+			case err != nil:
+				answers[i] = "none: " + err.Error()
+			default:
+				answers[i] = text
+			}
+		})
+	}
+	all.Wait()
+	for i, flow := range flows {
+		fmt.Println(flow, answers[i])
+	}
+}
+
+// own is the address that FROM says, of several that a machine has.
+func own() net.IP { return net.ParseIP(os.Getenv("FROM")) }
+
+func connect(ctx context.Context, host string) (string, error) {
+	connection, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: own()}}).DialContext(ctx, "tcp4", host)
+	if err != nil {
+		return "", err
+	}
+	defer connection.Close()
+	return "answered by " + connection.RemoteAddr().String(), nil
+}
+
+func send(ctx context.Context, host string) (string, error) {
+	connection, err := (&net.Dialer{LocalAddr: &net.UDPAddr{IP: own()}}).DialContext(ctx, "udp4", host)
+	if err != nil {
+		return "", err
+	}
+	defer connection.Close()
+	deadline, _ := ctx.Deadline()
+	_ = connection.SetDeadline(deadline)
+	if _, err = connection.Write([]byte("who is there?")); err != nil {
+		return "", err
+	}
+	length, err := connection.Read(make([]byte, 1500))
+	return fmt.Sprintf("answered with %d bytes", length), err
+}
+
+func lookup(ctx context.Context, name string) (string, error) {
+	found, err := (&net.Resolver{PreferGo: true}).LookupHost(ctx, name)
+	return fmt.Sprintf("answered with %v", found), err
+}
+
+// ping sends an echo request as nobody may: the kernel fills in its checksum and keeps its answer for this socket.
+func ping(ctx context.Context, host string) (string, error) {
+	socket, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_DGRAM, syscall.IPPROTO_ICMP)
+	if err != nil {
+		return "", err
+	}
+	defer syscall.Close(socket)
+	deadline, _ := ctx.Deadline()
+	wait := syscall.NsecToTimeval(time.Until(deadline).Nanoseconds())
+	if err := syscall.SetsockoptTimeval(socket, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &wait); err != nil {
+		return "", err
+	}
+	to := syscall.SockaddrInet4{Addr: [4]byte(net.ParseIP(host).To4())}
+	if err := syscall.Sendto(socket, []byte{8, 0, 0, 0, 0, 0, 0, 1}, 0, &to); err != nil {
+		return "", err
+	}
+	length, _, err := syscall.Recvfrom(socket, make([]byte, 1500), 0)
+	return fmt.Sprintf("answered with %d bytes", length), err
 }
 
 // stream says how many requests it made, how many were answered, and how many connections that took.
