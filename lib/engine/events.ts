@@ -99,6 +99,8 @@ export interface Summary {
   /** A person has something to do first. */
   turn?: number
   blocked?: number
+  /** Could not be asked. */
+  unknown?: number
   failed?: number
   controls?: { hold: number; total: number }
   /** Of the controls: excused, and outside the total. */

@@ -54,7 +54,7 @@ export function faultOf(step: Step, observed: Observed, others: boolean): FaultR
 /** Its commands ran, and its check says no. */
 function stillNot(step: Step, { check, controls }: Observed): FaultReport {
   const wrong = (step.controls ?? []).flatMap((c, i) => {
-    if (stateOf(controls[i], c) !== 'failed') return []
+    if (!['failed', 'unknown'].includes(stateOf(controls[i], c))) return []
     const found = foundOf(controls[i])
     return [`${c.id} ${c.title}${found ? `: ${found}` : ''}`]
   })

@@ -49,18 +49,24 @@ export function observe(all: Observed[], frame: Frame): void {
     }
 }
 
-export type ControlState = 'ok' | 'n/a' | 'pending' | 'waived' | 'failed'
+export type ControlState = 'ok' | 'n/a' | 'pending' | 'waived' | 'unknown' | 'failed'
 
-/** The exit codes of a check: 0 holds, 100 does not apply here, 101 holds after a reboot. */
+/** The exit codes of a check: 0 holds, 100 does not apply here, 101 holds after a reboot, 102 could not be asked. */
 export function stateOf(checked: Checked | undefined, control: Control): ControlState {
-  if (!checked) return 'failed'
+  if (!checked) return 'unknown'
   if (checked.rc === 0) return 'ok'
   if (checked.rc === 100) return 'n/a'
   if (checked.rc === 101) return 'pending'
-  return control.waived ? 'waived' : 'failed'
+  if (control.waived) return 'waived'
+  return checked.rc === 102 ? 'unknown' : 'failed'
 }
 
 /** Whether a step holds as it was observed: its own check, and every control that is not waived. */
 export const holds = (step: Step, observed: Observed | undefined): boolean =>
   observed?.check?.rc === 0 &&
-  (step.controls ?? []).every((c, i) => stateOf(observed.controls[i], c) !== 'failed')
+  (step.controls ?? []).every((c, i) => !['failed', 'unknown'].includes(stateOf(observed.controls[i], c)))
+
+/** Whether nobody could say of a step that does not hold what of it does not: all that is open could not be asked. */
+export const isUnknown = (step: Step, { check, controls }: Observed): boolean =>
+  (check === undefined || check.rc === 0 || check.rc === 102) &&
+  (step.controls ?? []).every((c, i) => stateOf(controls[i], c) !== 'failed')

@@ -116,7 +116,7 @@ export class Text {
   }
 
   control({ id, title, state, found, from, waived }: ControlResult): void {
-    if (state !== 'failed' && state !== 'pending' && !this.#verbose) return
+    if (!['failed', 'unknown', 'pending'].includes(state) && !this.#verbose) return
     if (this.#silent) return
     this.#begin()
     const paper = this.#paper
@@ -268,6 +268,7 @@ function summaryText(sum: Summary): string {
     sum.turn ? `${sum.turn} your turn` : '',
     sum.blocked ? `${sum.blocked} blocked` : '',
     sum.failed ? `${sum.failed} failed` : '',
+    sum.unknown ? `${sum.unknown} unknown` : '',
     sum.controls?.total
       ? `${sum.controls.hold} of ${count(sum.controls.total, 'control', 'holds', 'hold')}`
       : '',

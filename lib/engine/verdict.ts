@@ -1,7 +1,7 @@
 // What came of a page: each step as soon as it is known, the sums, the state of the page and the exit code. It decides nothing
 // about what runs next.
 import { type Cut, faultOf, fileDiff } from './faults.ts'
-import { type Observed, foundOf, holds, stateOf, unobserved } from './observed.ts'
+import { type Observed, foundOf, holds, isUnknown, stateOf, unobserved } from './observed.ts'
 import type { Page } from './page.ts'
 import { besides } from './print.ts'
 import { type PageState, type Report, type Summary, count } from './report.ts'
@@ -26,7 +26,7 @@ export interface Result {
 }
 
 type StepState =
-  'ok' | 'ready' | 'changed' | 'change' | 'pending' | 'wait' | 'your turn' | 'blocked' | 'failed'
+  'ok' | 'ready' | 'changed' | 'change' | 'pending' | 'wait' | 'your turn' | 'blocked' | 'unknown' | 'failed'
 
 function stepState(step: Step, observed: Observed, mode: Mode): StepState {
   const { end } = observed
@@ -37,6 +37,7 @@ function stepState(step: Step, observed: Observed, mode: Mode): StepState {
     const reboot = (step.controls ?? []).some((c, i) => stateOf(observed.controls[i], c) === 'pending')
     return reboot ? 'pending' : isWait(step) ? 'ready' : 'ok'
   }
+  if (mode !== 'apply' && isUnknown(step, observed)) return 'unknown'
   if (isDemand(step) && (mode === 'plan' || step.person)) return unmet
   if (mode !== 'plan') return 'failed'
   return isChange(step) ? 'change' : 'wait'
@@ -50,7 +51,9 @@ export interface Reported {
   report: Report
 }
 
-type Tally = Required<Pick<Summary, 'hold' | 'changed' | 'pending' | 'turn' | 'blocked' | 'failed'>> &
+type Tally = Required<
+  Pick<Summary, 'hold' | 'changed' | 'pending' | 'turn' | 'blocked' | 'unknown' | 'failed'>
+> &
   Required<Pick<Summary, 'notApplicable' | 'waived' | 'rebooting' | 'controls'>>
 
 /** Reports the steps of a page, each once and in their order. */
@@ -62,6 +65,7 @@ export class PageReport {
     pending: 0,
     turn: 0,
     blocked: 0,
+    unknown: 0,
     failed: 0,
     notApplicable: 0,
     waived: 0,
@@ -155,16 +159,18 @@ export class PageReport {
   }
 
   #code(run: 0 | 1): 0 | 1 | 2 {
-    const { failed, blocked, turn, pending, rebooting } = this.#tally
+    const { failed, blocked, turn, unknown, pending, rebooting } = this.#tally
     const { mode } = this.#of
+    if (unknown > 0) return 1
     if (mode !== 'plan' && failed + blocked > 0) return 1
     if (run === 1 && turn === 0) return 1
     return blocked + turn + pending + rebooting > 0 ? 2 : 0
   }
 
   #state(code: 0 | 1 | 2): PageState {
-    const { failed, blocked, turn, changed, pending } = this.#tally
+    const { failed, blocked, turn, unknown, changed, pending } = this.#tally
     if (failed > 0) return 'failed'
+    if (unknown > 0) return 'unknown'
     if (blocked > 0) return 'blocked'
     if (turn > 0) return 'your turn'
     if (code === 1) return 'failed'
@@ -205,14 +211,16 @@ export class PageReport {
   #count(step: Step, observed: Observed, state: StepState): void {
     const tally = this.#tally
     if (state === 'failed') tally.failed += 1
+    else if (state === 'unknown') tally.unknown += 1
     else if (state === 'your turn') tally.turn += 1
     else if (state === 'blocked') tally.blocked += 1
     else if (state === 'change' || state === 'wait') tally.pending += 1
     else if (state === 'changed') tally.changed += 1
     else tally.hold += 1
     if (state === 'change' && step.transaction) this.#access += 1
-    const rank = ['your turn', 'blocked', 'failed'].indexOf(state)
-    const before = ['your turn', 'blocked', 'failed'].indexOf(this.#stop?.state ?? '')
+    const ranks = ['your turn', 'blocked', 'unknown', 'failed']
+    const rank = ranks.indexOf(state)
+    const before = ranks.indexOf(this.#stop?.state ?? '')
     if (rank <= before) return
     const next = isDemand(step) ? step.help : observed.unconfirmed?.next
     this.#stop = { state, why: step.name, ...(next === undefined ? {} : { next }) }
@@ -259,15 +267,26 @@ function reportCommands(step: Step & { apply: unknown }, report: Report): void {
 }
 
 /** `70 would change, 5 hold`. */
-function countsOf({ hold, changed, pending, turn, blocked, failed, controls, rebooting }: Tally): string {
+function countsOf({
+  hold,
+  changed,
+  pending,
+  turn,
+  blocked,
+  unknown,
+  failed,
+  controls,
+  rebooting,
+}: Tally): string {
   const parts = [
     changed ? `${changed} changed` : '',
     pending ? `${pending} to change` : '',
     turn ? `${turn} your turn` : '',
     blocked ? `${blocked} blocked` : '',
     failed ? `${failed} failed` : '',
+    unknown ? `${unknown} unknown` : '',
     hold ? (hold === 1 ? '1 holds' : `${hold} hold`) : '',
-    pending + failed === 0 && controls.total > 0
+    pending + unknown + failed === 0 && controls.total > 0
       ? `${controls.hold} of ${count(controls.total, 'control')}`
       : '',
     rebooting ? `${rebooting} at the next start` : '',

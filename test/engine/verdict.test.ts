@@ -251,6 +251,34 @@ describe('what tools say of something that is not there is said in words', () =>
     test(found, () => assert.equal(foundOf({ rc: 1, found: `${found}\n` }), want))
 })
 
+describe('what could not be asked', () => {
+  const asked: Change = { ...change, controls: [control('X1'), control('X2')] }
+  const is = (rc: number, ...controls: number[]): Observed => ({
+    check: { rc, found: 'could not ask: sshd ended with 255' },
+    controls: controls.map((each) => ({ rc: each, found: 'could not ask: sshd ended with 255' })),
+  })
+  for (const [what, observed, state] of [
+    ['of a control is unknown', is(0, 102, 0), 'unknown'],
+    ['of a step is unknown', is(102, 0, 0), 'unknown'],
+    ['because it was not come to is unknown', unobserved(), 'unknown'],
+    ['beside what does not hold is no excuse', is(0, 102, 1), 'failed'],
+  ] as const)
+    for (const mode of ['plan', 'verify'] as const)
+      test(`${what} in ${mode}`, () => {
+        const { state: got, code, text, counts } = summed([asked, change], [observed, yes], mode)
+        if (mode === 'verify' || state === 'unknown') assert.deepEqual([got, code], [state, 1])
+        else assert.deepEqual([got, code], ['change', 2])
+        if (state === 'unknown') assert.match(`${text}${counts}`, /1 unknown/)
+        if (observed.check?.rc === 0)
+          assert.match(text, /X1 +title of X1: could not ask: sshd ended with 255/)
+      })
+
+  test('of a control that is waived stays waived', () => {
+    const step: Change = { ...change, controls: [control('X1', 'why')] }
+    assert.equal(summed([step], [is(0, 102)], 'verify').code, 0)
+  })
+})
+
 test('a difference that a check prints is shown whole by a plan and by verify, and not as what was found', () => {
   const step: Change = { ...change, diff: 'web in the cluster' }
   for (const mode of ['plan', 'verify'] as const) {

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict'
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import { describe, test } from 'node:test'
 import { engineShell } from '../../lib/engine/program.ts'
 import { type Frame, frameOf, onAnswer } from '../../lib/engine/wire.ts'
+import { read } from '../../lib/ground/root.ts'
 
 /** A line of the program whose nonce is FKabc; spaces here are tabs there. */
 const line = (text: string) => `FKabc\t${text.replaceAll(' ', '\t')}`
@@ -102,6 +103,53 @@ frame said 1 2 3 "$(printf 'a\\\\b')"`
       { kind: 'said', step: 1, command: 2, rc: 3, text: 'a\\b' },
     ],
   )
+})
+
+/** What the checks of these bodies come to, by their names: exit code and what they found. */
+function checked(bodies: Record<string, string>, before = '') {
+  const names = Object.keys(bodies)
+  const text = `FK_NONCE=FKabc FK_WAIVED=' '
+${before}
+${engineShell('frame.sh')}
+${read('lib/host/controls.sh')}
+${names.map((name, i) => `fk_check_${i}() {\n${bodies[name]}\n}`).join('\n')}
+exec 9< <(exec sleep 60 2> /dev/null 3>&-)
+fk_check_all ${names.map((_, i) => `'${i} 0'`).join(' ')}`
+  const { stdout, stderr, status } = spawnSync('bash', ['--noprofile', '--norc'], {
+    input: text,
+    encoding: 'utf8',
+  })
+  const frames = stdout.split('\n').flatMap((line) => frameOf(line, 'FKabc') ?? [])
+  const of = (i: number) => frames.find((frame) => frame.kind === 'check' && frame.step === i)
+  return { answers: Object.fromEntries(names.map((name, i) => [name, of(i)])), status, stderr }
+}
+
+test('a question that hangs takes down its own answer, and those who ask the same do not wait again', () => {
+  const began = Date.now()
+  const { answers } = checked(
+    {
+      first: 'slow() { sleep 50; }; sure_fact slow slow',
+      second: 'slow() { sleep 50; }; sure_fact slow slow',
+      third: 'echo well',
+      fourth: 'sleep 40 | sleep 41',
+      last: 'echo well',
+    },
+    'FK_PATIENCE=2',
+  )
+  const said = (name: string) => {
+    const frame = answers[name]
+    return frame?.kind === 'check' ? `${frame.rc} ${frame.found}` : 'nothing'
+  }
+  for (const name of ['third', 'last']) assert.equal(said(name), '0 well')
+  for (const name of ['first', 'second']) assert.match(said(name), /^102 could not ask: /)
+  assert.match(said('fourth'), /^102 could not ask: no answer after 2 s/)
+  assert.ok(Date.now() - began < 20_000)
+})
+
+test('where there is no room for what is asked, that is said, and nothing is called other than it is', () => {
+  const { status, stderr } = checked({ first: 'echo well' }, 'mktemp() { return 1; }')
+  assert.equal(status, 74)
+  assert.match(stderr, /^No space left in \S+ and in \/run, so nothing can be asked$/m)
 })
 
 test('a command of the laptop listens to answers alone', () => {

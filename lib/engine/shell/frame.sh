@@ -2,7 +2,12 @@
 # How a program on a machine talks to the laptop: one line for each event, fields escaped, behind a word nobody else prints.
 exec 3>&1
 FK_OPENED='' FK_ARMED='' FK_FAILED='' FK_OUT='' FK_RC=0
-FK_TMP=$(mktemp --directory)
+for FK_TMP in "${TMPDIR:-/tmp}" /run; do
+  FK_TMP=$(mktemp --directory --tmpdir="$FK_TMP" 2> /dev/null) || continue
+  { printf '%1048576s' '' > "$FK_TMP/room"; } 2> /dev/null && rm "$FK_TMP/room" && break
+  rm --recursive --force "$FK_TMP" && FK_TMP=''
+done
+[ -d "$FK_TMP" ] || { echo "No space left in ${TMPDIR:-/tmp} and in /run, so nothing can be asked" >&2; exit 74; }
 trap 'rm --recursive --force "$FK_TMP"' EXIT
 # When nobody listens any more, the step that is begun ends all the same. Commands do not inherit this.
 trap : PIPE
@@ -29,6 +34,15 @@ FK_PLAIN='' FK_HERE=''
 
 # fk_run_check FUNCTION: in a shell of its own. Always a plain statement: behind `if` or `&&` bash would ignore set -e inside.
 fk_run_check() {
+  [ -z "${FK_STEPS-}" ] || printf '%s %s\n' "$BASHPID" "$EPOCHSECONDS" > "$FK_TMP/asking"
+  fk_answer "$1"
+  [ ! -e "$FK_TMP/late" ] || {
+    rm --force "$FK_TMP/late"
+    FK_RC=102 FK_OUT="could not ask: no answer after $FK_PATIENCE s${FK_OUT:+; $FK_OUT}"
+  }
+}
+
+fk_answer() {
   if [ -n "$FK_HERE" ]; then
     case $FK_PLAIN in *" $1 "*)
       fk_run_here "$1"
@@ -43,6 +57,44 @@ fk_run_check() {
     "$1"
   )
   FK_RC=$?
+}
+
+# A question that hangs takes down its own answer only. What walks over whole disks is no quicker.
+FK_PATIENCE=${FK_PATIENCE:-100}
+
+# fk_watch: ends what has been asked for too long, and what waits for the same answer.
+fk_watch() {
+  local worker pid since code
+  while :; do
+    code=0
+    read -r -t 1 -u "$FK_NEVER" || code=$? # nothing comes, and so this is a second
+    [ "$code" -gt 128 ] || return
+    for worker in "$FK_FACTS"/worker.*; do
+      { read -r pid since < "$worker/asking"; } 2> /dev/null || continue
+      [ $((EPOCHSECONDS - since)) -ge "$FK_PATIENCE" ] || continue
+      rm --force "$worker/asking"
+      : > "$worker/late"
+      fk_end_below "$pid"
+    done
+  done
+}
+
+# fk_end_below PID: everything that it has started ends, and nobody waits for it.
+fk_end_below() {
+  local file line pid below=" $1 " more=yes ended=()
+  while [ -n "$more" ]; do
+    more=''
+    for file in /proc/[0-9]*/stat; do
+      { read -r line < "$file"; } 2> /dev/null || continue # it has ended since
+      pid=${line%% *} line=${line##*) ? }
+      case $below in *" $pid "*) continue ;; *" ${line%% *} "*) below+="$pid " ended+=("$pid") more=yes ;; esac
+    done
+  done
+  for file in "$FK_FACTS"/fact.*.by; do
+    { read -r pid < "$file"; } 2> /dev/null || continue # there is none
+    case $below in *" $pid "*) [ -e "${file%.by}.known" ] || echo 137 > "${file%.by}.known" ;; esac
+  done
+  [ ${#ended[@]} -eq 0 ] || kill -KILL "${ended[@]}" 2> /dev/null || true # it has ended by itself
 }
 
 # fk_run_here FUNCTION: in this shell.
@@ -108,7 +160,7 @@ fk_file_is() {
 # worker takes the last one that nobody has, because the longest are at the end of a page, and has a directory of its own; only
 # what is known of the machine is shared.
 fk_check_all() {
-  local workers worker file known=()
+  local workers worker file known=() at=() watch
   workers=$(nproc)
   export FK_FACTS=$FK_TMP
   FK_STEPS=("$@")
@@ -121,13 +173,17 @@ fk_check_all() {
   for ((worker = 1; worker <= (workers < 8 ? workers : 8); worker++)); do
     (
       FK_TMP=$FK_FACTS/worker.$worker
-      mkdir "$FK_TMP" && { [ ${#known[@]} -eq 0 ] || cp "${known[@]}" "$FK_TMP"; }
+      mkdir "$FK_TMP" && { [ ${#known[@]} -eq 0 ] || cp "${known[@]}" "$FK_TMP"; } || exit
       exec 3> "$FK_TMP/frames"
       exec < /dev/null
       fk_work
     ) &
+    at+=($!)
   done
-  wait
+  fk_watch &
+  watch=$!
+  wait "${at[@]}"
+  kill "$watch"
   trap - TERM
   cat "$FK_FACTS"/worker.*/frames >&3
 }
