@@ -729,7 +729,8 @@ function piBoot({ controls, piArguments }: Host): Step[] {
       apply: [
         sh`
           record_before /boot/firmware/cmdline.txt
-          line=$(head --lines=1 /boot/firmware/cmdline.txt)
+          line=$(grep --max-count=1 '[^[:space:]]' /boot/firmware/cmdline.txt)
+          case " $line " in *' root='*) ;; *) echo 'the first line of cmdline.txt has no root=' >&2; exit 1 ;; esac
           for word in ${piArguments}; do case " $line " in *" $word "*) ;; *) line+=" $word" ;; esac; done
           printf '%s\n' "$line" > /boot/firmware/cmdline.new
           sync /boot/firmware/cmdline.new && mv /boot/firmware/cmdline.new /boot/firmware/cmdline.txt`,

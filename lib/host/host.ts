@@ -49,6 +49,12 @@ const keyExchange = (isUbuntu: boolean): string =>
     'curve25519-sha256@libssh.org',
   ].join(',')
 
+/** What the kernel of a Raspberry Pi is told: its firmware switches off what a kubelet does not start without. */
+const argumentsOfPi = (node: boolean): string[] => [
+  ...configured('cmdline-pi.txt').trim().split(' '),
+  ...(node ? ['cgroup_enable=memory'] : []),
+]
+
 /**
  * What is fixed for one host. On a machine that is host and node in one (a Pi), the values that a CNI or a runtime of containers
  * needs are the node's; everywhere else the host forwards nothing and believes nobody.
@@ -96,7 +102,7 @@ export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Ho
       waivers: waiversFor({ ...site, machines: own }),
     }),
     packages: parsed(configured('packages.yaml')) as Host['packages'],
-    piArguments: configured('cmdline-pi.txt').trim().split(' '),
+    piArguments: argumentsOfPi(node),
     values: {
       sysctl: {
         ...kernel,

@@ -45,6 +45,12 @@ export function prerequisites(context: Context, member: Member): Step[] {
   const sysctl = '/etc/sysctl.d/99-zz-fortress-k3s.conf'
   return [
     {
+      name: 'the kernel counts the memory of groups',
+      why: 'k3s does not start without the memory controller, which the firmware of a Raspberry Pi switches off',
+      check: sh`grep --word-regexp --quiet memory /sys/fs/cgroup/cgroup.controllers || ${container}`,
+      help: 'on a Raspberry Pi: ./task host-harden apply writes cgroup_enable=memory into cmdline.txt; then restart it',
+    },
+    {
       name: 'cgroup v2 is mounted and the clock is synchronised',
       why: 'the kubelet of this version refuses cgroup v1, and certificates are not valid before their time',
       check: sh`

@@ -371,7 +371,7 @@ function* modeProblems(at: Path, mode: number, raw: (path: Path) => string): Gen
   else if (!likely(mode) && /^0[1-7]\d\d$/.test(text) && likely(Number(text)))
     yield {
       path: at,
-      reason: `is ${text}, which lets somebody write who may not read; ${Number(text)} without the 0 would be ${octal(Number(text))}`,
+      reason: `is ${text}, which lets somebody write who may not read; without the 0 it would be ${octal(Number(text))}`,
       suggestion: octal(Number(text)),
     }
 }

@@ -125,7 +125,7 @@ main() {
   #   L13 old kernels and unused packages are removed [LYNIS PKGS-7346]
   #   L02 APT keys are bound to their source (Signed-By) [sources.list(5)]
   check() {
-    put_matches /etc/apt/apt.conf.d/99-fortress cf3d465552d21d94154416fb244fef12ab3423a04771140df73fa37a90f8fd7b 644 root:root
+    put_matches /etc/apt/apt.conf.d/99-fortress 2474351e7aa68bd8e02fad9ae2164776a0d0c4236f2f9dce2fae66ffa215f073 644 root:root
   }
   apply() {
     put /etc/apt/apt.conf.d/99-fortress 644 root:root 'APT_CONFIG="$new" apt-config dump > /dev/null' << 'FORTRESS'
@@ -149,6 +149,9 @@ Unattended-Upgrade::Automatic-Reboot "false";
 Unattended-Upgrade::Remove-Unused-Dependencies "true";
 Unattended-Upgrade::Remove-Unused-Kernel-Packages "true";
 Unattended-Upgrade::SyslogEnable "true";
+// Kernel and firmware of a Raspberry Pi come from its own archive, which is not among those that Debian's package knows.
+Unattended-Upgrade::Origins-Pattern:: "site=archive.raspberrypi.com";
+Unattended-Upgrade::Origins-Pattern:: "site=archive.raspberrypi.org";
 FORTRESS
     put_finish /etc/apt/apt.conf.d/99-fortress
   }
