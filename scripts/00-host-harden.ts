@@ -150,8 +150,7 @@ function software({ controls, packages: { watchers, unwanted } }: Host): Step[] 
         sh`LC_ALL=C comm -23 "$FK_STATE/pages/$FK_PAGE/origin/packages" <(
             dpkg-query --show --showformat='\${Package}:\${Architecture} \${db:Status-Abbrev}\n' |
               awk '$2 ~ /^i/ { print $1 }' | LC_ALL=C sort) |
-          xargs --no-run-if-empty env DEBIAN_FRONTEND=noninteractive \
-            apt-get --quiet=2 --yes --no-install-recommends install`,
+          xargs --no-run-if-empty bash -c 'apt_get --no-install-recommends install "$@"' bash`,
       ],
     },
     {
@@ -159,7 +158,7 @@ function software({ controls, packages: { watchers, unwanted } }: Host): Step[] 
       check: sh`package_absent ${unwanted}`,
       apply: [
         sh`dpkg-query --show --showformat='\${Package}\n' ${unwanted} 2> /dev/null |
-          DEBIAN_FRONTEND=noninteractive xargs apt-get --quiet=2 --yes purge`,
+          xargs bash -c 'apt_get purge "$@"' bash`,
       ],
       seconds: 900,
       controls: controls('unwanted'),

@@ -41,7 +41,7 @@ export default script(import.meta, about, (context) => {
       sh`nft list table inet fortress > /dev/null 2>&1`,
     ),
     packages(['nftables']),
-    ...(end ? [insideToo(end, firewall), handshake(end, howTo(context), transaction)] : []),
+    ...(end ? [handshake(end, howTo(context), transaction), insideToo(end, firewall, transaction)] : []),
     ...rules(firewall, transaction),
     active(firewall, end, transaction),
     onlyManager(transaction),
@@ -88,13 +88,14 @@ function shutOut({ site, machine }: Context, end: TunnelEnd | undefined, { ssh, 
 }
 
 /** Before the other addresses are closed. */
-const insideToo = ({ address }: TunnelEnd, { ssh: { port } }: Firewall): Step => ({
+const insideToo = ({ address }: TunnelEnd, { ssh: { port } }: Firewall, transaction: Transaction): Step => ({
   name: `sshd answers at ${address}, port ${port}: the address in the tunnel`,
   why: 'it is the only one that is left',
   check: sh`nft list table inet fortress > /dev/null 2>&1 ||
     timeout 10 bash -c 'exec 3<> "/dev/tcp/$1/$2" && read -r -t 5 line <&3 && echo "$line" && [[ $line == SSH-* ]]' \
       bash ${address} ${port}`,
   help: `sshd -T | grep -i listen on the machine says where it listens: take ListenAddress out, and see that the port is ${port}`,
+  transaction,
 })
 
 /** The one way in is closed only while somebody uses the other. */

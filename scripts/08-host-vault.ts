@@ -155,9 +155,9 @@ const installed: Step[] = [
     check: sh`test -x /usr/bin/systemd-cryptenroll && test -x /usr/lib/systemd/systemd-cryptsetup &&
       { ! vault_tpm2 || systemd-cryptenroll --tpm2-device=list > /dev/null; }`,
     apply: [
-      sh`apt-get --quiet=2 update`,
+      sh`apt_get update`,
       // Debian 13 has them in a package of their own, Ubuntu 24.04 in that of systemd.
-      sh`DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes --no-install-recommends install \
+      sh`apt_get --no-install-recommends install \
           "$(if apt-cache show systemd-cryptsetup > /dev/null 2>&1; then echo systemd-cryptsetup; else echo systemd; fi)"`,
     ],
     seconds: 900,

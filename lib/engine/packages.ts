@@ -21,9 +21,6 @@ export function packages(
     // A package that dpkg has never heard of is an error of dpkg-query, and prints nothing.
     check: sh`dpkg-query --show --showformat='\${db:Status-Status} \${Package}\n' ${names} |
       awk '$1 != "installed" { print "not installed:", $2; missing = 1 } END { exit missing }'`,
-    apply: [
-      sh`apt-get --quiet=2 update`,
-      sh`DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes --no-install-recommends install ${names}`,
-    ],
+    apply: [sh`apt_get update`, sh`apt_get --no-install-recommends install ${names}`],
   }
 }

@@ -42,7 +42,9 @@ const beginOf = (page: Pick<Printable, 'on'>) =>
   runsOnLaptop(page) ? ['begin_rootless', ...programsOf(page.on ?? 'host')].join(' ') : 'begin'
 
 /** The shell of the engine that a printed page may use. */
-const engine = ['put', 'snapshot', 'guard', 'record', 'printed'].map((name) => `lib/engine/shell/${name}.sh`)
+const engine = ['put', 'snapshot', 'apt', 'guard', 'record', 'printed'].map(
+  (name) => `lib/engine/shell/${name}.sh`,
+)
 
 /** Whoever comes in again after a change needs this long, in seconds. */
 const PERSON = 180

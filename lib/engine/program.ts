@@ -59,7 +59,7 @@ export interface ApplyOptions extends Applied {
   record?: boolean
 }
 
-const applyShell = ['put.sh', 'snapshot.sh', 'record.sh', 'guard.sh', 'frame.sh']
+const applyShell = ['put.sh', 'snapshot.sh', 'apt.sh', 'record.sh', 'guard.sh', 'frame.sh']
 
 /** Checks every step and control. */
 export function checkProgram({ page, shell = {}, steps, owner }: CheckOptions): Promise<Program> {

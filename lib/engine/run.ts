@@ -19,7 +19,7 @@ import {
 } from './program.ts'
 import type { Report } from './report.ts'
 import { type Change, type Demand, type Step, isChange, isDemand, isWait } from './step.ts'
-import { transactionFor } from './transaction.ts'
+import { type Begun, transactionFor } from './transaction.ts'
 import { type Cut, type Sent, faultOf, reportCheckError, reportDisconnect } from './faults.ts'
 import { type Observed, foundOf, holds, observe, unobserved } from './observed.ts'
 import { type Mode, PageReport, type Result } from './verdict.ts'
@@ -414,6 +414,17 @@ function applyHere(work: Work, batch: Batch, sent: Record<string, string>): Prom
   return during(underWay, () => applyAndConfirm(work, batch, sent, underWay))
 }
 
+/** Whether what would confirm a transaction can be done; otherwise it is not begun, which is reported. */
+async function isReady(work: Work, { steps }: Batch, transaction: Begun): Promise<boolean> {
+  // A demand that does not hold is reported by itself.
+  if (steps.some((each) => isDemand(each.step) && !stepHolds(work, each))) return true
+  const unready = await transaction.ready()
+  if (unready === undefined) return true
+  work.running.report.error(unready)
+  work.cut = { why: unready.said?.split('\n').at(-1) ?? '', as: 'blocked' }
+  return false
+}
+
 async function applyAndConfirm(
   work: Work,
   batch: Batch,
@@ -431,6 +442,7 @@ async function applyAndConfirm(
     sent,
     ...(transaction ? { transaction: transaction.armed } : {}),
   }
+  if (transaction && !(await isReady(work, batch, transaction))) return { code: 1, saved: [] }
   for (const { index } of batch.steps) observed[index] = unobserved()
   const saved: Saved[] = []
   let armed = false

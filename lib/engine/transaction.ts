@@ -29,6 +29,8 @@ export interface Begun {
   armed: { id: string; seconds: number }
   /** What a run that is to end early waits for, and what becomes of it without it. */
   underWay: UnderWay
+  /** Tries what would confirm it before anything is changed. Resolves to why that fails, or to undefined. */
+  ready: () => Promise<FaultReport | undefined>
   /** Confirms what the program has done. Resolves to why it is not confirmed, and so rolled back; or to undefined. */
   confirm: () => Promise<FaultReport | undefined>
 }
@@ -41,7 +43,12 @@ export interface Transactions {
   undo: (subject: Subject, transaction: Transaction) => Begun | undefined
 }
 
-const begun = (subject: Subject, seconds: number, prove: (unconfirmed: Unconfirmed) => Proof): Begun => {
+const begun = (
+  subject: Subject,
+  seconds: number,
+  prove: (unconfirmed: Unconfirmed) => Proof,
+  ready: Begun['ready'] = async () => undefined,
+): Begun => {
   const id = `${subject.page.name}-${Date.now().toString(36)}`
   const what = subject.page.name
   const alone = recordOf(subject.page.on) === 'laptop' ? 'the next run rolls it' : 'the machine rolls it'
@@ -49,7 +56,12 @@ const begun = (subject: Subject, seconds: number, prove: (unconfirmed: Unconfirm
     until: `the change of ${what} that could lock you out is confirmed, or rolled back (${seconds} s at most)`,
     left: `${alone} back by itself, ${seconds} s after it began at the latest`,
   }
-  return { armed: { id, seconds }, underWay, confirm: () => confirm(prove({ ...subject, id, seconds })) }
+  return {
+    armed: { id, seconds },
+    underWay,
+    ready,
+    confirm: () => confirm(prove({ ...subject, id, seconds })),
+  }
 }
 
 /**
@@ -59,7 +71,16 @@ const begun = (subject: Subject, seconds: number, prove: (unconfirmed: Unconfirm
 const onMachine: Transactions = {
   // What must come up first gets the time that it may take.
   apply: (subject, { within = 0, route }) =>
-    begun(subject, Math.max(subject.rollbackAfter, within), (it) => byNewLogin(it, route?.apply)),
+    begun(
+      subject,
+      Math.max(subject.rollbackAfter, within),
+      (it) => byNewLogin(it, route?.apply),
+      // By the present route we are in already.
+      async () =>
+        route?.apply === undefined || route.apply === subject.machine.route
+          ? undefined
+          : enters(subject, subject.machine.reconnect(route.apply)),
+    ),
   undo: (subject, { route }) => begun(subject, subject.rollbackAfter, (it) => byNewLogin(it, route?.undo)),
 }
 
@@ -168,7 +189,7 @@ function byNewLogin(it: Unconfirmed, route: Route = it.machine.route): Proof {
     // From now on the machine is used by that route.
     confirmed: () => void (route === machine.route || machine.switchTo(route)),
     ended: async () => {},
-    fault: ({ state }) => {
+    fault: ({ state, said }) => {
       const ran = `a new connection to ${connection.label}`
       if (state === 'died')
         return {
@@ -183,12 +204,54 @@ function byNewLogin(it: Unconfirmed, route: Route = it.machine.route): Proof {
             ? 'the machine has rolled these steps back, or is about to'
             : `the machine rolls these steps back by itself, ${seconds} s after they began`,
         next:
-          route === 'tunnel'
+          why(said) ??
+          (route === 'tunnel'
             ? 'bring the tunnel up on this computer, and run it again'
-            : 'find out why a new login fails, and run it again',
+            : 'find out why a new login fails, and run it again'),
       }
     },
   }
+}
+
+/** Logs in by the route that will be the only one, and becomes root there. */
+async function enters(
+  { page, steps, report }: Subject,
+  connection: Machine,
+): Promise<FaultReport | undefined> {
+  report.running({ index: 0, total: 0, name: 'connecting by the route that will be left', limit: 30 })
+  const outcome = await connection
+    .run(await plain(page.name, []), () => {}, 30)
+    .finally(() => connection.close())
+  if (outcome.finished) return undefined
+  const said = outcome.stderr.trim().split('\n').slice(-3).join('\n') || `it ended with ${outcome.code}`
+  return {
+    step: steps[0]?.step.name ?? page.name,
+    as: 'blocked',
+    ran: `a connection to ${connection.label}, before it is the only one`,
+    said,
+    state: 'nothing was changed',
+    next: why(said) ?? 'bring the tunnel up on this computer, and run it again',
+  }
+}
+
+/** What to look for where a log-in fails by one route and not by the other. */
+function why(said: string): string | undefined {
+  const rows: [RegExp, string][] = [
+    [
+      /Permission denied/,
+      'look for what depends on the address: from= in authorized_keys, AllowUsers and Match in sshd_config.d, access.conf',
+    ],
+    [/Connection refused/, 'sshd does not listen there: look for ListenAddress and Port in sshd_config.d'],
+    [
+      /No \S+ host key is known|Host key verification failed/,
+      'sshd shows another key than the one that is pinned: look for HostKey in sshd_config.d',
+    ],
+    [
+      /Connection (closed|reset)/,
+      'sshd hangs up: look at /etc/hosts.allow, /etc/hosts.deny and journalctl --unit=ssh',
+    ],
+  ]
+  return rows.find(([pattern]) => pattern.test(said))?.[1]
 }
 
 function byItsChecks(it: Unconfirmed): Proof {

@@ -1,8 +1,12 @@
 // The step that installs packages: what it asks dpkg, and what it makes of the answer.
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { test } from 'node:test'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, test } from 'node:test'
 import { packages } from '../../lib/engine/packages.ts'
+import { root } from '../../lib/ground/root.ts'
 
 /** The check of a step, with a dpkg-query that knows these packages. */
 function holds(names: string[], states: Record<string, string>): { code: number | null; said: string } {
@@ -48,4 +52,48 @@ test('its name says which packages, or what the page calls them', () => {
 
 test('an empty list is a mistake', () => {
   assert.throws(() => packages([]), { name: 'TypeError', message: 'packages: which?' })
+})
+
+describe('another program that installs packages', () => {
+  /** apt_get with an apt-get that finds a lock held so many times, and then says `last`. */
+  const run = (held: number, last: string, seconds: number) => {
+    const dir = mkdtempSync(join(tmpdir(), 'fk-apt-'))
+    const apt = `echo x >> ${dir}/tries
+if [ "$(wc --lines < ${dir}/tries)" -le ${held} ]; then
+  echo 'E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 66 (unattended-upgr)' >&2; exit 100
+fi
+${last}`
+    writeFileSync(join(dir, 'apt-get'), `#!/bin/bash\n${apt}\n`, { mode: 0o755 })
+    const text = `. ${root}/lib/engine/shell/apt.sh; apt_get install one`
+    const { status, stdout, stderr } = spawnSync('bash', ['-euo', 'pipefail', '-c', text], {
+      encoding: 'utf8',
+      env: { PATH: `${dir}:${process.env['PATH']}`, SHLVL: '1', FK_APT_SECONDS: String(seconds) },
+    })
+    rmSync(dir, { recursive: true })
+    return { status, stdout, stderr }
+  }
+
+  test('is waited for, and named once', () => {
+    const { status, stderr } = run(2, 'true', 60)
+    assert.equal(status, 0)
+    assert.equal(
+      stderr,
+      'waiting for another program that installs packages: E: Could not get lock /var/lib/dpkg/lock-frontend. ' +
+        'It is held by process 66 (unattended-upgr)\n',
+    )
+  })
+
+  test('that does not end is named when the time is over', () => {
+    const { status, stdout } = run(99, 'true', 1)
+    assert.equal(status, 100)
+    assert.match(
+      stdout,
+      /^another program still installs packages after 1 s:\nE: Could not get lock .*process 66/,
+    )
+  })
+
+  test('is no other mistake of apt, which ends at once', () => {
+    const { status, stdout, stderr } = run(0, "echo 'E: Unable to locate package one' >&2; exit 100", 60)
+    assert.deepEqual([status, stdout, stderr], [100, 'E: Unable to locate package one\n', ''])
+  })
 })

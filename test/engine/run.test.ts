@@ -72,6 +72,8 @@ describe('steps travel together as far as safety allows', () => {
 })
 
 interface Fake {
+  /** What ssh says where another route lets nobody in. */
+  shut?: string
   /** What a step's commands end with; a step without one succeeds. */
   fails?: string[]
   /** Steps that hold already. */
@@ -98,6 +100,7 @@ interface Fake {
 function fake(
   steps: Step[],
   {
+    shut,
     fails = [],
     holds = [],
     locked = 0,
@@ -179,7 +182,9 @@ function fake(
     },
     reconnect: (route: Route) => {
       done.push(`reconnect ${route}`)
-      return { ...machine, route, close: async () => {} } as Machine
+      const run =
+        shut === undefined ? machine.run : async () => ({ code: 255, stderr: shut, finished: false })
+      return { ...machine, label: route, run, route, close: async () => {} } as Machine
     },
     switchTo(route: Route) {
       machine.route = route
@@ -293,7 +298,27 @@ describe('a transaction', () => {
   test('is confirmed over a new connection, by its own route, before anything follows', async () => {
     const { code, done } = await applied(steps)
     assert.equal(code, 0)
-    assert.deepEqual(done, ['a', 'b', 'reconnect tunnel', 'committed', 'switch to tunnel', 'c'])
+    assert.deepEqual(done, [
+      'a',
+      'reconnect tunnel',
+      'b',
+      'reconnect tunnel',
+      'committed',
+      'switch to tunnel',
+      'c',
+    ])
+  })
+
+  test('by a route that lets nobody in is not begun, and says what to look for', async () => {
+    const { code, done, text } = await applied(steps, {
+      shut: 'root@10.66.0.1: Permission denied (publickey).',
+    })
+    assert.equal(code, 1)
+    assert.deepEqual(done, ['a', 'reconnect tunnel'])
+    assert.match(
+      text,
+      /Permission denied[^]*nothing was changed[^]*next: +look for what depends on the address: from=/,
+    )
   })
 
   test('without a route of its own stays on the present one', async () => {
@@ -309,7 +334,7 @@ describe('a transaction', () => {
   test('that the machine refuses to confirm has failed, with all its steps, and nothing follows', async () => {
     const { code, changed, done, text } = await applied(steps, { commits: ['refused'] })
     assert.deepEqual([code, changed], [1, 1])
-    assert.deepEqual(done, ['a', 'b', 'reconnect tunnel', 'refused'])
+    assert.deepEqual(done, ['a', 'reconnect tunnel', 'b', 'reconnect tunnel', 'refused'])
     assert.match(text, /the machine has rolled these steps back, or is about to/)
   })
 

@@ -44,7 +44,7 @@ describe('the tunnel', { skip: noLaptop }, () => {
   test('a plan makes neither keys nor an identity, and apply makes both and brings it up', async () => {
     const { code, text } = await run('plan')
     assert.equal(code, 2, text)
-    assert.match(text, /^change +1\/16 the laptop has WireGuard keys for the host and every peer$/m)
+    assert.match(text, /^change +2\/17 the laptop has WireGuard keys for the host and every peer$/m)
     assert.deepEqual(readdirSync(kit.state).sort(), ['known_hosts', 'log', 'sudo'])
     assert.deepEqual(differences(untouched, await kit.digest()), [])
     const applied = await run('apply')
@@ -95,7 +95,7 @@ ${psk()} 600 root
     const since = (await kit.root(facts)).stdout
     const { code, text } = await run('apply')
     assert.equal(code, 0, text)
-    assert.match(text, /^05-host-wireguard: 16 steps hold, 3 of 3 controls hold$/m)
+    assert.match(text, /^05-host-wireguard: 17 steps hold, 3 of 3 controls hold$/m)
     assert.equal((await kit.root(facts)).stdout, since)
   })
 

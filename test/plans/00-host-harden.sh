@@ -96,8 +96,8 @@ main() {
   }
   apply() {
     [ -e /etc/usbguard/rules.conf ] || systemctl --quiet mask usbguard.service
-    apt-get --quiet=2 update
-    DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes --no-install-recommends install acct aide apparmor apparmor-utils audispd-plugins auditd chrony cron debsums libcap2-bin libpam-pwquality needrestart sysstat unattended-upgrades usbguard
+    apt_get update
+    apt_get --no-install-recommends install acct aide apparmor apparmor-utils audispd-plugins auditd chrony cron debsums libcap2-bin libpam-pwquality needrestart sysstat unattended-upgrades usbguard
   }
   change 'monitoring and audit packages are installed'
 
@@ -111,7 +111,7 @@ main() {
   }
   apply() {
     dpkg-query --show --showformat='${Package}\n' apport autofs ftp inetutils-telnet ldap-utils nis popularity-contest prelink rsh-client snapd talk telnet tftp tnftp ubuntu-report udisks2 whoopsie 2> /dev/null |
-    DEBIAN_FRONTEND=noninteractive xargs apt-get --quiet=2 --yes purge
+    xargs bash -c 'apt_get purge "$@"' bash
   }
   change 'packages for telemetry, clear-text protocols and automatic mounting are removed'
 
@@ -2408,6 +2408,7 @@ FORTRESS
 # from lib/engine/shell/snapshot.sh: fk_describe fk_snapshot record_before fk_changed fk_restore_etc fk_restore_kept
 # from lib/engine/shell/snapshot.sh: fk_restore_aside fk_restore_units fk_restore_sysctls fk_restore_tables
 # from lib/engine/shell/snapshot.sh: fk_sysctl_keys fk_rollback fk_restart
+# from lib/engine/shell/apt.sh: apt_get apt_says
 # from lib/engine/shell/guard.sh: fk_guard fk_arm fk_deadman_holders fk_deadman_end fk_complete fk_commit
 # from lib/engine/shell/guard.sh: fk_deadman_units fk_disarm fk_rollback_now
 # from lib/engine/shell/record.sh: fk_add

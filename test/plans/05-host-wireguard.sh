@@ -45,8 +45,8 @@ main() {
     awk '$1 != "installed" { print "not installed:", $2; missing = 1 } END { exit missing }'
   }
   apply() {
-    apt-get --quiet=2 update
-    DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes --no-install-recommends install wireguard-tools
+    apt_get update
+    apt_get --no-install-recommends install wireguard-tools
   }
   change 'wireguard-tools is installed'
 
@@ -303,6 +303,7 @@ FORTRESS
 # from lib/engine/shell/snapshot.sh: fk_describe fk_snapshot record_before fk_changed fk_restore_etc fk_restore_kept
 # from lib/engine/shell/snapshot.sh: fk_restore_aside fk_restore_units fk_restore_sysctls fk_restore_tables
 # from lib/engine/shell/snapshot.sh: fk_sysctl_keys fk_rollback fk_restart
+# from lib/engine/shell/apt.sh: apt_get apt_says
 # from lib/engine/shell/guard.sh: fk_guard fk_arm fk_deadman_holders fk_deadman_end fk_complete fk_commit
 # from lib/engine/shell/guard.sh: fk_deadman_units fk_disarm fk_rollback_now
 # from lib/engine/shell/record.sh: fk_add

@@ -32,25 +32,16 @@ main() {
     awk '$1 != "installed" { print "not installed:", $2; missing = 1 } END { exit missing }'
   }
   apply() {
-    apt-get --quiet=2 update
-    DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes --no-install-recommends install nftables
+    apt_get update
+    apt_get --no-install-recommends install nftables
   }
   change 'nftables is installed'
 
-  # 3/10 sshd answers at 10.66.0.1, port 22: the address in the tunnel
-  #   why: it is the only one that is left
-  check() {
-    nft list table inet fortress > /dev/null 2>&1 ||
-    timeout 10 bash -c 'exec 3<> "/dev/tcp/$1/$2" && read -r -t 5 line <&3 && echo "$line" && [[ $line == SSH-* ]]' \
-      bash 10.66.0.1 22
-  }
-  demand 'sshd answers at 10.66.0.1, port 22: the address in the tunnel' 'sshd -T | grep -i listen on the machine says where it listens: take ListenAddress out, and see that the port is 22'
-
-  # Steps 4 to 10 are one transaction.
+  # Steps 3 to 10 are one transaction.
   FK_RESTART='' FK_TABLES='inet fortress'
   transaction 180 'through the tunnel'
 
-  # 4/10 a peer has made a WireGuard handshake in the last three minutes
+  # 3/10 a peer has made a WireGuard handshake in the last three minutes
   #   why: SSH is closed outside of the tunnel only while somebody is inside; once it is closed, this holds by itself
   check() {
     nft list table inet fortress > /dev/null 2>&1 ||
@@ -64,6 +55,15 @@ sudo wg-quick up /nonexistent/fortress/laptop.conf
 on the laptop, with wireguard-tools installed
 a phone scans it: ./task peer show laptop --qr
 The file holds a private key in clear (mode 600).'
+
+  # 4/10 sshd answers at 10.66.0.1, port 22: the address in the tunnel
+  #   why: it is the only one that is left
+  check() {
+    nft list table inet fortress > /dev/null 2>&1 ||
+    timeout 10 bash -c 'exec 3<> "/dev/tcp/$1/$2" && read -r -t 5 line <&3 && echo "$line" && [[ $line == SSH-* ]]' \
+      bash 10.66.0.1 22
+  }
+  demand 'sshd answers at 10.66.0.1, port 22: the address in the tunnel' 'sshd -T | grep -i listen on the machine says where it listens: take ListenAddress out, and see that the port is 22'
 
   # 5/10 the unit that loads the nftables rules is installed
   #   why: Debian's own empties every table of the machine when it stops, those of libvirt and of a cluster included
@@ -381,6 +381,7 @@ FORTRESS
 # from lib/engine/shell/snapshot.sh: fk_describe fk_snapshot record_before fk_changed fk_restore_etc fk_restore_kept
 # from lib/engine/shell/snapshot.sh: fk_restore_aside fk_restore_units fk_restore_sysctls fk_restore_tables
 # from lib/engine/shell/snapshot.sh: fk_sysctl_keys fk_rollback fk_restart
+# from lib/engine/shell/apt.sh: apt_get apt_says
 # from lib/engine/shell/guard.sh: fk_guard fk_arm fk_deadman_holders fk_deadman_end fk_complete fk_commit
 # from lib/engine/shell/guard.sh: fk_deadman_units fk_disarm fk_rollback_now
 # from lib/engine/shell/record.sh: fk_add

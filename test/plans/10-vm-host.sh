@@ -99,8 +99,8 @@ To see it work without, twenty times slower: FK_VM_ACCEL=tcg'
     awk '$1 != "installed" { print "not installed:", $2; missing = 1 } END { exit missing }'
   }
   apply() {
-    apt-get --quiet=2 update
-    DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes --no-install-recommends install libvirt-daemon-system libvirt-clients dnsmasq-base qemu-utils qemu-system-x86 ovmf apparmor xsltproc openssh-client
+    apt_get update
+    apt_get --no-install-recommends install libvirt-daemon-system libvirt-clients dnsmasq-base qemu-utils qemu-system-x86 ovmf apparmor xsltproc openssh-client
   }
   change 'KVM, QEMU and libvirt are installed'
 
@@ -296,6 +296,7 @@ FORTRESS
 # from lib/vm/domain.sh: vm_no vm_facts vm_sift vm_differs vm_memory vm_cores
 # from lib/engine/shell/put.sh: FK_STATE put put_owner put_finish put_finished put_restore put_matches
 # from lib/engine/shell/snapshot.sh: record_before
+# from lib/engine/shell/apt.sh: apt_get apt_says
 # from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage recover holds
 # from lib/engine/shell/printed.sh: change demand fail
 cat > "$FK_TMP/facts.xsl" << 'XSL'

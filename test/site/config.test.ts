@@ -375,6 +375,16 @@ accepted: [{ what: north-1, why: one server is enough, until: 2029-12-31 }]
     for (const form of forms) assert.equal(envOf({ FK_HOST: form }).FK_HOST, form)
   })
 
+  for (const [host, what] of [
+    ['admin@10.66.0.1', /is inside tunnel\.network \(10\.66\.0\.0\/24\): give the address of the host/],
+    ['10.77.0.2:2222', /is inside the network guests, which is behind a host \(10\.77\.0\.0\/24\)/],
+  ] as const)
+    test(`refuse ${host}, which is found only behind the host that it is to name`, () => {
+      const [fault, ...more] = refusal({ env: { FK_HOST: host }, root: checkout() }).faults
+      assert.deepEqual([fault?.path, more.length], ['FK_HOST', 0])
+      assert.match(fault?.reason ?? '', what)
+    })
+
   test('are all explained in .env.example, which is generated', () => {
     const why = 'it is not what the schema gives; run: ./task env-example'
     assert.equal(fs.readFileSync(path.join(root, '.env.example'), 'utf8'), envExample(), why)

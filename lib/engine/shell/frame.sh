@@ -209,13 +209,16 @@ fk_work() {
 
 # fk_do STEP NUMBER SECONDS TEXT [SECRET]: one command of a step, in a bash of its own that dies with its deadline.
 fk_do() {
+  local FK_SAYS='' # where it is set, the command may say something meanwhile: what it starts in the background may not
   frame run "$1" "$2"
+  case $4 in *apt_get*) exec 4>&3 && export FK_SAYS=$FK_NONCE ;; esac
   if [ $# -gt 4 ]; then
     FK_OUT=$(printf '%s' "$5" | timeout --kill-after=5 "$3" bash -euo pipefail -c "$4" 2>&1 3>&-)
   else
     FK_OUT=$(timeout --kill-after=5 "$3" bash -euo pipefail -c "$4" 2>&1 3>&- < /dev/null)
   fi
   FK_RC=$?
+  [ -z "$FK_SAYS" ] || exec 4>&-
   [ "$FK_RC" -eq 0 ] || frame said "$1" "$2" "$FK_RC" "$FK_OUT"
   return "$FK_RC"
 }

@@ -108,7 +108,7 @@ fk_undo() {
       printf 'packages stay, because others need them: %s\n' "$(paste --serial --delimiters=' ' <<< "$extra")"
     else
       # shellcheck disable=SC2086
-      DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes purge $packages > /dev/null 2> "$dir/apt" ||
+      apt_get purge $packages > "$dir/apt" 2>&1 ||
         printf 'apt-get purge: %s\n' "$(tail --lines=1 "$dir/apt")"
     fi
   fi

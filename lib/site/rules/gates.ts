@@ -8,6 +8,8 @@ import {
   entries,
   many,
   present,
+  machinesAreKnown,
+  machinesOf,
   repeated,
   seconds,
   unknown,
@@ -30,9 +32,18 @@ export function* gateProblems(document: Document, today: string): Generator<Prob
   yield* proofProblems(document)
   yield* secretProblems(document)
   yield* recoveryProblems(document)
-  for (const [at, { until }] of entries(['accepted'], document.accepted))
+  const machines = machinesOf(document).map(([, { name }]) => name)
+  for (const [at, { until, what = '' }] of entries(['accepted'], document.accepted)) {
+    const [, machine] = /^cut:([^:]*)/.exec(what) ?? []
+    if (machinesAreKnown(document) && machine !== undefined && !machines.includes(machine))
+      yield {
+        path: [...at, 'what'],
+        reason: `names ${machine}, which is no machine of this site: cut:MACHINE:WORD`,
+        suggestion: nearest(machine, present(machines)),
+      }
     if (until !== undefined && until < today)
       yield { path: [...at, 'until'], reason: 'is over: decide again' }
+  }
 }
 
 const proofs = ['setting', 'secret', 'typed', 'reach', 'leases', 'resolves', 'event']
