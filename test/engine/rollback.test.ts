@@ -46,6 +46,8 @@ function rolledBack({ steps = [], paths = [], active = [], snapshot = {}, tables
       engineShell('snapshot.sh'),
       `systemctl() {
         case $1 in
+          show) case $4 in called.service) echo called.socket ;; esac ;;
+          --quiet) [ "$3" = called.socket ] ;;
           is-active) case " ${active.join(' ')} " in *" $2 "*) echo active ;; *) echo inactive ;; esac ;;
           try-reload-or-restart) echo "$*" >> ${dir}/ran; [ "$2" != broken.service ] ;;
           *) echo "$*" >> ${dir}/ran ;;
@@ -88,6 +90,11 @@ describe('units start anew when a rollback changed what they read', () => {
       'one whose reload fails is restarted',
       { steps: restart({ how: 'reload', unit: 'broken.service' }), paths },
       ['try-reload-or-restart broken.service', 'restart broken.service'],
+    ],
+    [
+      'one that a socket starts is restarted, because it cannot open what that listens for',
+      { steps: restart({ how: 'reload', unit: 'called.service' }), paths },
+      ['restart called.service'],
     ],
     [
       'one that gave up over its files starts again',
