@@ -36,7 +36,7 @@ export const names: Record<string, string> = {
   'inside.example.org': places.private,
 }
 
-/** Who is not in a pod may not ping without this: a socket for pings needs a group that may. */
+/** A socket for pings needs a group that may: outside of pods that is nobody, and Cilium has nodes read their sysctls again. */
 const pings = "echo '0 0' > /proc/sys/net/ipv4/ping_group_range"
 
 export interface Outside {
@@ -431,7 +431,7 @@ export async function tried(cluster: PodFleet, attempts: Attempt[], seconds = 2)
     .map(async (from) => {
       const mine = mineOf(from)
       if (from.node !== undefined)
-        return heard(mine, await cluster.on(from.node, `/opt/pod/pod ${words(mine)}`))
+        return heard(mine, await cluster.on(from.node, `${pings}; /opt/pod/pod ${words(mine)}`))
       const space = from.address === laptop ? [] : ['ip', 'netns', 'exec', 'fk-outside']
       const [program = '', ...rest] = [...space, pod(), ...words(mine).split(' ')]
       const { stdout } = await run(program, rest, { env: { ...process.env, FROM: from.address } })
