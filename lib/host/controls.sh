@@ -1,6 +1,5 @@
 # shellcheck shell=bash
 # The functions of controls: each prints what it found and returns 0 (holds) or 1 (does not), or leaves with 100 (does not
-# The functions of controls: each prints what it found and returns 0 (holds) or 1 (does not), or leaves with 100 (does not
 # apply here), 101 (holds after the next start) or 102 (could not be asked). Everything is read-only and asks what decides: the
 # kernel, the daemon, the program by its own reader; what several controls need is asked once.
 #
@@ -284,12 +283,17 @@ mount_has() {
 
 # modes_of PATH…: mode and owner of each that exists; a + behind the mode says that a list of its own (ACL) lets others in.
 modes_of() {
-  local rights=''
-  rights=$(ls --directory -l -- "$@" 2> /dev/null) || true # one of them may not be there
-  rights=$(awk '$1 ~ /[+]$/ { print $NF }' <<< "$rights")
-  stat --format='%n %a %U:%G' -- "$@" 2> /dev/null |
-    awk -v with="$rights" 'BEGIN { n = split(with, path, "\n"); for (i = 1; i <= n; i++) more[path[i]] }
-      { if ($1 in more) $2 = $2 "+"; print }' || true # one of them may not be there
+  local line lines path more=$'\n'
+  mapfile -t lines < <(ls --directory -l -- "$@" 2> /dev/null) # one of them may not be there
+  for line in "${lines[@]}"; do
+    case ${line%% *} in *+) more+=${line##* }$'\n' ;; esac
+  done
+  mapfile -t lines < <(stat --format='%n %a %U:%G' -- "$@" 2> /dev/null)
+  for line in "${lines[@]}"; do
+    path=${line%% *}
+    case $more in *$'\n'"$path"$'\n'*) line=${line#* } line="$path ${line%% *}+ ${line#* }" ;; esac
+    printf '%s\n' "$line"
+  done
 }
 
 # shellcheck disable=SC2086 # one word for each path
@@ -661,6 +665,15 @@ privileged_rules() {
 export -f walk walk_roots privileged_rules
 
 # What several checks ask the same program.
+
+# entries DATABASE: FK_ENTRIES becomes a file with all that getent knows: passwd, group, shadow.
+entries() {
+  sure_fact "getent.$1" all_entries "$1" || return
+  # shellcheck disable=SC2034 # controls read it
+  FK_ENTRIES=$FK_FACT_OF
+}
+all_entries() { getent "$1"; }
+apt_policy() { apt-cache policy; }
 
 # sudoers_lines: all that sudo reads, whatever it includes, in the words of its own reader: one rule or one default a line.
 sudoers_lines() {

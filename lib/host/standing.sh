@@ -133,23 +133,25 @@ standing_units() {
 
 # standing_logins GROUP NAME…: accounts that may log in over SSH now, by a key or a password, and are none of these.
 standing_logins() {
-  local group=$1 name home password methods keys
+  local group=$1 name home shell password methods keys
   shift
-  methods=$(sshd_says) || return
+  sure_fact sshd-says sshd_says || return
+  methods=$FK_FACT
   # Then it is so already.
-  ! grep --line-regexp --fixed-strings "allowgroups $group" <<< "$methods" > /dev/null || return 0
-  getent passwd | awk -F : '$7 !~ /(nologin|false|sync|shutdown|halt)$/ { print $1 ":" $6 }' | while IFS=: read -r name home; do
+  case $methods in *$'\n'"allowgroups $group"$'\n'*) return 0 ;; esac
+  entries passwd || return
+  while IFS=: read -r name _ _ _ _ home shell; do
+    case $shell in *nologin | *false | *sync | *shutdown | *halt) continue ;; esac
     case " $* " in *" $name "*) continue ;; esac
     read -r _ password _ < <(passwd --status "$name")
     # A cloud image has a key for root that says which user to take.
     keys=$(grep --invert-match --extended-regexp '^#|^$|command="echo ' "$home/.ssh/authorized_keys" 2> /dev/null) || true
     if [ -n "$keys" ]; then
       echo "login:$name $name, who has a key to log in over SSH"
-    elif [ "$name" != root ] && [ "$password" = P ] &&
-      grep --line-regexp 'passwordauthentication yes' <<< "$methods" > /dev/null; then
+    elif [ "$name" != root ] && [ "$password" = P ] && [[ $methods == *$'\n'passwordauthentication\ yes$'\n'* ]]; then
       echo "login:$name $name, who may log in over SSH by password"
     fi
-  done
+  done < "$FK_ENTRIES"
 }
 
 # sshd_says [-f FILE]: the settings of sshd by its files, or by FILE.
@@ -161,9 +163,17 @@ export -f sshd_says sshd_ports
 
 # sshd_keeps_ports: the drop-ins alone name every port of sshd that is not its default.
 sshd_keeps_ports() {
-  # A file: sshd closes what it was given open.
-  echo 'Include /etc/ssh/sshd_config.d/*.conf' > "$FK_TMP/drop-ins"
-  LC_ALL=C comm -23 <(sshd_ports) <(sshd_ports -f "$FK_TMP/drop-ins") | { ! grep .; }
+  local line kept lost=''
+  echo 'Include /etc/ssh/sshd_config.d/*.conf' > "$FK_TMP/drop-ins" # sshd closes what it has inherited
+  kept=$(sshd_ports -f "$FK_TMP/drop-ins") || return
+  sure_fact sshd-says sshd_says || return
+  for line in "${FK_LINES[@]}"; do
+    case $line in 'listenaddress '*) ;; *) continue ;; esac
+    line=${line##*:}
+    case $'\n'$kept$'\n' in *$'\n'"$line"$'\n'*) ;; *) lost+=" $line" ;; esac
+  done
+  echo "${lost# }"
+  [ -z "$lost" ]
 }
 
 # sshd_will_show KEY…: one of these host keys is among the Ed25519 and RSA keys of this machine, which are printed.

@@ -496,6 +496,22 @@ for (const [says, running, next, code, said] of [
   test(`controls: ${says}`, () =>
     assert.deepEqual(ask('cmdline_has audit=1', booted(running, next)), { code, said }))
 
+// As sshd does it: what it has inherited is closed before it reads its file.
+const sshdWith = (ports: string, dropIns: string) => `${read('lib/host/standing.sh')}
+  sshd() {
+    local said='${ports}'
+    case "$*" in *' -f '*) said='${dropIns}'; [ -f "\${!#}" ] || { echo 'No such file' >&2; return 1; } ;; esac
+    echo 'clientaliveinterval 222'
+    printf 'listenaddress %s\\n' $said
+  }`
+for (const [says, ports, dropIns, code] of [
+  ['the default port needs no drop-in', '0.0.0.0:22 [::]:22', '0.0.0.0:22 [::]:22', 0],
+  ['a port that only the file names would be lost', '0.0.0.0:2222', '0.0.0.0:22', 1],
+  ['a port that a drop-in names stays', '0.0.0.0:22 0.0.0.0:222', '[::]:222 [::]:22', 0],
+] as const)
+  test(`sshd keeps its ports: ${says}`, () =>
+    assert.equal(ask('sshd_keeps_ports', sshdWith(ports, dropIns)).code, code))
+
 test('what was known before a change counts no more after it', () => {
   const { said } = ask(
     'say() { echo "$1"; }; fact x say one; echo $FK_FACT; fact x say two; echo $FK_FACT; phase=after n=3; fact x say three; echo $FK_FACT; phase=before; fact x say four; echo $FK_FACT',
