@@ -161,7 +161,9 @@ export -f sshd_says sshd_ports
 
 # sshd_keeps_ports: the drop-ins alone name every port of sshd that is not its default.
 sshd_keeps_ports() {
-  LC_ALL=C comm -23 <(sshd_ports) <(sshd_ports -f <(echo 'Include /etc/ssh/sshd_config.d/*.conf')) | { ! grep .; }
+  # sshd closes what it inherits, but its standard input.
+  LC_ALL=C comm -23 <(sshd_ports) <(echo 'Include /etc/ssh/sshd_config.d/*.conf' | sshd_ports -f /dev/stdin) |
+    { ! grep .; }
 }
 
 # sshd_will_show KEY…: one of these host keys is among the Ed25519 and RSA keys of this machine, which are printed.
