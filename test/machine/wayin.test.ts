@@ -174,8 +174,8 @@ describe('the way in', { skip: noLaptop }, () => {
     test('packages that somebody else installs: it waits, says for whom, and goes on', async () => {
       must('apt-get -qq -y purge wireguard-tools > /dev/null 2>&1 || true')
       const hold = `use Fcntl; open(my $f, ">>", "/var/lib/apt/lists/lock") or die;
-        fcntl($f, F_SETLK, pack("s s l! l! l! i", F_WRLCK, 0, 0, 0, 0, 0)) or die; sleep 25;`
-      must('setsid perl - > /dev/null 2>&1 < <(cat) & sleep 1', hold)
+        my $l = pack("s s l! l! l! i", F_WRLCK, 0, 0, 0, 0, 0); fcntl($f, F_SETLK, $l) or die; sleep 25;`
+      must('cat > /root/hold.pl; setsid perl /root/hold.pl > /dev/null 2>&1 < /dev/null & sleep 1', hold)
       const { code, text } = await page('05-host-wireguard', ['apply'])
       assert.equal(code, 0, text)
       assert.match(text, /waiting for another program that installs packages: .*\/var\/lib\/apt\/lists\/lock/)
