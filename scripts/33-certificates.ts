@@ -1,7 +1,7 @@
 #!/usr/bin/env -S npx --no-install tsx
 // Certificates for the gateways, renewed before they end: by a CA of the site's own, or by an authority outside.
 //
-// Needs   network-policies. For an authority outside: components.certificates says by which provider, and the token is stored.
+// Needs   network-gateway. For an authority outside: components.certificates says by which provider, and the token is stored.
 // Leaves  ca.crt on the laptop, the root that phones and browsers import: ./task ca. Its key is on the laptop alone, encrypted;
 //         an intermediate signs in the cluster. It lasts two years: within the last half of one, apply signs the next.
 // Undo    takes cert-manager, the intermediate and the certificates. The root stays, and so devices need not import another one.
@@ -12,7 +12,6 @@ import {
   type GatewayCertificate,
   type Issuer,
   certificatesOf,
-  gatewaysNamespace,
   issuersOf,
   manifestsOf,
   namespace,
@@ -30,7 +29,7 @@ import { type Context, script } from '../lib/script.ts'
 const about = {
   layer: 'L4',
   on: 'api',
-  needs: ['31-network-policies'],
+  needs: ['31-network-policies', '32-network-gateway'],
   library: library('lib/component/release.sh', 'lib/component/objects.sh', 'lib/component/certificates.sh'),
 } as const
 
@@ -133,11 +132,12 @@ function tokenStep(context: Context, { secret }: Acme): Step {
   }
 }
 
-function certificateStep(context: Context, { gateway, secret, issuer, names }: GatewayCertificate): Step {
+function certificateStep(context: Context, one: GatewayCertificate): Step {
+  const { namespace: at, gateway, secret, issuer, names } = one
   const root = issuer === ownCa ? rootOf(context) : 'world'
   return {
     name: `gateway ${gateway} has a certificate for ${names[0]} and what is below it, of ${issuer}`,
-    until: sh`certificate_holds ${gatewaysNamespace} ${secret} ${root} ${names}`,
+    until: sh`certificate_holds ${at} ${secret} ${root} ${names}`,
     seconds: issuer === ownCa ? 120 : 900,
   }
 }

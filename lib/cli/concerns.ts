@@ -11,6 +11,7 @@ import { notBuilt } from '../site/planned.ts'
 import {
   type Answers,
   type Concern,
+  type CertificateState,
   type NodeState,
   age,
   done,
@@ -18,6 +19,7 @@ import {
   isDrill,
   newest,
   RENEW,
+  RENEWED,
 } from './health.ts'
 import type { Verdict } from './history.ts'
 import { type Judged, type LayerState, type SitePage, judge, layersOf } from './layers.ts'
@@ -204,6 +206,8 @@ function clusterState(config: Config, machines: Answers[], now: Date, add: Add):
     )
   for (const { name } of members) memberConcerns(name, cluster, add)
   certificateConcern(cluster, add)
+  for (const one of machines.find(({ certificates }) => certificates !== undefined)?.certificates ?? [])
+    webConcern(one, now, add)
   versionConcern(cluster, add)
   for (const { name } of seen ?? [])
     if (!members.some((member) => member.name === name))
@@ -304,6 +308,16 @@ function certificateConcern({ members, machine }: Cluster, add: Add): void {
   const when = days < 0 ? 'has ended' : `ends in ${count(days, 'day')}`
   const more = others.length > 0 ? `, and others on ${listed(others.map((other) => other.name))} soon` : ''
   add(days < 7 ? 'bad' : 'warn', name, `${path} ${when}${more}`, './task k3s-renew apply')
+}
+
+/** A certificate that gateways show, or that signs them. */
+function webConcern({ name, why, until, byApply }: CertificateState, now: Date, add: Add): void {
+  const of = `certificate ${name}`
+  const days = Math.floor((Date.parse(until) - now.getTime()) / 86_400_000)
+  const next = byApply ? './task certificates apply' : './task certificates verify says why'
+  if (why !== '') add('warn', of, why, next)
+  if (days < (byApply ? RENEW : RENEWED))
+    add(days < 7 ? 'bad' : 'warn', of, days < 0 ? 'has ended' : `ends in ${count(days, 'day')}`, next)
 }
 
 /** Nodes that do not run the pinned version. */

@@ -1,17 +1,32 @@
 // ./task gates: what only a person can do, and what of it is done.
+import { readFileSync } from 'node:fs'
 import { Fault } from '../ground/fault.ts'
+import { question } from '../ground/laptop.ts'
 import { confirmedGates, gatesOf, noteGate } from '../site/gates.ts'
 import type { Call } from './call.ts'
 import { named, withSession } from './session.ts'
 import { gates as table } from './tables.ts'
 
-/** `./task gates` lists them; `./task gates confirm ID` notes that one is done. Exit code: 0 all are done, 2 not all. */
+/**
+ * `./task gates` lists them; `./task gates confirm ID` notes that one is done, and `./task gates give ID` stores the secret that
+ * it gives. Exit code: 0 all are done, 2 not all.
+ */
 export const gates = (call: Call): Promise<number> =>
   withSession(
     call,
     table,
-    async ({ config: { site }, store, state, given }) => {
+    async ({ config: { site }, store, state, given, terminal }) => {
       const [action, id] = given.words
+      if (action === 'give') {
+        const name = site.gates.find((gate) => gate.id === id)?.gives ?? id
+        if (name === undefined) throw new Fault('gates give needs an ID', { next: './task gates lists them' })
+        const asked = terminal ? question(`${name}: `, { hidden: true }) : readFileSync(0, 'utf8')
+        const value = (await asked).trim()
+        if (value === '') throw new Fault('nothing was given', { state: 'nothing was stored' })
+        await store.put(name, value)
+        process.stdout.write(`${name} is stored, encrypted.\n`)
+        return 0
+      }
       const known = {
         has: (name: string) => store.has(name),
         confirmed: confirmedGates(state),

@@ -40,7 +40,20 @@ export interface Answers {
     unfinished?: string
   }
   nodes?: NodeState[]
+  /** What 33-certificates has made; absent where the API was not asked, or has none. */
+  certificates?: CertificateState[]
   notes: Note[]
+}
+
+/** A certificate of a gateway, or of the CA that signs in the cluster. */
+export interface CertificateState {
+  name: string
+  /** Why it is not ready; empty when it is. */
+  why: string
+  /** When it ends; empty where there is none yet. */
+  until: string
+  /** An apply renews it; others renew themselves a month before their end. */
+  byApply: boolean
 }
 
 /** A node as the API reports it. */
@@ -66,6 +79,8 @@ export interface Concern {
 
 /** Days before its end at which a certificate is a concern. */
 export const RENEW = 90
+/** The same of one that renews itself a month before its end. */
+export const RENEWED = 20
 
 /** `40 min`, `5 h`, `12 d`. A time that lies ahead was noted by a clock that has been set back since: nobody knows its age. */
 export function age(time: string, now: Date): string {

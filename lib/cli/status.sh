@@ -61,6 +61,19 @@ status_k3s() {
   # A server that hangs is no reason to wait long: others are read as well.
   said=$(K3S_SECONDS=5 status_nodes 2> /dev/null) || return 0
   answer nodes nodes "$said"
+  # Where cert-manager is not installed there are no such objects.
+  said=$(K3S_SECONDS=5 status_certificates 2> /dev/null) || return 0
+  answer certificates certificates "$said"
+}
+
+# status_certificates: what 33-certificates has made, one a line: name, Ready, end, end of an intermediate, why it is not Ready.
+status_certificates() {
+  local column columns='' ready='.status.conditions[?(@.type=="Ready")]'
+  for column in .metadata.name "$ready.status" .status.notAfter '.metadata.annotations.fortress-kit/until' "$ready.message"; do
+    columns+="${columns:+{\"\t\"\}}{$column}"
+  done
+  k3s_kubectl get certificates.cert-manager.io,secrets --all-namespaces \
+    --selector='fortress-kit in (certificates, intermediate)' --output jsonpath="{range .items[*]}$columns{\"\n\"}{end}"
 }
 
 # status_nodes: the nodes as the API reports them, one a line: name, version, Ready, its reason, vote in etcd, cordoned, drained,

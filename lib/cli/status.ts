@@ -12,7 +12,7 @@ import { connectTo, silentReport } from './access.ts'
 import type { Call } from './call.ts'
 import { statusOf } from './concerns.ts'
 import { contextOf, declaredFacts, placesOf } from './context.ts'
-import type { Answers, NodeState } from './health.ts'
+import type { Answers, CertificateState, NodeState } from './health.ts'
 import { verdictsIn } from './history.ts'
 import type { SitePage } from './layers.ts'
 import { screen } from './screen.ts'
@@ -166,6 +166,7 @@ export function take(answers: Answers, name: string, values: Record<string, stri
     answers.pages.push({ name: values['name'] ?? '', changed: lines(values['changed']) })
   else if (name === 'k3s') answers.k3s = k3sOf(values)
   else if (name === 'nodes') answers.nodes = lines(values['nodes']).map(nodeOf)
+  else if (name === 'certificates') answers.certificates = lines(values['certificates']).map(certificateOf)
   else if (name === 'note')
     answers.notes.push(byOurClock(noteOf(`${values['which']}\t${values['line']}`), answers))
 }
@@ -188,6 +189,15 @@ function k3sOf(values: Record<string, string>): NonNullable<Answers['k3s']> {
     said,
     ...(unfinished ? { unfinished } : {}),
   }
+}
+
+/** A line of the columns of status_certificates. */
+function certificateOf(line: string): CertificateState {
+  const [name = '', ready = '', until = '', intermediate = '', why = ''] = line.split('\t')
+  // The Secret of an intermediate has no conditions.
+  const byApply = intermediate !== ''
+  const is = ready === 'True' || byApply
+  return { name, until: until || intermediate, why: is ? '' : why || 'it is not ready', byApply }
 }
 
 /** A line of the columns of status_nodes. */

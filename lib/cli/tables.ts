@@ -149,12 +149,17 @@ export const gates = {
     {
       name: 'action',
       optional: true,
-      among: { confirm: 'note that a gate is done, where only a person can see it' },
+      among: {
+        confirm: 'note that a gate is done, where only a person can see it',
+        give: 'store the secret that a gate gives, or one of this name, encrypted: typed, or on standard input',
+      },
     },
-    { name: 'ID', optional: true, help: 'of the gate' },
+    { name: 'ID', optional: true, help: 'of the gate, or the name of a secret for give' },
   ],
   flags: { site, json },
 } as const satisfies Table
+
+export const ca = { words: [], flags: { site } } as const satisfies Table
 
 export const identity = {
   words: [

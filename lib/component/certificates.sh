@@ -105,7 +105,9 @@ ca_intermediate() {
   chain+=$'\n'$(cat "$root")
   {
     printf 'apiVersion: v1\nkind: Secret\ntype: kubernetes.io/tls\n'
-    printf 'metadata: { name: %s, namespace: %s, labels: { fortress-kit: ca } }\n' "$secret" "$namespace"
+    printf 'metadata:\n  name: %s\n  namespace: %s\n  labels: { fortress-kit: intermediate }\n' "$secret" "$namespace"
+    printf '  annotations: { fortress-kit/until: "%s" }\n' \
+      "$(date --utc --date="$(openssl x509 -noout -enddate <<< "$chain" | cut --delimiter== --fields=2)" +%FT%TZ)"
     printf 'data:\n  tls.crt: %s\n' "$(base64 --wrap=0 <<< "$chain")"
     printf '  tls.key: %s\n' "$(printf '%s\n' "$own" | base64 --wrap=0)"
   } | kubectl apply --server-side --force-conflicts --field-manager=fortress-kit --filename=-
@@ -135,7 +137,7 @@ proof_put() {
   local value
   value=$(base64 --wrap=0)
   {
-    printf 'apiVersion: v1\nkind: Secret\nmetadata:\n  name: %s\n  namespace: %s\n  labels: { fortress-kit: ca }\n' "$2" "$1"
+    printf 'apiVersion: v1\nkind: Secret\nmetadata:\n  name: %s\n  namespace: %s\n  labels: { fortress-kit: dns01 }\n' "$2" "$1"
     printf '  annotations: { fortress-kit/source: "%s", fortress-kit/digest: "%s" }\n' \
       "$(proof_source "$4")" "$(printf %s "$value" | proof_digest)"
     printf 'data: { %s: %s }\n' "$3" "$value"

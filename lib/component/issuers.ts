@@ -4,14 +4,15 @@ import { createRequire } from 'node:module'
 import { Fault } from '../ground/fault.ts'
 import type { Site } from '../site/model.ts'
 
+const load = createRequire(import.meta.url)
+
 /** The issuer that signs with a CA of the site's own. */
 export const ownCa = 'own-ca'
 /** The secret of the laptop with the key of its root, and the file of the site's directory with the certificate. */
 export const rootSecret = 'ca-root'
 export const rootFile = 'ca.crt'
-/** Where the Secrets of ClusterIssuers lie, and the gateways with theirs. */
+/** Where the Secrets of ClusterIssuers lie. */
 export const namespace = 'cert-manager'
-export const gatewaysNamespace = 'gateways'
 /** The Secret with what proves to a provider that a zone is ours. */
 export const proof = { name: 'dns01', key: 'token' }
 
@@ -43,6 +44,7 @@ export interface Issuer {
 
 /** A certificate of a gateway: the Secret NAME-tls beside it. */
 export interface GatewayCertificate {
+  namespace: string
   gateway: string
   secret: string
   issuer: string
@@ -55,13 +57,11 @@ interface Signed {
   issuer: string
 }
 
-/** The zones of a site with the gateway that they lead to; NAME.internal, signed by its own CA, where it says none. */
-function signed({ name, gateways, names }: Site): Signed[] {
-  const web = gateways.filter(({ kind = 'http' }) => kind === 'http').map((gateway) => gateway.name)
-  const first = web[0] ?? 'inside'
-  if (names.length === 0) return [{ gateway: first, zone: `${name}.internal`, issuer: ownCa }]
+/** The zones of a site that lead to a gateway for the web, and who signs for each: its own CA, unless it says another. */
+function signed({ gateways, names }: Site): Signed[] {
+  const web = gateways.filter(({ kind = 'http' }) => kind === 'http').map(({ name }) => name)
   return names
-    .filter(({ points_at: at }) => gateways.length === 0 || web.includes(at))
+    .filter(({ points_at: at }) => web.includes(at))
     .map(({ zone, points_at: gateway, issuer = ownCa }) => ({ gateway, zone, issuer }))
 }
 
@@ -76,9 +76,13 @@ export function issuersOf(site: Site): Issuer[] {
   })
 }
 
-/** The certificates of a site, one for each gateway: all its zones, and everything right below them. */
+/** The certificates of a site, one for each gateway that pages serve: all its zones, and everything right below them. */
 export function certificatesOf(site: Site): GatewayCertificate[] {
-  const all = signed(site)
+  const { gatewayNamespace, servedGateways } = load(
+    '../site/gateways.ts',
+  ) as typeof import('../site/gateways.ts')
+  const served = servedGateways(site).map(({ name }) => name)
+  const all = signed(site).filter(({ gateway }) => served.includes(gateway))
   return [...new Set(all.map(({ gateway }) => gateway))].map((gateway) => {
     const own = all.filter((one) => one.gateway === gateway)
     const [issuer = '', other] = [...new Set(own.map((one) => one.issuer))]
@@ -88,7 +92,7 @@ export function certificatesOf(site: Site): GatewayCertificate[] {
         next: 'give its zones one issuer, or let one of them point at another gateway',
       })
     const names = own.flatMap(({ zone }) => [zone, `*.${zone}`])
-    return { gateway, secret: `${gateway}-tls`, issuer, names }
+    return { namespace: gatewayNamespace, gateway, secret: `${gateway}-tls`, issuer, names }
   })
 }
 
@@ -205,7 +209,7 @@ const life = { leaf: '2160h', before: '720h' }
 
 /** The objects that a site asks cert-manager for, in the order in which they are applied; `what` marks them. */
 export function manifestsOf(site: Site, what: string): string[] {
-  const { stringify } = createRequire(import.meta.url)('yaml') as typeof import('yaml')
+  const { stringify } = load('yaml') as typeof import('yaml')
   const labels = { 'fortress-kit': what }
   const all = [
     ...issuersOf(site).map(({ name, acme }) => ({
@@ -214,10 +218,10 @@ export function manifestsOf(site: Site, what: string): string[] {
       metadata: { name, labels },
       spec: acme ? { acme: acme.spec } : { ca: { secretName: name } },
     })),
-    ...certificatesOf(site).map(({ secret, issuer, names }) => ({
+    ...certificatesOf(site).map(({ namespace: at, secret, issuer, names }) => ({
       apiVersion: 'cert-manager.io/v1',
       kind: 'Certificate',
-      metadata: { name: secret, namespace: gatewaysNamespace, labels },
+      metadata: { name: secret, namespace: at, labels },
       spec: {
         secretName: secret,
         dnsNames: names,

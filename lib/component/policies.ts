@@ -301,7 +301,7 @@ function portOf(text: string, protocol: string): Port {
  * Whom cert-manager reaches for authorities outside: a rule for each of them and of what proves a zone; and the names that it
  * asks for, those of the zones with what may lie above them.
  */
-function authoritiesOf(site: Site): { authorities: string[]; zones: string[]; signing: Rule[] } {
+function authoritiesOf(site: Site): { asked: Names[]; signing: Rule[] } {
   const { issuersOf } = load('./issuers.ts') as typeof import('./issuers.ts')
   const outside = issuersOf(site).flatMap(({ acme, zones }) => (acme ? { acme, zones } : []))
   const zones = outside.flatMap((one) => one.zones)
@@ -316,9 +316,12 @@ function authoritiesOf(site: Site): { authorities: string[]; zones: string[]; si
     const parent = zone.slice(zone.indexOf('.') + 1)
     return parent.includes('.') ? [zone, ...above(parent)] : [zone]
   }
+  const named = [...ends.map(({ host }) => host).filter((host) => !spanOf(host)), ...zones.flatMap(above)]
   return {
-    authorities: [...new Set(ends.map(({ host }) => host).filter((host) => !spanOf(host)))],
-    zones: [...new Set(zones.flatMap(above))],
+    asked: [
+      ...[...new Set(named)].map((matchName) => ({ matchName })),
+      ...[...new Set(zones)].map((zone) => ({ matchPattern: `**.${zone}` })),
+    ],
     signing: signing.filter(
       (one, i) => signing.findIndex((other) => JSON.stringify(other) === JSON.stringify(one)) === i,
     ),

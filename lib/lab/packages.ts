@@ -141,6 +141,12 @@ const programs: Record<string, Programs> = {
     linked: '-linkmode=external -extldflags=-static',
   },
   pod: { at: 'test/node/pod', source: ['.'], pure: true },
+  /** What cert-manager's images are made of, and an ACME server to test against. */
+  certificates: {
+    at: 'test/node/certificates',
+    source: ['./controller', './webhook', './cainjector', 'github.com/letsencrypt/pebble/v2/cmd/pebble'],
+    pure: true,
+  },
   'cilium-oracle': { at: 'test/oracle/cilium', source: '.', flags: '-tags=osusergo', pure: true },
   /** What Cilium's images are made of, and two of ours that stand where its Envoy and its certgen would. */
   cilium: {

@@ -175,6 +175,34 @@ describe('what needs attention', () => {
     )
   })
 
+  test('certificates of gateways that are not there or end soon, and the CA that signs them', () => {
+    const line = (name: string, ready: string, until: string, by = '', why = '') =>
+      [name, ready, until, by, why].join('\t')
+    const machine = (...lines: string[]) =>
+      said(site('server'), [
+        well('pi-1', nodes(node('pi-1')), ...backups, ['certificates', { certificates: lines.join('\n') }]),
+      ])
+    assert.deepEqual(
+      machine(
+        line('inside-tls', 'True', '2026-12-12T12:00:00Z'),
+        line('own-ca', '', '', '2027-02-20T12:00:00Z'),
+      ),
+      [],
+    )
+    assert.deepEqual(
+      machine(
+        line('inside-tls', 'True', '2026-12-10T12:00:00Z'),
+        line('outside-tls', 'False', '', '', 'Issuing certificate as Secret does not exist'),
+        line('own-ca', '', '', '2026-11-26T12:00:00Z'),
+      ),
+      [
+        'bad certificate own-ca: ends in 5 days → ./task certificates apply',
+        'warn certificate inside-tls: ends in 19 days → ./task certificates verify says why',
+        'warn certificate outside-tls: Issuing certificate as Secret does not exist → ./task certificates verify says why',
+      ],
+    )
+  })
+
   test('the backup may be as old as the rpo of its row allows, and two hours more for the backup itself', () => {
     const config = site('server')
     const [row] = config.site.data.keep

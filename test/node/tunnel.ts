@@ -18,7 +18,8 @@ export interface Tunneled extends PodFleet {
 /**
  * Nodes with Kubernetes, by 20-k3s-server, and 21-k3s-join where there are agents. The laptop is this computer: `tunnel` is the
  * second byte of its address, which tells tests apart that run at the same time. No tunnel is needed to get there: they are
- * neighbours. `site` changes the site document further, and `prepare` does what else comes before k3s.
+ * neighbours. `site` changes the site document further, and `prepare` does what else comes before k3s; `images`
+ * are archives of further ones.
  */
 export async function tunneled(
   prefix: string,
@@ -27,6 +28,7 @@ export async function tunneled(
   more: {
     site?: (site: Record<string, unknown>) => void
     prepare?: (cluster: PodFleet) => Promise<void>
+    images?: string[]
   } = {},
 ): Promise<Tunneled> {
   const chart = ciliumChart()
@@ -35,7 +37,9 @@ export async function tunneled(
     encoding: 'utf8',
   })
   const images = [...rendered.matchAll(/^\s*image: "?([^"\s]+)"?$/gm)].map(([, name]) => name!)
-  const cluster = await podFleet(prefix, roles, { more: await ciliumImages(images) })
+  const cluster = await podFleet(prefix, roles, {
+    more: [...(await ciliumImages(images)), ...(more.images ?? [])],
+  })
   const at = (host: number) => `10.${tunnel}.0.${host}`
   const [first = ''] = cluster.names
   const end = async () => {
