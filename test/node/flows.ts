@@ -443,14 +443,31 @@ export async function tried(cluster: PodFleet, attempts: Attempt[], seconds = 2)
 
 export const isThrough = (answer: string): boolean => /^(answered|refused)/.test(answer)
 
-/** Waits until every endpoint of both nodes has the policies that its agent has. */
-export async function inForce(cluster: PodFleet): Promise<void> {
+/** Waits until both agents have their policies in force, and know who is behind the Services that are tried. */
+export async function inForce(cluster: PodFleet, peers: Place[]): Promise<void> {
   const kubectl = '/opt/bin/k3s kubectl --namespace=cilium'
-  const last = `$(cilium-dbg policy get | sed --quiet "s/^Revision: //p")`
+  const [first = ''] = cluster.names
+  const behind = [
+    `${cluster.machineOf(first).host}:6443`,
+    ...peers.flatMap(({ word, address }) =>
+      word === 'shop/web' ? [`${address}:8080`] : word === 'kube-system/coredns' ? [`${address}:53`] : [],
+    ),
+  ]
+  const known = behind.map((one) => `grep --quiet "=> ${one}/" <<< "$all"`).join(' && ')
   await cluster.on(
-    cluster.names[0]!,
+    first,
     `for pod in $(${kubectl} get pods --selector=k8s-app=cilium --output=name); do
-  ${kubectl} exec $pod --container=cilium-agent -- bash -c 'cilium-dbg policy wait "${last}" --max-wait-time 180 --fail-wait-time 180'
+  ${kubectl} exec --stdin $pod --container=cilium-agent -- bash -s << 'END' || exit 1
+set -e
+cilium-dbg policy wait "$(cilium-dbg policy get | sed --quiet 's/^Revision: //p')" --max-wait-time 180 --fail-wait-time 180
+for try in {1..180}; do
+  all=$(cilium-dbg service list)
+  ! { ${known}; } || exit 0
+  sleep 1
+done
+echo "behind Services there are not ${behind.join(', ')}: $all" >&2
+exit 1
+END
 done`,
   )
 }
