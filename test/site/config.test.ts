@@ -213,6 +213,14 @@ describe('a configuration that is right is loaded', () => {
   })
 })
 
+test('hosts whose sshd listens elsewhere are reached through the tunnel there', () => {
+  const site = fs.readFileSync(path.join(root, 'config/sites/fortress.yaml'), 'utf8')
+  const other = site.replace(/^( *)(os: \S+)$/m, '$1$2\n$1ssh_port: 2222')
+  assert.notEqual(other, site)
+  const { allow } = loadConfig({ env: {}, root: checkout({ site: other }) }).site.router
+  assert.ok(allow.some(({ ports }) => ports.includes('tcp/2222')))
+})
+
 describe('FK_ variables', () => {
   const envOf = (env: Record<string, string>, given: Given = {}) =>
     loadConfig({ env, root: checkout(given) }).env

@@ -128,11 +128,12 @@ function* doorProblems(document: Document): Generator<Problem> {
   const lines = router.allow.flatMap((line) => line ?? [])
   const leads = (ends: Line['to']): boolean => many(ends).some((end) => end === 'router' || end === 'any')
   if (router.kind === 'host' && tunnel?.kind === 'wireguard' && tunnel.at !== 'router') {
+    const doors = (document.machines ?? []).map((one) => `tcp/${one?.ssh_port ?? 22}`)
     const way = lines.some(
       ({ from, to, ports }) =>
         many(from).some((end) => end === 'tunnel' || end === 'any') &&
         leads(to) &&
-        portsMeet(ports, ['tcp/22']),
+        portsMeet(ports, ['tcp/22', ...doors]),
     )
     if (!way)
       yield {
