@@ -15,7 +15,7 @@ import { Secret } from '../lib/ground/secret.ts'
 import { library, quote, sh } from '../lib/ground/sh.ts'
 import { backupSecrets, program, sshKey } from '../lib/k3s/destinations.ts'
 import { type Member, memberOf } from '../lib/k3s/members.ts'
-import { recipientsIn } from '../lib/k3s/recipient.ts'
+import { recipientsFor } from '../lib/k3s/recipient.ts'
 import { type Context, script } from '../lib/script.ts'
 
 const etc = '/etc/fortress/backup'
@@ -74,7 +74,7 @@ function ageInstalled({ pins, env, site }: Context, { arch }: Member): Step[] {
   const tarball = `${place}/age.tar.gz`
   const digest = artifact.sha256 ?? 'unproven'
   const { recovery } = backupOf(site)
-  const recipients = [...recipientsIn(env.FK_AGE_IDENTITY), ...(recovery ? [recovery] : [])]
+  const recipients = recipientsFor(env.FK_AGE_IDENTITY, recovery)
   return [
     {
       name: `directory ${place} exists`,

@@ -1,6 +1,8 @@
 // Programs of this computer that tests ask: whether they are here, and in which words they are asked.
 import { spawnSync } from 'node:child_process'
+import { join } from 'node:path'
 import { which } from '../lib/ground/laptop.ts'
+import { builtProgram } from '../lib/lab/lab.ts'
 
 /** Why a test cannot run here, for its `skip`: the first of the programs that is not installed. */
 export function without(...programs: string[]): string | false {
@@ -16,3 +18,10 @@ export function shellcheck(input: string): string {
 
 /** A scan that asks no name service, takes the other side for up, and says on one line what it found. */
 export const nmap = (...words: string[]): string[] => ['nmap', '-n', '-Pn', '-oG', '-', ...words]
+
+const ageOf = builtProgram('age')
+/** age and age-keygen as nodes get them: Debian's are older, and know no post-quantum keys. */
+export const age = join(ageOf ?? '/nonexistent', 'age')
+export const ageKeygen = `${age}-keygen`
+/** Why a test that needs them cannot run here, for its `skip`. */
+export const noAge: string | false = ageOf === undefined && 'age of the version of nodes is not built'

@@ -37,7 +37,13 @@ const say = (line: string): void => void process.stdout.write(`${line}\n`)
 function about({ store, state }: Session, path: string): void {
   const copied = copiedAt(path)
   say(`identity   ${path}`)
-  for (const recipient of recipientsIn(path)) say(`recipient  ${recipient}`)
+  // A post-quantum one has 2,000 letters; the file has them all.
+  for (const recipient of recipientsIn(path))
+    say(
+      recipient.length > 100
+        ? `recipient  ${recipient.slice(0, 24)}… (post-quantum, whole in the file)`
+        : `recipient  ${recipient}`,
+    )
   say(`opens      ${store.list().length} secrets in ${state}, and the backups of the cluster`)
   say(`copied     ${copied ?? 'no copy is known'}`)
   if (copied !== undefined) return

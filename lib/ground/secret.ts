@@ -115,7 +115,11 @@ export function secretStore({
       await (making ??= makeIdentity(identity, dir, say).finally(() => (making = undefined)))
     const { Encrypter, identityToRecipient } = age()
     const encrypter = new Encrypter()
-    for (const key of identities(identity, path(name))) encrypter.addRecipient(await identityToRecipient(key))
+    const keys = identities(identity, path(name))
+    // Beside a post-quantum key no other: it would be the way in.
+    const strong = keys.filter((key) => key.startsWith('AGE-SECRET-KEY-PQ-'))
+    for (const key of strong.length > 0 ? strong : keys)
+      encrypter.addRecipient(await identityToRecipient(key))
     const bytes = await encrypter.encrypt(value)
     await land(path(name), bytes, replace)
   }
@@ -204,8 +208,9 @@ async function makeIdentity(path: string, dir: string, say: (sentence: string) =
         'Restore it from your backup, or name the right one in FK_AGE_IDENTITY.',
     )
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
-  const { generateX25519Identity, identityToRecipient } = age()
-  const key = await generateX25519Identity()
+  // Post-quantum: what is copied today is kept by whoever wants to read it later. X25519 identities of before stay as they are.
+  const { generateHybridIdentity, identityToRecipient } = age()
+  const key = await generateHybridIdentity()
   const text = `# created: ${new Date().toISOString()}\n# public key: ${await identityToRecipient(key)}\n${key}\n`
   await land(path, text, false)
   await say(

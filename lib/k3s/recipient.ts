@@ -41,3 +41,28 @@ export function recipientsIn(path: string): string[] {
       })
     })
 }
+
+const strong = (recipient: string): boolean => recipient.startsWith('age1pq1')
+
+/**
+ * For whom bundles are encrypted: the identity file, of which post-quantum keys count alone, and `recovery`. Throws a Fault where
+ * one is post-quantum and the other is not: age takes them together for no file at all.
+ */
+export function recipientsFor(path: string, recovery: string | undefined): string[] {
+  const all = recipientsIn(path)
+  const own = all.some(strong) ? all.filter(strong) : all
+  if (recovery === undefined) return own
+  const [first] = own
+  if (first !== undefined && strong(first) !== strong(recovery))
+    throw new Fault(
+      strong(first)
+        ? 'data.recovery is an X25519 recipient, and the identity of this laptop is post-quantum: age mixes them in no file'
+        : 'data.recovery is a post-quantum recipient, and the identity of this laptop is X25519: age mixes them in no file',
+      {
+        next: strong(first)
+          ? 'age-keygen -pq makes a recovery identity of the same kind: give its public key in data.recovery'
+          : 'give a recipient of X25519 in data.recovery, as age-keygen makes it without -pq',
+      },
+    )
+  return [...own, recovery]
+}

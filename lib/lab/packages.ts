@@ -114,6 +114,11 @@ const ofCilium = (...names: string[]) => names.map((name) => `${cilium}/${name}`
 
 const programs: Record<string, Programs> = {
   butane: { at: 'test/oracle', source: 'github.com/coreos/butane/internal' },
+  /** As nodes get it: Debian's is older, and knows no post-quantum keys. */
+  age: {
+    at: 'test/oracle/age',
+    source: ['filippo.io/age/cmd/age', 'filippo.io/age/cmd/age-keygen'],
+  },
   'talos-oracle': { at: 'test/oracle/talos', source: '.' },
   'kube-bed': {
     at: 'test/cluster/bed',

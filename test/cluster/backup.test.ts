@@ -11,12 +11,11 @@ import type { Manifest } from '../../lib/k3s/bundle.ts'
 import { labRun } from '../../lib/lab/lab.ts'
 import { type Said, node, root, said } from '../machine/kit.ts'
 import { type Checkout, checkout } from '../machine/laptop.ts'
-import { without } from '../programs.ts'
+import { age, ageKeygen, noAge, without } from '../programs.ts'
 import { type Bed, alone, bed, data, etc, pinAge, program, untilReady, version } from './kit.ts'
 import { type Storage, storage } from './storage.ts'
 
-const missing =
-  program === undefined ? 'kube-bed is not installed' : without('age', 'age-keygen', 'tar', 'openssl')
+const missing = program === undefined ? 'kube-bed is not installed' : noAge || without('tar', 'openssl')
 
 describe('the cluster is backed up', { skip: missing }, () => {
   const scratch = mkdtempSync(join(tmpdir(), 'fk-backup-'))
@@ -194,7 +193,7 @@ ls /var/lib/rancher/k3s /etc/rancher/k3s`
     const dir = mkdtempSync(join(scratch, 'altered-'))
     const identity = join(server.state, 'identity.txt')
     const bash = (line: string) => execFileSync('bash', ['-euo', 'pipefail', '-c', line], { cwd: dir })
-    bash(`age --decrypt --identity ${identity} ${latest()} | tar --extract`)
+    bash(`${age} --decrypt --identity ${identity} ${latest()} | tar --extract`)
     const file = join(dir, 'manifest.json')
     const manifest = JSON.parse(readFileSync(file, 'utf8')) as Manifest
     change(dir, manifest)
@@ -207,7 +206,7 @@ ls /var/lib/rancher/k3s /etc/rancher/k3s`
     const path = join(scratch, `${dir.slice(-6)}_20260101T000000Z.age`)
     bash(
       `tar --create --format=ustar manifest.json rancher server snapshot |
-         age --encrypt --recipient "$(age-keygen -y ${identity})" --output ${path}`,
+         ${age} --encrypt --recipient "$(${ageKeygen} -y ${identity})" --output ${path}`,
     )
     return path
   }

@@ -21,6 +21,7 @@ import { quote } from '../../lib/ground/sh.ts'
 import { builtProgram } from '../../lib/lab/lab.ts'
 import { type Kit, node, root } from '../machine/kit.ts'
 import type { Checkout } from '../machine/laptop.ts'
+import { age, noAge } from '../programs.ts'
 
 export const program = builtProgram('kube-bed')
 
@@ -116,13 +117,14 @@ for second in $(seq ${seconds}); do
 done
 exit 1`
 
-/** Pins in `copy` the age of this computer, packed as its makers do, and lays it where a download would be. Needs age here. */
+/** Pins in `copy` the age that was built, packed as its makers do, and lays it where a download would be. Needs age here. */
 export function pinAge(copy: Checkout, downloads: string): void {
   const dir = mkdtempSync(join(tmpdir(), 'fk-age-'))
   const tarball = join(downloads, 'age-v1.3.2-amd64.tar.gz')
   mkdirSync(join(dir, 'age'))
   mkdirSync(downloads, { recursive: true })
-  cpSync(which('age')!, join(dir, 'age/age'), { dereference: true })
+  // Debian's is enough where nothing is encrypted.
+  cpSync(noAge === false ? age : which('age')!, join(dir, 'age/age'), { dereference: true })
   execFileSync('tar', ['--create', '--gzip', '--file', tarball, '--directory', dir, 'age'])
   rmSync(dir, { recursive: true })
   copy.pin('age', readFileSync(tarball))

@@ -4,6 +4,7 @@ import {
   chmodSync,
   copyFileSync,
   existsSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -12,11 +13,11 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { after, test } from 'node:test'
 import { format, inspect } from 'node:util'
 import { Secret, secretStore } from '../../lib/ground/secret.ts'
-import { without } from '../programs.ts'
+import { age, ageKeygen, noAge, without } from '../programs.ts'
 
 const made: string[] = []
 after(() => made.forEach((dir) => rmSync(dir, { recursive: true })))
@@ -33,7 +34,6 @@ function place() {
 }
 
 const mode = (path: string) => (statSync(path).mode & 0o777).toString(8)
-const age = { skip: without('age', 'age-keygen') }
 
 test('a secret shows its name and never its value', async () => {
   const secret = new Secret('key', () => 'hunter2')
@@ -228,21 +228,49 @@ test('an identity file of another kind is refused', async () => {
   })
 })
 
-test('the age program reads what we store, and we read what it stores', age, async () => {
+test('the age program reads what we store, and we read what it stores', { skip: noAge }, async () => {
   const { store, dir, identity } = place()
   await store.put('ours', 'from here, with ü\n')
-  const theirs = execFileSync('age', ['--decrypt', '--identity', identity, join(dir, 'ours.age')], {
+  const theirs = execFileSync(age, ['--decrypt', '--identity', identity, join(dir, 'ours.age')], {
     encoding: 'utf8',
   })
   assert.equal(theirs, 'from here, with ü\n')
-  const recipient = execFileSync('age-keygen', ['-y', identity], { encoding: 'utf8' }).trim()
-  execFileSync('age', ['--recipient', recipient, '--output', join(dir, 'theirs.age')], {
-    input: 'from there',
-  })
+  const recipient = execFileSync(ageKeygen, ['-y', identity], { encoding: 'utf8' }).trim()
+  execFileSync(age, ['--recipient', recipient, '--output', join(dir, 'theirs.age')], { input: 'from there' })
   assert.equal((await store.get('theirs')).reveal(), 'from there')
 })
 
-test('an identity made by age-keygen serves as it is', age, async () => {
+test(
+  'an identity that we make is post-quantum, and its file says the public half',
+  { skip: noAge },
+  async () => {
+    const { store, identity } = place()
+    await store.put('one', 'value')
+    const text = readFileSync(identity, 'utf8')
+    assert.match(text, /^AGE-SECRET-KEY-PQ-1/m)
+    const said = execFileSync(ageKeygen, ['-y', identity], { encoding: 'utf8' }).trim()
+    assert.equal(/^# public key: (\S+)$/m.exec(text)?.[1], said)
+  },
+)
+
+test('beside a post-quantum key nothing is encrypted for another, and what was before stays readable', async () => {
+  const { dir, identity, store, open } = place()
+  const { generateX25519Identity } = await import('age-encryption')
+  const old = await generateX25519Identity()
+  mkdirSync(dirname(identity), { recursive: true })
+  writeFileSync(identity, `${old}\n`, { mode: 0o600 })
+  await store.put('before', 'old')
+  const strong = place()
+  await strong.store.put('x', 'y')
+  writeFileSync(identity, `${old}\n${readFileSync(strong.identity, 'utf8')}`, { mode: 0o600 })
+  assert.equal((await open().get('before')).reveal(), 'old')
+  await open().put('after', 'new')
+  assert.equal((await open().get('after')).reveal(), 'new')
+  const stanzas = readFileSync(join(dir, 'after.age'), 'latin1').match(/^-> \S+/gm)
+  assert.deepEqual(stanzas, ['-> mlkem768x25519'])
+})
+
+test('an identity made by age-keygen serves as it is', { skip: without('age-keygen') }, async () => {
   const { root, dir } = place()
   const identity = join(root, 'keygen.txt')
   execFileSync('age-keygen', ['--output', identity], { stdio: 'ignore' })

@@ -17,7 +17,7 @@ import { isChange } from '../../lib/engine/step.ts'
 import { Secret } from '../../lib/ground/secret.ts'
 import { laptopNotes } from '../../lib/k3s/backup.ts'
 import { type Manifest, madeAt, readBundle } from '../../lib/k3s/bundle.ts'
-import { recipientOf, recipientsIn } from '../../lib/k3s/recipient.ts'
+import { recipientOf, recipientsFor, recipientsIn } from '../../lib/k3s/recipient.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import type { Data } from '../../lib/site/model.ts'
 import backup from '../../scripts/23-k3s-backup.ts'
@@ -239,6 +239,21 @@ describe('the recipient of an identity', () => {
     assert.deepEqual(recipientsIn(path), [await identityToRecipient(one), said])
     writeFileSync(path, `${two}\n`)
     assert.throws(() => recipientsIn(path), /does not say the public half of its identity/)
+  })
+
+  test('is not mixed with one of the other kind, which age would refuse at every backup', async () => {
+    const path = join(dir, 'mixed')
+    const [old, strong] = [await generateX25519Identity(), await generateHybridIdentity()]
+    const [weak, safe] = [await identityToRecipient(old), await identityToRecipient(strong)]
+    const both = `${old}\n# public key: ${safe}\n${strong}\n`
+    writeFileSync(path, both)
+    assert.deepEqual(recipientsFor(path, undefined), [safe])
+    assert.deepEqual(recipientsFor(path, safe), [safe, safe])
+    assert.throws(() => recipientsFor(path, weak), /data\.recovery is an X25519 recipient/)
+    writeFileSync(path, `${old}\n`)
+    assert.deepEqual(recipientsFor(path, weak), [weak, weak])
+    assert.throws(() => recipientsFor(path, safe), /data\.recovery is a post-quantum recipient/)
+    assert.deepEqual(recipientsFor(join(dir, 'none'), safe), [safe])
   })
 })
 
