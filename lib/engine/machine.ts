@@ -132,7 +132,7 @@ export async function connect(access: Access): Promise<Machine> {
   if (link instanceof Ssh) link.port = found['port']
   const facts = {
     ...factsOf(access.name, found),
-    ...(link instanceof Ssh ? { hostKeys: link.hostKeys() } : {}),
+    ...(link instanceof Ssh && link.target.alias ? { hostKeys: link.hostKeys() } : {}),
   }
   return {
     facts,

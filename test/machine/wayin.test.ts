@@ -292,6 +292,11 @@ describe('the way in', { skip: noLaptop }, () => {
           /"state":"ok"[^\n]*your account may use sudo|your account may use sudo[^\n]*"state":"ok"/,
           rule,
         )
+        // Nothing stands on a fresh machine that anybody would have to be asked about.
+        assert.match(
+          text,
+          /"state":"ok"[^\n]*cannot log in any more|cannot log in any more[^\n]*"state":"ok"/,
+        )
       }
       must('gpasswd --add admin sudo > /dev/null; rm /etc/sudoers.d/20-admin')
     })
