@@ -168,7 +168,7 @@ function acmeOf(site: Site, issuer: string): Acme {
   const lacks = asks[given.dns01 ?? '']?.find((key) => given[key] === undefined)
   if (lacks !== undefined)
     throw new Fault(`components.certificates has dns01: ${given.dns01} and no ${lacks}`, {
-      next: `give it ${lacks}, as in docs/pages.md`,
+      next: `give it ${lacks}, as docs/certificates.md says`,
     })
   if (issuer !== 'letsencrypt' && given.server === undefined)
     throw new Fault(`nothing says where ${issuer} is`, {
