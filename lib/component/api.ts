@@ -1,7 +1,7 @@
 // The API of a cluster, for programs of this computer: a kubeconfig in memory, the tools in front of PATH, and nothing of what a
 // user has set for clusters of their own.
 import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
-import { delimiter, join } from 'node:path'
+import { delimiter, dirname, join } from 'node:path'
 import { Fault } from '../ground/fault.ts'
 import { $ } from '../ground/laptop.ts'
 import { privateDir } from './memory.ts'
@@ -25,9 +25,17 @@ export function openAccess(
 ): ApiAccess {
   const { path: dir, inMemory, remove } = privateDir()
   const at = (...names: string[]) => join(dir, ...names)
-  writeFileSync(at('kubeconfig'), kubeconfig, { mode: 0o600 })
-  mkdirSync(at('bin'))
-  for (const { name, path } of tools) symlinkSync(path, at('bin', name))
+  try {
+    writeFileSync(at('kubeconfig'), kubeconfig, { mode: 0o600 })
+    mkdirSync(at('bin'))
+    for (const { name, path } of tools) symlinkSync(path, at('bin', name))
+  } catch (error) {
+    remove()
+    if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error
+    throw new Fault(`there is no room for the kubeconfig in ${dirname(dir)}`, {
+      next: `df -h ${dirname(dir)} shows what is there; take away what nobody needs`,
+    })
+  }
   // The API is behind the tunnel: no proxy reaches it.
   const direct = [own['NO_PROXY'] ?? own['no_proxy'], host].filter(Boolean).join(',')
   return {

@@ -1,6 +1,6 @@
 // A page about the API of a cluster as a person runs it on the laptop, with a kubectl and a helm that only say what they were given.
 import assert from 'node:assert/strict'
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import {
   existsSync,
   mkdirSync,
@@ -11,18 +11,21 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs'
+import { createServer } from 'node:https'
+import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { after, before, beforeEach, describe, test } from 'node:test'
 import { parse } from 'yaml'
 import { openSession } from '../../lib/cli/session.ts'
-import { silence, skew } from '../../lib/component/api.ts'
+import { ask, openAccess, silence, skew } from '../../lib/component/api.ts'
 import { privateDir, sweep } from '../../lib/component/memory.ts'
 import { plain } from '../../lib/engine/program.ts'
 import { secretStore } from '../../lib/ground/secret.ts'
 import { membersOf } from '../../lib/site/cluster.ts'
 import { machinesFor } from '../../lib/site/machines.ts'
 import { type Said, root, said } from '../machine/kit.ts'
+import { without } from '../programs.ts'
 import { siteOf } from '../sites.ts'
 
 const kubeconfig = `apiVersion: v1
@@ -189,6 +192,24 @@ describe('a page for the API', () => {
       assert.deepEqual(left(), [])
     })
 
+  test(
+    'memory that is full is said, by its directory, and no step is begun',
+    { skip: process.getuid?.() !== 0 && 'it needs root' },
+    async () => {
+      const full =
+        'mount -t tmpfs -o size=8k full "$0" && { cat /dev/zero > "$0/fill" 2> /dev/null || true; } && exec "$@"'
+      // Of a person's own session, if there is one, and of everybody.
+      const [place = ''] = [`/run/user/${process.getuid?.()}`, '/dev/shm'].filter((one) => existsSync(one))
+      const words = ['--mount', 'bash', '-c', full, place, process.execPath, '--import', 'tsx', file, 'apply']
+      const { code, text } = await said(
+        spawn('unshare', words, { cwd: root, env, stdio: ['ignore', 'pipe', 'pipe'] }),
+      )
+      assert.equal(code, 1, text)
+      assert.match(text, new RegExp(`there is no room for the kubeconfig in ${place}\n.*df -h ${place}`))
+      assert.equal(existsSync(at('note')), false)
+    },
+  )
+
   test('a kubeconfig of a run that was killed is gone with the next start of anything', async () => {
     writeFileSync(at('hang'), '')
     const killed = start(['--import', 'tsx', file, 'apply'])
@@ -311,6 +332,53 @@ describe('why an API could not be used', () => {
       assert.equal(found.said, said.split('\n').at(-1))
     })
 })
+
+describe(
+  'what the real kubectl is told by an API that does not take us',
+  { skip: without('kubectl', 'openssl') },
+  () => {
+    for (const [status, word, reason, refused] of [
+      [401, 'Unauthorized', 'refuses our certificate', true],
+      [403, 'Forbidden', 'gives us no rights', true],
+      [429, 'TooManyRequests', 'has too much to do, and wants to be asked again later', false],
+      [503, 'ServiceUnavailable', 'is not ready', false],
+    ] as const)
+      test(`${status}: it ${reason}`, async () => {
+        const dir = mkdtempSync(join(tmpdir(), 'fk-test-'))
+        const [key, cert] = [join(dir, 'key'), join(dir, 'cert')]
+        const names = ['-subj', '/CN=api', '-addext', 'subjectAltName=IP:127.0.0.1', '-days', '1', '-nodes']
+        const kind = ['-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256']
+        execFileSync('openssl', ['req', ...kind, ...names, '-keyout', key, '-out', cert], { stdio: 'ignore' })
+        const body = {
+          kind: 'Status',
+          apiVersion: 'v1',
+          status: 'Failure',
+          reason: word,
+          code: status,
+          message: word,
+        }
+        const server = createServer({ key: readFileSync(key), cert: readFileSync(cert) }, (_, response) =>
+          response.writeHead(status, { 'Content-Type': 'application/json' }).end(JSON.stringify(body)),
+        )
+        await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+        const text = kubeconfig
+          .replace('QQ==', readFileSync(cert).toString('base64'))
+          .replace('6443', `${(server.address() as AddressInfo).port}`)
+          .replace(/client-key-data: \S+/, 'token: none')
+        const access = openAccess(text, '127.0.0.1', [])
+        try {
+          const answer = await ask(access)
+          assert.ok(typeof answer !== 'string')
+          assert.deepEqual([answer.reason, answer.refused], [reason, refused], answer.said)
+        } finally {
+          access.close()
+          server.closeAllConnections()
+          server.close()
+          rmSync(dir, { recursive: true })
+        }
+      })
+  },
+)
 
 test('a kubectl that is too far from the server is said', () => {
   const tools = [{ name: 'kubectl', path: '', version: 'v1.36.4', from: 'PATH' }] as const
