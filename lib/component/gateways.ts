@@ -54,24 +54,21 @@ function addressObjects(gateways: Gateway[], what: string): object[] {
 
 /**
  * A gateway and its one route of its own: from HTTP to HTTPS. Routes have names right below its zones, and no other; the first
- * zone has the listener `https`. Without a zone any name is taken.
+ * zone has the listeners `http` and `https`. Without a zone any name is taken.
  */
 function gatewayObjects({ name, address, listen = 'own' }: Gateway, zones: string[], what: string): object[] {
-  const from = { matchLabels: { [gatewayLabel]: name } }
-  const http = {
-    name: 'http',
-    port: 80,
-    protocol: 'HTTP',
-    allowedRoutes: { namespaces: { from: 'Same' } },
-  }
-  const https = (zones.length === 0 ? [undefined] : zones).map((zone, i) => ({
-    name: i === 0 ? 'https' : `https-${i + 1}`,
-    port: 443,
-    protocol: 'HTTPS',
-    ...(zone === undefined ? {} : { hostname: `*.${zone}` }),
-    tls: { mode: 'Terminate', certificateRefs: [{ name: `${name}-tls` }] },
-    allowedRoutes: { namespaces: { from: 'Selector', selector: from } },
-  }))
+  const certificateRefs = [{ name: `${name}-tls` }]
+  const from = (more: object) => ({ allowedRoutes: { namespaces: more } })
+  const labelled = from({ from: 'Selector', selector: { matchLabels: { [gatewayLabel]: name } } })
+  // Cilium takes a route for a name that any listener has, whichever of them the route means: so both have the same.
+  const listeners = (zones.length === 0 ? [undefined] : zones).map((zone, i) => {
+    const [end, hostname] = [i === 0 ? '' : `-${i + 1}`, zone === undefined ? {} : { hostname: `*.${zone}` }]
+    const tls = { mode: 'Terminate', certificateRefs }
+    return [
+      { name: `http${end}`, port: 80, protocol: 'HTTP', ...hostname, ...from({ from: 'Same' }) },
+      { name: `https${end}`, port: 443, protocol: 'HTTPS', ...hostname, tls, ...labelled },
+    ] as const
+  })
   const requestRedirect = { scheme: 'https', statusCode: 301 }
   return [
     {
@@ -81,7 +78,7 @@ function gatewayObjects({ name, address, listen = 'own' }: Gateway, zones: strin
       spec: {
         gatewayClassName: 'cilium',
         ...(listen === 'own' ? { addresses: [{ type: 'IPAddress', value: address }] } : {}),
-        listeners: [http, ...https],
+        listeners: listeners.flat(),
       },
     },
     {
@@ -89,7 +86,7 @@ function gatewayObjects({ name, address, listen = 'own' }: Gateway, zones: strin
       kind: 'HTTPRoute',
       metadata: marked(what, `${name}-https`, gatewayNamespace),
       spec: {
-        parentRefs: [{ name, sectionName: 'http' }],
+        parentRefs: listeners.map(([http]) => ({ name, sectionName: http.name })),
         rules: [{ filters: [{ type: 'RequestRedirect', requestRedirect }] }],
       },
     },

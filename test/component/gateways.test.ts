@@ -110,7 +110,7 @@ describe('the objects of gateways', () => {
     assert.deepEqual(
       gateway?.spec.listeners.map(({ allowedRoutes, hostname }) => [allowedRoutes, hostname]),
       [
-        [{ namespaces: { from: 'Same' } }, undefined],
+        [{ namespaces: { from: 'Same' } }, '*.fortress.internal'],
         [
           {
             namespaces: { from: 'Selector', selector: { matchLabels: { 'fortress-kit/gateway': 'inside' } } },

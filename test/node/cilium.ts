@@ -28,7 +28,7 @@ export const withoutCilium: string | false =
     .map((name) => `${name} is not built: ./task lab setup`)[0] ?? false
 
 /** The directory and the version of a module that Cilium's programs are made of. `lab setup` has fetched it; nothing is fetched here. */
-function moduleOf(path: string): { Dir: string; Version: string } {
+export function moduleOf(path: string): { Dir: string; Version: string } {
   const { status, stdout, stderr } = spawnSync('go', ['list', '-m', '-json', path], {
     cwd: join(import.meta.dirname, '../oracle/cilium'),
     // Tests have an empty home directory; what Go has fetched lies in that of their user.

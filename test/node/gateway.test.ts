@@ -1,23 +1,20 @@
-// Gateways and the first web page by their pages, on a node with the operator and the agent of Cilium: what is programmed, which
-// routes are taken, and what the written configuration does in a stock Envoy. Cilium's own redirect into its Envoy is not run here.
+// Gateways and the first web page by their pages, on a node with the operator and the agent of Cilium. Which routes are taken, and what
+// the written configuration does in an Envoy, is in test/checked/gateways.test.ts; Cilium's redirect into its Envoy is not run.
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { type Server, createServer } from 'node:http'
-import { type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { parseDocument } from 'yaml'
-import { $, which } from '../../lib/ground/laptop.ts'
+import { which } from '../../lib/ground/laptop.ts'
 import { without } from '../programs.ts'
 import { ciliumChart, ciliumImages, ciliumOverlay, gatewayCrds, withoutCilium } from './cilium.ts'
-import { type EnvoyConfig, runEnvoy, stockEnvoy } from './envoy.ts'
 import { imageArchive } from './image.ts'
 import { type PodFleet, missing, podFleet, podImage } from './kit.ts'
 import { dns, restricted } from './manifests.ts'
 
-const skip = withoutCilium || missing || without('helm', 'kubectl', 'busybox', 'openssl', 'curl')
+const skip = withoutCilium || missing || without('helm', 'kubectl', 'busybox', 'openssl')
 
 const zone = 'gw.internal'
 const host = `hello.${zone}`
@@ -41,10 +38,10 @@ describe('a gateway and a page behind it, by their pages', { skip }, () => {
   const get = async <T>(words: string) => JSON.parse(await kubectl(`get ${words} --output=json`)) as T
   const run = async (...words: string[]) => {
     const { code, text } = await cluster.task(...words)
-    if (code !== 0)
-      throw new Error(
-        `${text}\n${await kubectl('get pods,gateways,httproutes --all-namespaces --output=wide')}`,
-      )
+    if (code !== 0) {
+      const state = 'kubectl get pods,gateways,httproutes --all-namespaces --output=wide'
+      throw new Error(`${text}\n${await cluster.on(first, `/opt/bin/k3s ${state} 2>&1 || true`)}`)
+    }
     return text
   }
 
@@ -184,121 +181,6 @@ describe('a gateway and a page behind it, by their pages', { skip }, () => {
     assert.match(written, /Read-only file system|No such file/)
   })
 
-  for (const [why, wanted] of Object.entries<{
-    namespace: string
-    parent?: string
-    hostname?: string
-    service?: string
-    says: Record<string, string> | undefined
-  }>({
-    'from a namespace without the label': {
-      namespace: 'shop',
-      says: { Accepted: 'False NotAllowedByListeners', ResolvedRefs: 'True ResolvedRefs' },
-    },
-    'to a Service that is not there': {
-      namespace: 'hello',
-      service: 'none',
-      says: { Accepted: 'True Accepted', ResolvedRefs: 'False BackendNotFound' },
-    },
-    'for a name outside of the zones of the gateway': {
-      namespace: 'hello',
-      hostname: 'hello.example.com',
-      says: { Accepted: 'False NoMatchingListenerHostname', ResolvedRefs: 'True ResolvedRefs' },
-    },
-    'at a gateway that is not ours': { namespace: 'hello', parent: 'foreign', says: undefined },
-    'that is right': {
-      namespace: 'hello',
-      hostname: `second.${zone}`,
-      says: { Accepted: 'True Accepted', ResolvedRefs: 'True ResolvedRefs' },
-    },
-  }))
-    test(`a route ${why} is ${wanted.says ? Object.values(wanted.says).join(', ') : 'left alone'}`, async () => {
-      const { namespace, parent = 'inside', hostname = `other.${zone}`, service = 'web', says } = wanted
-      await kubectl('apply --filename=-', route(namespace, parent, hostname, service))
-      if (says !== undefined)
-        await cluster.until(
-          'the route was looked at',
-          `/opt/bin/k3s kubectl get httproute trial --namespace=${namespace} --output=jsonpath={.status.parents[0].conditions} | grep ResolvedRefs`,
-        )
-      const { status } = await get<{ status?: { parents: { conditions: Condition[] }[] } }>(
-        `httproute trial --namespace=${namespace}`,
-      )
-      assert.deepEqual(status?.parents.map(({ conditions }) => reasons(conditions))[0], says)
-      await kubectl(`delete httproute trial --namespace=${namespace}`)
-    })
-
-  describe('what the operator wrote, in a stock Envoy', { skip: without('envoy') }, () => {
-    const port = 18443
-    let page: Server
-    let envoy: { end: () => Promise<void> }
-    // The page is served by this process: it must not be blocked.
-    const curl = async (...words: string[]) => {
-      const given = [
-        '--silent',
-        '--show-error',
-        '--max-time',
-        '10',
-        '--cacert',
-        certificate.chain,
-        '--include',
-      ]
-      const { stdout, stderr } = await $({ nothrow: true })`curl ${[...given, ...words]}`
-      return `${stdout}${stderr}`.replaceAll('\r', '')
-    }
-    const at = (name: string, to = port) => ['--resolve', `${name}:${to}:127.0.0.1`, `https://${name}:${to}/`]
-
-    before(async () => {
-      page = createServer((_, response) => response.end('from the pod'))
-      await new Promise<void>((resolve) => void page.listen(0, '127.0.0.1', resolve))
-      const written = await get<EnvoyConfig>('ciliumenvoyconfig cilium-gateway-inside --namespace=gateways')
-      const backends = { 'hello/web:80': `127.0.0.1:${(page.address() as AddressInfo).port}` }
-      envoy = await runEnvoy(stockEnvoy(written, { port, backends, certificate }), port)
-    })
-    after(async () => {
-      await envoy?.end()
-      page?.close()
-    })
-
-    test('HTTP leads to the same path by HTTPS, for whatever name, and serves nothing', async () => {
-      const said = await curl('--header', `Host: ${host}`, `http://127.0.0.1:${port}/a?b=c`)
-      assert.match(said, /^HTTP\/1\.1 301 /)
-      assert.match(said, new RegExp(`^location: https://${host}(:443)?/a\\?b=c$`, 'm'))
-      assert.doesNotMatch(said, /from the pod/)
-    })
-
-    test('HTTPS serves the page by its name, with the certificate and its headers', async () => {
-      const said = await curl(...at(host))
-      assert.match(said, /^HTTP\/1\.1 200 /)
-      assert.match(said, /from the pod$/)
-      assert.match(said, /^content-security-policy: default-src 'none'; style-src 'unsafe-inline'$/m)
-      assert.match(said, /^x-content-type-options: nosniff$/m)
-    })
-
-    test('a name of the zone that has no route is not found, and a name outside of it gets no connection', async () => {
-      assert.match(await curl(...at(`nobody.${zone}`)), /^HTTP\/1\.1 404 /)
-      const words = ['s_client', '-connect', `127.0.0.1:${port}`, '-servername', 'www.example.com']
-      const { stdout } = spawnSync('openssl', words, { input: '', encoding: 'utf8' })
-      assert.match(stdout, /no peer certificate available/)
-    })
-
-    test('a request for one name inside a connection for another one is not served', async () => {
-      const said = await curl('--header', 'Host: www.example.com', ...at(host))
-      assert.match(said, /^HTTP\/1\.1 (404|421) /)
-    })
-
-    test('TLS 1.1 is refused, 1.2 and 1.3 are spoken', () => {
-      const words = ['s_client', '-connect', `127.0.0.1:${port}`, '-servername', host]
-      const says = (version: string) => {
-        const { stdout } = spawnSync('openssl', [...words, version, '-cipher', 'ALL:@SECLEVEL=0'], {
-          input: '',
-          encoding: 'utf8',
-        })
-        return /^New, (TLSv1\.\d|\(NONE\))/m.exec(stdout)?.[1]
-      }
-      assert.deepEqual(['-tls1_1', '-tls1_2', '-tls1_3'].map(says), ['(NONE)', 'TLSv1.2', 'TLSv1.3'])
-    })
-  })
-
   test('undo of both leaves no gateway, address, configuration, Service or namespace', async () => {
     await run('hello', 'undo')
     await run('network-gateway', 'undo')
@@ -309,19 +191,6 @@ describe('a gateway and a page behind it, by their pages', { skip }, () => {
     )
   })
 })
-
-/** A route of somebody. */
-const route = (namespace: string, parent: string, hostname: string, service: string): string =>
-  JSON.stringify({
-    apiVersion: 'gateway.networking.k8s.io/v1',
-    kind: 'HTTPRoute',
-    metadata: { name: 'trial', namespace },
-    spec: {
-      parentRefs: [{ name: parent, namespace: 'gateways', sectionName: 'https' }],
-      hostnames: [hostname],
-      rules: [{ backendRefs: [{ name: service, port: 80 }] }],
-    },
-  })
 
 /** A certificate for the zone, signed by itself. */
 function made(): { dir: string; chain: string; key: string } {

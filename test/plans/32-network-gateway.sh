@@ -41,7 +41,7 @@ main() {
 
   # 3/5 the manifests of gateways are written
   check() {
-    put_matches /nonexistent/fortress/components/gateways.yaml 71148a2eb9ce53bf7952d745e8d4541a771fdfae0b60f1b78e4868bcf599b82a 644 root:root
+    put_matches /nonexistent/fortress/components/gateways.yaml e37206f58832fd391afed0ee0e5cc3e681a142cad93b248c0fb549bd9a34c27f 644 root:root
   }
   apply() {
     put /nonexistent/fortress/components/gateways.yaml 644 root:root << 'FORTRESS'
@@ -89,6 +89,7 @@ spec:
     - name: http
       port: 80
       protocol: HTTP
+      hostname: '*.fortress.internal'
       allowedRoutes:
         namespaces:
           from: Same
