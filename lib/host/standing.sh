@@ -73,8 +73,10 @@ standing_routes() {
 
 # standing_forwarding OWN…: what has packets passed on now.
 standing_forwarding() {
-  local all
-  all=$(cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding 2> /dev/null)
+  local key on all=''
+  for key in ipv4/ip_forward ipv6/conf/all/forwarding; do
+    [ ! -e "/proc/sys/net/$key" ] || { read -r on < "/proc/sys/net/$key" && all+=$on; }
+  done
   case $all in *1*) ;; *) return 0 ;; esac
   standing_links "$@" && standing_engines "$@"
 }
@@ -119,13 +121,18 @@ standing_servers() {
 
 # standing_units UNIT… + PACKAGE…: those of the units that run, and units of the packages that do.
 standing_units() {
-  local names=()
+  local names=() present=()
   while [ $# -gt 0 ] && [ "$1" != + ]; do
     names+=("$1")
     shift
   done
   [ $# -eq 0 ] || shift
-  mapfile -t -O "${#names[@]}" names < <(dpkg-query --listfiles "$@" 2> /dev/null |
+  sure_fact packages package_states || return
+  while [ $# -gt 0 ]; do
+    case $FK_FACT in *$'\n'"$1 installed"$'\n'*) present+=("$1") ;; esac
+    shift
+  done
+  [ ${#present[@]} -eq 0 ] || mapfile -t -O "${#names[@]}" names < <(dpkg-query --listfiles "${present[@]}" |
     sed --quiet --regexp-extended 's|^(/usr)?/lib/systemd/system/([^/@]+\.(service\|socket\|timer\|mount\|automount))$|\2|p')
   [ ${#names[@]} -eq 0 ] || systemctl list-units --plain --no-legend --no-pager --state=active "${names[@]}" |
     awk '{ print $1 " the unit " $1 ", which is active" }'
