@@ -29,7 +29,7 @@ export interface Host {
   /** Arguments of the kernel where one line is the whole configuration. */
   piArguments: string[]
   /** What `{{ name }}` stands for, file by file. */
-  values: Record<'sysctl' | 'forwarding' | 'modprobe' | 'chrony' | 'sshd', Values>
+  values: Record<'sysctl' | 'apt' | 'forwarding' | 'modprobe' | 'chrony' | 'sshd', Values>
   usbRules: string
   auditRules: string
   /** Marks of AppArmor profiles that enforce nothing, as an extended regular expression. */
@@ -54,6 +54,10 @@ const argumentsOfPi = (node: boolean): string[] => [
   ...configured('cmdline-pi.txt').trim().split(' '),
   ...(node ? ['cgroup_enable=memory'] : []),
 ]
+
+/** Its kernel and its firmware come from there. */
+const piOrigin =
+  'Unattended-Upgrade::Origins-Pattern:: "origin=Raspberry Pi Foundation,label=Raspberry Pi Foundation";'
 
 /**
  * What is fixed for one host. On a machine that is host and node in one (a Pi), the values that a CNI or a runtime of containers
@@ -111,6 +115,7 @@ export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Ho
             ? 'vm.mmap_rnd_bits = 32\nvm.mmap_rnd_compat_bits = 16'
             : '# How random mappings can be differs between arm64 kernels: the default stays.',
       },
+      apt: { origins: isRaspberry(spec) ? piOrigin : '// From where the distribution says.' },
       forwarding: { forward },
       chrony: { serves: bridge ? `allow ${bridge.network}\nlocal stratum 10` : 'port 0' },
       modprobe: {

@@ -254,10 +254,10 @@ mount -t tmpfs tmpfs /srv; mkdir --mode=777 /srv/open; touch /srv/all /srv/nobod
   },
   {
     by: 'a program in /usr/local that answers in the place of the real one',
-    seen: ['J27b', 'M03', 'M04', 'N07'],
+    seen: ['M03', 'M04', 'N07'],
     bash: `${shim('ss')}; ${shim('getcap')}; install --mode=755 /bin/true /usr/local/bin/ping
 setcap cap_setuid=ep /usr/local/bin/ping; mkdir --parents /run/site
-for at in '-l 0.0.0.0 4444' '-l 0.0.0.0 25' '-lu 0.0.0.0 123'; do
+for at in '-l 0.0.0.0 4444' '-l 0.0.0.0 25' ; do
   systemd-run --quiet --collect --unit="site-\${at//[^0-9u]/}" nc $at
 done; sleep 0.3`,
     undo: `systemctl stop 'site-*'; rm --recursive --force /usr/local/sbin/{ss,getcap} /usr/local/bin/ping /run/site`,

@@ -125,7 +125,7 @@ main() {
   #   L13 old kernels and unused packages are removed [LYNIS PKGS-7346]
   #   L02 APT keys are bound to their source (Signed-By) [sources.list(5)]
   check() {
-    put_matches /etc/apt/apt.conf.d/99-fortress 2474351e7aa68bd8e02fad9ae2164776a0d0c4236f2f9dce2fae66ffa215f073 644 root:root
+    put_matches /etc/apt/apt.conf.d/99-fortress 0eaf8d2c234e90e0501499b4b176d40116faf9679d15a6893b92dd7fc6acd09f 644 root:root
   }
   apply() {
     put /etc/apt/apt.conf.d/99-fortress 644 root:root 'APT_CONFIG="$new" apt-config dump > /dev/null' << 'FORTRESS'
@@ -146,6 +146,7 @@ APT::Periodic::Update-Package-Lists "1";
 APT::Periodic::Unattended-Upgrade "1";
 APT::Periodic::AutocleanInterval "7";
 Unattended-Upgrade::Automatic-Reboot "false";
+// From where the distribution says.
 Unattended-Upgrade::Remove-Unused-Dependencies "true";
 Unattended-Upgrade::Remove-Unused-Kernel-Packages "true";
 Unattended-Upgrade::SyslogEnable "true";
@@ -1483,9 +1484,10 @@ FORTRESS
   # 53/79 auditd keeps its logs
   #   J05 audit logs are kept (keep_logs) [CIS 6.2.2.2, xccdf:auditd_data_retention_max_log_file_action]
   #   J06 full audit disk does not halt the host [auditd.conf(5)]
-  #   J07 low space for audit logs is reported at 25% [CIS 6.2.2.4, auditd.conf(5), xccdf:auditd_data_retention_space_left_action]
+  #   J07 low space for audit logs is reported at 2 GiB [CIS 6.2.2.4, auditd.conf(5), xccdf:auditd_data_retention_space_left_action]
+  #   J29 audit is not suspended [auditd.conf(5), auditctl(8)]
   check() {
-    put_matches /etc/audit/auditd.conf 9176dabb8ca61aa77134644afe027a6fc04008e7135fcc0d41989bd7a0ad2186 640 root:root
+    put_matches /etc/audit/auditd.conf 5209874648a88f9022b6ee73c257f2993cdf2e06b746993e58cfdffd84d1d463 640 root:root
   }
   apply() {
     put /etc/audit/auditd.conf 640 root:root << 'FORTRESS'
@@ -1500,15 +1502,17 @@ freq = 50
 priority_boost = 4
 name_format = HOSTNAME
 
-# auditd deletes no logs, so a flood of records cannot rotate evidence away; tmpfiles removes logs older than 90 days.
+# auditd deletes no logs, so a flood of records cannot rotate evidence away; tmpfiles.d/fortress.conf removes what is older than
+# 90 days.
 max_log_file = 20
 num_logs = 99
 max_log_file_action = keep_logs
 
-# A host that halts on a full disk locks its owner out: these log a warning, then stop writing.
-space_left = 25%
+# A host that halts on a full disk locks its owner out: these log a warning, then stop writing, which verify says (J29). In MiB:
+# a part of a disk on which virtual machines grow would be used up long before.
+space_left = 2048
 space_left_action = syslog
-admin_space_left = 10%
+admin_space_left = 1024
 admin_space_left_action = suspend
 disk_full_action = suspend
 disk_error_action = syslog
@@ -2051,12 +2055,14 @@ FORTRESS
   #   N08 sudoers.d, crypttab, WireGuard and nftables files are root-only [ANSSI BP-028 R50]
   #   N09 netplan files are root-only [netplan(5)]
   #   N11 /root is root-only [LYNIS HOME-9304]
+  #   J07a audit logs older than 90 days are deleted [tmpfiles.d(5), auditd.conf(5)]
   check() {
-    put_matches /etc/tmpfiles.d/fortress.conf e3d2ce9b4a05e5926753e4118a300e95986dba90d2063680493c143274979735 644 root:root
+    put_matches /etc/tmpfiles.d/fortress.conf 5b06914c666e52e766172adb4d7fc818f1a2a5049ad2be80a396fc5f6f88e9fb 644 root:root
   }
   apply() {
     put /etc/tmpfiles.d/fortress.conf 644 root:root << 'FORTRESS'
-# Modes and owners of sensitive files: z sets them where the path exists, at each boot and when fortress-modes.path sees a change.
+# Modes and owners of sensitive files: z sets them where the path exists, at each boot and when fortress-modes.path sees a change;
+# d also removes what is older than it says.
 z /etc/passwd                    0644 root root
 z /etc/passwd-                   0600 root root
 z /etc/group                     0644 root root
@@ -2091,7 +2097,7 @@ z /etc/audit/auditd.conf         0640 root root
 z /etc/audit/rules.d             0750 root root
 z /etc/audit/rules.d/*.rules     0600 root root
 z /etc/audit/audit.rules         0640 root root
-z /var/log/audit                 0700 root root
+d /var/log/audit                 0700 root root m:90d
 z /var/log/apt/*                 0640 root adm
 z /var/log/dpkg.log*             0640 root adm
 z /var/log/alternatives.log*     0640 root adm
@@ -2202,6 +2208,9 @@ FORTRESS
   #   A16 IOMMU is on and strict [KSPP, ANSSI BP-028 R7]
   #   A18 debugfs is not mounted [KSPP]
   #   A19 writes to protected memory through /proc/PID/mem are off (proc_mem.force_override) [KSPP, CVE-2016-5195]
+  #   A01 Secure Boot is on [UEFI 2.10 32, https://wiki.debian.org/SecureBoot]
+  #   E16 disks of the system and of virtual machines are encrypted [NIST SP 800-53 SC-28, cryptsetup(8)]
+  #   A27 microcode of the processor is kept up to date [CVE-2023-20593, https://docs.kernel.org/arch/x86/microcode.html]
   #   A15 CPU vulnerability mitigations are on [https://docs.kernel.org/admin-guide/hw-vuln/]
   #   A02 GRUB password is set for changes, not for booting [CIS 1.4.1, xccdf:grub2_password, LYNIS BOOT-5122]
   #   A03 grub.cfg is root-only [CIS 1.4.2, xccdf:file_permissions_grub2_cfg]
@@ -2414,6 +2423,6 @@ FORTRESS
 # from lib/engine/shell/record.sh: fk_add
 # from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage recover holds
 # from lib/engine/shell/printed.sh: change demand fail transaction arm_rollback confirm
-FK_UNITS='sysctl-reapply-network.service fortress-mounts.service ssh.service ssh.socket systemd-journal-remote.socket systemd-journal-gatewayd.socket sysstat.service acct.service sysstat-collect.timer sysstat-collect.service chrony.service systemd-timesyncd.service apt-daily.timer apt-daily.service apt-daily-upgrade.timer apt-daily-upgrade.service aidecheck.timer aidecheck.service cron.service ctrl-alt-del.target debug-shell.service kdump-tools.service kdump.service bluetooth.service ModemManager.service avahi-daemon.service avahi-daemon.socket cups.service cups.socket cups.path cups.service rpcbind.service rpcbind.socket autofs.service udisks2.service fortress-modes.path fortress-modes.service'
+FK_UNITS='sysctl-reapply-network.service fortress-mounts.service ssh.service ssh.socket systemd-journal-remote.socket systemd-journal-gatewayd.socket sysstat.service acct.service sysstat-collect.timer sysstat-collect.service chrony.service systemd-timesyncd.service apt-daily.timer apt-daily.service apt-daily-upgrade.timer apt-daily-upgrade.service aidecheck.timer aidecheck.service cron.service ctrl-alt-del.target debug-shell.service kdump-tools.service kdump.service bluetooth.service ModemManager.service avahi-daemon.service avahi-daemon.socket cups.service cups.socket cups.path cups.service rpcbind.service rpcbind.socket autofs.service udisks2.service systemd-tmpfiles-clean.timer systemd-tmpfiles-clean.service fortress-modes.path fortress-modes.service'
 
 main "$@"
