@@ -41,6 +41,7 @@ describe('gateways beside the operator of Cilium', { skip: missing }, () => {
     KUBECONFIG: plane.kubeconfig,
     FK_TMP: plane.dir,
     XDG_STATE_HOME: join(plane.dir, 'state'),
+    FK_STATE: join(plane.dir, 'state/fortress-kit'),
   })
   /** Runs a page as it is printed. */
   const apply = async (page: Page) => {
