@@ -13,8 +13,20 @@ function described(one: Endpoint, here: Endpoint): oracle.Endpoint {
     Object.entries(one.labels).map(([key, value]) => [key.replace(/^k8s:/, ''), value]),
   )
   if (one.kind === 'pod') {
-    const { 'io.kubernetes.pod.namespace': namespace = '', ...labels } = plain
-    return { name: one.name.split('/')[1] ?? '', namespace, labels }
+    const { 'io.kubernetes.pod.namespace': namespace = '', ...rest } = plain
+    // Those of its namespace are given apart: the oracle gives them this prefix itself, as the agent does.
+    const prefix = 'io.cilium.k8s.namespace.labels.'
+    const of = (inherited: boolean) =>
+      Object.entries(rest).filter(([key]) => key.startsWith(prefix) === inherited)
+    const namespaceLabels = Object.fromEntries(
+      of(true).map(([key, value]) => [key.slice(prefix.length), value]),
+    )
+    return {
+      name: one.name.split('/')[1] ?? '',
+      namespace,
+      labels: Object.fromEntries(of(false)),
+      namespaceLabels,
+    }
   }
   if (one.kind === 'gateway') return { name: one.name, reserved: ['ingress'] }
   if (one.kind === 'health') return { name: one.name, reserved: ['health'] }
