@@ -182,21 +182,25 @@ async function measure(
     return ways(dir, many, `bench-${n}-${rtt}`, some)
   })
   const took = new Map<string, [one: Figure[], eight: Figure[]]>()
-  for (let round = -1; round < rounds; round++)
-    for (const [i, works] of sizes.entries())
-      for (const [name, work] of Object.entries(works)) {
-        if (name !== 'ours' && (own || round < 0 || round >= others)) continue
-        const before = hostsCpu(many)
-        const { seconds, cpu } = await timed(work)
-        const time = { seconds, cpu, hosts: hostsCpu(many) - before }
-        process.stderr.write(
-          `${own ? 'own ' : ''}${rtt} ms, ${i === 0 ? 1 : MANY} hosts, ${name}: ${line(time)}\n`,
-        )
-        const all = took.get(name) ?? [[], []]
-        if (round >= 0) all[i]?.push(time)
-        took.set(name, all)
-      }
-  for (const { close } of far) close()
+  const once = async (name: string, work: Work, i: number, round: number): Promise<void> => {
+    const before = hostsCpu(many)
+    const { seconds, cpu } = await timed(work)
+    const time = { seconds, cpu, hosts: hostsCpu(many) - before }
+    process.stderr.write(
+      `${own ? 'own ' : ''}${rtt} ms, ${i === 0 ? 1 : MANY} hosts, ${name}: ${line(time)}\n`,
+    )
+    const all = took.get(name) ?? [[], []]
+    if (round >= 0) all[i]?.push(time)
+    took.set(name, all)
+  }
+  try {
+    for (let round = -1; round < rounds; round++)
+      for (const [i, works] of sizes.entries())
+        for (const [name, work] of Object.entries(works))
+          if (name === 'ours' || (!own && round >= 0 && round < others)) await once(name, work, i, round)
+  } finally {
+    for (const { close } of far) close()
+  }
   return new Map([...took].map(([name, [one, eight]]) => [name, { one: middle(one), eight: middle(eight) }]))
 }
 
