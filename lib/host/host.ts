@@ -55,6 +55,16 @@ const argumentsOfPi = (node: boolean): string[] => [
   ...(node ? ['cgroup_enable=memory'] : []),
 ]
 
+/** Administrators of guests pass through the host. */
+const sshdValues = (kex: string, guests: boolean): Values => ({
+  group: adminGroup,
+  kex,
+  forwarding: guests
+    ? 'AllowTcpForwarding local\nPermitOpen *:22'
+    : 'DisableForwarding yes\nAllowTcpForwarding no',
+  forwarding_why: guests ? 'administrators reach the guests through the host, by port 22 only' : 'nothing',
+})
+
 /** Its kernel and its firmware come from there. */
 const piOrigin =
   'Unattended-Upgrade::Origins-Pattern:: "origin=Raspberry Pi Foundation,label=Raspberry Pi Foundation";'
@@ -122,16 +132,7 @@ export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Ho
         squashfs: node ? '# Not blocked: images of the node may be squashfs.' : blocked('squashfs'),
         usb_storage: usbVault ? '# Not blocked: the vault is a USB disk.' : blocked('usb-storage', 'uas'),
       },
-      sshd: {
-        group: adminGroup,
-        kex,
-        forwarding: guests
-          ? 'AllowTcpForwarding local\nPermitOpen *:22'
-          : 'DisableForwarding yes\nAllowTcpForwarding no',
-        forwarding_why: guests
-          ? 'administrators reach the guests through the host, by port 22 only'
-          : 'nothing',
-      },
+      sshd: sshdValues(kex, guests),
     },
     usbRules: configured('usbguard.rules')
       .trimEnd()

@@ -46,7 +46,11 @@ main() {
 
   # 4/79 no sudoers file has NOPASSWD or !authenticate
   check() {
-    ! grep --recursive --extended-regexp '^[^#]*(NOPASSWD|!authenticate)' /etc/sudoers /etc/sudoers.d
+    none_of passwordless || {
+      code=$?
+      grep --recursive --extended-regexp '^[^#]*(NOPASSWD|!authenticate)' /etc/sudoers* || true # it may lie elsewhere
+      exit "$code"
+    }
   }
   demand 'no sudoers file has NOPASSWD or !authenticate' 'sudo passwd USER, then remove the line named above; cloud images and Raspberry Pi OS come with one'
 
