@@ -460,7 +460,8 @@ function sshd({ controls, values }: Host): Step[] {
       name: 'sshd accepts only public keys, of one group',
       test: sh`sshd -t -f "$new"`,
       // Not reload: where ssh.socket listens, sshd could not open its port again. Sessions live on.
-      then: [sh`systemctl try-restart ssh.service`],
+      // Nor one start too many: systemd would refuse it.
+      then: [sh`systemctl reset-failed ssh.service && systemctl try-restart ssh.service`],
       controls: controls('ssh'),
     }),
   ]

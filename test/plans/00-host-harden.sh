@@ -1211,12 +1211,14 @@ Subsystem sftp internal-sftp
 # Last, so that what the drop-ins say for everybody comes behind the settings above.
 Include /etc/ssh/sshd_config.d/*.conf
 FORTRESS
-    systemctl try-restart ssh.service
+    (
+      systemctl reset-failed ssh.service && systemctl try-restart ssh.service
+    )
     put_finish /etc/ssh/sshd_config
   }
   recover() {
     put_restore /etc/ssh/sshd_config
-    { systemctl try-restart ssh.service
+    { systemctl reset-failed ssh.service && systemctl try-restart ssh.service
     } || true # the old file was good for it once
   }
   change 'sshd accepts only public keys, of one group'

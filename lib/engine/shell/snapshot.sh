@@ -301,6 +301,8 @@ fk_restart() {
     case $how in
       reload)
         # What a socket unit listens for, a daemon that reads its files anew cannot open itself.
+        # Not one start too many: systemd would refuse it.
+        systemctl reset-failed "$unit" 2> /dev/null || true # it may not be loaded
         socket=$(systemctl show --property=TriggeredBy --value "$unit")
         # shellcheck disable=SC2086 # there may be several
         if [ -n "$socket" ] && systemctl --quiet is-active $socket; then
