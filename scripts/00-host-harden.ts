@@ -134,7 +134,7 @@ const provenLater = (pinned: string[], alias: string, file: string): Step => ({
 })
 
 /** Packages that come and go, and how they are kept up to date. */
-function software({ controls, values, packages: { watchers, unwanted } }: Host): Step[] {
+function software({ controls, packages: { watchers, unwanted } }: Host): Step[] {
   const install = packages(watchers, {
     name: 'monitoring and audit packages are installed',
     controls: controls('packages'),
@@ -169,7 +169,6 @@ function software({ controls, values, packages: { watchers, unwanted } }: Host):
     },
     file('/etc/apt/apt.conf.d/99-fortress', {
       from: 'config/host/apt.conf',
-      values: values.apt,
       name: 'APT verifies signatures, installs no recommended packages, and updates every day',
       test: sh`APT_CONFIG="$new" apt-config dump > /dev/null`,
       controls: controls('updates'),

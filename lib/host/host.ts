@@ -29,7 +29,7 @@ export interface Host {
   /** Arguments of the kernel where one line is the whole configuration. */
   piArguments: string[]
   /** What `{{ name }}` stands for, file by file. */
-  values: Record<'sysctl' | 'apt' | 'forwarding' | 'modprobe' | 'chrony' | 'sshd', Values>
+  values: Record<'sysctl' | 'forwarding' | 'modprobe' | 'chrony' | 'sshd', Values>
   usbRules: string
   auditRules: string
   /** Marks of AppArmor profiles that enforce nothing, as an extended regular expression. */
@@ -65,10 +65,6 @@ const sshdValues = (kex: string, guests: boolean): Values => ({
   forwarding_why: guests ? 'administrators reach the guests through the host, by port 22 only' : 'nothing',
 })
 
-/** Its kernel and its firmware come from there. */
-const piOrigin =
-  'Unattended-Upgrade::Origins-Pattern:: "origin=Raspberry Pi Foundation,label=Raspberry Pi Foundation";'
-
 /**
  * What is fixed for one host. On a machine that is host and node in one (a Pi), the values that a CNI or a runtime of containers
  * needs are the node's; everywhere else the host forwards nothing and believes nobody.
@@ -96,7 +92,7 @@ export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Ho
     tcp_forwarding: guests ? 'local' : 'no',
     ssh_port: sshPort(spec, machine),
     tunnel_port: site.tunnel.port,
-    updates_from: isRaspberry(spec) ? 'Raspberry Pi' : isUbuntu ? '-security' : 'Debian-Security',
+    updates_from: isRaspberry(spec) ? 'archive.raspberrypi.com' : isUbuntu ? '-security' : 'Debian-Security',
   }
   return {
     user: machine.user || 'root',
@@ -125,7 +121,6 @@ export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Ho
             ? 'vm.mmap_rnd_bits = 32\nvm.mmap_rnd_compat_bits = 16'
             : '# How random mappings can be differs between arm64 kernels: the default stays.',
       },
-      apt: { origins: isRaspberry(spec) ? piOrigin : '// From where the distribution says.' },
       forwarding: { forward },
       chrony: { serves: bridge ? `allow ${bridge.network}\nlocal stratum 10` : 'port 0' },
       modprobe: {

@@ -18,7 +18,7 @@ function shell(line: string, nodes: string[], pods: string[] = []) {
   const rows = (all: string[]) => all.map((row) => `${row.replaceAll(' ', '\\t')}\\n`).join('')
   const { status, stdout, stderr } = spawnSync(
     'bash',
-    ['-euo', 'pipefail', '-c', `. lib/component/cilium.sh; ${kubectl}; ${line}`],
+    ['--noprofile', '--norc', '-euo', 'pipefail', '-c', `. lib/component/cilium.sh; ${kubectl}; ${line}`],
     { cwd: root, encoding: 'utf8', env: { ...process.env, NODES: rows(nodes), PODS: rows(pods) } },
   )
   return { status, text: stdout + stderr }

@@ -129,7 +129,7 @@ main() {
   #   L13 old kernels and unused packages are removed [LYNIS PKGS-7346]
   #   L02 APT keys are bound to their source (Signed-By) [sources.list(5)]
   check() {
-    put_matches /etc/apt/apt.conf.d/99-fortress 0eaf8d2c234e90e0501499b4b176d40116faf9679d15a6893b92dd7fc6acd09f 644 root:root
+    put_matches /etc/apt/apt.conf.d/99-fortress 2474351e7aa68bd8e02fad9ae2164776a0d0c4236f2f9dce2fae66ffa215f073 644 root:root
   }
   apply() {
     put /etc/apt/apt.conf.d/99-fortress 644 root:root 'APT_CONFIG="$new" apt-config dump > /dev/null' << 'FORTRESS'
@@ -150,7 +150,6 @@ APT::Periodic::Update-Package-Lists "1";
 APT::Periodic::Unattended-Upgrade "1";
 APT::Periodic::AutocleanInterval "7";
 Unattended-Upgrade::Automatic-Reboot "false";
-// From where the distribution says.
 Unattended-Upgrade::Remove-Unused-Dependencies "true";
 Unattended-Upgrade::Remove-Unused-Kernel-Packages "true";
 Unattended-Upgrade::SyslogEnable "true";
