@@ -51,8 +51,8 @@ const machineRows = (label: string, { silent = '', behind = '' }: Advice): Row[]
     'name the right key in FK_SSH_KEY (or ssh-add it), and the right user in FK_HOST',
   ],
   [
-    // ssh keeps what the other ssh says to itself where a connection is shared.
-    /UNKNOWN port/,
+    // ssh keeps what the other ssh says to itself where a connection is shared: it ends before it has begun.
+    behind === '' ? /UNKNOWN port/ : /UNKNOWN port|kex_exchange_identification: Connection closed/,
     `${label} cannot be reached through the machine in front of it`,
     `is that one up, and does this one run? ${behind}`.trim(),
   ],

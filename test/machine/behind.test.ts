@@ -28,12 +28,13 @@ describe('a machine behind another', () => {
         .replace('/usr/local/lib/try.conf', '/opt/try.conf'),
     )
     const site = readFileSync(copy.site, 'utf8')
+    const network = inside.machine.host.replace(/\d+$/, '0/24')
     writeFileSync(
       copy.site,
       site
         .replace('name: fortress-node,', `name: inside, address: ${inside.machine.host},`)
         .concat(
-          'networks: [{ name: guests, network: 10.78.0.0/16, bridge: { at: fortress, name: virbr-fort } }]\n',
+          `networks: [{ name: guests, network: ${network}, bridge: { at: fortress, name: virbr-fort } }]\n`,
         ),
     )
     const store = secretStore({
