@@ -624,14 +624,14 @@ setting_is() {
 
 # walk_roots: where each file system of this machine begins; a part of one that is mounted again is the same one.
 walk_roots() {
-  findmnt --raw --noheadings --types "no$FK_NO_DISKS" --output MAJ:MIN,TARGET | awk '
+  local none=proc,sysfs,cgroup,cgroup2,devpts,mqueue,hugetlbfs,debugfs,tracefs,nsfs,autofs,nfs,nfs4,cifs,ceph,9p,fuse
+  findmnt --raw --noheadings --types "no$none" --output MAJ:MIN,TARGET | awk '
     # What a kernel or a container shows there is no part of the system, and memory that belongs to one session is its own.
     $2 ~ /^\/(proc|sys|dev|run)(\/|$)/ && $2 != "/dev/shm" { next }
     $2 ~ /^\/var\/lib\/(fortress|rancher|containerd|machines|kubelet|libvirt\/images)(\/|$)/ { next }
     $2 != "/" && !($1 in seen) { gsub(/\\x20/, " ", $2); print $2 }
     { seen[$1] }'
 }
-FK_NO_DISKS=proc,sysfs,cgroup,cgroup2,devpts,mqueue,hugetlbfs,debugfs,tracefs,nsfs,autofs,nfs,nfs4,cifs,ceph,9p,fuse
 
 # One walk over the disks for all who ask: set-id files (s), nobody's files (u), directories and files open to everyone (w, f).
 # Whether an owner has a name costs a look at /etc/passwd each time: root's has one.

@@ -84,17 +84,17 @@ describe('units start anew when a rollback changed what they read', () => {
     [
       'one that can reload keeps its connections',
       { steps: restart({ how: 'reload' }), paths },
-      ['try-reload-or-restart a.service'],
+      ['reset-failed a.service', 'try-reload-or-restart a.service'],
     ],
     [
       'one whose reload fails is restarted',
       { steps: restart({ how: 'reload', unit: 'broken.service' }), paths },
-      ['try-reload-or-restart broken.service', 'restart broken.service'],
+      ['reset-failed broken.service', 'try-reload-or-restart broken.service', 'restart broken.service'],
     ],
     [
       'one that a socket starts is restarted, because it cannot open what that listens for',
       { steps: restart({ how: 'reload', unit: 'called.service' }), paths },
-      ['restart called.service'],
+      ['reset-failed called.service', 'restart called.service'],
     ],
     [
       'one that gave up over its files starts again',
