@@ -65,6 +65,14 @@ const sshdValues = (kex: string, guests: boolean): Values => ({
   forwarding_why: guests ? 'administrators reach the guests through the host, by port 22 only' : 'nothing',
 })
 
+/** A reload of sysctls, as packages do when they are updated, must not take the network from guests that run. */
+const forwarded = (leave: boolean, forward: number): string =>
+  leave
+    ? '# IPv4: libvirt turns it on when it starts the network of the guests, and nothing turns it off again under them.'
+    : ['ip_forward', 'conf.all.forwarding', 'conf.default.forwarding']
+        .map((key) => `net.ipv4.${key} = ${forward}`)
+        .join('\n')
+
 /**
  * What is fixed for one host. On a machine that is host and node in one (a Pi), the values that a CNI or a runtime of containers
  * needs are the node's; everywhere else the host forwards nothing and believes nobody.
@@ -121,7 +129,7 @@ export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Ho
             ? 'vm.mmap_rnd_bits = 32\nvm.mmap_rnd_compat_bits = 16'
             : '# How random mappings can be differs between arm64 kernels: the default stays.',
       },
-      forwarding: { forward },
+      forwarding: { forward, ipv4: forwarded(guests && !node, forward) },
       chrony: { serves: bridge ? `allow ${bridge.network}\nlocal stratum 10` : 'port 0' },
       modprobe: {
         squashfs: node ? '# Not blocked: images of the node may be squashfs.' : blocked('squashfs'),

@@ -421,15 +421,12 @@ FORTRESS
   #   C02 IPv4 forwarding is off except for nodes [CIS 3.3.1.1, xccdf:sysctl_net_ipv4_ip_forward, LYNIS KRNL-6000]
   #   C04 IPv6 forwarding is off except for nodes [CIS 3.3.2.1, xccdf:sysctl_net_ipv6_conf_all_forwarding]
   check() {
-    put_matches /etc/sysctl.d/99-zz-fortress-forwarding.conf 41e45fed0476efbc68e43b3d6812032a437228250fbbf040379c4fdf62b327bd 644 root:root
+    put_matches /etc/sysctl.d/99-zz-fortress-forwarding.conf a7630dd7970701b3e4b54ba4539259a6d08da66c50e94413b5c455bba95166e7 644 root:root
   }
   apply() {
     put /etc/sysctl.d/99-zz-fortress-forwarding.conf 644 root:root << 'FORTRESS'
-# IP forwarding is off. libvirt turns forwarding on for its own networks when it starts them,
-# and the firewall drops everything else; a file of its own, so that loading the other sysctls never turns it off again.
-net.ipv4.ip_forward = 0
-net.ipv4.conf.all.forwarding = 0
-net.ipv4.conf.default.forwarding = 0
+# IP forwarding is off, except for nodes. A file of its own: loading the other sysctls changes nothing of it.
+# IPv4: libvirt turns it on when it starts the network of the guests, and nothing turns it off again under them.
 net.ipv6.conf.all.forwarding = 0
 net.ipv6.conf.default.forwarding = 0
 FORTRESS
