@@ -427,6 +427,7 @@ cis_api() {
     ;;
   esac
   FK_FACT=$(sed --quiet "s/^$1\t//p" <<< "$FK_FACT")
+  FK_FACT_OF='' # it is a part of it
 }
 
 # cis_none WHAT LINES: prints them; holds when there are none.
