@@ -92,7 +92,7 @@ function prerequisites(host: Host, { env, machine, site }: Context): Step[] {
     },
     {
       name: 'no sudoers file has NOPASSWD or !authenticate',
-      check: sh`none_of passwordless || {
+      check: sh`none_of sudo_passwordless || {
         code=$?
         grep --recursive --extended-regexp '^[^#]*(NOPASSWD|!authenticate)' /etc/sudoers* || true # it may lie elsewhere
         exit "$code"

@@ -718,8 +718,8 @@ sudo_is() {
   [ -z "$bad" ]
 }
 
-# passwordless: what lets somebody use sudo without a password of their own, one line each.
-passwordless() {
+# sudo_passwordless: what lets somebody use sudo without a password of their own, one line each.
+sudo_passwordless() {
   sure_fact sudoers sudoers_lines || return
   printf '%s\n' "${FK_LINES[@]}" | awk '
     /NOPASSWD:/ { print }

@@ -46,7 +46,7 @@ main() {
 
   # 4/79 no sudoers file has NOPASSWD or !authenticate
   check() {
-    none_of passwordless || {
+    none_of sudo_passwordless || {
       code=$?
       grep --recursive --extended-regexp '^[^#]*(NOPASSWD|!authenticate)' /etc/sudoers* || true # it may lie elsewhere
       exit "$code"
@@ -2410,8 +2410,9 @@ FORTRESS
 # What main uses.
 # from lib/host/controls.sh: PATH fact fact_pause fact_is_mine sure_fact none_of package_states package_present
 # from lib/host/controls.sh: package_absent unit_states unit_line unit_property unit_changed unit_is walk_roots walk
-# from lib/host/controls.sh: walked privileged_rules entries all_entries system_shells encrypted disks_of clear_swaps
-# from lib/host/controls.sh: shm_lines endless_passwords open_logs open_homes slack_profiles
+# from lib/host/controls.sh: walked privileged_rules entries all_entries sudoers_lines sudo_passwordless system_shells
+# from lib/host/controls.sh: encrypted disks_of clear_swaps shm_lines endless_passwords open_logs open_homes
+# from lib/host/controls.sh: slack_profiles
 # from lib/host/standing.sh: standing standing_links standing_engines standing_routes standing_forwarding standing_units
 # from lib/host/standing.sh: standing_logins sshd_says sshd_ports sshd_keeps_ports
 # from lib/engine/shell/put.sh: FK_STATE put put_owner put_finish put_finished put_restore put_matches
