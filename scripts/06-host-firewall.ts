@@ -30,7 +30,7 @@ export default script(import.meta, about, (context) => {
     accepted(
       site,
       machine.name,
-      'whatever is here already, and will not be heard or passed on any more, is accepted',
+      'what the firewall will cut off here is accepted',
       [
         ['standing_links', ...own],
         ['standing_engines', ...own],

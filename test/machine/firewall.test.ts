@@ -177,7 +177,7 @@ describe('the firewall', { skip: noLaptop }, () => {
     assert.match(verified.text, /fortress \(admin@10\.66\.0\.1\)/)
     const { code, text } = await run(['apply'])
     assert.equal(code, 0, text)
-    assert.match(text, /^06-host-firewall: \d steps hold, 12 of 12 controls hold$/m)
+    assert.match(text, /^06-host-firewall: \d+ steps hold, 12 of 12 controls hold$/m)
     await copy.peer(kit, 'add', 'phone')
     const tunnel = await admin.page(kit, copy.page('05-host-wireguard'), ['apply'])
     assert.equal(tunnel.code, 0, tunnel.text)

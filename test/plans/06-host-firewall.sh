@@ -5,7 +5,7 @@
 #   FK_CONFIRM=fortress bash 06-host-firewall.sh
 # It has 10 steps. Each checks first, and changes only what does not hold.
 # It keeps no record, so undo cannot take it back. It checks no controls: verify does.
-# FK_CONFIRM=fortress confirms: whatever is here already, and will not be heard or passed on any more, is accepted
+# FK_CONFIRM=fortress confirms: what the firewall will cut off here is accepted
 # Steps that could lock you out are transactions. When one is done, log in by a NEW connection and run:
 #   touch /run/fortress-confirm
 # If you do not within 180 seconds of its beginning, the machine rolls it back.
@@ -19,12 +19,12 @@ main() {
   case ${1-} in '') ;; *) usage ;; esac
   begin
 
-  # 1/10 whatever is here already, and will not be heard or passed on any more, is accepted
+  # 1/10 what the firewall will cut off here is accepted
   check() {
     [ "${FK_CONFIRM-}" != fortress ] || return 0
     nft list table inet fortress > /dev/null 2>&1 || standing -- standing_links wg0 virbr-fort libvirtd.service virtnetworkd.service -- standing_engines wg0 virbr-fort libvirtd.service virtnetworkd.service -- standing_routes -- standing_tables inet.fortress wg0 virbr-fort libvirtd.service virtnetworkd.service -- standing_servers tcp/22 udp/51820 tcp/22 tcp/53 udp/53 udp/123 udp/67
   }
-  demand 'whatever is here already, and will not be heard or passed on any more, is accepted' 'FK_CONFIRM=fortress before bash confirms it'
+  demand 'what the firewall will cut off here is accepted' 'FK_CONFIRM=fortress before bash confirms it'
 
   # 2/10 nftables is installed
   check() {
