@@ -165,7 +165,7 @@ describe('refused before anything changes', { concurrency: 2 }, () => {
       ({ context }) =>
         (load(join(root, 'scripts/06-host-firewall.ts')) as { default: Page }).default
           .steps(context)
-          .filter(({ name }) => !/^(nftables is installed|whatever is here already)/.test(name)),
+          .filter(({ name }) => !/^(nftables is installed|what the firewall will cut off)/.test(name)),
       /^your turn +\d+\/\d+ a peer has made a WireGuard handshake in the last three minutes/m,
       2,
     ],
