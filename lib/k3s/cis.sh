@@ -427,7 +427,8 @@ cis_api() {
     ;;
   esac
   FK_FACT=$(sed --quiet "s/^$1\t//p" <<< "$FK_FACT")
-  FK_FACT_OF='' # it is a part of it
+  # shellcheck disable=SC2034 # fact() reads it: this is a part of what it found
+  FK_FACT_OF=''
 }
 
 # cis_none WHAT LINES: prints them; holds when there are none.
