@@ -29,7 +29,9 @@ export function apart(
   if (range === undefined) return []
   const clash = here.filter(({ address, cidr }) => {
     const around = parseNetwork(cidr ?? '')
-    return around !== undefined && overlap(around, range) && !own.includes(address)
+    // Who comes through the tunnel has an address in it, and may be about to give it up.
+    const inside = address === via && around?.prefix === 32
+    return around !== undefined && overlap(around, range) && !own.includes(address) && !inside
   })
   const help = `write another ${called} into config/sites/${site}.yaml, one that is in use at neither end`
   const among = contains(range, via) && !own.includes(via)
