@@ -193,6 +193,8 @@ fk_check_all() {
 fk_work() {
   local i mine
   FK_HERE=yes FK_STEP=''
+  # The deadline is no check that has ended its shell.
+  trap 'FK_STEP=""; exit 143' TERM
   trap '[ -z "$FK_STEP" ] || { FK_HERE=""; fk_holds $FK_STEP before; (fk_work); }' EXIT
   for ((i = ${#FK_STEPS[@]}; i > 0; i--)); do
     ! fk_stopped || break
