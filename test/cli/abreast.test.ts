@@ -186,7 +186,7 @@ describe('commands that look at twelve machines', () => {
     )
     writeFileSync(
       join(dir, 'ssh'),
-      '#!/bin/sh\n[ "$1" != -G ] || exit 0\necho + >> "$CALLS"\nsleep "${SECONDS_SILENT-0.4}"\necho - >> "$CALLS"\necho "Connection refused" >&2\nexit 255\n',
+      '#!/bin/sh\n[ "$1" != -G ] || exit 0\necho + >> "$CALLS"\nsleep "${SECONDS_SILENT-1.5}"\necho - >> "$CALLS"\necho "Connection refused" >&2\nexit 255\n',
     )
     chmodSync(join(dir, 'ssh'), 0o755)
   })
