@@ -16,11 +16,11 @@ import { makePassphrase } from '../lib/ground/passphrase.ts'
 import { Command, feed, sh } from '../lib/ground/sh.ts'
 import { asked, controlShell } from '../lib/host/controls.ts'
 import { type Host, hostOf } from '../lib/host/host.ts'
-import { accepted, standingShell } from '../lib/host/standing.ts'
+import { accepted, affectedShell } from '../lib/host/affected.ts'
 import { type Context, script } from '../lib/script.ts'
 import type { Person, Site } from '../lib/site/model.ts'
 
-const functions = new Command(controlShell().text + standingShell().text, undefined, 'lib/host/standing.sh')
+const functions = new Command(controlShell().text + affectedShell().text, undefined, 'lib/host/affected.sh')
 
 export default script(import.meta, { layer: 'L0', on: 'host', library: functions }, (context) => {
   const host = hostOf(context)
@@ -118,9 +118,9 @@ function prerequisites(host: Host, { env, machine, site }: Context): Step[] {
       controls: controls('servers'),
     },
     accepted(site, name, 'what this page stops, and who cannot log in any more, is accepted', [
-      ...(host.forwards ? [] : [['standing_forwarding', ...host.own], ['standing_routes']]),
-      ['standing_units', ...idle, '+', ...host.packages.unwanted],
-      ['standing_logins', host.group, user, ...admins(site).map((one) => one.name)],
+      ...(host.forwards ? [] : [['affected_forwarding', ...host.own], ['affected_routes']]),
+      ['affected_units', ...idle, '+', ...host.packages.unwanted],
+      ['affected_logins', host.group, user, ...admins(site).map((one) => one.name)],
     ]),
   ]
 }

@@ -19,7 +19,7 @@ const make = async (context: Context) => {
   if (endOf(context) !== undefined) await makeKeys(context)
 }
 
-const functions = library('lib/host/standing.sh')
+const functions = library('lib/host/affected.sh')
 
 export default script(import.meta, { layer: 'L0', on: 'host', make, library: functions }, (context) => {
   const end = endOf(context)

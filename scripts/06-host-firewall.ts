@@ -12,12 +12,12 @@ import { packages } from '../lib/engine/packages.ts'
 import type { Control, Step, Transaction } from '../lib/engine/step.ts'
 import { type Command, sh } from '../lib/ground/sh.ts'
 import { type Firewall, firewallOf } from '../lib/host/nftables.ts'
-import { accepted, ownThings, standingShell } from '../lib/host/standing.ts'
+import { accepted, ownThings, affectedShell } from '../lib/host/affected.ts'
 import { script } from '../lib/script.ts'
 import { type TunnelEnd, machineOf, sshPort, tunnelOf } from '../lib/site/machines.ts'
 import { inside } from '../lib/site/zones.ts'
 
-const about = { layer: 'L0', on: 'host', needs: ['05-host-wireguard'], library: standingShell() } as const
+const about = { layer: 'L0', on: 'host', needs: ['05-host-wireguard'], library: affectedShell() } as const
 
 export default script(import.meta, about, (context) => {
   const { site, machine } = context
@@ -32,11 +32,11 @@ export default script(import.meta, about, (context) => {
       machine.name,
       'what the firewall will cut off here is accepted',
       [
-        ['standing_links', ...own],
-        ['standing_engines', ...own],
-        ['standing_routes'],
-        ['standing_tables', 'inet.fortress', ...own],
-        ['standing_servers', `tcp/${firewall.ssh.port}`, ...new Set(firewall.heard)],
+        ['affected_links', ...own],
+        ['affected_engines', ...own],
+        ['affected_routes'],
+        ['affected_tables', 'inet.fortress', ...own],
+        ['affected_servers', `tcp/${firewall.ssh.port}`, ...new Set(firewall.heard)],
       ],
       sh`nft list table inet fortress > /dev/null 2>&1`,
     ),

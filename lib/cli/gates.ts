@@ -1,11 +1,32 @@
 // ./task gates: what only a person can do, and what of it is done.
 import { readFileSync } from 'node:fs'
+import { issuersOf } from '../component/issuers.ts'
 import { Fault } from '../ground/fault.ts'
 import { question } from '../ground/laptop.ts'
 import { confirmedGates, gatesOf, noteGate } from '../site/gates.ts'
+import type { Site } from '../site/model.ts'
 import type { Call } from './call.ts'
 import { named, withSession } from './session.ts'
 import { gates as table } from './tables.ts'
+
+/**
+ * The secret that somebody gives by an ID: that of the gate, or one that a page waits for. Nothing else: a key that the kit has
+ * made would be replaced.
+ */
+function givable(site: Site, id: string): string {
+  const own = site.gates.find((gate) => gate.id === id)?.gives
+  if (own !== undefined) return own
+  const awaited = issuersOf(site).flatMap(({ acme }) => acme?.secret ?? [])
+  const all = [...new Set([...site.gates.flatMap(({ gives }) => gives ?? []), ...awaited])]
+  const none = 'no gate of it gives one, and no page waits for one'
+  return named(
+    all.map((name) => ({ name })),
+    id,
+    site.name,
+    'secret to give called',
+    none,
+  ).name
+}
 
 /**
  * `./task gates` lists them; `./task gates confirm ID` notes that one is done, and `./task gates give ID` stores the secret that
@@ -18,8 +39,8 @@ export const gates = (call: Call): Promise<number> =>
     async ({ config: { site }, store, state, given, terminal }) => {
       const [action, id] = given.words
       if (action === 'give') {
-        const name = site.gates.find((gate) => gate.id === id)?.gives ?? id
-        if (name === undefined) throw new Fault('gates give needs an ID', { next: './task gates lists them' })
+        if (id === undefined) throw new Fault('gates give needs an ID', { next: './task gates lists them' })
+        const name = givable(site, id)
         const asked = terminal ? question(`${name}: `, { hidden: true }) : readFileSync(0, 'utf8')
         const value = (await asked).trim()
         if (value === '') throw new Fault('nothing was given', { state: 'nothing was stored' })

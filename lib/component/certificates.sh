@@ -170,7 +170,7 @@ certificate_why() {
     awk '!seen[$0]++' | tail --lines=4
 }
 
-# issuers_answer: the webhook of cert-manager is asked about an object, and takes it; nothing is made.
+# issuers_answer: the webhook of cert-manager accepts an object in a dry run: nothing is created.
 issuers_answer() {
   printf '%s\n' 'apiVersion: cert-manager.io/v1' 'kind: ClusterIssuer' 'metadata: { name: probe }' 'spec: { selfSigned: {} }' |
     kubectl create --dry-run=server --filename=- > /dev/null

@@ -47,8 +47,8 @@ cilium_clean_begin() {
   }
 }
 
-# cilium_nodes STATE: names of the nodes that are dead, or alive. One is dead when its kubelet no longer says how it is; one that
-# says that it is not ready, as without a network, still does what it is told.
+# cilium_nodes STATE: names of the nodes that are dead, or alive. One is dead when its kubelet reports no status any more; a node
+# that reports NotReady, as without a network, still runs pods.
 cilium_nodes() {
   local each='{.metadata.name}{"\t"}{.status.conditions[?(@.type=="Ready")].status}{"\n"}' all
   all=$(kubectl get nodes --request-timeout=10s --output=jsonpath="{range .items[*]}$each{end}") || return

@@ -26,11 +26,11 @@ guard_begin() {
     kubectl get pods --namespace cilium --selector=app=policy-guard --output=wide >&2
     return 1
   }
-  guard_doors "$@" > "$FK_TMP/doors"
+  guard_ports "$@" > "$FK_TMP/ports"
 }
 
-# guard_doors PORT…: those ports that answer this computer at the address of the API.
-guard_doors() {
+# guard_ports PORT…: those ports that answer this computer at the address of the API.
+guard_ports() {
   local api port
   api=$(kubectl config view --minify --output=jsonpath='{.clusters[0].cluster.server}') || return
   api=${api#https://} && api=${api%:*} && api=${api#[} && api=${api%]}
@@ -55,7 +55,7 @@ guard_closed() {
   local address port
   while read -r address port; do
     guard_open "$address" "$port" || echo "With these policies port $port of $address no longer answers this computer."
-  done < "$FK_TMP/doors"
+  done < "$FK_TMP/ports"
 }
 
 # guard_proven: the policies are in force on each node that is alive, and this computer reaches what it reached before. Each
@@ -110,5 +110,5 @@ guard_waited() {
     sleep 2
   done
 }
-export -f guard_absent guard_begin guard_doors guard_open guard_ends guard_closed guard_proven
+export -f guard_absent guard_begin guard_ports guard_open guard_ends guard_closed guard_proven
 export -f guard_pods guard_on guard_gone guard_waited

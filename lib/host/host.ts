@@ -5,7 +5,7 @@ import { parsed, read } from '../ground/root.ts'
 import { bridgeOf, guestsOf, isNode, isRaspberry, machineOf, sshPort, vaultSpec } from '../site/machines.ts'
 import { waiversFor } from '../site/waivers.ts'
 import { hostRequirements } from './controls.ts'
-import { ownThings } from './standing.ts'
+import { ownThings } from './affected.ts'
 
 type Values = Record<string, string | number>
 

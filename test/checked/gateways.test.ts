@@ -2,7 +2,7 @@
 // address, routes are taken or refused with the right reason, and what the operator writes for its Envoy is run by a stock one.
 // Cilium's redirect of packets into that Envoy is not run anywhere.
 import assert from 'node:assert/strict'
-import { execFileSync, spawnSync } from 'node:child_process'
+import { spawnSync } from 'node:child_process'
 import { type Server, createServer } from 'node:http'
 import { type AddressInfo } from 'node:net'
 import { join } from 'node:path'
@@ -12,7 +12,7 @@ import type { Context, Page } from '../../lib/engine/page.ts'
 import { isChange } from '../../lib/engine/step.ts'
 import { $ } from '../../lib/ground/laptop.ts'
 import { type EnvoyConfig, runEnvoy, stockEnvoy } from '../node/envoy.ts'
-import { without } from '../programs.ts'
+import { selfSigned, without } from '../programs.ts'
 import { siteOf } from '../sites.ts'
 import gateway from '../../scripts/32-network-gateway.ts'
 import hello from '../../scripts/39-hello.ts'
@@ -59,7 +59,7 @@ describe('gateways beside the operator of Cilium', { skip: missing }, () => {
 
   before(async () => {
     plane = await controlPlane()
-    certificate = made(plane.dir)
+    certificate = selfSigned(zone, plane.dir)
   })
   after(async () => {
     await plane?.end()
@@ -285,22 +285,3 @@ const route = (name: string, namespace: string, parent: string, hostname: string
       rules: [{ backendRefs: [{ name: service, port: 80 }] }],
     },
   })
-
-/** A certificate for the zone, signed by itself. */
-function made(dir: string): { chain: string; key: string } {
-  const [chain, key] = [join(dir, 'tls.crt'), join(dir, 'tls.key')]
-  const words = [
-    'req',
-    '-x509',
-    '-newkey',
-    'ec',
-    '-pkeyopt',
-    'ec_paramgen_curve:prime256v1',
-    '-nodes',
-    '-days',
-    '2',
-  ]
-  const names = ['-subj', `/CN=${zone}`, '-addext', `subjectAltName=DNS:${zone},DNS:*.${zone}`]
-  execFileSync('openssl', [...words, ...names, '-keyout', key, '-out', chain], { stdio: 'ignore' })
-  return { chain, key }
-}

@@ -2,7 +2,16 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { type Server, createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -107,7 +116,8 @@ describe('a tool', () => {
         ...(from > 0 ? { 'content-range': `bytes ${from}-${body.length - 1}/${body.length}` } : {}),
       })
       if (cut === undefined || from > 0) return void response.end(body.subarray(from))
-      response.write(body.subarray(0, cut), () => setTimeout(() => response.destroy(), 50))
+      response.write(body.subarray(0, cut))
+      void arrived(cut).then(() => response.destroy())
     })
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
     mirror = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
@@ -122,6 +132,16 @@ describe('a tool', () => {
     writeFileSync(at('packed', `linux-${arch}`, 'helm'), program)
     tarball = execFileSync('tar', ['--create', '--gzip', '--directory', at('packed'), `linux-${arch}`])
   })
+  /** The download has written so many bytes: what is cut off then was not on its way any more. */
+  async function arrived(wanted: number): Promise<void> {
+    const part = () =>
+      readdirSync(dir, { recursive: true, withFileTypes: true }).find(({ name }) => name.endsWith('.part'))
+    for (let i = 0; i < 1000; i++) {
+      const found = part()
+      if (found && statSync(join(found.parentPath, found.name)).size >= wanted) return
+      await new Promise((resolve) => setTimeout(resolve, 10))
+    }
+  }
   afterEach(() => rmSync(dir, { recursive: true, force: true }))
 
   test('that fits is taken from PATH, and nothing is fetched', async () => {

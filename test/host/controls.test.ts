@@ -497,7 +497,7 @@ for (const [says, running, next, code, said] of [
     assert.deepEqual(ask('cmdline_has audit=1', booted(running, next)), { code, said }))
 
 // As sshd does it: what it has inherited is closed before it reads its file.
-const sshdWith = (ports: string, dropIns: string) => `${read('lib/host/standing.sh')}
+const sshdWith = (ports: string, dropIns: string) => `${read('lib/host/affected.sh')}
   sshd() {
     local said='${ports}'
     case "$*" in *' -f '*) said='${dropIns}'; [ -f "\${!#}" ] || { echo 'No such file' >&2; return 1; } ;; esac

@@ -152,9 +152,14 @@ export function differences(a: string, b: string): string[] {
   ]
 }
 
-/** A connection of the test's own to the machine, for tests that stand between the laptop and the machine. */
-export async function open(kit: Kit): Promise<Opened> {
-  const config = loadConfig({ env: kit.env })
+/**
+ * A connection of the test's own to the machine, for tests that stand between the laptop and the machine: at another `port`, for
+ * another `config`.
+ */
+export async function open(
+  kit: Kit,
+  { port = kit.machine.port, config = loadConfig({ env: kit.env }) } = {},
+): Promise<Opened> {
   const spec = config.site.machines[0]
   if (!spec) throw new Error('the site has no machine')
   const store = secretStore({
@@ -165,7 +170,7 @@ export async function open(kit: Kit): Promise<Opened> {
     name: spec.name,
     target: {
       host: kit.machine.host,
-      port: kit.machine.port,
+      port,
       user: kit.machine.user,
       identityFile: kit.machine.identityFile,
       configFile: '/dev/null',

@@ -6,15 +6,11 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import { connect } from '../../lib/engine/machine.ts'
 import type { Page } from '../../lib/engine/page.ts'
-import { createReport } from '../../lib/engine/report.ts'
 import { runPage } from '../../lib/engine/run.ts'
-import { contextOf } from '../../lib/cli/context.ts'
-import { secretStore } from '../../lib/ground/secret.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import harden from '../../scripts/00-host-harden.ts'
-import { type Kit, differences, node } from './kit.ts'
+import { type Kit, differences, node, open } from './kit.ts'
 import { type Checkout, type Laptop, checkout, laptop, noLaptop } from './laptop.ts'
 
 const tried = 'test/fixtures/pages/50-try.ts'
@@ -187,39 +183,10 @@ describe('the way in', { skip: noLaptop }, () => {
     const sshSteps = async (port: number, mode: 'plan' | 'apply' | 'undo') => {
       const env: Record<string, string> = { ...kit.env, FK_HOST: `admin@${kit.machine.host}:${port}` }
       const config = loadConfig({ env, root: copy.dir })
-      const identity = join(kit.state, 'identity.txt')
-      const store = secretStore({ dir: join(kit.state, config.site.name), identity })
-      const machine = await connect({
-        name: 'fortress',
-        target: {
-          host: kit.machine.host,
-          port,
-          user: 'admin',
-          identityFile: kit.machine.identityFile,
-          configFile: '/dev/null',
-          knownHostsFile: join(kit.state, 'known_hosts'),
-          alias: 'fortress.fortress',
-        },
-        interactive: false,
-        password: async () => kit.machine.password,
-      })
-      const lines: string[] = []
-      const report = createReport({
-        stdout: { write: (t: string) => lines.push(t) },
-        tty: false,
-        color: false,
-      })
-      const steps = harden
-        .steps(contextOf(config, machine.facts, store))
-        .filter(({ name }) => /sshd|ssh-admins/.test(name))
+      const { machine, context, lines, running } = await open(kit, { port, config })
+      const steps = harden.steps(context).filter(({ name }) => /sshd|ssh-admins/.test(name))
       const some: Page = { ...harden, name: '50-sshd', steps: () => steps }
-      const { code } = await runPage(some, steps, mode, {
-        machine,
-        report,
-        store,
-        rollbackAfter: 30,
-        lockWait: 20,
-      })
+      const { code } = await runPage(some, steps, mode, { ...running, rollbackAfter: 30 })
       await machine.close()
       return { code, text: lines.join('') }
     }

@@ -1,18 +1,16 @@
 // Gateways and the first web page by their pages, on a node with the operator and the agent of Cilium. Which routes are taken, and what
 // the written configuration does in an Envoy, is in test/checked/gateways.test.ts; Cilium's redirect into its Envoy is not run.
 import assert from 'node:assert/strict'
-import { execFileSync, spawnSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import { parseDocument } from 'yaml'
 import { which } from '../../lib/ground/laptop.ts'
-import { without } from '../programs.ts'
-import { ciliumChart, ciliumImages, ciliumOverlay, gatewayCrds, withoutCilium } from './cilium.ts'
+import { selfSigned, without } from '../programs.ts'
+import { withoutCilium } from './cilium.ts'
 import { imageArchive } from './image.ts'
-import { type PodFleet, missing, podFleet, podImage } from './kit.ts'
-import { dns, restricted } from './manifests.ts'
+import { missing, podImage } from './kit.ts'
+import { restricted } from './manifests.ts'
+import { type Tunneled, tunneled } from './tunnel.ts'
 
 const skip = withoutCilium || missing || without('helm', 'kubectl', 'busybox', 'openssl')
 
@@ -30,78 +28,30 @@ const reasons = (conditions: Condition[] = []) =>
 
 describe('a gateway and a page behind it, by their pages', { skip }, () => {
   const first = 'gate-1'
-  /** Where this computer stands for machines of the lab. */
-  const here = '10.78.0.1'
-  let cluster: PodFleet
-  let certificate: { dir: string; chain: string; key: string }
+  let cluster: Tunneled
+  const run = (...words: string[]) => cluster.run(...words)
   const kubectl = (words: string, input?: string) => cluster.kubectl(words, input)
   const get = async <T>(words: string) => JSON.parse(await kubectl(`get ${words} --output=json`)) as T
-  const run = async (...words: string[]) => {
-    const { code, text } = await cluster.task(...words)
-    if (code !== 0) {
-      const state = 'kubectl get pods,gateways,httproutes --all-namespaces --output=wide'
-      throw new Error(`${text}\n${await cluster.on(first, `/opt/bin/k3s ${state} 2>&1 || true`)}`)
-    }
-    return text
-  }
 
   before(async () => {
-    certificate = made()
-    const chart = ciliumChart()
-    const values = join(import.meta.dirname, '../../config/components/cilium/values.yaml')
-    const rendered = execFileSync('helm', ['template', 'cilium', chart.file, '--values', values], {
-      encoding: 'utf8',
+    cluster = await tunneled('gate', ['server'], 72, {
+      images: [await busybox()],
+      site: (site) => {
+        site['networks'] = [
+          { name: 'bench', network: '10.78.0.0/16', pools: { web: '10.78.250.1-10.78.250.9' } },
+        ]
+        site['gateways'] = [{ name: 'inside', address, audience: ['tunnel'] }]
+        site['names'] = [
+          { zone, authority: 'gateway:inside', writer: 'pages', audience: ['tunnel'], points_at: 'inside' },
+        ]
+        const { allow } = site['router'] as { allow: object[] }
+        allow.push({ from: 'tunnel', to: 'gateway:inside', ports: ['tcp/80', 'tcp/443'], why: 'the gateway' })
+      },
     })
-    const images = [...rendered.matchAll(/^\s*image: "?([^"\s]+)"?$/gm)].map(([, name]) => name!)
-    cluster = await podFleet('gate', ['server'], { more: [...(await ciliumImages(images)), await busybox()] })
-    const downloads = join(cluster.state, 'downloads')
-    mkdirSync(downloads, { recursive: true })
-    cluster.copy.pin('cilium', readFileSync(chart.file))
-    writeFileSync(join(downloads, `cilium-${chart.version}.tgz`), readFileSync(chart.file))
-    writeFileSync(join(downloads, `gateway-api-${gatewayCrds().version}.yaml`), gatewayCrds().text)
-    // The one line of values that differs: the kernel that nodes of the lab share has no WireGuard.
-    const own = join(cluster.copy.dir, 'config/components/cilium/values.yaml')
-    const document = parseDocument(readFileSync(own, 'utf8'))
-    document.setIn(['encryption', 'enabled'], ciliumOverlay.encryption.enabled)
-    writeFileSync(own, document.toString())
-    cluster.site((site) => {
-      site['tunnel'] = { network: '10.67.0.0/24', peers: [{ name: 'laptop', address: '10.67.0.2' }] }
-      site['networks'] = [
-        { name: 'bench', network: '10.78.0.0/16', pools: { web: '10.78.250.1-10.78.250.9' } },
-      ]
-      site['gateways'] = [{ name: 'inside', address, audience: ['tunnel'] }]
-      site['names'] = [
-        { zone, authority: 'gateway:inside', writer: 'pages', audience: ['tunnel'], points_at: 'inside' },
-      ]
-      site['router'] = {
-        kind: 'host',
-        at: first,
-        allow: [
-          { from: 'tunnel', to: 'router', ports: ['tcp/22', 'tcp/6443'], why: 'administration' },
-          { from: here, to: 'router', ports: ['tcp/22'], why: 'the computer that runs this test' },
-          { from: 'tunnel', to: 'gateway:inside', ports: ['tcp/80', 'tcp/443'], why: 'the gateway' },
-          { from: 'router', to: ['internet', 'upstream'], ports: 'any', why: 'images' },
-        ],
-        never: [],
-      }
-    })
-    await cluster.on(first, 'ip address add 10.67.0.1/32 dev lo')
-    execFileSync('ip', ['address', 'replace', '10.67.0.2/32', 'dev', 'lo'])
-    const way = ['via', cluster.machineOf(first).host, 'src', '10.67.0.2']
-    execFileSync('ip', ['route', 'replace', '10.67.0.1/32', ...way])
-    await cluster.on(first, `ip route add 10.67.0.2/32 via ${here}`)
-    await run('k3s-server', 'apply')
-    // k3s brings its own; the stand-in does not.
-    await kubectl('apply --filename=-', dns)
     await run('network-cilium', 'apply')
     await run('network-policies', 'apply')
   })
-  after(async () => {
-    spawnSync('ip', ['route', 'delete', '10.67.0.1/32'])
-    spawnSync('ip', ['address', 'delete', '10.67.0.2/32', 'dev', 'lo'])
-    rmSync(certificate.dir, { recursive: true, force: true })
-    await cluster?.end()
-  })
+  after(() => cluster?.end())
 
   test('without a certificate network-gateway is done, says when HTTPS begins, and changes nothing a second time', async () => {
     await run('network-gateway', 'apply')
@@ -128,6 +78,7 @@ describe('a gateway and a page behind it, by their pages', { skip }, () => {
   })
 
   test('with a certificate hello is served behind it, by its page, under restricted Pod Security', async () => {
+    const certificate = selfSigned(zone, cluster.state)
     await kubectl(
       'apply --filename=-',
       JSON.stringify({
@@ -162,7 +113,7 @@ describe('a gateway and a page behind it, by their pages', { skip }, () => {
         first,
         `exec 3<> /dev/tcp/${ip}/80 && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && timeout 5 cat <&3`,
       ),
-      /<h1>\w+ is up<\/h1>/,
+      /<h1>fortress-pi is up<\/h1>/,
     )
     await kubectl('create namespace shop')
     await kubectl('apply --filename=-', restricted('web', podImage, 1))
@@ -195,31 +146,11 @@ describe('a gateway and a page behind it, by their pages', { skip }, () => {
     await run('network-gateway', 'undo')
     await cluster.until(
       'nothing of it is left',
-      `! /opt/bin/k3s kubectl get gateways,httproutes,ciliumenvoyconfigs,services,ciliumnetworkpolicies --all-namespaces --output=name | grep -E 'inside|hello|/web$' &&
+      `! /opt/bin/k3s kubectl get gateways,httproutes,ciliumenvoyconfigs,services,ciliumnetworkpolicies --all-namespaces --no-headers --output=custom-columns=in:.metadata.namespace,name:.metadata.name | grep -E 'inside|hello' &&
 ! /opt/bin/k3s kubectl get ciliumloadbalancerippools,ciliuml2announcementpolicies,namespaces --output=name | grep -E 'gateway|hello'`,
     )
   })
 })
-
-/** A certificate for the zone, signed by itself. */
-function made(): { dir: string; chain: string; key: string } {
-  const dir = mkdtempSync(join(tmpdir(), 'fk-gateway-'))
-  const [chain, key] = [join(dir, 'tls.crt'), join(dir, 'tls.key')]
-  const words = [
-    'req',
-    '-x509',
-    '-newkey',
-    'ec',
-    '-pkeyopt',
-    'ec_paramgen_curve:prime256v1',
-    '-nodes',
-    '-days',
-    '2',
-  ]
-  const names = ['-subj', `/CN=${zone}`, '-addext', `subjectAltName=DNS:${zone},DNS:*.${zone}`]
-  execFileSync('openssl', [...words, ...names, '-keyout', key, '-out', chain], { stdio: 'ignore' })
-  return { dir, chain, key }
-}
 
 /** The image of the page, by the name that it is pinned by: Debian's busybox in place of that of its makers. */
 function busybox(): Promise<string> {

@@ -81,7 +81,7 @@ main() {
   # 8/79 what this page stops, and who cannot log in any more, is accepted
   check() {
     [ "${FK_CONFIRM-}" != fortress ] || return 0
-    standing -- standing_forwarding wg0 virbr-fort libvirtd.service virtnetworkd.service -- standing_routes -- standing_units bluetooth.service ModemManager.service 'avahi-daemon.*' 'cups*' 'rpcbind.*' kdump-tools.service + apport autofs ftp inetutils-telnet ldap-utils nis popularity-contest prelink rsh-client snapd talk telnet tftp tnftp ubuntu-report udisks2 whoopsie -- standing_logins ssh-admins admin
+    affected -- affected_forwarding wg0 virbr-fort libvirtd.service virtnetworkd.service -- affected_routes -- affected_units bluetooth.service ModemManager.service 'avahi-daemon.*' 'cups*' 'rpcbind.*' kdump-tools.service + apport autofs ftp inetutils-telnet ldap-utils nis popularity-contest prelink rsh-client snapd talk telnet tftp tnftp ubuntu-report udisks2 whoopsie -- affected_logins ssh-admins admin
   }
   demand 'what this page stops, and who cannot log in any more, is accepted' 'FK_CONFIRM=fortress before bash confirms it'
 
@@ -2413,8 +2413,8 @@ FORTRESS
 # from lib/host/controls.sh: walked privileged_rules entries all_entries sudoers_lines sudo_passwordless system_shells
 # from lib/host/controls.sh: encrypted disks_of clear_swaps shm_lines endless_passwords open_logs open_homes
 # from lib/host/controls.sh: slack_profiles
-# from lib/host/standing.sh: standing standing_links standing_engines standing_routes standing_forwarding standing_units
-# from lib/host/standing.sh: standing_logins sshd_says sshd_ports sshd_keeps_ports
+# from lib/host/affected.sh: affected affected_links affected_engines affected_routes affected_forwarding affected_units
+# from lib/host/affected.sh: affected_logins sshd_says sshd_ports sshd_keeps_ports
 # from lib/engine/shell/put.sh: FK_STATE put put_owner put_finish put_finished put_restore put_matches
 # from lib/engine/shell/snapshot.sh: fk_etc fk_units fk_packages fk_sysctls fk_tables fk_functions fk_sure fk_room
 # from lib/engine/shell/snapshot.sh: fk_describe fk_snapshot record_before fk_changed fk_restore_etc fk_restore_kept

@@ -22,7 +22,7 @@ main() {
   # 1/10 what the firewall will cut off here is accepted
   check() {
     [ "${FK_CONFIRM-}" != fortress ] || return 0
-    nft list table inet fortress > /dev/null 2>&1 || standing -- standing_links wg0 virbr-fort libvirtd.service virtnetworkd.service -- standing_engines wg0 virbr-fort libvirtd.service virtnetworkd.service -- standing_routes -- standing_tables inet.fortress wg0 virbr-fort libvirtd.service virtnetworkd.service -- standing_servers tcp/22 udp/51820 tcp/22 tcp/53 udp/53 udp/123 udp/67
+    nft list table inet fortress > /dev/null 2>&1 || affected -- affected_links wg0 virbr-fort libvirtd.service virtnetworkd.service -- affected_engines wg0 virbr-fort libvirtd.service virtnetworkd.service -- affected_routes -- affected_tables inet.fortress wg0 virbr-fort libvirtd.service virtnetworkd.service -- affected_servers tcp/22 udp/51820 tcp/22 tcp/53 udp/53 udp/123 udp/67
   }
   demand 'what the firewall will cut off here is accepted' 'FK_CONFIRM=fortress before bash confirms it'
 
@@ -375,7 +375,7 @@ FORTRESS
 }
 
 # What main uses.
-# from lib/host/standing.sh: standing standing_links standing_engines standing_routes standing_tables standing_servers
+# from lib/host/affected.sh: affected affected_links affected_engines affected_routes affected_tables affected_servers
 # from lib/engine/shell/put.sh: FK_STATE put put_owner put_finish put_finished put_restore put_matches
 # from lib/engine/shell/snapshot.sh: fk_etc fk_units fk_packages fk_sysctls fk_tables fk_functions fk_sure fk_room
 # from lib/engine/shell/snapshot.sh: fk_describe fk_snapshot record_before fk_changed fk_restore_etc fk_restore_kept

@@ -566,7 +566,7 @@ FORTRESS
 # from lib/component/objects.sh: objects_named objects_there objects_spare objects_hold objects_apply objects_keep
 # from lib/component/objects.sh: objects_delete
 # from lib/component/cilium.sh: cilium_nodes cilium_runs
-# from lib/component/guard.sh: guard_absent guard_begin guard_doors guard_open guard_ends guard_closed guard_proven
+# from lib/component/guard.sh: guard_absent guard_begin guard_ports guard_open guard_ends guard_closed guard_proven
 # from lib/component/guard.sh: guard_pods guard_on guard_gone
 # from lib/engine/shell/put.sh: FK_STATE put put_owner put_finish put_finished put_restore put_matches
 # from lib/engine/shell/snapshot.sh: record_before

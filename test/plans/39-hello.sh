@@ -75,7 +75,7 @@ FORTRESS
 
   # 4/7 the manifests of hello are written
   check() {
-    put_matches /nonexistent/fortress/components/hello.yaml 11e2ad9e7bb267b09a1ed738c3fe9f9528bbd83adec05be43054e359727b5223 644 root:root
+    put_matches /nonexistent/fortress/components/hello.yaml 569ded321e10363f68b9da0a984755fee294f44b5c3a14b27a4a340f663dff92 644 root:root
   }
   apply() {
     put /nonexistent/fortress/components/hello.yaml 644 root:root << 'FORTRESS'
@@ -94,8 +94,8 @@ data:
     <style>body { max-width: 34em; margin: 4em auto; padding: 0 1em; font: 1.1em/1.5 system-ui, sans-serif }</style>
     <h1>fortress is up</h1>
     <p>This page comes from a pod of the cluster. Between it and you are the tunnel, the firewall of the host, a gateway with a
-    certificate, and a network policy that lets this gateway ask this pod and nobody else.</p>
-    <p>It may go: <code>./task hello undo</code></p>
+    certificate, and a network policy: nothing but this gateway may connect to this pod.</p>
+    <p>To remove it: <code>./task hello undo</code></p>
     </html>
 ---
 apiVersion: apps/v1

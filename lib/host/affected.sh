@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# What stands on a machine before a page changes who may pass, listen and log in: each function prints a line for each thing that
-# works now and would stop, a word for it and a sentence. A person is asked about what is not accepted.
+# What works on a machine, and stops when a page changes who may pass, listen and log in: each function prints a line for each
+# such thing, a word for it and a sentence. A person confirms what is not accepted yet.
 
-# standing ACCEPTED… -- FUNCTION WORD… [-- FUNCTION WORD…]: holds where nothing stands that is not among ACCEPTED.
-standing() {
+# affected ACCEPTED… -- FUNCTION WORD… [-- FUNCTION WORD…]: holds where nothing is affected but what is among ACCEPTED.
+affected() {
   local accepted=$'\n' line found='' call=() more=''
   while [ "$1" != -- ]; do
     accepted+=$1$'\n'
@@ -16,7 +16,7 @@ standing() {
       call+=("$1")
       shift
     done
-    line=$("${call[@]}") || { printf '%s could not be asked: %s\n' "${call[0]}" "$line"; return 1; }
+    line=$("${call[@]}") || { printf 'could not ask: %s: %s\n' "${call[0]}" "$line"; return 102; }
     found+=$line$'\n'
   done
   while IFS= read -r line; do
@@ -27,8 +27,8 @@ standing() {
   [ -z "$more" ]
 }
 
-# standing_links OWN…: bridges, tunnels and VPNs, but those whose names are OWN and the one that leads out.
-standing_links() {
+# affected_links OWN…: bridges, tunnels and VPNs, but those whose names are OWN and the one that leads out.
+affected_links() {
   local out
   out=$({
     ip -6 route show default 2> /dev/null || true # there may be no IPv6
@@ -50,8 +50,8 @@ standing_links() {
   [ -z "$(ip xfrm policy 2> /dev/null)" ] || echo 'ipsec policies of IPsec'
 }
 
-# standing_engines OWN…: programs that run containers or virtual machines, or are a VPN.
-standing_engines() {
+# affected_engines OWN…: programs that run containers or virtual machines, or are a VPN.
+affected_engines() {
   systemctl list-units --plain --no-legend --no-pager --state=active 'docker.service' 'podman*.service' 'containerd.service' \
     'crio.service' 'lxd.service' 'snap.lxd.daemon.service' 'incus.service' 'libvirtd.service' 'virtnetworkd.service' \
     'k3s*.service' 'openvpn*.service' 'tailscaled.service' 'zerotier-one.service' 'nebula.service' \
@@ -63,26 +63,26 @@ standing_engines() {
     }'
 }
 
-# standing_routes: rules by which packets take other ways than the main table says.
-standing_routes() {
+# affected_routes: rules by which packets take other ways than the main table says.
+affected_routes() {
   {
     ip -6 rule show 2> /dev/null || true # there may be no IPv6
     ip rule show
   } | awk '!/^(0|32766|32767):/ { $1 = ""; sub(/^ /, ""); print "policy-route the rule: " $0 }'
 }
 
-# standing_forwarding OWN…: what has packets passed on now.
-standing_forwarding() {
+# affected_forwarding OWN…: what has packets passed on now.
+affected_forwarding() {
   local key on all=''
   for key in ipv4/ip_forward ipv6/conf/all/forwarding; do
     [ ! -e "/proc/sys/net/$key" ] || { read -r on < "/proc/sys/net/$key" && all+=$on; }
   done
   case $all in *1*) ;; *) return 0 ;; esac
-  standing_links "$@" && standing_engines "$@"
+  affected_links "$@" && affected_engines "$@"
 }
 
-# standing_tables OWN…: tables of a packet filter beside ours, whose rules let through what ours drops.
-standing_tables() {
+# affected_tables OWN…: tables of a packet filter beside ours, whose rules let through what ours drops.
+affected_tables() {
   local file name
   if command -v nft > /dev/null; then
     nft list tables | awk -v own=" $* " '
@@ -96,8 +96,8 @@ standing_tables() {
   done
 }
 
-# standing_servers PROTOCOL/PORT…: who listens to others at a port that is not one of these; one may be a range.
-standing_servers() {
+# affected_servers PROTOCOL/PORT…: who listens to others at a port that is not one of these; one may be a range.
+affected_servers() {
   ss --no-header --listening --tcp --udp --numeric --processes |
     awk -v open="$*" '
       BEGIN { count = split(open, words, " ") }
@@ -119,8 +119,8 @@ standing_servers() {
       }'
 }
 
-# standing_units UNIT… + PACKAGE…: those of the units that run, and units of the packages that do.
-standing_units() {
+# affected_units UNIT… + PACKAGE…: those of the units that run, and units of the packages that do.
+affected_units() {
   local names=() present=()
   while [ $# -gt 0 ] && [ "$1" != + ]; do
     names+=("$1")
@@ -138,8 +138,8 @@ standing_units() {
     awk '{ print $1 " the unit " $1 ", which is active" }'
 }
 
-# standing_logins GROUP NAME…: accounts that may log in over SSH now, by a key or a password, and are none of these.
-standing_logins() {
+# affected_logins GROUP NAME…: accounts that may log in over SSH now, by a key or a password, and are none of these.
+affected_logins() {
   local group=$1 name home shell password methods keys
   shift
   sure_fact sshd-says sshd_says || return

@@ -1,11 +1,11 @@
-// A person is asked before a page stops what works on a machine now: traffic, servers, log-ins. See standing.sh.
+// A person is asked before a page stops what works on a machine now: traffic, servers, log-ins. See affected.sh.
 import type { Demand } from '../engine/step.ts'
 import { type Command, type Value, library, sh } from '../ground/sh.ts'
 import { bridgeOf, isNode } from '../site/machines.ts'
 import type { MachineSpec, Site } from '../site/model.ts'
 
-/** The functions of standing.sh. */
-export const standingShell = (): Command => library('lib/host/standing.sh')
+/** The functions of affected.sh. */
+export const affectedShell = (): Command => library('lib/host/affected.sh')
 
 /** Interfaces and engines of a host that are there because the site says so. */
 export const ownThings = (site: Site, spec: MachineSpec): string[] => [
@@ -28,7 +28,7 @@ export function accepted(
   const words = site.accepted.flatMap(({ what }) =>
     what.startsWith(prefix) ? what.slice(prefix.length) : [],
   )
-  const asked = sh`standing ${[...words, ...calls.flatMap((call) => ['--', ...(call as string[])])]}`
+  const asked = sh`affected ${[...words, ...calls.flatMap((call) => ['--', ...(call as string[])])]}`
   return {
     name,
     check: over ? sh`${over} || ${asked}` : asked,
