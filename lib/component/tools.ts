@@ -78,7 +78,8 @@ export const clear = (own: NodeJS.ProcessEnv = { ...process.env }): Record<strin
 /** The tool that PATH names; undefined where there is none. `path`: another PATH than that of this process. */
 export async function inPath(name: ToolName, pins: Pins, path?: string): Promise<Found | undefined> {
   const env = { ...clear(), ...(path === undefined ? {} : { PATH: path }) }
-  const run = $({ nothrow: true, timeout: '5s', env })
+  // A program of 60 MB that no cache of the disk has yet takes seconds to start.
+  const run = $({ nothrow: true, timeout: '10s', env })
   const words = name === 'kubectl' ? ['version', '--client', '--output=json'] : ['version']
   const { stdout } = await run`command -v ${name} && ${name} ${words} 2> /dev/null`
   const [at = '', ...said] = stdout.split('\n')
