@@ -19,7 +19,7 @@ const make = async (context: Context) => {
   if (endOf(context) !== undefined) await makeKeys(context)
 }
 
-const functions = library('lib/host/affected.sh')
+const functions = library('lib/host/affected.sh', 'lib/host/controls.sh')
 
 export default script(import.meta, { layer: 'L0', on: 'host', make, library: functions }, (context) => {
   const end = endOf(context)
@@ -208,9 +208,13 @@ function running(tunnel: Tunnel): Step[] {
         {
           id: 'G13',
           title: 'WireGuard keys are files of their own, readable by root alone',
-          check: sh`stat --format='%a %U %n' ${dir} $(find ${dir} -type f) &&
-            ! grep --ignore-case 'PrivateKey\|PresharedKey' ${`${dir}/${wg}.conf`} &&
-            test -z "$(find ${dir} ! -user root -o -perm /077)"`,
+          // What the interface has in the kernel is what these files hold, whoever else may have given it something.
+          check: sh`FK_PATHS=''; mode_is 600 root:root $(find ${dir} -type f) &&
+              mode_is 700 root:root ${[dir, `${dir}/${wg}`]} &&
+              cmp <(wg show ${wg} private-key) ${`${dir}/${wg}.key`} &&
+              cmp <(wg show ${wg} preshared-keys | cut --fields=2 | LC_ALL=C sort) <(
+                awk 1 ${presharedKeys} < /dev/null | LC_ALL=C sort) &&
+              ! wg-quick strip ${wg} | grep --ignore-case --only-matching 'PrivateKey\|PresharedKey'`,
           from: ['WireGuard wg-quick(8)'],
         },
         {
@@ -262,9 +266,11 @@ function watchdog({ wg, unit, transaction }: Tunnel): Step[] {
         {
           id: 'G15',
           title: 'The tunnel is restarted when it fails, when its interface is gone, and after a reboot',
-          check: sh`systemctl is-enabled ${unit} fortress-tunnel.timer &&
-            systemctl is-active fortress-tunnel.timer &&
-            systemctl show --property=Restart ${unit} | grep on-failure`,
+          check: sh`FK_UNITS=${`${unit} fortress-tunnel.timer fortress-tunnel.service`}
+            unit_is on ${unit} fortress-tunnel.timer &&
+              systemctl show --property=Restart --property=RestartUSec ${unit} &&
+              test "$(systemctl show --property=Restart --value ${unit})" = on-failure &&
+              test "$(systemctl show --property=NextElapseUSecMonotonic --value fortress-tunnel.timer)" != infinity`,
           from: ['fortress-kit'],
         },
       ],

@@ -10,14 +10,20 @@ import { file } from '../lib/engine/file.ts'
 import type { Context } from '../lib/engine/page.ts'
 import { packages } from '../lib/engine/packages.ts'
 import type { Control, Step, Transaction } from '../lib/engine/step.ts'
-import { type Command, sh } from '../lib/ground/sh.ts'
+import { type Command, library, sh } from '../lib/ground/sh.ts'
 import { type Firewall, firewallOf } from '../lib/host/nftables.ts'
 import { accepted, ownThings, affectedShell } from '../lib/host/affected.ts'
 import { script } from '../lib/script.ts'
 import { type TunnelEnd, machineOf, sshPort, tunnelOf } from '../lib/site/machines.ts'
 import { inside } from '../lib/site/zones.ts'
 
-const about = { layer: 'L0', on: 'host', needs: ['05-host-wireguard'], library: affectedShell() } as const
+const about = {
+  layer: 'L0',
+  on: 'host',
+  needs: ['05-host-wireguard'],
+  library: sh`${affectedShell()}
+${library('lib/host/controls.sh')}`,
+} as const
 
 export default script(import.meta, about, (context) => {
   const { site, machine } = context
@@ -195,8 +201,17 @@ const onlyManager = (transaction: Transaction): Step => ({
   ],
 })
 
-const chain = (name: string) => sh`nft --stateless list chain inet fortress ${name}`
+// A table that sleeps is listed like any other, and stops nothing.
+const chain = (
+  name: string,
+) => sh`{ ! nft --stateless --terse list table inet fortress | grep 'flags .*dormant' >&2 &&
+    nft --stateless list chain inet fortress ${name}; }`
 const common = ['CIS Debian 13', 'CIS Ubuntu 24.04', 'debian-cis']
+
+/** Rules that accept whatever comes. */
+const bare = (...names: string[]) =>
+  sh`{ ${names.map((name) => chain(name)).reduce((all, one) => sh`${all} && ${one}`)}; } |
+    grep --extended-regexp '^[[:space:]]+(counter [a-z0-9 ]*)?accept( comment .*)?$'`
 
 /** Lines for `diff`: what the site says, and what the kernel has. */
 const lines = (expected: string[]): Command => (expected.length === 0 ? sh`:` : sh`printf '%s\n' ${expected}`)
@@ -211,9 +226,12 @@ function inputControls({ open, ssh }: Firewall, end: TunnelEnd | undefined): Con
     {
       id: 'G02',
       title: 'The nftables rules are a table of their own, and nothing flushes the tables of others',
+      // What is loaded, with all that it includes, leaves another table where it is.
       check: sh`nft list tables | grep 'inet fortress' &&
-        ! grep --recursive --with-filename '^[^#]*flush ruleset' /etc/nftables.conf /etc/nftables.d &&
-        ! systemctl show --property=ExecStart,ExecReload,ExecStop nftables.service | grep 'flush ruleset'`,
+        unshare --net bash -c 'nft add table inet others && nft --file /etc/nftables.conf && nft list tables' |
+          grep --line-regexp 'table inet others' > /dev/null &&
+        ! systemctl show --property=ExecStart,ExecReload,ExecStop nftables.service |
+          grep 'argv' | grep --invert-match 'argv\[\]=/usr/sbin/nft --file /etc/nftables.conf ;'`,
       from: ['nftables nft(8)'],
     },
     {
@@ -233,7 +251,7 @@ function inputControls({ open, ssh }: Firewall, end: TunnelEnd | undefined): Con
     {
       id: 'G05',
       title: 'Forwarded packets are dropped by default',
-      check: sh`${chain('forward')} | grep 'hook forward .*policy drop'`,
+      check: sh`${chain('forward')} | grep 'hook forward .*policy drop' && ! ${bare('forward', 'cluster_forward')}`,
       from: common,
     },
     {
@@ -282,14 +300,17 @@ function otherControls(): Control[] {
     {
       id: 'G10',
       title: 'Outgoing packets are on a list, or logged (egress)',
-      check: sh`${chain('output')} | grep 'hook output .*policy drop' && ${chain('egress')} | grep 'accept\|}'`,
+      check: sh`${chain('output')} | grep 'hook output .*policy drop' && ! ${bare('output', 'cluster_output', 'egress')}`,
       from: common,
     },
     {
       id: 'G11',
       title: 'The nftables rules are loaded at boot, before the network is up',
-      check: sh`systemctl is-enabled fortress-firewall.service &&
-        systemctl show --property=Before fortress-firewall.service | grep network-pre.target`,
+      check: sh`FK_UNITS=fortress-firewall.service; unit_is on fortress-firewall.service &&
+        systemctl show --property=ExecStart fortress-firewall.service |
+          grep --only-matching 'argv\[\]=/usr/sbin/nft --file /etc/nftables.conf ;' &&
+        systemctl show --property=Before --property=DefaultDependencies fortress-firewall.service |
+          grep 'network-pre.target\|=no' | wc --lines | grep --line-regexp 2 > /dev/null`,
       from: ['debian-cis'],
     },
     {

@@ -5,7 +5,7 @@
 #
 # These return their answer where others may exit, and leave nothing behind; program.ts reads which:
 # in one shell: sysctl_is cmdline_has module_blocked mount_has mode_is modes_are package_present package_absent unit_is
-# in one shell: sshd_is audit_has apt_is setting_is systemd_sets nobody_listens none_of walked has_line sudo_is pam_has
+# in one shell: sshd_is auditd_is audit_has apt_is setting_is systemd_sets nobody_listens none_of walked has_line sudo_is pam_has
 
 # A program that somebody has put into /usr/local under the name of one of these must not answer in its place.
 PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH
@@ -162,14 +162,19 @@ sysctl_is() {
   [ -n "$held" ] || { echo "this kernel has no$absent"; return 100; }
 }
 
-# cmdline_has ARGUMENT…: the running kernel was started with them.
+# cmdline_has ARGUMENT…: the running kernel was started with them, and goes by them.
 cmdline_has() {
-  local argument wanting=() running
+  local argument wanting=() running against=''
   [ -z "$FK_CONTAINER" ] || { echo "the kernel is the host's, not this container's"; return 100; }
   running=$(< /proc/cmdline)
   for argument; do
-    case " $running " in *" $argument "*) ;; *) wanting+=("$argument") ;; esac
+    if last_word "$argument" " $running "; then kernel_goes_by "$argument" || against+=" $FK_AGAINST;"
+    else wanting+=("$argument"); fi
   done
+  if [ -n "$against" ]; then
+    echo "started with $*, but$against"
+    return 1
+  fi
   if [ ${#wanting[@]} -eq 0 ]; then
     echo "started with $*"
     return 0
@@ -180,6 +185,46 @@ cmdline_has() {
   fi
   echo "neither the running kernel nor the next start has ${wanting[*]}"
   return 1
+}
+
+# last_word ARGUMENT LINE: it stands in the line, and behind it no other value of the same name, which would count.
+last_word() {
+  local name=${1%%=*}
+  case $2 in *" $1 "*) ;; *) return 1 ;; esac
+  case $1 in *=*) case " ${2##*" $1 "}" in *" $name="*) return 1 ;; esac ;; esac
+}
+
+# kernel_goes_by ARGUMENT: what the kernel shows of it, where it shows any; else FK_AGAINST says what stands against it.
+kernel_goes_by() {
+  local at=${FK_KERNEL-} said=''
+  FK_AGAINST=''
+  case $1 in
+    lockdown=*) shown "$at/sys/kernel/security/lockdown" "*\[${1#*=}\]*|*\[confidentiality\]*" ;;
+    module.sig_enforce=1) shown "$at/sys/module/module/parameters/sig_enforce" 'Y|1' ;;
+    page_alloc.shuffle=1) shown "$at/sys/module/page_alloc/parameters/shuffle" 'Y|1' ;;
+    apparmor=1) shown "$at/sys/module/apparmor/parameters/enabled" Y ;;
+    pti=on) shown "$at/sys/devices/system/cpu/vulnerabilities/meltdown" 'Mitigation: PTI*|Not affected*|Unknown*' ;;
+    debugfs=no-mount) ! grep --quiet '^[^ ]* [^ ]* debugfs ' "$at/proc/mounts" || FK_AGAINST='debugfs is mounted' ;;
+    vsyscall=none) ! grep --quiet '\[vsyscall\]' "$at/proc/self/maps" || FK_AGAINST='a vsyscall page is mapped' ;;
+    iommu.strict=1)
+      # A machine without an IOMMU, such as a virtual one, has no groups.
+      said=$(cat "$at"/sys/kernel/iommu_groups/*/type 2> /dev/null | grep --line-regexp 'identity\|DMA-FQ') || true
+      [ -z "$said" ] || FK_AGAINST="groups of the IOMMU are ${said//$'\n'/, }"
+      ;;
+  esac
+  [ -z "$FK_AGAINST" ]
+}
+
+# shown FILE PATTERN|PATTERN…: where the kernel has this file, it says so there; else FK_AGAINST becomes what it says.
+shown() {
+  local said='' pattern
+  [ -r "$1" ] || return 0
+  read -r said < "$1" || true # it may be empty
+  while IFS= read -r pattern; do
+    # shellcheck disable=SC2053 # it is a pattern
+    [[ $said != $pattern ]] || return 0
+  done <<< "${2//|/$'\n'}"
+  FK_AGAINST="$1 says: ${said:-nothing}"
 }
 
 boot_lines() {
@@ -196,9 +241,7 @@ boots_with() {
   [ "$FK_FACT" != $'\n\n' ] || return 1
   for line in "${FK_LINES[@]}"; do
     [ -n "$line" ] || continue
-    for argument; do
-      case " $line " in *" $argument "*) ;; *) return 1 ;; esac
-    done
+    for argument; do last_word "$argument" " $line " || return 1; done
   done
 }
 
@@ -373,7 +416,7 @@ package_absent() {
 # shellcheck disable=SC2086,SC2153 # one word for each unit; controls.ts sets them
 unit_states() {
   systemctl show --timestamp=unix --property=Id,LoadState,UnitFileState,ActiveState,StateChangeTimestamp,FragmentPath \
-    --property=DropInPaths,NeedDaemonReload,WantedBy,RequiredBy,Triggers,MainPID,ExecStart,Environment \
+    --property=DropInPaths,NeedDaemonReload,WantedBy,RequiredBy,Triggers,MainPID,ExecStart,ExecStartPost,Environment \
     --property=EnvironmentFiles,LimitCORE $FK_UNITS |
     awk 'BEGIN { RS = ""; FS = "\n"; OFS = "\t" } { $1 = $1; print }'
 }
@@ -411,7 +454,15 @@ unit_changed() {
   unit_property FragmentPath
   # At which hour a timer of the distribution starts something is its owner's choice.
   case $FK_UNIT in *.timer$'\t'*) case $FK_SETTING in /usr/* | /lib/*) FK_CHANGED='' ;; esac ;; esac
-  case $FK_SETTING in /run/systemd/generator*) ;; /run/* | /etc/systemd/system.control/*) FK_CHANGED+=" $FK_SETTING" ;; esac
+  case $FK_SETTING in
+    /run/systemd/generator*) ;;
+    /run/* | /etc/systemd/system.control/*) FK_CHANGED+=" $FK_SETTING" ;;
+    # It stands in for the one of the package, which lies there still.
+    /etc/systemd/system/*)
+      path=/usr/lib/systemd/system/${FK_SETTING##*/}
+      if [ -e "$path" ] || [[ $path == *@*.* && -e ${path%%@*}@.${path##*.} ]]; then FK_CHANGED+=" $FK_SETTING"; fi
+      ;;
+  esac
   unit_property NeedDaemonReload
   [ "$FK_SETTING" != yes ] || FK_CHANGED+=' systemd has loaded another file'
 }
@@ -508,6 +559,93 @@ sshd_is() {
   done
   echo "${bad:+other than wanted:$bad; }$said"
   [ -z "$bad" ]
+}
+
+# auditd_words: the words behind the name of the auditd that runs.
+auditd_words() {
+  local words=()
+  mapfile -d '' -t words < "/proc/$1/cmdline" || return
+  echo "${words[*]:1}"
+}
+
+# auditd_state: what auditd says of itself when it gets SIGCONT, in a file of its own; behind @ its words, and when it last read
+# its settings.
+auditd_state() {
+  local pid path said='' before='' try=0
+  pid=$(auditctl -s | awk '$1 == "pid" { print $2 }') || return
+  [ "${pid:-0}" -gt 0 ] || { echo 'auditd does not run' >&2; return 1; }
+  before=$(stat --format=%y /run/audit/auditd.state /run/auditd.state 2> /dev/null) || true # it need not exist
+  kill -CONT "$pid" || return
+  while [ $((try++)) -lt 30 ]; do
+    sleep 0.1
+    said=$(stat --format=%y /run/audit/auditd.state /run/auditd.state 2> /dev/null) || true # nor yet
+    [ "$said" = "$before" ] || break
+  done
+  [ "$said" != "$before" ] || { echo 'auditd does not answer' >&2; return 1; }
+  sleep 0.1 # it may be writing still
+  for path in /run/audit/auditd.state /run/auditd.state; do
+    [ ! -e "$path" ] || { sed --regexp-extended 's/ = / /; s/ [MK]i?B$//' "$path"; break; }
+  done
+  echo "@words $(auditd_words "$pid")"
+  # It writes down each time that it reads them: when it starts, and when it is told to (HUP).
+  while IFS= read -r path; do
+    said=$(grep --text --extended-regexp '^type=DAEMON_(START|CONFIG)' "$path" | tail --lines=1) || continue
+    said=${said#*audit(}
+    echo "@read ${said%%.*}"
+    break
+  done < <(find /var/log/audit -name 'audit.log*' -printf '%T@ %p\n' |
+    sort --reverse --numeric-sort | awk 'NR < 5 { print $2 }')
+}
+
+# auditd_is NAME VALUE [NAME VALUE…]: auditd goes by them: its unit starts it with its own file, that file says so, it was read
+# since, and what auditd says of itself does not differ.
+auditd_is() {
+  local line key rest name value found said='' bad='' lines=() told=()
+  FK_DIFFERS=''
+  unit_line auditd.service
+  unit_changed
+  [ -z "$FK_CHANGED" ] || bad+=" auditd.service is changed by$FK_CHANGED;"
+  unit_property ExecStart
+  [[ ! $FK_SETTING =~ argv\[\]=[^\ \;]*/auditd\ ([^\;]*[^\ \;])\ *\; ]] || bad+=" it is started with ${BASH_REMATCH[1]};"
+  read_lines /etc/audit/auditd.conf || return
+  # Its reader makes no difference between great and small letters, and of a name that stands twice the last counts.
+  for line in "${FK_LINES[@],,}"; do
+    case $line in '#'*) ;; *=*) lines+=("$line") ;; esac
+  done
+  while [ $# -gt 0 ]; do
+    name=$1 value=$2 found=''
+    shift 2
+    for line in "${lines[@]}"; do
+      IFS=$' \t=' read -r key rest <<< "$line"
+      [ "$key" != "$name" ] || found=$rest
+    done
+    said+="$name=${found:-unset} "
+    [ "$found" = "$value" ] || bad+=" $name;"
+    told+=("$name $value")
+  done
+  [ -n "$FK_CONTAINER" ] || auditd_differs "${told[@]}" || return
+  echo "$said${bad:+(other than wanted:${bad%;})}${FK_DIFFERS:+; auditd itself:${FK_DIFFERS%;}}"
+  [ -z "$bad$FK_DIFFERS" ]
+}
+
+# auditd_differs 'NAME VALUE'…: FK_DIFFERS becomes what the auditd that runs says otherwise.
+auditd_differs() {
+  local pair name value
+  FK_DIFFERS=''
+  sure_fact auditd auditd_state || return
+  ! find_lines '^@words .*-c' || FK_DIFFERS+=" runs with${FK_FOUND#@words};"
+  find_lines '^@read ' || FK_FOUND='@read 0'
+  value=$(stat --format=%Y /etc/audit/auditd.conf)
+  [ "${FK_FOUND#@read }" -ge "$value" ] || FK_DIFFERS+=" has read its file at @${FK_FOUND#@read }, and it was written at @$value;"
+  for pair; do
+    name=${pair% *} value=${pair#* }
+    case $name in
+      max_log_file) name='max log size' value=$((value * 1024)) ;;
+      space_left | admin_space_left) name="$name setting" ;;
+      *) continue ;;
+    esac
+    ! find_lines "^$name " || [ "$FK_FOUND" = "$name $value" ] || FK_DIFFERS+=" $FK_FOUND;"
+  done
 }
 
 audit_rules() { auditctl -l; }

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { after, describe, test } from 'node:test'
 import type { Context } from '../../lib/engine/page.ts'
 import { Secret } from '../../lib/ground/secret.ts'
@@ -495,6 +495,102 @@ for (const [says, running, next, code, said] of [
 ] as const)
   test(`controls: ${says}`, () =>
     assert.deepEqual(ask('cmdline_has audit=1', booted(running, next)), { code, said }))
+
+for (const [says, running, against] of [
+  [
+    'a later word of the same name counts',
+    'audit=1 audit=0',
+    'neither the running kernel nor the next start has audit=1',
+  ],
+  ['the same word twice is the same word', 'audit=1 audit=1', undefined],
+] as const)
+  test(`controls: ${says}`, () => {
+    const { code, said } = ask('cmdline_has audit=1', booted(running, ''))
+    assert.deepEqual([code, said], against === undefined ? [0, 'started with audit=1'] : [1, against])
+  })
+
+/** What a kernel shows, as files below a directory. */
+function kernel(files: Record<string, string>): string {
+  const at = mkdtempSync(join(scratch, 'kernel-'))
+  for (const [path, text] of Object.entries(files)) {
+    mkdirSync(dirname(join(at, path)), { recursive: true })
+    writeFileSync(join(at, path), text)
+  }
+  return at
+}
+const shows = {
+  'sys/kernel/security/lockdown': 'none [integrity] confidentiality\n',
+  'sys/module/module/parameters/sig_enforce': 'Y\n',
+  'sys/devices/system/cpu/vulnerabilities/meltdown': 'Mitigation: PTI\n',
+  'sys/kernel/iommu_groups/0/type': 'DMA\n',
+  'proc/mounts': 'tmpfs /run tmpfs rw 0 0\n',
+  'proc/self/maps': '7ff0 r-xp [vdso]\n',
+}
+const words = 'lockdown=integrity module.sig_enforce=1 pti=on iommu.strict=1 debugfs=no-mount vsyscall=none'
+for (const [path, text, said] of [
+  ['sys/kernel/security/lockdown', '[none] integrity confidentiality\n', /lockdown says: \[none\]/],
+  ['sys/module/module/parameters/sig_enforce', 'N\n', /sig_enforce says: N/],
+  ['sys/devices/system/cpu/vulnerabilities/meltdown', 'Vulnerable\n', /meltdown says: Vulnerable/],
+  ['sys/kernel/iommu_groups/1/type', 'identity\n', /groups of the IOMMU are identity/],
+  ['proc/mounts', 'debugfs /sys/kernel/debug debugfs rw 0 0\n', /debugfs is mounted/],
+  ['proc/self/maps', 'ff60 --xp [vsyscall]\n', /a vsyscall page is mapped/],
+] as const)
+  test(`controls: what the kernel shows counts beside what it was started with: ${path}`, () => {
+    const asked = (files: Record<string, string>) =>
+      ask(`cmdline_has ${words}`, `FK_KERNEL=${kernel(files)}; ${booted(words, '')}`)
+    assert.deepEqual(asked(shows), { code: 0, said: `started with ${words}` })
+    const { code, said: found } = asked({ ...shows, [path]: text })
+    assert.equal(code, 1)
+    assert.match(found, said)
+  })
+
+const auditd = (state: string, changed: string, file = 'space_left = 2048') => `FK_CONTAINER=''
+  unit_states() { printf 'Id=auditd.service\\tLoadState=loaded\\tExecStart={ path=/usr/sbin/auditd ; argv[]=/usr/sbin/auditd ; }\\t${changed}\\n'; }
+  auditd_state() { printf '%b' '${state}'; }
+  stat() { echo 100; }
+  read_lines() { FK_LINES=('# of the page' '${file}'); }`
+const told = 'space_left setting 2048\\n@words\\n@read 100\\n'
+for (const [says, before, code, said] of [
+  ['its file, and what it says of itself', auditd(told, ''), 0, 'space_left=2048'],
+  [
+    'great letters of its file',
+    auditd(told, '', 'SPACE_LEFT = 9'),
+    1,
+    'space_left=9 (other than wanted: space_left)',
+  ],
+  [
+    'what it says of itself',
+    auditd(told.replace('2048', '75'), ''),
+    1,
+    'space_left=2048 ; auditd itself: space_left setting 75',
+  ],
+  [
+    'when it has read its file',
+    auditd(told.replace('100', '99'), ''),
+    1,
+    'space_left=2048 ; auditd itself: has read its file at @99, and it was written at @100',
+  ],
+  [
+    'the words that it runs with',
+    auditd(told.replace('@words', '@words -c /root'), ''),
+    1,
+    'space_left=2048 ; auditd itself: runs with -c /root',
+  ],
+  [
+    'a drop-in of its unit',
+    auditd(told, 'DropInPaths=/run/systemd/system/auditd.service.d/site.conf'),
+    1,
+    'space_left=2048 (other than wanted: auditd.service is changed by /run/systemd/system/auditd.service.d/site.conf)',
+  ],
+  [
+    'that it could not be asked',
+    `${auditd(told, '')}; auditd_state() { return 1; }`,
+    102,
+    'could not ask: auditd_state ended with 1',
+  ],
+] as const)
+  test(`controls: of auditd counts ${says}`, () =>
+    assert.deepEqual(ask('auditd_is space_left 2048', before), { code, said }))
 
 // As sshd does it: what it has inherited is closed before it reads its file.
 const sshdWith = (ports: string, dropIns: string) => `${read('lib/host/affected.sh')}

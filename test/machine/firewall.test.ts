@@ -4,7 +4,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { nmap, without } from '../programs.ts'
-import { type Kit, node } from './kit.ts'
+import { type Kit, failedControls, node } from './kit.ts'
 import { type Checkout, type Laptop, checkout, differences, laptop, noLaptop } from './laptop.ts'
 import { left, sameLeft } from './printed.ts'
 
@@ -204,6 +204,47 @@ describe('the firewall', { skip: noLaptop }, () => {
       assert.equal(code, 0, text)
       assert.match(text, /^changed +9\/10 the firewall is active, and starts before the network$/m)
       assert.equal(await greeting(stranger, kit.machine.host), '')
+    })
+
+  for (const [what, seen, command, undo] of [
+    [
+      'a file that is included, and empties the tables of others',
+      ['G02'],
+      `echo 'flush ruleset' > /root/site.nft; echo 'include "/root/site.nft"' > /etc/nftables.d/30-site.nft`,
+      'rm /etc/nftables.d/30-site.nft /root/site.nft',
+    ],
+    [
+      'a table that is put to sleep',
+      ['G03', 'G04', 'G05', 'G06', 'G07', 'G08', 'G10', 'G12'],
+      "nft 'add table inet fortress { flags dormant; }'",
+      'nft --file /etc/nftables.conf',
+    ],
+    [
+      'a rule that lets everything out, and through',
+      ['G05', 'G10'],
+      'nft insert rule inet fortress output counter accept; nft insert rule inet fortress cluster_forward accept',
+      'nft --file /etc/nftables.conf',
+    ],
+    [
+      'an override of the unit',
+      ['G11'],
+      `mkdir --parents /run/systemd/system/fortress-firewall.service.d
+printf '[Unit]\nConditionPathExists=/nowhere\n' > /run/systemd/system/fortress-firewall.service.d/site.conf; systemctl daemon-reload`,
+      'rm --recursive /run/systemd/system/fortress-firewall.service.d; systemctl daemon-reload',
+    ],
+  ] as const)
+    test(`verify sees ${what}, beside its files`, async () => {
+      inside(command)
+      const { code, text } = await run(['verify', '--json'])
+      inside(undo)
+      assert.equal(code, 1, text)
+      const open = failedControls(text)
+      assert.deepEqual(
+        seen.filter((id) => !open.includes(id)),
+        [],
+        text,
+      )
+      assert.deepEqual(failedControls((await run(['verify', '--json'])).text), [])
     })
 
   test('stopping or restarting the unit, by either of its names, opens nothing', async () => {

@@ -118,6 +118,15 @@ export async function said(child: ChildProcess): Promise<Said> {
   return { code, text }
 }
 
+/** The controls that do not hold, or could not be asked, in what a page says with --json. */
+export const failedControls = (text: string): string[] =>
+  text
+    .split('\n')
+    .filter((line) => line.startsWith('{'))
+    .map((line) => JSON.parse(line) as { event: string; id?: string; state?: string })
+    .filter(({ event, state }) => event === 'control' && (state === 'failed' || state === 'unknown'))
+    .map(({ id = '' }) => id)
+
 function clean(): Record<string, string | undefined> {
   return Object.fromEntries(
     Object.entries(process.env).filter(([name]) => !/^FK_(?!ENV_FILE)/.test(name) && name !== 'NODE_OPTIONS'),

@@ -264,9 +264,54 @@ done; sleep 0.3`,
   },
 ]
 
+/** What the first two rounds have seen by one way, by another. */
+const again: Sabotage[] = [
+  {
+    by: 'a copy of a unit in /etc, which stands in for that of the package',
+    seen: ['J05', 'J06', 'J07', 'L01b'],
+    bash: `sed 's|^ExecStart=.*|ExecStart=/usr/sbin/auditd -c /root/audit|' /usr/lib/systemd/system/auditd.service > /etc/systemd/system/auditd.service
+sed 's|^ExecStart=.*|ExecStart=/bin/true|' /usr/lib/systemd/system/apt-daily.service > /etc/systemd/system/apt-daily.service
+systemctl daemon-reload`,
+    undo: 'rm /etc/systemd/system/auditd.service /etc/systemd/system/apt-daily.service; systemctl daemon-reload',
+  },
+  {
+    by: 'an override of what loads the audit rules',
+    seen: ['J03'],
+    bash: `${dropIn('/run/systemd/system/audit-rules.service.d/site.conf', '[Service]\nExecStart=\nExecStart=/bin/true')}; systemctl daemon-reload`,
+    undo: 'rm --recursive /run/systemd/system/audit-rules.service.d; systemctl daemon-reload',
+  },
+  {
+    by: 'a setting that journald was given and no file has any more',
+    seen: ['J23'],
+    bash: `${dropIn('/run/systemd/journald.conf.d/98-site.conf', '[Journal]\nStorage=volatile')}
+systemctl restart systemd-journald.service; rm /run/systemd/journald.conf.d/98-site.conf`,
+    undo: 'systemctl restart systemd-journald.service; journalctl --flush',
+  },
+  {
+    by: 'a service of PAM without the module that reads the limits',
+    seen: ['I15'],
+    bash: `cp --archive /etc/pam.d/sshd /root/sshd.kept; grep --invert-match pam_limits /root/sshd.kept > /etc/pam.d/sshd`,
+    undo: 'cp --archive /root/sshd.kept /etc/pam.d/sshd',
+  },
+  {
+    by: 'a word of a module of PAM that goes over its file, behind words that do not',
+    seen: ['I05'],
+    bash: `cp --archive /etc/pam.d/common-auth /root/auth.kept
+sed 's/faillock.so preauth/faillock.so preauth root_unlock_time=1 deny=1000/' /root/auth.kept > /etc/pam.d/common-auth`,
+    undo: 'cp --archive /root/auth.kept /etc/pam.d/common-auth',
+  },
+  {
+    by: 'a program that does not look into its file',
+    seen: ['I24'],
+    bash: 'mount --bind /bin/true /usr/bin/crontab',
+    undo: 'umount /usr/bin/crontab',
+  },
+]
+
 const rounds: [string, Sabotage[]][] = [
   ['who comes in, and as whom', access],
   ['what runs, and by which rules', system],
+  ['by another way', again],
 ]
 
 describe('a hardened host that something else has weakened', () => {
@@ -319,8 +364,7 @@ describe('a hardened host that something else has weakened', () => {
     })
 
   test('more than forty controls have been put to the proof', () => {
-    const all = rounds.flatMap(([, list]) => list.flatMap(({ seen }) => seen))
-    assert.equal(new Set(all).size, all.length)
-    assert.ok(all.length >= 40, `${all.length} controls`)
+    const all = new Set(rounds.flatMap(([, list]) => list.flatMap(({ seen }) => seen)))
+    assert.ok(all.size >= 40, `${all.size} controls`)
   })
 })

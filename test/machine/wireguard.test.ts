@@ -6,7 +6,7 @@ import { after, before, describe, test } from 'node:test'
 import { publicKey } from '../../lib/ground/keys.ts'
 import { secretStore } from '../../lib/ground/secret.ts'
 import { presharedKey, privateKey, publicHalf } from '../../lib/host/wireguard.ts'
-import { type Kit, node } from './kit.ts'
+import { type Kit, failedControls, node } from './kit.ts'
 import { type Checkout, type Laptop, changed, checkout, differences, laptop, noLaptop } from './laptop.ts'
 import { left, runPrinted, sameLeft } from './printed.ts'
 
@@ -193,6 +193,38 @@ ${psk()} 600 root
       const applied = await run('apply')
       assert.equal(applied.code, 0, applied.text)
       assert.match(applied.text, /^changed +\d+\/\d+ the WireGuard tunnel is up, and starts at boot$/m)
+    })
+
+  for (const [what, seen, command, undo] of [
+    [
+      'a unit that is not enabled beside a timer that is',
+      'G15',
+      'systemctl --quiet disable wg-quick@wg0.service',
+      'systemctl --quiet enable wg-quick@wg0.service',
+    ],
+    [
+      'what the watchdog starts instead',
+      'G15',
+      `mkdir --parents /run/systemd/system/fortress-tunnel.service.d
+printf '[Service]\\nExecStart=\\nExecStart=/bin/true\\n' > /run/systemd/system/fortress-tunnel.service.d/site.conf; systemctl daemon-reload`,
+      'rm --recursive /run/systemd/system/fortress-tunnel.service.d; systemctl daemon-reload',
+    ],
+    [
+      'a key that the interface has and no file',
+      'G13',
+      'wg set wg0 private-key <(wg genkey)',
+      '/usr/local/sbin/fortress-wireguard wg0',
+    ],
+  ] as const)
+    test(`verify sees ${what}`, async () => {
+      const done = await kit.root(`bash -euc '${command.replaceAll("'", `'\\''`)}'`)
+      assert.equal(done.code, 0, done.stderr)
+      const { code, text } = await run('verify', '--json')
+      const undone = await kit.root(undo)
+      assert.equal(undone.code, 0, undone.stderr)
+      assert.equal(code, 1, text)
+      assert.ok(failedControls(text).includes(seen), text)
+      assert.deepEqual(failedControls((await run('verify', '--json')).text), [])
     })
 
   test('a tunnel that vanished is put back by the machine itself', async () => {

@@ -1733,7 +1733,7 @@ FORTRESS
   change 'sysstat keeps its records for a week, unreadable for others'
 
   # 58/79 the journal survives a reboot, never fills the disk, and is private
-  #   J23 journald is persistent, sealed and limited to 2 GB [CIS 6.1.1.1.5, CIS 6.1.1.1.6, xccdf:journald_storage, xccdf:journald_compress]
+  #   J23 the journal is on disk and limited to 2 GB (journald) [CIS 6.1.1.1.5, CIS 6.1.1.1.6, xccdf:journald_storage, xccdf:journald_compress]
   #   J23a journald does not forward to syslog [CIS 6.1.1.1.4, xccdf:journald_disable_forward_to_syslog]
   #   J25 remote logs are not accepted (systemd-journal-remote) [CIS 6.1.1.2.4, xccdf:socket_systemd-journal-remote_disabled]
   #   J26 log files are not world-readable [CIS 6.1.3.1, xccdf:permissions_local_var_log]
@@ -2426,6 +2426,6 @@ FORTRESS
 # from lib/engine/shell/record.sh: fk_add
 # from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage recover holds
 # from lib/engine/shell/printed.sh: change demand fail transaction arm_rollback confirm
-FK_UNITS='sysctl-reapply-network.service fortress-mounts.service ssh.service ssh.socket systemd-journal-remote.socket systemd-journal-gatewayd.socket sysstat.service acct.service sysstat-collect.timer sysstat-collect.service chrony.service systemd-timesyncd.service apt-daily.timer apt-daily.service apt-daily-upgrade.timer apt-daily-upgrade.service aidecheck.timer aidecheck.service cron.service ctrl-alt-del.target debug-shell.service kdump-tools.service kdump.service bluetooth.service ModemManager.service avahi-daemon.service avahi-daemon.socket cups.service cups.socket cups.path cups.service rpcbind.service rpcbind.socket autofs.service udisks2.service systemd-tmpfiles-clean.timer systemd-tmpfiles-clean.service fortress-modes.path fortress-modes.service'
+FK_UNITS='sysctl-reapply-network.service fortress-mounts.service ssh.service ssh.socket auditd.service audit-rules.service systemd-journald.service systemd-journal-remote.socket systemd-journal-gatewayd.socket sysstat.service acct.service sysstat-collect.timer sysstat-collect.service chrony.service systemd-timesyncd.service apt-daily.timer apt-daily.service apt-daily-upgrade.timer apt-daily-upgrade.service aidecheck.timer aidecheck.service cron.service ctrl-alt-del.target debug-shell.service kdump-tools.service kdump.service bluetooth.service ModemManager.service avahi-daemon.service avahi-daemon.socket cups.service cups.socket cups.path cups.service rpcbind.service rpcbind.socket autofs.service udisks2.service usbguard.service systemd-tmpfiles-clean.timer systemd-tmpfiles-clean.service fortress-modes.path fortress-modes.service'
 
 main "$@"

@@ -376,6 +376,7 @@ FORTRESS
 
 # What main uses.
 # from lib/host/affected.sh: affected affected_links affected_engines affected_routes affected_tables affected_servers
+# from lib/host/controls.sh: PATH
 # from lib/engine/shell/put.sh: FK_STATE put put_owner put_finish put_finished put_restore put_matches
 # from lib/engine/shell/snapshot.sh: fk_etc fk_units fk_packages fk_sysctls fk_tables fk_functions fk_sure fk_room
 # from lib/engine/shell/snapshot.sh: fk_describe fk_snapshot record_before fk_changed fk_restore_etc fk_restore_kept
