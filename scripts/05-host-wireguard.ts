@@ -3,7 +3,7 @@
 //
 // Needs   nothing: the laptop makes the keys of the host and of every peer when this is applied, and the client file of its own.
 // Leaves  the interface, its files in /etc/wireguard, and a timer that restarts it when it is gone. SSH stays open beside it.
-// Undo    takes the tunnel down. Not from within the tunnel: the machine would roll that back.
+// Undo    takes the tunnel down. Not where it is the only way in: the firewall is undone first.
 import { file } from '../lib/engine/file.ts'
 import { packages } from '../lib/engine/packages.ts'
 import type { Demand, Step, Transaction } from '../lib/engine/step.ts'
@@ -54,7 +54,11 @@ function describe(
   { state }: Context,
 ) {
   const unit = `wg-quick@${wg}.service`
-  const transaction: Transaction = { kind: 'wireguard', restart: [{ unit, path: `${dir}/`, how: 'active' }] }
+  const transaction: Transaction = {
+    kind: 'wireguard',
+    route: { gone: 'tunnel' },
+    restart: [{ unit, path: `${dir}/`, how: 'active' }],
+  }
   const publicKeys = peers.map((peer) => publicHalf(state, peerKey(peer.name)))
   return {
     wg,

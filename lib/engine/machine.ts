@@ -177,9 +177,10 @@ async function inquire(
   if (found === undefined && signal?.aborted) throw new Stopped()
   if (found !== undefined || !(link instanceof Ssh)) return { found, outcome }
   if (link.route === 'tunnel') {
-    // The tunnel may be down while the machine still listens where it did.
+    // The tunnel may be down while the machine still listens where it did, or does so again.
     link.route = 'direct'
     outcome = await ask()
+    if (found !== undefined) link.switchTo('direct')
   } else if (tunnelIsUp && link.target.tunnel) {
     // Another laptop has closed the way in.
     link.route = 'tunnel'

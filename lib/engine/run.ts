@@ -614,6 +614,11 @@ async function undoAndConfirm(
 ): Promise<Result> {
   const { report } = running
   const transaction = transactionFor({ ...running, page, steps: numbered(steps) }, 'undo')
+  const blocked = await transaction?.ready()
+  if (blocked) {
+    report.error(blocked)
+    return undoResult(1, 0, blocked.said ?? '', blocked.next)
+  }
   let answer: Extract<Frame, { kind: 'undone' }> | undefined
   let armed = false
   const program = await undoProgram({
@@ -632,16 +637,7 @@ async function undoAndConfirm(
   }
   const sent = await send(running, program, onFrame, UNDO_LIMIT)
   const { state, said, next } = (answer ?? { said: '', next: '' }) as Partial<NonNullable<typeof answer>>
-  const result = (code: 0 | 1, changed = 0, why = ''): Result => ({
-    code,
-    changed,
-    state: code === 1 ? 'failed' : changed > 0 ? 'changed' : '-',
-    ...(why ? { why } : {}),
-    steps: { change: 0, hold: 0, access: 0 },
-  })
-  if (state === 'nothing') {
-    return { ...result(0), why: 'there is nothing of it on this machine' }
-  }
+  if (state === 'nothing') return undoResult(0, 0, 'there is nothing of it on this machine')
   if (state === 'refused' || state === 'failed' || (state !== 'done' && !armed)) {
     report.error({
       step: `undo ${page.name}`,
@@ -657,15 +653,24 @@ async function undoAndConfirm(
               : 'if the machine still runs, it ends the undo by itself; its record is kept until then',
       next: next || 'run it again',
     })
-    return { ...result(1, 0, sent.locked ?? (said || sent.stderr.trim())), ...(next ? { next } : {}) }
+    return undoResult(1, 0, sent.locked ?? (said || sent.stderr.trim()), next)
   }
   if (armed && transaction) {
     const unconfirmed = await transaction.confirm()
     if (unconfirmed) {
       report.error({ ...unconfirmed, step: `undo ${page.name}` })
-      return result(1, 0, unconfirmed.said)
+      return undoResult(1, 0, unconfirmed.said ?? '')
     }
   }
   for (const line of (said ?? '').split('\n').filter(Boolean)) report.note(line)
-  return result(0, 1, 'undone')
+  return undoResult(0, 1, 'undone')
 }
+
+const undoResult = (code: 0 | 1, changed: number, why: string, next = ''): Result => ({
+  code,
+  changed,
+  state: code === 1 ? 'failed' : changed > 0 ? 'changed' : '-',
+  ...(why ? { why } : {}),
+  ...(next ? { next } : {}),
+  steps: { change: 0, hold: 0, access: 0 },
+})

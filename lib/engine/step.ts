@@ -39,8 +39,11 @@ export interface Restart {
 export interface Transaction {
   /** What it changes, in a word for the reader: `ssh`. */
   kind: string
-  /** By which route the new connection must come, after apply and after undo. Default: the present one. */
-  route?: { apply?: Route; undo?: Route }
+  /**
+   * By which route the new connection must come, after apply and after undo. Default: the present one. `gone`: the one that undo
+   * takes away, so that it has to begin by another.
+   */
+  route?: { apply?: Route; undo?: Route; gone?: Route }
   restart?: Restart[]
   /** Tables of nftables that are made or changed: `inet fortress`. A rollback restores these and no others. */
   tables?: string[]

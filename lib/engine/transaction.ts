@@ -29,7 +29,7 @@ export interface Begun {
   armed: { id: string; seconds: number }
   /** What a run that is to end early waits for, and what becomes of it without it. */
   underWay: UnderWay
-  /** Tries what would confirm it before anything is changed. Resolves to why that fails, or to undefined. */
+  /** Tries what would confirm it before anything is changed, and goes there from what it takes away. Resolves to why that fails. */
   ready: () => Promise<FaultReport | undefined>
   /** Confirms what the program has done. Resolves to why it is not confirmed, and so rolled back; or to undefined. */
   confirm: () => Promise<FaultReport | undefined>
@@ -81,7 +81,13 @@ const onMachine: Transactions = {
           ? undefined
           : enters(subject, subject.machine.reconnect(route.apply)),
     ),
-  undo: (subject, { route }) => begun(subject, subject.rollbackAfter, (it) => byNewLogin(it, route?.undo)),
+  undo: (subject, { route }) =>
+    begun(
+      subject,
+      subject.rollbackAfter,
+      (it) => byNewLogin(it, route?.undo),
+      async () => (route?.gone === subject.machine.route ? leave(subject) : undefined),
+    ),
 }
 
 /**
@@ -211,6 +217,19 @@ function byNewLogin(it: Unconfirmed, route: Route = it.machine.route): Proof {
       }
     },
   }
+}
+
+/** Goes on by the other route before the present one is taken away. It may have been closed when it was last tried. */
+async function leave(subject: Subject): Promise<FaultReport | undefined> {
+  const { machine, page } = subject
+  const [other, next]: [Route, string] =
+    machine.route === 'tunnel'
+      ? ['direct', 'open SSH beside the tunnel first: ./task host-firewall undo']
+      : ['tunnel', 'bring the tunnel up on this computer, and run it again']
+  const closed = await enters(subject, machine.reconnect(other))
+  if (closed) return { ...closed, step: `undo ${page.name}`, next }
+  machine.switchTo(other)
+  return undefined
 }
 
 /** Logs in by the route that will be the only one, and becomes root there. */

@@ -31,6 +31,7 @@ for word; do [ "$word" != exit ] || exit 0; done
 [ ! -e ${scratch}/hangs ] || exec sleep 60
 [ ! -e ${scratch}/dead ] || { echo 'ssh: connect to host north port 22: Connection refused' >&2; exit 255; }
 [ ! -e ${scratch}/moved ] || [[ " $* " = *'=10.66.0.1 '* ]] || { echo 'connect: Connection timed out' >&2; exit 255; }
+[ ! -e ${scratch}/down ] || [[ " $* " != *'=10.66.0.1 '* ]] || { echo 'connect: Connection timed out' >&2; exit 255; }
 exec bash -c "\${@: -1}"`,
   )
   process.env['PATH'] = `${scratch}:${path}`
@@ -282,6 +283,18 @@ test('a second laptop finds a machine in the tunnel that is up there, and rememb
   await assert.rejects(connect({ ...second, tunnelIsUp: true }), {
     message: 'north (ada@north.example:2222) refuses the connection',
   })
+  assert.equal(existsSync(routeFile), false)
+})
+
+test('a machine that listens again where it did is not taken for one in its tunnel alone', async (t) => {
+  const routeFile = join(scratch, 'again', 'north.door')
+  mkdirSync(join(scratch, 'again'))
+  writeFileSync(routeFile, 'This machine answers in its tunnel only.\n')
+  writeFileSync(join(scratch, 'down'), '')
+  t.after(() => rmSync(join(scratch, 'down')))
+  const machine = await connect(access({ target: { ...target, tunnel: '10.66.0.1' }, routeFile }))
+  assert.deepEqual([machine.label, machine.route], ['north (ada@north.example:2222)', 'direct'])
+  await machine.close()
   assert.equal(existsSync(routeFile), false)
 })
 

@@ -72,6 +72,8 @@ describe('steps travel together as far as safety allows', () => {
 })
 
 interface Fake {
+  /** The route by which we are there. */
+  route?: Route
   /** What ssh says where another route lets nobody in. */
   shut?: string
   /** What a step's commands end with; a step without one succeeds. */
@@ -100,6 +102,7 @@ interface Fake {
 function fake(
   steps: Step[],
   {
+    route: present = 'direct',
     shut,
     fails = [],
     holds = [],
@@ -122,7 +125,7 @@ function fake(
   const machine = {
     label: name,
     facts: {} as Machine['facts'],
-    route: 'direct' as Route,
+    route: present,
     async run(program: Program, onFrame: (frame: Frame) => void) {
       const end = (finished: boolean) => ({
         code: finished ? 0 : code,
@@ -289,6 +292,29 @@ describe('undo', () => {
   test('a machine that another run holds was not changed', async () => {
     const { text } = await applied([change('a')], { locked: 99 }, { lockWait: 0 }, 'undo')
     assert.match(text, /ada@laptop is at work there[\s\S]*nothing was changed/)
+  })
+})
+
+describe('an undo that takes a route away', () => {
+  const steps = [guarded('a', { route: { gone: 'tunnel' } })]
+
+  test('begins by the other one, which is remembered', async () => {
+    const { done } = await applied(steps, { route: 'tunnel' }, {}, 'undo')
+    assert.deepEqual(done, ['reconnect direct', 'switch to direct'])
+  })
+
+  test('does not begin where no other one leads there, and says what opens one', async () => {
+    const shut = 'ssh: connect to host 192.0.2.10 port 22: Connection timed out'
+    const { code, done, text } = await applied(steps, { route: 'tunnel', shut }, {}, 'undo')
+    assert.deepEqual([code, done], [1, ['reconnect direct']])
+    assert.match(
+      text,
+      /blocked +undo 50-page[^]*timed out[^]*nothing was changed[^]*\.\/task host-firewall undo/,
+    )
+  })
+
+  test('is none where we come by another one', async () => {
+    assert.deepEqual((await applied(steps, {}, {}, 'undo')).done, [])
   })
 })
 

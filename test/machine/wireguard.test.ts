@@ -1,5 +1,13 @@
 import assert from 'node:assert/strict'
-import { copyFileSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  copyFileSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
@@ -16,6 +24,8 @@ describe('the tunnel', { skip: noLaptop }, () => {
   let admin: Laptop
   let other: Laptop
   let untouched: string
+  /** A rule of routing by which no other way than the tunnel leads to SSH. */
+  let closed: string[]
   const file = (peer: string) => join(kit.state, 'fortress', `${peer}.conf`)
   const psk = () =>
     `/etc/wireguard/wg0/${publicHalf(join(kit.state, 'fortress'), 'wg-peer-laptop').replaceAll('/', '_')}.psk`
@@ -24,6 +34,7 @@ describe('the tunnel', { skip: noLaptop }, () => {
 
   before(async () => {
     kit = await node(undefined, 'wireguard', { net: true })
+    closed = ['unreachable', 'to', kit.machine.host, 'ipproto', 'tcp', 'dport', '22']
     copy = checkout()
     admin = await laptop(1)
     other = await laptop(2)
@@ -261,15 +272,11 @@ printf '[Service]\\nExecStart=\\nExecStart=/bin/true\\n' > /run/systemd/system/f
     await copy.peer(kit, 'add', 'phone')
     const both = readFileSync(copy.site, 'utf8')
     writeFileSync(copy.site, both.replace(/\{ name: laptop[^}]*\}, /, ''))
-    // No other way leads to SSH.
-    const closed = ['unreachable', 'to', kit.machine.host, 'ipproto', 'tcp', 'dport', '22']
     await admin.run('ip', 'rule', 'add', ...closed)
     const applied = await admin.page(kit, copy.page('05-host-wireguard'), ['apply'], {
       FK_DEADMAN_SECONDS: '30',
     })
     await admin.run('ip', 'rule', 'delete', ...closed)
-    // The other way is there again, as after an undo of the firewall.
-    rmSync(join(kit.state, 'fortress', 'fortress.door'))
     assert.equal(applied.code, 1, applied.text)
     assert.match(applied.text, /the machine (has rolled these steps back|rolls these steps back by itself)/)
     for (let i = 0; i < 60 && (await wg('allowed-ips')).includes('10.66.0.3'); i++)
@@ -280,7 +287,19 @@ printf '[Service]\\nExecStart=\\nExecStart=/bin/true\\n' > /run/systemd/system/f
     assert.equal(code, 0, text)
   })
 
-  test('undo gives the machine back as it was', async () => {
+  test('undo from within the tunnel changes nothing where no other way leads in', async () => {
+    const door = join(kit.state, 'fortress', 'fortress.door')
+    assert.ok(existsSync(door), 'the laptop has come through the tunnel')
+    await admin.run('ip', 'rule', 'add', ...closed)
+    const { code, text } = await run('undo')
+    await admin.run('ip', 'rule', 'delete', ...closed)
+    assert.equal(code, 1, text)
+    assert.match(text, /nothing was changed[^]*\.\/task host-firewall undo/)
+    assert.ok(existsSync(door))
+    assert.equal(await admin.meets(kit, '10.66.0.2'), true)
+  })
+
+  test('undo goes by the other way in, and gives the machine back as it was', async () => {
     const { code, text } = await run('undo')
     assert.equal(code, 0, text)
     assert.deepEqual(differences(untouched, await kit.digest()), [])
