@@ -29,7 +29,7 @@ export interface Begun {
   armed: { id: string; seconds: number }
   /** What a run that is to end early waits for, and what becomes of it without it. */
   underWay: UnderWay
-  /** Tries what would confirm it before anything is changed, and goes there from what it takes away. Resolves to why that fails. */
+  /** Tries what would confirm it before anything is changed, and leaves what it takes away. Resolves to why that fails. */
   ready: () => Promise<FaultReport | undefined>
   /** Confirms what the program has done. Resolves to why it is not confirmed, and so rolled back; or to undefined. */
   confirm: () => Promise<FaultReport | undefined>
@@ -224,7 +224,7 @@ async function leave(subject: Subject): Promise<FaultReport | undefined> {
   const { machine, page } = subject
   const [other, next]: [Route, string] =
     machine.route === 'tunnel'
-      ? ['direct', 'open SSH beside the tunnel first: ./task host-firewall undo']
+      ? ['direct', 'open SSH beside the tunnel first: undo the page that has closed it']
       : ['tunnel', 'bring the tunnel up on this computer, and run it again']
   const closed = await enters(subject, machine.reconnect(other))
   if (closed) return { ...closed, step: `undo ${page.name}`, next }
