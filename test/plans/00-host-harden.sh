@@ -97,12 +97,12 @@ main() {
   #   L01 unattended-upgrades is installed [LYNIS PKGS-7420]
   #   L11 compilers are not usable by everybody [LYNIS HRDN-7220, LYNIS HRDN-7222]
   check() {
-    package_present acct aide apparmor apparmor-utils audispd-plugins auditd chrony cron debsums libcap2-bin libpam-pwquality needrestart sysstat unattended-upgrades usbguard
+    package_present acct aide apparmor apparmor-utils audispd-plugins auditd chrony cron debsums libcap2-bin libgcrypt20 libpam-pwquality needrestart sysstat unattended-upgrades usbguard
   }
   apply() {
     [ -e /etc/usbguard/rules.conf ] || systemctl --quiet mask usbguard.service
     apt_get update
-    apt_get --no-install-recommends install acct aide apparmor apparmor-utils audispd-plugins auditd chrony cron debsums libcap2-bin libpam-pwquality needrestart sysstat unattended-upgrades usbguard
+    apt_get --no-install-recommends install acct aide apparmor apparmor-utils audispd-plugins auditd chrony cron debsums libcap2-bin libgcrypt20 libpam-pwquality needrestart sysstat unattended-upgrades usbguard
   }
   change 'monitoring and audit packages are installed'
 
