@@ -215,7 +215,7 @@ function running(tunnel: Tunnel): Step[] {
           // What the interface has in the kernel is what these files hold, whoever else may have given it something.
           check: sh`FK_PATHS=''; mode_is 600 root:root $(find ${dir} -type f) &&
               mode_is 700 root:root ${[dir, `${dir}/${wg}`]} &&
-              cmp <(wg show ${wg} private-key) ${`${dir}/${wg}.key`} &&
+              cmp <(wg show ${wg} private-key) <(awk 1 ${`${dir}/${wg}.key`}) &&
               cmp <(wg show ${wg} preshared-keys | cut --fields=2 | LC_ALL=C sort) <(
                 awk 1 ${presharedKeys} < /dev/null | LC_ALL=C sort) &&
               ! wg-quick strip ${wg} | grep --ignore-case --only-matching 'PrivateKey\|PresharedKey'`,

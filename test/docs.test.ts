@@ -4,6 +4,7 @@ import assert from 'node:assert/strict'
 import { existsSync, readFileSync, readdirSync } from 'node:fs'
 import { dirname, join, relative } from 'node:path'
 import { describe, test } from 'node:test'
+import { parse as yaml } from 'yaml'
 import taskfile from '../Taskfile.ts'
 import type { Taskfile } from '../lib/cli/call.ts'
 import { folder, layerDocs } from '../lib/cli/docs.ts'
@@ -268,5 +269,59 @@ describe('a document that is wrong is found', () => {
   test('a line that a screen does not show, or shows elsewhere', () => {
     assert.deepEqual(unseen(['b', 'a', 'c'], 'a\nb\nc'), ['a'])
     assert.deepEqual(unseen(['ok 14/75'], 'ok 14/76'), ['ok 14/75'])
+  })
+})
+
+describe('docs/what-decides.md', () => {
+  /** What reads a file of the machine, in the shell of a control. Modes and owners are asked of the files themselves. */
+  const reads = new RegExp(
+    [
+      String.raw`\b(?:setting_is|read_lines|has_line|auditd_is|shm_lines|apt-config shell)\b`,
+      String.raw`\b(?:awk|grep|sed|cat|ls|stat|readlink)\b[^\n]*(?<!--file)\s/(?:etc|boot|var/lib|usr/lib)/`,
+      String.raw`\[ ! -e /etc/`,
+      String.raw`\b(?:audit_covers|encrypted_by|cis_file|etcd_is)\b`,
+      String.raw`\$\{proven\}|private-key\)`,
+    ].join('|'),
+  )
+  type Asked = Record<string, unknown> & { id: string; check?: string }
+  const asked = ['config/host/controls.yaml', 'config/k3s/cis.yaml']
+    .flatMap((path) => yaml(read(path)) as { controls: Asked[] }[])
+    .flatMap(({ controls }) => controls)
+  const onPages = readdirSync(join(root, 'scripts')).flatMap((name) =>
+    [...read(`scripts/${name}`).matchAll(/id: '([A-Z]\d\d[a-z]?)',([^]*?)\bfrom\b/g)].map(
+      ([, id = '', check = '']): Asked => ({ id, check }),
+    ),
+  )
+  const readers = [...asked, ...onPages]
+    .filter((c) => 'setting' in c || 'etcd' in c || 'started' in c || reads.test(c.check ?? ''))
+    .map(({ id }) => id)
+  const rows = read('docs/what-decides.md')
+    .split('## Controls that read a file')[1]!
+    .split('\n')
+    .filter((line) => /^\| [A-Z\d]/.test(line))
+    .map((line) => line.split(' | ').map((cell) => cell.replaceAll(/^\||\|$/g, '').trim()))
+
+  test('lists every control that reads a file, with the reason', () => {
+    const listed = rows.flatMap(([ids = '', what = '']) =>
+      what.startsWith('nothing') ? [] : ids.split(', '),
+    )
+    const without = (a: string[], b: string[]) => [...new Set(a)].filter((id) => !b.includes(id)).toSorted()
+    assert.deepEqual(
+      { unread: without(listed, readers), unlisted: without(readers, listed) },
+      { unread: [], unlisted: [] },
+    )
+    assert.deepEqual(
+      rows.filter((cells) => cells.length !== 3 || (cells[2] ?? '').length < 20),
+      [],
+    )
+  })
+
+  test('names no control that is not there', () => {
+    const known = new Set([...asked, ...onPages].map(({ id }) => id))
+    const named = read('docs/what-decides.md').match(/\b(?:[A-O]\d\d[a-z]?|\d\.\d\.\d+)\b/g) ?? []
+    assert.deepEqual(
+      named.filter((id) => !known.has(id)),
+      [],
+    )
   })
 })

@@ -264,7 +264,33 @@ started_is() {
 etcd_is() {
   [ ! -e "$K3S_DATA/server/db/state.db" ] || na 'the datastore is SQLite, not etcd'
   fact etcd cis_etcd
-  cis_are etcd "$@"
+  cis_are etcd "$@" || return
+  etcd_has_read
+  case $* in
+    *client-transport-security.client-cert-auth*) etcd_refuses 2379 server-ca.crt ;;
+    *peer-transport-security.client-cert-auth*) etcd_refuses 2380 peer-ca.crt ;;
+  esac
+}
+
+# etcd_has_read: the configuration lies there as k3s wrote it at this start: what was written or mounted there later etcd has not
+# read.
+etcd_has_read() {
+  local started ready written
+  started=$(systemctl show --timestamp=unix --property=ExecMainStartTimestamp --value k3s.service)
+  ready=$(systemctl show --timestamp=unix --property=ActiveEnterTimestamp --value k3s.service)
+  written=$(stat --format=%Y "$K3S_DATA/server/db/etcd/config") || return
+  [ "$written" -ge "${started#@}" ] && [ "$written" -le "${ready#@}" ] ||
+    k3s_no "k3s has started at $started, and that file was written at @$written: etcd has read another"
+}
+
+# etcd_refuses PORT CA: whoever shows no certificate gets no answer there.
+etcd_refuses() {
+  local said
+  command -v curl > /dev/null || return 0 # its configuration has the word
+  said=$(curl --silent --show-error --max-time 10 --cacert "$K3S_DATA/server/tls/etcd/$2" \
+    --output /dev/null --write-out 'answer %{http_code}' "https://127.0.0.1:$1/version" 2>&1) || true # it should not
+  echo "asked at port $1 without a certificate: $said"
+  case $said in *certificate*) ;; *) return 1 ;; esac
 }
 
 # cis_known PART...: these can answer: the API as a whole, etcd by its configuration, others by their flags.
@@ -286,7 +312,7 @@ cis_known() {
 # tree_is MODE OWNERS DIRECTORY PATTERN: everything below with such a name; - allows any mode, or any owner.
 tree_is() {
   local paths
-  mapfile -t paths < <(find "$3" -xdev -name "$4" ! -type l 2> /dev/null | LC_ALL=C sort)
+  mapfile -t paths < <(find -H "$3" -name "$4" ! -type l 2> /dev/null | LC_ALL=C sort)
   [ ${#paths[@]} -gt 0 ] || na "there is no $4 below $3"
   mode_is "$1" "$2" "${paths[@]}" > "$FK_TMP/tree" && echo "${#paths[@]} paths below $3" || {
     sed 's/;.*//' "$FK_TMP/tree"
@@ -314,6 +340,19 @@ encrypted_by() {
   for first in $first; do
     case " $* " in *" $first "*) ;; *) return 1 ;; esac
   done
+  # It looks for another file every minute.
+  fact loaded cis_loaded
+  case $FK_FACT in *$'\n'"sha256:$(sha256sum < "$FK_VALUE" | cut --delimiter=' ' --fields=1)"$'\n'*) ;; *)
+    echo "the API server has not loaded $FK_VALUE as it is now, but ${FK_LINES[*]:-one of which it says nothing}"
+    return 1
+    ;;
+  esac
+}
+
+# cis_loaded: the digests of the configurations that the API server has loaded: how it encrypts.
+cis_loaded() {
+  k3s_kubectl get --raw /metrics |
+    sed --quiet 's/^apiserver_encryption_config_controller_last_config_info{.*[{,]hash="\([^"]*\)".*/\1/p'
 }
 
 # audit_covers RESOURCE...: the policy has a rule for each, and at its end one for everything else.
@@ -326,7 +365,48 @@ audit_covers() {
   done
   [ "$(grep . "$FK_VALUE" | tail --lines=1 | tr --delete ' ')" = '-level:Metadata' ] || missing+=' what no other rule names'
   echo "$FK_VALUE${missing:+ says nothing about$missing}"
+  [ -z "$missing" ] || return
+  # The API server has read it when it started: what is written down now decides.
+  fact audited cis_audited "$@" deployments.apps
+  for resource in "$@" deployments.apps; do
+    audit_request "$resource" '[a-z0-9-]*'
+    grep --quiet "^${FK_REQUEST#* }\$" <<< "$FK_FACT" || missing+=" $resource"
+  done
+  echo "the audit log does not have, as it should:${missing:- nothing}"
   [ -z "$missing" ]
+}
+
+# audit_request RESOURCE NAME: FK_REQUEST becomes a request about a thing of that name: verb, level at which it has to be in the
+# audit log, and path.
+audit_request() {
+  local core=/api/v1/namespaces/kube-system
+  case $1 in
+    secrets | configmaps) FK_REQUEST="get Metadata $core/$1/$2" ;;
+    serviceaccounts/token) FK_REQUEST="create Metadata $core/serviceaccounts/$2/token" ;;
+    tokenreviews) FK_REQUEST="create Metadata /apis/authentication.k8s.io/v1/tokenreviews?fieldManager=$2" ;;
+    nodes/proxy) FK_REQUEST="get Request /api/v1/nodes/$2/proxy/" ;;
+    pods/exec) FK_REQUEST="get Request $core/pods/$2/exec?command=true" ;;
+    */*) FK_REQUEST="get Request $core/${1%/*}/$2/${1#*/}" ;;
+    certificates.k8s.io) FK_REQUEST="delete RequestResponse /apis/$1/v1/certificatesigningrequests/$2" ;;
+    rbac.authorization.k8s.io) FK_REQUEST="delete RequestResponse /apis/$1/v1/clusterroles/$2" ;;
+    *) FK_REQUEST="get Metadata /apis/apps/v1/namespaces/kube-system/${1%.apps}/$2" ;;
+  esac
+}
+
+# cis_audited RESOURCE...: a request for each, about a thing that does not exist, so that nothing changes; and what the audit log
+# says of them: level and path.
+cis_audited() {
+  local name resource
+  name=fk-asked-$BASHPID-$RANDOM
+  for resource; do
+    audit_request "$resource" "$name"
+    set -- "${FK_REQUEST%% *}" "${FK_REQUEST##* }"
+    if [ "$1" = create ]; then set -- "$@" --filename=-; fi
+    k3s_kubectl "$1" --raw "${@:2}" <<< '{}' > /dev/null 2>&1 || true # there is no such thing
+  done
+  cis_file audit-log-path || return
+  tail --bytes=4000000 "$FK_VALUE" | grep --fixed-strings "$name" |
+    sed --quiet 's/^.*"level":"\([A-Za-z]*\)".*"requestURI":"\([^"]*\)".*/\1 \2/p'
 }
 
 # own_authority: who may speak to etcd is signed by nobody who signs for the rest of the cluster.
@@ -364,6 +444,8 @@ cis_objects() {
         {{- range $key, $value := .metadata.labels}}
           {{- if eq $key "kubernetes.io/bootstrapping"}}{{$by = $value}}{{end}}
         {{- end}}
+        {{- $hands := ""}}
+        {{- range .metadata.managedFields}}{{$hands = printf "%s%s," $hands .manager}}{{end}}
         {{- range .rules -}}
           rule{{"\t"}}{{with $of}}'$name'{{end}}{{"\t"}}{{$by}}{{"\t"}}
           {{- range .verbs}}{{.}},{{end}}
@@ -371,7 +453,7 @@ cis_objects() {
           {{- range .resources}}{{.}},{{end}}
           {{- "\t"}}
           {{- range .apiGroups}}{{.}},{{end}}
-          {{- "\n"}}
+          {{- "\t"}}{{$hands}}{{"\n"}}
         {{- end}}
       {{- end}}
       {{- if eq .kind "ClusterRoleBinding" "RoleBinding"}}
@@ -439,8 +521,8 @@ cis_none() {
   [ -z "$found" ]
 }
 
-# granted VERBS RESOURCES [ROLE…]: nobody has made a role with one of these verbs on one of them, but for ROLE…. What Kubernetes
-# itself comes with does not count: the API server sets it right at each start.
+# granted VERBS RESOURCES [ROLE…]: nobody has made a role with one of these verbs on one of them, but for ROLE…. What comes with
+# Kubernetes does not count, while nobody else has written to it: the API server leaves in it what is added.
 granted() {
   local verbs=$1 resources=$2
   shift 2
@@ -472,18 +554,18 @@ wildcards() {
 cis_own_rules() {
   awk -F '\t' -v but=" $* " '
     NF < 5 || index(but, " " $1 " ") { next }
-    $2 == "rbac-defaults" && $1 ~ /(^|\/)(system:.*|extension-apiserver-authentication-reader)$/ { next }
-    $2 == "rbac-defaults" && $1 ~ /(^|\/)(cluster-admin|admin|edit|view)$/ { next }
+    $2 == "rbac-defaults" && $6 ~ /^((kube-apiserver|k3s|k3s-server|clusterrole-aggregation-controller),)+$/ &&
+      $1 ~ /(^|\/)(system:.*|extension-apiserver-authentication-reader|cluster-admin|admin|edit|view)$/ { next }
     { print }' <<< "$FK_FACT"
 }
 
-# bound_to ROLE [BINDING…]: nobody is bound to it but by BINDING….
+# bound_to ROLE [BINDING…]: nobody is bound to it but system:masters, and that by BINDING….
 bound_to() {
   local role=$1
   shift
   cis_api binding || return
   cis_none "bound to $role" "$(awk -F '\t' -v role="$role" -v but=" $* " '
-    $2 == role && !index(but, " " $1 " ") { print $1 }' <<< "$FK_FACT")"
+    $2 == role && !(index(but, " " $1 " ") && $3 == "Group" && $4 == "system:masters") { print $1 " (" $4 ")" }' <<< "$FK_FACT")"
 }
 
 # bound_group GROUP [BINDING…]: the group has rights by nothing but BINDING….

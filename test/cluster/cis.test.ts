@@ -259,7 +259,7 @@ kubectl get --raw /readyz > /dev/null && [ -s "$5" ] && cat "\${0%/*}/said.json"
 const etcd = `
 etcd_says() {
   local file=${data}/server/db/etcd/config
-  [ -e "$file.kept" ] || cp "$file" "$file.kept"
+  [ -e "$file.kept" ] || cp --archive "$file" "$file.kept"
   awk -v part="$1:" -v key="  $2:" -v line="  $2: $3" '
     $0 == part { print; inside = 1; print line; next }
     inside && index($0, key) == 1 { next }

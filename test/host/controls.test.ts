@@ -496,6 +496,70 @@ for (const [says, running, next, code, said] of [
   test(`controls: ${says}`, () =>
     assert.deepEqual(ask('cmdline_has audit=1', booted(running, next)), { code, said }))
 
+/** Block devices by the kernel's names: what device-mapper calls each, and what it lies on. */
+function blocks(devices: Record<string, { uuid?: string; on?: string[] }>): string {
+  const at = mkdtempSync(join(scratch, 'block-'))
+  for (const [name, { uuid, on = [] }] of Object.entries(devices)) {
+    mkdirSync(join(at, name, 'slaves'), { recursive: true })
+    if (uuid !== undefined) {
+      mkdirSync(join(at, name, 'dm'))
+      writeFileSync(join(at, name, 'dm/uuid'), `${uuid}\n`)
+    }
+    for (const below of on) writeFileSync(join(at, name, 'slaves', below), '')
+  }
+  return at
+}
+const disks = blocks({
+  sda: {},
+  sdb: {},
+  'dm-0': { uuid: 'CRYPT-LUKS2-0', on: ['sda'] },
+  'dm-1': { uuid: 'LVM-root', on: ['dm-0'] },
+  'dm-2': { uuid: 'LVM-swap_1', on: ['sdb'] },
+  md0: { on: ['dm-0', 'sdb'] },
+})
+test('a disk is encrypted when all that it lies on is, whatever its name is', () => {
+  const names = ['sda', 'dm-0', 'dm-1', 'dm-2', 'md0', 'zram0']
+  const { said } = ask(
+    `for name in ${names.join(' ')}; do if encrypted $name; then echo yes; else echo no; fi; done`,
+    `FK_BLOCK=${disks}`,
+  )
+  assert.deepEqual(said.split('\n'), ['no', 'yes', 'yes', 'no', 'no', 'yes'])
+})
+
+/** A control of the page, asked on a host of Debian or the Pi that answers as `before` says. */
+const control = (id: string, place: 0 | 2 = 0) => {
+  const { controls } = hostOf({ site: places[place][2], machine: places[place][1] })
+  const found = Object.keys(controlIds())
+    .flatMap((step) => controls(step))
+    .find((one) => one.id === id)
+  return found?.check.text ?? ''
+}
+for (const [id, before, code, said] of [
+  ['E14', `swapon() { echo '/dev/dm-2 partition'; }; readlink() { echo "\${!#}"; }`, 1, 'found: /dev/dm-2'],
+  ['E14', `swapon() { echo '/dev/dm-1 partition'; }; readlink() { echo "\${!#}"; }`, 0, 'found: none'],
+  ['E14', `swapon() { echo '/swapfile file'; }; disks_of() { echo dm-1; }`, 0, 'found: none'],
+  ['E14', `swapon() { echo '/swapfile file'; }; disks_of() { echo sdb; }`, 1, 'found: /swapfile'],
+  ['E16', 'disks_of() { echo dm-1; }', 0, 'not encrypted: none'],
+  ['E16', 'disks_of() { echo dm-2; }', 1, /^not encrypted: \/ \(on dm-2\)/],
+  ['E16', 'disks_of() { return 1; }', 102, 'could not ask: on which disk / lies'],
+] as const)
+  test(`${id} ends with ${code} where ${before}`, () => {
+    const found = ask(control(id), `FK_CONTAINER='' FK_BLOCK=${disks}; ${before}`)
+    assert.equal(found.code, code, found.said)
+    if (typeof said === 'string') assert.equal(found.said, said)
+    else assert.match(found.said, said)
+  })
+
+test('on a Raspberry Pi updates come from the archive of its kernel and firmware, too', () => {
+  const from = (...sites: string[]) => `apt_policy() { :; }
+    apt_settings() { printf 'Unattended-Upgrade::Origins-Pattern:: "%s";\\n' ${sites.map((one) => `'${one}'`).join(' ')}; }`
+  const debian = 'origin=Debian,codename=\${distro_codename},label=Debian-Security'
+  const own =
+    /Origins-Pattern:: "(site=archive\.raspberrypi\.com)"/.exec(read('config/host/apt.conf'))?.[1] ?? ''
+  assert.equal(ask(control('L01c', 2), from(debian, own)).code, 0)
+  assert.equal(ask(control('L01c', 2), from(debian)).code, 1)
+})
+
 for (const [says, running, against] of [
   [
     'a later word of the same name counts',

@@ -83,7 +83,7 @@ k3s-join-server.age, k3s-join-agent.age, k3s-kubeconfig.age in /nonexistent/fort
 
   # 7/18 k3s.service unit is installed
   check() {
-    put_matches /etc/systemd/system/k3s.service 007871f5f9ad3a69ed4a392b41ad2829c630099448d1ded931677b5d3c31132e 644 root:root
+    put_matches /etc/systemd/system/k3s.service 6feb2dd1ada53fafaf6a2c29fa0ee639741f232369b5c441fc6857218fd27afa 644 root:root
   }
   apply() {
     put /etc/systemd/system/k3s.service 644 root:root << 'FORTRESS'
@@ -101,7 +101,8 @@ Type=notify
 ExecStart=/opt/bin/k3s server --config /etc/rancher/k3s/config.yaml
 KillMode=process
 Delegate=yes
-LimitNOFILE=infinity
+# As k3s' own installer has it: programs in containers that close every file that they could have open take an age with more.
+LimitNOFILE=1048576
 LimitNPROC=infinity
 LimitCORE=0
 TasksMax=infinity
