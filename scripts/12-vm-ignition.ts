@@ -1,10 +1,11 @@
 #!/usr/bin/env -S npx --no-install tsx
 // The first-boot configuration of every node: Ignition for Flatcar, a machine configuration for Talos.
 //
-// Needs   vm-host, and your public SSH key on the laptop: the node lets in nobody else. For Talos instead talosctl on the laptop.
+// Needs   vm-host. For Talos also talosctl on the laptop.
 // Leaves  one Ignition file for each node, which QEMU passes to it. The host key of the node is in it, made on the laptop, so
-//         that the first connection is pinned already. For Talos a small disk with its machine configuration, and in it the
-//         authority that was made on the laptop.
+//         that the first connection is pinned already. The node lets in a second key of the laptop, which is made for that and
+//         kept encrypted; your everyday SSH key opens no node. For Talos a small disk with its machine configuration, and in
+//         it the authority that was made on the laptop.
 // Then    config/vm/flatcar-butane.yaml or config/vm/talos-controlplane.yaml is what it is made from; after a change
 //         ./task node rebuild NAME has a node boot with it for the first time again.
 // Undo    removes the files. A node that has started keeps its configuration.

@@ -98,7 +98,7 @@ function firstBoot({ node, system }: Domain, context: Context): Step[] {
       help: './task vm-ignition apply',
     },
     file(`${declaredDir}/${node.name}.known_hosts`, {
-      secret: knownHosts(node, context.secrets),
+      ...knownHosts(node, context),
       name: `the SSH host key of ${node.name} is pinned in known_hosts of the host`,
       why: 'it was made on the laptop before there was a node: nobody can stand in between, not even the first time',
     }),

@@ -3,14 +3,13 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { hostname, networkInterfaces } from 'node:os'
 import { join } from 'node:path'
-import { type Machine, type SshTarget, connect, passwordFile } from '../engine/machine.ts'
+import { type Machine, type SshTarget, connect, passwordFile, shellWords } from '../engine/machine.ts'
 import { type Report, createReport } from '../engine/report.ts'
 import { contains, parseNetwork } from '../ground/address.ts'
 import { Fault } from '../ground/fault.ts'
 import { type HostAddress, parseHost } from '../ground/hostname.ts'
-import { sshPublicKey } from '../ground/keys.ts'
 import { question } from '../ground/laptop.ts'
-import { known, pin } from '../ground/ssh.ts'
+import { type AgentKeys, keyAgent, known, pin } from '../ground/ssh.ts'
 import { shown } from '../ground/wrap.ts'
 import { type Placed, clientPath, isLaptop, machineOf, machinesFor, tunnelOf } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
@@ -181,25 +180,56 @@ async function accessOf(config: Config, spec: Placed, report: Report): Promise<A
   }
 }
 
+/** One agent for the same keys, for as long as this process runs. */
+const agents = new Map<string, Promise<AgentKeys>>()
+
+/**
+ * The keys that were made for the nodes of a site: while one replaces another there are two, and each node takes one of them. The
+ * everyday key is offered as well: a node that was built before there were such keys opens for nothing else.
+ */
+async function agentOf(config: Config): Promise<{ agent?: AgentKeys }> {
+  const { nodeKeyNames, publish } = load('../vm/domain.ts') as typeof import('../vm/domain.ts')
+  const store = storeOf(config)
+  const names = nodeKeyNames.filter((name) => store.has(name))
+  if (names.length === 0) return {}
+  const halves: string[] = []
+  for (const name of names) halves.push(await publish(stateOf(config), store.secret(name)))
+  const key = halves.join('\n')
+  const agent = agents.get(key) ?? keyAgent(names.map((name) => store.secret(name).reveal()))
+  agents.set(key, agent)
+  agent.catch(() => agents.delete(key))
+  return { agent: await agent }
+}
+
+/** The words of an interactive shell on a node of the site, as the user that pages log in as. */
+export async function shellOn(config: Config, spec: Placed, report: Report): Promise<string[]> {
+  const { target, routeFile } = await accessOf(config, spec, report)
+  if (target === 'local') throw new Fault(`${spec.name} is this computer`)
+  return shellWords(target, routeFile)
+}
+
 async function throughHost(config: Config, spec: Placed, routeFile: string, report: Report): Promise<Access> {
   const jumpHost = machinesFor(config, 'host').find(({ name }) => name === spec.behind)
   if (jumpHost === undefined || spec.address === undefined)
     throw new Error(`${spec.name} has no host that it is behind`)
   const jump = await accessOf(config, jumpHost, report)
   // Its key was made on the laptop before there was a machine: nobody has to compare it. A look at it makes none.
-  const { hostKeyName } = load('../vm/domain.ts') as typeof import('../vm/domain.ts')
+  const { hostKeyNames, publish } = load('../vm/domain.ts') as typeof import('../vm/domain.ts')
   const store = storeOf(config)
-  if (!store.has(hostKeyName(spec)))
+  const [name, next] = hostKeyNames(spec)
+  if (!store.has(name))
     throw new Fault(`this laptop has no host key of ${spec.name}: it was not built from here`, {
       state: 'no connection was tried',
       next: './task vm-ignition apply, then ./task vm-provision apply',
     })
-  const key = (await store.get(hostKeyName(spec))).reveal()
   const ssh = common(config, spec)
-  pin(ssh.knownHostsFile, ssh.alias, sshPublicKey(key))
+  const keys = [name, next].filter((one) => store.has(one))
+  const publicKeys = keys.map((one) => publish(stateOf(config), store.secret(one)))
+  pin(ssh.knownHostsFile, ssh.alias, ...(await Promise.all(publicKeys)))
   return {
     target: {
       ...ssh,
+      ...(await agentOf(config)),
       host: spec.address,
       ...(spec.user ? { user: spec.user } : {}),
       ...(jump.target === 'local'

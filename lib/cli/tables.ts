@@ -208,9 +208,11 @@ export const node = {
         replace: 'a node leaves its cluster, and a machine of that name joins anew',
         remove: 'a node leaves its cluster',
         kubeconfig: 'write the kubeconfig in clear to the state directory, for programs of others',
+        shell: 'a shell on a virtual machine, with the key that the laptop keeps for nodes',
+        rekey: 'new SSH keys for all virtual machines: the one that they let in, and their host keys',
       },
     },
-    { name: 'NAME', help: 'of the node' },
+    { name: 'NAME', optional: true, help: 'of the node; rekey takes none' },
   ],
   flags: run,
 } as const satisfies Table

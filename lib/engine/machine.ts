@@ -8,7 +8,7 @@ import type { Readable } from 'node:stream'
 import { Fault } from '../ground/fault.ts'
 import { type ProcessPromise, $, end, question } from '../ground/laptop.ts'
 import { quote } from '../ground/sh.ts'
-import { known, pinned, settingsOf, settledOptions, socketDir } from '../ground/ssh.ts'
+import { type AgentKeys, known, pinned, settingsOf, settledOptions, socketDir } from '../ground/ssh.ts'
 import { Stopped } from '../ground/stop.ts'
 import { systemMarks, systemOf } from '../site/systems.ts'
 import type { Facts } from './page.ts'
@@ -52,6 +52,8 @@ export interface SshTarget {
   user?: string
   port?: number
   identityFile?: string
+  /** Keys that lie on no disk, in place of those of the person's agent. */
+  agent?: AgentKeys
   configFile?: string
   knownHostsFile: string
   /** The name that the host key is pinned under; the same for every address of the machine. */
@@ -429,11 +431,13 @@ class Ssh extends Link {
   }
 
   #options(): string[] {
-    const { identityFile, configFile, knownHostsFile, alias, user, port } = this.target
+    const { identityFile, agent, configFile, knownHostsFile, alias, user, port } = this.target
     const { connectSeconds = this.access.advice?.tunnelDown ? 3 : 10 } = this.target
     return [
       ...(configFile ? ['-F', configFile] : []),
       ...(identityFile ? ['-i', identityFile, '-o', 'IdentitiesOnly=yes'] : []),
+      ...(agent?.publicKeys.flatMap((path) => ['-i', path]) ?? []),
+      ...(agent ? ['-o', `IdentityAgent=${sshPath(agent.socket)}`] : []),
       ...(user ? ['-l', user] : []),
       ...(this.route === 'direct' && port ? ['-p', String(port)] : []),
       ...[
@@ -480,6 +484,11 @@ class Ssh extends Link {
     return this.route === 'tunnel' && tunnelNamespace
       ? ['ip', 'netns', 'exec', tunnelNamespace, 'ssh']
       : ['ssh']
+  }
+
+  /** An interactive shell for a person. */
+  shell(): string[] {
+    return [...this.#program(), '-t', ...this.#options(), ...QUIET, this.target.host]
   }
 
   launch(command: string): ProcessPromise {
@@ -586,6 +595,10 @@ class Ssh extends Link {
     rmSync(sockets, { recursive: true, force: true })
   }
 }
+
+/** The words that open an interactive shell on a machine, for a person, by the route that programs take. */
+export const shellWords = (target: SshTarget, routeFile?: string): string[] =>
+  new Ssh(target, { interactive: false, ...(routeFile ? { routeFile } : {}) }).shell()
 
 /** The first line of a private file, as a password. Throws a Fault when others can read it. */
 export function passwordFile(path: string): string {

@@ -1,5 +1,5 @@
-// What this computer's ssh goes by: host keys that are pinned, the settings of a name in its configuration, and a place for
-// shared connections. It hides the formats of known_hosts and ssh_config: ssh and ssh-keygen are asked, who read them.
+// What this computer's ssh goes by: host keys that are pinned, the settings of a name in its configuration, a key that lies on no
+// disk, and a place for shared connections. It hides the formats of known_hosts and ssh_config: ssh and ssh-keygen are asked.
 import {
   accessSync,
   chmodSync,
@@ -8,10 +8,15 @@ import {
   mkdirSync,
   mkdtempSync,
   readFileSync,
+  rmSync,
   writeFileSync,
 } from 'node:fs'
+import type { Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { Fault } from './fault.ts'
+import { sshPublicKey } from './keys.ts'
 import { $ } from './laptop.ts'
 
 /** A line of known_hosts that is for a name. */
@@ -51,10 +56,11 @@ const plainly = (file: string, alias: string): boolean =>
     .split('\n')
     .some((line) => line.startsWith(`${alias} `))
 
-/** Writes a host key to the known_hosts file, in place of others that are under this name alone. */
-export function pin(file: string, alias: string, key: string): void {
+/** Writes host keys to the known_hosts file, in place of others that are under this name alone. */
+export function pin(file: string, alias: string, ...keys: string[]): void {
   const found = pinned(file, alias)
-  if (found.some((one) => one.key === key.trim() && one.mark === undefined) && found.length === 1) return
+  const has = (key: string) => found.some((one) => one.key === key.trim() && one.mark === undefined)
+  if (keys.every(has) && found.length === keys.length) return
   const lines = existsSync(file) ? readFileSync(file, 'utf8').split('\n') : []
   const others = lines.filter((text, i) => {
     const old = found.find(({ line }) => line === i + 1)
@@ -62,9 +68,13 @@ export function pin(file: string, alias: string, key: string): void {
     return old === undefined || old.mark !== undefined || /^[^|][^ \t]*[,*?]/.test(text)
   })
   mkdirSync(dirname(file), { recursive: true, mode: 0o700 })
-  writeFileSync(file, `${[...others, `${alias} ${key.trim()}`].filter(Boolean).join('\n')}\n`, {
-    mode: 0o600,
-  })
+  writeFileSync(
+    file,
+    `${[...others, ...keys.map((key) => `${alias} ${key.trim()}`)].filter(Boolean).join('\n')}\n`,
+    {
+      mode: 0o600,
+    },
+  )
 }
 
 const asked = new Map<string, Record<string, string>>()
@@ -132,4 +142,49 @@ export function socketDir(): string | undefined {
     }
   }
   return undefined
+}
+
+/** Keys that ssh can use and nobody can read: an agent of this run holds them. */
+export interface AgentKeys {
+  socket: string
+  /** A file for each with its public half: by it ssh asks for this key and for no other. */
+  publicKeys: string[]
+}
+
+/**
+ * Starts an ssh-agent with these private keys and nothing else. They come on standard input and touch no disk. The agent ends
+ * with this process, however that ends: what it runs waits for the end of our pipe. Throws a Fault where it cannot be started.
+ */
+export async function keyAgent(keys: string[]): Promise<AgentKeys> {
+  const dir = socketDir()
+  if (dir === undefined)
+    throw new Fault('no directory on this computer takes a socket', { next: 'make room in /tmp' })
+  const socket = join(dir, 'agent')
+  const publicKeys = keys.map((key, i) => {
+    const path = join(dir, `${i}.pub`)
+    writeFileSync(path, `${sshPublicKey(key)}\n`, { mode: 0o600 })
+    return path
+  })
+  process.once('exit', () => rmSync(dir, { recursive: true, force: true }))
+  const adds = keys.map((key) => `head -c ${Buffer.byteLength(key)} | ssh-add -q -`)
+  const hold = [...adds, 'echo ready', 'exec cat > /dev/null'].join(' && ')
+  const agent = $({
+    nothrow: true,
+    detached: true,
+    stdio: 'pipe',
+  })`exec ssh-agent -a ${socket} bash -c ${hold}`
+  agent.stdin.write(keys.join(''))
+  const lines = createInterface({ input: agent.stdout })
+  const ready = new Promise<true>((resolve) => lines.once('line', () => resolve(true)))
+  const ended = await Promise.race([ready, agent])
+  lines.close()
+  if (ended !== true)
+    throw new Fault('the SSH key of the nodes cannot be handed to ssh', {
+      ran: 'ssh-agent',
+      said: ended.stderr,
+    })
+  // It holds nothing up: when there is nothing else to do, this process ends, and the agent with it.
+  agent.child?.unref()
+  for (const pipe of [agent.stdin, agent.stdout, agent.stderr]) (pipe as Socket).unref()
+  return { socket, publicKeys }
 }

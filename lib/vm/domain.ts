@@ -1,12 +1,14 @@
 // The virtual machines of a host as libvirt knows them: hides what each should be, where its files are, and how it is recognised.
+import { existsSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
+import { join } from 'node:path'
 import type { Context, Page } from '../engine/page.ts'
 import type { Demand } from '../engine/step.ts'
 import { formatNetwork, parseNetwork } from '../ground/address.ts'
 import { Fault } from '../ground/fault.ts'
 import { makeSshKey, sshPublicKey, uuidOf } from '../ground/keys.ts'
 import { read } from '../ground/root.ts'
-import { type Secrets, Secret } from '../ground/secret.ts'
+import { type Secrets, Secret, land } from '../ground/secret.ts'
 import { Command, sh, shellText } from '../ground/sh.ts'
 import { type Guest, bridgeOf, chosen, guestsOf, machineOf } from '../site/machines.ts'
 import type { Site } from '../site/model.ts'
@@ -157,21 +159,59 @@ export function unclaimed({ node, uuid, site }: Domain): Demand {
   }
 }
 
-/** What the laptop calls the private key of a node. */
-export const hostKeyName = ({ name }: Pick<Guest, 'name'>): string => `${name}-ssh-host-key`
+// The SSH keys of nodes, which the laptop makes and keeps encrypted. The public halves lie beside them in clear: by these a page
+// sees that a node has an older one.
 
-/** The private key of a node, in the format of OpenSSH; made when it is first needed. */
-export function hostKeyOf(node: Pick<Guest, 'name'>, secrets: Secrets): Secret {
-  return secrets(hostKeyName(node), () => makeSshKey(node.name))
+/** What the laptop calls a key, and the one that is to replace it. */
+export type Names = readonly [now: string, next: string]
+
+/** Of the host key of a node. */
+export const hostKeyNames = ({ name }: Pick<Guest, 'name'>): Names => [
+  `${name}-ssh-host-key`,
+  `${name}-ssh-host-key-next`,
+]
+
+/** Of the key that opens every node of the site and nothing else. */
+export const nodeKeyNames: Names = ['node-ssh-key', 'node-ssh-key-next']
+
+/** The private host key of a node, in the format of OpenSSH; made when it is first needed. */
+export const hostKeyOf = (node: Pick<Guest, 'name'>, secrets: Secrets): Secret =>
+  secrets(hostKeyNames(node)[0], () => makeSshKey(node.name))
+
+/** The key that opens the nodes, in the format of OpenSSH; made when the first node is. */
+export const nodeKeyOf = (secrets: Secrets): Secret =>
+  secrets(nodeKeyNames[0], () => makeSshKey('fortress-kit'))
+
+/** The file of a node that lets in one key. */
+export const authorizedKeys = '/etc/ssh/authorized_keys/core'
+
+/** The public half that lies beside a key. It says nothing before the key was made. */
+export function publicHalf(state: string, name: string): string | undefined {
+  const path = join(state, `${name}.pub`)
+  return existsSync(path) ? readFileSync(path, 'utf8').trim() : undefined
+}
+
+/** Of two names the one that a node should have now: the next, where there is one. */
+export const wanted = ([now, next]: Names, has: Context['has']): string => (has(next) ? next : now)
+
+/** The public half of a key, written beside it. */
+export async function publish(state: string, key: Secret): Promise<string> {
+  const half = sshPublicKey(await key.resolve())
+  if (publicHalf(state, key.name) !== half) await land(join(state, `${key.name}.pub`), `${half}\n`, true)
+  return half
 }
 
 /** The line of known_hosts that pins a node on its host: no secret, but made from one that only the laptop has. */
-export function knownHosts(node: Pick<Guest, 'name' | 'address'>, secrets: Secrets): Secret {
+export function knownHosts(
+  node: Pick<Guest, 'name' | 'address'>,
+  { secrets, state }: Pick<Context, 'secrets' | 'state'>,
+): { secret: Secret; shown: string } {
   const key = hostKeyOf(node, secrets)
-  return new Secret(
-    `${node.name}-known-hosts`,
-    async () => `${node.address} ${sshPublicKey(await key.resolve())}\n`,
-  )
+  const line = (half: string) => `${node.address} ${half}\n`
+  return {
+    secret: new Secret(`${node.name}-known-hosts`, async () => line(await publish(state, key))),
+    shown: line(publicHalf(state, key.name) ?? String(key)),
+  }
 }
 
 const about = { file: import.meta.filename, layer: 'L1', on: 'host', library: domainShell } as const

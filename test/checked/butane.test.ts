@@ -201,11 +201,12 @@ describe('the template of a node', () => {
   })
 
   const key = makeSshKey('test')
+  const indented = (lines: string) => lines.trimEnd().replaceAll('\n', '\n          ')
   for (const name of siteNames())
     for (const arch of ['amd64', 'arm64'] as const) {
       const config = loadConfig({ env: {}, site: name })
       for (const node of guestsOf(config.site).map((made) => ({ ...made, arch }))) {
-        const given = { adminKey: `${sshPublicKey(key)} ada`, hostKey: key }
+        const given = { nodeKey: `${sshPublicKey(key)} ada`, hostKey: key }
         const made = ignition(config, node, given)
         test(`becomes the same for ${node.name} of ${name} on ${arch}`, { skip: noButane }, () => {
           const values: Record<string, string> = {
@@ -215,9 +216,10 @@ describe('the template of a node', () => {
             gateway: node.gateway,
             mac: node.mac,
             timezone: config.site.timezone,
-            admin_key: `${sshPublicKey(key)} ada`,
-            // By hand it takes an indent.
-            ssh_host_key: key.trimEnd().replaceAll('\n', '\n          '),
+            node_key: `${sshPublicKey(key)} ada`,
+            // By hand they take an indent.
+            sshd_keys: indented(readFileSync(join(root, 'config/vm/sshd-keys.conf'), 'utf8')),
+            ssh_host_key: indented(key),
           }
           same(
             made,
@@ -237,7 +239,9 @@ describe('the template of a node', () => {
           () => {
             accepted(ignition(config, node, { ...given, fragments: [fragmentOf(config, node.name)] }))
             const secrets = (secret: string) => new Secret(secret, () => key)
-            accepted(JSON.parse(ignitionFile({ ...config, secrets }, node).shown) as Ignition)
+            accepted(
+              JSON.parse(ignitionFile({ ...config, secrets, state: '/nonexistent' }, node).shown) as Ignition,
+            )
           },
         )
       }

@@ -15,7 +15,7 @@ import { estate, made, metal as boards } from '../site/made.ts'
 
 const load = (site = 'fortress', env = {}) => loadConfig({ env, site })
 const hostKey = makeSshKey('test')
-const given = { adminKey: `${sshPublicKey(hostKey)} ada@example.org`, hostKey }
+const given = { nodeKey: `${sshPublicKey(hostKey)} ada@example.org`, hostKey }
 
 /** The site with a metal node for each role in place of its own machines. */
 const metal = (...roles: ('server' | 'agent')[]): Config => ({

@@ -46,8 +46,6 @@ fi
 exec /usr/lib/systemd/systemd "$@" > /dev/console 2>&1
 INIT
 chmod 755 "$dir/tree/usr/sbin/init"
-echo 'AuthorizedKeysFile .ssh/authorized_keys .ssh/authorized_keys.d/ignition' \
-  > "$dir/tree/etc/ssh/sshd_config.d/00-ignition.conf"
 # As on Flatcar.
 echo 'core ALL=(ALL) NOPASSWD: ALL' > "$dir/tree/etc/sudoers.d/core"
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj /CN=laptop \

@@ -1,11 +1,11 @@
 // A node that is reached through its host, as a virtual machine is: with a key that was made before there was a machine.
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
-import { cpSync, readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { secretStore } from '../../lib/ground/secret.ts'
-import { hostKeyOf } from '../../lib/vm/domain.ts'
+import { hostKeyOf, nodeKeyOf, publish } from '../../lib/vm/domain.ts'
 import { type Kit, around, node, root, said } from './kit.ts'
 import { type Checkout, checkout } from './laptop.ts'
 
@@ -14,6 +14,7 @@ describe('a machine behind another', () => {
   let inside: Kit & { end(): Promise<void> }
   let copy: Checkout
   let page: string
+  let half: string
   before(async () => {
     host = await node(undefined, 'front')
     inside = await node(undefined, 'inside')
@@ -42,11 +43,26 @@ describe('a machine behind another', () => {
       identity: join(host.state, 'identity.txt'),
     })
     const key = await hostKeyOf({ name: 'inside' }, store.secret).resolve()
+    half = await publish(join(host.state, 'fortress'), nodeKeyOf(store.secret))
+    const sshd = readFileSync(join(root, 'config/vm/sshd-keys.conf'), 'utf8')
     // What the first boot of a virtual machine leaves; and nobody but the host finds its way to it.
     const { code, stderr } = await inside.root(
       `cat > /etc/ssh/ssh_host_ed25519_key
-useradd --create-home --shell /bin/bash core && cp --archive /home/admin/.ssh /home/core/ &&
-  chown --recursive core: /home/core/.ssh
+useradd --create-home --shell /bin/bash core
+install -D --mode=644 /dev/stdin /etc/ssh/authorized_keys/core <<< '${half}'
+cat > /etc/ssh/sshd_config.d/10-fortress-keys.conf << 'SSHD'
+${sshd}SSHD
+cat > /etc/ssh/sshd_config.d/20-test.conf << 'SSHD'
+PermitRootLogin no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+HostbasedAuthentication no
+# By this the test itself comes in, beside what it tests.
+Match User admin
+AuthorizedKeysFile .ssh/authorized_keys
+Match User core
+AllowUsers core
+SSHD
 echo 'core ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/core
 printf 'ID=flatcar\nVERSION_ID=0\n' > /usr/lib/os-release
 systemctl restart ssh
@@ -112,6 +128,116 @@ mount --bind /usr /usr && mount --options remount,bind,ro /usr`,
     assert.equal(ended.code, 0, ended.text)
     assert.equal((await inside.root('flock --nonblock /run/fortress/lock true')).code, 0)
     assert.match((await task('unlock', 'insider')).text, /has no machine insider; did you mean inside\?/)
+  })
+
+  describe('its keys', () => {
+    /** What sudo says there to somebody who has this key. */
+    const withKey = async (key: string) =>
+      (
+        await host.root(
+          `install --mode=600 /dev/stdin /root/key && ssh -i /root/key -o IdentitiesOnly=yes -o BatchMode=yes \
+          -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile=/dev/null core@${inside.machine.host} sudo -n id --user 2>&1`,
+          key,
+        )
+      ).stdout
+    const everyday = () => withKey(readFileSync(host.machine.identityFile, 'utf8'))
+    const keys = (mode: string) => host.page(join(copy.dir, 'scripts/18-node-keys.ts'), mode)
+
+    test('your everyday key opens no account that becomes root', async () => {
+      assert.match(await everyday(), /Permission denied \(publickey\)/)
+    })
+
+    test('sshd and sudo are asked, so what another file says is seen', async () => {
+      const applied = await keys('apply')
+      assert.equal(applied.code, 0, applied.text)
+      const held = await keys('verify')
+      assert.equal(held.code, 0, held.text)
+      const drop = '/etc/ssh/sshd_config.d/00-mine.conf'
+      const cases: [string, string, RegExp][] = [
+        [
+          `mkdir --parents /home/core/.ssh && cp /home/admin/.ssh/authorized_keys /home/core/.ssh/
+            echo 'AuthorizedKeysFile .ssh/authorized_keys /etc/ssh/authorized_keys/%u' > ${drop}; systemctl reload ssh`,
+          `rm ${drop}; systemctl reload ssh`,
+          /sshd lets in core alone[^]*sshd -T says authorizedkeysfile \.ssh\/authorized_keys/,
+        ],
+        [
+          `echo 'AuthorizedKeysCommand /bin/cat /home/admin/.ssh/authorized_keys
+            AuthorizedKeysCommandUser nobody' > ${drop}; systemctl reload ssh`,
+          `rm ${drop}; systemctl reload ssh`,
+          /sshd -T says authorizedkeyscommand \/bin\/cat/,
+        ],
+        [
+          "echo 'Defaults:admin !authenticate' > /etc/sudoers.d/mine",
+          'rm /etc/sudoers.d/mine',
+          /no account but core becomes root by sudo without a password[^]*admin: /,
+        ],
+        [
+          'cat /home/admin/.ssh/authorized_keys >> /etc/ssh/authorized_keys/core',
+          'sed --quiet 1p /etc/ssh/authorized_keys/core > /root/one; cat /root/one > /etc/ssh/authorized_keys/core',
+          /authorized_keys of core holds the SSH key that the laptop keeps for nodes, and no other/,
+        ],
+      ]
+      for (const [spoil, mend, seen] of cases) {
+        await inside.root(spoil)
+        const spoilt = await keys('verify')
+        await inside.root(mend)
+        assert.equal(spoilt.code, 1, `${spoil}\n${spoilt.text}`)
+        assert.match(spoilt.text, seen)
+      }
+      assert.equal((await keys('verify')).code, 0)
+    })
+
+    test('are all new after a rekey, and the old ones open nothing', async () => {
+      const before = await inside.root('cat /etc/ssh/authorized_keys/core /etc/ssh/ssh_host_ed25519_key.pub')
+      const store = secretStore({
+        dir: join(host.state, 'fortress'),
+        identity: join(host.state, 'identity.txt'),
+      })
+      const old = (await store.get('node-ssh-key')).reveal()
+      for (const part of ['bin', 'Taskfile.ts'])
+        cpSync(join(root, part), join(copy.dir, part), { recursive: true })
+      const { text } = await said(
+        spawn(process.execPath, [join(copy.dir, 'bin/task.cjs'), 'node', 'rekey'], {
+          env: { PATH: process.env['PATH'], HOME: host.state, ...host.env },
+          stdio: ['ignore', 'pipe', 'pipe'],
+        }),
+      )
+      // The pages about its first boot come last, and this host has no libvirt.
+      assert.match(text, /apply on inside [^]*12-vm-ignition/)
+      const after = await inside.root(
+        'cat /etc/ssh/authorized_keys/core; ssh-keygen -y -f /etc/ssh/ssh_host_ed25519_key',
+      )
+      for (const line of before.stdout.trim().split('\n'))
+        assert.ok(!after.stdout.includes(line.split(' ').slice(0, 2).join(' ')), `${line}\n${after.stdout}`)
+      assert.deepEqual(
+        store.list().filter((name) => name.endsWith('-next')),
+        [],
+      )
+      const known = readFileSync(join(host.state, 'known_hosts'), 'utf8').match(/^fortress\.inside .*$/gm)
+      assert.equal((await keys('verify')).code, 0)
+      assert.equal(known?.length, 2) // of the run in which both were good
+      const now = readFileSync(join(host.state, 'known_hosts'), 'utf8').match(/^fortress\.inside (.*)$/gm)
+      assert.equal(now?.length, 1)
+      assert.ok(after.stdout.includes(now![0]!.split(' ').slice(1).join(' ')))
+      assert.match(await withKey(old), /Permission denied \(publickey\)/)
+    })
+
+    test('one that was built before there were such keys is still reached, and gets them', async () => {
+      for (const name of ['node-ssh-key.age', 'node-ssh-key.pub']) rmSync(join(host.state, 'fortress', name))
+      await inside.root(`rm /etc/ssh/sshd_config.d/10-fortress-keys.conf /etc/ssh/authorized_keys/core
+        install -D --mode=600 --owner=core /home/admin/.ssh/authorized_keys /home/core/.ssh/authorized_keys
+        systemctl reload ssh`)
+      assert.match(await everyday(), /^0$/m)
+      const { text } = await said(
+        spawn(process.execPath, [join(copy.dir, 'bin/task.cjs'), 'node', 'rekey'], {
+          env: { PATH: process.env['PATH'], HOME: host.state, ...host.env },
+          stdio: ['ignore', 'pipe', 'pipe'],
+        }),
+      )
+      assert.match(text, /apply on inside /)
+      assert.match(await everyday(), /Permission denied \(publickey\)/)
+      assert.equal((await keys('verify')).code, 0)
+    })
   })
 
   test('with another key it is not talked to', async () => {

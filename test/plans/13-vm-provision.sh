@@ -217,14 +217,14 @@ main() {
   # 6/12 the SSH host key of fortress-node is pinned in known_hosts of the host
   #   why: it was made on the laptop before there was a node: nobody can stand in between, not even the first time
   check() {
-    put_finished /etc/fortress/vm/fortress-node.known_hosts && [ "$(stat --format='%a %U:%G' /etc/fortress/vm/fortress-node.known_hosts)" = "644 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/fortress/vm/fortress-node.known_hosts.sha256
+    put_finished /etc/fortress/vm/fortress-node.known_hosts && [ "$(stat --format='%a %U:%G' /etc/fortress/vm/fortress-node.known_hosts)" = "644 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/fortress/vm/fortress-node.known_hosts.sha256&& [ "$(cat /var/lib/fortress/secret/etc/fortress/vm/fortress-node.known_hosts.sha256.around)" = 93499ad037bff48d10e23efc5ba46de88defab37bfab8837822e08aa88091bc7 ]
   }
   apply() {
     {
       put /etc/fortress/vm/fortress-node.known_hosts 644 root:root
     } < "$FK_SECRETS"/fortress-node-known-hosts
     (
-      install --directory --mode=700 "$(dirname /var/lib/fortress/secret/etc/fortress/vm/fortress-node.known_hosts.sha256)" && sha256sum /etc/fortress/vm/fortress-node.known_hosts > /var/lib/fortress/secret/etc/fortress/vm/fortress-node.known_hosts.sha256
+      install --directory --mode=700 "$(dirname /var/lib/fortress/secret/etc/fortress/vm/fortress-node.known_hosts.sha256)" && sha256sum /etc/fortress/vm/fortress-node.known_hosts > /var/lib/fortress/secret/etc/fortress/vm/fortress-node.known_hosts.sha256&& echo 93499ad037bff48d10e23efc5ba46de88defab37bfab8837822e08aa88091bc7 > /var/lib/fortress/secret/etc/fortress/vm/fortress-node.known_hosts.sha256.around
     )
     put_finish /etc/fortress/vm/fortress-node.known_hosts
   }

@@ -228,7 +228,7 @@ test('what a node greets with goes beside its template, and is where the page lo
   const [{ node } = { node: undefined }] = domainsOf(context)
   const hostKey = makeSshKey('test')
   const made = ignition(context, node!, {
-    adminKey: sshPublicKey(hostKey),
+    nodeKey: sshPublicKey(hostKey),
     hostKey,
     fragments: [greeting],
   })

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
@@ -9,12 +9,13 @@ import { loadConfig } from '../../lib/site/config.ts'
 import { guestsOf } from '../../lib/site/machines.ts'
 import type { Config } from '../../lib/site/model.ts'
 import type { Ignition } from '../../lib/vm/butane.ts'
+import { type Given, ignition, ignitionFile } from '../../lib/vm/ignition.ts'
 import { hostKeyOf } from '../../lib/vm/domain.ts'
-import { type Given, adminKey, ignition, ignitionFile } from '../../lib/vm/ignition.ts'
 import { made } from '../site/made.ts'
 
+const root = join(import.meta.dirname, '../..')
 const hostKey = makeSshKey('test')
-const given: Given = { adminKey: `${sshPublicKey(hostKey)} ada@example.org`, hostKey }
+const given: Given = { nodeKey: `${sshPublicKey(hostKey)} ada@example.org`, hostKey }
 const load = (site = 'fortress') => structuredClone(loadConfig({ env: {}, site }))
 
 function configuration(change: (config: Config) => void = () => {}, more: Partial<Given> = {}): Ignition {
@@ -67,9 +68,15 @@ describe('the nodes of a site', () => {
 })
 
 describe('a node on its first boot', () => {
-  test('lets the admin in by key, and nobody by password', async () => {
+  test('lets in one key, from a file of root, and nobody by password', async () => {
     const config = configuration()
-    assert.deepEqual(config.passwd, { users: [{ name: 'core', sshAuthorizedKeys: [given.adminKey] }] })
+    assert.deepEqual(config.passwd, { users: [{ name: 'core' }] })
+    assert.deepEqual(await file(config, '/etc/ssh/authorized_keys/core'), {
+      text: `${given.nodeKey}\n`,
+      mode: 0o644,
+    })
+    const { text: keys } = await file(config, '/etc/ssh/sshd_config.d/10-fortress-keys.conf')
+    assert.equal(keys, readFileSync(join(root, 'config/vm/sshd-keys.conf'), 'utf8'))
     const { text } = await file(config, '/etc/ssh/sshd_config.d/10-fortress.conf')
     for (const line of ['PasswordAuthentication no', 'PermitRootLogin no', 'AuthenticationMethods publickey'])
       assert.match(text, new RegExp(`^${line}$`, 'm'))
@@ -173,41 +180,35 @@ describe('the keys of a node', () => {
   })
 
   test('a node’s file is a secret, and what is shown of it has names where secrets stand', async (t) => {
-    const dir = mkdtempSync(join(tmpdir(), 'admin-'))
-    t.after(() => rmSync(dir, { recursive: true }))
+    const state = mkdtempSync(join(tmpdir(), 'admin-'))
+    t.after(() => rmSync(state, { recursive: true }))
     const config = load()
     const [node] = guestsOf(config.site)
-    const context = {
-      ...config,
-      env: { ...config.env, FK_SSH_KEY: join(dir, 'key') },
-      secrets: (name: string) => new Secret(name, () => hostKey),
-    }
-    const { secret, shown } = ignitionFile(context, node!)
+    const secrets = (name: string) => new Secret(name, () => hostKey)
+    const { secret, shown } = ignitionFile({ ...config, state, secrets }, node!)
     const rehearsed = JSON.parse(shown) as Ignition
-    const name = '‹secret fortress-node-ssh-host-key›\n'
-    assert.equal((await file(rehearsed, '/etc/ssh/ssh_host_ed25519_key')).text, name)
-    assert.match(rehearsed.passwd!.users![0]!.sshAuthorizedKeys![0]!, /^ssh-ed25519 AAAA\S+ your-key$/)
-    await assert.rejects(secret.resolve(), { message: 'there is no public SSH key to put into the node' })
+    const name = '‹secret fortress-node-ssh-host-key›'
+    assert.equal((await file(rehearsed, '/etc/ssh/ssh_host_ed25519_key')).text, `${name}\n`)
+    assert.match(
+      (await file(rehearsed, '/etc/ssh/authorized_keys/core')).text,
+      /^ssh-ed25519 AAAA\S+ fortress-kit$/m,
+    )
 
-    writeFileSync(join(dir, 'key.pub'), `${given.adminKey}\n`)
-    assert.deepEqual(JSON.parse(await secret.resolve()), configuration())
+    assert.deepEqual(
+      JSON.parse(await secret.resolve()),
+      configuration(() => {}, { nodeKey: sshPublicKey(hostKey) }),
+    )
     assert.equal(String(secret), '‹secret fortress-node-ignition›')
+
+    // The public halves lie in clear from then on: another key is seen as another.
+    const later = JSON.parse(ignitionFile({ ...config, state, secrets }, node!).shown) as Ignition
+    const half = sshPublicKey(hostKey)
+    assert.equal((await file(later, '/etc/ssh/authorized_keys/core')).text, `${half}\n`)
+    assert.equal((await file(later, '/etc/ssh/ssh_host_ed25519_key')).text, `${name} ${half}\n`)
   })
 
   test('what is no host key has no public half', () => {
     for (const text of ['', 'ssh-ed25519 AAAA', '-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END-----\n'])
       assert.throws(() => sshPublicKey(text), { message: 'this is not an Ed25519 private key of OpenSSH' })
-  })
-
-  test('the admin’s key is the public half beside FK_SSH_KEY, or a sentence that asks for it', (t) => {
-    const dir = mkdtempSync(join(tmpdir(), 'admin-'))
-    t.after(() => rmSync(dir, { recursive: true }))
-    const key = join(dir, 'key')
-    assert.throws(() => adminKey({ FK_SSH_KEY: key }), {
-      message: 'there is no public SSH key to put into the node',
-      said: `not there: ${key}.pub`,
-    })
-    writeFileSync(`${key}.pub`, `${given.adminKey}\n`)
-    assert.equal(adminKey({ FK_SSH_KEY: key }), given.adminKey)
   })
 })
