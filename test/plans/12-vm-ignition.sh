@@ -24,14 +24,14 @@ main() {
   # 2/2 the Ignition of fortress-node is written
   #   why: users, keys, address, settings and the pinned k3s come with the first boot: nothing is set up by hand afterwards
   check() {
-    put_finished /var/lib/libvirt/fortress/fortress-node.ign && [ "$(stat --format='%a %U:%G' /var/lib/libvirt/fortress/fortress-node.ign)" = "400 libvirt-qemu:libvirt-qemu" ] && sha256sum --check --status /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& [ "$(cat /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around)" = 7bd6e2c191742b3f63c27a8cd0cbb3430f5ca1db07eb7eb80f3acdd8ab631f30 ]
+    put_finished /var/lib/libvirt/fortress/fortress-node.ign && [ "$(stat --format='%a %U:%G' /var/lib/libvirt/fortress/fortress-node.ign)" = "400 libvirt-qemu:libvirt-qemu" ] && sha256sum --check --status /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& [ "$(cat /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around)" = 5af0b1e796c725dce99cb042b1354a045abd9d24d5bc4626390bb805adfbafc0 ]
   }
   apply() {
     {
       put /var/lib/libvirt/fortress/fortress-node.ign 400 libvirt-qemu:libvirt-qemu
     } < "$FK_SECRETS"/fortress-node-ignition
     (
-      install --directory --mode=700 "$(dirname /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256)" && sha256sum /var/lib/libvirt/fortress/fortress-node.ign > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& echo 7bd6e2c191742b3f63c27a8cd0cbb3430f5ca1db07eb7eb80f3acdd8ab631f30 > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around
+      install --directory --mode=700 "$(dirname /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256)" && sha256sum /var/lib/libvirt/fortress/fortress-node.ign > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& echo 5af0b1e796c725dce99cb042b1354a045abd9d24d5bc4626390bb805adfbafc0 > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around
     )
     put_finish /var/lib/libvirt/fortress/fortress-node.ign
   }
