@@ -733,6 +733,9 @@ function fileModes({ controls }: Host): Step[] {
   ]
 }
 
+/** As a package does that wants one: what asks for it is gone after the next start. */
+const asksForReboot = sh`touch /run/reboot-required && echo kernel-arguments >> /run/reboot-required.pkgs`
+
 /** A Raspberry Pi: the firmware starts the kernel, and its arguments are one line in one file. */
 function piBoot({ controls, piArguments }: Host): Step[] {
   return [
@@ -750,6 +753,7 @@ function piBoot({ controls, piArguments }: Host): Step[] {
           for word in ${piArguments}; do case " $line " in *" $word "*) ;; *) line+=" $word" ;; esac; done
           printf '%s\n' "$line" > /boot/firmware/cmdline.new
           sync /boot/firmware/cmdline.new && mv /boot/firmware/cmdline.new /boot/firmware/cmdline.txt`,
+        asksForReboot,
       ],
       controls: [...controls('boot'), ...controls('boot-password')],
     },
@@ -800,6 +804,7 @@ function grub({ controls }: Host, { machine, secrets }: Context): Step[] {
           [ -z "$(grep 'menuentry .*gnu-linux' /boot/grub/fortress.new | grep --invert-match -e --unrestricted)" ]
           chmod 600 /boot/grub/fortress.new
           sync /boot/grub/fortress.new && mv /boot/grub/fortress.new /boot/grub/grub.cfg`,
+        asksForReboot,
       ],
       controls: [...controls('boot'), ...controls('boot-password')],
     },

@@ -2,8 +2,9 @@
 // An nftables firewall: nobody connects to whom router.allow of the site does not list. From outside that is WireGuard alone.
 //
 // Needs   where the tunnel ends at this host, that it is up on the laptop: SSH from anywhere else is closed here.
-// Leaves  the nftables table `inet fortress`, /etc/nftables.conf, /etc/nftables.d, and the unit that loads them. The tables of
-//         libvirt and of a cluster network are left alone.
+// Leaves  the nftables table `inet fortress`, /etc/nftables.conf, /etc/nftables.d, and the unit that loads them. Where they cannot
+//         be loaded, /etc/nftables-closed.nft lets in nothing but the way in. The tables of libvirt and of a cluster network are
+//         left alone.
 // Undo    opens the machine as it was.
 import { createRequire } from 'node:module'
 import { file } from '../lib/engine/file.ts'
@@ -122,9 +123,25 @@ function handshake({ interface: wg }: TunnelEnd, help: string, transaction: Tran
 }
 
 /** The unit, and the files that it loads. */
-function rules({ values, cluster, egress }: Firewall, transaction: Transaction): Step[] {
+function rules({ values, closed, cluster, egress }: Firewall, transaction: Transaction): Step[] {
   const test = sh`nft --check --file "$new"`
   return [
+    file('/etc/nftables-closed.nft', {
+      from: 'config/host/nftables-closed.nft',
+      values: closed,
+      mode: '640',
+      test,
+      name: 'nftables rules for when the others cannot be loaded let in WireGuard and SSH alone',
+      why: 'one bad file in /etc/nftables.d must not leave the machine open, nor lock everybody out',
+      transaction,
+    }),
+
+    file('/etc/systemd/system/fortress-closed.service', {
+      from: 'config/host/fortress-closed.service',
+      name: 'a unit that closes the machine when the firewall fails is installed',
+      transaction,
+    }),
+
     file('/etc/systemd/system/fortress-firewall.service', {
       from: 'config/host/fortress-firewall.service',
       then: [sh`systemctl daemon-reload`],
@@ -312,6 +329,15 @@ function otherControls(): Control[] {
         systemctl show --property=Before --property=DefaultDependencies fortress-firewall.service |
           grep 'network-pre.target\|=no' | wc --lines | grep --line-regexp 2 > /dev/null`,
       from: ['debian-cis'],
+    },
+    {
+      id: 'G13',
+      title: 'When the nftables rules cannot be loaded, only the way in is open',
+      check: sh`said=$(systemctl show --property=ExecStartPre,OnFailure fortress-firewall.service) &&
+        [[ $said == *--file\ /etc/nftables-closed.nft* && $said == *OnFailure=fortress-closed.service* ]] &&
+        unshare --net bash -c 'nft --file /etc/nftables-closed.nft && nft --stateless list table inet fortress' |
+        grep 'policy drop'`,
+      from: ['fortress-kit'],
     },
     {
       id: 'G12',

@@ -165,8 +165,8 @@ function start({ node: { name, address }, system, accel }: Domain): Step[] {
     },
     {
       name: `${name} is defined in libvirt, and starts with the host`,
-      check: sh`vm_kept ${name}`,
-      // What its disk was before the trial stays in it until the next one, for a person who wants it back.
+      // What its disk was before the trial would make the file grow to twice its size.
+      check: sh`vm_kept ${name} && vm_forgotten ${name}`,
       apply: [
         sh`exec 9>> ${notes}.lock
         flock --timeout 60 9 || { vm_no 'its trial is being rolled back'; exit 1; }
@@ -174,6 +174,7 @@ function start({ node: { name, address }, system, accel }: Domain): Step[] {
         virsh define --validate "$(vm_declared ${name})"
         virsh autostart ${name}
         rm --force ${notes}.trial ${notes}.rebuilding
+        vm_forget ${name}
         systemctl stop ${`fortress-trial-${name}.timer`} 2> /dev/null || true # it was started by hand, or after a boot`,
       ],
       undo: [sh`virsh undefine ${name} --keep-nvram`],
@@ -350,17 +351,18 @@ function disk(): Command {
       qemu-img info --force-share --output=json "$(vm_disk "$1")" | awk -F '[:, ]+' '/^    "virtual-size"/ { print $3 }'
     }
 
-    # vm_disk_room NAME GIB: it has its disk, and is not asked to shrink it; or there is room for all of it.
+    # vm_disk_room NAME GIB: it is not asked to shrink its disk, and there is room for all that the file may still grow.
     vm_disk_room() {
-      local dir=$VM_DIR free have
+      local dir=$VM_DIR free have=0
       if [ -e "$(vm_disk "$1")" ]; then
         have=$(($(vm_disk_bytes "$1") / 1073741824))
-        [ "$have" -le "$2" ] || vm_no "the disk has $have GiB, and a disk is never made smaller: vm.disk: $have"
-        return
+        [ "$have" -le "$2" ] || vm_no "the disk has $have GiB, and a disk is never made smaller: vm.disk: $have" || return
+        have=$(($(stat --format='%b * %B' "$(vm_disk "$1")") / 1073741824))
       fi
       while [ ! -d "$dir" ]; do dir=$(dirname "$dir"); done
       free=$(($(df --output=avail --block-size=1073741824 "$dir" | tail --lines=1)))
-      [ "$free" -ge "$2" ] || vm_no "$free GiB are free in $dir, and the disk may grow to $2"
+      # A file that has the snapshot of a trial may be larger than its disk.
+      [ "$free" -ge $(($2 - have)) ] || vm_no "$free GiB are free in $dir, and the disk may grow from $have to $2"
     }
 
     # vm_disk_is NAME GIB: a qcow2 file of this size that stands on no other.
@@ -447,6 +449,24 @@ function trial(): Command {
       virsh create --validate "$declared"
     }
 
+    # vm_forgotten NAME: its disk holds nothing of before a trial.
+    vm_forgotten() {
+      ! qemu-img snapshot --force-share -l "$(vm_disk "$1")" | grep --word-regexp before-trial > /dev/null ||
+        vm_no 'its disk still holds what it was before the trial'
+    }
+
+    # vm_forget NAME: the trial was accepted. QEMU has the disk open, so QEMU takes the snapshot out of it.
+    vm_forget() {
+      local index
+      ! vm_forgotten "$1" > /dev/null || return 0
+      index=$(virsh dumpxml "$1" | awk -F "'" -v disk="$(vm_disk "$1")" '
+        /<source file=/ { for (i = 1; i < NF; i++) if ($i ~ / index=$/) n = $(i + 1); if ($2 == disk) print n }')
+      virsh qemu-monitor-command "$1" "$(printf \
+        '{"execute":"blockdev-snapshot-delete-internal-sync","arguments":{"device":"libvirt-%s-format","name":"before-trial"}}' \
+        "$index")" > /dev/null
+      vm_forgotten "$1"
+    }
+
     # vm_back NAME: the trial is over, and was not accepted.
     vm_back() {
       local disk
@@ -466,6 +486,6 @@ function trial(): Command {
       if vm_defined "$1"; then virsh start "$1"; fi
     }
 
-    export -f vm_try vm_back
+    export -f vm_try vm_forgotten vm_forget vm_back
   `
 }

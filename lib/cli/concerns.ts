@@ -137,6 +137,9 @@ function pageConcerns(judged: Judged[], add: Add): void {
   }
 }
 
+/** What status.sh says of a node that has fetched another version of its system. */
+const NEW_SYSTEM = 'a new system'
+
 function machineConcerns({ name, restart, failed, full, pages, ahead = 0 }: Answers, add: Add): void {
   if (failed)
     add(
@@ -161,7 +164,7 @@ function machineConcerns({ name, restart, failed, full, pages, ahead = 0 }: Answ
       'warn',
       name,
       `it waits for a reboot (${restart})`,
-      'sudo systemctl reboot, one node of a cluster after the other',
+      restart === NEW_SYSTEM ? './task node-update apply' : './task host-reboot apply',
     )
   const files = pages.flatMap((page) => page.changed)
   const more = files.length > 3 ? ` and ${files.length - 3} more` : ''

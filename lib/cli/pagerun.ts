@@ -38,6 +38,7 @@ export class PageRun {
   readonly #mode: Mode | undefined
   readonly #given: RunFlags
   readonly #chained: boolean
+  readonly #built: boolean
   /** A run without a mode has become one that applies. */
   #applied = false
   readonly #limit = new AbortController()
@@ -58,7 +59,10 @@ export class PageRun {
     given: RunFlags,
     /** Each page stands on all that are before it: these are the parts of one piece of work, and no runbook. */
     chained = false,
+    /** What was never applied is left out. */
+    built = false,
   ) {
+    this.#built = built
     this.#chained = chained
     this.#session = session
     this.#kind = kind
@@ -176,6 +180,7 @@ export class PageRun {
   #note(page: Page, spec: Placed, result: Result, report = this.#session.report): void {
     const { name, layer } = page
     const { state, counts, why, next } = result
+    if (this.#built && state === 'not built') return
     this.#came.push({ page, machine: spec.name, result })
     const several = everyMachine(this.#session.config).length > 1
     report.result({
@@ -360,10 +365,15 @@ export class PageRun {
         report.pause()
         return question(`${name}.\n${found.trim().replaceAll(/^(?=.)/gm, '  ')}\nType ${typed}: `)
       },
-      otherNode: async (name: string) => {
+      otherNode: async (name: string, needed: boolean) => {
         const other = everyMachine(config).find((spec) => spec.name === name)
         if (other === undefined) throw new Error(`the site has no machine ${name}`)
-        return (await this.#connect(other)).running.machine
+        try {
+          return (await this.#connect(other)).running.machine
+        } catch (error) {
+          if (error instanceof NotBuilt && !needed) return undefined
+          throw error
+        }
       },
     }
   }

@@ -137,11 +137,26 @@ export async function runOn(
   if (runbook === undefined || pages.length === 1) {
     if (signal.aborted && run.came.length === 0) throw new Stopped()
     if (run.stopped) report.end(run.end(label))
+    const changed = run.came.some(({ page, result }) => page.verifies && result.changed > 0)
+    if (changed && code !== 1 && !signal.aborted) return await verifyBehind(session, label, given)
   } else {
     const missing = mode === 'undo' ? undefined : notBuiltNote(config.site)
     if (missing !== undefined) report.note(missing)
     report.end(run.end(label))
   }
+  return code
+}
+
+/** Everything that was applied on the machines of the site, behind a page that could have touched it all. */
+async function verifyBehind(session: Session, label: string, given: RunFlags): Promise<0 | 1 | 2> {
+  const { report, config } = session
+  const { PageRun } = load('./pagerun.ts') as typeof import('./pagerun.ts')
+  const { open, pages } = load('./scripts.ts') as typeof import('./scripts.ts')
+  report.note('Everything that was built is verified now.')
+  report.briefly()
+  const run = new PageRun(session, hostOf(config).kind, pages().map(open), 'verify', given, false, true)
+  const code = await run.all()
+  report.end(run.end(label))
   return code
 }
 

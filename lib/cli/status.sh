@@ -5,10 +5,8 @@
 status_machine() {
   local restart='' failed full
   . /etc/os-release
-  if [ -e /run/reboot-required ]; then
-    restart=$(sort --unique /run/reboot-required.pkgs 2> /dev/null | head --lines=3 | paste --serial --delimiters=' ')
-    restart=${restart:-yes}
-  elif command -v update_engine_client > /dev/null &&
+  restart=$(reboot_reason | paste --serial --delimiters=';' | sed 's/;/; /g')
+  if command -v update_engine_client > /dev/null &&
     update_engine_client -status 2> /dev/null | grep UPDATED_NEED_REBOOT > /dev/null; then
     restart='a new system'
   fi
@@ -20,25 +18,16 @@ status_machine() {
     kernel "$(uname --kernel-release)" restart "$restart" failed "$failed" full "$full"
 }
 
-# A file that differs from what the last page that changed it left there.
+# The pages that the machine has a record of, and the files of each that differ from what it left there.
 status_pages() {
   local dir changed
-  for dir in "$FK_STATE"/pages/*/; do
-    if [ -s "$dir/seq" ]; then printf '%s\t%s\n' "$(cat "$dir/seq")" "${dir%/}"; fi
-  done | sort --numeric-sort | cut --fields=2 > "$FK_TMP/pages"
-  [ -s "$FK_TMP/pages" ] || return 0
-  fk_etc "$FK_TMP/etc"
-  while IFS= read -r dir; do
-    if [ -e "$dir/left" ]; then sed "s|^|${dir##*/}\t|" "$dir/left"; fi
-  done < "$FK_TMP/pages" | awk -F '\t' 'NR == FNR { now[$1] = $0; next }
-    { page[$2] = $1; line[$2] = substr($0, length($1) + 2) }
-    END { for (path in line) if (now[path] != line[path]) print page[path] "\t" path }' "$FK_TMP/etc" - |
-    LC_ALL=C sort > "$FK_TMP/changed"
+  fk_strayed > "$FK_TMP/changed"
+  [ -s "$FK_TMP/recorded" ] || return 0
   while IFS= read -r dir; do
     dir=${dir##*/}
     changed=$(awk -F '\t' -v page="$dir" '$1 == page { print $2 }' "$FK_TMP/changed")
     answer page name "$dir" changed "$changed"
-  done < "$FK_TMP/pages"
+  done < "$FK_TMP/recorded"
 }
 
 # status_unfinished: what an interrupted restore or replacement has left here, in a word.

@@ -122,7 +122,14 @@ async function answersOf(
     const program = await plain(
       'status',
       ['status_machine', 'status_pages', 'status_k3s', 'status_backup'],
-      ['put.sh', 'snapshot.sh', 'lib/k3s/members.sh', 'lib/k3s/nodes.sh', 'lib/cli/status.sh'],
+      [
+        'put.sh',
+        'snapshot.sh',
+        'lib/k3s/members.sh',
+        'lib/k3s/nodes.sh',
+        'lib/host/reboot.sh',
+        'lib/cli/status.sh',
+      ],
     )
     const outcome = await machine.run(
       program,

@@ -51,6 +51,8 @@ export interface About {
   library?: Command
   /** Read-only bash of the page's own that runs once before its checks: its variables, functions and $FK_TMP are theirs. */
   prepare?: Command
+  /** When it has changed something, everything that holds on the machines of the site is verified behind it. */
+  verifies?: true
   /** What the laptop makes before the page is applied; plans, prints and rehearsals do without. */
   make?: (context: Context) => Promise<void>
 }

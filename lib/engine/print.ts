@@ -413,7 +413,7 @@ function paragraph(step: Step, i: number, total: number): string[] {
           step.recover.map(({ text }) => text),
         )
       : []),
-    `change ${quote(step.name)}`,
+    `change ${quote(step.name)}${step.reboots === undefined ? '' : ' reboots'}`,
   ]
 }
 

@@ -127,7 +127,7 @@ function applyCall({ step, index, met }: Numbered): string {
   if (met) return `frame check ${index} before 0 typed; frame end ${index} ok`
   if (isWait(step)) return `fk_wait ${index} ${count} ${step.seconds}`
   return isChange(step)
-    ? `fk_change ${index} ${count} ${quote(step.name)}${step.save ? ' later' : ''}`
+    ? `fk_change ${index} ${count} ${quote(step.name)}${step.save || step.reboots ? ' later' : ''}`
     : `fk_demand ${index} ${count}`
 }
 

@@ -44,6 +44,8 @@ export interface Report {
   /** A task of a graph began (shown on a terminal only) or ended. */
   began(task: { name: string }): void
   ended(task: TaskResult): void
+  /** From now on a page that holds is one line. */
+  briefly(): void
   /** Takes the live lines away until the next event: somebody else (a password prompt) needs the terminal. */
   pause(): void
   close(): void
@@ -97,9 +99,10 @@ export function createReport(options: ReportOptions = {}): Report {
     transfer: event('transfer'),
     began: event('began'),
     ended: event('ended'),
+    briefly: () => text.briefly(),
     pause: () => text.clear(),
     close: () => text.clear(),
   }
 }
 
-type Events = Exclude<keyof Report, 'pause' | 'close'>
+type Events = Exclude<keyof Report, 'briefly' | 'pause' | 'close'>

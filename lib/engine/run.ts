@@ -17,7 +17,8 @@ import {
   checkProgram,
   undoProgram,
 } from './program.ts'
-import type { Report } from './report.ts'
+import { bootOf, comesBack } from './reboot.ts'
+import type { FaultReport, Report } from './report.ts'
 import { type Change, type Demand, type Step, isChange, isDemand, isWait } from './step.ts'
 import { type Begun, transactionFor } from './transaction.ts'
 import { type Cut, type Sent, faultOf, reportCheckError, reportDisconnect } from './faults.ts'
@@ -42,8 +43,8 @@ export interface Running {
   attended?: boolean
   /** Asks a person to type the name of what a demand is about; undefined when there is nobody to ask. */
   typed?: (step: Demand, found: string) => Promise<string | undefined>
-  /** Another machine of the site. */
-  otherNode?: (name: string) => Promise<Machine>
+  /** Another machine of the site; undefined where it is not built yet, and need not be. */
+  otherNode?: (name: string, needed: boolean) => Promise<Machine | undefined>
   /** Downloads and verifies what a step uploads. */
   fetch?: Fetch
 }
@@ -189,6 +190,7 @@ export interface Batch {
  * Steps travel together, but a transaction travels apart, what the laptop saves ends its batch, and what it uploads begins one:
  * the steps before it have made room for it, or found that there is none. A step that another node does something for, and one
  * that waits for a person, begin one too, unless they belong to a transaction: the steps before may find that it must not begin.
+ * One that reboots its machine is a batch alone.
  */
 export function batches(steps: Numbered[]): Batch[] {
   const all: Batch[] = []
@@ -196,12 +198,13 @@ export function batches(steps: Numbered[]): Batch[] {
   for (const each of steps) {
     const transaction = each.step.transaction !== undefined
     const last = all.at(-1)
-    const { upload, onOtherNode, save } = isChange(each.step) ? each.step : {}
+    const { upload, onOtherNode, save, reboots } = isChange(each.step) ? each.step : {}
     const waits = isDemand(each.step) && each.step.person?.wait !== undefined
-    const begins = upload !== undefined || ((onOtherNode !== undefined || waits) && !transaction)
+    const apart = onOtherNode !== undefined || waits || reboots !== undefined
+    const begins = upload !== undefined || (apart && !transaction)
     if (!closed && !begins && last && last.transaction === transaction) last.steps.push(each)
     else all.push({ steps: [each], transaction })
-    closed = save !== undefined
+    closed = save !== undefined || reboots !== undefined
   }
   return all
 }
@@ -246,13 +249,15 @@ async function applyBatch(work: Work, batch: Batch): Promise<0 | 1> {
   for (const each of batch.steps) await waitForPerson(work, each)
   const sent = await uploads(work, batch)
   if (sent === undefined) return 1
+  const boot = await beforeReboot(work, batch)
+  if (boot === 'refused') return 1
   const other = otherNodeOf(work, batch)
   const before = await onOtherNode(work, other, 'before')
   const nothing: Applied = { code: 1, saved: [] }
   let stopped: Stopped | undefined
   const applied = !before
     ? nothing
-    : await applyHere(work, batch, sent).catch((error: unknown) => {
+    : await applyAndReturn(work, batch, sent, boot).catch((error: unknown) => {
         if (!(error instanceof Stopped)) throw error
         stopped = error
         return nothing
@@ -368,7 +373,8 @@ async function onOtherNode(
   if (other === undefined || first === undefined) return true
   const steps = [first, ...rest]
   if (running.otherNode === undefined) throw new Error(`this run has no connection to ${other.on}`)
-  const machine = await running.otherNode(other.on)
+  const machine = await running.otherNode(other.on, !other.built)
+  if (machine === undefined) return true
   const observed = steps.map(unobserved)
   const limit = limitOf(steps, 30)
   running.report.running({ index: 0, total: 0, name: `on ${other.on}: ${first.name}`, limit })
@@ -412,6 +418,57 @@ function applyHere(work: Work, batch: Batch, sent: Record<string, string>): Prom
     left: 'the machine ends the step that it is at, and begins no other',
   }
   return during(underWay, () => applyAndConfirm(work, batch, sent, underWay))
+}
+
+/** The start that a machine is in before a step reboots it; 'refused' where it must not, which is reported. */
+async function beforeReboot(work: Work, { steps }: Batch): Promise<string | undefined> {
+  const rebooting = steps.find(({ step }) => isChange(step) && step.reboots !== undefined)
+  if (rebooting === undefined || stepHolds(work, rebooting)) return undefined
+  const { machine, report } = work.running
+  const { step, index } = rebooting
+  // What it says of the laptop's address is empty on this computer.
+  const here = machine.facts.via === ''
+  const { id, said } = here ? { said: 'it would end this run with it' } : await bootOf(machine)
+  if (id !== undefined) return id
+  const why = here ? 'this computer does not reboot itself' : 'its present start is not known'
+  report.error({
+    step: step.name,
+    index: index + 1,
+    total: work.steps.length,
+    as: 'blocked',
+    ran: 'this step',
+    said,
+    state: 'nothing of it was begun',
+    next: here ? 'run it from another computer, with FK_HOST=USER@ADDRESS' : 'run it again',
+  })
+  work.cut = { why, as: 'blocked' }
+  return 'refused'
+}
+
+/** Applies a batch; a machine that reboots for it is waited for, and only then its step is checked. */
+async function applyAndReturn(
+  work: Work,
+  batch: Batch,
+  sent: Record<string, string>,
+  boot: string | undefined,
+): Promise<Applied> {
+  const applied = await applyHere(work, batch, sent)
+  const last = batch.steps.at(-1)
+  if (boot === undefined || applied.code === 1 || last === undefined) return applied
+  const { step, index } = last
+  if (!isChange(step) || step.reboots === undefined || work.observed[index]?.end?.state !== 'changed')
+    return applied
+  const { page, observed, running } = work
+  const lost: FaultReport | undefined = await comesBack(running, step.name, boot, step.reboots)
+  const check = () => checkProgram({ page: page.name, shell: page, steps: [last] })
+  if (lost === undefined) await send(whole(running), await check(), (frame) => observe(observed, frame))
+  if (lost === undefined && stepHolds(work, last)) return applied
+  work.changed -= 1
+  Object.assign(observed[index] ?? {}, {
+    end: { state: 'failed', reason: lost ? 'unconfirmed' : 'after', rolledBack: false },
+    ...(lost ? { unconfirmed: lost } : {}),
+  } satisfies Partial<Observed>)
+  return { code: 1, saved: [] }
 }
 
 /** Whether what would confirm a transaction can be done; otherwise it is not begun, which is reported. */
@@ -527,11 +584,11 @@ async function unheard(work: Work, { steps }: Batch): Promise<0 | 1> {
 const placeOf = ({ steps }: Pick<Work, 'steps'>, n: number) =>
   `${n + 1}/${steps.length} ${steps[n]?.step.name}`
 
-/** The step that a machine is at now, and those that have ended: what may still be rolled back, or stored, has not. */
+/** The step that a machine is at now, and those that have ended: what may still be rolled back, stored or away has not. */
 function showProgress({ steps, running, pageReport }: Work, frame: Frame, batch: Batch): void {
   if (frame.kind === 'end' && frame.state !== 'failed' && !batch.transaction) {
     const step = steps[frame.step]?.step
-    if (step && !(isChange(step) && step.save)) pageReport.upTo(frame.step + 1)
+    if (step && !(isChange(step) && (step.save || step.reboots))) pageReport.upTo(frame.step + 1)
   }
   if (frame.kind !== 'run' && frame.kind !== 'check') return
   const step = steps[frame.step]?.step

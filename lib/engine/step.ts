@@ -95,8 +95,16 @@ export interface Change extends Named {
   ahead?: Command
   /** What the difference is of that its check prints, where it does not hold: a plan shows it whole. */
   diff?: string
-  /** What another machine of the site makes true before `apply`, and after it, also when `apply` failed. */
-  onOtherNode?: { on: string; before: Step[]; after: Step[] }
+  /**
+   * What another machine of the site makes true before `apply`, and after it, also when `apply` failed. `built`: it is left out
+   * while there is no such machine yet.
+   */
+  onOtherNode?: { on: string; before: Step[]; after: Step[]; built?: true }
+  /**
+   * `apply` has the machine start anew when this run has let go of it. The laptop waits so many seconds until it answers again,
+   * and only then checks the step, and goes on.
+   */
+  reboots?: number
   /** Before `apply` the laptop downloads, verifies and uploads this file; `apply` gives it its name. */
   upload?: { artifact: Artifact; to: string }
 }

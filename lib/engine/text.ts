@@ -35,7 +35,7 @@ export class Text {
   readonly #live: Live
   readonly #tty: boolean
   readonly #verbose: boolean
-  readonly #brief: boolean
+  #brief: boolean
   readonly #quarters = new Map<string, number>()
   /** The step that was just reported as failed, so that its fault does not name it again. */
   #failed: string | undefined
@@ -62,6 +62,10 @@ export class Text {
 
   clear(): void {
     this.#live.clear()
+  }
+
+  briefly(): void {
+    this.#brief = !this.#verbose
   }
 
   page(page: PageStart): void {

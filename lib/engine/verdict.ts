@@ -38,10 +38,15 @@ function stepState(step: Step, observed: Observed, mode: Mode): StepState {
     return reboot ? 'pending' : isWait(step) ? 'ready' : 'ok'
   }
   if (mode !== 'apply' && isUnknown(step, observed)) return 'unknown'
+  if (mode === 'verify' && waitsForReboot(step, observed)) return 'pending'
   if (isDemand(step) && (mode === 'plan' || step.person)) return unmet
   if (mode !== 'plan') return 'failed'
   return isChange(step) ? 'change' : 'wait'
 }
+
+/** That nothing of a step is open but that its machine has not started anew. */
+const waitsForReboot = (step: Step, { check, controls }: Observed): boolean =>
+  check?.rc === 101 && (step.controls ?? []).every((c, i) => stateOf(controls[i], c) !== 'failed')
 
 export interface Reported {
   page: Page
@@ -216,6 +221,7 @@ export class PageReport {
     else if (state === 'blocked') tally.blocked += 1
     else if (state === 'change' || state === 'wait') tally.pending += 1
     else if (state === 'changed') tally.changed += 1
+    else if (observed.check?.rc === 101) tally.rebooting += 1
     else tally.hold += 1
     if (state === 'change' && step.transaction) this.#access += 1
     const ranks = ['your turn', 'blocked', 'unknown', 'failed']

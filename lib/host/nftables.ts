@@ -3,7 +3,7 @@
 import { createRequire } from 'node:module'
 import { isIPv6 } from 'node:net'
 import { parseAddress } from '../ground/address.ts'
-import { bridgeOf, machineOf, sshPort, tunnelOf } from '../site/machines.ts'
+import { type TunnelEnd, bridgeOf, machineOf, sshPort, tunnelOf } from '../site/machines.ts'
 import type { Site } from '../site/model.ts'
 import { type End, type Rule, type Zones, portsShared, privateNetworks, zonesOf } from '../site/zones.ts'
 
@@ -13,6 +13,8 @@ const load = createRequire(import.meta.url)
 export interface Firewall {
   /** What `{{ name }}` stands for in config/host/nftables.conf. */
   values: { private: string; private6: string; ours: string }
+  /** What stands for the same in config/host/nftables-closed.nft. */
+  closed: { way_in: string; way_out: string }
   /** /etc/nftables.d/10-cluster.nft: who may connect to the host, and through it. */
   cluster: string
   /** /etc/nftables.d/20-egress.nft: whereto the host may connect. */
@@ -40,12 +42,15 @@ export function firewallOf(site: Site, host: string, facts: { port?: number } = 
     return Boolean(evaluate(zones, pointOf(zones, address), { zone: 'self', address }, 'tcp', Number(port)))
   }
   const entries = input.flatMap((rule) => entry(zones, rule, port))
+  const values = {
+    private: privateNetworks.filter((text) => !isIPv6(bare(text))).join(', '),
+    private6: privateNetworks.filter((text) => isIPv6(bare(text))).join(', '),
+    ours: zones.ours.filter((text) => !isIPv6(bare(text))).join(', '),
+  }
+  const ssh = { rules: entries.map(listed).filter((text) => admits(text, port)), port }
   return {
-    values: {
-      private: privateNetworks.filter((text) => !isIPv6(bare(text))).join(', '),
-      private6: privateNetworks.filter((text) => isIPv6(bare(text))).join(', '),
-      ours: zones.ours.filter((text) => !isIPv6(bare(text))).join(', '),
-    },
+    values,
+    closed: closedBut(values, ssh, tunnelOf(site, machineOf(site, host))),
     cluster: clusterFile(site, host, zones, {
       input: entries,
       forward: forward.flatMap((rule) => statements(zones, rule)),
@@ -63,8 +68,30 @@ export function firewallOf(site: Site, host: string, facts: { port?: number } = 
         .filter((one) => (protocol ?? one) === one)
         .flatMap((one) => ports.map((text) => `${one}/${text}`)),
     ),
-    ssh: { rules: entries.map(listed).filter((text) => admits(text, port)), port },
+    ssh,
     lets,
+  }
+}
+
+/** The way in and what answers there, by rules that refer to nothing: the tunnel, or who may log in without one. */
+function closedBut(
+  values: Firewall['values'],
+  { rules, port }: Firewall['ssh'],
+  end: TunnelEnd | undefined,
+): Firewall['closed'] {
+  const alone = rules.map((rule) =>
+    rule
+      .replace(/@(private6?|ours)\b/, (_, name: keyof typeof values) => `{ ${values[name]} }`)
+      .replace(/jump ssh$/, 'accept'),
+  )
+  // What lets in every port lets in SSH here, and no more.
+  const only = alone.map((rule) =>
+    / dport /.test(rule) ? rule : rule.replace(/accept$/, `tcp dport ${port} accept`),
+  )
+  const lines = (list: string[]) => list.join('\n    ')
+  return {
+    way_in: lines([...(end ? [`udp dport ${end.port} accept`] : []), ...only]),
+    way_out: lines(end ? [`udp sport ${end.port} accept`] : ['# WireGuard ends elsewhere.']),
   }
 }
 

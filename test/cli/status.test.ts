@@ -100,7 +100,7 @@ describe('what needs attention', () => {
     first.restart = 'linux-image-arm64'
     assert.deepEqual(said(site('server', 'server'), [first, silent]), [
       'bad pi-2: pi-2 cannot be reached: Connection timed out; the cluster does not see it either → ./task doctor; when it is lost for good: ./task node replace pi-2',
-      'warn pi-1: it waits for a reboot (linux-image-arm64) → sudo systemctl reboot, one node of a cluster after the other',
+      'warn pi-1: it waits for a reboot (linux-image-arm64) → ./task host-reboot apply',
     ])
   })
 

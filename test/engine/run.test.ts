@@ -55,6 +55,15 @@ describe('steps travel together as far as safety allows', () => {
       ],
     ],
     [
+      'one that reboots its machine travels alone',
+      [change('a'), change('b', { reboots: 60 }), change('c')],
+      [
+        [false, 'a'],
+        [false, 'b'],
+        [false, 'c'],
+      ],
+    ],
+    [
       'so does one that waits for a person: what comes before it is done by then',
       [change('a'), { name: 'b', check: sh`false`, help: 'come', person: { wait: 9 } }, change('c')],
       [

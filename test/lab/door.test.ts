@@ -67,7 +67,7 @@ describe('the one door', { skip: noLaptop }, () => {
     assert.match((await kit.root('ip -details link show wg0')).stdout, /^ +wireguard /m)
     const firewall = await run('06-host-firewall', 'apply')
     assert.equal(firewall.code, 0, firewall.text)
-    assert.match(firewall.text, /, 12 of 12 controls hold$/m)
+    assert.match(firewall.text, /, 13 of 13 controls hold$/m)
   })
 
   test('a peer with its key shakes hands and logs in through the tunnel', async () => {

@@ -291,6 +291,8 @@ passwd --status core"; hostname`,
     assert.match(ran.text, /851968/)
     fine(await run(page, 'apply', { memory: 832 }))
     assert.match(await root(`virsh dominfo ${node}`), /Max memory: +851968 KiB/)
+    // It was accepted, and what its disk was before takes no room.
+    assert.doesNotMatch(await root(`qemu-img snapshot -U -l ${vmDir}/${node}.qcow2`), /before-trial/)
     applied.provision = await left(kit)
   })
 

@@ -106,7 +106,7 @@ describe('the firewall', { skip: noLaptop }, () => {
   test('while nobody comes through the tunnel nothing is closed, and the page says what to do', async () => {
     const { code, text } = await run(['apply'])
     assert.equal(code, 2, text)
-    assert.match(text, /^your turn +3\/10 /m)
+    assert.match(text, /^your turn +3\/12 /m)
     assert.match(text, /sudo wg-quick up \S+\/fortress\/laptop\.conf$/m)
     assert.deepEqual(differences(open, await kit.digest()), [])
   })
@@ -165,7 +165,7 @@ describe('the firewall', { skip: noLaptop }, () => {
     assert.equal(await admin.meets(kit, '10.66.0.2', 40), true)
     const { code, text } = await run(['apply'])
     assert.equal(code, 0, text)
-    assert.match(text, /, 12 of 12 controls hold$/m)
+    assert.match(text, /, 13 of 13 controls hold$/m)
     assert.equal(await greeting(stranger, kit.machine.host), '')
     assert.equal(await greeting(admin, kit.machine.host), '')
     assert.equal(await greeting(admin, '10.66.0.1'), 'SSH-2.0-')
@@ -177,7 +177,7 @@ describe('the firewall', { skip: noLaptop }, () => {
     assert.match(verified.text, /fortress \(admin@10\.66\.0\.1\)/)
     const { code, text } = await run(['apply'])
     assert.equal(code, 0, text)
-    assert.match(text, /^06-host-firewall: \d+ steps hold, 12 of 12 controls hold$/m)
+    assert.match(text, /^06-host-firewall: \d+ steps hold, 13 of 13 controls hold$/m)
     await copy.peer(kit, 'add', 'phone')
     const tunnel = await admin.page(kit, copy.page('05-host-wireguard'), ['apply'])
     assert.equal(tunnel.code, 0, tunnel.text)
@@ -202,7 +202,7 @@ describe('the firewall', { skip: noLaptop }, () => {
       inside(command)
       const { code, text } = await run(['apply'])
       assert.equal(code, 0, text)
-      assert.match(text, /^changed +9\/10 the firewall is active, and starts before the network$/m)
+      assert.match(text, /^changed +11\/12 the firewall is active, and starts before the network$/m)
       assert.equal(await greeting(stranger, kit.machine.host), '')
     })
 
@@ -270,6 +270,63 @@ printf '[Unit]\nConditionPathExists=/nowhere\n' > /run/systemd/system/fortress-f
     assert.equal(await greeting(stranger, kit.machine.host), '')
     await admin.up(join(kit.state, 'fortress', 'laptop.conf'))
     const { code, text } = await run(['verify'])
+    assert.equal(code, 0, text)
+  })
+
+  for (const [what, spoil, mend, broken] of [
+    [
+      'a file of somebody in /etc/nftables.d is broken',
+      'echo "table inet fortress { chain nonsense" > /etc/nftables.d/50-theirs.nft',
+      'rm /etc/nftables.d/50-theirs.nft',
+      /50-theirs\.nft/,
+    ],
+    [
+      'the user _apt is gone',
+      'cp --archive /etc/passwd /root/passwd && awk -F : \'$1 != "_apt"\' /root/passwd > /etc/passwd',
+      'mv /root/passwd /etc/passwd',
+      /_apt/,
+    ],
+    [
+      'the kernel has lost what one of the rules needs',
+      'cp --archive /etc/nftables.conf /root/nftables.conf && awk \'{ sub(/fib saddr . iif oif missing/, "fib saddr . iif oif gone") } 1\' /root/nftables.conf > /etc/nftables.conf',
+      'mv /root/nftables.conf /etc/nftables.conf',
+      /nftables\.conf/,
+    ],
+  ] as const)
+    test(`closed, with the way in open, after a reboot where ${what}`, async () => {
+      inside(spoil)
+      try {
+        await reboot()
+        assert.match(inside('systemctl is-active fortress-firewall.service || true'), /^failed$/m)
+        assert.match(inside('journalctl --boot --unit=fortress-firewall.service --output=cat'), broken)
+        assert.match(inside('nft list chain inet fortress input'), /policy drop/)
+        assert.equal(await greeting(stranger, kit.machine.host), '')
+        assert.equal(await greeting(admin, kit.machine.host), '')
+        await admin.up(join(kit.state, 'fortress', 'laptop.conf'))
+        assert.equal(await admin.meets(kit, '10.66.0.2', 40), true)
+        assert.equal(await greeting(admin, '10.66.0.1'), 'SSH-2.0-')
+        const drift = await run(['verify'])
+        assert.equal(drift.code, 1, drift.text)
+        assert.match(drift.text, /^failed +11\/12 the firewall is active, and starts before the network$/m)
+      } finally {
+        inside(mend)
+      }
+      const { code, text } = await run(['apply'])
+      assert.equal(code, 0, text)
+      assert.equal((await run(['verify'])).code, 0)
+    })
+
+  test('where the first rules could not be loaded either, they are loaded as soon as they can be', async () => {
+    inside(
+      'mv /etc/nftables-closed.nft /root && cp --archive /etc/nftables.conf /root && echo nonsense > /etc/nftables.conf',
+    )
+    inside('nft delete table inet fortress; systemctl restart fortress-firewall.service || true')
+    assert.equal(inside('nft list tables').includes('inet fortress'), false)
+    inside('mv /root/nftables-closed.nft /etc')
+    assert.equal(await until(() => inside('nft list tables').includes('inet fortress')), true)
+    assert.equal(await greeting(stranger, kit.machine.host), '')
+    inside('mv /root/nftables.conf /etc')
+    const { code, text } = await run(['apply'])
     assert.equal(code, 0, text)
   })
 

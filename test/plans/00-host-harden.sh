@@ -2237,13 +2237,16 @@ FORTRESS
     }
   }
   apply() {
-    record_before /boot/grub/grub.cfg
-    grub-mkconfig --output=/boot/grub/fortress.new 2> /dev/null
-    # An entry that asks for a password at a plain start would leave a host without a keyboard at its menu.
-    [ "$(grep --count '^menuentry .*--unrestricted' /boot/grub/fortress.new)" -ge 1 ]
-    [ -z "$(grep 'menuentry .*gnu-linux' /boot/grub/fortress.new | grep --invert-match -e --unrestricted)" ]
-    chmod 600 /boot/grub/fortress.new
-    sync /boot/grub/fortress.new && mv /boot/grub/fortress.new /boot/grub/grub.cfg
+    (
+      record_before /boot/grub/grub.cfg
+      grub-mkconfig --output=/boot/grub/fortress.new 2> /dev/null
+      # An entry that asks for a password at a plain start would leave a host without a keyboard at its menu.
+      [ "$(grep --count '^menuentry .*--unrestricted' /boot/grub/fortress.new)" -ge 1 ]
+      [ -z "$(grep 'menuentry .*gnu-linux' /boot/grub/fortress.new | grep --invert-match -e --unrestricted)" ]
+      chmod 600 /boot/grub/fortress.new
+      sync /boot/grub/fortress.new && mv /boot/grub/fortress.new /boot/grub/grub.cfg
+    )
+    touch /run/reboot-required && echo kernel-arguments >> /run/reboot-required.pkgs
   }
   change 'grub.cfg is generated with the kernel arguments and the password'
 

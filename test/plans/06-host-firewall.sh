@@ -3,7 +3,7 @@
 #
 # Run it as root on fortress:
 #   FK_CONFIRM=fortress bash 06-host-firewall.sh
-# It has 10 steps. Each checks first, and changes only what does not hold.
+# It has 12 steps. Each checks first, and changes only what does not hold.
 # It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # FK_CONFIRM=fortress confirms: what the firewall will cut off here is accepted
 # Steps that could lock you out are transactions. When one is done, log in by a NEW connection and run:
@@ -19,14 +19,14 @@ main() {
   case ${1-} in '') ;; *) usage ;; esac
   begin
 
-  # 1/10 what the firewall will cut off here is accepted
+  # 1/12 what the firewall will cut off here is accepted
   check() {
     [ "${FK_CONFIRM-}" != fortress ] || return 0
     nft list table inet fortress > /dev/null 2>&1 || affected -- affected_links wg0 virbr-fort libvirtd.service virtnetworkd.service -- affected_engines wg0 virbr-fort libvirtd.service virtnetworkd.service -- affected_routes -- affected_tables inet.fortress wg0 virbr-fort libvirtd.service virtnetworkd.service -- affected_servers tcp/22 udp/51820 tcp/22 tcp/53 udp/53 udp/123 udp/67
   }
   demand 'what the firewall will cut off here is accepted' 'FK_CONFIRM=fortress before bash confirms it'
 
-  # 2/10 nftables is installed
+  # 2/12 nftables is installed
   check() {
     dpkg-query --show --showformat='${db:Status-Status} ${Package}\n' nftables |
     awk '$1 != "installed" { print "not installed:", $2; missing = 1 } END { exit missing }'
@@ -37,11 +37,11 @@ main() {
   }
   change 'nftables is installed'
 
-  # Steps 3 to 10 are one transaction.
+  # Steps 3 to 12 are one transaction.
   FK_RESTART='' FK_TABLES='inet fortress'
   transaction 180 'through the tunnel'
 
-  # 3/10 a peer has made a WireGuard handshake in the last three minutes
+  # 3/12 a peer has made a WireGuard handshake in the last three minutes
   #   why: SSH is closed outside of the tunnel only while somebody is inside; once it is closed, this holds by itself
   check() {
     nft list table inet fortress > /dev/null 2>&1 ||
@@ -56,7 +56,7 @@ on the laptop, with wireguard-tools installed
 a phone scans it: ./task peer show laptop --qr
 The file holds a private key in clear (mode 600).'
 
-  # 4/10 sshd answers at 10.66.0.1, port 22: the address in the tunnel
+  # 4/12 sshd answers at 10.66.0.1, port 22: the address in the tunnel
   #   why: it is the only one that is left
   check() {
     nft list table inet fortress > /dev/null 2>&1 ||
@@ -65,10 +65,76 @@ The file holds a private key in clear (mode 600).'
   }
   demand 'sshd answers at 10.66.0.1, port 22: the address in the tunnel' 'sshd -T | grep -i listen on the machine says where it listens: take ListenAddress out, and see that the port is 22'
 
-  # 5/10 the unit that loads the nftables rules is installed
+  # 5/12 nftables rules for when the others cannot be loaded let in WireGuard and SSH alone
+  #   why: one bad file in /etc/nftables.d must not leave the machine open, nor lock everybody out
+  check() {
+    put_matches /etc/nftables-closed.nft 1a5629c35e33d94b3e64c458b823f998a4aa56b0ae94cd81438d21bc3bfa963f 640 root:root
+  }
+  apply() {
+    put /etc/nftables-closed.nft 640 root:root 'nft --check --file "$new"' << 'FORTRESS'
+#!/usr/sbin/nft --file
+# What holds while the rules of /etc/nftables.conf cannot be loaded: only the way in is open. It needs nothing that can be missing
+# or broken: no other file, no user, no interface, no module but that which follows connections.
+table inet fortress
+delete table inet fortress
+table inet fortress {
+  chain input {
+    type filter hook input priority filter; policy drop;
+    iifname "lo" accept
+    ct state { established, related } accept
+    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert } accept
+    udp sport 67 udp dport 68 accept
+    udp dport 51820 accept
+    iifname "wg0" ip saddr 10.66.0.0/24 tcp dport 22 accept
+  }
+
+  chain forward {
+    type filter hook forward priority filter; policy drop;
+  }
+
+  chain output {
+    type filter hook output priority filter; policy drop;
+    oifname "lo" accept
+    ct state { established, related } accept
+    meta l4proto { icmp, ipv6-icmp } accept
+    udp sport 68 udp dport 67 accept
+    udp sport 51820 accept
+  }
+}
+FORTRESS
+    put_finish /etc/nftables-closed.nft
+  }
+  recover() { put_restore /etc/nftables-closed.nft; }
+  change 'nftables rules for when the others cannot be loaded let in WireGuard and SSH alone'
+
+  # 6/12 a unit that closes the machine when the firewall fails is installed
+  check() {
+    put_matches /etc/systemd/system/fortress-closed.service de2ca0d60fe5cd44fb1d7ba816aea95022d35efb4ea18256838f1c4e7547ad04 644 root:root
+  }
+  apply() {
+    put /etc/systemd/system/fortress-closed.service 644 root:root << 'FORTRESS'
+[Unit]
+Description=Close this machine but for the way in, because its packet filter did not load
+Documentation=man:nft(8)
+DefaultDependencies=no
+
+[Service]
+Type=oneshot
+# The unit that failed has tried it before.
+ExecStart=/bin/sh -c '/usr/sbin/nft list table inet fortress > /dev/null 2>&1 || exec /usr/sbin/nft --file /etc/nftables-closed.nft'
+ExecStart=/usr/bin/logger --priority auth.crit 'The packet filter did not load: only the way in is open. See: systemctl status fortress-firewall'
+Restart=on-failure
+RestartSec=5
+FORTRESS
+    put_finish /etc/systemd/system/fortress-closed.service
+  }
+  recover() { put_restore /etc/systemd/system/fortress-closed.service; }
+  change 'a unit that closes the machine when the firewall fails is installed'
+
+  # 7/12 the unit that loads the nftables rules is installed
   #   why: Debian's own empties every table of the machine when it stops, those of libvirt and of a cluster included
   check() {
-    put_matches /etc/systemd/system/fortress-firewall.service e5c1b0bcba3e319b8c3405c2820f4bdd38b74a56f6ec42088f115ad28ed9822d 644 root:root
+    put_matches /etc/systemd/system/fortress-firewall.service 805196f8fe45d07545f6290c32d83daa804acca6ab736b34210895f42e1e5dc8 644 root:root
   }
   apply() {
     put /etc/systemd/system/fortress-firewall.service 644 root:root << 'FORTRESS'
@@ -80,10 +146,13 @@ Wants=network-pre.target
 After=fortress-deadman.service
 Before=network-pre.target shutdown.target
 DefaultDependencies=no
+OnFailure=fortress-closed.service
 
 [Service]
 Type=oneshot
 RemainAfterExit=yes
+# At the start of the machine, and wherever else there are no rules yet: should the next line fail, these stay.
+ExecStartPre=-/bin/sh -c '/usr/sbin/nft list table inet fortress > /dev/null 2>&1 || exec /usr/sbin/nft --file /etc/nftables-closed.nft'
 ExecStart=/usr/sbin/nft --file /etc/nftables.conf
 ExecReload=/usr/sbin/nft --file /etc/nftables.conf
 # There is no ExecStop: a stopped unit, a restart and a shutdown leave the rules where they are.
@@ -106,7 +175,7 @@ FORTRESS
   }
   change 'the unit that loads the nftables rules is installed'
 
-  # 6/10 nftables rules let in, and pass on, what router.allow lists
+  # 8/12 nftables rules let in, and pass on, what router.allow lists
   check() {
     put_matches /etc/nftables.d/10-cluster.nft d06d3305c7cb10796d91a51edcc0cf670b09f7f43a8eb50570953a9c7a830d38 644 root:root
   }
@@ -161,7 +230,7 @@ FORTRESS
   recover() { put_restore /etc/nftables.d/10-cluster.nft; }
   change 'nftables rules let in, and pass on, what router.allow lists'
 
-  # 7/10 nftables rules let out what router.allow lists (egress)
+  # 9/12 nftables rules let out what router.allow lists (egress)
   check() {
     put_matches /etc/nftables.d/20-egress.nft 50f4ee45fe5001b6667e1642760fea515e40199b34abc1868bb82d76096f42db 644 root:root
   }
@@ -188,7 +257,7 @@ FORTRESS
   recover() { put_restore /etc/nftables.d/20-egress.nft; }
   change 'nftables rules let out what router.allow lists (egress)'
 
-  # 8/10 nftables drops what no rule accepts, and what has a spoofed source
+  # 10/12 nftables drops what no rule accepts, and what has a spoofed source
   check() {
     put_matches /etc/nftables.conf f469ed1c61591972df9b0a869f2b0095c8b7a32070fc35b368892f9863655da0 640 root:root
   }
@@ -330,7 +399,7 @@ FORTRESS
   recover() { put_restore /etc/nftables.conf; }
   change 'nftables drops what no rule accepts, and what has a spoofed source'
 
-  # 9/10 the firewall is active, and starts before the network
+  # 11/12 the firewall is active, and starts before the network
   #   why: the rules in the kernel are compared with what the files give in an empty network namespace
   #   G02 The nftables rules are a table of their own, and nothing flushes the tables of others [nftables nft(8)]
   #   G03 Incoming packets are dropped by default [CIS Debian 13, CIS Ubuntu 24.04, debian-cis, DISA STIG Ubuntu 24.04, ANSSI BP-028]
@@ -342,6 +411,7 @@ FORTRESS
   #   G09 Dropped packets are logged, rate-limited [CIS Debian 13, CIS Ubuntu 24.04, debian-cis, ANSSI BP-028, Lynis]
   #   G10 Outgoing packets are on a list, or logged (egress) [CIS Debian 13, CIS Ubuntu 24.04, debian-cis]
   #   G11 The nftables rules are loaded at boot, before the network is up [debian-cis]
+  #   G13 When the nftables rules cannot be loaded, only the way in is open [fortress-kit]
   #   G12 Packets with a spoofed source address are dropped, IPv6 too [RFC 2827, RFC 3704]
   check() {
     systemctl --quiet is-enabled fortress-firewall.service &&
@@ -357,7 +427,7 @@ FORTRESS
   }
   change 'the firewall is active, and starts before the network'
 
-  # 10/10 no other firewall manager is active (ufw, firewalld, netfilter-persistent)
+  # 12/12 no other firewall manager is active (ufw, firewalld, netfilter-persistent)
   #   why: two managers undo each other at the next boot
   #   G01 One tool manages the firewall [debian-cis, CIS Debian 13]
   check() {

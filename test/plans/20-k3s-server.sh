@@ -125,7 +125,7 @@ FORTRESS
 
   # 8/18 k3s configuration: config.yaml
   check() {
-    put_matches /etc/rancher/k3s/config.yaml 81e1907eb08eb5ebb22f3447a49eb7ca220f9380b644d636d78d420d78bdb661 600 root:root
+    put_matches /etc/rancher/k3s/config.yaml d262ddcc3f82774b31d524f262ce2621c336b8fe3af1869729401ac3dedbc028 600 root:root
   }
   apply() {
     put /etc/rancher/k3s/config.yaml 600 root:root << 'FORTRESS'
@@ -190,6 +190,11 @@ kubelet-arg:
   - pod-max-pids=4096
   - seccomp-default=true
   - event-qps=50
+  # The disk of a node has room for etcd: logs of a container end at 50 MB, and unused images go before the kubelet evicts pods
+  - container-log-max-size=10Mi
+  - container-log-max-files=5
+  - image-gc-high-threshold=75
+  - image-gc-low-threshold=65
   - make-iptables-util-chains=true
   - tls-min-version=VersionTLS12
   - tls-cipher-suites=TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384

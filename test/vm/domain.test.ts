@@ -441,7 +441,14 @@ describe('refuses', { skip: missing }, () => {
       'too little room for the disk',
       `VM_DIR=${dir}/none; df() { printf 'Avail\\n 7\\n'; }; vm_disk_room fortress-node 40`,
       'return 1',
-      `7 GiB are free in ${dir}, and the disk may grow to 40`,
+      `7 GiB are free in ${dir}, and the disk may grow from 0 to 40`,
+    ],
+    [
+      'too little room for what a disk may still grow',
+      `VM_DIR=${dir}; touch ${dir}/n.qcow2; vm_disk_bytes() { echo 42949672960; }; stat() { echo '20971520 * 512'; }
+        df() { printf 'Avail\\n 29\\n'; }; vm_disk_room n 40`,
+      'return 1',
+      `29 GiB are free in ${dir}, and the disk may grow from 10 to 40`,
     ],
     [
       'a disk that should become smaller',

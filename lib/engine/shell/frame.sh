@@ -281,7 +281,7 @@ fk_change() {
     fk_fail "$1" apply
     return 0
   fi
-  # What the laptop has to store first is checked again when it has.
+  # What the laptop has to store first is checked again when it has, and a machine that starts anew when it is back.
   if [ -n "${4-}" ]; then
     frame end "$1" changed
     return 0

@@ -55,8 +55,8 @@ holds() {
   set -e
 }
 
-# change NAME: runs apply when check does not hold, and checks again. By phase and n a library sees that what it knew before does
-# not count any more.
+# change NAME [reboots]: runs apply when check does not hold, and checks again. By phase and n a library sees that what it knew
+# before does not count any more. With `reboots` the machine starts anew when the page has ended.
 change() {
   FK_STEP=$((${FK_STEP-0} + 1))
   # shellcheck disable=SC2034 # functions of a library read them
@@ -78,6 +78,10 @@ change() {
   [ "$FK_RC" -eq 0 ] || (recover < /dev/null)
   set -e
   [ "$FK_RC" -eq 0 ] || fail "$1" "a command ended with $FK_RC"
+  if [ $# -gt 1 ]; then
+    printf 'reboots  %s\nThe machine starts anew now. Run this once more when it is back: bash %s\n' "$1" "$FK_FILE"
+    exit 0
+  fi
   # shellcheck disable=SC2034
   phase=after
   holds

@@ -13,6 +13,21 @@ fk_etc() {
   rm --force "$1.meta" "$1.hash"
 }
 
+# fk_strayed: what differs from how the last page that changed it left it, a line each: the page, and the path behind a tab.
+fk_strayed() {
+  local dir
+  for dir in "$FK_STATE"/pages/*/; do
+    if [ -s "$dir/seq" ]; then printf '%s\t%s\n' "$(cat "$dir/seq")" "${dir%/}"; fi
+  done | sort --numeric-sort | cut --fields=2 > "$FK_TMP/recorded"
+  [ -s "$FK_TMP/recorded" ] || return 0
+  fk_etc "$FK_TMP/etc"
+  while IFS= read -r dir; do
+    if [ -e "$dir/left" ]; then sed "s|^|${dir##*/}\t|" "$dir/left"; fi
+  done < "$FK_TMP/recorded" | awk -F '\t' 'NR == FNR { now[$1] = $0; next }
+    { page[$2] = $1; line[$2] = substr($0, length($1) + 2) }
+    END { for (path in line) if (now[path] != line[path]) print page[path] "\t" path }' "$FK_TMP/etc" - | LC_ALL=C sort
+}
+
 fk_units() {
   systemctl list-units --all --plain --no-legend --no-pager --type=service,socket,timer,path,mount,target 2> /dev/null |
     awk '$1 !~ /^(run-|session-|user|fortress-deadman|systemd-tmpfiles|apt-)/ { print $1 "\t" $3 }' | LC_ALL=C sort
