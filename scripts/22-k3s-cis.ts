@@ -52,7 +52,7 @@ export default script(import.meta, about, (context) => {
   ]
 })
 
-/** New namespaces come with such an account: apply this page again, until the layer of policies does it by itself. */
+/** New namespaces come with such an account: pages quieten those that they make, and for others this page is applied again. */
 function defaultAccounts(): Step {
   const accounts = sh`k3s_kubectl get serviceaccounts --all-namespaces --field-selector metadata.name=default --output`
   const mounts = sh`${accounts} \

@@ -21,6 +21,9 @@ const about = {
   library: library('lib/component/release.sh', 'lib/component/cilium.sh'),
 } as const
 
+/** The name that the chart gives it. */
+const secrets = 'cilium-secrets'
+
 export default script(import.meta, about, (context) => {
   const clean = join(context.state, 'components', 'cilium', 'clean.yaml')
   return [
@@ -51,6 +54,12 @@ export default script(import.meta, about, (context) => {
         after: [sh`cilium_clean_end`, sh`cilium_not_clean`],
       },
     }),
+    {
+      name: `namespace ${secrets} gives a pod without an account no token`,
+      why: 'the chart makes it, for certificates of gateways, with an account like any other',
+      check: sh`account_quiet ${secrets}`,
+      apply: [sh`account_quieten ${secrets}`],
+    },
   ]
 })
 

@@ -1,6 +1,7 @@
 // Runs the tests, tier by tier: `npm test`, `npm test -- unit`, `npm test -- --list`, `npm test -- --verbose`.
 //
-// A tier that cannot run here is named with its reason. Where FK_TEST_REQUIRE names it, that is a failure.
+// A tier that cannot run here is named with its reason. Where FK_TEST_REQUIRE names it, that is a failure; `chosen` there are the
+// files that are named.
 // Nothing of the person who runs them gets into the tests: neither FK_ variables, nor .env, nor what lies in the home directory.
 'use strict'
 require('../bin/ready.cjs')
@@ -44,7 +45,8 @@ async function main(argv) {
   ]
   const required = (process.env.FK_TEST_REQUIRE ?? '').split(',').filter(Boolean)
   for (const name of required)
-    if (!(name in tiers)) faults.push(`FK_TEST_REQUIRE names '${name}', which is no tier.`)
+    if (!(name in tiers) && name !== 'chosen')
+      faults.push(`FK_TEST_REQUIRE names '${name}', which is no tier.`)
   if (faults.length > 0) {
     const names = Object.keys(tiers).join(', ')
     process.stderr.write(
@@ -56,7 +58,6 @@ async function main(argv) {
   const files = words.filter((word) => !(word in tiers))
   const chosen = Object.keys(tiers).filter((name) => words.length === 0 || words.includes(name))
   const plan = [
-    ...(files.length > 0 ? [{ name: 'chosen', files, concurrency: 1, missing: undefined }] : []),
     ...(await Promise.all(
       chosen.map(async (name) => ({
         name,
@@ -68,6 +69,7 @@ async function main(argv) {
             : await missing(name),
       })),
     )),
+    ...(files.length > 0 ? [{ name: 'chosen', files, concurrency: 1, missing: undefined }] : []),
   ].filter((tier) => tier.files.length > 0 || required.includes(tier.name) || words.includes(tier.name))
   if (flags.includes('--list')) {
     for (const tier of plan) {

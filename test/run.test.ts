@@ -65,6 +65,14 @@ test('a file is named as it begins and as it ends, with its counts; what fails s
   assert.match(said, /1 !== 2/)
 })
 
+test('what is skipped in a file that is named is a failure where that is required', () => {
+  const files = { later: "test('later', { skip: 'no machine' }, () => {})" }
+  assert.equal(run(files).status, 0)
+  const { status, said } = run(files, { FK_TEST_REQUIRE: 'chosen' })
+  assert.equal(status, 1)
+  assert.match(said, /^failed {3}chosen {3}0 passed, 1 skipped: no machine$/m)
+})
+
 test('a file whose process dies has failed, and so has one that cannot be read', () => {
   const { status, said } = run({
     dies: "test('before', () => {})\ntest('dies', () => process.kill(process.pid, 'SIGKILL'))",

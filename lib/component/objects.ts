@@ -97,7 +97,8 @@ export type Owner = Pick<Component, 'name' | 'pod_security'> & {
 }
 
 /**
- * The step that makes a namespace with its Pod Security level, restricted unless the owner says another, and with these labels.
+ * The step that makes a namespace with its Pod Security level, restricted unless the owner says another, and with these labels;
+ * pods without an account of their own get no token there (22-k3s-cis).
  * Undo deletes it where the page has made it. Its functions are those of release.sh.
  */
 export function namespaceStep(
@@ -113,7 +114,8 @@ export function namespaceStep(
     name: `namespace ${namespace} has Pod Security level ${level}`,
     why: security?.why ?? `nothing in ${name} needs more`,
     check: sh`
-      test "$(kubectl get namespace ${namespace} --output=jsonpath=${paths})" = ${values}`,
+      test "$(kubectl get namespace ${namespace} --output=jsonpath=${paths})" = ${values} &&
+        account_quiet ${namespace}`,
     apply: [
       sh`
       kubectl get namespace ${namespace} --output=name ||
@@ -121,6 +123,7 @@ export function namespaceStep(
       sh`
       kubectl label namespace ${namespace} --overwrite \
         ${all.map(([label, value]) => `${label}=${value}`)}`,
+      sh`account_quieten ${namespace}`,
     ],
     ...(undo?.namespace ? {} : { undo: [sh`release_namespace_gone ${namespace}`], seconds: 330 }),
   }

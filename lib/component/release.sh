@@ -315,6 +315,23 @@ release_back() {
   return 1
 }
 
+# account_quiet NAMESPACE: a pod without an account of its own gets no token there.
+account_quiet() {
+  [ "$(kubectl get serviceaccount default --namespace "$1" --output=jsonpath='{.automountServiceAccountToken}')" = false ] ||
+    { echo "the default service account of $1 mounts its token"; return 1; }
+}
+
+# account_quieten NAMESPACE [FIELD]: makes it so; the account may come later than its namespace, and is this one then. With an
+# empty field as it was, unless another page wants it so, too.
+account_quieten() {
+  kubectl apply --server-side --force-conflicts --field-manager=fortress-kit --filename=- << END
+apiVersion: v1
+kind: ServiceAccount
+metadata: { name: default, namespace: $1 }
+${2-automountServiceAccountToken: false}
+END
+}
+
 # release_namespace_gone NAMESPACE: one that a page has made is deleted with what is in it; another one loses its labels.
 release_namespace_gone() {
   local made
@@ -322,7 +339,8 @@ release_namespace_gone() {
   if [ "$made" = made ]; then
     kubectl delete namespace "$1" --timeout=5m
   else
-    kubectl label namespace "$1" pod-security.kubernetes.io/{enforce,audit,warn}- 2> /dev/null || true # it may be gone
+    kubectl label namespace "$1" pod-security.kubernetes.io/{enforce,audit,warn}- 2> /dev/null &&
+      account_quieten "$1" '' || true # it may be gone
   fi
 }
 
@@ -380,4 +398,5 @@ release_received() {
 export -f release_holds release_ahead release_would_change release_objects release_diff release_here release_added
 export -f release_take_added release_fields release_awaited release_advice
 export -f release_by release_revisions release_good release_settle release_back
+export -f account_quiet account_quieten
 export -f release_namespace_gone release_crds_free release_crds release_jump release_chart release_received

@@ -82,6 +82,8 @@ describe('gateways beside the operator of Cilium', { skip: missing }, () => {
     assert.deepEqual([Accepted, Programmed], ['True Accepted', 'True Programmed'])
     const https = status.listeners.find(({ name }) => name === 'https')
     assert.equal(reasons(https?.conditions)['ResolvedRefs'], 'False InvalidCertificateRef')
+    const token = '--output=jsonpath={.automountServiceAccountToken}'
+    assert.equal(await kubectl(`get serviceaccount default --namespace=gateways ${token}`), 'false')
     assert.doesNotMatch(await apply(gateway), /changed|running/)
   })
 

@@ -67,8 +67,14 @@ describe('a component', { skip: missing }, () => {
     assert.deepEqual(await revisions(), [])
   })
 
-  test('is installed, and a second run changes nothing', async () => {
+  test('is installed, in a namespace whose default account mounts no token, and a second run changes nothing', async () => {
     await apply()
+    assert.equal(
+      await kubectl(
+        `get serviceaccount default --namespace demo --output=jsonpath='{.automountServiceAccountToken}'`,
+      ),
+      'false',
+    )
     assert.equal(await message(), 'from the component')
     assert.equal(
       await kubectl(`get deployment demo --namespace demo --output=jsonpath='{.metadata.labels.site}'`),

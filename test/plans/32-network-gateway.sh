@@ -27,7 +27,8 @@ main() {
   # 2/5 namespace gateways has Pod Security level restricted
   #   why: nothing in gateways needs more
   check() {
-    test "$(kubectl get namespace gateways --output=jsonpath='{.metadata.labels.pod-security\.kubernetes\.io/enforce} {.metadata.labels.pod-security\.kubernetes\.io/audit} {.metadata.labels.pod-security\.kubernetes\.io/warn}')" = 'restricted restricted restricted'
+    test "$(kubectl get namespace gateways --output=jsonpath='{.metadata.labels.pod-security\.kubernetes\.io/enforce} {.metadata.labels.pod-security\.kubernetes\.io/audit} {.metadata.labels.pod-security\.kubernetes\.io/warn}')" = 'restricted restricted restricted' &&
+      account_quiet gateways
   }
   apply() {
     (
@@ -36,6 +37,7 @@ main() {
     )
     kubectl label namespace gateways --overwrite \
       pod-security.kubernetes.io/enforce=restricted pod-security.kubernetes.io/audit=restricted pod-security.kubernetes.io/warn=restricted
+    account_quieten gateways
   }
   change 'namespace gateways has Pod Security level restricted'
 
@@ -150,7 +152,8 @@ FORTRESS
 }
 
 # What main uses.
-# from lib/component/release.sh: release_diff release_here release_fields release_awaited release_advice
+# from lib/component/release.sh: release_diff release_here release_fields release_awaited release_advice account_quiet
+# from lib/component/release.sh: account_quieten
 # from lib/component/objects.sh: objects_named objects_there objects_spare objects_hold objects_apply objects_keep
 # from lib/component/objects.sh: objects_delete
 # from lib/component/gateways.sh: gateway_ready route_ready

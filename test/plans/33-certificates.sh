@@ -62,7 +62,8 @@ FORTRESS
   # 3/17 namespace cert-manager has Pod Security level restricted
   #   why: nothing in cert-manager needs more
   check() {
-    test "$(kubectl get namespace cert-manager --output=jsonpath='{.metadata.labels.pod-security\.kubernetes\.io/enforce} {.metadata.labels.pod-security\.kubernetes\.io/audit} {.metadata.labels.pod-security\.kubernetes\.io/warn}')" = 'restricted restricted restricted'
+    test "$(kubectl get namespace cert-manager --output=jsonpath='{.metadata.labels.pod-security\.kubernetes\.io/enforce} {.metadata.labels.pod-security\.kubernetes\.io/audit} {.metadata.labels.pod-security\.kubernetes\.io/warn}')" = 'restricted restricted restricted' &&
+      account_quiet cert-manager
   }
   apply() {
     (
@@ -71,6 +72,7 @@ FORTRESS
     )
     kubectl label namespace cert-manager --overwrite \
       pod-security.kubernetes.io/enforce=restricted pod-security.kubernetes.io/audit=restricted pod-security.kubernetes.io/warn=restricted
+    account_quieten cert-manager
   }
   change 'namespace cert-manager has Pod Security level restricted'
 
@@ -311,7 +313,7 @@ FORTRESS
 # from lib/component/release.sh: release_holds release_would_change release_objects release_diff release_here
 # from lib/component/release.sh: release_added release_take_added release_fields release_awaited release_advice
 # from lib/component/release.sh: release_by release_revisions release_good RELEASE_LIMIT release_settle release_back
-# from lib/component/release.sh: release_jump release_chart release_received
+# from lib/component/release.sh: account_quiet account_quieten release_jump release_chart release_received
 # from lib/component/objects.sh: objects_named objects_there objects_spare objects_hold objects_apply objects_keep
 # from lib/component/objects.sh: objects_delete
 # from lib/component/certificates.sh: CA_ROOT_DAYS CA_ROOT_LEFT CA_DAYS CA_LEFT ca_extensions ca_says ca_until ca_lasts

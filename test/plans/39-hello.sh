@@ -19,7 +19,8 @@ main() {
   # 1/7 namespace hello has Pod Security level restricted
   #   why: nothing in hello needs more
   check() {
-    test "$(kubectl get namespace hello --output=jsonpath='{.metadata.labels.pod-security\.kubernetes\.io/enforce} {.metadata.labels.pod-security\.kubernetes\.io/audit} {.metadata.labels.pod-security\.kubernetes\.io/warn} {.metadata.labels.fortress-kit/gateway}')" = 'restricted restricted restricted inside'
+    test "$(kubectl get namespace hello --output=jsonpath='{.metadata.labels.pod-security\.kubernetes\.io/enforce} {.metadata.labels.pod-security\.kubernetes\.io/audit} {.metadata.labels.pod-security\.kubernetes\.io/warn} {.metadata.labels.fortress-kit/gateway}')" = 'restricted restricted restricted inside' &&
+      account_quiet hello
   }
   apply() {
     (
@@ -28,6 +29,7 @@ main() {
     )
     kubectl label namespace hello --overwrite \
       pod-security.kubernetes.io/enforce=restricted pod-security.kubernetes.io/audit=restricted pod-security.kubernetes.io/warn=restricted fortress-kit/gateway=inside
+    account_quieten hello
   }
   change 'namespace hello has Pod Security level restricted'
 
@@ -182,7 +184,8 @@ FORTRESS
 }
 
 # What main uses.
-# from lib/component/release.sh: release_diff release_here release_fields release_awaited release_advice
+# from lib/component/release.sh: release_diff release_here release_fields release_awaited release_advice account_quiet
+# from lib/component/release.sh: account_quieten
 # from lib/component/objects.sh: objects_named objects_there objects_spare objects_hold objects_apply objects_keep
 # from lib/component/objects.sh: objects_delete
 # from lib/component/gateways.sh: gateway_ready route_ready
