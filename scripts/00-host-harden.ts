@@ -11,7 +11,7 @@
 // The shell functions that the checks share with these controls (clear_swaps, slack_profiles, …) are in lib/host/controls.sh.
 import { file } from '../lib/engine/file.ts'
 import { packages } from '../lib/engine/packages.ts'
-import type { Control, Step, Transaction } from '../lib/engine/step.ts'
+import type { Control, Demand, Step, Transaction } from '../lib/engine/step.ts'
 import { makePassphrase } from '../lib/ground/passphrase.ts'
 import { Command, feed, sh } from '../lib/ground/sh.ts'
 import { asked, controlShell } from '../lib/host/controls.ts'
@@ -44,8 +44,9 @@ export default script(import.meta, { layer: 'L0', on: 'host', library: functions
     ...scheduling(host),
     ...fileModes(host),
     ...(host.isPi ? piBoot(host) : grub(host, context)),
-    // Last, because its baseline is what is there now.
+    // Its baseline is what is there now: nothing behind it changes anything.
     ...aide(host),
+    theft(host, context),
   ]
 })
 
@@ -809,6 +810,20 @@ function grub({ controls }: Host, { machine, secrets }: Context): Step[] {
       controls: [...controls('boot'), ...controls('boot-password')],
     },
   ]
+}
+
+/** What the firmware and the installer have decided. A site may live without it for a time, and says so. */
+function theft({ controls }: Host, { machine: { name }, site }: Context): Demand {
+  return {
+    name: 'a thief of the machine finds an encrypted disk, Secure Boot and current microcode',
+    why: 'on a clear disk lie the virtual machines, the keys of their cluster and its etcd, for whoever takes it',
+    check: sh`true`,
+    help: `encrypt the disk when you install the system; switch on Secure Boot in the firmware setup; add non-free-firmware
+to the sources of apt. Or live without it for a time, under accepted: in config/sites/${site.name}.yaml:
+{ what: 'control:${name}:ID', why: …, until: 2027-05-31 }, with the ID that failed`,
+    person: {},
+    controls: controls('theft'),
+  }
 }
 
 /** The file integrity database. */

@@ -11,6 +11,7 @@ import { type Command, feed, sh } from '../lib/ground/sh.ts'
 import { type Vault, bare, vaultOf, vaultShell } from '../lib/host/vault.ts'
 import { script } from '../lib/script.ts'
 import { vaultSpec } from '../lib/site/machines.ts'
+import { type Waiver, acceptedControls } from '../lib/site/waivers.ts'
 
 export default script(
   import.meta,
@@ -30,6 +31,7 @@ ${keys()}`,
     } = vaultSpec(context.site, context.machine.name)
     if (vault.disk === '') return [noDisk]
     const pcrs = registers.toSorted((a, b) => a - b).join('+')
+    const waiver = acceptedControls(context.site, context.machine.name).find(({ id }) => id === 'F02')
     return [
       ...guards(vault, memory),
       unalarmed(vault),
@@ -38,7 +40,7 @@ ${keys()}`,
       formatted(vault, memory),
       recoveryKey(vault),
       headerSaved(vault),
-      ...(pcrs === '' ? [] : [sealed(vault, pcrs)]),
+      ...(pcrs === '' ? [] : [sealed(vault, pcrs, waiver)]),
       headerCurrent(vault),
       atBoot(vault, pcrs, discard),
       open(vault, discard),
@@ -259,7 +261,7 @@ function headerSaved(vault: Vault): Change {
   }
 }
 
-function sealed({ disk, keys }: Vault, pcrs: string): Change {
+function sealed({ disk, keys }: Vault, pcrs: string, waiver: Waiver | undefined): Change {
   return {
     name: 'the TPM2 of this machine opens the vault',
     why: [
@@ -290,16 +292,13 @@ function sealed({ disk, keys }: Vault, pcrs: string): Change {
     controls: [
       {
         id: 'F02',
-        title: 'The TPM2 opens the vault, and only after an unchanged boot',
+        title:
+          'The TPM2 opens the vault for any system that is signed under the same keys (PCR 7), and for no other',
         check: sh`
           vault_tpm2 || { echo 'this machine has no TPM2: after a boot, apply this page to open the vault' && exit 100; }
-          variable=/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c
-          vault_sealed ${disk} ${pcrs} && printf 'bound to PCR %s; ' ${pcrs} &&
-            case $(od --address-radix=n --format=u1 --skip-bytes=4 "$variable" 2> /dev/null | tr --delete ' ') in
-              1) echo 'Secure Boot is on' ;;
-              *) echo 'Secure Boot is off: the TPM2 gives the key to whatever this machine boots' ;;
-            esac`,
+          vault_sealed ${disk} ${pcrs} && printf 'bound to PCR %s; ' ${pcrs} && secure_boot`,
         from: ['NIST SP 800-53 SC-12'],
+        ...(waiver ? { waived: `${waiver.reason} (until ${waiver.expires})` } : {}),
       },
     ],
   }

@@ -460,6 +460,9 @@ Nothing was run." ./task vault restore-haeder
   assert_success
   assert_line --index 0 --regexp '^Waivers of fortress: [0-9]+ requirements that it does not fulfil, why, and until when\.$'
   assert_line --index 1 --partial 'config/host/waivers.yaml'
+  run ./task waivers --site lab
+  assert_success
+  assert_line --regexp '^E16 of lab \(until 2099-12-31\): it is thrown away$'
 }
 
 # What reads this computer as if it were a host: nothing of ours is on it.

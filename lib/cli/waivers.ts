@@ -1,6 +1,7 @@
 // ./task waivers: what a site does not fulfil and why, for a person and for the scanners that would complain.
 import { count } from '../engine/report.ts'
-import { lynisProfile, openscapTailoring, waiversFor } from '../site/waivers.ts'
+import { lynisProfile, openscapTailoring } from '../host/scanners.ts'
+import { acceptedControls, waiversFor } from '../site/waivers.ts'
 import type { Site } from '../site/model.ts'
 import type { Call } from './call.ts'
 import { withSession } from './session.ts'
@@ -18,9 +19,13 @@ export const waivers = (call: Call): Promise<number> =>
 
 /** For people: what it is, how many, and where one is changed. */
 function listOf(site: Site): string {
-  const all = [...waiversFor(site), ...waiversFor(site, undefined, undefined, 'k3s')]
+  const own = site.machines.flatMap(({ name }) =>
+    acceptedControls(site, name).map((one) => ({ ...one, id: `${one.id} of ${name}` })),
+  )
+  const all = [...waiversFor(site), ...waiversFor(site, undefined, undefined, 'k3s'), ...own]
   const head = `Waivers of ${site.name}: ${count(all.length, 'requirement')} that it does not fulfil, why, and until when.
-They stand in config/host/waivers.yaml and config/k3s/waivers.yaml; one that has expired counts as a failure again.
+They stand in config/host/waivers.yaml, in config/k3s/waivers.yaml, and under accepted: in config/sites/${site.name}.yaml;
+one that has expired counts as a failure again.
 `
   return `${head}${all
     .map(({ id, reason, expires, controls, openscap, lynis }) => {

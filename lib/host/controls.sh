@@ -1009,31 +1009,6 @@ system_shells() {
   getent passwd |
     awk -F : '$3 < 1000 && $1 != "root" && $7 !~ /(\/nologin|\/bin\/sync|\/sbin\/shutdown|\/sbin\/halt)$/ { print $1 }'
 }
-# encrypted NAME: all that the block device, by the kernel's name, lies on is behind dm-crypt.
-encrypted() {
-  local part uuid='' any=''
-  case $1 in zram*) return 0 ;; esac
-  ! read -r uuid < "${FK_BLOCK-/sys/class/block}/$1/dm/uuid" 2> /dev/null || case $uuid in CRYPT-*) return 0 ;; esac
-  for part in "${FK_BLOCK-/sys/class/block}/$1"/slaves/*; do
-    [ -e "$part" ] || return 1 # a disk, or a part of one
-    any=yes
-    encrypted "${part##*/}" || return 1
-  done
-  [ -n "$any" ]
-}
-
-# disks_of PATH: the block devices, by the kernel's names, that the file system below PATH lies on.
-disks_of() {
-  local kind source uuid
-  read -r kind source uuid < <(findmnt --raw --noheadings --first-only --output FSTYPE,SOURCE,UUID --target "$1")
-  case $kind in
-    btrfs) source=$(printf '%s\n' /sys/fs/btrfs/"$uuid"/devices/*) ;;
-    *) source=$(readlink --canonicalize "${source%%\[*}") ;;
-  esac
-  [ -n "$source" ] || return
-  while IFS= read -r source; do echo "${source##*/}"; done <<< "$source"
-}
-
 # clear_swaps: swap whose content somebody could read on a disk. A name says nothing: what lies below decides.
 clear_swaps() {
   local swap type name
@@ -1065,4 +1040,4 @@ slack_profiles() {
       [ -e "/etc/apparmor.d/disable/${path##*/}" ] || echo "$path"
     done
 }
-export -f system_shells shm_lines encrypted disks_of clear_swaps endless_passwords open_logs open_homes slack_profiles
+export -f system_shells shm_lines clear_swaps endless_passwords open_logs open_homes slack_profiles

@@ -3,7 +3,7 @@ import type { Context } from '../engine/page.ts'
 import type { Control } from '../engine/step.ts'
 import { parsed, read } from '../ground/root.ts'
 import { bridgeOf, guestsOf, isNode, isRaspberry, machineOf, sshPort, vaultSpec } from '../site/machines.ts'
-import { waiversFor } from '../site/waivers.ts'
+import { acceptedControls, waiversFor } from '../site/waivers.ts'
 import { hostRequirements } from './controls.ts'
 import { ownThings } from './affected.ts'
 
@@ -117,7 +117,10 @@ export function hostOf({ site, machine }: Pick<Context, 'site' | 'machine'>): Ho
         ...(node ? ['node'] : []),
         ...(isRaspberry(spec) ? ['raspberry'] : []),
       ],
-      waivers: waiversFor({ ...site, machines: own }),
+      waivers: [
+        ...waiversFor({ ...site, machines: own }),
+        ...acceptedControls(site, machine.name).filter(({ id }) => !id.startsWith('F')), // F is of page 08
+      ],
     }),
     packages: parsed(configured('packages.yaml')) as Host['packages'],
     piArguments: argumentsOfPi(node),

@@ -7,8 +7,8 @@ import { Secret } from '../ground/secret.ts'
 import { Command, library } from '../ground/sh.ts'
 import { vaultSpec } from '../site/machines.ts'
 
-/** The functions that the checks and commands about a vault share: lib/host/vault.sh, as it stands. */
-export const vaultShell = library('lib/host/vault.sh')
+/** The functions that the checks and commands about a vault share, as they stand. */
+export const vaultShell = library('lib/host/thief.sh', 'lib/host/vault.sh')
 
 /** What is fixed for the vault of one machine. */
 export interface Vault {

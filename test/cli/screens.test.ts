@@ -78,12 +78,16 @@ test('./task waivers says first what it lists, how many, and where one is change
     encoding: 'utf8',
     env: { ...process.env, FK_ENV_FILE: '/dev/null', FK_SITE: 'fortress' },
   })
-  const [head, where, empty, first] = stdout.split('\n')
+  const [head, where, ends, empty, first] = stdout.split('\n')
   assert.match(
     head ?? '',
     /^Waivers of fortress: \d+ requirements? that it does not fulfil, why, and until when\.$/,
   )
-  assert.match(where ?? '', /^They stand in config\/host\/waivers\.yaml and config\/k3s\/waivers\.yaml; /)
+  assert.match(
+    where ?? '',
+    /^They stand in config\/host\/waivers\.yaml, .* under accepted: in config\/sites\/fortress\.yaml;$/,
+  )
+  assert.equal(ends, 'one that has expired counts as a failure again.')
   assert.equal(empty, '')
   assert.match(first ?? '', /^\S+ \(until \d{4}-\d\d-\d\d\): \S/)
 })

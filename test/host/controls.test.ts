@@ -8,10 +8,12 @@ import type { Context } from '../../lib/engine/page.ts'
 import { Secret } from '../../lib/ground/secret.ts'
 import { asked, controlShell, hostRequirements } from '../../lib/host/controls.ts'
 import { hostOf } from '../../lib/host/host.ts'
+import { lynisProfile, openscapTailoring } from '../../lib/host/scanners.ts'
 import { loadConfig } from '../../lib/site/config.ts'
+import { decidedByPeople } from '../../lib/site/rules/gates.ts'
 import { machineOf } from '../../lib/site/machines.ts'
 import type { Site } from '../../lib/site/model.ts'
-import { lynisProfile, openscapTailoring, waiversFor } from '../../lib/site/waivers.ts'
+import { waiversFor } from '../../lib/site/waivers.ts'
 import harden from '../../scripts/00-host-harden.ts'
 import { estate, withVault } from '../site/made.ts'
 
@@ -132,6 +134,143 @@ test('a waived control carries its reason and its end', () => {
     control?.waived,
     'the encrypted disk for the data of the cluster is a USB disk (until 2027-11-30)',
   )
+})
+
+test('what only a person can change fails, unless the site of the machine has accepted it until a day', () => {
+  const [, machine, site] = places[0]
+  const lines = (...whats: string[]) =>
+    whats.map((what) => ({ what, why: 'an old board', until: '2027-05-31' }))
+  const waived = (...whats: string[]) => {
+    const { controls } = hostOf({ site: { ...site, accepted: lines(...whats) }, machine })
+    return Object.keys(controlIds())
+      .flatMap((step) => controls(step))
+      .filter(({ id }) => decidedByPeople.includes(id))
+      .map(({ id, waived: said }) => [id, said])
+  }
+  assert.deepEqual(waived(), [['A01', undefined], ['E16', undefined], ['A27', undefined]]) // prettier-ignore
+  const said = 'an old board (until 2027-05-31)'
+  assert.deepEqual(waived('control:fortress:A01', 'control:fortress:F02', 'control:other:E16', 'api'), [
+    ['A01', said],
+    ['E16', undefined],
+    ['A27', undefined],
+  ])
+})
+
+describe('a disk', () => {
+  const block = mkdtempSync(join(scratch, 'block-'))
+  /** Devices by the kernel's names: what each lies on, and its table where it is a mapping. */
+  const devices: Record<string, [on: string[], table?: string]> = {
+    vda: [[]],
+    vda1: [[]],
+    luks: [['vda1'], '0 9 crypt aes-xts-plain64 :64:logon:cryptsetup:x 0 254:1 32768'],
+    'lv-on-luks': [['luks'], '0 9 linear 253:0 2048'],
+    lv: [['vda1'], '0 9 linear 254:1 2048'],
+    half: [['luks', 'vda1'], '0 9 linear 253:0 0\n9 9 linear 254:1 0'],
+    null: [['vda1'], '0 9 crypt cipher_null-ecb - 0 254:1 32768'],
+    'null-by-capi': [['vda1'], '0 9 crypt capi:ecb(cipher_null)-plain - 0 254:1 32768'],
+    // Somebody may give a mapping the uuid of a LUKS disk: dmsetup create --uuid CRYPT-LUKS2-…
+    'named-so': [['vda1'], '0 9 linear 254:1 0'],
+    raid: [['luks', 'lv-on-luks']],
+    'raid-half': [['luks', 'vda']],
+    zram0: [[]],
+    zram1: [[]],
+    unknown: [['vda1'], ''],
+    'over-unknown': [['unknown'], '0 9 linear 253:9 0'],
+  }
+  for (const [name, [on, table]] of Object.entries(devices)) {
+    mkdirSync(join(block, name, 'slaves'), { recursive: true })
+    for (const other of on) writeFileSync(join(block, name, 'slaves', other), '')
+    if (table === undefined) continue
+    mkdirSync(join(block, name, 'dm'))
+    writeFileSync(join(block, name, 'dm/name'), `${name}\n`)
+    writeFileSync(join(block, name, 'dm/uuid'), 'CRYPT-LUKS2-0123-name\n')
+    writeFileSync(join(block, name, 'dm/table'), table === '' ? '' : `${table}\n`)
+  }
+  writeFileSync(join(block, 'zram1/backing_dev'), '/dev/vda1\n')
+  const before = `FK_BLOCK=${block}; dmsetup() { cat "$FK_BLOCK/$2/dm/table"; }`
+  for (const [name, code] of Object.entries({
+    vda1: 1,
+    luks: 0,
+    'lv-on-luks': 0,
+    lv: 1,
+    half: 1,
+    null: 1,
+    'null-by-capi': 1,
+    'named-so': 1,
+    raid: 0,
+    'raid-half': 1,
+    zram0: 0,
+    zram1: 1,
+    unknown: 102,
+    'over-unknown': 102,
+  }))
+    test(`${name} ${code === 0 ? 'is encrypted' : code === 1 ? 'is not encrypted' : 'could not be asked'}`, () =>
+      assert.equal(ask(`encrypted ${name}`, before).code, code))
+
+  test('of the system or of virtual machines that is clear is named, each mount by itself', () => {
+    const mounts = '/ lv-on-luks\n/boot vda1\n/var/lib/libvirt/images lv\n/mnt vda\n/var luks\n'
+    writeFileSync(join(block, 'mounts'), mounts.replaceAll(/ (?=\S+$)/gm, ' /dev/'))
+    const found = `findmnt() { case $* in *--target*) awk -v at="\${*: -1}" '$1 == at { print "ext4", $2, "x" }' "$FK_BLOCK/mounts" ;;
+      *) cat "$FK_BLOCK/mounts" ;; esac; }
+      readlink() { echo "$2"; }`
+    const control = hostOf({ site: places[0][2], machine: places[0][1] })
+      .controls('theft')
+      .find(({ id }) => id === 'E16')
+    const text = `FK_CONTAINER=''\n${control?.check.text}`
+    assert.deepEqual(ask(text, `${before}\n${found}`), {
+      code: 1,
+      said: 'not encrypted: /var/lib/libvirt/images (on lv)',
+    })
+    writeFileSync(join(block, 'mounts'), '/ /dev/lv-on-luks\n/boot/efi /dev/vda1\n')
+    assert.deepEqual(ask(text, `${before}\n${found}`), { code: 0, said: 'not encrypted: none' })
+    writeFileSync(join(block, 'mounts'), '/ /dev/luks\n/var /dev/unknown\n')
+    assert.equal(ask(text, `${before}\n${found}`).code, 102)
+  })
+})
+
+describe('Secure Boot', () => {
+  const guid = '8be4df61-93ca-11d2-aa0d-00e098032b8c'
+  const shim = 'MokSBStateRT-605dab50-e046-4300-abb6-3dd810dd8b23'
+  /** A machine whose firmware, shim and kernel say this; null: they say nothing. */
+  type Given = readonly [firmware: number | null, setup: number, shim: number | null, kernel: number | null]
+  function says([firmware, setup, moved, kernel]: Given) {
+    const dir = mkdtempSync(join(scratch, 'efi-'))
+    const at = (path: string, bytes: number[]) => {
+      mkdirSync(join(dir, path, '..'), { recursive: true })
+      writeFileSync(join(dir, path), Buffer.from(bytes))
+    }
+    mkdirSync(join(dir, 'sys/firmware/efi'), { recursive: true })
+    const variable = (name: string, value: number) =>
+      at(`sys/firmware/efi/efivars/${name}`, [6, 0, 0, 0, value])
+    if (firmware !== null) variable(`SecureBoot-${guid}`, firmware)
+    variable(`SetupMode-${guid}`, setup)
+    if (moved !== null) variable(shim, moved)
+    if (kernel !== null)
+      at('sys/kernel/boot_params/data', [...Array.from({ length: 492 }, () => 9), kernel, 9])
+    return ask('secure_boot', `FK_ROOT=${dir}`)
+  }
+  for (const [what, given, code, said] of [
+    ['is on', [1, 0, null, 3], 0, /^Secure Boot is on$/],
+    ['is on where the kernel does not say', [1, 0, 0, null], 0, /^Secure Boot is on$/],
+    ['is off', [0, 0, null, 2], 1, /^Secure Boot is off$/],
+    ['is switched off in shim', [1, 0, 1, 2], 1, /switched off in shim/],
+    ['is in setup mode', [1, 1, null, 3], 1, /setup mode/],
+    ['is off for the kernel', [1, 0, null, 2], 1, /the kernel was started without it/],
+    ['could not be told by the kernel', [1, 0, null, 1], 1, /the kernel was started without it/],
+    ['could not be asked', [null, 0, null, 3], 102, /could not ask/],
+  ] as const)
+    test(what, () => {
+      const { code: is, said: found } = says(given)
+      assert.match(found, said)
+      assert.equal(is, code)
+    })
+
+  test('is not there without UEFI', () => {
+    assert.deepEqual(ask('secure_boot', `FK_ROOT=${mkdtempSync(join(scratch, 'bios-'))}`), {
+      code: 1,
+      said: 'this machine starts without UEFI, so there is no Secure Boot',
+    })
+  })
 })
 
 test('a waiver of a control that does not exist is refused', () => {

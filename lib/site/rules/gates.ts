@@ -41,9 +41,33 @@ export function* gateProblems(document: Document, today: string): Generator<Prob
         reason: `names ${machine}, which is no machine of this site: cut:MACHINE:WORD`,
         suggestion: nearest(machine, present(machines)),
       }
+    yield* controlProblem([...at, 'what'], what, machinesAreKnown(document) ? present(machines) : undefined)
     if (until !== undefined && until < today)
       yield { path: [...at, 'until'], reason: 'is over: decide again' }
   }
+}
+
+/** What only a person can change, in the firmware or when the system is installed: a site may live without it until a day. */
+export const decidedByPeople = ['A01', 'A27', 'E16', 'F02']
+
+/** A control that a site lives without: `machines` are the names of its machines, where they are known. */
+function* controlProblem(path: Path, what: string, machines: string[] | undefined): Generator<Problem> {
+  const [kind, machine = '', id = ''] = what.split(':')
+  if (kind !== 'control') return
+  const full = (name: string | undefined, control: string | undefined) =>
+    name && control && `control:${name}:${control}`
+  if (machines !== undefined && !machines.includes(machine))
+    yield {
+      path,
+      reason: `names ${machine}, which is no machine of this site: control:MACHINE:ID`,
+      suggestion: full(nearest(machine, machines), id),
+    }
+  if (!decidedByPeople.includes(id))
+    yield {
+      path,
+      reason: `names ${id || 'no control'}; only what a person decides can be accepted: ${decidedByPeople.join(', ')}`,
+      suggestion: full(machine, nearest(id, decidedByPeople)),
+    }
 }
 
 const proofs = ['setting', 'secret', 'typed', 'reach', 'leases', 'resolves', 'event']
