@@ -29,7 +29,7 @@ export default script(import.meta, about, (context) => {
       name: 'no other network plug-in, and no kube-proxy, is in the cluster',
       check: sh`cilium_alone`,
       help: `Cilium takes the place of both. Take them away with what installed them, or leave this page out.
-Those of k3s: ./task k3s-server apply starts it without them; then restart the node, which still has what they made`,
+Those of k3s: ./task k3s-server apply starts it without them, and says what of them is left in the kernel of a node`,
     },
     {
       name: `pods have addresses of ${pods}, and Services of ${services}`,

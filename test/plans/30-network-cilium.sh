@@ -23,7 +23,7 @@ main() {
   # 1/17 no other network plug-in, and no kube-proxy, is in the cluster
   check() { cilium_alone; }
   demand 'no other network plug-in, and no kube-proxy, is in the cluster' 'Cilium takes the place of both. Take them away with what installed them, or leave this page out.
-Those of k3s: ./task k3s-server apply starts it without them; then restart the node, which still has what they made'
+Those of k3s: ./task k3s-server apply starts it without them, and says what of them is left in the kernel of a node'
 
   # 2/17 pods have addresses of 10.42.0.0/16, and Services of 10.43.0.0/16
   #   why: what is encrypted, and who may talk to whom, is written for these networks
