@@ -56,7 +56,7 @@ function describe(
   const unit = `wg-quick@${wg}.service`
   const transaction: Transaction = {
     kind: 'wireguard',
-    route: { gone: 'tunnel' },
+    route: { gone: { route: 'tunnel', next: 'open SSH beside the tunnel first: ./task host-firewall undo' } },
     restart: [{ unit, path: `${dir}/`, how: 'active' }],
   }
   const publicKeys = peers.map((peer) => publicHalf(state, peerKey(peer.name)))

@@ -11,7 +11,7 @@ import type { Change, Step } from '../lib/engine/step.ts'
 import { sh } from '../lib/ground/sh.ts'
 import { configurationSteps } from '../lib/k3s/configuration.ts'
 import { type Member, clusterOf, memberOf, secretNames, urlOf, wellWithout } from '../lib/k3s/members.ts'
-import { prerequisites, serviceShell, startStep } from '../lib/k3s/service.ts'
+import { noOtherNetwork, prerequisites, serviceShell, startStep } from '../lib/k3s/service.ts'
 import { type Context, script } from '../lib/script.ts'
 
 export default script(
@@ -31,6 +31,7 @@ export default script(
       ...configurationSteps(context, member),
       startStep(member, otherServersHealthy(context, member)),
       ...saveCredentials(),
+      noOtherNetwork,
     ]
   },
 )

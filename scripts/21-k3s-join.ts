@@ -8,7 +8,7 @@ import type { Step } from '../lib/engine/step.ts'
 import { sh } from '../lib/ground/sh.ts'
 import { configurationSteps } from '../lib/k3s/configuration.ts'
 import { clusterOf, memberOf, wellWithout } from '../lib/k3s/members.ts'
-import { prerequisites, serviceShell, startStep } from '../lib/k3s/service.ts'
+import { noOtherNetwork, prerequisites, serviceShell, startStep } from '../lib/k3s/service.ts'
 import { script } from '../lib/script.ts'
 
 const about = {
@@ -43,6 +43,7 @@ export default script(import.meta, about, (context) => {
           },
         ]
       : []),
+    noOtherNetwork,
   ]
 })
 

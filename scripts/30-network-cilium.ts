@@ -25,12 +25,21 @@ const about = {
 const secrets = 'cilium-secrets'
 
 export default script(import.meta, about, (context) => {
+  const { pods, services } = context.site.cluster
   const clean = join(context.state, 'components', 'cilium', 'clean.yaml')
   return [
     {
       name: 'no other network plug-in, and no kube-proxy, is in the cluster',
       check: sh`cilium_alone`,
-      help: 'Cilium takes the place of both. Take them away with what installed them, or leave this page out',
+      help: `Cilium takes the place of both. Take them away with what installed them, or leave this page out.
+Those of k3s: ./task k3s-server apply starts it without them, and says what of them is left in the kernel of a node`,
+    },
+    {
+      name: `pods have addresses of ${pods}, and Services of ${services}`,
+      why: 'what is encrypted, and who may talk to whom, is written for these networks',
+      check: sh`cilium_networks ${pods} ${services}`,
+      help: `a cluster keeps the networks that it was made with: write them into config/sites/${context.site.name}.yaml, as
+cluster.pods and cluster.services, or make the cluster anew`,
     },
     file(clean, {
       from: 'config/components/cilium/clean.yaml',

@@ -5,10 +5,41 @@
 # cilium_alone: no other network plug-in, and no kube-proxy, is in the cluster.
 cilium_alone() {
   local others known='kube-proxy|kube-flannel|flannel|calico-node|canal|kube-router|weave-net|antrea-agent'
+  local args='{{ with .metadata.annotations }}{{ with index . "k3s.io/node-args" }}{{ . }}{{ end }}{{ end }}'
   others=$(kubectl get daemonsets --all-namespaces \
     --output=go-template='{{ range .items }}{{ .metadata.namespace }}/{{ .metadata.name }}{{ "\n" }}{{ end }}') || return
   others=$(grep --extended-regexp "/($known)" <<< "$others" || true)
   [ -z "$others" ] || { printf 'there is %s\n' "$others"; return 1; }
+  # k3s has both in its own process, where no DaemonSet shows them, unless its servers were started without.
+  others=$(kubectl get nodes --output=go-template="{{ range .items }}{{ .metadata.name }} $args{{ \"\\n\" }}{{ end }}") || return
+  awk '
+    $2 !~ /^\["server"/ { next }
+    !/"--flannel-backend","none"/ { print "k3s on " $1 " runs flannel"; other = 1 }
+    !/"--disable-kube-proxy"(,"true"|,"--|\])/ { print "k3s on " $1 " runs kube-proxy"; other = 1 }
+    END { exit other }' <<< "$others"
+}
+
+# cilium_networks PODS SERVICES: nodes and Services have addresses of these networks (IPv4): rules of encryption and of policies
+# are written for them.
+cilium_networks() {
+  local nodes service
+  nodes=$(kubectl get nodes \
+    --output=go-template='{{ range .items }}{{ .metadata.name }} {{ or .spec.podCIDR "" }}{{ "\n" }}{{ end }}') &&
+    service=$(kubectl get service kubernetes --namespace default --output=jsonpath='{.spec.clusterIP}') || return
+  awk -v pods="$1" -v services="$2" -v service="$service" '
+    function number(text,   at) { split(text, at, /[.\/]/); return ((at[1] * 256 + at[2]) * 256 + at[3]) * 256 + at[4] }
+    function inside(text, network,   prefix) {
+      split(network, prefix, "/")
+      return int(number(text) / 2 ^ (32 - prefix[2])) == int(number(network) / 2 ^ (32 - prefix[2]))
+    }
+    NF == 2 && !inside($2, pods) { print "pods of " $1 " have addresses of " $2 ", and not of cluster.pods " pods; wrong = 1 }
+    END {
+      if (!inside(service, services)) {
+        print "Services have addresses such as " service ", and not of cluster.services " services
+        wrong = 1
+      }
+      exit wrong
+    }' <<< "$nodes"
 }
 
 # cilium_certified: the agents have the certificates of Hubble: they began after these were made, or have been pointed to them.
@@ -118,5 +149,5 @@ cilium_crds_gone() {
   done
   [ ${#kept[@]} -eq 0 ] || printf 'kept, with the objects in it: %s\n' "${kept[@]}"
 }
-export -f cilium_alone cilium_certified cilium_certify
+export -f cilium_alone cilium_networks cilium_certified cilium_certify
 export -f cilium_clean_begin cilium_nodes cilium_runs cilium_clean_end cilium_not_clean cilium_crds_gone

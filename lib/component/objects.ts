@@ -119,9 +119,9 @@ export function namespaceStep(
     apply: [
       sh`
       kubectl get namespace ${namespace} --output=name ||
-        { kubectl create namespace ${namespace} && kubectl label namespace ${namespace} fortress-kit=made; }`,
+        { release_awaited kubectl create namespace ${namespace} && kubectl label namespace ${namespace} fortress-kit=made; }`,
       sh`
-      kubectl label namespace ${namespace} --overwrite \
+      release_awaited kubectl label namespace ${namespace} --overwrite \
         ${all.map(([label, value]) => `${label}=${value}`)}`,
       sh`account_quieten ${namespace}`,
     ],

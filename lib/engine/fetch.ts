@@ -144,7 +144,7 @@ async function transferOnce(
     'user-agent': 'fortress-kit',
     ...(had > 0 && source?.validator ? { range: `bytes=${had}-`, 'if-range': source.validator } : {}),
   }
-  const response = await request(name, url, headers, signal, options)
+  const response = await request({ name, url, part, options }, headers, signal)
   const place = await placeOf(response, name, url, part, had)
   if (place === 'complete') return
   let { from } = place
@@ -214,13 +214,11 @@ async function placeOf(
   return { from: 0, total: length === null ? Number.NaN : Number(length) }
 }
 
-/** Follows redirects itself: each of them must be allowed, and there are not many. */
+/** Follows redirects itself: each of them must be allowed, and there are not many. A failure is that of the server it led to. */
 async function request(
-  name: string,
-  first: string,
+  { name, url: first, part, options: { mirror } }: Pick<Fetching, 'name' | 'url' | 'part' | 'options'>,
   headers: Record<string, string>,
   signal: AbortSignal,
-  { mirror }: FetchOptions,
 ): Promise<Response> {
   let url = first
   for (let hop = 0; hop <= REDIRECTS; hop += 1) {
@@ -231,7 +229,10 @@ async function request(
           next: 'name another server, or a mirror of yours in FK_MIRROR',
         },
       )
-    const response = await fetch(url, { headers, signal, redirect: 'manual' })
+    const at = url
+    const response = await fetch(at, { headers, signal, redirect: 'manual' }).catch((error: unknown) => {
+      throw signal.aborted ? error : reason(name, part, at, error)
+    })
     const { status } = response
     if (status === 200 || status === 206 || status === 416) return response
     await response.body?.cancel()

@@ -41,9 +41,9 @@ export interface Transaction {
   kind: string
   /**
    * By which route the new connection must come, after apply and after undo. Default: the present one. `gone`: the one that undo
-   * takes away, so that it has to begin by another.
+   * takes away, so that it has to begin by the other; `next` is how that is opened.
    */
-  route?: { apply?: Route; undo?: Route; gone?: Route }
+  route?: { apply?: Route; undo?: Route; gone?: { route: Route; next: string } }
   restart?: Restart[]
   /** Tables of nftables that are made or changed: `inet fortress`. A rollback restores these and no others. */
   tables?: string[]

@@ -29,7 +29,7 @@ export interface Begun {
   armed: { id: string; seconds: number }
   /** What a run that is to end early waits for, and what becomes of it without it. */
   underWay: UnderWay
-  /** Tries what would confirm it before anything is changed, and leaves what it takes away. Resolves to why that fails. */
+  /** Tries what would confirm it before anything is changed, and leaves a route that goes. Resolves to why that fails. */
   ready: () => Promise<FaultReport | undefined>
   /** Confirms what the program has done. Resolves to why it is not confirmed, and so rolled back; or to undefined. */
   confirm: () => Promise<FaultReport | undefined>
@@ -86,7 +86,8 @@ const onMachine: Transactions = {
       subject,
       subject.rollbackAfter,
       (it) => byNewLogin(it, route?.undo),
-      async () => (route?.gone === subject.machine.route ? leave(subject) : undefined),
+      async () =>
+        route?.gone?.route === subject.machine.route ? leave(subject, route.gone.next) : undefined,
     ),
 }
 
@@ -220,12 +221,9 @@ function byNewLogin(it: Unconfirmed, route: Route = it.machine.route): Proof {
 }
 
 /** Goes on by the other route before the present one is taken away. It may have been closed when it was last tried. */
-async function leave(subject: Subject): Promise<FaultReport | undefined> {
+async function leave(subject: Subject, next: string): Promise<FaultReport | undefined> {
   const { machine, page } = subject
-  const [other, next]: [Route, string] =
-    machine.route === 'tunnel'
-      ? ['direct', 'open SSH beside the tunnel first: undo the page that has closed it']
-      : ['tunnel', 'bring the tunnel up on this computer, and run it again']
+  const other: Route = machine.route === 'tunnel' ? 'direct' : 'tunnel'
   const closed = await enters(subject, machine.reconnect(other))
   if (closed) return { ...closed, step: `undo ${page.name}`, next }
   machine.switchTo(other)

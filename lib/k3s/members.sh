@@ -152,6 +152,16 @@ k3s_well() {
   done
 }
 
+# k3s_alone: nothing is left in the kernel of what k3s brings by itself: flannel, and kube-proxy with iptables.
+k3s_alone() {
+  local left
+  left=$(ip -oneline link | awk -F ': ' '$2 ~ /^flannel/ { sub(/@.*/, "", $2); print "interface " $2 }')
+  if command -v iptables-save > /dev/null && iptables-save 2> /dev/null | grep '^:KUBE-SERVICES ' > /dev/null; then
+    left+=${left:+$'\n'}'chain KUBE-SERVICES of iptables'
+  fi
+  [ -z "$left" ] || k3s_no "$left"
+}
+
 # k3s_stop: for undo. The containers that it started end too; the data stays.
 k3s_stop() {
   systemctl disable --now k3s.service 2> /dev/null || true # it is gone already
@@ -159,4 +169,4 @@ k3s_stop() {
 }
 
 export -f k3s_no k3s_program k3s_use k3s_version k3s_kubectl k3s_self k3s_config_digest k3s_answers k3s_said k3s_runs \
-  k3s_restarted k3s_start k3s_votes k3s_well k3s_stop
+  k3s_restarted k3s_start k3s_votes k3s_well k3s_alone k3s_stop

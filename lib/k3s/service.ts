@@ -3,7 +3,7 @@
 import { dirname } from 'node:path'
 import { file } from '../engine/file.ts'
 import type { Context } from '../engine/page.ts'
-import type { Change, Step } from '../engine/step.ts'
+import type { Change, Demand, Step } from '../engine/step.ts'
 import { library, sh } from '../ground/sh.ts'
 import { type Member, k3sTransaction, programOf } from './members.ts'
 
@@ -94,4 +94,12 @@ export function startStep({ name, role }: Member, onOtherNode?: Change['onOtherN
     transaction: k3sTransaction(seconds),
     ...(onOtherNode ? { onOtherNode } : {}),
   }
+}
+
+/** What an installation of k3s with its own network has left, which k3s does not take away when it is started without. */
+export const noOtherNetwork: Demand = {
+  name: 'no interface of flannel, and no rule of kube-proxy, is left on this node',
+  why: 'flannel has the port by which Cilium sends from node to node, and old rules lead to pods that are gone',
+  check: sh`k3s_alone`,
+  help: 'k3s has left them from when it was started with both; they go with a restart of the node: systemctl reboot',
 }

@@ -68,3 +68,65 @@ describe('an undo of Cilium with a node that does not answer', () => {
     assert.deepEqual(shell(away, []), { status: 1, text: 'no answer\n' })
   })
 })
+
+/** Runs a line with a kubectl that gives these lists, by their kind. */
+function asked(line: string, lists: Record<string, string>) {
+  const kubectl = 'kubectl() { local of=LIST_$2; printf %b "${!of-}"; }'
+  const env = Object.fromEntries(Object.entries(lists).map(([kind, text]) => [`LIST_${kind}`, text]))
+  const { status, stdout, stderr } = spawnSync(
+    'bash',
+    ['--noprofile', '--norc', '-euo', 'pipefail', '-c', `. lib/component/cilium.sh; ${kubectl}; ${line}`],
+    { cwd: root, encoding: 'utf8', env: { ...process.env, ...env } },
+  )
+  return [status, stdout + stderr]
+}
+
+describe('what Cilium takes the place of', () => {
+  const none = '["server","--flannel-backend","none","--disable-kube-proxy","true","--node-ip","10.0.0.1"]'
+  const cases: [string, string, string][] = [
+    ['is not there where k3s was started without', none, ''],
+    [
+      'is not there where the switch has no value',
+      '["server","--disable-kube-proxy","--flannel-backend","none"]',
+      '',
+    ],
+    ['is not asked of an agent, which is told by its server', '["agent"]', ''],
+    ['is not asked of another Kubernetes', '', ''],
+    [
+      'is there where k3s says nothing of it',
+      '["server"]',
+      'k3s on a runs flannel\nk3s on a runs kube-proxy\n',
+    ],
+    ['is there with another backend', none.replace('"none"', '"vxlan"'), 'k3s on a runs flannel\n'],
+    ['is there where it is not disabled', none.replace('"true"', '"false"'), 'k3s on a runs kube-proxy\n'],
+  ]
+  for (const [what, args, says] of cases)
+    test(what, () =>
+      assert.deepEqual(asked('cilium_alone', { nodes: `a ${args}\n` }), [says === '' ? 0 : 1, says]),
+    )
+
+  test('is named where it is a DaemonSet', () =>
+    assert.deepEqual(asked('cilium_alone', { daemonsets: 'kube-system/kube-flannel-ds\n' }), [
+      1,
+      'there is kube-system/kube-flannel-ds\n',
+    ]))
+})
+
+describe('the networks of a cluster', () => {
+  const is = (nodes: string, service: string, pods = '10.42.0.0/16') =>
+    asked(`cilium_networks ${pods} 10.43.0.0/16`, { nodes, service })
+
+  test('are those of the site, also where a node has no addresses yet', () => {
+    assert.deepEqual(is('a 10.42.0.0/24\nb 10.42.255.0/24\nc \n', '10.43.0.1'), [0, ''])
+    assert.deepEqual(is('a 172.16.8.0/24\n', '10.43.0.1', '172.16.8.0/21'), [0, ''])
+  })
+
+  test('are said where they are others', () => {
+    assert.deepEqual(is('a 10.42.0.0/24\nb 10.52.0.0/24\n', '10.96.0.1'), [
+      1,
+      `pods of b have addresses of 10.52.0.0/24, and not of cluster.pods 10.42.0.0/16
+Services have addresses such as 10.96.0.1, and not of cluster.services 10.43.0.0/16\n`,
+    ])
+    assert.equal(is('a 172.16.16.0/24\n', '10.43.0.1', '172.16.8.0/21')[0], 1)
+  })
+})

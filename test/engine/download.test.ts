@@ -368,11 +368,14 @@ name another server, or a mirror of yours in FK_MIRROR`,
     await new Promise<void>((resolve) => tls.listen(0, '127.0.0.1', resolve))
     t.after(() => tls.close())
     const url = `https://127.0.0.1:${(tls.address() as AddressInfo).port}/image.img`
-    const text = await refusal(fetchIt(image({ url }), { mirror: undefined }))
-    assert.match(
-      text,
-      /^image-1\.img cannot be fetched: the certificate of 127\.0\.0\.1:\d+ is not trusted\nself-signed certificate.*\n/,
-    )
+    const said =
+      /^image-1\.img cannot be fetched: the certificate of 127\.0\.0\.1:\d+ is not trusted\nself-signed certificate.*\n/
+    assert.match(await refusal(fetchIt(image({ url }), { mirror: undefined })), said)
+    // Where another server has sent us there, it is this one that is named.
+    answers.set(at('image.img'), (_request, response) => response.writeHead(302, { location: url }).end())
+    const text = await refusal(fetchIt())
+    assert.match(text, said)
+    assert.doesNotMatch(text, /MIRROR/)
   })
 
   test('a file that is not there', async () => {

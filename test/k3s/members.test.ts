@@ -5,6 +5,7 @@ import { describe, test } from 'node:test'
 import { parse } from 'yaml'
 import type { Context } from '../../lib/engine/page.ts'
 import { makeSshKey, sshPublicKey } from '../../lib/ground/keys.ts'
+import { root } from '../../lib/ground/root.ts'
 import { checkConfiguration, filesOf, fragmentOf } from '../../lib/k3s/configuration.ts'
 import { clusterOf, k3sShell, memberOf, programOf } from '../../lib/k3s/members.ts'
 import { loadConfig } from '../../lib/site/config.ts'
@@ -270,3 +271,33 @@ describe('why k3s does not run', () => {
       'its journal has no error; ActiveState=activating SubState=start Result=success NRestarts=0\n',
     ))
 })
+
+describe(
+  'what an earlier k3s has left in the kernel of a node',
+  { skip: process.getuid?.() !== 0 && 'it needs root' },
+  () => {
+    const asked = (before: string) => {
+      const line = `. lib/k3s/members.sh; ${before}; k3s_alone`
+      const words = ['--net', 'bash', '--noprofile', '--norc', '-euo', 'pipefail', '-c', line]
+      const { status, stdout, stderr } = spawnSync('unshare', words, { cwd: root, encoding: 'utf8' })
+      return [status, stdout + stderr]
+    }
+    /** A node without rules, or with those of kube-proxy. */
+    const rules = (more = '') =>
+      `iptables-save() { printf '%s\\n' '*nat' ':PREROUTING ACCEPT [0:0]' ${more} COMMIT; }`
+
+    test('is nothing where there is none of it', () => {
+      assert.deepEqual(asked(`${rules()}; ip link add cilium_vxlan type vxlan id 1 dstport 8472`), [0, ''])
+    })
+
+    test('is the interface of flannel, by its name', () => {
+      const flannel = 'ip link add flannel.1 type vxlan id 1 dstport 8472 nolearning'
+      assert.deepEqual(asked(`${rules()}; ${flannel}`), [1, 'interface flannel.1\n'])
+    })
+
+    test('is what kube-proxy has written', () => {
+      const proxy = `':KUBE-SERVICES - [0:0]' '-A PREROUTING -j KUBE-SERVICES'`
+      assert.deepEqual(asked(rules(proxy)), [1, 'chain KUBE-SERVICES of iptables\n'])
+    })
+  },
+)

@@ -3,7 +3,7 @@
 #
 # Run it as root on fortress-node:
 #   FK_SECRETS=DIR FK_FILES=DIR bash 20-k3s-server.sh
-# It has 18 steps. Each checks first, and changes only what does not hold.
+# It has 19 steps. Each checks first, and changes only what does not hold.
 # It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # FK_SECRETS is a directory with one file for each of these secrets, as the machine gets it:
 #   k3s-agent-token
@@ -26,14 +26,14 @@ main() {
   : "${FK_SECRETS:?a directory with the secrets of this page}"
   : "${FK_FILES:?a directory with the downloads of this page}"
 
-  # 1/18 the kernel counts the memory of groups
+  # 1/19 the kernel counts the memory of groups
   #   why: k3s does not start without the memory controller, which the firmware of a Raspberry Pi switches off
   check() {
     grep --word-regexp --quiet memory /sys/fs/cgroup/cgroup.controllers || systemd-detect-virt --quiet --container
   }
   demand 'the kernel counts the memory of groups' 'on a Raspberry Pi: ./task host-harden apply writes cgroup_enable=memory into cmdline.txt; then restart it'
 
-  # 2/18 cgroup v2 is mounted and the clock is synchronised
+  # 2/19 cgroup v2 is mounted and the clock is synchronised
   #   why: the kubelet of this version refuses cgroup v1, and certificates are not valid before their time
   check() {
     test "$(stat --file-system --format=%T /sys/fs/cgroup)" = cgroup2fs &&
@@ -41,7 +41,7 @@ main() {
   }
   demand 'cgroup v2 is mounted and the clock is synchronised' 'find out why the clock is not synchronised: timedatectl timesync-status, or chronyc tracking'
 
-  # 3/18 directory /opt/k3s/v1.36.4+k3s1 exists
+  # 3/19 directory /opt/k3s/v1.36.4+k3s1 exists
   check() { test "$(stat --format='%F %a %U:%G' /opt/k3s/v1.36.4+k3s1)" = 'directory 755 root:root'; }
   apply() {
     (
@@ -51,7 +51,7 @@ main() {
   }
   change 'directory /opt/k3s/v1.36.4+k3s1 exists'
 
-  # 4/18 k3s v1.36.4+k3s1 is downloaded and verified
+  # 4/19 k3s v1.36.4+k3s1 is downloaded and verified
   #   why: it has the pinned SHA-256; nothing that comes from the network is run to install it
   check() { k3s_program v1.36.4+k3s1 835873f37245fc615f547a2fe2af9402a347875f13fa64a1f136de644955ea3f; }
   apply() {
@@ -63,13 +63,13 @@ main() {
   }
   change 'k3s v1.36.4+k3s1 is downloaded and verified'
 
-  # 5/18 /opt/bin/k3s links to an installed version
+  # 5/19 /opt/bin/k3s links to an installed version
   #   why: only k3s-upgrade changes to which: it drains the node first, and goes back when the new version fails
   check() { test -n "$(k3s_version)" && test -x /opt/bin/k3s; }
   apply() { k3s_use v1.36.4+k3s1; }
   change '/opt/bin/k3s links to an installed version'
 
-  # 6/18 no second cluster is initialised on an empty disk
+  # 6/19 no second cluster is initialised on an empty disk
   #   why: it would get a new CA and new keys, and hold nothing of what the cluster held
   check() { test -d /var/lib/rancher/k3s/server/db/etcd || true; }
   demand 'no second cluster is initialised on an empty disk' 'restore a backup: ./task restore FILE.
@@ -81,7 +81,7 @@ k3s-join-server.age, k3s-join-agent.age, k3s-kubeconfig.age in /nonexistent/fort
   FK_RESTART='always	k3s.service	/etc/rancher/k3s/	/etc/rancher/k3s/k3s.yaml	/etc/rancher/k3s/token' FK_TABLES=''
   transaction 840
 
-  # 7/18 k3s.service unit is installed
+  # 7/19 k3s.service unit is installed
   check() {
     put_matches /etc/systemd/system/k3s.service 6feb2dd1ada53fafaf6a2c29fa0ee639741f232369b5c441fc6857218fd27afa 644 root:root
   }
@@ -123,7 +123,7 @@ FORTRESS
   }
   change 'k3s.service unit is installed'
 
-  # 8/18 k3s configuration: config.yaml
+  # 8/19 k3s configuration: config.yaml
   check() {
     put_matches /etc/rancher/k3s/config.yaml d262ddcc3f82774b31d524f262ce2621c336b8fe3af1869729401ac3dedbc028 600 root:root
   }
@@ -204,7 +204,7 @@ FORTRESS
   recover() { put_restore /etc/rancher/k3s/config.yaml; }
   change 'k3s configuration: config.yaml'
 
-  # 9/18 k3s configuration: config.yaml.d/10-node.yaml
+  # 9/19 k3s configuration: config.yaml.d/10-node.yaml
   check() {
     put_matches /etc/rancher/k3s/config.yaml.d/10-node.yaml 6f185cec570f6302f595c0d9890ba54b31682a29e549d3a4ded2ba7c272daa19 600 root:root
   }
@@ -225,7 +225,7 @@ FORTRESS
   recover() { put_restore /etc/rancher/k3s/config.yaml.d/10-node.yaml; }
   change 'k3s configuration: config.yaml.d/10-node.yaml'
 
-  # 10/18 k3s configuration: admission.yaml
+  # 10/19 k3s configuration: admission.yaml
   check() {
     put_matches /etc/rancher/k3s/admission.yaml a6258c018a9ec9938327cbd59397fe9016c9f7e1e30eecab8639c57b457a3c6c 600 root:root
   }
@@ -271,7 +271,7 @@ FORTRESS
   recover() { put_restore /etc/rancher/k3s/admission.yaml; }
   change 'k3s configuration: admission.yaml'
 
-  # 11/18 k3s configuration: audit.yaml
+  # 11/19 k3s configuration: audit.yaml
   check() {
     put_matches /etc/rancher/k3s/audit.yaml db97d6903c6c20cae1a2c10d320cad27eebe170511daccf307b85224f7ac2ab6 600 root:root
   }
@@ -352,7 +352,7 @@ FORTRESS
   recover() { put_restore /etc/rancher/k3s/audit.yaml; }
   change 'k3s configuration: audit.yaml'
 
-  # 12/18 audit log directory is readable by root alone
+  # 12/19 audit log directory is readable by root alone
   check() { test "$(stat --format='%a %U:%G' /var/lib/rancher/k3s/server/logs)" = '700 root:root'; }
   apply() {
     install --directory --mode=700 --owner=root --group=root \
@@ -360,7 +360,7 @@ FORTRESS
   }
   change 'audit log directory is readable by root alone'
 
-  # 13/18 agent token is installed
+  # 13/19 agent token is installed
   #   why: agents join with a token of their own, with which no machine becomes a server
   check() {
     put_finished /etc/rancher/k3s/agent-token && [ "$(stat --format='%a %U:%G' /etc/rancher/k3s/agent-token)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/rancher/k3s/agent-token.sha256
@@ -377,7 +377,7 @@ FORTRESS
   recover() { put_restore /etc/rancher/k3s/agent-token; }
   change 'agent token is installed'
 
-  # 14/18 server token is installed
+  # 14/19 server token is installed
   #   why: servers join with it, and it encrypts the bootstrap data in etcd
   check() {
     put_finished /etc/rancher/k3s/token && [ "$(stat --format='%a %U:%G' /etc/rancher/k3s/token)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/rancher/k3s/token.sha256
@@ -394,7 +394,7 @@ FORTRESS
   recover() { put_restore /etc/rancher/k3s/token; }
   change 'server token is installed'
 
-  # 15/18 k3s server fortress-node runs with the current configuration
+  # 15/19 k3s server fortress-node runs with the current configuration
   #   why: it restarts only after a change of its version, unit, configuration or tokens; when it fails, the previous ones return
   check() { k3s_runs server fortress-node; }
   apply() { k3s_start server fortress-node 540; }
@@ -402,7 +402,7 @@ FORTRESS
 
   confirm
 
-  # 16/18 join token for servers is saved on the laptop, encrypted
+  # 16/19 join token for servers is saved on the laptop, encrypted
   check() {
     saved k3s-join-server "$(sha256sum /var/lib/rancher/k3s/server/token | cut --delimiter=' ' --fields=1)"
   }
@@ -414,7 +414,7 @@ FORTRESS
   }
   change 'join token for servers is saved on the laptop, encrypted'
 
-  # 17/18 join token for agents is saved on the laptop, encrypted
+  # 17/19 join token for agents is saved on the laptop, encrypted
   check() {
     saved k3s-join-agent "$(sha256sum /var/lib/rancher/k3s/server/agent-token | cut --delimiter=' ' --fields=1)"
   }
@@ -426,7 +426,7 @@ FORTRESS
   }
   change 'join token for agents is saved on the laptop, encrypted'
 
-  # 18/18 kubeconfig of the cluster is saved on the laptop, encrypted
+  # 18/19 kubeconfig of the cluster is saved on the laptop, encrypted
   check() {
     saved k3s-kubeconfig "$(sha256sum /etc/rancher/k3s/k3s.yaml | cut --delimiter=' ' --fields=1)"
   }
@@ -437,12 +437,17 @@ FORTRESS
     } | save k3s-kubeconfig
   }
   change 'kubeconfig of the cluster is saved on the laptop, encrypted'
+
+  # 19/19 no interface of flannel, and no rule of kube-proxy, is left on this node
+  #   why: flannel has the port by which Cilium sends from node to node, and old rules lead to pods that are gone
+  check() { k3s_alone; }
+  demand 'no interface of flannel, and no rule of kube-proxy, is left on this node' 'k3s has left them from when it was started with both; they go with a restart of the node: systemctl reboot'
 }
 
 # What main uses.
 # from lib/engine/shell/receive.sh: receive
 # from lib/k3s/members.sh: K3S K3S_ETC K3S_DATA K3S_NOTES k3s_no k3s_program k3s_use k3s_version k3s_kubectl k3s_self
-# from lib/k3s/members.sh: k3s_config_digest k3s_answers k3s_said k3s_runs k3s_restarted k3s_start
+# from lib/k3s/members.sh: k3s_config_digest k3s_answers k3s_said k3s_runs k3s_restarted k3s_start k3s_alone
 # from lib/engine/shell/put.sh: FK_STATE put put_owner put_finish put_finished put_restore received put_matches
 # from lib/engine/shell/snapshot.sh: fk_etc fk_units fk_packages fk_sysctls fk_tables fk_functions fk_sure fk_room
 # from lib/engine/shell/snapshot.sh: fk_describe fk_snapshot record_before fk_changed fk_restore_etc fk_restore_kept

@@ -3,7 +3,7 @@
 #
 # Run it on the laptop, as yourself:
 #   KUBECONFIG=FILE FK_FILES=DIR bash 30-network-cilium.sh
-# It has 17 steps. Each checks first, and changes only what does not hold.
+# It has 18 steps. Each checks first, and changes only what does not hold.
 # It needs kubectl and helm in PATH, and in KUBECONFIG the file that opens the API of the cluster.
 # It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # FK_FILES is a directory with these downloads. Each is proven before it is used:
@@ -20,11 +20,18 @@ main() {
   : "${FK_FILES:?a directory with the downloads of this page}"
   : "${KUBECONFIG:?the file that opens the API of the cluster}"
 
-  # 1/17 no other network plug-in, and no kube-proxy, is in the cluster
+  # 1/18 no other network plug-in, and no kube-proxy, is in the cluster
   check() { cilium_alone; }
-  demand 'no other network plug-in, and no kube-proxy, is in the cluster' 'Cilium takes the place of both. Take them away with what installed them, or leave this page out'
+  demand 'no other network plug-in, and no kube-proxy, is in the cluster' 'Cilium takes the place of both. Take them away with what installed them, or leave this page out.
+Those of k3s: ./task k3s-server apply starts it without them, and says what of them is left in the kernel of a node'
 
-  # 2/17 the manifest that cleans nodes at undo is written
+  # 2/18 pods have addresses of 10.42.0.0/16, and Services of 10.43.0.0/16
+  #   why: what is encrypted, and who may talk to whom, is written for these networks
+  check() { cilium_networks 10.42.0.0/16 10.43.0.0/16; }
+  demand 'pods have addresses of 10.42.0.0/16, and Services of 10.43.0.0/16' 'a cluster keeps the networks that it was made with: write them into config/sites/fortress.yaml, as
+cluster.pods and cluster.services, or make the cluster anew'
+
+  # 3/18 the manifest that cleans nodes at undo is written
   check() {
     put_matches /nonexistent/fortress/components/cilium/clean.yaml c05dfbf7d95e2c9fd2afd60f8428acdab492ac5e0f04fab79eabca0cf5140abc 644 root:root
   }
@@ -125,7 +132,7 @@ FORTRESS
   recover() { put_restore /nonexistent/fortress/components/cilium/clean.yaml; }
   change 'the manifest that cleans nodes at undo is written'
 
-  # 3/17 the values of cilium are written: values.yaml
+  # 4/18 the values of cilium are written: values.yaml
   check() {
     put_matches /nonexistent/fortress/components/cilium/values.yaml 29d869598c9b7cc787e3b186a6fe32bf098555c1b4e7e02a3bbdf55000b8e266 644 root:root
   }
@@ -201,7 +208,7 @@ FORTRESS
   recover() { put_restore /nonexistent/fortress/components/cilium/values.yaml; }
   change 'the values of cilium are written: values.yaml'
 
-  # 4/17 the values of cilium are written: values.site.yaml
+  # 5/18 the values of cilium are written: values.site.yaml
   check() {
     put_matches /nonexistent/fortress/components/cilium/values.site.yaml cf124a0bcaf29bce973205215d24b03fcc31aae74a81751294a09dd30f98944b 644 root:root
   }
@@ -228,7 +235,7 @@ FORTRESS
   recover() { put_restore /nonexistent/fortress/components/cilium/values.site.yaml; }
   change 'the values of cilium are written: values.site.yaml'
 
-  # 5/17 namespace cilium has Pod Security level privileged
+  # 6/18 namespace cilium has Pod Security level privileged
   #   why: its agent loads programs into the kernel of the node, in the node's own network; a namespace of its own, so that kube-system needs no exemption
   check() {
     test "$(kubectl get namespace cilium --output=jsonpath='{.metadata.labels.pod-security\.kubernetes\.io/enforce} {.metadata.labels.pod-security\.kubernetes\.io/audit} {.metadata.labels.pod-security\.kubernetes\.io/warn}')" = 'privileged privileged privileged' &&
@@ -237,27 +244,27 @@ FORTRESS
   apply() {
     (
       kubectl get namespace cilium --output=name ||
-        { kubectl create namespace cilium && kubectl label namespace cilium fortress-kit=made; }
+        { release_awaited kubectl create namespace cilium && kubectl label namespace cilium fortress-kit=made; }
     )
-    kubectl label namespace cilium --overwrite \
+    release_awaited kubectl label namespace cilium --overwrite \
       pod-security.kubernetes.io/enforce=privileged pod-security.kubernetes.io/audit=privileged pod-security.kubernetes.io/warn=privileged
     account_quieten cilium
   }
   change 'namespace cilium has Pod Security level privileged'
 
-  # 6/17 cilium can be upgraded to 1.20.2 directly
+  # 7/18 cilium can be upgraded to 1.20.2 directly
   #   why: its makers test an upgrade from the minor version before, and only from there
   check() { release_jump cilium cilium 1.20.2 minor; }
   demand 'cilium can be upgraded to 1.20.2 directly' 'pin a version between the two in config/versions.yaml, apply this page, then go on; an older one needs an undo'
 
-  # 7/17 the CRDs of gateway-api have no other owner
+  # 8/18 the CRDs of gateway-api have no other owner
   #   why: two owners take turns in replacing them, and what one of them drops is deleted with all its objects
   check() {
     release_crds_free backendtlspolicies.gateway.networking.k8s.io gatewayclasses.gateway.networking.k8s.io gateways.gateway.networking.k8s.io grpcroutes.gateway.networking.k8s.io httproutes.gateway.networking.k8s.io listenersets.gateway.networking.k8s.io referencegrants.gateway.networking.k8s.io tcproutes.gateway.networking.k8s.io tlsroutes.gateway.networking.k8s.io udproutes.gateway.networking.k8s.io
   }
   demand 'the CRDs of gateway-api have no other owner' 'take them away where they came from, or leave this component out: two cannot own them'
 
-  # 8/17 the CRDs of gateway-api v1.6.1 are installed
+  # 9/18 the CRDs of gateway-api v1.6.1 are installed
   #   why: agent and operator look for them when they start, and do without gateways when they are not there
   check() {
     release_crds /nonexistent/fortress/components/cilium/gateway-api-v1.6.1.yaml backendtlspolicies.gateway.networking.k8s.io gatewayclasses.gateway.networking.k8s.io gateways.gateway.networking.k8s.io grpcroutes.gateway.networking.k8s.io httproutes.gateway.networking.k8s.io listenersets.gateway.networking.k8s.io referencegrants.gateway.networking.k8s.io tcproutes.gateway.networking.k8s.io tlsroutes.gateway.networking.k8s.io udproutes.gateway.networking.k8s.io
@@ -273,7 +280,7 @@ FORTRESS
   }
   change 'the CRDs of gateway-api v1.6.1 are installed'
 
-  # 9/17 the chart of cilium 1.20.2 is downloaded and verified
+  # 10/18 the chart of cilium 1.20.2 is downloaded and verified
   #   why: it is proven by its SHA-256 before helm sees it
   check() {
     release_chart /nonexistent/fortress/components/cilium/cilium-1.20.2.tgz b2afd87b7f75f875f92a14559f14f59b7babbb479d968e3fd625a20bf30ec20e
@@ -287,7 +294,7 @@ FORTRESS
   }
   change 'the chart of cilium 1.20.2 is downloaded and verified'
 
-  # 10/17 cilium 1.20.2 is installed with the declared values
+  # 11/18 cilium 1.20.2 is installed with the declared values
   #   why: every object is compared with what the server makes of the chart, field by field
   check() {
     release_holds cilium cilium 'chart b2afd87b7f75f875, values e44e9c95a263e6bf' \
@@ -305,36 +312,36 @@ FORTRESS
   }
   change 'cilium 1.20.2 is installed with the declared values'
 
-  # 11/17 daemonset cilium/cilium is ready
+  # 12/18 daemonset cilium/cilium is ready
   #   why: the first start pulls the image and compiles its programs; after a restart beside a Gateway it needs more than a minute
   check() { kubectl rollout status daemonset/cilium --namespace cilium --timeout=5s; }
   wait_for 'daemonset cilium/cilium is ready' 600
 
-  # 12/17 deployment cilium/cilium-operator is ready
+  # 13/18 deployment cilium/cilium-operator is ready
   check() { kubectl rollout status deployment/cilium-operator --namespace cilium --timeout=5s; }
   wait_for 'deployment cilium/cilium-operator is ready' 300
 
-  # 13/17 every node is ready
+  # 14/18 every node is ready
   #   why: a node is Ready when the agent has written its CNI configuration
   check() { kubectl wait --for=condition=Ready --timeout=5s --namespace cilium node --all; }
   wait_for 'every node is ready' 180
 
-  # 14/17 deployment kube-system/coredns is ready
+  # 15/18 deployment kube-system/coredns is ready
   #   why: Hubble's relay finds the agents by a name
   check() { kubectl rollout status deployment/coredns --namespace kube-system --timeout=5s; }
   wait_for 'deployment kube-system/coredns is ready' 300
 
-  # 15/17 the agents have the certificates of Hubble
+  # 16/18 the agents have the certificates of Hubble
   #   why: they begin before these are made; a kubelet looks for new ones once a minute, and at once where a pod changes
   check() { cilium_certified; }
   apply() { cilium_certify 300; }
   change 'the agents have the certificates of Hubble'
 
-  # 16/17 deployment cilium/hubble-relay is ready
+  # 17/18 deployment cilium/hubble-relay is ready
   check() { kubectl rollout status deployment/hubble-relay --namespace cilium --timeout=5s; }
   wait_for 'deployment cilium/hubble-relay is ready' 300
 
-  # 17/17 namespace cilium-secrets gives a pod without an account no token
+  # 18/18 namespace cilium-secrets gives a pod without an account no token
   #   why: the chart makes it, for certificates of gateways, with an account like any other
   check() { account_quiet cilium-secrets; }
   apply() { account_quieten cilium-secrets; }
@@ -347,7 +354,7 @@ FORTRESS
 # from lib/component/release.sh: release_by release_revisions release_good RELEASE_LIMIT release_settle release_back
 # from lib/component/release.sh: account_quiet account_quieten release_crds_free release_crds release_jump release_chart
 # from lib/component/release.sh: release_received
-# from lib/component/cilium.sh: cilium_alone cilium_certified cilium_certify
+# from lib/component/cilium.sh: cilium_alone cilium_networks cilium_certified cilium_certify
 # from lib/engine/shell/put.sh: FK_STATE put put_owner put_finish put_finished put_restore received put_matches
 # from lib/engine/shell/snapshot.sh: record_before
 # from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin_rootless usage recover holds

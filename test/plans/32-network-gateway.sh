@@ -33,9 +33,9 @@ main() {
   apply() {
     (
       kubectl get namespace gateways --output=name ||
-        { kubectl create namespace gateways && kubectl label namespace gateways fortress-kit=made; }
+        { release_awaited kubectl create namespace gateways && kubectl label namespace gateways fortress-kit=made; }
     )
-    kubectl label namespace gateways --overwrite \
+    release_awaited kubectl label namespace gateways --overwrite \
       pod-security.kubernetes.io/enforce=restricted pod-security.kubernetes.io/audit=restricted pod-security.kubernetes.io/warn=restricted
     account_quieten gateways
   }

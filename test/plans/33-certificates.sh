@@ -68,9 +68,9 @@ FORTRESS
   apply() {
     (
       kubectl get namespace cert-manager --output=name ||
-        { kubectl create namespace cert-manager && kubectl label namespace cert-manager fortress-kit=made; }
+        { release_awaited kubectl create namespace cert-manager && kubectl label namespace cert-manager fortress-kit=made; }
     )
-    kubectl label namespace cert-manager --overwrite \
+    release_awaited kubectl label namespace cert-manager --overwrite \
       pod-security.kubernetes.io/enforce=restricted pod-security.kubernetes.io/audit=restricted pod-security.kubernetes.io/warn=restricted
     account_quieten cert-manager
   }

@@ -25,9 +25,9 @@ main() {
   apply() {
     (
       kubectl get namespace hello --output=name ||
-        { kubectl create namespace hello && kubectl label namespace hello fortress-kit=made; }
+        { release_awaited kubectl create namespace hello && kubectl label namespace hello fortress-kit=made; }
     )
-    kubectl label namespace hello --overwrite \
+    release_awaited kubectl label namespace hello --overwrite \
       pod-security.kubernetes.io/enforce=restricted pod-security.kubernetes.io/audit=restricted pod-security.kubernetes.io/warn=restricted fortress-kit/gateway=inside
     account_quieten hello
   }
