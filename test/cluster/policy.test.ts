@@ -1,5 +1,6 @@
 // The rules of config/policy as a real API server applies them: what it refuses, in which words, and what it lets be.
 import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -90,6 +91,14 @@ describe('the rules for what may run', { skip: missing }, () => {
       .kubectl('get validatingadmissionpolicies,validatingadmissionpolicybindings --output=name')
       .then((text) => text.split('\n').filter((line) => line.includes('fortress')))
 
+  const task = (...words: string[]) =>
+    said(
+      spawn(process.execPath, [join(it.copy.dir, 'bin/task.cjs'), ...words], {
+        cwd: it.copy.dir,
+        env: it.env,
+      }),
+    )
+
   before(async () => {
     it = await demo('policy')
     document = readFileSync(join(it.copy.dir, 'config/sites/fortress-pi.yaml'), 'utf8')
@@ -136,6 +145,19 @@ describe('the rules for what may run', { skip: missing }, () => {
     const text = await it.kubectl(`get validatingadmissionpolicies --output=go-template='${each}'`)
     assert.equal(text.split('\n').length, rules.length)
     for (const line of text.split('\n')) assert.match(line, /^fortress-\S+ \d+ map\[\]$/)
+  })
+
+  test('a report names what is there and would be refused, and stores nothing', async () => {
+    const { code, text } = await task('rules', 'report')
+    assert.equal(
+      text,
+      'Deployment legacy/old\n  digest  image without a digest, as in NAME@sha256:DIGEST: web\n\n1 object would be refused if it came today.\n',
+    )
+    assert.equal(code, 2)
+    assert.doesNotMatch(
+      await it.kubectl('get deployment old --namespace legacy --output=yaml'),
+      /fortress-kit\/asked/,
+    )
   })
 
   test('enforce waits until what is there keeps to them', async () => {
@@ -410,6 +432,67 @@ describe('the rules for what may run', { skip: missing }, () => {
     assert.equal(code, 0, stderr)
     assert.doesNotMatch(stderr, /fortress-/)
   }
+
+  test('a webhook that nobody answers for holds everything up, until it is unlocked; it can be put back', async () => {
+    const service = { namespace: 'legacy', name: 'gone', port: 443 }
+    const rule = {
+      apiGroups: [''],
+      apiVersions: ['v1'],
+      operations: ['CREATE', 'UPDATE', 'DELETE'],
+      resources: ['configmaps'],
+    }
+    const hook = {
+      name: 'all.example.org',
+      clientConfig: { service },
+      rules: [rule],
+      sideEffects: 'None',
+      admissionReviewVersions: ['v1'],
+      failurePolicy: 'Fail',
+    }
+    const kinds = ['Validating', 'Mutating'].map((kind) => `${kind}WebhookConfiguration`)
+    for (const kind of kinds)
+      await it.kubectl(
+        'create --filename=-',
+        JSON.stringify({
+          apiVersion: 'admissionregistration.k8s.io/v1',
+          kind,
+          metadata: { name: 'dead' },
+          webhooks: [{ ...hook, name: 'own.example.org', failurePolicy: 'Ignore' }, hook],
+        }),
+      )
+    const create = () => it.node.kubectl('create configmap any --namespace legacy --dry-run=server')
+    for (let i = 0; ; i++) {
+      const { code, stderr } = await create()
+      if (code !== 0 && /failed calling webhook "all\.example\.org"/.test(stderr)) break
+      assert.ok(i < 50, stderr)
+      await sleep(200)
+    }
+    const asked = await task('unlock-webhooks')
+    assert.equal(asked.code, 2, asked.text)
+    for (const kind of kinds)
+      assert.ok(
+        asked.text.includes(`${kind} dead, all.example.org: nothing ready is behind Service legacy/gone.`),
+        asked.text,
+      )
+    assert.notEqual((await create()).code, 0)
+    const { code, text } = await task('unlock-webhooks', '--yes')
+    assert.equal(code, 0, text)
+    for (let i = 0; (await create()).code !== 0; i++) {
+      assert.ok(i < 50)
+      await sleep(200)
+    }
+    const back = /\.\/task (kubectl replace --filename \S+)/.exec(text)![1]!.split(' ')
+    const put = await task(...back)
+    assert.equal(put.code, 0, put.text)
+    for (let i = 0; (await create()).code === 0; i++) {
+      assert.ok(i < 50)
+      await sleep(200)
+    }
+    assert.equal((await task('unlock-webhooks', '--yes')).code, 0)
+    const none = await task('unlock-webhooks', '--yes')
+    assert.match(none.text, /No webhook holds anything up/)
+    for (const kind of kinds) await it.kubectl(`delete ${kind} dead`)
+  })
 
   test('back in audit nothing is refused any more', async () => {
     told('mode: audit')
