@@ -61,6 +61,14 @@ export default {
     may: { does: 'whether a workload may talk to another, and by which rule', ...commandOf('may', 'may') },
     net: { does: 'what the network has dropped lately, and why', ...commandOf('net', 'net') },
     map: { does: 'who may talk to whom; --svg and --mermaid draw it', ...commandOf('map', 'map') },
+    rules: {
+      does: 'what the API server refuses to run, and what of the cluster breaks a rule',
+      ...commandOf('rules', 'rules'),
+    },
+    'unlock-webhooks': {
+      does: 'let changes pass that a webhook holds up which does not answer',
+      ...commandOf('webhooks', 'webhooks'),
+    },
     components: {
       does: 'what runs in the cluster, in which order it comes, with which images; values against charts',
       ...commandOf('components', 'components'),

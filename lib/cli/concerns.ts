@@ -8,6 +8,7 @@ import { type Member, clusterOf, programOf } from '../k3s/members.ts'
 import type { Config } from '../site/model.ts'
 import { seconds } from '../site/formats.ts'
 import { notBuilt } from '../site/planned.ts'
+import { exceptionsOf } from '../site/policy.ts'
 import {
   type Answers,
   type Concern,
@@ -80,6 +81,13 @@ export function statusOf(config: Config, { pages, machines, verdicts, now, took 
   const identity = config.env.FK_AGE_IDENTITY
   if (existsSync(identity) && copiedAt(identity) === undefined)
     add('warn', 'identity', 'no copy of it is known, and it opens every secret and backup', './task identity')
+  for (const { rules, namespace, until } of exceptionsOf(config.site, now).ended)
+    add(
+      'warn',
+      'policy',
+      `the exception from ${listed(rules)} in ${namespace} ended with ${until}`,
+      `./task policy apply, and take it out of config/sites/${config.site.name}.yaml`,
+    )
   const cluster = clusterState(config, machines, now, add)
   const order = { bad: 0, warn: 1 }
   concerns.sort((a, b) => order[a.state] - order[b.state])

@@ -132,6 +132,34 @@ export const sites = {
   ],
 } as const satisfies Table
 
+export const rules = {
+  words: [
+    {
+      name: 'action',
+      optional: true,
+      among: {
+        list: 'what is refused, and where it is not asked',
+        report: 'what of the cluster would be refused today; stores nothing',
+      },
+    },
+  ],
+  flags: { site, json: { help: 'for programs: one JSON document' } },
+  notes: ['Exit code of report: 0 nothing would be refused, 2 something would.'],
+} as const satisfies Table
+
+export const webhooks = {
+  words: [
+    {
+      name: 'NAME',
+      optional: true,
+      many: true,
+      help: 'a configuration of webhooks that is meant, even where something is ready',
+    },
+  ],
+  flags: { site, yes, json, verbose },
+  notes: ['Exit code: 0 nothing is held up any more, 2 something is, and nobody has said yes.'],
+} as const satisfies Table
+
 export const take = {
   words: [
     { name: 'PAGE', help: 'by its name or number: 06-host-firewall' },

@@ -251,8 +251,7 @@ release_advice() {
   case $said in
     *'failed calling webhook'*)
       echo 'A webhook of the cluster does not answer, and what it watches cannot be changed.'
-      echo 'Mend what serves it, or delete it where that is gone:'
-      echo './task kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations'
+      echo 'Mend what serves it, or let changes pass meanwhile: ./task unlock-webhooks'
       ;;
     *'invalid ownership metadata'*)
       echo 'Somebody else has made this object, and it is left alone. Take it away where it came from, or delete it.'

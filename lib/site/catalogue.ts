@@ -51,6 +51,8 @@ export interface Component {
   upgrade?: { jump: 'patch' | 'minor' | 'major'; why: string }
   undo?: { keeps: string[]; namespace: boolean }
   ignore?: { kind: string; name?: string; path: string; why: string }[]
+  /** What of config/policy/rules.yaml is not asked of it; without a namespace in its own. */
+  exempt?: { rules: 'all' | string[]; namespace?: string; labels?: Record<string, string>; why: string }[]
   /** Keys of values that are ignored in silence, and what takes their place. */
   removed?: Record<string, string>
   workloads?: Workload[]

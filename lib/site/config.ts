@@ -40,9 +40,18 @@ export const checkers = [
   ...['address', 'document', 'hostname', 'kept', 'nearest', 'root', 'wrap'].map(
     (name) => `lib/ground/${name}.ts`,
   ),
-  ...['catalogue', 'config', 'defaults', 'formats', 'kubernetes', 'machines', 'reach', 'rules', 'zones'].map(
-    (name) => `lib/site/${name}.ts`,
-  ),
+  ...[
+    'catalogue',
+    'config',
+    'defaults',
+    'formats',
+    'kubernetes',
+    'machines',
+    'policy',
+    'reach',
+    'rules',
+    'zones',
+  ].map((name) => `lib/site/${name}.ts`),
 ]
 
 /** The state of every file of code and data that has a say in a checked result, beside the documents themselves. */
@@ -51,8 +60,9 @@ function rulesOf(site: string): string {
   const files = [
     ...checkers,
     ...below('lib/site/rules'),
-    ...['component', 'env', 'site', 'versions'].map((name) => `config/schema/${name}.json`),
+    ...['component', 'env', 'policy', 'site', 'versions'].map((name) => `config/schema/${name}.json`),
     'config/host/allow.yaml',
+    'config/policy/rules.yaml',
     // A component that is not named cannot have been found right. Behind a backslash a name may be spelt in other letters.
     ...below('config/components').flatMap((dir) =>
       site.includes(dir.slice('config/components/'.length)) || site.includes('\\')

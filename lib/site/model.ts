@@ -260,6 +260,23 @@ export interface Data {
   not: Record<string, string>
 }
 
+/** What need not keep to rules of config/policy/rules.yaml for a time. */
+export interface PolicyException {
+  rules: string[]
+  namespace: string
+  labels?: Record<string, string>
+  why: string
+  /** The last day on which it counts, in UTC. */
+  until: string
+}
+
+/** What the API server refuses to run. */
+export interface Policy {
+  mode: 'audit' | 'enforce'
+  registries: string[]
+  exceptions: PolicyException[]
+}
+
 /** What only a person can do, and how it is seen to be done. */
 export interface Gate {
   id: string
@@ -285,6 +302,7 @@ export interface SiteDocument {
   gateways?: Gateway[]
   names?: Zone[]
   components: Record<string, Choice | Choice[]>
+  policy: Policy
   gitops?: Gitops
   apps?: Record<string, App[]>
   data?: Partial<Data>

@@ -12,6 +12,7 @@ import { gateProblems } from './rules/gates.ts'
 import { gitopsProblems } from './rules/gitops.ts'
 import { machineProblems } from './rules/machines.ts'
 import type { Document } from './rules/parts.ts'
+import { policyProblems } from './rules/policy.ts'
 import { routerProblems } from './rules/router.ts'
 import { tunnelProblems } from './rules/tunnel.ts'
 
@@ -34,6 +35,7 @@ export function* siteProblems(
   yield* gitopsProblems(document, catalogue)
   yield* dataProblems(document, catalogue)
   yield* gateProblems(document, today)
+  yield* policyProblems(document)
   const whole = isWhole(document) ? complete(document as SiteDocument) : undefined
   // What is left out may be wrong where the document is not whole.
   const site: Document = whole ? { ...whole, gates: document.gates, recovery: document.recovery } : document

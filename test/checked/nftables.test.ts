@@ -37,6 +37,7 @@ function rules(name: string, allow?: Allow[]): string {
     machines: machines[name]!,
     cluster,
     components: {},
+    policy: { mode: 'audit' as const, registries: ['docker.io'], exceptions: [] },
     ...router,
   }
   return pageRules(complete(document), name, dir)

@@ -59,6 +59,8 @@ export interface Answer {
 export interface Reply {
   status: number
   text: string
+  /** Its headers Warning. */
+  warnings: string
 }
 
 /** One line of the audit log, as far as tests look at it. */
@@ -184,7 +186,8 @@ export async function bed(
       const sent = request(to, (response) => {
         let text = ''
         response.setEncoding('utf8').on('data', (part: string) => (text += part))
-        response.on('end', () => resolve({ status: response.statusCode ?? 0, text }))
+        const warnings = response.headers['warning'] ?? ''
+        response.on('end', () => resolve({ status: response.statusCode ?? 0, text, warnings }))
       })
       sent.on('error', reject)
       sent.end(body === undefined ? undefined : JSON.stringify(body))

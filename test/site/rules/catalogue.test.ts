@@ -65,6 +65,7 @@ function problems(changed: Record<string, Partial<Component>>, arch: 'amd64' | '
     machines: [{ name: 'one', roles: ['host', 'server'], os: 'debian-13', arch }],
     cluster: { pods: '10.42.0.0/16', services: '10.43.0.0/16', servers_take_pods: true },
     components: { detection: 'falco' },
+    policy: { mode: 'audit' as const, registries: ['docker.io'], exceptions: [] },
   }
   return [...siteProblems(document, 'one', made, '2026-11-26')]
 }

@@ -1,0 +1,266 @@
+// Rules for what may run as objects of the API server, exceptions by the day, and what a report says. What the API server makes of
+// them is in test/cluster/policy.test.ts.
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { join } from 'node:path'
+import { describe, test } from 'node:test'
+import { parse } from 'yaml'
+import { policyOf, refusalManifests, ruleManifests } from '../../lib/component/admission.ts'
+import { root } from '../../lib/ground/root.ts'
+import { linesOf, listOf, reportOf } from '../../lib/cli/rules.ts'
+import { type Configuration, type Slice, blocksOf, keptOf } from '../../lib/cli/webhooks.ts'
+import { catalogue } from '../../lib/site/catalogue.ts'
+import type { PolicyException, Site } from '../../lib/site/model.ts'
+import { exceptionsOf, exemptionsFor, policyData, rulesFor } from '../../lib/site/policy.ts'
+import policy from '../../scripts/50-policy.ts'
+import type { Context } from '../../lib/engine/page.ts'
+import { siteOf } from '../sites.ts'
+
+interface Policy {
+  kind: string
+  metadata: { name: string; annotations?: Record<string, string> }
+  spec: {
+    policyName?: string
+    validationActions?: string[]
+    matchConditions?: { name: string; expression: string }[]
+    validations?: { expression: string }[]
+  }
+}
+
+const with_ = (more: Partial<Site['policy']>, name = 'fortress'): Site => {
+  const site = siteOf(name)
+  return { ...site, policy: { ...site.policy, ...more } }
+}
+const exception: PolicyException = {
+  rules: ['digest'],
+  namespace: 'old',
+  why: 'it is old',
+  until: '2026-11-30',
+}
+const objectsFor = (site: Site, now?: Date) =>
+  ruleManifests(site, 'policy', now).map((text) => parse(text) as Policy)
+const of = (rule: string, site: Site, now?: Date) =>
+  objectsFor(site, now).find(({ metadata }) => metadata.name === policyOf(rule))!
+const conditions = (rule: string, site: Site, now?: Date) =>
+  of(rule, site, now)
+    .spec.matchConditions!.map(({ expression }) => expression)
+    .join('\n')
+
+describe('the rules of a site', () => {
+  test('each warns from the first day, and refuses by a binding of its own', () => {
+    const site = siteOf('fortress')
+    const { on } = rulesFor(site)
+    const all = objectsFor(site)
+    assert.equal(all.length, 2 * on.length)
+    for (const { spec, kind, metadata } of all.filter(({ spec }) => spec.policyName !== undefined)) {
+      assert.deepEqual(
+        [kind, spec.validationActions],
+        ['ValidatingAdmissionPolicyBinding', ['Warn', 'Audit']],
+      )
+      assert.equal(metadata.name, spec.policyName)
+    }
+    const refusals = refusalManifests(site, 'x').map((text) => parse(text) as Policy)
+    assert.deepEqual(
+      refusals.map(({ spec }) => [spec.policyName, spec.validationActions]),
+      on.map(({ id }) => [policyOf(id), ['Deny']]),
+    )
+  })
+
+  test('the registries are those of the site', () => {
+    const { variables } = of('registries', with_({ registries: ['git.home.arpa:3000/me'] }))
+      .spec as unknown as {
+      variables: { expression: string }[]
+    }
+    assert.match(
+      variables.map(({ expression }) => expression).join(),
+      /\["git\.home\.arpa:3000\/me"\]\.exists/,
+    )
+  })
+
+  test('what waits for a page that is not there is off, and said to be', () => {
+    const { on, off } = rulesFor(siteOf('fortress'))
+    assert.deepEqual(
+      off.map(({ id }) => id),
+      ['runtime-class'],
+    )
+    assert.ok(!on.some(({ id }) => id === 'runtime-class'))
+    assert.match(listOf(siteOf('fortress')), /runtime-class +is off, no page installs a runtime yet/)
+  })
+
+  test('a site that has chosen Kyverno hears that no page installs it', () => {
+    assert.match(listOf(siteOf('zengarden')), /kyverno is chosen, and no page installs it yet/)
+    assert.doesNotMatch(listOf(siteOf('fortress')), /kyverno/)
+  })
+
+  test('every exemption names rules that there are, and gives a reason', () => {
+    const ids = policyData().rules.map(({ id }) => id)
+    for (const name of ['fortress', 'fortress-pi', 'zengarden', 'pitower', 'k3s-vault'])
+      for (const { rules, why } of exemptionsFor(siteOf(name))) {
+        assert.ok(rules === 'all' || rules.every((rule) => ids.includes(rule)))
+        assert.ok(why.length > 10)
+      }
+    for (const { exempt = [] } of catalogue().values())
+      for (const { rules } of exempt) assert.ok(rules === 'all' || rules.every((rule) => ids.includes(rule)))
+  })
+
+  test('a component that the site has not chosen is exempt from nothing', () => {
+    const site = siteOf('fortress')
+    const other = {
+      ...site,
+      components: { network: 'other', 'load-balancer': 'other', gateway: 'other' },
+    } as unknown as Site
+    const has = (one: Site) => exemptionsFor(one).some(({ namespace }) => namespace === 'cilium')
+    assert.deepEqual([has(site), has(other)], [true, false])
+  })
+})
+
+describe('an exception', () => {
+  const site = with_({ exceptions: [{ ...exception, labels: { app: "it's" } }] })
+  test('ends with its last day, which the API server knows without us', () => {
+    const text = conditions('digest', site, new Date('2026-11-30T23:59:59Z'))
+    assert.match(text, /request\.namespace == "old" && .*\[\?"app"\]\.orValue\(''\) == "it's"/)
+    assert.match(
+      text,
+      /timestamp\(dyn\(object\)\.metadata\.creationTimestamp\) < timestamp\('2026-12-01T00:00:00\.000Z'\)/,
+    )
+    assert.match(
+      of('digest', site, new Date('2026-11-30')).metadata.annotations!['fortress-kit/exempt']!,
+      /old app=it's until 2026-11-30: it is old/,
+    )
+  })
+
+  test('is not rendered any more when it is over, and listed as ended', () => {
+    const now = new Date('2026-12-01T00:00:00Z')
+    assert.doesNotMatch(conditions('digest', site, now), /"old"/)
+    assert.deepEqual(exceptionsOf(site, now).ended.length, 1)
+    assert.match(
+      listOf(site, now),
+      /Ended, and to be taken out: digest in old app=it's until 2026-11-30: it is old/,
+    )
+  })
+
+  test('is for its rules alone', () => {
+    assert.doesNotMatch(conditions('latest', site, new Date('2026-11-30')), /"old"/)
+  })
+})
+
+describe('the page', () => {
+  const stepsOf = (site: Site) =>
+    policy.steps({ site, state: '/state' } as unknown as Context).map(({ name }) => name)
+  test('refuses only where the site says enforce, and only behind the look at what is there', () => {
+    const [audit, enforce] = [stepsOf(with_({ mode: 'audit' })), stepsOf(with_({ mode: 'enforce' }))]
+    assert.equal(audit.at(-1), 'the rules warn, and refuse nothing')
+    const look = enforce.indexOf('what is in the cluster keeps to the rules')
+    assert.ok(look > enforce.indexOf('every rule objects to what it is for'))
+    assert.ok(look < enforce.indexOf('what breaks a rule is refused'))
+  })
+})
+
+/** Runs a function of admission.sh where kubectl says this, by its first word. */
+function run(call: string, kubectl: string): { code: number | null; said: string } {
+  const dir = process.env['TMPDIR'] ?? '/tmp'
+  const script = `set -o pipefail; source ${join(root, 'lib/component/admission.sh')}
+kubectl() { ${kubectl}; }
+${call}`
+  const { status, stdout, stderr } = spawnSync('bash', ['-c', script], {
+    encoding: 'utf8',
+    env: { ...process.env, FK_TMP: dir },
+  })
+  return { code: status, said: `${stdout}${stderr}` }
+}
+
+const warning = (rule: string, object: string, says: string) =>
+  `Warning: Validation failed for ValidatingAdmissionPolicy 'fortress-${rule}' with binding 'fortress-${rule}': ${object}: ${says}`
+
+describe('a report', () => {
+  const lines = [
+    warning('digest', 'Deployment a/web', 'no digest: web'),
+    warning('digest', 'Pod a/web-1', 'no digest: web'),
+    warning('limits', 'Pod b/own', 'no limit: x'),
+    warning('limits', 'Job b/done', 'no limit: x'),
+  ]
+  const asked = (annotate: string) => `case $1 in
+    api-resources) printf '%s\\n' pods deployments.apps jobs.batch ;;
+    get) case $* in *--selector*) echo binding ;; *) printf '%b' 'Deployment\\ta/web\\t\\t\\nPod\\ta/web-1\\tReplicaSet\\tRunning\\nPod\\tb/own\\t\\tRunning\\nJob\\tb/done\\t\\tSucceeded\\n' ;; esac ;;
+    annotate) ${annotate} ;;
+  esac`
+  const said = (text: string, code: number) =>
+    `printf '%s\\n' "${text.replaceAll('\n', '\\n').replaceAll('"', '\\"')}" | sed 's/\\\\n/\\n/g' >&2; return ${code}`
+
+  test('names what answers for itself, and nothing that has ended', () => {
+    const { code, said: text } = run(
+      'policy_report pods deployments.apps jobs.batch other.example',
+      asked(said(lines.join('\n'), 0)),
+    )
+    assert.equal(code, 1)
+    assert.equal(text, 'digest\tDeployment\ta/web\tno digest: web\nlimits\tPod\tb/own\tno limit: x\n')
+    assert.equal(
+      reportOf(linesOf(text)),
+      'Deployment a/web\n  digest  no digest: web\nPod b/own\n  limits  no limit: x\n\n2 objects would be refused if they came today.\n',
+    )
+  })
+
+  test('says nothing where nothing breaks a rule', () => {
+    assert.deepEqual(run('policy_report pods', asked('return 0')), { code: 0, said: '' })
+  })
+
+  test('is none where something could not be asked', () => {
+    const text = 'Error from server (InternalError): failed calling webhook "x"'
+    const { code, said: out } = run('policy_report pods', asked(said(text, 1)))
+    assert.equal(code, 2)
+    assert.match(out, /not everything could be asked:\nError from server \(InternalError\)/)
+  })
+
+  test('is none where the rules are not in the cluster', () => {
+    const { code, said: out } = run('policy_report pods', ':')
+    assert.deepEqual([code, out], [2, 'the rules are not in the cluster: ./task policy apply\n'])
+  })
+
+  test('an object that is gone meanwhile is no failure', () => {
+    assert.equal(
+      run('policy_report pods', asked(said('Error from server (NotFound): pods "x" not found', 1))).code,
+      0,
+    )
+  })
+})
+
+describe('webhooks that hold everything up', () => {
+  const configuration = (
+    name: string,
+    ...webhooks: NonNullable<Configuration['webhooks']>
+  ): Configuration => ({
+    kind: 'ValidatingWebhookConfiguration',
+    metadata: { name, uid: '1', resourceVersion: '2', labels: { a: 'b' } },
+    webhooks,
+  })
+  const service = (name: string) => ({ service: { namespace: 'x', name } })
+  const all = [
+    configuration(
+      'dead',
+      { name: 'a', failurePolicy: 'Ignore', clientConfig: service('gone') },
+      { name: 'b', clientConfig: service('gone') },
+    ),
+    configuration('alive', { name: 'c', failurePolicy: 'Fail', clientConfig: service('here') }),
+    configuration('far', { name: 'd', failurePolicy: 'Fail', clientConfig: { url: 'https://example.org' } }),
+  ]
+  const slice = (name: string, ready?: boolean): Slice => ({
+    metadata: { namespace: 'x', labels: { 'kubernetes.io/service-name': name } },
+    endpoints: [{ conditions: ready === undefined ? {} : { ready } }],
+  })
+  const found = (slices: Slice[], ...names: string[]) =>
+    blocksOf(all, slices, names).map(({ webhook, index }) => `${index} ${webhook}`)
+
+  test('are those that must agree, and behind which nothing is ready', () => {
+    assert.deepEqual(found([slice('here')]), ['1 b'])
+    assert.deepEqual(found([slice('here', false), { ...slice('gone'), endpoints: null }]), ['1 b', '0 c'])
+    assert.deepEqual(found([slice('here', true), slice('gone', true)]), [])
+  })
+
+  test('or those that are named, whatever is ready', () => {
+    assert.deepEqual(found([slice('here'), slice('gone')], 'far', 'alive'), ['0 c', '0 d'])
+  })
+
+  test('are kept as they can be put back', () => {
+    assert.deepEqual(keptOf(all[0]!), { ...all[0], metadata: { name: 'dead', labels: { a: 'b' } } })
+  })
+})
