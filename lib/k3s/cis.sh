@@ -265,7 +265,7 @@ etcd_is() {
   [ ! -e "$K3S_DATA/server/db/state.db" ] || na 'the datastore is SQLite, not etcd'
   fact etcd cis_etcd
   cis_are etcd "$@" || return
-  etcd_has_read
+  etcd_has_read || return
   case $* in
     *client-transport-security.client-cert-auth*) etcd_refuses 2379 server-ca.crt ;;
     *peer-transport-security.client-cert-auth*) etcd_refuses 2380 peer-ca.crt ;;

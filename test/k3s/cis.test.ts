@@ -300,6 +300,24 @@ test('when the journal has lost the start, the Node and the files of k3s have th
   )
 })
 
+for (const [what, written, holds] of [
+  ['that k3s wrote at this start is what etcd has read', 1700000000, true],
+  ['that was written later etcd has not read', 1700000001, false],
+  ['of an earlier start etcd has not read', 1699999999, false],
+] as const)
+  test(`a configuration of etcd ${what}`, () => {
+    const ask = `mkdir --parents "$K3S_DATA/server/db/etcd"
+printf 'peer-transport-security:\\n  auto-tls: false\\n' > "$K3S_DATA/server/db/etcd/config"
+touch --date=@${written} "$K3S_DATA/server/db/etcd/config"`
+    for (const before of ['', 'true && ']) {
+      const { code, said } = bash(
+        `${ask}\n${before}etcd_is peer-transport-security.auto-tls unset-or false && echo holds || echo fails`,
+      )
+      assert.equal(code, 0, said)
+      assert.match(said, holds ? /holds$/ : /etcd has read another\nfails$/)
+    }
+  })
+
 test('a kube-proxy of which only the port is open has unknown arguments, and fails', async () => {
   const server = createServer().listen(10249, '127.0.0.1')
   await once(server, 'listening')
