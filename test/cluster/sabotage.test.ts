@@ -161,9 +161,10 @@ kubectl label namespace default pod-security.kubernetes.io/enforce-`,
   {
     by: 'an access list beside the mode',
     seen: Object.keys(lists),
-    bash: paths.map(acl).join('\n'),
-    undo: `python3 -c 'import os, sys
-for path in sys.argv[1:]: os.removexattr(path, "system.posix_acl_access")' ${paths.join(' ')}`,
+    bash: `stat --format='%a %n' ${paths.join(' ')} > /root/modes\n${paths.map(acl).join('\n')}`,
+    undo: `while read -r mode path; do
+  python3 -c 'import os, sys; os.removexattr(sys.argv[1], "system.posix_acl_access")' "$path"; chmod "$mode" "$path"
+done < /root/modes`,
   },
 ]
 
