@@ -692,7 +692,7 @@ for (const [id, before, code, said] of [
 test('on a Raspberry Pi updates come from the archive of its kernel and firmware, too', () => {
   const from = (...sites: string[]) => `apt_policy() { :; }
     apt_settings() { printf 'Unattended-Upgrade::Origins-Pattern:: "%s";\\n' ${sites.map((one) => `'${one}'`).join(' ')}; }`
-  const debian = 'origin=Debian,codename=\${distro_codename},label=Debian-Security'
+  const debian = 'origin=Debian,codename=${distro_codename},label=Debian-Security'
   const own =
     /Origins-Pattern:: "(site=archive\.raspberrypi\.com)"/.exec(read('config/host/apt.conf'))?.[1] ?? ''
   assert.equal(ask(control('L01c', 2), from(debian, own)).code, 0)
