@@ -2,9 +2,9 @@
 // An nftables firewall: nobody connects to whom router.allow of the site does not list. From outside that is WireGuard alone.
 //
 // Needs   where the tunnel ends at this host, that it is up on the laptop: SSH from anywhere else is closed here.
-// Leaves  the nftables table `inet fortress`, /etc/nftables.conf, /etc/nftables.d, and the unit that loads them. Where they cannot
-//         be loaded, /etc/nftables-closed.nft lets in nothing but the way in. The tables of libvirt and of a cluster network are
-//         left alone.
+// Leaves  the nftables table `inet fortress`, /etc/nftables.conf, /etc/nftables.d, and the unit that loads them. Where they
+//         cannot be loaded, /etc/nftables-closed.nft lets in nothing but the way in. The tables of libvirt and of a cluster
+//         network are left alone.
 // Undo    opens the machine as it was.
 import { createRequire } from 'node:module'
 import { file } from '../lib/engine/file.ts'
