@@ -74,6 +74,7 @@ export function statusOf(config: Config, { pages, machines, verdicts, now, took 
     const isNode = members.some((member) => member.name === name)
     if (silent && !silent.behind && !isNode) add('bad', name, silent.why, silent.next ?? './task doctor')
     machineConcerns(machine, add)
+    releaseConcern(config, machine, add)
     replacedConcern(machine, verdicts, add)
   }
   const judged = judge(pages, machines, verdicts, now)
@@ -102,6 +103,19 @@ export function statusOf(config: Config, { pages, machines, verdicts, now, took 
     notBuilt: notBuilt(config.site).map(({ page, does }) => ({ page, does })),
     ...(cluster ? { cluster } : {}),
   }
+}
+
+/** A Flatcar that is not the pinned one. */
+function releaseConcern({ pins }: Config, { name, system = '' }: Answers, add: Add): void {
+  const runs = /^Flatcar\b.* (\d+\.\d+\.\d+)\b/.exec(system)?.[1]
+  const pinned = pins['flatcar']?.version
+  if (runs !== undefined && pinned !== undefined && runs !== pinned)
+    add(
+      'warn',
+      name,
+      `Flatcar ${pinned} is pinned, and it runs ${runs}`,
+      './task node-update plan, then apply',
+    )
 }
 
 /** A machine of that name answers, and it is not the one that pages were run on. */

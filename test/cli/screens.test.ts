@@ -118,7 +118,7 @@ function machine(name: string, layers: string[], more: Record<string, string> = 
     pages: names.map((page) => ({ name: page, changed: [] })),
     notes: [],
   }
-  const system = name === 'fortress' ? 'Debian GNU/Linux 13 (trixie)' : 'Flatcar Container Linux 4230.2.4'
+  const system = name === 'fortress' ? 'Debian GNU/Linux 13 (trixie)' : 'Flatcar Container Linux 4757.2.1'
   take(answers, 'machine', { up: '7200', system, kernel: '6.12.48', ...more })
   return answers
 }
