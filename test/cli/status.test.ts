@@ -104,6 +104,21 @@ describe('what needs attention', () => {
     ])
   })
 
+  test('a Flatcar that is not the pinned release, or has another one waiting, is updated by its page', () => {
+    const first = well('pi-1', nodes(node('pi-1')), ...backups)
+    first.system = 'Flatcar Container Linux by Kinvolk 1000.2.3 (Oklo)'
+    first.restart = 'a new system'
+    const config = site('server')
+    const pinned = config.pins['flatcar']?.version
+    assert.deepEqual(said(config, [first]), [
+      'warn pi-1: it waits for a reboot (a new system) → ./task node-update apply',
+      `warn pi-1: Flatcar ${pinned} is pinned, and it runs 1000.2.3 → ./task node-update plan, then apply`,
+    ])
+    first.system = `Flatcar Container Linux by Kinvolk ${pinned} (Oklo)`
+    first.restart = ''
+    assert.deepEqual(said(config, [first]), [])
+  })
+
   test('an older version is upgraded when all have the new one, and staged before', () => {
     const old = 'v1.35.1+k3s1'
     const lines = nodes(node('pi-1', { version: old }), node('pi-2', { version: old }))
