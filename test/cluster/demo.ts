@@ -30,6 +30,8 @@ export default script(import.meta, { layer: 'L6', on: 'api', library: releaseShe
 
 export interface Demo {
   node: Bed
+  /** The directory of the chart server. */
+  charts: string
   copy: Checkout
   env: Record<string, string | undefined>
   /** What the chart server does with a request for a file that it has, where it is not to send it. */
@@ -114,6 +116,7 @@ ${what}:
     })
   const made: Demo = {
     node,
+    charts,
     copy,
     env,
     answer: undefined,
