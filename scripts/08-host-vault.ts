@@ -1,16 +1,27 @@
 #!/usr/bin/env -S npx --no-install tsx
-// A LUKS2 disk that the TPM2 of this machine opens at boot, and that no other machine opens without a key.
+// A LUKS2 disk that opens at boot on this machine, and on no other without a key.
 //
 // Needs   a USB disk of its own, chosen by id in vault.disk of its machine in the site document.
+// Opens   as the site document says. Whoever takes machine and disks opens it, too, where nothing is asked that they lack:
+//           tpm2_pcrs: [7, 14]         any system that is signed under the same keys opens it: a stick with Debian is enough
+//           tpm2_pcrs: [7, 8, 9, 14]   the kernel, initrd and command line of this machine's own menu open it (the default);
+//                                      nobody measures the root file system, so it has to be encrypted (E16)
+//           tpm2_pin: true             whoever types the PIN besides, after each boot
+//           key_file: true             whoever opens the root disk, which is encrypted; the TPM2 has no key
+//           tpm2_pcrs: []              whoever types the passphrase, or applies this page, after each boot
+//         Not built: PCR 15 and signed policies for PCR 11, because only systemd-stub measures what they need, and here GRUB
+//         starts the kernel; systemd-pcrlock, which is experimental and cannot foretell what GRUB measures, so that 7 is left.
 // Leaves  /dev/mapper/<vault.name>, open after every boot, for the storage of the cluster. No file system: that is the guest's.
 // Undo    closes the disk and removes it from /etc/crypttab. What is stored on it stays, and so do its keys: a vault is emptied
 //         only by a person, by hand.
+import { file } from '../lib/engine/file.ts'
 import { packages } from '../lib/engine/packages.ts'
 import type { Change, Demand, Step } from '../lib/engine/step.ts'
 import { type Command, feed, sh } from '../lib/ground/sh.ts'
 import { type Vault, bare, vaultOf, vaultShell } from '../lib/host/vault.ts'
 import { script } from '../lib/script.ts'
 import { vaultSpec } from '../lib/site/machines.ts'
+import type { Vault as VaultSpec } from '../lib/site/model.ts'
 import { type Waiver, acceptedControls } from '../lib/site/waivers.ts'
 
 export default script(
@@ -20,34 +31,61 @@ export default script(
     on: 'host',
     library: vaultShell,
     prepare: sh`${formatting()}
+${tpm2()}
 ${keys()}`,
   },
   (context) => {
+    const { site, machine } = context
     const vault = vaultOf(context)
-    const {
-      kdf_memory_kib: memory,
-      tpm2_pcrs: registers,
-      discard,
-    } = vaultSpec(context.site, context.machine.name)
+    const spec = vaultSpec(site, machine.name)
+    const { kdf_memory_kib: memory, discard } = spec
     if (vault.disk === '') return [noDisk]
-    const pcrs = registers.toSorted((a, b) => a - b).join('+')
-    const waiver = acceptedControls(context.site, context.machine.name).find(({ id }) => id === 'F02')
+    const way = wayOf(spec)
+    const waiver = acceptedControls(site, machine.name).find(({ id }) => id === 'F02')
     return [
       ...guards(vault, memory),
+      ...(way.keyFile ? [encryptedRoot] : []),
       unalarmed(vault),
       consent(vault),
       ...installed,
       formatted(vault, memory),
       recoveryKey(vault),
+      ...onPaper(vault),
       headerSaved(vault),
-      ...(pcrs === '' ? [] : [sealed(vault, pcrs, waiver)]),
+      way.strict === '' ? unsealed(vault) : sealed(vault, way, waiver),
+      ...(way.renewed ? renewal(vault, way) : []),
+      way.keyFile ? keyFile(vault) : noKeyFile(vault),
       headerCurrent(vault),
-      atBoot(vault, pcrs, discard),
-      open(vault, discard),
+      atBoot(vault, way, discard),
+      open(vault, way, discard),
       slots(vault),
     ]
   },
 )
+
+/** How the vault opens at boot. */
+interface Way {
+  /** The registers that the TPM2's key is bound to, as systemd writes them; '' where it gets none. */
+  strict: string
+  /** Those of them that no update of the kernel changes. */
+  steady: string
+  /** The machine binds the key anew after updates. */
+  renewed: boolean
+  pin: boolean
+  keyFile: boolean
+}
+
+function wayOf({ tpm2_pcrs: registers, tpm2_pin: pin, key_file: keyFile }: VaultSpec): Way {
+  const text = (some: number[]) => some.toSorted((a, b) => a - b).join('+')
+  const changing = [4, 5, 8, 9]
+  return {
+    strict: text(registers),
+    steady: text(registers.filter((register) => !changing.includes(register))),
+    renewed: registers.includes(8),
+    pin,
+    keyFile,
+  }
+}
 
 const noDisk: Demand = {
   name: 'no disk is chosen for the vault (vault.disk), so nothing is encrypted',
@@ -115,6 +153,13 @@ export function guards({ disk, name, uuid }: Vault, memory: number): Demand[] {
   ]
 }
 
+const encryptedRoot: Demand = {
+  name: 'the root file system is encrypted, as a key file in it needs (vault.key_file)',
+  why: 'whoever takes the machine would read the key beside the disk that it opens',
+  check: sh`for disk in $(disks_of /); do encrypted "$disk" || vault_no "$disk is not encrypted, and / lies on it"; done`,
+  help: 'install the system on an encrypted disk, or choose another way in the site document: key_file: false',
+}
+
 /**
  * A TPM2 that stops giving its key is the alarm it is there for. Nothing that holds a key is sent to the machine until a
  * person has said that the change was theirs, by removing the old binding.
@@ -122,8 +167,9 @@ export function guards({ disk, name, uuid }: Vault, memory: number): Demand[] {
 function unalarmed({ disk, uuid }: Vault): Demand {
   return {
     name: 'the machine boots as it did when the TPM2 was given its key',
-    why: 'Secure Boot off, other keys, a cleared TPM2, another board: a repair, or somebody who waits for your passphrase',
+    why: 'Secure Boot off, other keys, another kernel, a cleared TPM2: a repair, or somebody who waits for your passphrase',
     check: sh`! vault_is ${disk} ${uuid} || ! vault_token ${disk} tpm2 || vault_unseals ${disk}`,
+    // After an update by hand, without an orderly stop, it is neither: the same answer brings it back.
     help: [
       'find out what changed before you give this machine a key. When it was you:',
       `on the machine, systemd-cryptenroll --wipe-slot=tpm2 ${disk}`,
@@ -245,6 +291,31 @@ function recoveryKey({ disk, keys }: Vault): Change {
   }
 }
 
+/** Of what nobody has on paper the laptop has the only copy. It is asked again for another key, which has another salt. */
+function onPaper({ disk, recovery }: Vault): Step[] {
+  const id = disk.replace(/^.*\//, '')
+  const noted = sh`salt=$(vault_salt ${disk} 1) && [ -n "$salt" ] &&
+    [ "$(cat "$VAULT_NOTES"/${id}.paper 2> /dev/null)" = "$salt" ]`
+  return [
+    {
+      name: 'the recovery key of the vault is on paper, and two of its groups were typed from there',
+      why: 'when machine and laptop are lost together, the paper is what opens the vault',
+      check: noted,
+      help: 'apply this page at a terminal: it shows the recovery key once, and asks for two of its groups',
+      person: {},
+      paper: recovery,
+    },
+    {
+      name: 'the machine has a note that the recovery key is on paper',
+      check: noted,
+      apply: [
+        sh`vault_salt ${disk} 1 > "$VAULT_NOTES"/${id}.paper.part
+          sync "$VAULT_NOTES"/${id}.paper.part && mv "$VAULT_NOTES"/${id}.paper.part "$VAULT_NOTES"/${id}.paper`,
+      ],
+    },
+  ]
+}
+
 /** Both checks compare what the laptop has saved with the header as it is now. */
 const headerIsSaved = ({ disk, backup }: Vault) => sh`saved ${backup} "$(vault_header_digest ${disk})"`
 
@@ -261,14 +332,14 @@ function headerSaved(vault: Vault): Change {
   }
 }
 
-function sealed({ disk, keys }: Vault, pcrs: string, waiver: Waiver | undefined): Change {
+function sealed({ disk, keys }: Vault, way: Way, waiver: Waiver | undefined): Change {
+  const { strict, pin } = way
+  const bridge = way.renewed ? [way.steady] : []
+  const question = sh`vault_sealed ${[disk, strict, String(pin), ...bridge]}`
   return {
-    name: 'the TPM2 of this machine opens the vault',
-    why: [
-      `PCR ${pcrs}: 7 is the state of Secure Boot and its keys, which updates of kernel and system leave alone;`,
-      '0, 2 and 4 change with each update of firmware or boot loader and would keep the vault shut',
-    ].join(' '),
-    check: sh`! vault_tpm2 || vault_sealed ${disk} ${pcrs}`,
+    name: `the TPM2 of this machine opens the vault${pin ? ' for whoever types its PIN' : ''}`,
+    why: `PCR ${strict}: ${opensFor(way)}`,
+    check: sh`! vault_tpm2 || ${question}`,
     apply: [
       // The slots before the first try: what a killed enrolment leaves without a token is known by its absence here.
       sh`[ -e "$VAULT_NOTES"/slots ] || {
@@ -280,8 +351,8 @@ function sealed({ disk, keys }: Vault, pcrs: string, waiver: Waiver | undefined)
         # For the same registers systemd-cryptenroll keeps a key that a cleared TPM2 cannot give any more: the old one goes first.
         ! vault_token ${disk} tpm2 ||
           systemd-cryptenroll --unlock-key-file=<(printf %s "\${key[0]}") --wipe-slot=tpm2 ${disk}
-        systemd-cryptenroll --unlock-key-file=<(printf %s "\${key[0]}") \
-          --tpm2-device=auto --tpm2-pcrs=${pcrs} ${disk}
+        NEWPIN=\${key[2]-} systemd-cryptenroll --unlock-key-file=<(printf %s "\${key[0]}") \
+          --tpm2-device=auto --tpm2-pcrs=${strict} --tpm2-with-pin=${pin ? 'yes' : 'no'} ${disk}
       `,
       sh`systemd-cryptenroll ${disk} | awk '
           NR == FNR { known[$1]; next }
@@ -292,17 +363,101 @@ function sealed({ disk, keys }: Vault, pcrs: string, waiver: Waiver | undefined)
     controls: [
       {
         id: 'F02',
-        title:
-          'The TPM2 opens the vault for any system that is signed under the same keys (PCR 7), and for no other',
+        title: `The TPM2 opens the vault ${opensFor(way)}`,
         check: sh`
           vault_tpm2 || { echo 'this machine has no TPM2: after a boot, apply this page to open the vault' && exit 100; }
-          vault_sealed ${disk} ${pcrs} && printf 'bound to PCR %s; ' ${pcrs} && secure_boot`,
+          ${question} && printf 'bound to PCR %s; ' ${strict} && secure_boot`,
         from: ['NIST SP 800-53 SC-12'],
         ...(waiver ? { waived: `${waiver.reason} (until ${waiver.expires})` } : {}),
       },
     ],
   }
 }
+
+/** For whom the TPM2 opens it, in the words of F02. */
+const opensFor = ({ renewed, pin }: Way): string =>
+  pin
+    ? 'for whoever knows the PIN, in any system that is signed under the same keys'
+    : renewed
+      ? 'for the kernel, initrd and command line of this machine, and between an update and the next start for any signed system'
+      : 'for any system that is signed under the same keys, a stick with Debian too'
+
+/** The site wants no key in the TPM2: one that is left from another choice would still open the vault. */
+const unsealed = ({ disk }: Vault): Change => ({
+  name: 'no key of the vault is in the TPM2',
+  check: sh`! vault_token ${disk} tpm2`,
+  apply: [sh`systemd-cryptenroll --wipe-slot=tpm2 ${disk}`],
+})
+
+/** What binds the key anew after each update of what the machine starts. */
+function renewal({ disk, unit }: Vault, { strict, steady }: Way): Step[] {
+  const words = `${disk} ${strict} ${steady}`
+  return [
+    file('/usr/local/sbin/fortress-vault', {
+      from: 'config/host/fortress-vault',
+      mode: '755',
+      test: sh`bash -n "$new"`,
+      name: 'a script binds the key of the TPM2 to the kernel that was started, and removes no key before the new one opens',
+    }),
+    file('/etc/systemd/system/fortress-vault.service', {
+      from: 'config/host/fortress-vault.service',
+      values: { words, after: unit },
+      then: [sh`systemctl daemon-reload`],
+      name: 'a service binds the key of the TPM2 at each start, and bridges updates at each stop',
+    }),
+    file('/etc/apt/apt.conf.d/99-fortress-vault', {
+      from: 'config/host/fortress-vault.apt',
+      values: { words },
+      test: sh`APT_CONFIG="$new" apt-config dump > /dev/null`,
+      name: 'APT bridges an update of what the machine starts, in case that it stops without order',
+    }),
+    {
+      name: 'the key of the TPM2 is bound anew at each start (fortress-vault.service)',
+      why: 'what a new kernel will measure is known once it has started',
+      check: sh`! vault_tpm2 || { systemctl --quiet is-enabled fortress-vault.service &&
+        systemctl --quiet is-active fortress-vault.service; }`,
+      apply: [sh`systemctl enable fortress-vault.service`, sh`systemctl restart fortress-vault.service`],
+      undo: [sh`systemctl disable fortress-vault.service`],
+    },
+  ]
+}
+
+const keyDirectory = '/etc/cryptsetup-keys.d'
+
+/** A key in the root file system. Its slot is known by a token that names it. */
+function keyFile({ disk, name, keys }: Vault): Change {
+  const path = `${keyDirectory}/${name}.key`
+  return {
+    name: 'a key file in the encrypted root opens the vault',
+    why: 'it is as safe as what opens the root disk, and no TPM2 gives it to another system',
+    check: sh`[ "$(stat --format='%a %U:%G' ${path})" = '400 root:root' ] &&
+      slot=$(vault_key_slot ${disk}) && [ -n "$slot" ] && vault_opens ${disk} "$slot" < ${path}`,
+    apply: [
+      sh`install --directory --mode=700 ${keyDirectory}
+        [ -s ${path} ] || head --bytes=48 /dev/urandom | base64 --wrap=0 | put ${path} 400 root:root`,
+      sh`put_finish ${path}`,
+      feed(keys)`
+        mapfile -t key
+        vault_key_drop ${disk}
+        cryptsetup luksAddKey --batch-mode --key-file <(printf %s "\${key[0]}") \
+          --pbkdf pbkdf2 --pbkdf-force-iterations 1000 ${disk} ${path}
+        for slot in $(systemd-cryptenroll ${disk} | awk 'NR > 1 && $2 == "password" { print $1 }'); do
+          ! vault_opens ${disk} "$slot" < ${path} || [ "$slot" = 0 ] ||
+            printf '{"type":"fortress-key-file","keyslots":["%s"]}' "$slot" | cryptsetup token import --json-file - ${disk}
+        done
+      `,
+    ],
+  }
+}
+
+const noKeyFile = ({ disk, name }: Vault): Change => ({
+  name: 'no key file opens the vault',
+  check: sh`[ -z "$(vault_key_slot ${disk})" ] && [ ! -e ${`${keyDirectory}/${name}.key`} ]`,
+  apply: [
+    sh`vault_key_drop ${disk}
+      rm --force ${`${keyDirectory}/${name}.key`}`,
+  ],
+})
 
 function headerCurrent(vault: Vault): Change {
   const { disk, backup } = vault
@@ -323,20 +478,24 @@ function headerCurrent(vault: Vault): Change {
   }
 }
 
-/** The line of /etc/crypttab: opened by the TPM2 where there is one, else by hand. */
-function crypttabLine({ disk, name }: Vault, pcrs: string, discard: boolean): Command {
-  const line = (...options: string[]) =>
-    `${name} ${disk} none ${[...options, ...(discard ? ['discard'] : [])].join(',')}`
-  const byHand = line('luks', 'noauto', 'headless=true')
-  if (pcrs === '') return sh`echo ${byHand}`
-  const waits = ['token-timeout=30s', 'headless=true', 'nofail', 'x-systemd.device-timeout=30s']
-  const byTpm2 = line('luks', 'tpm2-device=auto', ...waits)
+/** The line of /etc/crypttab: opened by the key file, by the TPM2 where there is one, else by hand. */
+function crypttabLine({ disk, name }: Vault, way: Way, discard: boolean): Command {
+  const line = (key: string, ...options: string[]) =>
+    `${name} ${disk} ${key} ${['luks', ...options, ...(discard ? ['discard'] : [])].join(',')}`
+  const byHand = line('none', 'noauto', 'headless=true')
+  const disks = ['nofail', 'x-systemd.device-timeout=30s']
+  if (way.keyFile) return sh`echo ${line(`${keyDirectory}/${name}.key`, 'headless=true', ...disks)}`
+  if (way.strict === '') return sh`echo ${byHand}`
+  // The PIN is asked at the console: nothing waits for it, and applying this page opens the vault by its passphrase.
+  const asks = way.pin ? ['tpm2-pin=yes', 'timeout=180s'] : ['headless=true']
+  const byTpm2 = line('none', 'tpm2-device=auto', 'token-timeout=30s', ...asks, ...disks)
   return sh`if vault_tpm2; then echo ${byTpm2}; else echo ${byHand}; fi`
 }
 
-function atBoot(vault: Vault, pcrs: string, discard: boolean): Change {
+function atBoot(vault: Vault, way: Way, discard: boolean): Change {
   const { name } = vault
-  const line = crypttabLine(vault, pcrs, discard)
+  const line = crypttabLine(vault, way, discard)
+  const key = way.keyFile ? `${keyDirectory}/${name}.key` : 'none'
   return {
     name: 'the vault opens at boot, and a missing disk does not stop the boot (crypttab)',
     check: sh`put_finished /etc/crypttab &&
@@ -350,9 +509,9 @@ function atBoot(vault: Vault, pcrs: string, discard: boolean): Change {
     controls: [
       {
         id: 'F11',
-        title: '/etc/crypttab is readable by root alone, and names no key file',
+        title: `/etc/crypttab is readable by root alone, and names ${way.keyFile ? 'a key file' : 'no key file'}`,
         check: sh`stat --format='%a %U:%G' /etc/crypttab &&
-          awk -v name=${name} '$1 == name { print $3, $4; if ($3 != "none") bad = 1 } END { exit bad }' /etc/crypttab &&
+          awk -v name=${name} -v key=${key} '$1 == name { print $3, $4; bad = $3 != key } END { exit bad }' /etc/crypttab &&
           test "$(stat --format='%a %U:%G' /etc/crypttab)" = '600 root:root'`,
         from: ['ANSSI-BP-028 R50'],
       },
@@ -360,14 +519,15 @@ function atBoot(vault: Vault, pcrs: string, discard: boolean): Change {
   }
 }
 
-function open({ disk, uuid, name, unit, keys }: Vault, discard: boolean): Change {
+function open({ disk, uuid, name, unit, keys }: Vault, { pin }: Way, discard: boolean): Change {
   const mapping = `/dev/mapper/${name}`
   return {
     name: `the vault is open at ${mapping}`,
     check: sh`vault_open ${disk} ${uuid} ${name}`,
     apply: [
       feed(keys)`
-        if ! systemctl start ${unit}; then
+        # A unit that asks for a PIN at the console would wait for it.
+        if ${pin ? sh`systemctl stop ${unit}` : sh`! systemctl start ${unit}`}; then
           mapfile -t key
           printf %s "\${key[0]}" |
             cryptsetup open --type luks2 --key-file - ${discard ? ['--allow-discards', disk] : disk} ${name}
@@ -396,7 +556,7 @@ function slots({ disk }: Vault): Demand {
     controls: [
       {
         id: 'F05',
-        title: 'Every key slot of the vault is known: passphrase, recovery key, TPM2',
+        title: 'Every key slot of the vault is known: passphrase, recovery key, TPM2, key file',
         check: sh`vault_slots ${disk}`,
         from: ['NIST SP 800-53 SC-12'],
       },
@@ -453,29 +613,112 @@ function formatting(): Command {
   `
 }
 
-/** Shell of this page alone: the format, the TPM2, the key slots, the open mapping. */
+/** Shell of this page alone: what the TPM2 has, and gives. */
+function tpm2(): Command {
+  return sh`
+    vault_tpm2() { [ "$(cat /sys/class/tpm/tpm0/tpm_version_major 2> /dev/null)" = 2 ]; }
+
+    # vault_bound DISK: the keys of the TPM2, as TOKEN REGISTERS and whether a PIN is wanted.
+    vault_bound() {
+      cryptsetup luksDump "$1" 2> /dev/null | awk '
+        /^[A-Z]/ { part = $1 }
+        part != "Tokens:" { next }
+        /^  [0-9]+: / { token = $1 + 0; tpm2 = $2 == "systemd-tpm2"; bound = ""; pin = "false" }
+        tpm2 && $1 == "tpm2-hash-pcrs:" { bound = $2 }
+        tpm2 && $1 == "tpm2-pin:" { pin = $2 }
+        tpm2 && $1 == "Keyslot:" { print token, bound, pin }'
+    }
+
+    # vault_gives DISK TOKEN REGISTERS PIN: the TPM2 gives this key now. A PIN is not tried, because the TPM2 counts tries: then
+    # the policy that the key is bound to is compared with that of the registers as they are.
+    vault_gives() {
+      local policy
+      if [ "$4" != true ]; then
+        cryptsetup open --test-passphrase --token-only --token-id "$2" "$1" < /dev/null > /dev/null 2>&1
+        return
+      fi
+      tpm2_startauthsession --quiet --session="$FK_TMP/session" &&
+        tpm2_policypcr --quiet --session="$FK_TMP/session" --pcr-list="sha256:\${3//+/,}" &&
+        tpm2_policyauthvalue --quiet --session="$FK_TMP/session" --policy="$FK_TMP/policy" || return
+      tpm2_flushcontext --quiet "$FK_TMP/session"
+      policy=$(od --address-radix=n --format=x1 "$FK_TMP/policy" | tr --delete ' \n')
+      cryptsetup token export --token-id "$2" "$1" | grep --fixed-strings "$policy" > /dev/null
+    }
+
+    # vault_unseals DISK: this machine's TPM2 gives one of its keys now.
+    vault_unseals() {
+      local token bound pin
+      while read -r token bound pin; do
+        ! vault_gives "$1" "$token" "$bound" "$pin" || return 0
+      done < <(vault_bound "$1")
+      vault_no 'the TPM2 does not give its key: what it was bound to has changed, or it was cleared'
+    }
+
+    # vault_sealed DISK REGISTERS PIN [BRIDGE]: a key is bound to these registers, the TPM2 gives it now, and it has no other, but
+    # one bound to BRIDGE while an update waits for the next start.
+    vault_sealed() {
+      local token bound pin good='' bridge=''
+      while read -r token bound pin; do
+        if [ "$bound $pin" = "$2 $3" ]; then
+          ! vault_gives "$1" "$token" "$bound" "$pin" || good=yes
+        elif [ "$bound" = "\${4-}" ] && fortress-vault pending "$1" "$2" "$4"; then
+          bridge="until the next start bound to PCR $bound, too; "
+        else
+          vault_no "a key in the TPM2 is bound to PCR $bound$([ "$pin" != true ] || echo ' and a PIN')" || return
+        fi
+      done < <(vault_bound "$1")
+      printf %s "$bridge"
+      [ -n "$good" ] || vault_no "no key that the TPM2 gives now is bound to PCR $2"
+    }
+
+    export -f vault_tpm2 vault_bound vault_gives vault_unseals vault_sealed
+  `
+}
+
+/** Shell of this page alone: the format, the key slots, the open mapping. */
 function keys(): Command {
   return sh`
     # vault_sector DISK: 4096 where the disk can be divided by it.
     vault_sector() { if [ $(($(blockdev --getsize64 "$1") % 4096)) -eq 0 ]; then echo 4096; else echo 512; fi; }
 
-    vault_tpm2() { [ "$(cat /sys/class/tpm/tpm0/tpm_version_major 2> /dev/null)" = 2 ]; }
-
-    # vault_unseals DISK: this machine's TPM2 gives the key now.
-    vault_unseals() {
-      cryptsetup open --test-passphrase --token-only --token-type systemd-tpm2 "$1" > /dev/null 2>&1 ||
-        vault_no 'the TPM2 does not give its key: what it was bound to has changed, or it was cleared'
+    # vault_salt DISK SLOT: what its key is mixed with: another for each key that was ever in the slot.
+    vault_salt() {
+      cryptsetup luksDump "$1" 2> /dev/null | awk -v want="$2" '
+        /^[A-Z]/ { part = $1; slot = "" }
+        part == "Keyslots:" && /^  [0-9]+: / { slot = $1 + 0 "" }
+        part == "Keyslots:" && slot == want && $1 == "Salt:" { print; more = 1; next }
+        more && /^\t +[0-9a-f ]+$/ { print; next }
+        { more = 0 }' | tr --delete '[:space:]'
     }
 
-    # vault_sealed DISK PCRS: the key of the TPM2 is bound to these registers, and the TPM2 gives it now.
-    vault_sealed() {
-      cryptsetup luksDump "$1" 2> /dev/null |
-        awk -v want="$2" '$1 == "tpm2-hash-pcrs:" && $2 == want { found = 1 } END { exit !found }' ||
-        vault_no "no key is bound to PCR $2" || return
-      vault_unseals "$1"
+    # vault_key_slot DISK: the slot of the key file.
+    vault_key_slot() { vault_key_tokens "$1" | awk '$2 != "" { print $2; exit }'; }
+    vault_key_tokens() {
+      cryptsetup luksDump "$1" 2> /dev/null | awk '
+        /^[A-Z]/ { if (ours) print token, slot; part = $1; ours = 0 }
+        part == "Tokens:" && /^  [0-9]+: / {
+          if (ours) print token, slot
+          token = $1 + 0; slot = ""; ours = $2 == "fortress-key-file"
+        }
+        part == "Tokens:" && $1 == "Keyslot:" { slot = $2 }'
     }
 
-    vault_header_digest() { vault_header "$1" | sha256sum | cut --delimiter=' ' --fields=1; }
+    # vault_key_drop DISK: the key file opens it no more.
+    vault_key_drop() {
+      local token slot
+      while read -r token slot; do
+        [ -z "$slot" ] || cryptsetup luksKillSlot --batch-mode "$1" "$slot"
+        cryptsetup token remove --token-id "$token" "$1"
+      done < <(vault_key_tokens "$1")
+    }
+
+    # vault_header_digest DISK: of its header, as it was before fortress-vault bound the TPM2's key anew.
+    vault_header_digest() {
+      local now first last
+      now=$(vault_header "$1" | sha256sum | cut --delimiter=' ' --fields=1)
+      read -r first last 2> /dev/null < "$VAULT_NOTES/renewed" || last=''
+      if [ "$last" = "$now" ]; then echo "$first"; else echo "$now"; fi
+    }
 
     # vault_open DISK UUID NAME: the mapping is there, and it is this vault's.
     vault_open() {
@@ -487,13 +730,13 @@ function keys(): Command {
 
     # vault_slots DISK: every key that opens it, and no key that nobody knows.
     vault_slots() {
-      systemd-cryptenroll "$1" | awk '
-        NR > 1 { kind = $1 == 0 && $2 == "password" ? "passphrase" : $2
+      systemd-cryptenroll "$1" | awk -v file="$(vault_key_slot "$1")" '
+        NR > 1 { kind = $1 == 0 && $2 == "password" ? "passphrase" : file != "" && $1 == file ? "key-file" : $2
                  line = line (line == "" ? "" : " ") $1 "=" kind }
         kind ~ /^(password|conflict|other)$/ { unknown = 1 }
         END { print line; exit unknown }'
     }
 
-    export -f vault_sector vault_tpm2 vault_unseals vault_sealed vault_header_digest vault_open vault_slots
+    export -f vault_sector vault_salt vault_key_slot vault_key_tokens vault_key_drop vault_header_digest vault_open vault_slots
   `
 }

@@ -9,13 +9,14 @@ import { type Inspection, type Mode, type Result, type Running, inspect, runPage
 import { type Demand, type Step, isChange } from '../engine/step.ts'
 import { Fault } from '../ground/fault.ts'
 import { question } from '../ground/laptop.ts'
+import type { Secret } from '../ground/secret.ts'
 import { Stopped } from '../ground/stop.ts'
 import { type Placed, everyMachine, isLaptop } from '../site/machines.ts'
 import { asks } from './access.ts'
 import { abreast, gate, limited, machinesAtOnce } from './abreast.ts'
 import { NotBuilt } from './absent.ts'
 import { contextOf, declaredFacts, placesOf } from './context.ts'
-import { agrees } from './prompt.ts'
+import { agrees, writtenDown } from './prompt.ts'
 import { type Came, isDone, runEnd } from './runend.ts'
 import type { Session } from './session.ts'
 import type { RunFlags } from './tables.ts'
@@ -364,6 +365,12 @@ export class PageRun {
         if (!terminal) return undefined
         report.pause()
         return question(`${name}.\n${found.trim().replaceAll(/^(?=.)/gm, '  ')}\nType ${typed}: `)
+      },
+      paper: async (secret: Secret) => {
+        if (this.#kind === 'lab') return true // nobody keeps what is in it
+        if (!terminal) return false
+        report.pause()
+        return writtenDown(await secret.resolve())
       },
       otherNode: async (name: string, needed: boolean) => {
         const other = everyMachine(config).find((spec) => spec.name === name)

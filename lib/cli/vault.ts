@@ -38,10 +38,14 @@ const keys = (call: Call): Promise<number> =>
               ? `it has no disk: choose one as vault.disk of the machine in config/sites/${site.name}.yaml`
               : './task host-vault apply makes them',
         })
-      const [passphrase, recovery] = (await vault.keys.resolve()).split('\n')
-      process.stdout.write(
-        `${machine.name}, ${disk || 'no disk chosen'}\n  passphrase    ${passphrase}\n  recovery key  ${recovery}\n`,
-      )
+      const [passphrase, recovery, pin] = (await vault.keys.resolve()).split('\n')
+      const lines = [
+        `${machine.name}, ${disk || 'no disk chosen'}`,
+        `  passphrase    ${passphrase}`,
+        `  recovery key  ${recovery}`,
+        ...(pin ? [`  PIN           ${pin}`] : []),
+      ]
+      process.stdout.write(`${lines.join('\n')}\n`)
     }
     process.stdout.write(
       'Write the recovery key on paper, and keep the paper where neither machine nor laptop is.\n',

@@ -231,6 +231,7 @@ function header(page: Printable, file: string, elsewhere: Elsewhere | undefined)
   const uploads = uploadsOf(steps)
   const signed = uploads.some(({ signature }) => signature !== undefined)
   const typed = typedOf(steps)
+  const papers = steps.filter((step) => 'paper' in step && step.paper !== undefined)
   const programs = programsOf(page.on ?? 'host')
   const dropped = page.steps.flatMap(({ name, transaction }, i) =>
     transaction && !steps[i]?.transaction ? [name] : [],
@@ -240,6 +241,7 @@ function header(page: Printable, file: string, elsewhere: Elsewhere | undefined)
     ...(secrets.length > 0 ? ['FK_SECRETS=DIR '] : []),
     ...(uploads.length > 0 ? ['FK_FILES=DIR '] : []),
     ...typed.map((step) => `FK_CONFIRM=${quote(step.typed)} `),
+    ...papers.map(() => 'FK_PAPER=yes '),
   ].join('')
   const lines = [
     `${page.name}: ${page.summary}`,
@@ -269,6 +271,7 @@ function header(page: Printable, file: string, elsewhere: Elsewhere | undefined)
         ]
       : []),
     ...typed.map((step) => `FK_CONFIRM=${quote(step.typed)} confirms: ${step.name}`),
+    ...papers.map(({ name }) => `FK_PAPER=yes confirms: ${name}`),
     ...(steps.some((step) => isChange(step) && step.save)
       ? [
           'What should not be on this machine alone is saved to /root/fortress-saved: take it away from there.',
@@ -397,6 +400,14 @@ function paragraph(step: Step, i: number, total: number): string[] {
   if (isWait(step)) return [...lines, ...fn('check', [check]), `wait_for ${quote(step.name)} ${step.seconds}`]
   if (!isChange(step)) {
     const { typed } = step
+    if ('paper' in step && step.paper !== undefined) {
+      const met = '[ "${FK_PAPER-}" != yes ] || return 0'
+      return [
+        ...lines,
+        ...fn('check', [met, check]),
+        `demand ${quote(step.name)} ${quote('FK_PAPER=yes before bash confirms it')}`,
+      ]
+    }
     if (typed === undefined)
       return [...lines, ...fn('check', [check]), `demand ${quote(step.name)} ${quote(step.help.trimEnd())}`]
     const met = `[ "\${FK_CONFIRM-}" != ${quote(typed)} ] || return 0`

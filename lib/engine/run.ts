@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { gunzipSync } from 'node:zlib'
 import type { Fault } from '../ground/fault.ts'
-import type { SecretStore } from '../ground/secret.ts'
+import type { Secret, SecretStore } from '../ground/secret.ts'
 import { Stopped, type UnderWay, during } from '../ground/stop.ts'
 import { type Fetch, deliver } from './delivery.ts'
 import { type Machine, lockOwner } from './machine.ts'
@@ -43,6 +43,8 @@ export interface Running {
   attended?: boolean
   /** Asks a person to type the name of what a demand is about; undefined when there is nobody to ask. */
   typed?: (step: Demand, found: string) => Promise<string | undefined>
+  /** Shows a secret to a person at the terminal, once: whether they have written it down. */
+  paper?: (secret: Secret) => Promise<boolean>
   /** Another machine of the site; undefined where it is not built yet, and need not be. */
   otherNode?: (name: string, needed: boolean) => Promise<Machine | undefined>
   /** Downloads and verifies what a step uploads. */
@@ -269,11 +271,13 @@ async function applyBatch(work: Work, batch: Batch): Promise<0 | 1> {
   return applied.saved.length === 0 ? 0 : store(work, batch, applied.saved)
 }
 
-/** Demands that hold for this run when somebody types a name. */
+/** Demands that hold for this run when somebody types a name, or what they have written down. */
 async function askForNames(work: Work, { steps }: Batch): Promise<void> {
   for (const each of steps) {
     const { step } = each
-    if (!isDemand(step) || step.typed === undefined || stepHolds(work, each)) continue
+    if (!isDemand(step) || stepHolds(work, each)) continue
+    if (step.paper !== undefined) each.met = (await work.running.paper?.(step.paper)) ?? false
+    if (step.typed === undefined) continue
     each.met = (await work.running.typed?.(step, foundOf(work.observed[each.index]?.check))) === step.typed
   }
 }

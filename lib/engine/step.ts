@@ -1,4 +1,5 @@
 // The three kinds of step. A script is a list of them.
+import type { Secret } from '../ground/secret.ts'
 import type { Command } from '../ground/sh.ts'
 import type { Artifact } from './artifact.ts'
 
@@ -115,6 +116,8 @@ export interface Demand extends Named {
   help: string
   /** It holds for this run when somebody types exactly this: what is about to be destroyed, by its name. */
   typed?: string
+  /** It holds for this run when somebody has written this secret down: it is shown once, and two of its groups are typed. */
+  paper?: Secret
   /**
    * A person does it in the normal course of a build: the page waits, and nothing has failed. With `wait` a run at a terminal
    * checks again for so many seconds, and goes on by itself.

@@ -5,7 +5,7 @@
 //   const { exitCode } = await $({ nothrow: true, input })`cat | age --decrypt --identity ${file}`
 //
 // zx is loaded when the first command runs (20 ms), the rest of zx when it is used (70 ms): a list of tasks needs neither.
-import { existsSync, openSync } from 'node:fs'
+import { closeSync, existsSync, openSync, writeSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { delimiter } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -170,6 +170,16 @@ function terminal(): WriteStream | undefined {
     return new WriteStream(openSync('/dev/tty', 'w'))
   } catch {
     return undefined
+  }
+}
+
+/** Writes to the terminal itself, wherever standard output goes: nothing of it is in a log. */
+export function tell(text: string): void {
+  const file = openSync('/dev/tty', 'w')
+  try {
+    writeSync(file, text)
+  } finally {
+    closeSync(file)
   }
 }
 

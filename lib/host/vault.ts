@@ -1,5 +1,5 @@
 // The encrypted disk: hides how it is recognised and which keys it has, for the page host-vault and for ./task vault.
-import { randomBytes } from 'node:crypto'
+import { randomBytes, randomInt } from 'node:crypto'
 import type { Context } from '../engine/page.ts'
 import { uuidOf } from '../ground/keys.ts'
 import { makePassphrase } from '../ground/passphrase.ts'
@@ -24,8 +24,10 @@ export interface Vault {
   /** Label of the LUKS2 header, for a person who finds the disk. */
   label: string
   unit: string
-  /** Two lines: the passphrase (slot 0) and the recovery key (slot 1). Both are made once, on the laptop. */
+  /** Lines: the passphrase (slot 0), the recovery key (slot 1), the PIN where one is wanted. Made once, on the laptop. */
   keys: Secret
+  /** The recovery key alone, for a person who writes it down. */
+  recovery: Secret
   /** The name under which the laptop keeps the header. */
   backup: string
 }
@@ -36,19 +38,21 @@ export function vaultOf({
   machine,
   secrets,
 }: Pick<Context, 'site' | 'secrets'> & { machine: { name: string } }): Vault {
-  const { disk, name } = vaultSpec(site, machine.name)
+  const { disk, name, tpm2_pin } = vaultSpec(site, machine.name)
   const passphrase = secrets(`${machine.name}-${name}-passphrase`, makePassphrase)
   const recovery = secrets(`${machine.name}-${name}-recovery-key`, makeRecoveryKey)
+  const pin = tpm2_pin ? [secrets(`${machine.name}-${name}-pin`, makePin)] : []
   return {
     disk,
     name,
     uuid: uuidOf('vault', `${site.name}/${machine.name}/${name}`),
     label: `${machine.name}-${name}`.slice(0, 47),
     unit: `systemd-cryptsetup@${name.replaceAll('-', '\\x2d')}.service`,
-    keys: new Secret(
-      `${machine.name}-${name}-keys`,
-      async () => `${await passphrase.resolve()}\n${await recovery.resolve()}\n`,
-    ),
+    keys: new Secret(`${machine.name}-${name}-keys`, async () => {
+      const lines = await Promise.all([passphrase, recovery, ...pin].map((one) => one.resolve()))
+      return `${lines.join('\n')}\n`
+    }),
+    recovery,
     backup: `${machine.name}-${name}-header`,
   }
 }
@@ -58,6 +62,9 @@ export function makeRecoveryKey(bytes: Uint8Array = randomBytes(32)): string {
   const letters = [...bytes].map((b) => `${MODHEX[b >> 4]}${MODHEX[b & 15]}`).join('')
   return letters.match(/.{8}/g)?.join('-') ?? ''
 }
+
+/** Eight digits: the TPM2 lets nobody try many. */
+export const makePin = (): string => String(randomInt(100_000_000)).padStart(8, '0')
 
 const MODHEX = 'cbdefghijklnrtuv'
 

@@ -14,6 +14,7 @@ import type {
   Site,
   SiteDocument,
   Tunnel,
+  System,
   Vault,
   Zone,
 } from './model.ts'
@@ -67,13 +68,22 @@ function networksOf({ machines, networks = [] }: SiteDocument): NetworkSpec[] {
   return [...networks, ...made]
 }
 
-/** A vault of a host of metal: a Raspberry Pi has little memory, and no TPM2. */
-const vaultOf = (board: Board): Vault => ({
+/**
+ * A vault of a host of metal. A Raspberry Pi has little memory, and no TPM2. What is bound to its kernel (8, 9) the machine
+ * renews by itself, which systemd of Ubuntu 24.04 cannot, and which a PIN forbids.
+ */
+const vaultOf = (
+  board: Board,
+  os: System,
+  { key_file = false, tpm2_pin = false }: Partial<Vault>,
+): Vault => ({
   disk: '',
   name: 'vault',
   kdf_memory_kib: board === 'pc' ? 1048576 : 524288,
   discard: false,
-  tpm2_pcrs: board === 'pc' ? [7] : [],
+  tpm2_pcrs: board !== 'pc' || key_file ? [] : tpm2_pin || os === 'ubuntu-24.04' ? [7, 14] : [7, 8, 9, 14],
+  tpm2_pin,
+  key_file,
 })
 
 /** Boards, vaults, and addresses: a virtual machine without one gets the lowest that is free, from the second on. */
@@ -88,7 +98,11 @@ function machinesOf(document: SiteDocument, networks: NetworkSpec[]): MachineSpe
     const board: Board = given.board ?? (given.os === 'raspios-13' ? 'rpi5' : 'pc')
     const { vault, ...rest } = given
     const has = given.roles.includes('host') || vault !== undefined
-    const machine = { ...rest, board, ...(has ? { vault: { ...vaultOf(board), ...vault } } : {}) }
+    const machine = {
+      ...rest,
+      board,
+      ...(has ? { vault: { ...vaultOf(board, given.os, vault ?? {}), ...vault } } : {}),
+    }
     const network = networks.find(({ bridge }) => bridge && bridge.at === machine.vm?.host)?.network
     const range = machine.address === undefined && network ? parseNetwork(network) : undefined
     const address = range && lowestFree(range, taken, 2)

@@ -39,7 +39,12 @@ export interface Vault {
   name: string
   kdf_memory_kib: number
   discard: boolean
+  /** What the TPM2's key is bound to; none: the TPM2 gets no key. */
   tpm2_pcrs: number[]
+  /** The TPM2 wants a PIN besides. */
+  tpm2_pin: boolean
+  /** A key lies in the root file system, which is encrypted itself, and the TPM2 gets none. */
+  key_file: boolean
 }
 
 /** The size of a virtual machine (MiB, GiB), and the machine or hypervisor that runs it. */

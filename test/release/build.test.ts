@@ -7,6 +7,7 @@ import { after, before, describe, test } from 'node:test'
 import { promisify } from 'node:util'
 import { type LabVm, labDown, labUp } from '../../lib/lab/lab.ts'
 import { type Kit, type Said, around, root, said, services } from '../machine/kit.ts'
+import { terminal } from '../terminal.ts'
 
 const run = promisify(execFile)
 
@@ -103,7 +104,21 @@ describe('task build-all on a virtual Debian', () => {
   test('with the tunnel up it closes every other door and makes the vault', async () => {
     await laptop('wg-quick', 'up', tunnel())
     await laptop('ping', '-c', '1', '-W', '10', '10.66.0.1').catch(() => undefined)
-    const { code, text } = await task('build-all', '--yes', '--confirm', 'virtio-fk-vault')
+    // A person at a terminal writes the recovery key down, and types two of its groups from there.
+    const person = terminal(
+      [process.execPath, 'bin/task.cjs', 'build-all', '--yes', '--confirm', 'virtio-fk-vault'],
+      { cwd: root, env: { ...process.env, ...env }, namespace: vm.outsideNamespace as string },
+    )
+    await person.until(/Enter, when it is on paper/, 3000)
+    const paper = [...person.text().matchAll(/^ {2}\d {2}([b-v]{8})$/gm)].map(([, group]) => group ?? '')
+    assert.equal(paper.length, 8)
+    person.type('')
+    for (let i = 0; i < 2; i++) {
+      const asked = await person.until(/group \d of the recovery key: /)
+      person.type(paper[Number(/\d/.exec(asked)?.[0]) - 1] ?? '')
+    }
+    const code = await person.ended
+    const text = person.text()
     // Boot arguments wait for the reboot: that is not a failure, and not done either.
     assert.equal(code, 2, text)
   })

@@ -123,7 +123,8 @@ describe('a configuration that is right is loaded', () => {
     )
     const { site } = loadConfig({ env: {}, root: made, site: 'three-machines' })
     const { machines, networks, router, tunnel } = site
-    const vault = { disk: '', name: 'vault', kdf_memory_kib: 1024 * 1024, discard: false, tpm2_pcrs: [7] }
+    const unlock = { tpm2_pcrs: [7, 8, 9, 14], tpm2_pin: false, key_file: false }
+    const vault = { disk: '', name: 'vault', kdf_memory_kib: 1024 * 1024, discard: false, ...unlock }
     const disk = '/dev/disk/by-id/usb-Samsung_PSSD_T7_S6XPNS0T900000-0:0'
     assert.equal(site.timezone, 'Europe/Berlin')
     assert.deepEqual(machines, [
@@ -146,7 +147,7 @@ describe('a configuration that is right is loaded', () => {
         address: '2001:db8::10',
         ssh_port: 2222,
         tunnel_address: '172.16.5.2',
-        vault,
+        vault: { ...vault, tpm2_pcrs: [7, 14] },
       },
       {
         name: 'north-1',

@@ -79,7 +79,7 @@ describe('two hosts with a virtual machine each, and metal beside them', () => {
     assert.equal(vault('north')?.disk, '/dev/disk/by-id/usb-Samsung_T7-0:0')
     assert.deepEqual([vault('south')?.name, vault('south')?.tpm2_pcrs], ['inner', []])
     assert.deepEqual([vault('metal')?.disk, vault('metal')?.tpm2_pcrs], ['', []])
-    assert.deepEqual(vault('north')?.tpm2_pcrs, [7])
+    assert.deepEqual(vault('north')?.tpm2_pcrs, [7, 8, 9, 14])
     assert.equal(vault('north-1'), undefined)
   })
 })

@@ -222,11 +222,87 @@ function* vaultProblems([at, machine]: Entry<Machine>): Generator<Problem> {
       reason: 'is taken: /dev/mapper/control belongs to the kernel',
       suggestion: 'vault',
     }
-  if (isRaspberry(machine) && (vault.tpm2_pcrs ?? []).length > 0)
+  yield* unlockProblems([...at, 'vault'], machine, vault)
+}
+
+/** Registers that bind nothing here, or hold for no second boot. */
+const unfit: Record<number, string> = {
+  6: 'is what each maker of firmware likes',
+  10: 'grows with each file that IMA measures',
+  11: 'is what systemd-stub measures, and here GRUB starts the kernel',
+  12: 'is what systemd-stub measures, and here GRUB starts the kernel',
+  13: 'is what systemd-stub measures, and here GRUB starts the kernel',
+  15: 'stays empty: systemd measures the key of the root disk only where systemd-stub has started the kernel, and here GRUB does',
+  16: 'is set back by any program',
+  17: 'is of a late launch, which nothing here does',
+  18: 'is of a late launch, which nothing here does',
+  19: 'is of a late launch, which nothing here does',
+  20: 'is of a late launch, which nothing here does',
+  21: 'is of a late launch, which nothing here does',
+  22: 'is of a late launch, which nothing here does',
+  23: 'is set back by any program',
+}
+
+/** How a vault opens: by the TPM2, by a PIN besides, by a key file, or by a person alone. Not each goes with each. */
+function* unlockProblems(
+  at: Path,
+  machine: Machine,
+  vault: NonNullable<Machine['vault']>,
+): Generator<Problem> {
+  const { tpm2_pcrs: registers, tpm2_pin: pin, key_file: keyFile } = vault
+  const has = (register: number): boolean => registers?.includes(register) ?? false
+  const some = (registers ?? []).length > 0
+  const path = [...at, 'tpm2_pcrs']
+  if (isRaspberry(machine)) {
+    if (some) yield { path, reason: 'needs a TPM2, and a Raspberry Pi has none', suggestion: '[]' }
+    if (pin)
+      yield {
+        path: [...at, 'tpm2_pin'],
+        reason: 'needs a TPM2, and a Raspberry Pi has none',
+        suggestion: 'false',
+      }
+    return
+  }
+  for (const [i, register] of (registers ?? []).entries()) {
+    const why = register === undefined ? undefined : unfit[register]
+    if (why !== undefined) yield { path: [...path, i], reason: `names ${register}, which ${why}` }
+  }
+  if (some && !has(7))
     yield {
-      path: [...at, 'vault', 'tpm2_pcrs'],
-      reason: 'needs a TPM2, and a Raspberry Pi has none',
+      path,
+      reason: 'is without 7, the state of Secure Boot: whatever is unsigned could pretend all others',
+    }
+  if (has(8) !== has(9))
+    yield {
+      path,
+      reason:
+        'names one of 8 (command line) and 9 (kernel, initrd): each means something with the other alone',
+    }
+  const renewed = has(8) || has(9)
+  if (renewed && pin)
+    yield {
+      path,
+      reason:
+        'names 8 and 9, which the machine renews after updates by itself, and it does not know the PIN (tpm2_pin)',
+    }
+  if (renewed && machine.os === 'ubuntu-24.04')
+    yield {
+      path,
+      reason:
+        'names 8 and 9, which the machine renews after updates: systemd of Ubuntu 24.04 cannot (--unlock-tpm2-device)',
+      suggestion: '[7, 14]',
+    }
+  if (keyFile && some)
+    yield {
+      path,
+      reason: 'has no meaning beside key_file: the vault would open in two ways, and the weaker counts',
       suggestion: '[]',
+    }
+  if (pin && (keyFile || (registers !== undefined && !some)))
+    yield {
+      path: [...at, 'tpm2_pin'],
+      reason: 'is asked by the TPM2, which gets no key here',
+      suggestion: 'false',
     }
 }
 
