@@ -90,7 +90,7 @@ FORTRESS
 
   # 5/8 fortress-backup program is installed
   check() {
-    put_matches /opt/bin/fortress-backup ac447b1fe27ca32e4fbfd2bba1ebe70f72bafb48fe573fcd5b54f9c45162fe27 755 root:root
+    put_matches /opt/bin/fortress-backup 8717c5dfd411b2f8952cfcd454bce228f06592ae03de0686a17296f6919b92d2 755 root:root
   }
   apply() {
     (
@@ -223,7 +223,7 @@ COMMANDS
   writable=$(awk '$1 ~ /^-.*w/ { print $NF }' <<< "$said" | ours)
   [ -z "$writable" ] ||
     no "$SSH_HOST lets this key overwrite files: $(head --lines=1 <<< "$writable") has a w in its mode" || return
-  # What an account may do with a key stands in a file that it must not be able to write. It is seen from the home, if it is there.
+  # What a key may do stands in a file that the account must not be able to write. It is seen from its home, if it is there.
   SSH_PATH=.
   said=$(ssh_do 2> /dev/null <<< '-ls -lna .ssh' | awk '/^[d-]/ && $3 != 0 && $NF != ".." { print $NF }')
   [ -z "$said" ] ||
