@@ -63,6 +63,7 @@ export default script(import.meta, about, (context) => {
       ],
       undo: [sh`systemctl --quiet disable --now fortress-backup.timer`],
     },
+    ...appendOnly(context),
   ]
 })
 
@@ -122,6 +123,18 @@ function ageInstalled({ pins, env, site }: Context, { arch }: Member): Step[] {
       name: 'age recipients of the backups are configured',
     }),
   ]
+}
+
+/** Targets that the document calls append-only are asked: who takes the node has its keys, and must not get at the bundles. */
+function appendOnly({ site }: Context): Step[] {
+  const { ssh, s3 } = backupOf(site)
+  const kinds = [...(ssh?.append_only ? ['ssh'] : []), ...(s3?.append_only ? ['s3'] : [])]
+  return kinds.map((kind) => ({
+    name: `${kind === 'ssh' ? ssh?.host : s3?.bucket} lets the key of the node neither delete nor overwrite a bundle`,
+    why: 'an attacker on the node deletes the backups first; the target removes old bundles itself',
+    check: sh`${program} append-only ${kind} 2>&1`,
+    help: 'docs/backups.md, "A target that keeps what it has", says how the target is set up; then run this again',
+  }))
 }
 
 /** Where bundles are uploaded, and with which keys. */
@@ -188,6 +201,8 @@ function settingsOf({ site }: Context, { name }: Member): string {
     KEEP: keep,
     ...(directory ? { DIRECTORY: directory.path } : {}),
     ...(ssh ? { SSH_HOST: ssh.host, SSH_PORT: ssh.port, SSH_USER: ssh.user, SSH_PATH: ssh.path } : {}),
+    ...(ssh?.append_only ? { SSH_APPEND_ONLY: 'yes' } : {}),
+    ...(s3?.append_only ? { S3_APPEND_ONLY: 'yes' } : {}),
     ...(s3
       ? { S3_ENDPOINT: s3.endpoint, S3_BUCKET: s3.bucket, S3_REGION: s3.region, S3_PREFIX: s3.prefix }
       : {}),

@@ -86,12 +86,15 @@ const others: Record<string, RegExp> = {
   apt: /^install wireguard-tools$/,
   cd: /^DIR$/,
   cp: /^\.env\.example \.env$/,
+  install:
+    /^--directory (--owner=root --mode=755 \/home\/keeper\/\.ssh|--owner=keeper --mode=700 \/home\/keeper\/bundles)$/,
   nft: /^delete table inet fortress$/,
   npm: /^(ci|link|run page)$/,
   passwd: /^USER$/,
   'ssh-copy-id': /^\S+@192\.0\.2\.10$/,
   'ssh-keygen': /^(-t ed25519|-lf \/etc\/ssh\/ssh_host_ed25519_key\.pub)$/,
   systemctl: /^restart ssh$/,
+  useradd: /^--create-home keeper$/,
   'wg-quick': /^(up|down) secrets\/(fortress|SITE)\/\w+\.conf$/,
 }
 

@@ -3,6 +3,7 @@
 #   make                makes one now, uploads it to every place of /etc/fortress/backup/settings, and deletes the oldest there
 #   list                the bundles of each place: place, name, bytes
 #   fetch PLACE NAME    downloads one from a place to this node, and prints its path
+#   append-only PLACE   asks a place whether it refuses to delete and to overwrite; 102: it could not be asked
 # A bundle is a tar: manifest.json with the digest of everything else, a snapshot of etcd, the tokens, the CAs, the keys by which
 # Secrets are encrypted, and the configuration of k3s. Only the snapshot that k3s takes itself touches a disk in clear.
 set -euo pipefail
@@ -14,8 +15,8 @@ home=/var/lib/fortress/backup
 notes=$home/notes
 data=/var/lib/rancher/k3s/server
 etc=/etc/rancher
-SITE='' NODE='' KEEP=14 DIRECTORY='' SSH_HOST='' SSH_PORT=22 SSH_USER='' SSH_PATH=''
-S3_ENDPOINT='' S3_BUCKET='' S3_REGION='' S3_PREFIX=''
+SITE='' NODE='' KEEP=14 DIRECTORY='' SSH_HOST='' SSH_PORT=22 SSH_USER='' SSH_PATH='' SSH_APPEND_ONLY=''
+S3_ENDPOINT='' S3_BUCKET='' S3_REGION='' S3_PREFIX='' S3_APPEND_ONLY=''
 # shellcheck disable=SC1091 # written by the page
 . "$settings/settings"
 mine=fortress-backup_${SITE}_${NODE}_
@@ -60,6 +61,9 @@ places() {
   [ -z "$S3_BUCKET" ] || echo s3
 }
 
+# append_only PLACE: it keeps what it has whatever this node wants: nothing is deleted or replaced there from here.
+append_only() { case $1 in ssh) [ -n "$SSH_APPEND_ONLY" ] ;; s3) [ -n "$S3_APPEND_ONLY" ] ;; *) false ;; esac }
+
 node_list() { find "$home" -maxdepth 1 -type f -name "$mine*.age" -printf '%f %s\n'; }
 node_delete() { rm --force "$home/$1"; }
 
@@ -88,45 +92,109 @@ ssh_do() {
 ssh_list() { ssh_do <<< 'ls -ln' | awk '!/^sftp>/ { print $NF, $5 }'; }
 ssh_put() {
   local there
-  ssh_do > /dev/null << COMMANDS || return
+  if append_only ssh; then
+    # Under its name at once: a file that is there can be neither renamed nor written again.
+    ssh_do > /dev/null <<< "put -f \"$home/$1\" \"$1\"" || return
+  else
+    ssh_do > /dev/null << COMMANDS || return
 -rm "$1.part"
 put "$home/$1" "$1.part"
 -rm "$1"
 rename "$1.part" "$1"
 COMMANDS
+  fi
   there=$(ssh_list | awk -v name="$1" '$1 == name { print $2 }')
   [ "$there" = "$(stat --format=%s "$home/$1")" ] || no "$SSH_HOST has ${there:-none} of its $(stat --format=%s "$home/$1") bytes"
 }
 ssh_delete() { ssh_do <<< "rm \"$1\"" > /dev/null; }
 ssh_get() { ssh_do <<< "get \"$1\" \"$2\"" > /dev/null; }
 
-# s3_do URL-PATH WORD...: a signed request. The key is in a file that curl reads itself.
+# ssh_append_only: a server that may not do a thing says so before it looks whether there is a file of that name.
+ssh_append_only() {
+  local said word line writable SSH_PATH=$SSH_PATH
+  said=$(ssh_do 2>&1 << 'COMMANDS'
+-rm .fortress-probe
+-rename .fortress-probe .fortress-probe-2
+-chmod 600 .fortress-probe
+ls -ln
+COMMANDS
+  ) || { tail --bytes=300 <<< "$said" && return 102; }
+  for word in delete rename setstat; do
+    line=$(grep --ignore-case --max-count=1 "$word.*\.fortress-probe.*: " <<< "$said") || line="no word of $word"
+    case $line in *'Permission denied'*) ;; *) no "$SSH_HOST lets this key $word files: $line" || return ;; esac
+  done
+  writable=$(awk '$1 ~ /^-.*w/ { print $NF }' <<< "$said" | ours)
+  [ -z "$writable" ] ||
+    no "$SSH_HOST lets this key overwrite files: $(head --lines=1 <<< "$writable") has a w in its mode" || return
+  # What a key may do stands in a file that the account must not be able to write. It is seen from its home, if it is there.
+  SSH_PATH=.
+  said=$(ssh_do 2> /dev/null <<< '-ls -lna .ssh' | awk '/^[d-]/ && $3 != 0 && $NF != ".." { print $NF }')
+  [ -z "$said" ] ||
+    no "$SSH_HOST lets this key overwrite what it may: .ssh there belongs to the account ($(head --lines=1 <<< "$said"))"
+}
+
+# s3_do URL-PATH WORD...: a signed request. The key is in a file that curl reads itself. The digest of the content is signed, too:
+# an upload with another digest is refused, and an object is complete or absent. Older versions of curl sign none by themselves.
 s3_do() {
-  local path=$1
+  local path=$1 digest=${digest:-e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855}
   shift
   curl --silent --show-error --fail-with-body --connect-timeout 20 --max-time 3600 --proto =http,https --config "$settings/s3" \
-    --aws-sigv4 "aws:amz:$S3_REGION:s3" "$@" "$S3_ENDPOINT/$S3_BUCKET$path"
+    --aws-sigv4 "aws:amz:$S3_REGION:s3" --header "x-amz-content-sha256: $digest" "$@" "$S3_ENDPOINT/$S3_BUCKET$path"
 }
 s3_said() { sed --quiet 's|.*<Code>\([^<]*\)</Code>.*|\1|p' <<< "$1" | head --lines=1; }
 s3_put() {
-  local said digest
+  local said digest md5
   digest=$(sha256sum "$home/$1" | cut --delimiter=' ' --fields=1)
-  # The digest is signed: an upload with another digest is refused, and an object is complete or absent.
-  said=$(s3_do "/$S3_PREFIX$1" --header "x-amz-content-sha256: $digest" --upload-file "$home/$1" 2>&1) ||
-    no "$(s3_said "$said") ${said: -300}"
+  # A bucket whose objects are locked takes none without it.
+  md5=$(md5sum "$home/$1" | cut --bytes=-32 | sed 's/../\\x&/g')
+  # shellcheck disable=SC2059 # its bytes
+  md5=$(printf "$md5" | base64)
+  said=$(s3_do "/$S3_PREFIX$1" --header "content-md5: $md5" --upload-file "$home/$1" 2>&1) ||
+    no "$(s3_said "$said") $(tail --bytes=300 <<< "$said")"
 }
 s3_list() {
-  local said
-  said=$(s3_do "?list-type=2&max-keys=1000&prefix=$(sed 's|/|%2F|g' <<< "$S3_PREFIX$mine")") || no "$(s3_said "$said")" || return
-  sed 's|<Contents>|\n&|g' <<< "$said" |
-    sed --quiet --expression='s|^<Contents>.*<Key>\([^<]*\)</Key>.*<Size>\([0-9]*\)</Size>.*|\1 \2|p' \
-      --expression='s|^<Contents>.*<Size>\([0-9]*\)</Size>.*<Key>\([^<]*\)</Key>.*|\2 \1|p' |
-    while read -r key size; do printf '%s %s\n' "${key#"$S3_PREFIX"}" "$size"; done
+  local said found after='' prefix=$S3_PREFIX$mine
+  while :; do
+    said=$(s3_do "?list-type=2&max-keys=1000&prefix=${prefix//\//%2F}${after:+&start-after=${after//\//%2F}}") ||
+      no "$(s3_said "$said")" || return
+    found=$(sed 's|<Contents>|\n&|g' <<< "$said" |
+      sed --quiet --expression='s|^<Contents>.*<Key>\([^<]*\)</Key>.*<Size>\([0-9]*\)</Size>.*|\1 \2|p' \
+        --expression='s|^<Contents>.*<Size>\([0-9]*\)</Size>.*<Key>\([^<]*\)</Key>.*|\2 \1|p')
+    [ -z "$found" ] || while read -r key size; do printf '%s %s\n' "${key#"$S3_PREFIX"}" "$size"; done <<< "$found"
+    case $said in *'<IsTruncated>true<'*) ;; *) return 0 ;; esac
+    # The next thousand: an answer without an end would be the same again.
+    [ "$after" != "${found##*$'\n'}" ] && after=${found##*$'\n'} && after=${after%% *} && [ -n "$after" ] || return
+  done
 }
 s3_delete() { s3_do "/$S3_PREFIX$1" --request DELETE > /dev/null; }
 s3_get() { s3_do "/$S3_PREFIX$1" --output "$2"; }
 
-# uploaded PLACE NAME: the upload is complete or absent; then the oldest are deleted there, never this one, and no foreign file.
+# s3_append_only: the bucket keeps every version, and this key deletes none; or nobody does until the time of the lock is over.
+s3_append_only() {
+  local said kind probe=${S3_PREFIX}fortress-probe
+  # Older versions of curl sign a word without = in another way than servers do.
+  if ! said=$(s3_do '?versioning=' 2>&1); then
+    echo "the bucket does not say whether it keeps versions: $(s3_said "$said")"
+    return 102
+  fi
+  [[ $said == *'<Status>Enabled</Status>'* ]] ||
+    no "the bucket $S3_BUCKET keeps no versions: an upload of the same name overwrites a bundle" || return
+  said=$(s3_do '?object-lock=' 2>&1) || said='' # not every storage has locks
+  if [[ $said == *'<Mode>COMPLIANCE</Mode>'* ]]; then
+    echo 'locked (COMPLIANCE): nobody deletes a version before its time'
+    return
+  fi
+  for kind in '' '?versionId=null'; do
+    if said=$(s3_do "/$probe$kind" --request DELETE 2>&1); then
+      no "this key may delete objects${kind:+ and their versions} of the bucket $S3_BUCKET, and nothing is locked there" || return
+    fi
+    [ "$(s3_said "$said")" = AccessDenied ] || { tail --bytes=300 <<< "$said" && return 102; }
+  done
+  echo 'every version is kept, and this key deletes none'
+}
+
+# uploaded PLACE NAME: the upload is complete or absent; then the oldest are deleted there, never this one, and no foreign file. A
+# place that is append-only deletes them itself.
 uploaded() {
   local place=$1 name=$2 said old bytes
   bytes=$(stat --format=%s "$home/$name")
@@ -136,6 +204,7 @@ uploaded() {
     note "$place" "$name" "$bytes" failed "$said"
     no "$place: $said" || return
   fi
+  ! append_only "$place" || return 0
   for old in $("${place}_list" | cut --delimiter=' ' --fields=1 | surplus); do
     [ "$old" = "$name" ] || "${place}_delete" "$old" || no "$place: $old is kept longer than it should be" || return
   done
@@ -287,5 +356,8 @@ fetch() {
 
 case "${1-} $#" in
   "make 1" | "list 1" | "fetch 3") "$@" ;;
-  *) no 'usage: fortress-backup make | list | fetch PLACE NAME' ;;
+  "append-only 2")
+    case $2 in ssh | s3) "${2}_append_only" ;; *) no "a $2 cannot be append-only" ;; esac
+    ;;
+  *) no 'usage: fortress-backup make | list | fetch PLACE NAME | append-only PLACE' ;;
 esac

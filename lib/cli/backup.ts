@@ -97,10 +97,14 @@ export async function copy({ state, config }: Session, machine: Machine, name: s
   return path
 }
 
-async function showKey({ store, report }: Session): Promise<number> {
+async function showKey({ config, store, report }: Session): Promise<number> {
   const key = await sshKey(store.secret).resolve()
   report.note('For the account that stores the bundles, as one line of its authorized_keys:')
-  process.stdout.write(`restrict,command="internal-sftp" ${sshPublicKey(key)} fortress-backup\n`)
+  // What is left is to read, and to write new files: umask takes the right to write from each as it is made.
+  const only = backupOf(config.site).ssh?.append_only
+    ? ' -u 0377 -p open,close,read,write,lstat,stat,fstat,opendir,readdir,realpath,fsync,limits'
+    : ''
+  process.stdout.write(`restrict,command="internal-sftp${only}" ${sshPublicKey(key)} fortress-backup\n`)
   return 0
 }
 

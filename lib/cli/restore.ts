@@ -12,6 +12,8 @@ import type { Step } from '../engine/step.ts'
 import { Fault } from '../ground/fault.ts'
 import { Command, quote, sh } from '../ground/sh.ts'
 import { ask as query, backupShell, copies, noteHere } from '../k3s/backup.ts'
+import { olderIdentity } from '../ground/identity.ts'
+import type { SecretStore } from '../ground/secret.ts'
 import { type Bundle, madeAt, opened, readBundle } from '../k3s/bundle.ts'
 import { configurationSteps } from '../k3s/configuration.ts'
 import { program } from '../k3s/destinations.ts'
@@ -98,17 +100,26 @@ async function assertSameCluster(
   return known
 }
 
+/** The identities of before that the laptop keeps: bundles of their time were made for them. */
+const olderKeys = (store: SecretStore): Promise<string[]> =>
+  Promise.all(
+    store
+      .list()
+      .flatMap((name) => (name.startsWith(olderIdentity) ? store.get(name).then((one) => one.reveal()) : [])),
+  )
+
 /** The bundle in clear, in memory of the node. `mib` is what has room there. */
 async function sendTo(
   machine: Machine,
   { path, manifest }: Bundle,
   identity: string,
+  older: string[],
   mib: number,
 ): Promise<void> {
   await query(machine, [failAsAnswer(sh`backup_open ${mib}`), 'answer done'], 'making room in memory')
   const outcome = await machine.feed(
     `umask 077; cd ${bundle} && exec tar --extract --file=- --no-same-owner --no-same-permissions`,
-    Readable.from(opened(path, identity)),
+    Readable.from(opened(path, identity, older)),
   )
   if (outcome.code !== 0)
     throw new Fault(`${basename(path)} could not be sent to ${machine.label}`, {
@@ -156,9 +167,10 @@ export const drill = (call: Call): Promise<number> =>
   )
 
 async function drillBundle(session: ClusterSession, path: string): Promise<void> {
-  const { config, report, node } = session
+  const { config, report, node, store } = session
   const name = basename(path)
-  const found = await readBundle(path, config.env.FK_AGE_IDENTITY)
+  const older = await olderKeys(store)
+  const found = await readBundle(path, config.env.FK_AGE_IDENTITY, older)
   const { manifest, bytes } = found
   const old = age(new Date(manifest.time))
   report.note(
@@ -171,7 +183,7 @@ async function drillBundle(session: ClusterSession, path: string): Promise<void>
   report.note(`It becomes a cluster on ${machine.label}, beside the running one, which is not disturbed.`)
   try {
     // etcd keeps the database several times while it is restored, and room for its log.
-    await sendTo(machine, found, config.env.FK_AGE_IDENTITY, mib(bytes + 4 * manifest.database) + 512)
+    await sendTo(machine, found, config.env.FK_AGE_IDENTITY, older, mib(bytes + 4 * manifest.database) + 512)
     const { canary, address, k3s } = manifest
     const run = sh`backup_drill ${name} ${address || '192.0.2.1'} ${canary.secret} ${canary.configmap} ${k3s}`
     await query(machine, [failAsAnswer(run), 'answer done'], 'the drill', 1500)
@@ -196,7 +208,7 @@ export const restore = (call: Call): Promise<number> =>
           next: `put it first among the servers in config/sites/${config.site.name}.yaml, or restore on the first`,
         })
       const path = await found(session, given.words[0])
-      const bundle = await readBundle(path, config.env.FK_AGE_IDENTITY)
+      const bundle = await readBundle(path, config.env.FK_AGE_IDENTITY, await olderKeys(session.store))
       if (!(await assertSameCluster(session, bundle)))
         report.note('The laptop has no keys of this cluster, and takes over its tokens.')
       const machine = await node()
@@ -242,7 +254,7 @@ async function replaceFirst(
   let code = 1
   try {
     const room = mib(bundle.bytes + 2 * bundle.manifest.database) + 64
-    await sendTo(machine, bundle, config.env.FK_AGE_IDENTITY, room)
+    await sendTo(machine, bundle, config.env.FK_AGE_IDENTITY, await olderKeys(session.store), room)
     code = await run(session, beside.before)
     if (code !== 1) code = await applyRestore(session, machine, bundle, name)
   } finally {

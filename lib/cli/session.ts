@@ -5,7 +5,9 @@ import type { Machine } from '../engine/machine.ts'
 import { type Report, createReport } from '../engine/report.ts'
 import { Fault } from '../ground/fault.ts'
 import { nearest } from '../ground/nearest.ts'
+import { atTerminal } from '../ground/laptop.ts'
 import type { SecretStore } from '../ground/secret.ts'
+import { askBy } from '../ground/unlock.ts'
 import { speakThrough } from '../ground/stop.ts'
 import { loadConfig } from '../site/config.ts'
 import { type Placed, isApi, isLaptop, machinesFor } from '../site/machines.ts'
@@ -78,6 +80,7 @@ export function openSession({ site, json = false, verbose = false, signal, ...op
   })
   const terminal = interactive(json)
   sweep()
+  askBy(passphraseAt(report))
   const copies = keeper(config.env.FK_AGE_IDENTITY, report, terminal && !yes && !config.env.FK_YES)
   const store = storeOf(config, copies.made)
   const machines = new Map<string | Placed, Promise<Machine>>()
@@ -134,6 +137,22 @@ export function openSession({ site, json = false, verbose = false, signal, ...op
     },
   }
 }
+
+/** The passphrase of an age identity is typed at the terminal, whatever standard input and output are. */
+const passphraseAt =
+  (report: Report) =>
+  async (path: string, again: boolean): Promise<string> => {
+    report.pause()
+    const typed = await atTerminal(`${again ? 'It does not open it. ' : ''}Passphrase of ${path}: `)
+    if (typed !== undefined) return typed
+    throw new Fault(
+      `the age identity ${path} is protected by a passphrase, and there is no terminal to type it at`,
+      {
+        state: 'nothing was changed',
+        next: 'run it at a terminal; or name in FK_AGE_IDENTITY one without, on a drive that is plugged in for the run',
+      },
+    )
+  }
 
 /** What is typed, then the site, then the work; whatever happens, everything is closed. Resolves to the exit code of the work. */
 export async function withSession<T extends Table>(

@@ -5,6 +5,9 @@ import { dirname, join } from 'node:path'
 /** Where it is noted when a copy of an identity was last confirmed: one date. */
 export const copiedFile = (identity: string): string => join(dirname(identity), 'identity-copied')
 
+/** What the secrets are called that hold identities of before: they open the backups of their time. */
+export const olderIdentity = 'age-identity-'
+
 /** When a copy of the identity was last confirmed, as an ISO date; undefined when no copy is known. */
 export function copiedAt(identity: string): string | undefined {
   const path = copiedFile(identity)

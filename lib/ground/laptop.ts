@@ -10,7 +10,7 @@ import { createRequire } from 'node:module'
 import { delimiter } from 'node:path'
 import { createInterface } from 'node:readline'
 import { Writable } from 'node:stream'
-import { WriteStream } from 'node:tty'
+import { ReadStream, WriteStream } from 'node:tty'
 import type { Options, ProcessOutput, ProcessPromise, Shell } from 'zx/core'
 import { Fault } from './fault.ts'
 import { quote } from './sh.ts'
@@ -224,5 +224,25 @@ export async function question(
     input.off('keypress', keys).off('pause', none).off('end', none)
     if (hidden) screen.write('\n')
     own?.destroy()
+  }
+}
+
+/**
+ * What a person types at the terminal of this process, wherever its standard input and output lead; it is not shown. Undefined
+ * where there is no terminal: a timer, a pipeline.
+ */
+export async function atTerminal(query: string): Promise<string | undefined> {
+  let input: ReadStream
+  try {
+    input = new ReadStream(openSync('/dev/tty', 'r'))
+  } catch {
+    return undefined
+  }
+  const output = new WriteStream(openSync('/dev/tty', 'w'))
+  try {
+    return await question(query, { hidden: true, input, output })
+  } finally {
+    input.destroy()
+    output.destroy()
   }
 }

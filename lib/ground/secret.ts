@@ -6,8 +6,13 @@ import { createRequire } from 'node:module'
 import { basename, dirname, join } from 'node:path'
 import { inspect } from 'node:util'
 
+const load = createRequire(import.meta.url)
+
+/** Loaded where a secret is written, or an identity has a passphrase. */
+const unlocking = () => load('./unlock.ts') as typeof import('./unlock.ts')
+
 /** Loaded when a secret is read or made: that takes longer than all else that a look at a machine loads. */
-export const age = () => createRequire(import.meta.url)('age-encryption') as typeof import('age-encryption')
+export const age = () => load('age-encryption') as typeof import('age-encryption')
 
 /**
  * Node 20 warns that X25519, with which age encrypts, is experimental. Node 22 calls it finished, and nobody who reads the
@@ -113,15 +118,7 @@ export function secretStore({
     chmodSync(dir, 0o700)
     if (!existsSync(identity))
       await (making ??= makeIdentity(identity, dir, say).finally(() => (making = undefined)))
-    const { Encrypter, identityToRecipient } = age()
-    const encrypter = new Encrypter()
-    const keys = identities(identity, path(name))
-    // Beside a post-quantum key no other: it would be the way in.
-    const strong = keys.filter((key) => key.startsWith('AGE-SECRET-KEY-PQ-'))
-    for (const key of strong.length > 0 ? strong : keys)
-      encrypter.addRecipient(await identityToRecipient(key))
-    const bytes = await encrypter.encrypt(value)
-    await land(path(name), bytes, replace)
+    await land(path(name), await unlocking().sealed(value, await recipients(identity, path(name))), replace)
   }
 
   async function fetch(name: string): Promise<string> {
@@ -130,7 +127,7 @@ export function secretStore({
       if (!make) throw new Error(`there is no secret '${name}' in ${dir}`)
       await write(name, await make(), false)
     }
-    return decrypted(path(name), identities(identity, path(name)), identity)
+    return decrypted(path(name), await identities(identity, path(name)), identity)
   }
 
   const store: SecretStore = {
@@ -162,6 +159,12 @@ export function secretStore({
     },
   }
   return store
+}
+
+/** For whom a secret is encrypted. That takes no passphrase: the public halves lie beside a protected identity. */
+async function recipients(identity: string, wanted: string): Promise<string[]> {
+  if (existsSync(identity) && isProtected(identity)) return unlocking().publicHalves(identity)
+  return Promise.all((await identities(identity, wanted)).map((key) => age().identityToRecipient(key)))
 }
 
 /** The text of an age file, by these keys; `of` is the file that they are from. Throws when they do not open it. */
@@ -233,8 +236,11 @@ function orphaned(dir: string): string | undefined {
   return [dir, ...list(dirname(dir))].flatMap(list).find((path) => /^[a-z0-9].*\.age$/.test(basename(path)))
 }
 
-/** The keys of an identity file, as age-keygen writes it; `wanted` is what they are to open. Throws when others can read it. */
-export function identities(path: string, wanted: string): string[] {
+/**
+ * The keys of an identity file, as age-keygen writes it; `wanted` is what they are to open. Where it is protected by a passphrase
+ * somebody is asked for that, once in a run. Throws when others can read it.
+ */
+export async function identities(path: string, wanted: string): Promise<string[]> {
   if (!existsSync(path))
     throw new Error(
       `the age identity ${path} is not there, and ${wanted} needs it. Restore it, or name it in FK_AGE_IDENTITY.`,
@@ -245,13 +251,25 @@ export function identities(path: string, wanted: string): string[] {
   return keysIn(path)
 }
 
+/** Whether an identity file is an age file itself, which a passphrase opens: as ./task identity protect and `age -p` make it. */
+export const isProtected = (path: string): boolean =>
+  /^(age-encryption\.org\/v1\n|-----BEGIN AGE ENCRYPTED FILE-----)/.test(readFileSync(path, 'latin1'))
+
 /** The keys of an identity file, whoever can read it: a copy on a stick has no modes. Throws for a file of another kind. */
-export function keysIn(path: string): string[] {
-  const lines = readFileSync(path, 'utf8')
+export const keysIn = async (path: string): Promise<string[]> =>
+  keysOf(isProtected(path) ? (await unlocking().unlock(path)).text : readFileSync(path, 'utf8'), path)
+
+function keysOf(text: string, path: string): string[] {
+  const lines = text
     .split('\n')
     .map((line) => line.trim())
     .filter((line) => line !== '' && !line.startsWith('#'))
   const keys = lines.filter((line) => /^AGE-SECRET-KEY-(PQ-)?1/.test(line))
+  if (lines.some((line) => line.startsWith('AGE-PLUGIN-')))
+    throw new Error(
+      `${path} is an identity of a plug-in of age, and the library of this kit speaks to none. ` +
+        'Use a key that age-keygen makes; ./task identity protect puts a passphrase before it.',
+    )
   if (keys.length === 0 || keys.length < lines.length)
     throw new Error(
       `${path} is not a plain age identity file: its lines must begin with AGE-SECRET-KEY-1, as age-keygen makes them`,

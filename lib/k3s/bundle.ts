@@ -49,11 +49,11 @@ const refused = (path: string, reason: string, said?: string) =>
     next: 'take another bundle: ./task backups lists them',
   })
 
-/** What is in an age file, in clear. */
-export async function* opened(path: string, identity: string): AsyncGenerator<Buffer> {
+/** What is in an age file, in clear. `older`: identities of before, one of which it may have been made for. */
+export async function* opened(path: string, identity: string, older: string[]): AsyncGenerator<Buffer> {
   const { Decrypter } = age()
   const decrypter = new Decrypter()
-  for (const key of identities(identity, path)) decrypter.addIdentity(key)
+  for (const key of [...(await identities(identity, path)), ...older]) decrypter.addIdentity(key)
   try {
     const sealed = Readable.toWeb(createReadStream(path, { highWaterMark: 256 * 1024 }))
     const plain = await decrypter.decrypt(sealed as ReadableStream<Uint8Array>)
@@ -134,16 +134,17 @@ function header(block: Buffer): { name: string; bytes: number; kind: 'file' | 'd
 }
 
 /**
- * Opens a bundle with the identities of the file `identity` and proves it: the manifest comes first, every file that it names is
- * there with its size and digest, and nothing else is. Keeps none of it but what is small. Throws a Fault that says why not.
+ * Opens a bundle with the identities of the file `identity`, or with an older one, and proves it: the manifest comes first, every
+ * file that it names is there with its size and digest, and nothing else is. Keeps none of it but what is small. Throws a Fault
+ * that says why not.
  */
-export async function readBundle(path: string, identity: string): Promise<Bundle> {
+export async function readBundle(path: string, identity: string, older: string[] = []): Promise<Bundle> {
   let manifest: Manifest | undefined
   const texts = new Map<string, string>()
   const found = new Set<string>()
   let bytes = 0
   try {
-    await files(opened(path, identity), (name, size) => {
+    await files(opened(path, identity, older), (name, size) => {
       if (found.has(name)) throw new Error(`${name} is in it twice`)
       found.add(name)
       bytes += size

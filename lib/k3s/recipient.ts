@@ -1,8 +1,15 @@
 // The public half of an age identity, known without waiting: a page is written before anything asynchronous runs.
 import { createPrivateKey, createPublicKey } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { bech32 } from '@scure/base'
 import { Fault } from '../ground/fault.ts'
+import { isProtected } from '../ground/secret.ts'
+
+const load = createRequire(import.meta.url)
+
+/** Loaded where an identity has a passphrase. */
+const unlocking = () => load('../ground/unlock.ts') as typeof import('../ground/unlock.ts')
 
 /** What stands before the 32 bytes of an X25519 private key in PKCS #8 (RFC 8410). */
 const pkcs8 = Buffer.from('302e020100300506032b656e04220420', 'hex')
@@ -24,10 +31,11 @@ export function recipientOf(identity: string): string {
 
 /**
  * The recipients of an identity file; none while the file is missing. The recipient of a post-quantum key stands in the comment
- * that age-keygen writes above it. Throws a Fault where that is missing.
+ * that age-keygen writes above it; those of a protected file lie beside it. Throws a Fault where that is missing.
  */
 export function recipientsIn(path: string): string[] {
   if (!existsSync(path)) return []
+  if (isProtected(path)) return unlocking().publicHalves(path)
   let comment: string | undefined
   return readFileSync(path, 'utf8')
     .split('\n')

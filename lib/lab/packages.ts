@@ -119,6 +119,7 @@ const programs: Record<string, Programs> = {
     at: 'test/oracle/age',
     source: ['filippo.io/age/cmd/age', 'filippo.io/age/cmd/age-keygen'],
   },
+  versitygw: { at: 'test/oracle/s3', source: 'github.com/versity/versitygw/cmd/versitygw', pure: true },
   'talos-oracle': { at: 'test/oracle/talos', source: '.' },
   'kube-bed': {
     at: 'test/cluster/bed',

@@ -74,8 +74,8 @@ export interface Backup {
   /** An age recipient beside the laptop's own. */
   recovery?: string
   directory?: { path: string }
-  ssh?: { host: string; port: number; user: string; path: string; host_key: string }
-  s3?: { endpoint: string; bucket: string; region: string; prefix: string }
+  ssh?: { host: string; port: number; user: string; path: string; host_key: string; append_only: boolean }
+  s3?: { endpoint: string; bucket: string; region: string; prefix: string; append_only: boolean }
   /** Targets of the row that nothing is uploaded to: a second one of a kind, and kinds that are not built. */
   left: string[]
 }
@@ -100,6 +100,7 @@ export function backupOf({ data }: Pick<Site, 'data'>): Backup {
             user: ssh.user ?? '',
             path: ssh.path ?? '',
             host_key: ssh.host_key ?? '',
+            append_only: ssh.append_only ?? false,
           },
         }
       : {}),
@@ -110,6 +111,7 @@ export function backupOf({ data }: Pick<Site, 'data'>): Backup {
             bucket: s3.bucket ?? '',
             region: s3.region ?? 'us-east-1',
             prefix: s3.prefix ?? '',
+            append_only: s3.append_only ?? false,
           },
         }
       : {}),

@@ -58,10 +58,11 @@ export async function storage(dir: string): Promise<Storage> {
         objects.set(name, body)
         return void say(200, '')
       }
-      if (request.method === 'DELETE') {
-        objects.delete(name)
-        return void say(204, '')
-      }
+      // Its key is the one of a node: it deletes nothing, and every version is kept.
+      if (request.method === 'DELETE') return void error(403, 'AccessDenied')
+      if (url.searchParams.has('versioning'))
+        return void say(200, '<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>')
+      if (url.searchParams.has('object-lock')) return void error(404, 'ObjectLockConfigurationNotFoundError')
       if (name !== '') {
         const content = objects.get(name)
         return void (content ? response.writeHead(200).end(content) : error(404, 'NoSuchKey'))

@@ -223,6 +223,11 @@ test('an identity file of another kind is refused', async () => {
   const { store, identity } = place()
   await store.put('one', 'value')
   writeFileSync(identity, 'AGE-PLUGIN-YUBIKEY-1QQQQ\n')
+  await assert.rejects(
+    store.get('one'),
+    /is an identity of a plug-in of age, and the library of this kit speaks to none/,
+  )
+  writeFileSync(identity, 'ssh-ed25519 AAAA\n')
   await assert.rejects(store.get('one'), {
     message: `${identity} is not a plain age identity file: its lines must begin with AGE-SECRET-KEY-1, as age-keygen makes them`,
   })
