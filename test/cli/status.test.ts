@@ -71,6 +71,24 @@ describe('what needs attention', () => {
     assert.deepEqual(said(site('server'), [well('pi-1', nodes(node('pi-1')), ...backups)]), [])
   })
 
+  test('an exception from the rules whose last day is over', () => {
+    const config = site('server')
+    const exception = { rules: ['digest', 'limits'], namespace: 'old', why: 'it is old' }
+    const until = (day: string) => {
+      const policy = { ...config.site.policy, exceptions: [{ ...exception, until: day }] }
+      return said({ ...config, site: { ...config.site, policy } }, [
+        well('pi-1', nodes(node('pi-1')), ...backups),
+      ])
+    }
+    assert.deepEqual(until('2026-11-21'), [])
+    const [line, ...more] = until('2026-11-20')
+    assert.match(
+      line!,
+      /^warn policy: the exception from digest and limits in old ended with 2026-11-20 → \.\/task policy apply, /,
+    )
+    assert.deepEqual(more, [])
+  })
+
   test('an age identity without a known copy, until a copy is noted', () => {
     const dir = mkdtempSync(join(tmpdir(), 'fk-identity-'))
     const config = site('server')
