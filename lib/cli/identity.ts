@@ -6,7 +6,7 @@ import { Fault } from '../ground/fault.ts'
 import { copiedAt, copiedFile, forgetCopied, noteCopied, olderIdentity } from '../ground/identity.ts'
 import { atTerminal } from '../ground/laptop.ts'
 import { age, decrypted, isProtected, keysIn, land } from '../ground/secret.ts'
-import { locked, publicFile, sealed, unlock } from '../ground/unlock.ts'
+import { locked, publicFile, sealed, unlock, wrote } from '../ground/unlock.ts'
 import { recipientsIn } from '../k3s/recipient.ts'
 import type { Call } from './call.ts'
 import { type Session, withSession } from './session.ts'
@@ -118,6 +118,7 @@ async function write(path: string, text: string, passphrase: string | undefined)
   const file = await locked(text, passphrase)
   await publish(path, text)
   await land(path, file, true)
+  wrote(path, text, passphrase)
 }
 
 /** Beside a protected identity lie its public halves, so that a secret is stored and a page is written without the passphrase. */
