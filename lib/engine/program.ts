@@ -85,8 +85,8 @@ export function checkProgram({ page, shell = {}, steps, owner }: CheckOptions): 
 }
 
 /**
- * The checks of steps and controls that may run in one shell: that only call functions of which their file says so, or whose first
- * line does.
+ * The checks of steps and controls that may run in one shell: those that only call functions of which their file says so, and
+ * those whose first line does.
  */
 function plainChecks(steps: Numbered[], { library, prepare }: Shell): string[] {
   const all = [engineShell('frame.sh'), library?.text ?? '', prepare?.text ?? ''].join('\n')

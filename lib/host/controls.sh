@@ -3,7 +3,8 @@
 # apply here), 101 (holds after the next start) or 102 (could not be asked). Everything is read-only and asks what decides: the
 # kernel, the daemon, the program by its own reader; what several controls need is asked once.
 #
-# These return their answer where others may exit, and leave nothing behind; program.ts reads which:
+# These return their answer where others may exit, and leave no variable behind that another check could take for its own;
+# program.ts reads which. A control whose first line is "# in one shell" promises the same of itself: its variables are local.
 # in one shell: sysctl_is cmdline_has module_blocked mount_has mode_is modes_are package_present package_absent unit_is
 # in one shell: sshd_is auditd_is audit_has apt_is setting_is systemd_sets nobody_listens none_of walked has_line
 # in one shell: sudo_is pam_has
@@ -954,7 +955,8 @@ pam_of() {
     FK_SERVICES=()
     for line in "${FK_LINES[@]}"; do
       service=${line%% *}
-      if [ -z "${FK_PAM[=$service]-}" ]; then FK_SERVICES+=("$service") FK_PAM[=$service]=$line; else FK_PAM[=$service]+=$'\n'$line; fi
+      if [ -z "${FK_PAM[=$service]-}" ]; then FK_SERVICES+=("$service"); else FK_PAM[=$service]+=$'\n'; fi
+      FK_PAM[=$service]+=$line
     done
     FK_PAM_OF=$FK_FILE
   fi
