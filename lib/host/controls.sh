@@ -974,8 +974,8 @@ pam_has() {
   [ "$FK_FOUND" != none ]
 }
 
-# pam_shortcuts SERVICE: FK_SHORTCUTS become the modules that are enough by themselves, before or in place of the password and of
-# the count of wrong ones.
+# pam_shortcuts SERVICE: FK_SHORTCUTS become the modules that are enough by themselves, before or in place of the password and
+# of the count of wrong ones.
 pam_shortcuts() {
   local line counted=''
   FK_SHORTCUTS=''
