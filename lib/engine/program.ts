@@ -84,12 +84,15 @@ export function checkProgram({ page, shell = {}, steps, owner }: CheckOptions): 
   })
 }
 
-/** The checks of steps and controls that only call functions whose file says that they may run in one shell. */
+/**
+ * The checks of steps and controls that may run in one shell: those that only call functions of which their file says so, and
+ * those whose first line does.
+ */
 function plainChecks(steps: Numbered[], { library, prepare }: Shell): string[] {
   const all = [engineShell('frame.sh'), library?.text ?? '', prepare?.text ?? ''].join('\n')
   const names = [...all.matchAll(/^# in one shell: (.*)$/gm)].flatMap(([, list]) => list?.split(' ') ?? [])
   const call = `(?:${names.join('|')})(?: (?:[\\w@%+=:,./-]+|'[^']*'))*`
-  const plain = new RegExp(`^${call}(?: && ${call})*$`)
+  const plain = new RegExp(`^(?:# in one shell\n|${call}(?: && ${call})*$)`)
   return steps.flatMap(({ step, index }) => [
     ...(plain.test(checkText(step)) ? [`fk_check_${index}`] : []),
     ...(step.controls ?? []).flatMap(({ check }, i) =>

@@ -20,10 +20,11 @@ affected() {
     found+=$line$'\n'
   done
   while IFS= read -r line; do
+    [ -n "$line" ] || continue
     case $accepted in *$'\n'"${line%% *}"$'\n'*) continue ;; esac
     printf '%s\n' "$line"
     more=yes
-  done < <(LC_ALL=C sort --unique <<< "$found" | grep .)
+  done < <(LC_ALL=C sort --unique <<< "$found")
   [ -z "$more" ]
 }
 
@@ -121,7 +122,7 @@ affected_servers() {
 
 # affected_units UNIT… + PACKAGE…: those of the units that run, and units of the packages that do.
 affected_units() {
-  local names=() present=()
+  local names=() present=() line
   while [ $# -gt 0 ] && [ "$1" != + ]; do
     names+=("$1")
     shift
@@ -135,7 +136,7 @@ affected_units() {
   [ ${#present[@]} -eq 0 ] || mapfile -t -O "${#names[@]}" names < <(dpkg-query --listfiles "${present[@]}" |
     sed --quiet --regexp-extended 's|^(/usr)?/lib/systemd/system/([^/@]+\.(service\|socket\|timer\|mount\|automount))$|\2|p')
   [ ${#names[@]} -eq 0 ] || systemctl list-units --plain --no-legend --no-pager --state=active "${names[@]}" |
-    awk '{ print $1 " the unit " $1 ", which is active" }'
+    while read -r line _; do printf '%s\n' "$line the unit $line, which is active"; done
 }
 
 # affected_logins GROUP NAME…: accounts that may log in over SSH now, by a key or a password, and are none of these.
@@ -185,11 +186,11 @@ sshd_keeps_ports() {
 
 # sshd_will_show KEY…: one of these host keys is among the Ed25519 and RSA keys of this machine, which are printed.
 sshd_will_show() {
-  local keys key
+  local keys key kind
   keys=$(find /etc/ssh \( -name ssh_host_ed25519_key -o -name ssh_host_rsa_key \) -exec ssh-keygen -y -f {} \; |
-    cut --delimiter=' ' --fields=1,2)
+    while read -r kind key _; do printf '%s\n' "$kind $key"; done)
   for key; do
-    ! grep --line-regexp --fixed-strings -e "$key" <<< "$keys" > /dev/null || return 0
+    case $'\n'$keys$'\n' in *$'\n'"$key"$'\n'*) return 0 ;; esac
   done
   printf 'pinned: %s; sshd will show:\n%s\n' "${*%% *}" "$keys"
   return 1

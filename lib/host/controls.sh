@@ -3,7 +3,8 @@
 # apply here), 101 (holds after the next start) or 102 (could not be asked). Everything is read-only and asks what decides: the
 # kernel, the daemon, the program by its own reader; what several controls need is asked once.
 #
-# These return their answer where others may exit, and leave nothing behind; program.ts reads which:
+# These return their answer where others may exit, and leave no variable behind that another check could take for its own;
+# program.ts reads which. A control whose first line is "# in one shell" promises the same of itself: its variables are local.
 # in one shell: sysctl_is cmdline_has module_blocked mount_has mode_is modes_are package_present package_absent unit_is
 # in one shell: sshd_is auditd_is audit_has apt_is setting_is systemd_sets nobody_listens none_of walked has_line
 # in one shell: sudo_is pam_has
@@ -26,16 +27,15 @@ unknown() {
 # fact NAME FUNCTION…: FK_FACT becomes what FUNCTION says, FK_LINES its lines and FK_KNOWN its exit code, kept until something
 # changes. Of those who ask side by side one finds it out, and the others wait.
 fact() {
-  local round=before file piped=''
-  # fk_holds tells us where we are: after a step has changed something, nothing that was known before counts.
-  if [ "${phase-before}" = after ]; then round=after.${n-0}; fi
-  file=${FK_FACTS-$FK_TMP}/fact.$1.$round
+  local file piped=''
+  fact_file "$1"
+  file=$FK_FILE
   # Only a function: without one the answer would be empty, and what must not be there would not be missed.
   declare -F "$2" > /dev/null || { echo "$2 is not defined" >&2; return 1; }
   [ "$file" != "${FK_FACT_OF-}" ] || return 0
   until [ -s "$file.known" ]; do
     fact_is_mine "$file" || { fact_pause; continue; }
-    [ "$round" = before ] || rm --force "$FK_TMP"/fact.*.before*
+    [ "${phase-before}" != after ] || rm --force "$FK_TMP"/fact.*.before*
     FK_KNOWN=0
     case :$SHELLOPTS: in *:pipefail:*) piped=yes ;; esac
     set -o pipefail # what is asked may be the first of several programs
@@ -48,6 +48,13 @@ fact() {
   printf -v FK_FACT '%s\n' "${FK_LINES[@]}"
   FK_FACT=$'\n'$FK_FACT
   FK_FACT_OF=$file # FK_LINES and FK_FACT are its, until somebody puts something else there
+}
+
+# fact_file NAME: FK_FILE becomes where the fact is kept. fk_holds tells us where we are: after a step has changed something,
+# nothing that was known before counts.
+fact_file() {
+  FK_FILE=${FK_FACTS-$FK_TMP}/fact.$1.before
+  if [ "${phase-before}" = after ]; then FK_FILE=${FK_FILE%before}after.${n-0}; fi
 }
 
 # fact_pause: a moment.
@@ -424,12 +431,18 @@ unit_states() {
 
 # unit_line UNIT: FK_UNIT becomes the line of it, with tabs around.
 unit_line() {
-  local line
-  sure_fact units unit_states || return
-  FK_UNIT=''
-  for line in "${FK_LINES[@]}"; do
-    case $'\t'$line$'\t' in *$'\t'"Id=$1"$'\t'*) FK_UNIT=$'\t'$line$'\t' ;; esac
-  done
+  local line id
+  fact_file units
+  if [ "${FK_UNITS_OF-}" != "$FK_FILE" ]; then
+    sure_fact units unit_states || return
+    declare -gA FK_UNIT_LINES=()
+    for line in "${FK_LINES[@]}"; do
+      line=$'\t'$line$'\t' id=${line#*$'\t'Id=}
+      FK_UNIT_LINES[=${id%%$'\t'*}]=$line
+    done
+    FK_UNITS_OF=$FK_FILE
+  fi
+  FK_UNIT=${FK_UNIT_LINES[=$1]-}
 }
 
 # unit_property NAME: FK_SETTING becomes what FK_UNIT says of it, empty where it is not set.
@@ -529,14 +542,15 @@ sshd_effective() {
   local said line user from
   sshd_words
   sshd_for "${SUDO_USER:-nobody}" 192.0.2.1 || return
-  said=$(sshd_for "${SUDO_USER:-nobody}" 192.0.2.1 -ddd 2>&1) || return
-  while IFS= read -r line; do
+  said=$(sshd_for "${SUDO_USER:-nobody}" 192.0.2.1 -ddd 2>&1) || return # among its words another log level than without them
+  mapfile -t FK_LINES <<< "$said"
+  for line in "${FK_LINES[@]}"; do
     line=${line%$'\r'}
     case $line in
       'debug2: load_server_config: filename '*) echo "@file ${line##* }" ;;
       'debug3: checking match for '*) echo "@${line#*checking }" ;;
     esac
-  done <<< "$said"
+  done
   case $said in *'debug3: checking match for '*) ;; *) return 0 ;; esac
   for user in root nobody "${SUDO_USER:-admin}"; do
     for from in 127.0.0.1 10.66.0.2 192.168.1.2 203.0.113.2 fd00::2; do sshd_for "$user" "$from" || return; done
@@ -546,16 +560,31 @@ sshd_effective() {
 # sshd_for USER ADDRESS [WORD]: what it would use for them; by its own words it says how it comes to that.
 sshd_for() { sshd "${FK_WORDS[@]}" "${@:3}" -T -C "user=$1,host=admin.example,addr=$2,laddr=192.0.2.2,lport=22"; }
 
+# sshd_index: FK_SSHD has for each key the lines that sshd would use, each once.
+sshd_index() {
+  local line key
+  fact_file sshd
+  [ "${FK_SSHD_OF-}" != "$FK_FILE" ] || return 0
+  sure_fact sshd sshd_effective || return
+  declare -gA FK_SSHD=()
+  for line in "${FK_LINES[@]}"; do
+    case $line in *' '*) key="=${line%% *}" ;; *) continue ;; esac
+    case $'\n'${FK_SSHD[$key]-}$'\n' in *$'\n'"$line"$'\n'*) ;; *) FK_SSHD[$key]+=${FK_SSHD[$key]:+$'\n'}$line ;; esac
+  done
+  FK_SSHD_OF=$FK_FILE
+}
+
 # sshd_is KEY VALUE [KEY VALUE…]: what sshd would use, for everybody.
 sshd_is() {
-  local line bad='' said=''
-  sure_fact sshd sshd_effective || return
+  local line found bad='' said=''
+  sshd_index || return
   while [ $# -gt 0 ]; do
-    find_lines "^$1 " || FK_FOUND="$1 unset"
-    while IFS= read -r line; do
+    found=${FK_SSHD[=$1]-"$1 unset"}
+    until [ -z "$found" ]; do
+      line=${found%%$'\n'*} found=${found#"$line"} found=${found#$'\n'}
       [ "$line" = "$1 $2" ] || case $bad in *" $1"*) ;; *) bad+=" $1" ;; esac
-      case "; $said" in *"; $line; "*) ;; *) said+="$line; " ;; esac
-    done <<< "$FK_FOUND"
+      said+="$line; "
+    done
     shift 2
   done
   echo "${bad:+other than wanted:$bad; }$said"
@@ -710,14 +739,25 @@ apt_truth() {
   esac
 }
 
+# apt_index: FK_APT has the values that APT goes by; the last line of a key counts.
+apt_index() {
+  local line key
+  fact_file apt
+  [ "${FK_APT_OF-}" != "$FK_FILE" ] || return 0
+  fact apt apt_settings || return
+  declare -gA FK_APT=()
+  for line in "${FK_LINES[@]}"; do
+    case $line in *' "'*'";'*) key="=${line%% \"*}" line=${line#* \"} && FK_APT[$key]=${line%\"\;*} ;; esac
+  done
+  FK_APT_OF=$FK_FILE
+}
+
 # apt_is KEY VALUE [KEY VALUE…]: what APT goes by; of another value the files that name it.
 apt_is() {
-  local line rest is want settings word bad='' said='' files
-  fact apt apt_settings || return
-  settings=$FK_FACT
+  local line rest is want word bad='' said='' files
+  apt_index || return
   while [ $# -gt 0 ]; do
-    is='not set'
-    case $settings in *$'\n'"$1 \""*) [[ $settings =~ .*$'\n'"$1 \""([^$'\n']*)'";' ]] && is=${BASH_REMATCH[1]} ;; esac
+    is=${FK_APT[=$1]-not set}
     apt_truth "$2" && want=$FK_TRUTH
     apt_truth "$is"
     if [ "$FK_TRUTH" = "$want" ]; then
@@ -725,11 +765,14 @@ apt_is() {
     else
       bad+=" $1"
       fact apt-lines apt_lines || return
-      word=${1##*::} files=''
-      for line in "${FK_LINES[@]}"; do
-        rest=${line#*:} line=${line%%:*}
-        case ${rest,,} in *"${word,,}"*) case "$files " in *" $line "*) ;; *) files+=" $line" ;; esac ;; esac
-      done
+      word=${1##*::} word=${word,,} files=''
+      case ${FK_FACT,,} in *"$word"*)
+        for line in "${FK_LINES[@]}"; do
+          rest=${line#*:} line=${line%%:*}
+          case ${rest,,} in *"$word"*) case "$files " in *" $line "*) ;; *) files+=" $line" ;; esac ;; esac
+        done
+        ;;
+      esac
       said+="$1 is $is${files:+, set in$files}; "
     fi
     shift 2
@@ -740,16 +783,20 @@ apt_is() {
 
 # setting_is FILE NAME VALUE [NAME VALUE…]: the last line of FILE that sets NAME, by a space or =, sets VALUE.
 setting_is() {
-  local name value line key rest found lines=() bad='' said=''
-  read_lines "$1" || return
+  local name value line key rest found bad='' said=''
+  if [ "${FK_SETTINGS_OF-}" != "$1" ]; then
+    read_lines "$1" || return
+    FK_SETTINGS=()
+    for line in "${FK_LINES[@]}"; do
+      case $line in '' | '#'*) ;; *) FK_SETTINGS+=("$line") ;; esac
+    done
+    FK_SETTINGS_OF=$1
+  fi
   shift
-  for line in "${FK_LINES[@]}"; do
-    case $line in '' | '#'*) ;; *) lines+=("$line") ;; esac
-  done
   while [ $# -gt 0 ]; do
     name=$1 value=$2 found=''
     shift 2
-    for line in "${lines[@]}"; do
+    for line in "${FK_SETTINGS[@]}"; do
       case $line in *"$name"*) ;; *) continue ;; esac
       IFS=$' \t=' read -r key rest <<< "$line"
       if [ "$key" = "$name" ]; then found=${rest:-yes}; fi
@@ -898,28 +945,55 @@ pam_lines() {
 }
 pam_all() { pam_lines sudo sudo-i su su-l sshd login passwd chpasswd cron runuser other; }
 
-# pam_has SERVICE PATTERN: PAM goes through such a line for SERVICE.
+# pam_of SERVICES: FK_LINES become the lines of one service, or of all whose names match the regular expression.
+pam_of() {
+  local line service
+  fact_file pam
+  if [ "${FK_PAM_OF-}" != "$FK_FILE" ]; then
+    sure_fact pam pam_all || return
+    declare -gA FK_PAM=()
+    FK_SERVICES=()
+    for line in "${FK_LINES[@]}"; do
+      service=${line%% *}
+      if [ -z "${FK_PAM[=$service]-}" ]; then FK_SERVICES+=("$service"); else FK_PAM[=$service]+=$'\n'; fi
+      FK_PAM[=$service]+=$line
+    done
+    FK_PAM_OF=$FK_FILE
+  fi
+  FK_FACT_OF='' FK_LINES=()
+  for service in "${FK_SERVICES[@]}"; do
+    [[ ! $service =~ ^($1)$ ]] || mapfile -t -O "${#FK_LINES[@]}" FK_LINES <<< "${FK_PAM[=$service]}"
+  done
+}
+
+# pam_has SERVICES PATTERN: PAM goes through such a line for one of SERVICES.
 pam_has() {
-  sure_fact pam pam_all || return
+  pam_of "$1" || return
   find_lines "^$1 $2" || FK_FOUND=none
   echo "${FK_FOUND//$'\n'/; }"
   [ "$FK_FOUND" != none ]
 }
 
-# pam_shortcuts SERVICE: modules that are enough by themselves, before or in place of the password and of the count of wrong ones.
+# pam_shortcuts SERVICE: FK_SHORTCUTS become the modules that are enough by themselves, before or in place of the password and
+# of the count of wrong ones.
 pam_shortcuts() {
   local line counted=''
-  find_lines "^$1 " || return 0 # there is no such service here
+  FK_SHORTCUTS=''
+  pam_of "$1" || return
+  [ ${#FK_LINES[@]} -gt 0 ] || return 0 # there is no such service here
   for line in "${FK_LINES[@]}"; do
     case $line in
-      "$1 auth "*pam_faillock.so*preauth*) counted=yes ;;
-      "$1 auth "*pam_faillock.so*authsucc*) ;;
-      "$1 auth sufficient "*pam_rootok.so*) case $1 in su | su-l) ;; *) echo "$line" ;; esac ;;
-      "$1 auth "*pam_unix.so*) [ -n "$counted" ] || echo "$line" ;;
-      "$1 auth sufficient "* | "$1 auth "\[*success=[0-9d]*) echo "$line" ;;
+      "$1 auth "*pam_faillock.so*preauth*) counted=yes && continue ;;
+      "$1 auth "*pam_faillock.so*authsucc*) continue ;;
+      "$1 auth sufficient "*pam_rootok.so*) case $1 in su | su-l) continue ;; esac ;;
+      "$1 auth "*pam_unix.so*) [ -z "$counted" ] || continue ;;
+      "$1 auth sufficient "* | "$1 auth "\[*success=[0-9d]*) ;;
+      *) continue ;;
     esac
+    FK_SHORTCUTS+=$line$'\n'
   done
-  [ -n "$counted" ] || echo "$1 counts no wrong passwords"
+  [ -n "$counted" ] || FK_SHORTCUTS+="$1 counts no wrong passwords"
+  FK_SHORTCUTS=${FK_SHORTCUTS%$'\n'}
 }
 
 # session_limits: what PAM sets for sessions of root and of who is asking, whatever we have ourselves.

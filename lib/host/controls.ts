@@ -64,7 +64,7 @@ export function asked(controls: Control[]): Command {
 
 /** The functions of controls.sh and thief.sh. `units` and `paths`: what unit_is and mode_is ask for all at once. */
 export function questions(units: string[] = [], paths: string[] = []): Command {
-  const names = [...new Set(units)].map((u) => (u.includes('.') ? u : `${u}.service`))
+  const names = [...new Set(units.map((u) => (u.includes('.') ? u : `${u}.service`)))]
   const lists = `FK_UNITS=${quote(names.join(' '))}\nFK_PATHS=${quote(paths.join(' '))}\n`
   const functions = 'lib/host/controls.sh'
   return new Command(lists + shellText(functions) + shellText('lib/host/thief.sh'), undefined, functions)

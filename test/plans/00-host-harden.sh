@@ -25,7 +25,7 @@ main() {
 
   # 1/81 you log in as an ordinary user, not as root
   #   why: root will not be let in any more
-  check() { ! grep --line-regexp root <<< admin > /dev/null; }
+  check() { [ admin != root ]; }
   demand 'you log in as an ordinary user, not as root' 'make a user who may use sudo, and name it in FK_HOST: adduser ada && adduser ada sudo; FK_HOST=ada@192.0.2.10'
 
   # 2/81 your authorized_keys has an Ed25519 key, or an RSA key from 3072 bits
@@ -2394,12 +2394,14 @@ FORTRESS
     ) && (
     walked f
     ) && (
+    # in one shell
+    local known new path
     # Debian's and Ubuntu's own, and those of the packages that later layers bring, where packages put them.
     known=' su sudo mount umount passwd chsh chfn newgrp gpasswd chage expiry unix_chkpwd crontab ssh-agent ssh-keysign '
     known+='dbus-daemon-launch-helper polkit-agent-helper-1 pkexec fusermount3 newuidmap newgidmap wall write bsd-write '
     known+='utempter dotlockfile mount.nfs ntfs-3g qemu-bridge-helper pam_extrausers_chkpwd at ping sg '
     new=''
-    fact walk walk
+    fact walk walk || return
     for path in "${FK_LINES[@]}"; do
       case $path in
         's /usr/bin/'* | 's /usr/sbin/'* | 's /usr/lib/'* | 's /usr/libexec/'*) case $known in *" ${path##*/} "*) continue ;; esac ;;
@@ -2432,11 +2434,11 @@ to the sources of apt. Or live without it for a time, under accepted: in config/
 }
 
 # What main uses.
-# from lib/host/controls.sh: PATH fact fact_pause fact_is_mine sure_fact none_of package_states package_present
-# from lib/host/controls.sh: package_absent unit_states unit_line unit_property unit_changed unit_is walk_roots walk
-# from lib/host/controls.sh: walked privileged_rules entries all_entries sudoers_lines sudo_passwordless journal_sealed
-# from lib/host/controls.sh: JOURNAL_KEY JOURNAL_KEY_DIGEST journal_seal system_shells clear_swaps shm_lines
-# from lib/host/controls.sh: endless_passwords open_logs open_homes slack_profiles
+# from lib/host/controls.sh: PATH fact fact_file fact_pause fact_is_mine sure_fact none_of package_states
+# from lib/host/controls.sh: package_present package_absent unit_states unit_line unit_property unit_changed unit_is
+# from lib/host/controls.sh: walk_roots walk walked privileged_rules entries all_entries sudoers_lines sudo_passwordless
+# from lib/host/controls.sh: journal_sealed JOURNAL_KEY JOURNAL_KEY_DIGEST journal_seal system_shells clear_swaps
+# from lib/host/controls.sh: shm_lines endless_passwords open_logs open_homes slack_profiles
 # from lib/host/thief.sh: encrypted disks_of
 # from lib/host/affected.sh: affected affected_links affected_engines affected_routes affected_forwarding affected_units
 # from lib/host/affected.sh: affected_logins sshd_says sshd_ports sshd_keeps_ports
@@ -2451,6 +2453,6 @@ to the sources of apt. Or live without it for a time, under accepted: in config/
 # from lib/engine/shell/record.sh: fk_add
 # from lib/engine/shell/printed.sh: FK_SAVED FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage recover
 # from lib/engine/shell/printed.sh: holds change demand fail transaction arm_rollback confirm save saved
-FK_UNITS='sysctl-reapply-network.service fortress-mounts.service ssh.service ssh.socket auditd.service audit-rules.service systemd-journald.service systemd-journal-remote.socket systemd-journal-gatewayd.socket sysstat.service acct.service sysstat-collect.timer sysstat-collect.service chrony.service systemd-timesyncd.service apt-daily.timer apt-daily.service apt-daily-upgrade.timer apt-daily-upgrade.service aidecheck.timer aidecheck.service cron.service ctrl-alt-del.target debug-shell.service kdump-tools.service kdump.service bluetooth.service ModemManager.service avahi-daemon.service avahi-daemon.socket cups.service cups.socket cups.path cups.service rpcbind.service rpcbind.socket autofs.service udisks2.service usbguard.service systemd-tmpfiles-clean.timer systemd-tmpfiles-clean.service fortress-modes.path fortress-modes.service'
+FK_UNITS='sysctl-reapply-network.service fortress-mounts.service ssh.service ssh.socket auditd.service audit-rules.service systemd-journald.service systemd-journal-remote.socket systemd-journal-gatewayd.socket sysstat.service acct.service sysstat-collect.timer sysstat-collect.service chrony.service systemd-timesyncd.service apt-daily.timer apt-daily.service apt-daily-upgrade.timer apt-daily-upgrade.service aidecheck.timer aidecheck.service cron.service ctrl-alt-del.target debug-shell.service kdump-tools.service kdump.service bluetooth.service ModemManager.service avahi-daemon.service avahi-daemon.socket cups.service cups.socket cups.path rpcbind.service rpcbind.socket autofs.service udisks2.service rescue.service emergency.service usbguard.service systemd-tmpfiles-clean.timer systemd-tmpfiles-clean.service fortress-modes.path fortress-modes.service'
 
 main "$@"

@@ -274,7 +274,7 @@ main() {
 
 # What main uses.
 # from lib/k3s/members.sh: K3S K3S_ETC K3S_DATA K3S_NOTES k3s_no k3s_kubectl k3s_self
-# from lib/host/controls.sh: PATH fact fact_pause fact_is_mine
+# from lib/host/controls.sh: PATH fact fact_file fact_pause fact_is_mine
 # from lib/k3s/cis.sh: cis_up cis_listens cis_started cis_flagz cis_flags cis_name cis_words cis_begun cis_json cis_yaml
 # from lib/k3s/cis.sh: CIS_KUBELET cis_kubelet_names cis_kubelet_started cis_kubelet cis_etcd cis_known cis_objects
 # from lib/k3s/cis.sh: cis_api cis_none quiet_accounts

@@ -14,13 +14,19 @@ trap : PIPE
 export FK_TMP
 
 frame() {
-  local field line=$FK_NONCE
-  for field; do
-    field=${field:0:200000}
-    field=${field//\\/\\\\}
-    field=${field//$'\n'/\\n}
-    line+=$'\t'${field//$'\t'/\\t}
-  done
+  local IFS=' ' field line=$FK_NONCE all
+  all="$*"
+  if [[ $all == *[$'\\\n\t']* ]] || [ ${#all} -gt 200000 ]; then
+    for field; do
+      field=${field:0:200000}
+      field=${field//\\/\\\\}
+      field=${field//$'\n'/\\n}
+      line+=$'\t'${field//$'\t'/\\t}
+    done
+  else
+    IFS=$'\t'
+    line+=$'\t'$*
+  fi
   printf '%s\n' "$line" >&3
 }
 
@@ -52,7 +58,7 @@ fk_answer() {
   fi
   FK_OUT=$(
     exec < /dev/null 2>&1 3>&-
-    unset FK_FACT FK_FACT_OF FK_LINES FK_KNOWN FK_SETTING FK_FOUND
+    unset FK_FACT FK_FACT_OF FK_LINES FK_KNOWN FK_SETTING FK_FOUND FK_SETTINGS_OF
     set -euo pipefail
     "$1"
   )
