@@ -7,7 +7,8 @@ import { join } from 'node:path'
 import { type LabMachine, builtProgram, labNodeDown, labNodeUp, labRun } from '../../lib/lab/lab.ts'
 import { chartOf, pins } from '../component/charts.ts'
 import { imageArchive } from './image.ts'
-import { type Tunneled, gateway, tunneled } from './tunnel.ts'
+import type { PodFleet } from './kit.ts'
+import { type Tunneled, gateway, pinChart, tunneled } from './tunnel.ts'
 
 /** Why there can be no cert-manager here, for a test's `skip`. */
 export const withoutCertManager: string | false =
@@ -37,14 +38,14 @@ export const certManagerImages = () =>
     ),
   )
 
-/** Its chart, packed as its makers pack it: a .tgz of the version that is pinned. */
-export function certManagerChart(): Buffer {
+/** Has the checkout of a cluster find its chart, packed as its makers pack it: a .tgz of the version that is pinned. */
+export function pinCertManager(cluster: PodFleet): void {
   const dir = mkdtempSync(join(tmpdir(), 'fk-chart-'))
   const words = ['--version', version, '--app-version', version, '--destination', dir]
   const said = execFileSync('helm', ['package', chartOf('cert-manager').path, ...words], { encoding: 'utf8' })
   const bytes = readFileSync(/(\/\S+\.tgz)/.exec(said)![1]!)
   rmSync(dir, { recursive: true })
-  return bytes
+  pinChart(cluster, 'cert-manager', version, bytes)
 }
 
 export interface Authority {
@@ -190,8 +191,6 @@ export async function twoAuthorities(
       },
     }
   })
-  const bytes = certManagerChart()
-  cluster.copy.pin('cert-manager', bytes)
-  writeFileSync(join(cluster.state, 'downloads', `cert-manager-${version}.tgz`), bytes)
+  pinCertManager(cluster)
   return { cluster, outside }
 }

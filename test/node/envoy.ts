@@ -3,15 +3,19 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { $ } from '../../lib/ground/laptop.ts'
 
 type Resource = Record<string, unknown> & { '@type': string; name: string }
 
 export interface EnvoyConfig {
   spec: { resources: Resource[] }
+}
+
+export interface Bootstrap {
+  staticResources: { listeners: object[]; clusters: object[] }
 }
 
 interface Given {
@@ -25,7 +29,7 @@ interface Given {
  * The bootstrap of a stock Envoy. Throws where the configuration has something that only Cilium's has, or that is not given: then
  * it would prove less than it says.
  */
-export function stockEnvoy({ spec }: EnvoyConfig, { port, backends, certificate }: Given): object {
+export function stockEnvoy({ spec }: EnvoyConfig, { port, backends, certificate }: Given): Bootstrap {
   const of = (kind: string) =>
     spec.resources.filter(({ '@type': type }) => type.endsWith(`.${kind}`)).map((one) => bare(one))
   const routes = new Map(of('RouteConfiguration').map((one) => [one['name'], one]))
@@ -62,6 +66,31 @@ export function stockEnvoy({ spec }: EnvoyConfig, { port, backends, certificate 
   return config
 }
 
+/**
+ * The same where the agent would have it: it takes connections that Cilium redirects to this port, and what it sends to pods comes
+ * from a gateway to their policies, at the `source` that the node has for gateways. Cilium's own filter does that in Cilium's Envoy.
+ */
+export function redirected(
+  { staticResources: { listeners, clusters } }: Bootstrap,
+  source: string,
+): Bootstrap {
+  const option = (level: number, name: number, intValue: number) => ({
+    level,
+    name,
+    intValue,
+    state: 'STATE_PREBIND',
+  })
+  // SOL_IP and IP_TRANSPARENT; SOL_SOCKET, SO_MARK, and as bpf/lib/common.h has it an identity, here that of gateways, of a proxy.
+  const socketOptions = [option(0, 19, 1), option(1, 36, 0x0008_0b00)]
+  const upstreamBindConfig = { sourceAddress: { address: source, portValue: 0 }, socketOptions }
+  return {
+    staticResources: {
+      listeners: listeners.map((one) => ({ ...one, transparent: true })),
+      clusters: clusters.map((one) => ({ ...one, upstreamBindConfig })),
+    },
+  }
+}
+
 const bare = ({ '@type': _, ...rest }: Resource): Record<string, unknown> => rest
 
 function replaced(value: unknown, of: (key: string, value: unknown) => [string, unknown]): unknown {
@@ -75,12 +104,19 @@ function replaced(value: unknown, of: (key: string, value: unknown) => [string, 
   )
 }
 
-/** Runs a stock Envoy until `end`. Throws with what it said when it does not listen. */
-export async function runEnvoy(config: object, port: number): Promise<{ end: () => Promise<void> }> {
+/** Runs a stock Envoy until `end`, in a network namespace where one is named. Throws with what it said when it does not listen. */
+export async function runEnvoy(
+  config: object,
+  port: number,
+  namespace?: string,
+): Promise<{ end: () => Promise<void> }> {
   const dir = mkdtempSync(join(tmpdir(), 'fk-envoy-'))
   writeFileSync(join(dir, 'envoy.json'), JSON.stringify(config))
   const words = ['--config-path', join(dir, 'envoy.json'), '--use-dynamic-base-id', '--concurrency', '1']
-  const envoy = spawn('envoy', [...words, '--log-level', 'warning'], { stdio: ['ignore', 'pipe', 'pipe'] })
+  const [program = '', ...before] = within(namespace, 'envoy')
+  const envoy = spawn(program, [...before, ...words, '--log-level', 'warning'], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
   let said = ''
   for (const stream of [envoy.stdout, envoy.stderr]) stream.on('data', (text) => (said += String(text)))
   const end = async () => {
@@ -89,7 +125,7 @@ export async function runEnvoy(config: object, port: number): Promise<{ end: () 
   }
   for (let i = 0; i < 300; i++) {
     if (envoy.exitCode !== null) break
-    if (await listens(port)) return { end }
+    if (await listens(port, namespace)) return { end }
     await sleep(100)
   }
   await end()
@@ -103,10 +139,9 @@ async function ended(program: ChildProcess): Promise<void> {
   await exit
 }
 
-const listens = (port: number): Promise<boolean> =>
-  new Promise((resolve) => {
-    const socket = connect(port, '127.0.0.1')
-    socket.once('connect', () => resolve(true)).once('error', () => resolve(false))
-    socket.once('close', () => socket.destroy())
-    socket.once('connect', () => socket.end())
-  })
+const within = (namespace: string | undefined, ...words: string[]): string[] =>
+  namespace === undefined ? words : ['ip', 'netns', 'exec', namespace, ...words]
+
+const listens = async (port: number, namespace?: string): Promise<boolean> =>
+  (await $({ nothrow: true })`${within(namespace, 'bash', '-c', `exec 3<> /dev/tcp/127.0.0.1/${port}`)}`)
+    .exitCode === 0

@@ -2,14 +2,11 @@
 // the written configuration does in an Envoy, is in test/checked/gateways.test.ts; Cilium's redirect into its Envoy is not run.
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import { which } from '../../lib/ground/laptop.ts'
 import { selfSigned, without } from '../programs.ts'
 import { withoutCilium } from './cilium.ts'
-import { imageArchive } from './image.ts'
 import { missing, podImage } from './kit.ts'
-import { restricted } from './manifests.ts'
+import { helloImage, restricted } from './manifests.ts'
 import { type Tunneled, tunneled } from './tunnel.ts'
 
 const skip = withoutCilium || missing || without('helm', 'kubectl', 'busybox', 'openssl')
@@ -35,7 +32,7 @@ describe('a gateway and a page behind it, by their pages', { skip }, () => {
 
   before(async () => {
     cluster = await tunneled('gate', ['server'], 72, {
-      images: [await busybox()],
+      images: [await helloImage()],
       site: (site) => {
         site['networks'] = [
           { name: 'bench', network: '10.78.0.0/16', pools: { web: '10.78.250.1-10.78.250.9' } },
@@ -151,25 +148,3 @@ describe('a gateway and a page behind it, by their pages', { skip }, () => {
     )
   })
 })
-
-/** The image of the page, by the name that it is pinned by: Debian's busybox in place of that of its makers. */
-function busybox(): Promise<string> {
-  const objects = readFileSync(
-    join(import.meta.dirname, '../../config/components/hello/objects.yaml'),
-    'utf8',
-  )
-  const [, repository, tag, digest] = /image: (\S+):([^@\s]+)@(\S+)/.exec(objects)!
-  return imageArchive({
-    names: [`${repository}:${tag}`, `${repository}@${digest}`],
-    layers: [
-      {
-        files: {
-          '/bin/busybox': { from: which('busybox')!, mode: 0o755 },
-          '/bin/httpd': { link: 'busybox' },
-          '/etc/passwd': { text: 'root:x:0:0::/:/\n' },
-        },
-      },
-    ],
-    config: { Env: ['PATH=/bin'], Cmd: ['sh'] },
-  })
-}

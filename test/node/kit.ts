@@ -59,12 +59,13 @@ export interface PodFleet extends Fleet {
 
 /**
  * Machines as `fleet` makes them, on which k3s will run pods once a page has configured it. With `bridge` servers have
- * kube-proxy, and `bridge()` brings a network; without, somebody else brings both. `more` are archives of further images.
+ * kube-proxy, and `bridge()` brings a network; without, somebody else brings both. `more` are archives of further images, and
+ * `deploys` what the first server applies once its API answers: k3s does that by itself, and the stand-in does not.
  */
 export async function podFleet(
   prefix: string,
   roles: ('server' | 'agent')[],
-  options: { bridge?: boolean; more?: string[] } = {},
+  options: { bridge?: boolean; more?: string[]; deploys?: string } = {},
 ): Promise<PodFleet> {
   const store = await imageStore([...(await images()), ...(options.more ?? [])])
   const cluster = await fleet(prefix, roles, () => readFileSync(program!), {
@@ -75,7 +76,10 @@ export async function podFleet(
     cluster.pin(version)
     pinAge(cluster.copy, join(cluster.state, 'downloads'))
     for (const [i, name] of cluster.names.entries())
-      await prepare(cluster.machineOf(name).dir, roles[i]!, store, options.bridge ?? false)
+      await prepare(cluster.machineOf(name).dir, roles[i]!, store, {
+        bridge: options.bridge ?? false,
+        deploys: i === 0 ? options.deploys : undefined,
+      })
   } catch (error) {
     await cluster.end()
     throw error
@@ -97,7 +101,12 @@ export async function podFleet(
 }
 
 /** Puts on a machine what makes a node of it that runs pods: `dir` is the machine's own on this computer. */
-async function prepare(dir: string, role: 'server' | 'agent', store: string, bridge: boolean): Promise<void> {
+async function prepare(
+  dir: string,
+  role: 'server' | 'agent',
+  store: string,
+  { bridge, deploys }: { bridge: boolean; deploys: string | undefined },
+): Promise<void> {
   const put = (path: string, text: string, mode = 0o600) => {
     const file = join(dir, 'root', path)
     mkdirSync(dirname(file), { recursive: true, mode: 0o755 })
@@ -106,9 +115,22 @@ async function prepare(dir: string, role: 'server' | 'agent', store: string, bri
   }
   for (const name of ['lab-node', 'runc'])
     put(`/usr/local/sbin/${name}`, readFileSync(join(import.meta.dirname, `${name}.sh`), 'utf8'), 0o755)
+  const deploy = '/usr/local/sbin/lab-deploy'
+  if (deploys !== undefined)
+    put(
+      deploy,
+      `#!/bin/bash
+export HOME=/root
+until /opt/bin/k3s kubectl apply --filename=- << 'END'; do sleep 1; done
+${deploys}
+END
+`,
+      0o755,
+    )
   put(
     '/etc/systemd/system/k3s.service.d/lab.conf',
     `[Service]
+${deploys === undefined ? '' : `ExecStartPost=${deploy}\n`}\
 Environment=FK_BED_NODE=real PATH=/opt/bin:/opt/lab:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 ExecStart=
 ExecStart=/usr/local/sbin/lab-node /opt/bin/k3s ${role} --config ${etc}/config.yaml

@@ -1,4 +1,8 @@
 // What runs in the clusters of the node tier.
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { which } from '../../lib/ground/laptop.ts'
+import { imageArchive } from './image.ts'
 import { dnsImage } from './kit.ts'
 
 const documents = (objects: object[]) => objects.map((object) => JSON.stringify(object)).join('\n---\n')
@@ -167,3 +171,25 @@ export const dns = documents([
     },
   },
 ])
+
+/** The image of the page of 39-hello, by the name that it is pinned by: Debian's busybox in place of that of its makers. */
+export function helloImage(): Promise<string> {
+  const objects = readFileSync(
+    join(import.meta.dirname, '../../config/components/hello/objects.yaml'),
+    'utf8',
+  )
+  const [, repository, tag, digest] = /image: (\S+):([^@\s]+)@(\S+)/.exec(objects)!
+  return imageArchive({
+    names: [`${repository}:${tag}`, `${repository}@${digest}`],
+    layers: [
+      {
+        files: {
+          '/bin/busybox': { from: which('busybox')!, mode: 0o755 },
+          '/bin/httpd': { link: 'busybox' },
+          '/etc/passwd': { text: 'root:x:0:0::/:/\n' },
+        },
+      },
+    ],
+    config: { Env: ['PATH=/bin'], Cmd: ['sh'] },
+  })
+}
