@@ -28,7 +28,6 @@ export default {
       does: 'rebuild or destroy a virtual machine; replace or remove a node of the cluster; write the kubeconfig',
       ...commandOf('node', 'node'),
     },
-    journal: { does: 'whether a sealed journal was changed', ...commandOf('journal', 'journal') },
     vault: {
       does: 'the keys of the vault, for paper; a lost LUKS header back from its copy',
       ...commandOf('vault', 'vault'),

@@ -11,7 +11,7 @@
 // The shell functions that the checks share with these controls (clear_swaps, slack_profiles, …) are in lib/host/controls.sh.
 import { file } from '../lib/engine/file.ts'
 import { packages } from '../lib/engine/packages.ts'
-import type { Control, Demand, Step, Transaction } from '../lib/engine/step.ts'
+import type { Demand, Step, Transaction } from '../lib/engine/step.ts'
 import { makePassphrase } from '../lib/ground/passphrase.ts'
 import { Command, feed, sh } from '../lib/ground/sh.ts'
 import { asked, controlShell } from '../lib/host/controls.ts'
@@ -565,19 +565,7 @@ function audit({ controls, auditRules }: Host): Step[] {
   ]
 }
 
-/** The key that verifies the seals of the journal is the laptop's alone, and goes there from memory. */
-const sealed = (name: string, controls: Control[]): Step => ({
-  name: 'the journal is sealed, and the laptop has the key that verifies the seals (FSS)',
-  why: 'whoever becomes root cannot change what was logged more than a quarter of an hour before, and seal it again',
-  check: sh`journal_sealed && saved ${name} "$(cat "$JOURNAL_KEY_DIGEST" 2> /dev/null)"`,
-  apply: [sh`journal_seal`],
-  undo: [sh`rm --force /var/log/journal/*/fss "$JOURNAL_KEY_DIGEST"; journalctl --rotate`],
-  save: { name, command: sh`cat "$JOURNAL_KEY" && rm "$JOURNAL_KEY"` },
-  controls,
-})
-
-/** Accounting, the journal, and the clock that dates them. */
-function logsAndTime({ controls, values }: Host, { machine, site: { timezone } }: Context): Step[] {
+function logsAndTime({ controls, values }: Host, { site: { timezone } }: Context): Step[] {
   return [
     configured(
       '/etc/sysstat/sysstat',
@@ -598,7 +586,6 @@ function logsAndTime({ controls, values }: Host, { machine, site: { timezone } }
       ],
       controls: controls('logs'),
     }),
-    sealed(`${machine.name}-journal-key`, controls('seal')),
     file('/etc/chrony/chrony.conf', {
       from: 'config/host/chrony.conf',
       values: values.chrony,

@@ -112,7 +112,7 @@ assert_not_exists() {
   assert_line --regexp '^  --layer LAYER +only the pages of this layer: L0, L1, L2, L3, L4, policy, L5, L6$'
   assert_line --regexp '^  --confirm NAME +confirm what destroys'
   run ./task help node
-  assert_line --index 0 './task node rebuild|destroy|replace|remove|kubeconfig NAME'
+  assert_line --index 0 './task node rebuild|destroy|replace|remove|kubeconfig|shell|rekey [NAME]'
   assert_line --regexp '^  rebuild +a virtual machine is made anew'
   run ./task help check
   assert_line --index 2 '  first:  types, lint, format, shell'

@@ -248,16 +248,6 @@ export const node = {
   flags: run,
 } as const satisfies Table
 
-export const journal = {
-  words: [],
-  flags: { site },
-  notes: [
-    'Each host verifies its journal with the key that page 00 has given to the laptop. While it does, root of that machine',
-    'can see the key: what was sealed before this stays proven by what it says now, and a copy of /var/log/journal can be',
-    'verified on another machine.',
-  ],
-} as const satisfies Table
-
 export const vault = {
   words: [
     {

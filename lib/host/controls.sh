@@ -1040,29 +1040,6 @@ systemd_sets() {
   [ -z "$bad" ]
 }
 
-# journal_sealed: the file that journald writes to now has seals.
-journal_sealed() {
-  local file pid said
-  pid=$(systemctl show --property=MainPID --value systemd-journald.service)
-  file=$(readlink "/proc/$pid"/fd/* | grep '/system\.journal$' | head --lines=1) || true # others may close meanwhile
-  [ -n "$file" ] || { echo 'journald has no file open'; return 1; }
-  said=$(journalctl --file="$file" --header) || { echo "could not ask: $file has no header"; return 102; }
-  said=$(grep '^Compatible flags:' <<< "$said") || said='no flags'
-  echo "$file: ${said#*: }"
-  case $said in *SEALED*) ;; *) return 1 ;; esac
-}
-
-# journal_seal: makes the keys of the journal. The one that seals it stays, and changes every quarter of an hour; the one that
-# verifies the seals lies in memory, until the laptop has it.
-JOURNAL_KEY=/run/fortress-journal-key JOURNAL_KEY_DIGEST=/var/lib/fortress/journal-key.sha256
-export JOURNAL_KEY JOURNAL_KEY_DIGEST
-journal_seal() {
-  (umask 077 && journalctl --setup-keys --force > "$JOURNAL_KEY") || return
-  journalctl --rotate || return # it seals the files that it begins from now on
-  sha256sum < "$JOURNAL_KEY" | cut --delimiter=' ' --fields=1 > "$JOURNAL_KEY_DIGEST"
-}
-export -f journal_seal
-
 socket_lines() { ss --no-header --listening --tcp --udp --numeric --processes; }
 
 # nobody_listens PROTOCOL PORT|PORT… [ADDRESS…]: on none of these ports, but on addresses that begin so (a regular expression).
