@@ -1,10 +1,13 @@
 // Cilium's chart as nodes of the lab get it: that of production but for one line of its values.
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { parse } from 'yaml'
 import { without } from '../programs.ts'
-import { ciliumChart, ciliumOverlay, withoutCilium } from './cilium.ts'
+import { ciliumChart, ciliumOverlay, gatewayCrds, withoutCilium } from './cilium.ts'
 
 test(
   'what is rendered for it differs from production in what starts WireGuard, and in nothing else',
@@ -33,5 +36,19 @@ test(
       [...ours].filter((line) => !theirs.has(line)),
       [],
     )
+  },
+)
+
+test(
+  'the definitions of Gateway API are, byte for byte, those that the pin names',
+  { skip: withoutCilium },
+  () => {
+    const pins = parse(readFileSync('config/versions.yaml', 'utf8')) as Record<
+      string,
+      { version: string; sha256: { any: string } }
+    >
+    const { text, version } = gatewayCrds()
+    assert.equal(version, pins['gateway-api']!.version)
+    assert.equal(createHash('sha256').update(text).digest('hex'), pins['gateway-api']!.sha256.any)
   },
 )

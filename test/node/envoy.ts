@@ -133,7 +133,7 @@ export async function runEnvoy(
 }
 
 async function ended(program: ChildProcess): Promise<void> {
-  if (program.exitCode !== null) return
+  if (program.exitCode !== null || program.signalCode !== null) return
   const exit = once(program, 'exit')
   program.kill('SIGKILL')
   await exit
