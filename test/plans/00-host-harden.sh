@@ -24,7 +24,7 @@ main() {
 
   # 1/80 you log in as an ordinary user, not as root
   #   why: root will not be let in any more
-  check() { user=admin && [ "$user" != root ]; }
+  check() { ! grep --line-regexp root <<< admin > /dev/null; }
   demand 'you log in as an ordinary user, not as root' 'make a user who may use sudo, and name it in FK_HOST: adduser ada && adduser ada sudo; FK_HOST=ada@192.0.2.10'
 
   # 2/80 your authorized_keys has an Ed25519 key, or an RSA key from 3072 bits
