@@ -101,7 +101,7 @@ const insideToo = ({ address }: TunnelEnd, { ssh: { port } }: Firewall, transact
   check: sh`nft list table inet fortress > /dev/null 2>&1 ||
     timeout 10 bash -c 'exec 3<> "/dev/tcp/$1/$2" && read -r -t 5 line <&3 && echo "$line" && [[ $line == SSH-* ]]' \
       bash ${address} ${port}`,
-  help: `sshd -T | grep -i listen on the machine says where it listens: take ListenAddress out, and see that the port is ${port}`,
+  help: `sshd -T | grep -i listen, there: take ListenAddress out, and see that the port is ${port}`,
   transaction,
 })
 

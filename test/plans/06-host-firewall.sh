@@ -63,7 +63,7 @@ The file holds a private key in clear (mode 600).'
     timeout 10 bash -c 'exec 3<> "/dev/tcp/$1/$2" && read -r -t 5 line <&3 && echo "$line" && [[ $line == SSH-* ]]' \
       bash 10.66.0.1 22
   }
-  demand 'sshd answers at 10.66.0.1, port 22: the address in the tunnel' 'sshd -T | grep -i listen on the machine says where it listens: take ListenAddress out, and see that the port is 22'
+  demand 'sshd answers at 10.66.0.1, port 22: the address in the tunnel' 'sshd -T | grep -i listen, there: take ListenAddress out, and see that the port is 22'
 
   # 5/12 nftables rules for when the others cannot be loaded let in WireGuard and SSH alone
   #   why: one bad file in /etc/nftables.d must not leave the machine open, nor lock everybody out
