@@ -27,7 +27,11 @@ const tiers = {
     concurrency: Math.min(cores, 2),
   },
   lab: { proves: 'what needs a kernel of its own, in a virtual machine', at: ['lab'], concurrency: 1 },
-  cluster: { proves: 'a real Kubernetes with our configuration', at: ['cluster'], concurrency: 1 },
+  cluster: {
+    proves: 'a real Kubernetes with our configuration',
+    at: ['cluster'],
+    concurrency: Math.min(cores, 2),
+  },
   node: { proves: 'pods that really run, on nodes that pages have built', at: ['node'], concurrency: 1 },
   release: { proves: 'the whole runbook in a virtual machine, scanned', at: ['release'], concurrency: 1 },
 }
