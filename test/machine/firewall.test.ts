@@ -303,8 +303,9 @@ printf '[Unit]\nConditionPathExists=/nowhere\n' > /run/systemd/system/fortress-f
         assert.equal(await greeting(stranger, kit.machine.host), '')
         assert.equal(await greeting(admin, kit.machine.host), '')
         await admin.up(join(kit.state, 'fortress', 'laptop.conf'))
-        assert.equal(await admin.meets(kit, '10.66.0.2', 40), true)
-        assert.equal(await greeting(admin, '10.66.0.1'), 'SSH-2.0-')
+        let inTunnel = ''
+        for (let i = 0; i < 20 && inTunnel === ''; i++) inTunnel = await greeting(admin, '10.66.0.1')
+        assert.equal(inTunnel, 'SSH-2.0-')
         const drift = await run(['verify'])
         assert.equal(drift.code, 1, drift.text)
         assert.match(drift.text, /^failed +11\/12 the firewall is active, and starts before the network$/m)
