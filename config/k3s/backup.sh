@@ -128,7 +128,7 @@ COMMANDS
     no "$SSH_HOST lets this key overwrite files: $(head --lines=1 <<< "$writable") has a w in its mode" || return
   # What a key may do stands in a file that the account must not be able to write. It is seen from its home, if it is there.
   SSH_PATH=.
-  said=$(ssh_do 2> /dev/null <<< '-ls -lna .ssh' | awk '/^[d-]/ && $3 != 0 && $NF != ".." { print $NF }')
+  said=$(ssh_do 2> /dev/null <<< '-ls -lna .ssh' | awk '/^[d-]/ && $3 != 0 && $NF !~ /(^|\/)\.\.$/ { print $NF }')
   [ -z "$said" ] ||
     no "$SSH_HOST lets this key overwrite what it may: .ssh there belongs to the account ($(head --lines=1 <<< "$said"))"
 }

@@ -214,7 +214,8 @@ mount --bind /usr /usr && mount --options remount,bind,ro /usr`,
         [],
       )
       const known = readFileSync(join(host.state, 'known_hosts'), 'utf8').match(/^fortress\.inside .*$/gm)
-      assert.equal((await keys('verify')).code, 0)
+      const verified = await keys('verify')
+      assert.equal(verified.code, 0, verified.text)
       assert.equal(known?.length, 2) // of the run in which both were good
       const now = readFileSync(join(host.state, 'known_hosts'), 'utf8').match(/^fortress\.inside (.*)$/gm)
       assert.equal(now?.length, 1)

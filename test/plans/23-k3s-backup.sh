@@ -90,7 +90,7 @@ FORTRESS
 
   # 5/8 fortress-backup program is installed
   check() {
-    put_matches /opt/bin/fortress-backup 8717c5dfd411b2f8952cfcd454bce228f06592ae03de0686a17296f6919b92d2 755 root:root
+    put_matches /opt/bin/fortress-backup 6264720056cf5940fdd270c293274a0daf68c5fed07493ad1e0dce5e427945d9 755 root:root
   }
   apply() {
     (
@@ -225,7 +225,7 @@ COMMANDS
     no "$SSH_HOST lets this key overwrite files: $(head --lines=1 <<< "$writable") has a w in its mode" || return
   # What a key may do stands in a file that the account must not be able to write. It is seen from its home, if it is there.
   SSH_PATH=.
-  said=$(ssh_do 2> /dev/null <<< '-ls -lna .ssh' | awk '/^[d-]/ && $3 != 0 && $NF != ".." { print $NF }')
+  said=$(ssh_do 2> /dev/null <<< '-ls -lna .ssh' | awk '/^[d-]/ && $3 != 0 && $NF !~ /(^|\/)\.\.$/ { print $NF }')
   [ -z "$said" ] ||
     no "$SSH_HOST lets this key overwrite what it may: .ssh there belongs to the account ($(head --lines=1 <<< "$said"))"
 }
