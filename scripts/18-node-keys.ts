@@ -56,7 +56,8 @@ function keys({ machine, state, secrets, has }: Context): Step[] {
     }),
     file('/etc/ssh/ssh_host_ed25519_key', {
       secret: hostKey,
-      shown: [hostKey, hostHalf ?? ''].join(' '),
+      // By the public half it is known, whatever the laptop calls it: a new one gets the name of the old one in the end.
+      shown: [hostKeyNames(machine)[0], hostHalf ?? ''].join(' '),
       mode: '600',
       then: [sh`sshd -t`, reload],
       transaction: sshTransaction,

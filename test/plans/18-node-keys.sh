@@ -69,14 +69,14 @@ FORTRESS
 
   # 3/6 SSH host key of fortress-node is the one that the laptop knows it by
   check() {
-    put_finished /etc/ssh/ssh_host_ed25519_key && [ "$(stat --format='%a %U:%G' /etc/ssh/ssh_host_ed25519_key)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/ssh/ssh_host_ed25519_key.sha256&& [ "$(cat /var/lib/fortress/secret/etc/ssh/ssh_host_ed25519_key.sha256.around)" = 11e78c1cb0838607e607a17dd1a1f3e7b806e799b960197a188b3fe4748c2bc7 ]
+    put_finished /etc/ssh/ssh_host_ed25519_key && [ "$(stat --format='%a %U:%G' /etc/ssh/ssh_host_ed25519_key)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/ssh/ssh_host_ed25519_key.sha256&& [ "$(cat /var/lib/fortress/secret/etc/ssh/ssh_host_ed25519_key.sha256.around)" = 356c10781af77f4a9c9662ca11254a0cfae639a59f9283a918351e9047c7711d ]
   }
   apply() {
     {
       put /etc/ssh/ssh_host_ed25519_key 600 root:root
     } < "$FK_SECRETS"/fortress-node-ssh-host-key
     (
-      install --directory --mode=700 "$(dirname /var/lib/fortress/secret/etc/ssh/ssh_host_ed25519_key.sha256)" && sha256sum /etc/ssh/ssh_host_ed25519_key > /var/lib/fortress/secret/etc/ssh/ssh_host_ed25519_key.sha256&& echo 11e78c1cb0838607e607a17dd1a1f3e7b806e799b960197a188b3fe4748c2bc7 > /var/lib/fortress/secret/etc/ssh/ssh_host_ed25519_key.sha256.around
+      install --directory --mode=700 "$(dirname /var/lib/fortress/secret/etc/ssh/ssh_host_ed25519_key.sha256)" && sha256sum /etc/ssh/ssh_host_ed25519_key > /var/lib/fortress/secret/etc/ssh/ssh_host_ed25519_key.sha256&& echo 356c10781af77f4a9c9662ca11254a0cfae639a59f9283a918351e9047c7711d > /var/lib/fortress/secret/etc/ssh/ssh_host_ed25519_key.sha256.around
     )
     sshd -t
     for unit in ssh.service sshd.service; do
