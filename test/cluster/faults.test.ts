@@ -192,7 +192,7 @@ cp --archive "$0.was/." "$0" && { cat /dev/zero > "$0/fill" 2> /dev/null || true
       }
     }
     const advice =
-      /failed calling webhook "dead\.example\.org"[^]*get validatingwebhookconfigurations,mutatingwebhookconfigurations/
+      /failed calling webhook "dead\.example\.org"[^]*\.\/task unlock-webhooks/
 
     test('keeps an upgrade from its end: its name is said, with what to do, and the next run ends it', async () => {
       it.values('message: hooked\n')
