@@ -191,8 +191,7 @@ cp --archive "$0.was/." "$0" && { cat /dev/zero > "$0/fill" 2> /dev/null || true
         await sleep(2000)
       }
     }
-    const advice =
-      /failed calling webhook "dead\.example\.org"[^]*\.\/task unlock-webhooks/
+    const advice = /failed calling webhook "dead\.example\.org"[^]*\.\/task unlock-webhooks/
 
     test('keeps an upgrade from its end: its name is said, with what to do, and the next run ends it', async () => {
       it.values('message: hooked\n')
