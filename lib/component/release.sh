@@ -336,11 +336,24 @@ release_namespace_gone() {
   local made
   made=$(kubectl get namespace "$1" --ignore-not-found --output=jsonpath='{.metadata.labels.fortress-kit}')
   if [ "$made" = made ]; then
-    kubectl delete namespace "$1" --timeout=5m
+    kubectl delete namespace "$1" --wait=false && release_emptied "$1"
   else
     kubectl label namespace "$1" pod-security.kubernetes.io/{enforce,audit,warn}- 2> /dev/null &&
       account_quieten "$1" '' || true # it may be gone
   fi
+}
+
+# release_emptied NAMESPACE: it is gone with all that is in it, within five minutes. Which webhook it waits for it says itself.
+release_emptied() {
+  local said deadline=$((SECONDS + 300)) left='{.metadata.name}: {.status.conditions[?(@.status=="True")].message}'
+  while said=$(kubectl get namespace "$1" --ignore-not-found --output=jsonpath="$left") || return; [ -n "$said" ]; do
+    if [[ $said == *'failed calling webhook'* ]] || [ "$SECONDS" -ge "$deadline" ]; then
+      release_advice <<< "$said" >&2
+      echo "namespace $said" >&2
+      return 1
+    fi
+    sleep 1
+  done
 }
 
 # release_crds_free NAME…: none of these definitions belongs to somebody else.

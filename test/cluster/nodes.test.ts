@@ -168,6 +168,7 @@ printf '%s' "\${name#pod/}"`,
         server,
         `FK_STATE=/var/lib/fortress FK_TMP=$(mktemp --directory); answer() { printf '%s\\0' "$@"; printf '\\1'; }
 ${lib('engine/shell/snapshot.sh')}
+${lib('host/reboot.sh')}
 ${lib('cli/status.sh')}
 status_machine; status_pages; status_k3s; status_backup`,
       )

@@ -219,7 +219,12 @@ describe('the rules for what may run', { skip: missing }, () => {
     const at = `${made.path}/debugged`
     const { text } = await it.node.ask('GET', at)
     const put = (one: object) => {
-      const body = JSON.parse(text) as { spec: { ephemeralContainers?: object[] } }
+      // Without its version: others write to the status of a pod that waits.
+      const body = JSON.parse(text) as {
+        metadata: { resourceVersion?: string }
+        spec: { ephemeralContainers?: object[] }
+      }
+      delete body.metadata.resourceVersion
       body.spec.ephemeralContainers = [one]
       return it.node.ask('PUT', `${at}/ephemeralcontainers?dryRun=All`, { body })
     }
