@@ -411,4 +411,4 @@ export -f release_holds release_ahead release_would_change release_objects relea
 export -f release_take_added release_fields release_awaited release_advice
 export -f release_by release_revisions release_good release_settle release_back
 export -f account_quiet account_quieten
-export -f release_namespace_gone release_crds_free release_crds release_jump release_chart release_received
+export -f release_namespace_gone release_emptied release_crds_free release_crds release_jump release_chart release_received
