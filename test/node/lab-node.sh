@@ -57,7 +57,13 @@ case $1 in
       mount --bind $home $home
       mount --make-private $home
       : > $home/mounts
-      unshare --mount=$home/mounts --propagation slave "$0" --prepare
+      # From Linux 6.18 on each processor numbers namespaces from a supply of its own, and one is bound only where its number is
+      # higher than that of the present one: on the processor that made this one, if on no other.
+      bound=''
+      for cpu in $(seq 0 $(($(nproc --all) - 1))); do
+        [ -n "$bound" ] || ! taskset --cpu-list "$cpu" unshare --mount=$home/mounts --propagation slave "$0" --prepare || bound=yes
+      done
+      [ -n "$bound" ]
       : > $home/ready
     fi
     exec nsenter --mount=$home/mounts "$0" --enter "$@"
