@@ -61,7 +61,8 @@ case $1 in
       # higher than that of the present one: on the processor that made this one, if on no other.
       bound=''
       for cpu in $(seq 0 $(($(nproc --all) - 1))); do
-        [ -n "$bound" ] || ! taskset --cpu-list "$cpu" unshare --mount=$home/mounts --propagation slave "$0" --prepare || bound=yes
+        [ -n "$bound" ] ||
+          ! taskset --cpu-list "$cpu" unshare --mount=$home/mounts --propagation slave "$0" --prepare || bound=yes
       done
       [ -n "$bound" ]
       : > $home/ready
