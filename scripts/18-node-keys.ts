@@ -37,12 +37,17 @@ export default script(import.meta, about, (context) => {
 
 function keys({ machine, state, secrets, has }: Context): Step[] {
   const [loginName, hostName] = [wanted(nodeKeyNames, has), wanted(hostKeyNames(machine), has)]
-  const half = publicHalf(state, loginName) ?? `# ${loginName} is made with the first node`
+  const half = publicHalf(state, loginName)
   const [hostKey, hostHalf] = [secrets(hostName), publicHalf(state, hostName)]
   return [
+    {
+      name: 'the laptop has an SSH key for nodes',
+      why: 'no other opens the node when this page has ended',
+      check: sh`ssh-keygen -l -f - <<< ${half ?? 'none yet'}`,
+      help: './task node rekey makes it, and host keys with it',
+    },
     file(authorizedKeys, {
-      text: `${half}\n`,
-      test: sh`ssh-keygen -l -f "$new"`,
+      text: `${half ?? `# ${loginName} is made with the first node`}\n`,
       transaction: sshTransaction,
       name: 'authorized_keys of core holds the SSH key that the laptop keeps for nodes, and no other',
       why: 'core becomes root without a password, so a key that lies in clear on the laptop must not be enough',

@@ -49,8 +49,8 @@ export default script(import.meta, about, (context) => {
       context,
     ),
     {
-      name: 'every rule objects to what it is for',
-      why: 'the API server is asked about objects that break each of them, and stores none',
+      name: 'every rule is in effect',
+      why: 'the API server gets objects that break each of them as a dry run, and has to warn of each',
       until: sh`policy_warns ${asked} ${on.map(({ id }) => id)}`,
       seconds: 60,
     },

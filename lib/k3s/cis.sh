@@ -387,8 +387,8 @@ audit_request() {
     nodes/proxy) FK_REQUEST="get Request /api/v1/nodes/$2/proxy/" ;;
     pods/exec) FK_REQUEST="get Request $core/pods/$2/exec?command=true" ;;
     */*) FK_REQUEST="get Request $core/${1%/*}/$2/${1#*/}" ;;
-    certificates.k8s.io) FK_REQUEST="delete RequestResponse /apis/$1/v1/certificatesigningrequests/$2" ;;
-    rbac.authorization.k8s.io) FK_REQUEST="delete RequestResponse /apis/$1/v1/clusterroles/$2" ;;
+    certificates.k8s.io) FK_REQUEST="delete RequestResponse /apis/$1/v1/certificatesigningrequests/$2?dryRun=All" ;;
+    rbac.authorization.k8s.io) FK_REQUEST="delete RequestResponse /apis/$1/v1/clusterroles/$2?dryRun=All" ;;
     *) FK_REQUEST="get Metadata /apis/apps/v1/namespaces/kube-system/${1%.apps}/$2" ;;
   esac
 }

@@ -9,7 +9,7 @@ import { parse, stringify } from 'yaml'
 import { scoreNode } from '../../lib/cli/cis.ts'
 import { contextOf, storeOf } from '../../lib/cli/context.ts'
 import { pageNamed } from '../../lib/cli/scripts.ts'
-import { type Machine, connect } from '../../lib/engine/machine.ts'
+import type { Machine } from '../../lib/engine/machine.ts'
 import { createReport } from '../../lib/engine/report.ts'
 import { runPage } from '../../lib/engine/run.ts'
 import { offeredPods } from '../../lib/k3s/cis.ts'
@@ -19,7 +19,7 @@ import type { Config } from '../../lib/site/model.ts'
 import { root, said } from '../machine/kit.ts'
 import { checkout } from '../machine/laptop.ts'
 import { type Weakening, weakened, weakenings } from '../weaken.ts'
-import { type Bed, alone, bed, data, etc, patience, told } from './kit.ts'
+import { type Bed, alone, bed, connected, data, etc, patience, told } from './kit.ts'
 
 /** A site whose one machine is host and node. */
 const site = 'fortress-pi'
@@ -64,20 +64,7 @@ describe('CIS Kubernetes 2.1 on a control plane with the configuration of config
       `journalctl --unit=k3s.service --output=cat | sed --quiet 's/^.*msg="Running \\([a-z-]*\\) \\(--.*\\)"$/\\1 \\2/p'`,
     )
     config = loadConfig({ env: node.env, site })
-    machine = await connect({
-      name: 'fortress-pi',
-      target: {
-        host: node.machine.host,
-        port: node.machine.port,
-        user: node.machine.user,
-        identityFile: node.machine.identityFile,
-        configFile: '/dev/null',
-        knownHostsFile: join(node.state, 'known_hosts'),
-        alias: 'fortress.fortress',
-      },
-      interactive: false,
-      password: async () => node.machine.password,
-    })
+    machine = await connected(node, 'fortress-pi')
   })
   after(async () => {
     await machine?.close()

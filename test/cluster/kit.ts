@@ -16,6 +16,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { stringify } from 'yaml'
+import { type Machine, connect } from '../../lib/engine/machine.ts'
 import { which } from '../../lib/ground/laptop.ts'
 import { quote } from '../../lib/ground/sh.ts'
 import { builtProgram } from '../../lib/lab/lab.ts'
@@ -234,3 +235,20 @@ install --directory --mode=700 ${data} ${data}/server ${data}/server/logs`)
 }
 
 const journal = 'journalctl --unit=k3s.service --output=cat --no-pager --lines=400'
+
+/** The node as pages reach the only host of a site, by `name`. */
+export const connected = ({ machine, state }: Bed, name: string): Promise<Machine> =>
+  connect({
+    name,
+    target: {
+      host: machine.host,
+      port: machine.port,
+      user: machine.user,
+      identityFile: machine.identityFile,
+      configFile: '/dev/null',
+      knownHostsFile: join(state, 'known_hosts'),
+      alias: 'fortress.fortress',
+    },
+    interactive: false,
+    password: async () => machine.password,
+  })

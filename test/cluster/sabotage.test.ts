@@ -1,18 +1,17 @@
 // The controls of a node ask what decides. Each sabotage leaves the files of config/k3s as they are, and changes what runs.
 import assert from 'node:assert/strict'
-import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { parse, stringify } from 'yaml'
 import { scoreNode } from '../../lib/cli/cis.ts'
 import { contextOf, storeOf } from '../../lib/cli/context.ts'
 import { pageNamed } from '../../lib/cli/scripts.ts'
-import { type Machine, connect } from '../../lib/engine/machine.ts'
+import type { Machine } from '../../lib/engine/machine.ts'
 import { createReport } from '../../lib/engine/report.ts'
 import { runPage } from '../../lib/engine/run.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 import type { Config } from '../../lib/site/model.ts'
 import { weakened, weakenings } from '../weaken.ts'
-import { type Bed, alone, bed, data, etc, patience, told } from './kit.ts'
+import { type Bed, alone, bed, connected, data, etc, patience, told } from './kit.ts'
 
 const site = 'fortress-pi'
 const silent = () => createReport({ stdout: { write: () => {} } })
@@ -193,20 +192,7 @@ describe('a server that something else than its files has weakened', () => {
       ),
     )
     around = loadConfig({ env: node.env, site })
-    machine = await connect({
-      name: site,
-      target: {
-        host: node.machine.host,
-        port: node.machine.port,
-        user: node.machine.user,
-        identityFile: node.machine.identityFile,
-        configFile: '/dev/null',
-        knownHostsFile: join(node.state, 'known_hosts'),
-        alias: 'fortress.fortress',
-      },
-      interactive: false,
-      password: async () => node.machine.password,
-    })
+    machine = await connected(node, site)
     const store = storeOf(around)
     const page = pageNamed('k3s-cis')
     const steps = page.steps(contextOf(around, machine.facts, store))

@@ -750,6 +750,18 @@ for (const [path, text, said] of [
     assert.match(found, said)
   })
 
+for (const [says, emergency, code] of [
+  ['asks for a password in both', '/usr/lib/systemd/systemd-sulogin-shell emergency', 0],
+  ['does not hold by the one where the other is a bare shell', '/bin/bash', 1],
+] as const)
+  test(`rescue and emergency: it ${says}`, () => {
+    const unit = (name: string, starts: string) =>
+      `printf 'Id=${name}.service\\tExecStart={ path=${starts.split(' ')[0]} ; argv[]=${starts} ; }\\tEnvironment=\\n'`
+    const rescue = unit('rescue', '/usr/lib/systemd/systemd-sulogin-shell rescue')
+    const states = `unit_states() { ${rescue}; ${unit('emergency', emergency)}; }`
+    assert.equal(ask(`asked() {\n${control('A21')}\n}\nasked`, states).code, code)
+  })
+
 const auditd = (state: string, changed: string, file = 'space_left = 2048') => `FK_CONTAINER=''
   unit_states() { printf 'Id=auditd.service\\tLoadState=loaded\\tExecStart={ path=/usr/sbin/auditd ; argv[]=/usr/sbin/auditd ; }\\t${changed}\\n'; }
   auditd_state() { printf '%b' '${state}'; }

@@ -3,7 +3,7 @@
 #
 # Run it as root on fortress-node:
 #   FK_SECRETS=DIR bash 18-node-keys.sh
-# It has 6 steps. Each checks first, and changes only what does not hold.
+# It has 7 steps. Each checks first, and changes only what does not hold.
 # It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # FK_SECRETS is a directory with one file for each of these secrets, as the machine gets it:
 #   fortress-node-ssh-host-key
@@ -21,17 +21,22 @@ main() {
   begin
   : "${FK_SECRETS:?a directory with the secrets of this page}"
 
-  # Steps 1 to 4 are one transaction.
+  # 1/7 the laptop has an SSH key for nodes
+  #   why: no other opens the node when this page has ended
+  check() { ssh-keygen -l -f - <<< 'none yet'; }
+  demand 'the laptop has an SSH key for nodes' './task node rekey makes it, and host keys with it'
+
+  # Steps 2 to 5 are one transaction.
   FK_RESTART='reload	ssh.service	/etc/ssh/	-	-' FK_TABLES=''
   transaction 180
 
-  # 1/6 authorized_keys of core holds the SSH key that the laptop keeps for nodes, and no other
+  # 2/7 authorized_keys of core holds the SSH key that the laptop keeps for nodes, and no other
   #   why: core becomes root without a password, so a key that lies in clear on the laptop must not be enough
   check() {
     put_matches /etc/ssh/authorized_keys/core 5f13e366cf084f37a046cde29061aed7721b5ac3fcf6a017c20d97b720c6cab1 644 root:root
   }
   apply() {
-    put /etc/ssh/authorized_keys/core 644 root:root 'ssh-keygen -l -f "$new"' << 'FORTRESS'
+    put /etc/ssh/authorized_keys/core 644 root:root << 'FORTRESS'
 # node-ssh-key is made with the first node
 FORTRESS
     put_finish /etc/ssh/authorized_keys/core
@@ -39,7 +44,7 @@ FORTRESS
   recover() { put_restore /etc/ssh/authorized_keys/core; }
   change 'authorized_keys of core holds the SSH key that the laptop keeps for nodes, and no other'
 
-  # 2/6 sshd reads keys from that file alone
+  # 3/7 sshd reads keys from that file alone
   check() {
     put_matches /etc/ssh/sshd_config.d/10-fortress-keys.conf b52af117a21ed6ed492032d28bf9c534dd3cf6eef449c274b718878f0259a286 600 root:root
   }
@@ -67,7 +72,7 @@ FORTRESS
   }
   change 'sshd reads keys from that file alone'
 
-  # 3/6 SSH host key of fortress-node is the one that the laptop knows it by
+  # 4/7 SSH host key of fortress-node is the one that the laptop knows it by
   check() {
     put_finished /etc/ssh/ssh_host_ed25519_key && [ "$(stat --format='%a %U:%G' /etc/ssh/ssh_host_ed25519_key)" = "600 root:root" ] && sha256sum --check --status /var/lib/fortress/secret/etc/ssh/ssh_host_ed25519_key.sha256&& [ "$(cat /var/lib/fortress/secret/etc/ssh/ssh_host_ed25519_key.sha256.around)" = 356c10781af77f4a9c9662ca11254a0cfae639a59f9283a918351e9047c7711d ]
   }
@@ -95,7 +100,7 @@ FORTRESS
   }
   change 'SSH host key of fortress-node is the one that the laptop knows it by'
 
-  # 4/6 public half of the SSH host key of fortress-node lies beside it
+  # 5/7 public half of the SSH host key of fortress-node lies beside it
   check() {
     put_matches /etc/ssh/ssh_host_ed25519_key.pub e982fcef23486bd159eaab58a2b6852ab943ad42248847ee2466507ad96f57d6 644 root:root
   }
@@ -110,7 +115,7 @@ FORTRESS
 
   confirm
 
-  # 5/6 sshd lets in core alone, with a key of that file alone
+  # 6/7 sshd lets in core alone, with a key of that file alone
   #   why: sshd takes the first of several settings: a drop-in that is read before ours would win
   check() {
     said=$(sshd -T -C user=core,host=localhost,addr=127.0.0.1 2> "$FK_TMP/why") || { cat "$FK_TMP/why" && exit 102; }
@@ -124,7 +129,7 @@ FORTRESS
   }
   demand 'sshd lets in core alone, with a key of that file alone' 'look in /etc/ssh/sshd_config.d for what is read before 10-fortress.conf; ./task node rebuild makes the node anew'
 
-  # 6/6 no account but core becomes root by sudo without a password
+  # 7/7 no account but core becomes root by sudo without a password
   check() {
     getent passwd | awk -F : '$1 != "root" && $1 != "core" && $7 !~ /(nologin|false|sync|shutdown|halt)$/ { print $1 }' |
             while IFS= read -r account; do

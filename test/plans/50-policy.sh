@@ -1006,12 +1006,12 @@ FORTRESS
   }
   change '12 rules for pods, Services and routes are declared, and warn'
 
-  # 4/5 every rule objects to what it is for
-  #   why: the API server is asked about objects that break each of them, and stores none
+  # 4/5 every rule is in effect
+  #   why: the API server gets objects that break each of them as a dry run, and has to warn of each
   check() {
     policy_warns /nonexistent/fortress/components/policy-refused.yaml digest latest registries read-only-root requests limits probes no-token default-namespace owner node-port hosts
   }
-  wait_for 'every rule objects to what it is for' 60
+  wait_for 'every rule is in effect' 60
 
   # 5/5 the rules warn, and refuse nothing
   #   why: policy.mode is audit: ./task rules report shows what enforce would refuse
