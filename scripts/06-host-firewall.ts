@@ -331,7 +331,7 @@ function otherControls(): Control[] {
       from: ['debian-cis'],
     },
     {
-      id: 'G13',
+      id: 'G16',
       title: 'When the nftables rules cannot be loaded, only the way in is open',
       check: sh`said=$(systemctl show --property=ExecStartPre,OnFailure fortress-firewall.service) &&
         [[ $said == *--file\ /etc/nftables-closed.nft* && $said == *OnFailure=fortress-closed.service* ]] &&

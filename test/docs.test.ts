@@ -286,13 +286,13 @@ describe('docs/what-decides.md', () => {
       String.raw`\$\{proven\}|private-key\)`,
     ].join('|'),
   )
-  type Asked = Record<string, unknown> & { id: string; check?: string }
+  type Asked = Record<string, unknown> & { id: string; title?: string; check?: string }
   const asked = ['config/host/controls.yaml', 'config/k3s/cis.yaml']
     .flatMap((path) => yaml(read(path)) as { controls: Asked[] }[])
     .flatMap(({ controls }) => controls)
   const onPages = readdirSync(join(root, 'scripts')).flatMap((name) =>
-    [...read(`scripts/${name}`).matchAll(/id: '([A-Z]\d\d[a-z]?)',([^]*?)\bfrom\b/g)].map(
-      ([, id = '', check = '']): Asked => ({ id, check }),
+    [...read(`scripts/${name}`).matchAll(/id: '([A-Z]\d\d[a-z]?)',\s*title:\s*(.*),([^]*?)\bfrom\b/g)].map(
+      ([, id = '', title = '', check = '']): Asked => ({ id, title, check }),
     ),
   )
   const readers = [...asked, ...onPages]
@@ -303,6 +303,15 @@ describe('docs/what-decides.md', () => {
     .split('\n')
     .filter((line) => /^\| [A-Z\d]/.test(line))
     .map((line) => line.split(' | ').map((cell) => cell.replaceAll(/^\||\|$/g, '').trim()))
+
+  test('an id is of one control alone: a waiver of it waives no other', () => {
+    const known = new Map<string, string>()
+    for (const { id, title = '' } of [...asked, ...onPages]) {
+      assert.ok(title, id)
+      assert.equal(known.get(id) ?? title, title, id)
+      known.set(id, title)
+    }
+  })
 
   test('lists every control that reads a file, with the reason', () => {
     const listed = rows.flatMap(([ids = '', what = '']) =>

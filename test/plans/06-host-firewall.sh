@@ -411,7 +411,7 @@ FORTRESS
   #   G09 Dropped packets are logged, rate-limited [CIS Debian 13, CIS Ubuntu 24.04, debian-cis, ANSSI BP-028, Lynis]
   #   G10 Outgoing packets are on a list, or logged (egress) [CIS Debian 13, CIS Ubuntu 24.04, debian-cis]
   #   G11 The nftables rules are loaded at boot, before the network is up [debian-cis]
-  #   G13 When the nftables rules cannot be loaded, only the way in is open [fortress-kit]
+  #   G16 When the nftables rules cannot be loaded, only the way in is open [fortress-kit]
   #   G12 Packets with a spoofed source address are dropped, IPv6 too [RFC 2827, RFC 3704]
   check() {
     systemctl --quiet is-enabled fortress-firewall.service &&
