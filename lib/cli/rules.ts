@@ -44,16 +44,19 @@ export function listOf(site: Site, now?: Date): string {
   const { mode } = site.policy
   const absent = chosen(site, 'policy').filter((name) => !catalogue().get(name)?.built)
   const { ended } = exceptionsOf(site, now)
+  const where = (one: Exemption) => `in ${placeOf(one)}: ${one.why}`
+  const whole = exemptions.filter(({ rules }) => rules === 'all')
   const does = mode === 'enforce' ? 'what breaks a rule is refused' : 'the rules warn, and refuse nothing'
   return [
     `${site.name}: policy.mode is ${mode}, ${does}.\n\n`,
     ...on.flatMap(({ id, is }) => [
       line(id, is),
       ...exemptions
-        .filter(({ rules }) => rules === 'all' || rules.includes(id))
-        .map((one) => line('', `not in ${placeOf(one)}: ${one.why}`)),
+        .filter(({ rules }) => rules !== 'all' && rules.includes(id))
+        .map((one) => line('', `not ${where(one)}`)),
     ]),
     ...off.map(({ id, is, slot = '' }) => line(id, `is off, no page installs a ${slot} yet: ${is}`)),
+    ...whole.map((one, i) => `${i === 0 ? '\nNo rule counts\n' : ''}  ${where(one)}\n`),
     ...ended.map(
       (one) => `\nEnded, and to be taken out: ${one.rules.join(', ')} in ${placeOf(one)}: ${one.why}\n`,
     ),
