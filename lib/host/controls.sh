@@ -454,6 +454,15 @@ unit_property() {
 # unit_says PROPERTY UNIT: FK_SETTING becomes what systemd says of it, empty where it is not set.
 unit_says() { unit_line "$2" && unit_property "$1"; }
 
+# unit_asks_password: whether the unit in FK_UNIT starts a shell behind the password of root alone.
+unit_asks_password() {
+  unit_property Id && echo "$FK_SETTING:"
+  # With this word sulogin lets in whoever stands there.
+  case $FK_UNIT in *SYSTEMD_SULOGIN_FORCE=*) echo 'SYSTEMD_SULOGIN_FORCE is set'; return 1 ;; esac
+  unit_property ExecStart && echo "${FK_SETTING:-nothing is started}"
+  case $FK_SETTING in *argv*systemd-sulogin-shell*) ;; *) false ;; esac
+}
+
 # unit_changed: FK_CHANGED becomes what has changed the unit in FK_UNIT beside its own file: drop-ins that are neither of a
 # package nor ours, a file that stands in for it, or what systemd was given and the disk has no more.
 unit_changed() {

@@ -65,6 +65,8 @@ export function asked(controls: Control[]): Command {
 /** The functions of controls.sh and thief.sh. `units` and `paths`: what unit_is and mode_is ask for all at once. */
 export function questions(units: string[] = [], paths: string[] = []): Command {
   const names = [...new Set(units.map((u) => (u.includes('.') ? u : `${u}.service`)))]
+  const wrong = names.find((name) => !/^[\w@-]+\.[a-z]+$/.test(name))
+  if (wrong) throw new Error(`a control asks for a unit by a word, not by its name: ${wrong}`)
   const lists = `FK_UNITS=${quote(names.join(' '))}\nFK_PATHS=${quote(paths.join(' '))}\n`
   const functions = 'lib/host/controls.sh'
   return new Command(lists + shellText(functions) + shellText('lib/host/thief.sh'), undefined, functions)
