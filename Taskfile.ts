@@ -4,6 +4,7 @@ import { type Taskfile, command, commandOf, each, generate, onFiles, program } f
 
 /** What has the one format. */
 const formatted = ['bin', 'config', 'lib', 'scripts', 'test', '*.{ts,json,md}']
+const cached = ['--cache', '--cache-strategy=content', '--cache-location=.cache/prettier']
 
 export default {
   'The whole runbook, page by page': {
@@ -95,7 +96,7 @@ export default {
     lint: { does: 'the linter finds no fault', run: command('oxlint', '--deny-warnings') },
     format: {
       does: 'every file is in the one format',
-      run: command('prettier', '--check', '--log-level=warn', ...formatted),
+      run: command('prettier', '--check', '--log-level=warn', ...cached, ...formatted),
     },
     shell: {
       does: 'shellcheck finds no fault in our shell, and in what pages print',
