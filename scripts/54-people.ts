@@ -37,8 +37,8 @@ export default script(import.meta, about, (context) => {
         what,
         name: 'the roles viewer, deployer and admin are declared, and what none of them can give',
         why: 'nobody works with the account of the pages, which may do everything and is never asked who it is',
-        manifests: manifestsOf(),
-        kinds: ['clusterroles.rbac.authorization.k8s.io', ...policyKinds],
+        manifests: manifestsOf(site),
+        kinds: ['clusterroles', 'clusterrolebindings', ...policyKinds],
         around: {
           holds: sh`policy_exact ${path}`,
           before: [sh`policy_replace ${path}`],

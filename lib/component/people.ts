@@ -37,8 +37,33 @@ export const platform = (): string[] => [
   ]),
 ]
 
-/** The objects of config/policy/people*.yaml, one manifest each. */
-export function manifestsOf(): string[] {
+/**
+ * What people have who log in by the identity provider of the site, for as long as the document says so: bindings of their names
+ * there. A deployer has none: which namespace is theirs stands in no document, so they get certificates.
+ */
+export function loginsOf({ people, cluster: { oidc } }: Pick<Site, 'people' | 'cluster'>): object[] {
+  if (oidc === undefined) return []
+  const { username = 'email', prefix = '' } = oidc
+  return people.flatMap(({ name, email, roles }) => {
+    const role = gradesOf({ roles }).at(-1)
+    const known = username === 'email' ? email : name
+    if (known === undefined || role === 'deployer') return []
+    const apiGroup = 'rbac.authorization.k8s.io'
+    return [
+      {
+        apiVersion: `${apiGroup}/v1`,
+        kind: 'ClusterRoleBinding',
+        metadata: { name: `fortress-login:${name}`, labels: { 'fortress-kit': 'people' } },
+        roleRef: { apiGroup, kind: 'ClusterRole', name: `fortress:${role}` },
+        subjects: [{ apiGroup, kind: 'User', name: `${prefix}${known}` }],
+      },
+    ]
+  })
+}
+
+/** The objects of config/policy/people*.yaml and the logins of the site, one manifest each. */
+export function manifestsOf(site: Pick<Site, 'people' | 'cluster'>): string[] {
   const text = ['people', 'people-guard'].map((name) => read(`config/policy/${name}.yaml`)).join('---\n')
-  return text.replace("'{{ platform }}'", JSON.stringify(platform())).split(/^---$/m)
+  const logins = loginsOf(site).map((one) => JSON.stringify(one))
+  return [...text.replace("'{{ platform }}'", JSON.stringify(platform())).split(/^---$/m), ...logins]
 }
