@@ -1,5 +1,5 @@
 #!/usr/bin/env -S npx --no-install tsx
-// Who may do what in the cluster: roles for people, certificates for some hours, and an account for the day when nothing else opens.
+// Who may do what in the cluster: roles for people, certificates for some hours, and an account for when nothing else opens.
 //
 // Needs   k3s-server, or vm-talos.
 // Leaves  ./task kubeconfig --for NAME --role viewer|deployer|admin makes a certificate that ends by itself; list shows who has

@@ -19,8 +19,9 @@ import { kubeconfig as table } from './tables.ts'
 type People = Session & { given: Given<typeof table> }
 
 /**
- * `./task kubeconfig --for NAME` makes a key here, has the cluster sign it for some hours, and binds that one certificate to a role.
- * `list` says who has what, `revoke NAME` takes it back, `break-glass` opens the account of page 54. Resolves to the exit code.
+ * `./task kubeconfig --for NAME` makes a key here, has the cluster sign it for some hours, and binds that one certificate to a
+ * role. `list` says who has what, `revoke NAME` takes it back, `break-glass` opens the account of page 54. Resolves to the
+ * exit code.
  */
 export const kubeconfig = (call: Call): Promise<number> =>
   withSession(
@@ -293,7 +294,8 @@ async function revoke(session: People, name: string | undefined): Promise<number
     session.report.note(
       mine.length === 0
         ? `${name} has no certificate that opens anything.`
-        : `${count(mine.length, 'certificate')} of ${name} opened something, and opens nothing any more. What was begun before, such as a shell in a pod, goes on until it ends.`,
+        : `${count(mine.length, 'certificate')} of ${name} opened something, and opens nothing any more. ` +
+            'What was begun before, such as a shell in a pod, goes on until it ends.',
     )
     return 0
   } finally {
@@ -322,7 +324,8 @@ async function glass(session: People): Promise<number> {
   provenCertificate(certificate, user, key)
   await write(session, await fileOf(session, { user, name: breakGlass.name, key, certificate }))
   report.note(
-    'Its use is seen: ./task break-glass verify says when. Afterwards: ./task kubeconfig revoke break-glass, then ./task people apply.',
+    'Its use is seen: ./task break-glass verify says when. Afterwards: ./task kubeconfig revoke break-glass, ' +
+      'then ./task people apply.',
   )
   return 0
 }

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Certificates of people for the API, and what they are bound to. A certificate cannot be revoked, so nobody has rights by its groups:
-# each has a user name of its own, fortress:NAME:ID, and one binding for it. Without the binding it opens nothing.
+# Certificates of people for the API, and what they are bound to. A certificate cannot be revoked, so nobody has rights by its
+# groups: each has a user name of its own, fortress:NAME:ID, and one binding for it. Without the binding it opens nothing.
 
 # people_certificate USER GROUP SECONDS: a certificate that the cluster signs for the private key on standard input. The key stays
 # here. The request is approved by who runs this, and is gone afterwards.
@@ -25,18 +25,20 @@ people_certificate() {
   [ "$rc" = 0 ] && base64 --decode <<< "$said"
 }
 
-# people_grants: each binding of a certificate in a line: kind, namespace (- is the whole cluster), name, role, until when, for whom.
+# people_grants: each binding of a certificate in a line: kind, namespace (- is the whole cluster), name, role, until when, for
+# whom.
 people_grants() {
   local each='{{ .kind }} {{ with .metadata.namespace }}{{ . }}{{ else }}-{{ end }} {{ .metadata.name }} '
   each+='{{ .roleRef.kind }}/{{ .roleRef.name }} {{ $end := "" }}'
-  each+='{{ range $key, $value := .metadata.annotations }}{{ if eq $key "fortress-kit/until" }}{{ $end = $value }}{{ end }}{{ end }}'
+  each+='{{ range $key, $value := .metadata.annotations }}'
+  each+='{{ if eq $key "fortress-kit/until" }}{{ $end = $value }}{{ end }}{{ end }}'
   each+='{{ with $end }}{{ . }}{{ else }}-{{ end }} {{ range .subjects }}{{ .kind }}/{{ .name }},{{ end }}{{ "\n" }}'
   kubectl get clusterrolebindings,rolebindings --all-namespaces --selector=fortress-kit=grant \
     --output=go-template="{{ range .items }}$each{{ end }}"
 }
 
-# people_spare NAME=ROLE,ROLE…: of these, those that nobody may have: they have ended, or the site document has no such person, or
-# gives them less. Of one that is not as the kit writes it nothing is known, and it is among them.
+# people_spare NAME=ROLE,ROLE…: of these, those that nobody may have: they have ended, or the site document has no such person,
+# or gives them less. Of one that is not as the kit writes it nothing is known, and it is among them.
 people_spare() {
   local all
   all=$(people_grants) || return
@@ -56,7 +58,8 @@ people_spare() {
     }' <<< "$all"
 }
 
-# people_hold NAME=ROLE,ROLE…: there is none of those; says who has what until when. What has ended opens nothing, and may lie there.
+# people_hold NAME=ROLE,ROLE…: there is none of those; says who has what until when. What has ended opens nothing, and may lie
+# there.
 people_hold() {
   local spare
   spare=$(people_spare "$@") || return
@@ -92,7 +95,8 @@ people_ended() {
 
 # glass_bound: each binding of the break-glass account in a line, as people_grants writes it.
 glass_bound() {
-  local each='{{ .metadata.name }} {{ .roleRef.kind }}/{{ .roleRef.name }} {{ range .subjects }}{{ .kind }}/{{ .name }},{{ end }}{{ "\n" }}'
+  local each='{{ .metadata.name }} {{ .roleRef.kind }}/{{ .roleRef.name }} '
+  each+='{{ range .subjects }}{{ .kind }}/{{ .name }},{{ end }}{{ "\n" }}'
   kubectl get clusterrolebindings --selector=fortress-kit=break-glass --output=go-template="{{ range .items }}$each{{ end }}"
 }
 
@@ -101,8 +105,8 @@ glass_user() {
   openssl x509 -noout -subject -nameopt multiline -in "$1" 2> /dev/null | sed --quiet 's/^ *commonName *= *//p' | grep .
 }
 
-# glass_holds FILE KEY: the account has everything in the cluster by the certificate FILE, for a month at least, and the laptop has its
-# encrypted KEY.
+# glass_holds FILE KEY: the account has everything in the cluster by the certificate FILE, for a month at least, and the laptop
+# has its encrypted KEY.
 glass_holds() {
   local user bound
   [ -f "$2" ] && user=$(glass_user "$1") || { echo 'there is no break-glass account yet'; return 1; }
@@ -113,7 +117,8 @@ glass_holds() {
   openssl x509 -noout -checkend 2592000 -in "$1" > /dev/null
 }
 
-# glass_make FILE: the account anew, with the private key on standard input and a certificate for a year. Those before have nothing.
+# glass_make FILE: the account anew, with the private key on standard input and a certificate for a year. Those before have
+# nothing.
 glass_make() {
   local user old
   user=fortress:break-glass:$(openssl rand -hex 4) || return

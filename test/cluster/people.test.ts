@@ -140,6 +140,14 @@ describe('people', { skip: missing }, () => {
     assert.equal((await page('verify')).code, 0)
   })
 
+  const watched = () => said(it.start(['verify', '--verbose'], '57-break-glass'))
+
+  test('the break-glass account was not used yet, and page 57 says so', async () => {
+    const { code, text } = await watched()
+    assert.equal(code, 0, text)
+    assert.match(text, /fortress:break-glass:\w+ was not used; the log begins on 20\d\d-\d\d-\d\d/)
+  })
+
   test('a certificate has a name of its own, a group without rights, and ends in time', async () => {
     const said = await given('admin', '--for', 'anna', '--role', 'admin', '--hours', '2')
     assert.match(said, /fortress:anna:[0-9a-f]{8} is admin in the whole cluster until/)
@@ -217,6 +225,36 @@ describe('people', { skip: missing }, () => {
       if (answer !== row[4]) wrong.push(`${row.join(' ')}: ${answer}`)
     }
     assert.deepEqual(wrong, [])
+  })
+
+  test('the use of the break-glass account is seen: when, from where, and for what', async () => {
+    const { code, text } = await watched()
+    assert.equal(code, 1, text)
+    assert.match(text, /fortress:break-glass:\w+ was used, \d+ requests/)
+    assert.match(
+      text,
+      /20\d\d-\d\d-\d\dT\S+ [\d.]+ create \/apis\/authorization\.k8s\.io\/v1\/selfsubjectaccessreviews/,
+    )
+    assert.match(text, /kubeconfig revoke break-glass/)
+    // It is kept: the audit log is rotated.
+    const kept = '/var/lib/fortress/k3s/break-glass.log'
+    assert.equal((await said(it.start(['apply', '--yes'], '57-break-glass'))).code, 1)
+    await it.node.ok(`test "$(stat --format=%a ${kept})" = 600 && grep --count . ${kept}`)
+    await it.node.ok(`cd ${data}/server/logs && : > audit.log && echo '{}' > audit.log`)
+    const later = await watched()
+    assert.match(later.text, /was used, \d+ requests/)
+  })
+
+  test('CIS has nothing against the roles and their bindings', async () => {
+    const { text } = await said(it.start(['verify', '--verbose'], '22-k3s-cis'))
+    for (const id of [
+      '5.1.1',
+      '5.1.2',
+      '5.1.3',
+      '5.1.4',
+      ...[7, 8, 9, 10, 11, 12, 13, 14].map((n) => `5.1.${n}`),
+    ])
+      assert.match(text, new RegExp(`ok +${id} `), `${id}: ${text}`)
   })
 
   test('what comes after a revocation does not bring the old one back', async () => {
@@ -383,11 +421,13 @@ cat key; echo @; cat cert`)
     )
     assert.equal((await page('verify')).code, 1)
     assert.equal((await page('apply')).code, 0)
+    assert.equal((await watched()).code, 0)
     papers['before'] = papers['break-glass']!
     rmSync(join(files, 'break-glass'))
     await given('break-glass', 'break-glass')
     assert.equal(await may(['break-glass', 'get', 'secrets', 'kube-system', 'yes']), 'yes')
     assert.equal(await may(['before', 'get', 'secrets', 'kube-system', 'no']), 'no')
+    assert.equal((await watched()).code, 1)
   })
 
   test('undo leaves nothing that anybody could use', async () => {
