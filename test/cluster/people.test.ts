@@ -240,9 +240,6 @@ describe('people', { skip: missing }, () => {
     const kept = '/var/lib/fortress/k3s/break-glass.log'
     assert.equal((await said(it.start(['apply', '--yes'], '57-break-glass'))).code, 1)
     await it.node.ok(`test "$(stat --format=%a ${kept})" = 600 && grep --count . ${kept}`)
-    await it.node.ok(`cd ${data}/server/logs && : > audit.log && echo '{}' > audit.log`)
-    const later = await watched()
-    assert.match(later.text, /was used, \d+ requests/)
   })
 
   test('CIS has nothing against the roles and their bindings', async () => {

@@ -37,7 +37,8 @@ main() {
   glass_lines() {
     local begin='^\{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"\w+","auditID":"[^"]*","stage":"\w+",'
     begin+='"requestURI":"([^"\\]|\\.)*","verb":"\w+","user":\{"username":"fortress:break-glass:[0-9a-f]+"'
-    { cat "$@" 2> /dev/null || true; } | { grep --extended-regexp "$begin" || true; } | LC_ALL=C sort --unique # nobody has used it
+    # There need be no such file, and no such line.
+    { cat "$@" 2> /dev/null || true; } | { grep --text --extended-regexp "$begin" || true; } | LC_ALL=C sort --unique
   }
 
   # glass_kept: what the logs have of them is in the file that is kept.
