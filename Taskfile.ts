@@ -54,6 +54,7 @@ export default {
       does: 'kubectl on the cluster; no kubeconfig lies on the disk',
       ...commandOf('tool', 'kubectl'),
     },
+    kubeconfig: { does: 'the cluster for a person, for some hours', ...commandOf('people', 'kubeconfig') },
     helm: { does: 'helm on the cluster, in the same way', ...commandOf('tool', 'helm') },
     may: { does: 'whether a workload may talk to another, and by which rule', ...commandOf('may', 'may') },
     net: { does: 'what the network has dropped lately, and why', ...commandOf('net', 'net') },

@@ -88,8 +88,9 @@ const plain = (text: string): string => text.replaceAll(/[*_<]/g, '\\$&')
 /** There is no laptop: what lies in its state directory, which is secrets/ unless somebody chose another, is named as there. */
 const nobody = '/nonexistent'
 
-/** The steps of a page on the first machine of the shipped documents where it changes something. */
+/** The steps of a page on the first machine of the shipped documents where it changes something, or else has any. */
 function exampleOf(page: Page): { steps: Step[]; on: string } {
+  let looks: { steps: Step[]; on: string } | undefined
   for (const { site, ...more } of examples) {
     const config = loadConfig({ env: { ...more, FK_STATE_DIR: nobody, FK_AGE_IDENTITY: nobody }, site })
     const store = secretStore({ dir: nobody, identity: nobody })
@@ -98,11 +99,13 @@ function exampleOf(page: Page): { steps: Step[]; on: string } {
       const steps = page.steps(context)
       const changes = steps.filter(isChange).length
       const named = Object.entries(more).map(([name, value]) => `, with ${name}=${value}`)
-      if (changes > 0 || steps.some(({ controls }) => controls !== undefined))
-        return { steps, on: ` on \`${machine.name}\` of \`config/sites/${site}.yaml\`${named.join('')}` }
+      const found = { steps, on: ` on \`${machine.name}\` of \`config/sites/${site}.yaml\`${named.join('')}` }
+      if (changes > 0 || steps.some(({ controls }) => controls !== undefined)) return found
+      if (steps.length > 0) looks ??= found
     }
   }
-  throw new Error(`no shipped document has a machine on which ${page.name} changes anything`)
+  if (looks !== undefined) return looks
+  throw new Error(`no shipped document has a machine on which ${page.name} does anything`)
 }
 
 /** The comment above a script's first import: what it needs and leaves, word by word, and the paragraphs behind. */

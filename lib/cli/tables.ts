@@ -248,6 +248,38 @@ export const node = {
   flags: run,
 } as const satisfies Table
 
+export const kubeconfig = {
+  words: [
+    {
+      name: 'action',
+      optional: true,
+      help: 'with --for NAME: a certificate for this person, that ends by itself',
+      among: {
+        list: 'who has which role, where and until when',
+        revoke: 'what NAME has opens nothing any more; break-glass for that account',
+        'break-glass': 'the kubeconfig of the break-glass account; its use is seen',
+      },
+    },
+    { name: 'NAME', optional: true, help: 'for revoke: of the person' },
+  ],
+  flags: {
+    for: { takes: 'NAME', help: 'a person of the site document' },
+    role: {
+      takes: 'ROLE',
+      among: ['viewer', 'deployer', 'admin'],
+      help: 'what they may do; without it the greatest that the document gives them',
+    },
+    namespace: { takes: 'NAME', help: 'only there; a deployer needs one' },
+    hours: { takes: 'N', help: 'how long it lasts, 1 to 72; without it 8' },
+    out: {
+      takes: 'FILE',
+      help: 'a new file, for you alone; without it standard output, if that is no terminal',
+    },
+    site,
+    json: { help: 'for list: one JSON document' },
+  },
+} as const satisfies Table
+
 export const vault = {
   words: [
     {

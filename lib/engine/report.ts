@@ -67,7 +67,7 @@ export function buffered(report: Report): { report: Report; flush: () => void } 
 }
 
 /**
- * A report on `stdout`: text for people, or one JSON object a line. The text is the same on a terminal and in a pipe;
+ * A report on `stdout`: text to read, or one JSON object a line. The text is the same on a terminal and in a pipe;
  * a terminal adds colour, live lines for what runs now, and cuts long values to its width.
  */
 export function createReport(options: ReportOptions = {}): Report {

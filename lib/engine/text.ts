@@ -1,4 +1,4 @@
-// Each event of a report as lines for people.
+// Each event of a report as lines to read.
 import {
   DETAIL,
   Live,

@@ -1,4 +1,4 @@
-// Documents that people write: YAML checked against a schema, every fault with its place and the likely spelling.
+// Documents written by hand: YAML checked against a schema, every fault with its place and the likely spelling.
 import { createRequire } from 'node:module'
 import type { ErrorObject } from 'ajv'
 import type { Ajv2020 } from 'ajv/dist/2020.js'

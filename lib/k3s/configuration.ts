@@ -10,6 +10,7 @@ import { Secret } from '../ground/secret.ts'
 import { sh } from '../ground/sh.ts'
 import { apiOf } from '../site/cluster.ts'
 import { machineOf } from '../site/machines.ts'
+import type { Oidc } from '../site/model.ts'
 import type { Source } from '../vm/butane.ts'
 import {
   type Member,
@@ -50,8 +51,19 @@ export function filesOf(context: Pick<Context, 'site'>, member: Member): ConfigF
       file: `the configuration of ${member.name}`,
     },
     ...(server ? [shipped('admission.yaml', 'admission.yaml'), shipped('audit.yaml', 'audit.yaml')] : []),
+    ...(server && context.site.cluster.oidc ? [loginFile(context.site.cluster.oidc)] : []),
     ...(context.site.cluster.mirror === 'embedded' ? [shipped('registries.yaml', 'registries.yaml')] : []),
   ]
+}
+
+const login = `${etc}/authentication.yaml`
+
+/** The identity provider by which people log in, as the API server reads it. */
+function loginFile(oidc: Oidc): ConfigFile {
+  const from = 'config/k3s/authentication.yaml'
+  const values: Record<string, string> = { ca: '', username: 'email', prefix: '', ...oidc }
+  const text = read(from).replaceAll(/'\{\{ (\w+) \}\}'/g, (_, name: string) => JSON.stringify(values[name]))
+  return { path: login, mode: '600', text, file: from }
 }
 
 /** The part of the configuration that differs from node to node. */
@@ -72,6 +84,7 @@ function nodeFile(context: Pick<Context, 'site'>, { name, role, first, address, 
           'tls-san': [...new Set([name, endpoint, address ?? endpoint, ...names])],
           'cluster-cidr': pods,
           'service-cidr': services,
+          ...(site.cluster.oidc ? { 'kube-apiserver-arg+': [`authentication-config=${login}`] } : {}),
           ...(mirrored ? { 'embedded-registry': true } : {}),
         }
       : {}),

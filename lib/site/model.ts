@@ -168,12 +168,23 @@ export interface Tunnel {
   peers: Peer[]
 }
 
+/** The identity provider by which people log in to the API. */
+export interface Oidc {
+  issuer: string
+  client: string
+  /** The claim that names them; email where it is left out. */
+  username?: string
+  prefix?: string
+  /** PEM: the authority of the issuer's own certificate. Absent: one that the system trusts. */
+  ca?: string
+}
+
 export interface Cluster {
   api?: { vip?: string; keeper?: 'keepalived' | 'talos' | 'none'; names?: string[] }
   pods: string
   services: string
   servers_take_pods: boolean
-  oidc?: { issuer: string; client: string; username?: string; prefix?: string }
+  oidc?: Oidc
   mirror?: 'embedded'
 }
 

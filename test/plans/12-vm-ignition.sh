@@ -24,14 +24,14 @@ main() {
   # 2/2 the Ignition of fortress-node is written
   #   why: users, keys, address, settings and the pinned k3s come with the first boot: nothing is set up by hand afterwards
   check() {
-    put_finished /var/lib/libvirt/fortress/fortress-node.ign && [ "$(stat --format='%a %U:%G' /var/lib/libvirt/fortress/fortress-node.ign)" = "400 libvirt-qemu:libvirt-qemu" ] && sha256sum --check --status /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& [ "$(cat /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around)" = 2c4522e56d74c8eebc5cc710cb9bb512411fcad973967074e9bbfa5b9d9571ed ]
+    put_finished /var/lib/libvirt/fortress/fortress-node.ign && [ "$(stat --format='%a %U:%G' /var/lib/libvirt/fortress/fortress-node.ign)" = "400 libvirt-qemu:libvirt-qemu" ] && sha256sum --check --status /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& [ "$(cat /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around)" = 4977fe7dad6988b589b0c5e25c92cd7e9aed8ec592f9231b55ec3f3d0354a048 ]
   }
   apply() {
     {
       put /var/lib/libvirt/fortress/fortress-node.ign 400 libvirt-qemu:libvirt-qemu
     } < "$FK_SECRETS"/fortress-node-ignition
     (
-      install --directory --mode=700 "$(dirname /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256)" && sha256sum /var/lib/libvirt/fortress/fortress-node.ign > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& echo 2c4522e56d74c8eebc5cc710cb9bb512411fcad973967074e9bbfa5b9d9571ed > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around
+      install --directory --mode=700 "$(dirname /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256)" && sha256sum /var/lib/libvirt/fortress/fortress-node.ign > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256&& echo 4977fe7dad6988b589b0c5e25c92cd7e9aed8ec592f9231b55ec3f3d0354a048 > /var/lib/fortress/secret/var/lib/libvirt/fortress/fortress-node.ign.sha256.around
     )
     put_finish /var/lib/libvirt/fortress/fortress-node.ign
   }

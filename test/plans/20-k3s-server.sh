@@ -273,7 +273,7 @@ FORTRESS
 
   # 11/19 k3s configuration: audit.yaml
   check() {
-    put_matches /etc/rancher/k3s/audit.yaml db97d6903c6c20cae1a2c10d320cad27eebe170511daccf307b85224f7ac2ab6 600 root:root
+    put_matches /etc/rancher/k3s/audit.yaml 9f60e3962f0fc9e8834c18d9695212b21e06c4a82a63ab8921ec0ffdcee1f80a 600 root:root
   }
   apply() {
     put /etc/rancher/k3s/audit.yaml 600 root:root << 'FORTRESS'
@@ -284,6 +284,10 @@ kind: Policy
 omitStages: [RequestReceived]
 omitManagedFields: true
 rules:
+  # The break-glass account, with all that is noise of others: 57-break-glass looks for its use.
+  - level: Metadata
+    userGroups: ['fortress:break-glass']
+
   # Noise: health checks and heartbeats.
   - level: None
     nonResourceURLs: ['/healthz*', '/livez*', '/readyz*', '/version']

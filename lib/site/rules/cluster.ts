@@ -81,10 +81,17 @@ function* apiProblems(document: Document): Generator<Problem> {
     }
 }
 
-function* loginProblems({ cluster, gates, names, people }: Document): Generator<Problem> {
+function* loginProblems({ cluster, gates, machines, names, people }: Document): Generator<Problem> {
   const oidc = cluster?.oidc
   if (oidc === undefined) return
   const path = ['cluster', 'oidc']
+  if (machines?.some((one) => one?.os === 'talos' && one.roles?.includes('server')))
+    yield { path, reason: 'is not built for servers of Talos: k3s alone gets it' }
+  if (/^(system|fortress):/.test(oidc.prefix ?? ''))
+    yield {
+      path: [...path, 'prefix'],
+      reason: 'is that of names of Kubernetes, or of certificates of this kit',
+    }
   if (!('prefix' in oidc))
     yield { path, reason: 'has no prefix: whoever is called system:… there would be it here' }
   const [, scheme, host] = /^(\w+):\/\/([^/:]+)/.exec(oidc.issuer ?? '') ?? []
