@@ -84,7 +84,10 @@ describe('the rules of a site', () => {
       ['runtime-class'],
     )
     assert.ok(!on.some(({ id }) => id === 'runtime-class'))
-    assert.match(listOf(siteOf('fortress')), /runtime-class +is off, no page installs a runtime yet/)
+    assert.match(
+      listOf(siteOf('fortress')),
+      /runtime-class +is off, the site has no runtime that a page installs/,
+    )
   })
 
   test('a site that has chosen Kyverno hears that no page installs it', () => {
