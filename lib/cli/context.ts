@@ -38,3 +38,12 @@ export function declaredFacts({ name, os, arch, user }: Placed, { env }: Pick<Co
 /** The machines of the site that a page runs on. */
 export const placesOf = (page: Page, config: Config): Placed[] =>
   machinesFor(config, page.on).filter(({ name }) => page.at === undefined || page.at === name)
+
+/** Whether a page has something to do on a machine, as far as the site document says. */
+export function hasSteps(page: Page, spec: Placed, config: Config, store: SecretStore): boolean {
+  try {
+    return page.steps(contextOf(config, declaredFacts(spec, config), store)).length > 0
+  } catch {
+    return true // it wants something that is not here yet, and says so when it is run
+  }
+}

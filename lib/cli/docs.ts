@@ -13,11 +13,12 @@ import { layerNames, open, pages } from './scripts.ts'
 export const folder = join(root, 'docs/layers')
 
 /** Documents in which the steps of a page are looked for: the first where it has something to change. */
-const examples = [
+const examples: { site: string; env?: Record<string, string>; chosen?: Record<string, string> }[] = [
   { site: 'fortress' },
   { site: 'lab' },
-  { site: 'fortress', FK_NODE_OS: 'talos' },
+  { site: 'fortress', env: { FK_NODE_OS: 'talos' } },
   { site: 'zengarden' },
+  { site: 'fortress', chosen: { runtime: 'gvisor' } },
 ]
 
 /** File name → text: one file a layer that has pages. */
@@ -91,14 +92,19 @@ const nobody = '/nonexistent'
 /** The steps of a page on the first machine of the shipped documents where it changes something, or else has any. */
 function exampleOf(page: Page): { steps: Step[]; on: string } {
   let looks: { steps: Step[]; on: string } | undefined
-  for (const { site, ...more } of examples) {
-    const config = loadConfig({ env: { ...more, FK_STATE_DIR: nobody, FK_AGE_IDENTITY: nobody }, site })
+  for (const { site, env = {}, chosen = {} } of examples) {
+    const loaded = loadConfig({ env: { ...env, FK_STATE_DIR: nobody, FK_AGE_IDENTITY: nobody }, site })
+    const components = { ...loaded.site.components, ...chosen }
+    const config = { ...loaded, site: { ...loaded.site, components } }
     const store = secretStore({ dir: nobody, identity: nobody })
     for (const machine of placesOf(page, config)) {
       const context: Context = contextOf(config, declaredFacts(machine, config), store)
       const steps = page.steps(context)
       const changes = steps.filter(isChange).length
-      const named = Object.entries(more).map(([name, value]) => `, with ${name}=${value}`)
+      const named = [
+        ...Object.entries(env).map(([name, value]) => `, with ${name}=${value}`),
+        ...Object.entries(chosen).map(([slot, name]) => `, with \`components: { ${slot}: ${name} }\``),
+      ]
       const found = { steps, on: ` on \`${machine.name}\` of \`config/sites/${site}.yaml\`${named.join('')}` }
       if (changes > 0 || steps.some(({ controls }) => controls !== undefined)) return found
       if (steps.length > 0) looks ??= found

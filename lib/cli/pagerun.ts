@@ -15,7 +15,7 @@ import { type Placed, everyMachine, isLaptop } from '../site/machines.ts'
 import { asks } from './access.ts'
 import { abreast, gate, limited, machinesAtOnce } from './abreast.ts'
 import { NotBuilt } from './absent.ts'
-import { contextOf, declaredFacts, placesOf } from './context.ts'
+import { contextOf, declaredFacts, hasSteps, placesOf } from './context.ts'
 import { agrees, writtenDown } from './prompt.ts'
 import { type Came, isDone, runEnd } from './runend.ts'
 import type { Session } from './session.ts'
@@ -51,6 +51,8 @@ export class PageRun {
   readonly #turns = new Map<string | Placed, Promise<void>>()
   /** Machines whose silence was reported. */
   readonly #silent = new Set<string>()
+  /** Pages on machines on which they have nothing to do: `PAGE MACHINE`. */
+  readonly #idle = new Set<string>()
 
   constructor(
     session: Session,
@@ -101,7 +103,12 @@ export class PageRun {
 
   /** Pages that the run did not reach. */
   get #left(): Page[] {
-    return this.#pages.filter((page) => !this.#came.some((one) => one.page === page))
+    const { config } = this.#session
+    return this.#pages.filter(
+      (page) =>
+        !this.#came.some((one) => one.page === page) &&
+        !placesOf(page, config).every((spec) => this.#idle.has(idleKey(page, spec))),
+    )
   }
 
   /** Runs all pages on all their machines. Resolves to the exit code. */
@@ -259,7 +266,7 @@ export class PageRun {
     if (result !== undefined) this.#note(page, spec, result, report)
   }
 
-  /** Undefined where a page of the cluster has nothing to do with this node. */
+  /** Undefined where a page has nothing to do on this machine. */
   async #run(page: Page, spec: Placed, mode: Mode, report: Report): Promise<Result | undefined> {
     let connected: Connected
     try {
@@ -267,11 +274,14 @@ export class PageRun {
       connected = await this.#connect(spec)
     } catch (error) {
       if (this.#session.signal.aborted) throw new Stopped()
-      return this.#unreached(spec, error, report)
+      const { config, store } = this.#session
+      return hasSteps(page, spec, config, store)
+        ? this.#unreached(spec, error, report)
+        : this.#hasNothing(page, spec)
     }
     if (mode === 'apply') await connected.make(page)
     const steps = connected.stepsOf(page)
-    if (steps.length === 0) return undefined
+    if (steps.length === 0) return this.#hasNothing(page, spec)
     const throughTunnel = steps.some(({ transaction }) => transaction?.route?.apply === 'tunnel')
     if (this.#kind === 'lab' && mode === 'apply' && throughTunnel) await this.#connectLab()
     const result = await runPage(page, steps, mode, { ...connected.running, report }, connected.look(page))
@@ -283,6 +293,10 @@ export class PageRun {
     const own = next === undefined || next.startsWith('./task ')
     if (own) return { ...rest, state: 'later', why: `after ${after}` }
     return { ...rest, state: 'later', why: `after ${after}; not so now: ${result.why}`, next }
+  }
+
+  #hasNothing(page: Page, spec: Placed): undefined {
+    this.#idle.add(idleKey(page, spec))
   }
 
   /** A machine that is not built yet, or cannot be reached. Of one page on one machine that is all there is to say. */
@@ -401,6 +415,7 @@ function groups(page: Page, places: Placed[]): Placed[][] {
 const agentsAtOnce = 3
 
 /** A machine of the site may bear the laptop's name, too. */
+const idleKey = (page: Page, spec: Placed): string => `${page.name} ${spec.name}`
 const keyOf = (spec: Placed): string | Placed => (isLaptop(spec) ? spec : spec.name)
 
 /** Of a page that did not run. */

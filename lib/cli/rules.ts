@@ -55,7 +55,9 @@ export function listOf(site: Site, now?: Date): string {
         .filter(({ rules }) => rules !== 'all' && rules.includes(id))
         .map((one) => line('', `not ${where(one)}`)),
     ]),
-    ...off.map(({ id, is, slot = '' }) => line(id, `is off, no page installs a ${slot} yet: ${is}`)),
+    ...off.map(({ id, is, slot = '' }) =>
+      line(id, `is off, the site has no ${slot} that a page installs: ${is}`),
+    ),
     ...whole.map((one, i) => `${i === 0 ? '\nNo rule counts\n' : ''}  ${where(one)}\n`),
     ...ended.map(
       (one) => `\nEnded, and to be taken out: ${one.rules.join(', ')} in ${placeOf(one)}: ${one.why}\n`,

@@ -1,6 +1,5 @@
 // ./task status: one screen for a tired admin. What needs attention comes first, with the command that mends it.
 // This file asks; the sentences are in concerns.ts, the layout is in screen.ts.
-import type { Page } from '../engine/page.ts'
 import { plain } from '../engine/program.ts'
 import { onAnswer } from '../engine/wire.ts'
 import type { Fault } from '../ground/fault.ts'
@@ -11,7 +10,7 @@ import { isBuilt, maker } from './absent.ts'
 import { connectTo, silentReport } from './access.ts'
 import type { Call } from './call.ts'
 import { statusOf } from './concerns.ts'
-import { contextOf, declaredFacts, placesOf } from './context.ts'
+import { hasSteps, placesOf } from './context.ts'
 import type { Answers, CertificateState, NodeState } from './health.ts'
 import { verdictsIn } from './history.ts'
 import type { SitePage } from './layers.ts'
@@ -90,17 +89,12 @@ function unreached({ name }: Placed, host: Answers): Answers | undefined {
 
 /** The pages of scripts/ that have something to do on a machine of the site. */
 function pagesOf({ config, store }: Session): SitePage[] {
-  const hasSteps = (page: Page, spec: Placed) => {
-    try {
-      return page.steps(contextOf(config, declaredFacts(spec, config), store)).length > 0
-    } catch {
-      return true // it wants something that is not here yet, and says so when it is run
-    }
-  }
   return pages()
     .map(open)
     .flatMap((page) => {
-      const places = placesOf(page, config).filter((spec) => !isLaptop(spec) && hasSteps(page, spec))
+      const places = placesOf(page, config).filter(
+        (spec) => !isLaptop(spec) && hasSteps(page, spec, config, store),
+      )
       const machines = places.map(({ name }) => name)
       return machines.length === 0 ? [] : [{ name: page.name, layer: page.layer, machines }]
     })

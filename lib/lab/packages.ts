@@ -139,6 +139,8 @@ const programs: Record<string, Programs> = {
     pure: true,
     version: { variable: `${containerd}/version.Version`, of: containerd },
   },
+  /** What stands where gVisor's own shim would. */
+  'runsc-shim': { at: 'test/node/runtime', source: './shim', pure: true },
   /** What runs in the images of the node tier, in which there is no C library. */
   coredns: {
     at: 'test/node/coredns',

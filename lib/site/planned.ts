@@ -55,6 +55,8 @@ function needs(site: Site, when: string): boolean {
       return site.data.classes.length > 0 || chosen(site, 'volumes').length > 0
     case 'slot':
       return chosen(site, slot).length > 0
+    case 'component':
+      return Object.keys(site.components).some((one) => chosen(site, one).includes(slot))
     default:
       throw new TypeError(`config/runbook.yaml: ${when} is no condition`)
   }

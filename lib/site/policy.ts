@@ -22,7 +22,7 @@ export interface Rule {
   refused: string
   /** Why it is not asked in namespaces of components. */
   platform?: string
-  /** It is off until a page installs what the site has chosen for this slot. */
+  /** It is off where the site has chosen nothing for this slot, or what no page installs. */
   slot?: string
 }
 
@@ -61,9 +61,14 @@ export function policyData(): Document {
   return (known = document)
 }
 
-/** Whether a site uses a component that pages install. */
+/** Whether a site uses a component that pages install. What a rule waits for is used where it is chosen. */
 const isUsed = (site: Site, { built, name, slots }: Component): boolean =>
-  built && slots.some((slot) => fills(site, slot, name))
+  built &&
+  slots.some((slot) =>
+    policyData().rules.some((rule) => rule.slot === slot)
+      ? chosen(site, slot).includes(name)
+      : fills(site, slot, name),
+  )
 
 /** What a site has chosen for a slot, as far as pages install it. */
 const installed = (site: Site, slot: string): string[] =>

@@ -102,7 +102,7 @@ const config = loadConfig({
 const pin = config.pins['k3s']!.version
 
 const all: SitePage[] = pages()
-  .filter(({ name }) => name !== 'host-vip')
+  .filter(({ name, layer }) => name !== 'host-vip' && layer !== 'L3') // this site chooses no runtime
   .map(({ number, name, layer }) => ({
     name: `${number}-${name}`,
     layer,

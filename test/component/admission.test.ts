@@ -11,6 +11,7 @@ import { linesOf, listOf, reportOf } from '../../lib/cli/rules.ts'
 import { type Configuration, type Slice, blocksOf, keptOf } from '../../lib/cli/webhooks.ts'
 import { catalogue } from '../../lib/site/catalogue.ts'
 import type { PolicyException, Site } from '../../lib/site/model.ts'
+import { notBuilt } from '../../lib/site/planned.ts'
 import { exceptionsOf, exemptionsFor, policyData, rulesFor } from '../../lib/site/policy.ts'
 import policy from '../../scripts/50-policy.ts'
 import type { Context } from '../../lib/engine/page.ts'
@@ -84,7 +85,38 @@ describe('the rules of a site', () => {
       ['runtime-class'],
     )
     assert.ok(!on.some(({ id }) => id === 'runtime-class'))
-    assert.match(listOf(siteOf('fortress')), /runtime-class +is off, no page installs a runtime yet/)
+    assert.match(
+      listOf(siteOf('fortress')),
+      /runtime-class +is off, the site has no runtime that a page installs/,
+    )
+  })
+
+  test('where a site has chosen a sandbox, pods have to run in it but for those that say why not', () => {
+    const site = siteOf('fortress')
+    const boxed = { ...site, components: { ...site.components, runtime: 'gvisor' } }
+    const { on, off } = rulesFor(boxed)
+    assert.deepEqual(off, [])
+    assert.match(on.find(({ id }) => id === 'runtime-class')!.must, /in \["gvisor"\]$/)
+    const exempt = exemptionsFor(boxed).filter(
+      ({ rules }) => rules === 'all' || rules.includes('runtime-class'),
+    )
+    assert.deepEqual([...new Set(exempt.map(({ namespace }) => namespace))].sort(), [
+      'cert-manager',
+      'cilium',
+      'hello',
+      'kube-system',
+    ])
+    const kata = { ...site, components: { ...site.components, runtime: 'kata' } }
+    assert.deepEqual(
+      rulesFor(kata).off.map(({ id }) => id),
+      ['runtime-class'],
+    )
+    assert.deepEqual(
+      [boxed, kata, site].map((one) => notBuilt(one).filter(({ page }) => page.startsWith('4')).length),
+      [1, 2, 0],
+    )
+    const own = (one: Site) => exemptionsFor(one).some(({ namespace }) => namespace === 'gvisor')
+    assert.deepEqual([own(boxed), own(site)], [true, false])
   })
 
   test('a site that has chosen Kyverno hears that no page installs it', () => {

@@ -59,17 +59,18 @@ export interface PodFleet extends Fleet {
 
 /**
  * Machines as `fleet` makes them, on which k3s will run pods once a page has configured it. With `bridge` servers have
- * kube-proxy, and `bridge()` brings a network; without, somebody else brings both. `more` are archives of further images, and
- * `deploys` what the first server applies once its API answers: k3s does that by itself, and the stand-in does not.
+ * kube-proxy, and `bridge()` brings a network; without, somebody else brings both. `more` are archives of further images,
+ * `packages` further ones of Debian, and `deploys` what the first server applies once its API answers: k3s does that by itself, and
+ * the stand-in does not.
  */
 export async function podFleet(
   prefix: string,
   roles: ('server' | 'agent')[],
-  options: { bridge?: boolean; more?: string[]; deploys?: string } = {},
+  options: { bridge?: boolean; more?: string[]; deploys?: string; packages?: string[] } = {},
 ): Promise<PodFleet> {
   const store = await imageStore([...(await images()), ...(options.more ?? [])])
   const cluster = await fleet(prefix, roles, () => readFileSync(program!), {
-    extra: packages,
+    extra: [...packages, ...(options.packages ?? [])],
     pods: { [builtProgram('runtime')!]: '/opt/lab', [builtProgram('pod')!]: '/opt/pod' },
   })
   try {

@@ -69,6 +69,8 @@ func dispatch(words []string) error {
 		return nil
 	case "kubectl":
 		return becomeKubectl(words[1:])
+	case "crictl":
+		return crictl(words[1:])
 	case "server", "agent", "etcd-snapshot", "secrets-encrypt", "certificate":
 		s, rest, err := readSettings(words[0], words[1:])
 		if err != nil {

@@ -8,10 +8,15 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"text/template"
+	"time"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // Where FK_BED_NODE=real, a node runs pods: containerd, the kubelet and kube-proxy are children of this program, as they are in k3s.
@@ -23,6 +28,7 @@ const containerdSocket = "/run/k3s/containerd/containerd.sock"
 // What k3s tells containerd. Of the network it says nothing, as k3s where flannel-backend is none: plug-ins are in /opt/cni/bin and
 // their configuration in /etc/cni/net.d.
 const containerdConfig = `version = 3
+imports = ["@AGENT@/etc/containerd/config-v3.toml.d/*.toml"]
 root = "@AGENT@/containerd"
 state = "/run/k3s/containerd"
 
@@ -84,6 +90,38 @@ func runContainerd(l layout, s settings, children *processes, stop <-chan os.Sig
 	return children.wait("containerd", stop, func() error {
 		return exec.Command("ctr", "--address", containerdSocket, "version").Run()
 	})
+}
+
+// crictl is `k3s crictl info --output go-template --template TEXT`: what the containerd that runs says of itself, under the names that
+// crictl gives it.
+func crictl(words []string) error {
+	if len(words) != 5 || words[0] != "info" || words[1] != "--output" || words[2] != "go-template" || words[3] != "--template" {
+		return fmt.Errorf("this program knows info --output go-template --template TEXT only, not %v", words)
+	}
+	shape, err := template.New("template").Parse(words[4])
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	connection, err := grpc.NewClient("unix://"+containerdSocket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	said, err := runtime.NewRuntimeServiceClient(connection).Status(ctx, &runtime.StatusRequest{Verbose: true})
+	if err != nil {
+		return fmt.Errorf("getting status of runtime: %w", err)
+	}
+	all := map[string]any{"status": said.Status, "runtimeHandlers": said.RuntimeHandlers}
+	for name, text := range said.Info {
+		// What is no object is left out there, too.
+		var value map[string]any
+		if err := json.Unmarshal([]byte(text), &value); err == nil {
+			all[name] = value
+		}
+	}
+	return shape.Execute(os.Stdout, all)
 }
 
 // runNode starts containerd, the kubelet, and kube-proxy on a server that has one, and waits until the Node is there.

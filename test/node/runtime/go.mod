@@ -4,7 +4,11 @@ module fortress-kit/node/runtime
 go 1.26.8
 
 require (
+	github.com/containerd/containerd/api v1.11.1
 	github.com/containerd/containerd/v2 v2.3.6
+	github.com/containerd/plugin v1.1.0
+	github.com/containerd/ttrpc v1.2.8
+	github.com/containerd/typeurl/v2 v2.3.0
 	github.com/containernetworking/plugins v1.10.0
 )
 
@@ -37,9 +41,6 @@ require (
 	github.com/containerd/nri v0.12.0 // indirect
 	github.com/containerd/otelttrpc v0.1.0 // indirect
 	github.com/containerd/platforms v1.0.0-rc.5 // indirect
-	github.com/containerd/plugin v1.1.0 // indirect
-	github.com/containerd/ttrpc v1.2.8 // indirect
-	github.com/containerd/typeurl/v2 v2.3.0 // indirect
 	github.com/containerd/zfs/v2 v2.0.0 // indirect
 	github.com/containernetworking/cni v1.3.1 // indirect
 	github.com/containers/ocicrypt v1.2.1 // indirect
