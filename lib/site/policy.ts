@@ -37,9 +37,19 @@ export interface Exemption {
   until?: string
 }
 
+/** How Kyverno is asked by the rules. */
+export interface Asking {
+  /** What happens to a request while it does not answer. */
+  silent: 'Ignore' | 'Fail'
+  /** How long the API server waits for it. */
+  seconds: number
+  why: string
+}
+
 interface Document {
   rules: Rule[]
   exempt: Exemption[]
+  kyverno: Asking
 }
 
 const file = 'config/policy/rules.yaml'

@@ -6,6 +6,8 @@ import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { parse } from 'yaml'
 import { policyOf, refusalManifests, ruleManifests } from '../../lib/component/admission.ts'
+import { kyvernoManifests, usesKyverno } from '../../lib/component/kyverno.ts'
+import { componentsOf } from '../../lib/component/policies.ts'
 import { root } from '../../lib/ground/root.ts'
 import { linesOf, listOf, reportOf } from '../../lib/cli/rules.ts'
 import { type Configuration, type Slice, blocksOf, keptOf } from '../../lib/cli/webhooks.ts'
@@ -22,6 +24,9 @@ interface Policy {
   spec: {
     policyName?: string
     validationActions?: string[]
+    failurePolicy?: string
+    matchConstraints?: object
+    variables?: object[]
     matchConditions?: { name: string; expression: string }[]
     validations?: { expression: string }[]
   }
@@ -87,9 +92,38 @@ describe('the rules of a site', () => {
     assert.match(listOf(siteOf('fortress')), /runtime-class +is off, no page installs a runtime yet/)
   })
 
-  test('a site that has chosen Kyverno hears that no page installs it', () => {
-    assert.match(listOf(siteOf('zengarden')), /kyverno is chosen, and no page installs it yet/)
-    assert.doesNotMatch(listOf(siteOf('fortress')), /kyverno/)
+  test('Kyverno comes to a site that has chosen it, and to no other', () => {
+    for (const name of ['fortress', 'zengarden', 'k3s-vault']) assert.ok(usesKyverno(siteOf(name)), name)
+    for (const name of ['fortress-pi', 'pitower']) {
+      assert.ok(!usesKyverno(siteOf(name)), name)
+      assert.ok(!exemptionsFor(siteOf(name)).some(({ namespace }) => namespace === 'kyverno'))
+      assert.ok(!componentsOf(siteOf(name), catalogue()).includes('kyverno'))
+    }
+  })
+
+  test('Kyverno judges by the words of the API server, refuses when that does, and blocks nothing while it is silent', () => {
+    for (const mode of ['audit', 'enforce'] as const) {
+      const site = with_({ mode, exceptions: [exception] })
+      const now = new Date('2026-11-29')
+      const theirs = kyvernoManifests(site, 'x', now).map((text) => parse(text) as Policy)
+      assert.equal(theirs.length, rulesFor(site).on.length)
+      for (const { kind, metadata, spec } of theirs) {
+        const own = objectsFor(site, now).find((one) => one.metadata.name === metadata.name)!
+        assert.deepEqual(
+          [kind, spec.validationActions, spec.failurePolicy],
+          ['ValidatingPolicy', [mode === 'audit' ? 'Audit' : 'Deny'], 'Ignore'],
+        )
+        for (const key of ['matchConstraints', 'matchConditions', 'variables', 'validations'] as const)
+          assert.deepEqual(spec[key], own.spec[key], `${metadata.name} ${key}`)
+        assert.deepEqual(metadata.annotations, own.metadata.annotations)
+      }
+    }
+  })
+
+  test('a site whose engine no page installs hears of it', () => {
+    const other = { ...siteOf('fortress'), components: { policy: 'falco' } } as unknown as Site
+    assert.match(listOf(other), /falco is chosen, and no page installs it yet/)
+    assert.doesNotMatch(listOf(siteOf('fortress')), /no page installs it yet/)
   })
 
   test('every exemption names rules that there are, and gives a reason', () => {
@@ -149,11 +183,15 @@ describe('the page', () => {
     policy.steps({ site, state: '/state' } as unknown as Context).map(({ name }) => name)
   test('refuses only where the site says enforce, and only behind the look at what is there', () => {
     const [audit, enforce] = [stepsOf(with_({ mode: 'audit' })), stepsOf(with_({ mode: 'enforce' }))]
-    assert.equal(audit.at(-1), 'the rules warn, and refuse nothing')
+    assert.ok(audit.includes('the rules warn, and refuse nothing'))
+    assert.ok(!audit.includes('what breaks a rule is refused'))
     const look = enforce.indexOf('what is in the cluster keeps to the rules')
     assert.ok(enforce.includes('every rule is in effect'))
     assert.ok(look > enforce.indexOf('every rule is in effect'))
     assert.ok(look < enforce.indexOf('what breaks a rule is refused'))
+    // Kyverno comes last: it refuses from there on, too.
+    for (const steps of [audit, enforce]) assert.equal(steps.at(-1), 'Kyverno judges by every rule')
+    assert.ok(!stepsOf(with_({}, 'fortress-pi')).some((name) => name.includes('Kyverno')))
   })
 })
 
