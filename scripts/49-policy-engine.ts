@@ -4,12 +4,12 @@
 // Needs   network-policies.
 // Leaves  Kyverno with its webhooks for policies. What it judges by comes with page 50. It changes and makes nothing by itself.
 // Undo    takes it away with its webhooks. Its definitions stay, with the policies and reports that are in the cluster.
-import { kyverno, usesKyverno } from '../lib/component/kyverno.ts'
 import { ownPolicies } from '../lib/component/objects.ts'
 import { release } from '../lib/component/release.ts'
 import { library, sh } from '../lib/ground/sh.ts'
 import { script } from '../lib/script.ts'
 import { isNode } from '../lib/site/machines.ts'
+import { kyverno, usesKyverno } from '../lib/site/policy.ts'
 
 const about = {
   layer: 'policy',

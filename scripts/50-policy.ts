@@ -8,14 +8,14 @@
 // Undo    takes the rules away: then everything may run that Pod Security lets in.
 import { join } from 'node:path'
 import { judged, policyKinds, refusalManifests, ruleManifests } from '../lib/component/admission.ts'
-import { kyverno, kyvernoKinds, kyvernoManifests, usesKyverno } from '../lib/component/kyverno.ts'
+import { kyvernoKinds, kyvernoManifests } from '../lib/component/kyverno.ts'
 import { type Objects, objects } from '../lib/component/objects.ts'
 import { file } from '../lib/engine/file.ts'
 import type { Step } from '../lib/engine/step.ts'
 import { library, sh } from '../lib/ground/sh.ts'
 import { type Context, script } from '../lib/script.ts'
 import { isServer } from '../lib/site/machines.ts'
-import { policyData, rulesFor } from '../lib/site/policy.ts'
+import { kyverno, policyData, rulesFor, usesKyverno } from '../lib/site/policy.ts'
 
 const about = {
   layer: 'policy',

@@ -20,9 +20,10 @@ END
 # kyverno_judges SILENT RULE…: Kyverno has made each of these rules ready, and the API server asks it by a webhook that lets
 # requests pass, or does not, while it is SILENT; and never about kube-system or its own namespace.
 kyverno_judges() {
-  local silent=${1,,} ready asked rule line missing=''
+  local by=vpol.validate.kyverno.svc-${1,,}-finegrained-fortress ready asked rule line missing=''
   local each='{{ .metadata.name }} {{ with .status }}{{ with .conditionStatus }}{{ .ready }} {{ .message }}{{ end }}{{ end }}'
-  local hook='{{ .name }}{{ with .namespaceSelector }}{{ range .matchExpressions }}{{ range .values }} {{ . }}{{ end }}{{ end }}{{ end }}'
+  local hook='{{ .name }}{{ with .namespaceSelector }}{{ range .matchExpressions }}{{ range .values }}'
+  hook+=' {{ . }}{{ end }}{{ end }}{{ end }}'
   shift
   ready=$(kubectl get validatingpolicies.policies.kyverno.io --selector=fortress-kit=kyverno-rules \
     --output=go-template="{{ range .items }}$each{{ \"\\n\" }}{{ end }}") || return
@@ -31,7 +32,7 @@ kyverno_judges() {
   for rule; do
     grep --quiet "^fortress-$rule true" <<< "$ready" ||
       missing+="fortress-$rule is not ready: $(grep "^fortress-$rule " <<< "$ready" || true)"$'\n'
-    line=$(grep --extended-regexp "^vpol\.validate\.kyverno\.svc-$silent-finegrained-fortress-$rule( |\$)" <<< "$asked") || line=''
+    line=$(grep "^$by-$rule " <<< "$asked") || line=''
     case " ${line#* } " in
       *' kube-system '*) case " ${line#* } " in *' kyverno '*) continue ;; esac ;;
     esac

@@ -1,21 +1,14 @@
 // Rules for what may run as objects of Kyverno: the same expressions that the API server judges by, word for word. It hides what
 // Kyverno would make of a policy by itself.
-import { fills } from '../site/catalogue.ts'
-import { isServer } from '../site/machines.ts'
 import type { Site } from '../site/model.ts'
 import { exemptionsFor, policyData, rulesFor } from '../site/policy.ts'
 import { judgedBy, manifest, notesOf, policyOf } from './admission.ts'
 
-export const kyverno = 'kyverno'
 export const kyvernoKinds = ['validatingpolicies.policies.kyverno.io']
 
-/** Whether a site runs it. */
-export const usesKyverno = (site: Site): boolean =>
-  site.machines.some(isServer) && fills(site, 'policy', kyverno)
-
 /**
- * The rules of a site for Kyverno; `what` is their label. It refuses where the API server does, and reports on what is there either
- * way. Exceptions are conditions of the rules here too, and end when they do: Kyverno's own live on after their day.
+ * The rules of a site for Kyverno; `what` is their label. It refuses where the API server does, and reports on what is there
+ * either way. Exceptions are conditions of the rules here too, and end when they do: Kyverno's own live on after their day.
  */
 export function kyvernoManifests(site: Site, what: string, now?: Date): string[] {
   const exemptions = exemptionsFor(site, now)

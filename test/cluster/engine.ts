@@ -1,5 +1,5 @@
-// Kyverno beside a real API server on which no pods run: its chart is installed by the page, and its programs are units of the node
-// that do what its pods would, with the arguments, the variables and the rights that the chart gives those.
+// Kyverno beside a real API server on which no pods run: its chart is installed by the page, and its programs are units of the
+// node that do what its pods would, with the arguments, the variables and the rights that the chart gives those.
 import assert from 'node:assert/strict'
 import { copyFileSync, mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
