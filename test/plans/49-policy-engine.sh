@@ -21,7 +21,7 @@ main() {
 
   # 1/11 the values of kyverno are written: values.yaml
   check() {
-    put_matches /nonexistent/fortress/components/kyverno/values.yaml 38dbecab46f6d43937f270a5dcc288d6e8ddac5b881f70edc5b602759c1678e9 644 root:root
+    put_matches /nonexistent/fortress/components/kyverno/values.yaml 78a1e4ea929a0a0ce27ebe6bffdcde7f087739a106e98d4e3b9b47b0c5086f4f 644 root:root
   }
   apply() {
     put /nonexistent/fortress/components/kyverno/values.yaml 644 root:root << 'FORTRESS'
@@ -48,6 +48,8 @@ config:
   excludeKyvernoNamespace: true
   # The chart passes them over, and a person can make one.
   resourceFiltersExclude: ['[ReplicaSet,*,*]', '[ReplicaSet/?*,*,*]']
+# Who administers a namespace gets no say over policies by that.
+rbac: { roles: { aggregate: { admin: false } } }
 features:
   # An exception of Kyverno's lives on after its day until somebody touches the policy. Ours are conditions of the rules.
   policyExceptions: { enabled: false }
@@ -191,7 +193,7 @@ FORTRESS
   # 8/11 kyverno 3.9.1 is installed with the declared values
   #   why: every object is compared with what the server makes of the chart, field by field
   check() {
-    release_holds kyverno kyverno 'chart 7b7fe51a431b5b13, values 0dbae387ccd51f9e' \
+    release_holds kyverno kyverno 'chart 7b7fe51a431b5b13, values 31c25c6ff407340e' \
       'ClusterRole * rules' \
       /nonexistent/fortress/components/kyverno/kyverno-3.9.1.tgz --values /nonexistent/fortress/components/kyverno/values.yaml --values /nonexistent/fortress/components/kyverno/values.site.yaml
   }
@@ -199,7 +201,7 @@ FORTRESS
     release_settle kyverno kyverno
     release_awaited helm upgrade --install kyverno /nonexistent/fortress/components/kyverno/kyverno-3.9.1.tgz --namespace kyverno \
       --values /nonexistent/fortress/components/kyverno/values.yaml --values /nonexistent/fortress/components/kyverno/values.site.yaml \
-      --description 'chart 7b7fe51a431b5b13, values 0dbae387ccd51f9e' --labels "fortress-kit=$(release_by)" \
+      --description 'chart 7b7fe51a431b5b13, values 31c25c6ff407340e' --labels "fortress-kit=$(release_by)" \
       --server-side=true --force-conflicts --history-max=5 --timeout=600s ||
       release_back kyverno kyverno
     release_take_added kyverno kyverno
