@@ -195,10 +195,11 @@ describe('the page', () => {
   })
 })
 
-/** Runs a function of admission.sh where kubectl says this, by its first word. */
+/** Runs a function of admission.sh or kyverno.sh where kubectl says this, by its first word. */
 function run(call: string, kubectl: string): { code: number | null; said: string } {
   const dir = process.env['TMPDIR'] ?? '/tmp'
-  const script = `set -o pipefail; source ${join(root, 'lib/component/admission.sh')}
+  const files = ['admission', 'kyverno'].map((name) => `source ${join(root, `lib/component/${name}.sh`)}`)
+  const script = `set -o pipefail; ${files.join('; ')}
 kubectl() { ${kubectl}; }
 ${call}`
   const { status, stdout, stderr } = spawnSync('bash', ['-c', script], {
@@ -210,6 +211,65 @@ ${call}`
 
 const warning = (rule: string, object: string, says: string) =>
   `Warning: Validation failed for ValidatingAdmissionPolicy 'fortress-${rule}' with binding 'fortress-${rule}': ${object}: ${says}`
+
+describe('Kyverno judges', () => {
+  const hook = (rule: string, failure = 'ignore') =>
+    `vpol.validate.kyverno.svc-${failure}-finegrained-fortress-${rule}`
+  const by = (ready: string, hooks: string) =>
+    run(
+      'kyverno_judges Ignore digest latest',
+      `case $2 in validatingpolicies*) printf '%b' '${ready}' ;; *) printf '%b' '${hooks}' ;; esac`,
+    )
+  const ready = 'fortress-digest true \\nfortress-latest true \\n'
+  const apart = 'kube-system cilium kyverno'
+  const hooks = `${hook('digest')} ${apart}\\n${hook('latest')} ${apart}\\n`
+
+  test('where every rule is ready, and asked apart from what must start first', () => {
+    assert.deepEqual(by(ready, hooks), { code: 0, said: '' })
+  })
+
+  const cases: [string, string, string, RegExp][] = [
+    [
+      'not by a rule that does not compile',
+      ready.replace('latest true', 'latest false no such field'),
+      hooks,
+      /^fortress-latest is not ready: fortress-latest false no such field \n$/,
+    ],
+    [
+      'not by a rule that is not there',
+      'fortress-digest true \\n',
+      hooks,
+      /^fortress-latest is not ready: \n$/,
+    ],
+    ['not by a rule that nobody asks by', ready, hooks.split('\\n')[0]!, /does not ask by fortress-latest,/],
+    [
+      'not where requests wait for it',
+      ready,
+      hooks.replace(hook('latest'), hook('latest', 'fail')),
+      /does not ask by fortress-latest,/,
+    ],
+    ...['kube-system', 'kyverno'].map((name): [string, string, string, RegExp] => [
+      `not where it is asked about ${name}`,
+      ready,
+      hooks.replaceAll(` ${name}`, ''),
+      /does not ask by fortress-latest, or also about/,
+    ]),
+  ]
+  for (const [what, policies, webhooks, says] of cases)
+    test(what, () => {
+      const { code, said } = by(policies, webhooks)
+      assert.equal(code, 1, said)
+      assert.match(said, says)
+    })
+
+  test('and answers where it refuses a policy that makes no sense', () => {
+    const says = (text: string, code: number) => run('kyverno_answers', `echo "${text}" >&2; return ${code}`)
+    assert.deepEqual(says('admission webhook denied the request: no', 1), { code: 0, said: '' })
+    assert.match(says('created (server dry run)', 0).said, /is let through/)
+    assert.match(says('failed calling webhook: connection refused', 1).said, /connection refused/)
+    assert.deepEqual([says('x', 0).code, says('failed calling webhook', 1).code], [1, 1])
+  })
+})
 
 describe('a report', () => {
   const lines = [
