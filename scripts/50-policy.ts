@@ -1,30 +1,34 @@
 #!/usr/bin/env -S npx --no-install tsx
 // Rules for what may run, beyond Pod Security level restricted: the API server itself warns by them, and refuses when you say so.
 //
-// Needs   k3s-server, or vm-talos.
+// Needs   k3s-server, or vm-talos; policy-engine where the site has one.
 // Leaves  ./task rules lists the rules of a site and its exceptions, and ./task rules report what of the cluster would be refused
 //         today. With policy.mode: enforce in the site document the rules refuse, once nothing that is there would be.
-//         Kyverno is not built yet: the rules need nothing that runs in a pod, and hold when nothing runs.
+//         They need nothing that runs in a pod, and hold when nothing runs. Where Kyverno runs it judges by them as well.
 // Undo    takes the rules away: then everything may run that Pod Security lets in.
 import { join } from 'node:path'
 import { judged, policyKinds, refusalManifests, ruleManifests } from '../lib/component/admission.ts'
+import { kyvernoKinds, kyvernoManifests } from '../lib/component/kyverno.ts'
 import { type Objects, objects } from '../lib/component/objects.ts'
 import { file } from '../lib/engine/file.ts'
 import type { Step } from '../lib/engine/step.ts'
 import { library, sh } from '../lib/ground/sh.ts'
 import { type Context, script } from '../lib/script.ts'
 import { isServer } from '../lib/site/machines.ts'
-import { rulesFor } from '../lib/site/policy.ts'
+import { kyverno, policyData, rulesFor, usesKyverno } from '../lib/site/policy.ts'
 
 const about = {
   layer: 'policy',
   on: 'api',
-  needs: ['20-k3s-server', '14-vm-talos'],
-  library: library(...['release', 'objects', 'admission'].map((name) => `lib/component/${name}.sh`)),
+  needs: ['20-k3s-server', '14-vm-talos', '49-policy-engine'],
+  library: library(
+    ...['release', 'objects', 'admission', 'kyverno'].map((name) => `lib/component/${name}.sh`),
+  ),
 } as const
 
 const what = 'policy'
 const refusals = 'policy-refuse'
+const kyvernoRules = `${kyverno}-rules`
 const [, bindings = ''] = policyKinds
 
 export default script(import.meta, about, (context) => {
@@ -55,6 +59,7 @@ export default script(import.meta, about, (context) => {
       seconds: 60,
     },
     ...(site.policy.mode === 'enforce' ? enforced(context, asked) : audited),
+    ...(usesKyverno(site) ? second(context) : []),
   ]
 })
 
@@ -105,5 +110,26 @@ const audited: Step[] = [
       test -z "$found" || { printf '%s refuses\n' $found; false; }`,
     apply: [sh`kubectl delete ${bindings} --selector=fortress-kit=${refusals}`],
     undo: [sh`kubectl delete ${bindings} --selector=fortress-kit=${refusals} --ignore-not-found`],
+  },
+]
+
+/** The same rules for Kyverno, last of all: while it is silent its policies cannot be changed, and the others hold already. */
+const second = (context: Context): Step[] => [
+  ...objects(
+    {
+      what: kyvernoRules,
+      name: 'Kyverno has the same rules, and reports what breaks them',
+      why: policyData().kyverno.why,
+      manifests: kyvernoManifests(context.site, kyvernoRules),
+      kinds: kyvernoKinds,
+      around: exact(context, kyvernoRules),
+    },
+    context,
+  ),
+  {
+    name: 'Kyverno judges by every rule',
+    why: 'and can never be asked about kube-system, or about its own pods',
+    until: sh`kyverno_judges ${policyData().kyverno.silent} ${rulesFor(context.site).on.map(({ id }) => id)}`,
+    seconds: 120,
   },
 ]

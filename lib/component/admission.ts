@@ -126,39 +126,45 @@ function isOther({ namespace, labels = {}, until }: Exemption, of: Subject): str
   ].join(' && ')})`
 }
 
-function policy(rule: Rule, exemptions: readonly Exemption[], what: string): object {
-  const { id, is, why, of } = rule
+/** What every engine that judges by a rule is told of it: what it is asked about, when, and what decides. */
+export function judgedBy(rule: Rule, exemptions: readonly Exemption[]) {
+  return {
+    matchConstraints: {
+      resourceRules: Object.entries(resourcesOf(rule.of)).map(([group, resources]) => ({
+        apiGroups: [group],
+        apiVersions: ['*'],
+        operations: ['CREATE', 'UPDATE'],
+        resources,
+      })),
+    },
+    matchConditions: conditionsOf(rule, exemptions),
+    ...judgement(rule),
+  }
+}
+
+/** What somebody reads who finds the object of a rule in the cluster. */
+export function notesOf({ id, is, why }: Rule, exemptions: readonly Exemption[]): Record<string, string> {
   const mine = exemptions.filter(({ rules }) => rules === 'all' || rules.includes(id))
   const reasons = mine.map(({ namespace, labels = {}, why: reason, until }) => {
     const those = Object.entries(labels).map(([key, value]) => ` ${key}=${value}`)
     return `${namespace}${those.join('')}${until === undefined ? '' : ` until ${until}`}: ${reason}`
   })
   return {
-    apiVersion: api,
-    kind: 'ValidatingAdmissionPolicy',
-    metadata: {
-      name: policyOf(id),
-      labels: { 'fortress-kit': what },
-      annotations: {
-        'fortress-kit/rule': `${is}: ${why}`,
-        ...(reasons.length === 0 ? {} : { 'fortress-kit/exempt': reasons.join('\n') }),
-      },
-    },
-    spec: {
-      failurePolicy: 'Fail',
-      matchConstraints: {
-        resourceRules: Object.entries(resourcesOf(of)).map(([group, resources]) => ({
-          apiGroups: [group],
-          apiVersions: ['*'],
-          operations: ['CREATE', 'UPDATE'],
-          resources,
-        })),
-      },
-      matchConditions: conditionsOf(rule, exemptions),
-      ...judgement(rule),
-    },
+    'fortress-kit/rule': `${is}: ${why}`,
+    ...(reasons.length === 0 ? {} : { 'fortress-kit/exempt': reasons.join('\n') }),
   }
 }
+
+const policy = (rule: Rule, exemptions: readonly Exemption[], what: string): object => ({
+  apiVersion: api,
+  kind: 'ValidatingAdmissionPolicy',
+  metadata: {
+    name: policyOf(rule.id),
+    labels: { 'fortress-kit': what },
+    annotations: notesOf(rule, exemptions),
+  },
+  spec: { failurePolicy: 'Fail', ...judgedBy(rule, exemptions) },
+})
 
 const binding = (name: string, { id }: Rule, validationActions: string[], what: string): object => ({
   apiVersion: api,
@@ -167,7 +173,8 @@ const binding = (name: string, { id }: Rule, validationActions: string[], what: 
   spec: { policyName: policyOf(id), validationActions },
 })
 
-const manifest = (value: object): string =>
+/** An object as YAML. */
+export const manifest = (value: object): string =>
   (load('yaml') as typeof import('yaml')).stringify(value, { lineWidth: 0, aliasDuplicateObjects: false })
 
 /** The rules of a site, each with the binding by which it warns and is noted in the audit log. `what`: their label. */

@@ -95,11 +95,11 @@ export const specsOf = ({ spec, specs = [] }: Policy): Spec[] => [...(spec ? [sp
 export const nameOf = ({ metadata: { name, namespace } }: Policy): string =>
   namespace === undefined ? name : `${namespace}/${name}`
 
-/** The components of a site that have network policies: those that it chose, or that nothing else was chosen for. */
+/** The components of a site that have network policies: those that it chose, or that come where nothing is chosen. */
 export const componentsOf = (site: Site, catalogue: Catalogue): string[] =>
-  [...catalogue.values()].flatMap(({ name, slots }) => {
+  [...catalogue.values()].flatMap(({ name, slots, on_request: onRequest }) => {
     const taken = slots.filter((slot) => chosen(site, slot).length > 0)
-    const used = taken.length === 0 || taken.some((slot) => chosen(site, slot).includes(name))
+    const used = (taken.length === 0 && !onRequest) || taken.some((slot) => chosen(site, slot).includes(name))
     return used && existsSync(join(root, fileOf(name))) ? [name] : []
   })
 

@@ -126,6 +126,16 @@ const programs: Record<string, Programs> = {
     source: '.',
     version: { variable: 'k8s.io/component-base/version.gitVersion', of: 'k8s.io/kubernetes' },
   },
+  /** Kyverno's programs, beside a real API server. */
+  kyverno: {
+    at: 'test/cluster/kyverno',
+    source: ['kyverno', 'reports-controller'].map((name) => `github.com/kyverno/kyverno/cmd/${name}`),
+    pure: true,
+    version: {
+      variable: 'github.com/kyverno/kyverno/pkg/version.BuildVersion',
+      of: 'github.com/kyverno/kyverno',
+    },
+  },
   /** What runs containers in the nodes of the node tier. */
   runtime: {
     at: 'test/node/runtime',

@@ -21,6 +21,8 @@ export interface Component {
   name: string
   does: string
   slots: string[]
+  /** It comes only where a site chooses it. */
+  on_request?: boolean
   needs?: string[]
   later?: string[]
   secret?: string
@@ -112,9 +114,11 @@ function componentOf(name: string): Component {
   return document
 }
 
-/** Whether a component fills a slot: it is chosen for it, or nothing is. */
-export const fills = (site: Pick<Site, 'components'>, slot: string, name: string): boolean =>
-  chosen(site, slot).length === 0 || chosen(site, slot).includes(name)
+/** Whether a component fills a slot: it is chosen for it, or nothing is and it comes unasked. */
+export function fills(site: Pick<Site, 'components'>, slot: string, name: string): boolean {
+  const all = chosen(site, slot)
+  return all.length === 0 ? catalogue().get(name)?.on_request !== true : all.includes(name)
+}
 
 /** What a component that fills a slot is given beside its name; nothing for one that is chosen by its name alone. */
 export function parametersOf(

@@ -3,7 +3,7 @@ import { createRequire } from 'node:module'
 import type { JsonSchema } from '../ground/document.ts'
 import { read } from '../ground/root.ts'
 import { type Component, catalogue, fills } from './catalogue.ts'
-import { chosen } from './machines.ts'
+import { chosen, isServer } from './machines.ts'
 import type { PolicyException, Site } from './model.ts'
 
 /** What a rule is about: `it` in its CEL. config/policy/rules.yaml says what each is. */
@@ -37,9 +37,19 @@ export interface Exemption {
   until?: string
 }
 
+/** How Kyverno is asked by the rules. */
+export interface Asking {
+  /** What happens to a request while it does not answer. */
+  silent: 'Ignore' | 'Fail'
+  /** How long the API server waits for it. */
+  seconds: number
+  why: string
+}
+
 interface Document {
   rules: Rule[]
   exempt: Exemption[]
+  kyverno: Asking
 }
 
 const file = 'config/policy/rules.yaml'
@@ -60,6 +70,13 @@ export function policyData(): Document {
   if (faults.length > 0) throw new Error([`${file} cannot be used`, ...faults.map(describe)].join('\n'))
   return (known = document)
 }
+
+/** The second engine. */
+export const kyverno = 'kyverno'
+
+/** Whether a site runs it. */
+export const usesKyverno = (site: Site): boolean =>
+  site.machines.some(isServer) && fills(site, 'policy', kyverno)
 
 /** Whether a site uses a component that pages install. What a rule waits for is used where it is chosen. */
 const isUsed = (site: Site, { built, name, slots }: Component): boolean =>

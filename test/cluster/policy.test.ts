@@ -25,6 +25,7 @@ import {
   badDebuggers,
   container,
   debugger_,
+  definitions,
   digest,
   good,
   namespace,
@@ -516,26 +517,3 @@ describe('the rules for what may run', { skip: missing }, () => {
     assert.deepEqual(warned(await until(201, badFor('digest'))), [])
   })
 })
-
-/** Kinds of the Gateway API, as far as an API server has to know them to be asked. */
-const definitions = ['Gateway', 'GRPCRoute', 'HTTPRoute']
-  .map((kind) => {
-    const plural = `${kind.toLowerCase()}s`
-    return `---
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata:
-  name: ${plural}.gateway.networking.k8s.io
-  annotations: { api-approved.kubernetes.io: 'https://github.com/kubernetes-sigs/gateway-api/pull/3328' }
-spec:
-  group: gateway.networking.k8s.io
-  scope: Namespaced
-  names: { kind: ${kind}, plural: ${plural}, singular: ${kind.toLowerCase()} }
-  versions:
-    - name: v1
-      served: true
-      storage: true
-      schema: { openAPIV3Schema: { type: object, x-kubernetes-preserve-unknown-fields: true } }
-`
-  })
-  .join('')

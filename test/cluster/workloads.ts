@@ -1,4 +1,5 @@
 // Objects for the rules of config/policy: good ones, and the same ones that are each bad in exactly one way.
+import { stringify } from 'yaml'
 import type { Subject } from '../../lib/site/policy.ts'
 
 type Tree = Record<string, unknown>
@@ -430,3 +431,38 @@ export const withVolume = (reference: string): Made =>
 
 export { pod, container, digest, newest }
 export type { Subject }
+
+/** Kinds that other pages bring, as far as an API server has to know them to be asked. */
+export const definitions = [
+  ...['Gateway', 'GRPCRoute', 'HTTPRoute'].map((kind) => definition(kind, 'gateway.networking.k8s.io', 'v1')),
+  definition('CiliumNetworkPolicy', 'cilium.io', 'v2'),
+]
+  .map((one) => `---\n${stringify(one)}`)
+  .join('')
+
+function definition(kind: string, group: string, version: string): object {
+  const plural = kind.toLowerCase().replace(/y$/, 'ie') + 's'
+  return {
+    apiVersion: 'apiextensions.k8s.io/v1',
+    kind: 'CustomResourceDefinition',
+    metadata: {
+      name: `${plural}.${group}`,
+      annotations: {
+        'api-approved.kubernetes.io': 'https://github.com/kubernetes-sigs/gateway-api/pull/3328',
+      },
+    },
+    spec: {
+      group,
+      scope: 'Namespaced',
+      names: { kind, plural, singular: kind.toLowerCase() },
+      versions: [
+        {
+          name: version,
+          served: true,
+          storage: true,
+          schema: { openAPIV3Schema: { type: 'object', 'x-kubernetes-preserve-unknown-fields': true } },
+        },
+      ],
+    },
+  }
+}

@@ -6,13 +6,15 @@ import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { parse } from 'yaml'
 import { policyOf, refusalManifests, ruleManifests } from '../../lib/component/admission.ts'
+import { kyvernoManifests } from '../../lib/component/kyverno.ts'
+import { componentsOf } from '../../lib/component/policies.ts'
 import { root } from '../../lib/ground/root.ts'
 import { linesOf, listOf, reportOf } from '../../lib/cli/rules.ts'
 import { type Configuration, type Slice, blocksOf, keptOf } from '../../lib/cli/webhooks.ts'
 import { catalogue } from '../../lib/site/catalogue.ts'
 import type { PolicyException, Site } from '../../lib/site/model.ts'
 import { notBuilt } from '../../lib/site/planned.ts'
-import { exceptionsOf, exemptionsFor, policyData, rulesFor } from '../../lib/site/policy.ts'
+import { exceptionsOf, exemptionsFor, policyData, rulesFor, usesKyverno } from '../../lib/site/policy.ts'
 import policy from '../../scripts/50-policy.ts'
 import type { Context } from '../../lib/engine/page.ts'
 import { siteOf } from '../sites.ts'
@@ -23,6 +25,9 @@ interface Policy {
   spec: {
     policyName?: string
     validationActions?: string[]
+    failurePolicy?: string
+    matchConstraints?: object
+    variables?: object[]
     matchConditions?: { name: string; expression: string }[]
     validations?: { expression: string }[]
   }
@@ -119,9 +124,38 @@ describe('the rules of a site', () => {
     assert.deepEqual([own(boxed), own(site)], [true, false])
   })
 
-  test('a site that has chosen Kyverno hears that no page installs it', () => {
-    assert.match(listOf(siteOf('zengarden')), /kyverno is chosen, and no page installs it yet/)
-    assert.doesNotMatch(listOf(siteOf('fortress')), /kyverno/)
+  test('Kyverno comes to a site that has chosen it, and to no other', () => {
+    for (const name of ['fortress', 'zengarden', 'k3s-vault']) assert.ok(usesKyverno(siteOf(name)), name)
+    for (const name of ['fortress-pi', 'pitower']) {
+      assert.ok(!usesKyverno(siteOf(name)), name)
+      assert.ok(!exemptionsFor(siteOf(name)).some(({ namespace }) => namespace === 'kyverno'))
+      assert.ok(!componentsOf(siteOf(name), catalogue()).includes('kyverno'))
+    }
+  })
+
+  test('Kyverno judges by the words of the API server, refuses when that does, and blocks nothing while it is silent', () => {
+    for (const mode of ['audit', 'enforce'] as const) {
+      const site = with_({ mode, exceptions: [exception] })
+      const now = new Date('2026-11-29')
+      const theirs = kyvernoManifests(site, 'x', now).map((text) => parse(text) as Policy)
+      assert.equal(theirs.length, rulesFor(site).on.length)
+      for (const { kind, metadata, spec } of theirs) {
+        const own = objectsFor(site, now).find((one) => one.metadata.name === metadata.name)!
+        assert.deepEqual(
+          [kind, spec.validationActions, spec.failurePolicy],
+          ['ValidatingPolicy', [mode === 'audit' ? 'Audit' : 'Deny'], 'Ignore'],
+        )
+        for (const key of ['matchConstraints', 'matchConditions', 'variables', 'validations'] as const)
+          assert.deepEqual(spec[key], own.spec[key], `${metadata.name} ${key}`)
+        assert.deepEqual(metadata.annotations, own.metadata.annotations)
+      }
+    }
+  })
+
+  test('a site whose engine no page installs hears of it', () => {
+    const other = { ...siteOf('fortress'), components: { policy: 'falco' } } as unknown as Site
+    assert.match(listOf(other), /falco is chosen, and no page installs it yet/)
+    assert.doesNotMatch(listOf(siteOf('fortress')), /no page installs it yet/)
   })
 
   test('every exemption names rules that there are, and gives a reason', () => {
@@ -181,18 +215,23 @@ describe('the page', () => {
     policy.steps({ site, state: '/state' } as unknown as Context).map(({ name }) => name)
   test('refuses only where the site says enforce, and only behind the look at what is there', () => {
     const [audit, enforce] = [stepsOf(with_({ mode: 'audit' })), stepsOf(with_({ mode: 'enforce' }))]
-    assert.equal(audit.at(-1), 'the rules warn, and refuse nothing')
+    assert.ok(audit.includes('the rules warn, and refuse nothing'))
+    assert.ok(!audit.includes('what breaks a rule is refused'))
     const look = enforce.indexOf('what is in the cluster keeps to the rules')
     assert.ok(enforce.includes('every rule is in effect'))
     assert.ok(look > enforce.indexOf('every rule is in effect'))
     assert.ok(look < enforce.indexOf('what breaks a rule is refused'))
+    // Kyverno comes last: it refuses from there on, too.
+    for (const steps of [audit, enforce]) assert.equal(steps.at(-1), 'Kyverno judges by every rule')
+    assert.ok(!stepsOf(with_({}, 'fortress-pi')).some((name) => name.includes('Kyverno')))
   })
 })
 
-/** Runs a function of admission.sh where kubectl says this, by its first word. */
+/** Runs a function of admission.sh or kyverno.sh where kubectl says this, by its first word. */
 function run(call: string, kubectl: string): { code: number | null; said: string } {
   const dir = process.env['TMPDIR'] ?? '/tmp'
-  const script = `set -o pipefail; source ${join(root, 'lib/component/admission.sh')}
+  const files = ['admission', 'kyverno'].map((name) => `source ${join(root, `lib/component/${name}.sh`)}`)
+  const script = `set -o pipefail; ${files.join('; ')}
 kubectl() { ${kubectl}; }
 ${call}`
   const { status, stdout, stderr } = spawnSync('bash', ['-c', script], {
@@ -204,6 +243,65 @@ ${call}`
 
 const warning = (rule: string, object: string, says: string) =>
   `Warning: Validation failed for ValidatingAdmissionPolicy 'fortress-${rule}' with binding 'fortress-${rule}': ${object}: ${says}`
+
+describe('Kyverno judges', () => {
+  const hook = (rule: string, failure = 'ignore') =>
+    `vpol.validate.kyverno.svc-${failure}-finegrained-fortress-${rule}`
+  const by = (ready: string, hooks: string) =>
+    run(
+      'kyverno_judges Ignore digest latest',
+      `case $2 in validatingpolicies*) printf '%b' '${ready}' ;; *) printf '%b' '${hooks}' ;; esac`,
+    )
+  const ready = 'fortress-digest true \\nfortress-latest true \\n'
+  const apart = 'kube-system cilium kyverno'
+  const hooks = `${hook('digest')} ${apart}\\n${hook('latest')} ${apart}\\n`
+
+  test('where every rule is ready, and asked apart from what must start first', () => {
+    assert.deepEqual(by(ready, hooks), { code: 0, said: '' })
+  })
+
+  const cases: [string, string, string, RegExp][] = [
+    [
+      'not by a rule that does not compile',
+      ready.replace('latest true', 'latest false no such field'),
+      hooks,
+      /^fortress-latest is not ready: fortress-latest false no such field \n$/,
+    ],
+    [
+      'not by a rule that is not there',
+      'fortress-digest true \\n',
+      hooks,
+      /^fortress-latest is not ready: \n$/,
+    ],
+    ['not by a rule that nobody asks by', ready, hooks.split('\\n')[0]!, /does not ask by fortress-latest,/],
+    [
+      'not where requests wait for it',
+      ready,
+      hooks.replace(hook('latest'), hook('latest', 'fail')),
+      /does not ask by fortress-latest,/,
+    ],
+    ...['kube-system', 'kyverno'].map((name): [string, string, string, RegExp] => [
+      `not where it is asked about ${name}`,
+      ready,
+      hooks.replaceAll(` ${name}`, ''),
+      /does not ask by fortress-latest, or also about/,
+    ]),
+  ]
+  for (const [what, policies, webhooks, says] of cases)
+    test(what, () => {
+      const { code, said } = by(policies, webhooks)
+      assert.equal(code, 1, said)
+      assert.match(said, says)
+    })
+
+  test('and answers where it refuses a policy that makes no sense', () => {
+    const says = (text: string, code: number) => run('kyverno_answers', `echo "${text}" >&2; return ${code}`)
+    assert.deepEqual(says('admission webhook denied the request: no', 1), { code: 0, said: '' })
+    assert.match(says('created (server dry run)', 0).said, /is let through/)
+    assert.match(says('failed calling webhook: connection refused', 1).said, /connection refused/)
+    assert.deepEqual([says('x', 0).code, says('failed calling webhook', 1).code], [1, 1])
+  })
+})
 
 describe('a report', () => {
   const lines = [

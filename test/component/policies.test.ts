@@ -124,7 +124,7 @@ test('a component that another one was chosen for has no policies', () => {
   const site = siteOf('fortress')
   const other = { ...site, components: { ...site.components, certificates: 'none' } }
   const components = new Set(policiesFor(other, catalogue()).map(({ component }) => component))
-  assert.deepEqual([...components].sort(), ['cilium', 'coredns', 'hello', 'metrics-server'])
+  assert.deepEqual([...components].sort(), ['cilium', 'coredns', 'hello', 'kyverno', 'metrics-server'])
 })
 
 describe('pages apply the policies of a component before it is there', () => {

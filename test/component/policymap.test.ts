@@ -84,6 +84,13 @@ const table: Record<string, Record<string, string>> = {
       no  cilium/hubble-generate-certs host tcp/4244
       no  cilium/hubble-generate-certs world tcp/443
       yes kube-system/metrics-server host tcp/6443
+      yes kyverno/admission host tcp/6443
+      yes kyverno/reports host tcp/6443
+      no  kyverno/admission host tcp/10250
+      no  kyverno/reports host tcp/2379
+      no  kyverno/admission kyverno/reports tcp/8000
+      no  hello/web kyverno/admission tcp/9443
+      no  kyverno/reports kyverno/admission tcp/9443
       no  cilium/hubble-relay host tcp/6443
       no  cert-manager/webhook host tcp/2379
       no  cert-manager/webhook host tcp/443
@@ -100,11 +107,14 @@ const table: Record<string, Record<string, string>> = {
       no  cert-manager/cert-manager world tcp/443
       no  cert-manager/cert-manager acme-v02.api.letsencrypt.org tcp/443
       no  cert-manager/webhook world tcp/443
+      no  kyverno/admission world tcp/443
+      no  kyverno/reports world tcp/443
       no  kube-system/metrics-server world tcp/443
       no  cilium/hubble-relay world tcp/443`,
     'the kubelet probes, and the API asks its webhooks: one node does both': `
       yes host hello/web tcp/8080
       yes host cert-manager/webhook tcp/10250
+      yes host kyverno/admission tcp/9443
       yes host cert-manager/webhook tcp/6080
       yes host kube-system/metrics-server tcp/10250
       yes host kube-system/coredns tcp/8181
@@ -189,6 +199,9 @@ const table: Record<string, Record<string, string>> = {
       no  blade004 blade005 tcp/9100`,
     'an API server on another node is seen as that node': `
       yes blade002 cert-manager/webhook tcp/10250
+      yes blade002 kyverno/admission tcp/9443
+      no  blade002 kyverno/admission tcp/8000
+      no  blade002 kyverno/reports tcp/8000
       yes blade002 kube-system/metrics-server tcp/10250
       no  blade002 hello/web tcp/8080
       no  blade002 cert-manager/webhook tcp/6080
