@@ -185,7 +185,7 @@ function tokenSteps({ secrets }: Context, member: Member): Change[] {
 const makeToken = () => randomBytes(32).toString('hex')
 
 /** The join token that was saved from the first server. Rejects with a Fault while there is none. */
-function joinToken(secrets: Context['secrets'], name: string): Secret {
+export function joinToken(secrets: Context['secrets'], name: string): Secret {
   const saved = secrets(name)
   return new Secret(name, async () => {
     const text = await saved.resolve().catch(() => {
