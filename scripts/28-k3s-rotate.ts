@@ -16,8 +16,7 @@ import {
   startAnew,
   startSeconds,
 } from '../lib/k3s/authorities.ts'
-import { joinToken } from '../lib/k3s/configuration.ts'
-import { clusterOf, memberOf, secretNames } from '../lib/k3s/members.ts'
+import { clusterOf, joinToken, memberOf, secretNames } from '../lib/k3s/members.ts'
 import { script } from '../lib/script.ts'
 
 const about = { layer: 'L2', on: 'node', needs: ['20-k3s-server'], library: authorityShell } as const

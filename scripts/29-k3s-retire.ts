@@ -45,6 +45,11 @@ export default script(import.meta, about, (context) => {
       help: './task k3s-rotate apply starts them anew; a node that is gone for good: ./task node remove NAME',
     },
     {
+      name: 'pods are given the new CA by the controllers, if CAs are retired',
+      until: sh`${gone} > /dev/null || ca_given`,
+      seconds: 300,
+    },
+    {
       name: 'every pod with a token has begun since the new CA, if CAs are retired',
       why: 'programs read the CA of the API once, and would not find it any more',
       check: sh`${gone} > /dev/null || ca_pods`,

@@ -130,8 +130,9 @@ ca_send() {
 # ca_presented HOST:PORT: what listens there has a certificate of the authority that signs for servers now.
 ca_presented() {
   local leaf
-  leaf=$(timeout 10 openssl s_client -connect "$1" < /dev/null 2> /dev/null | openssl x509 2> /dev/null) ||
-    k3s_no "$1 shows no certificate" || return
+  leaf=$(timeout 10 openssl s_client -connect "$1" < /dev/null 2> /dev/null) ||
+    true # it may ask for a certificate of ours, and end there: its own it has shown before
+  leaf=$(openssl x509 <<< "$leaf" 2> /dev/null) || k3s_no "$1 shows no certificate" || return
   openssl verify -partial_chain -trusted <(openssl x509 -in "$K3S_DATA/server/tls/server-ca.crt") <(printf '%s\n' "$leaf") \
     > /dev/null 2>&1 || k3s_no "$1 has a certificate of an authority from before"
 }
@@ -150,20 +151,29 @@ ca_nodes() {
   [ -z "$bad" ] || k3s_no "${bad%$'\n'}"
 }
 
-# ca_pods: every pod that asks the API has begun since the authorities of now are given to pods. Prints the older ones.
+# ca_given: the controllers have given pods the authority of now, to know the API by.
+ca_given() {
+  local said
+  said=$(k3s_kubectl get configmap kube-root-ca.crt --namespace kube-system --output jsonpath='{.data.ca\.crt}' 2>&1) ||
+    k3s_no "$said" || return
+  [ "$(openssl x509 <<< "$said" 2> /dev/null)" = "$(openssl x509 -in "$K3S_DATA/server/tls/server-ca.crt")" ] ||
+    k3s_no 'kube-root-ca.crt does not begin with the CA of now'
+}
+
+# ca_pods: every pod that has a token, and has not ended, has begun since ca_given holds. Prints the older ones.
 ca_pods() {
   local since said found
   since=$(k3s_kubectl get configmap kube-root-ca.crt --namespace kube-system \
-    --output jsonpath='{.data.ca\.crt}') || k3s_no 'kube-root-ca.crt cannot be read' || return
-  [ "$(head --lines=5 <<< "$since")" = "$(head --lines=5 "$K3S_DATA/server/tls/server-ca.crt")" ] ||
-    k3s_no 'the controllers have not given the new certificate to pods yet' || return
-  since=$(k3s_kubectl get configmap kube-root-ca.crt --namespace kube-system \
-    --output jsonpath='{range .metadata.managedFields[*]}{.time}{"\n"}{end}' | LC_ALL=C sort | tail --lines=1)
-  said='{range .items[*]}{.metadata.creationTimestamp}{" "}{.metadata.namespace}{"/"}{.metadata.name}{" "}'
+    --output jsonpath='{range .metadata.managedFields[*]}{.time}{"\n"}{end}' --show-managed-fields 2>&1) ||
+    k3s_no "$since" || return
+  since=$(LC_ALL=C sort <<< "$since" | tail --lines=1)
+  [ -n "$since" ] || k3s_no 'kube-root-ca.crt does not say when it was changed' || return
+  said='{range .items[*]}{.status.phase}{" "}{.metadata.creationTimestamp}{" "}{.metadata.namespace}{"/"}{.metadata.name}{" "}'
   said+='{.spec.volumes[*].projected.sources[*].configMap.name}{"\n"}{end}'
   said=$(k3s_kubectl get pods --all-namespaces --output jsonpath="$said" 2>&1) ||
     k3s_no "$said" || return
-  found=$(awk -v since="$since" '/ kube-root-ca\.crt( |$)/ && $1 < since { print $2 }' <<< "$said")
+  found=$(awk -v since="$since" '
+    $1 != "Succeeded" && $1 != "Failed" && / kube-root-ca\.crt( |$)/ && $2 < since { print $3 }' <<< "$said")
   [ -z "$found" ] || k3s_no "$found"
 }
 
@@ -184,4 +194,4 @@ ca_token() {
 }
 
 export -f ca_paths ca_bodies ca_print ca_live ca_unused ca_make ca_signed ca_pair ca_without ca_own ca_send \
-  ca_presented ca_nodes ca_pods ca_start ca_token
+  ca_presented ca_nodes ca_given ca_pods ca_start ca_token

@@ -84,7 +84,7 @@ for (const roles of [['server'], ['server', 'server', 'server', 'agent']] as ('s
         cluster.pin(version)
         pinAge(cluster.copy, join(cluster.state, 'downloads'))
         cluster.site((site) => {
-          site['data'] = backupsTo({ name: 'disk', kind: 'directory', path: '/mnt/disk' })
+          site['data'] = backupsTo({ name: 'disk', kind: 'directory', path: '/mnt/disk', append_only: true })
         })
         await cluster.on(first, 'install --directory --mode=700 /mnt/disk')
         for (const name of cluster.names) {
