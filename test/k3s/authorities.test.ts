@@ -6,8 +6,15 @@ import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSyn
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
+import type { Context } from '../../lib/engine/page.ts'
+import { type Step, checkOf, isChange } from '../../lib/engine/step.ts'
+import { Secret } from '../../lib/ground/secret.ts'
 import { authorityShell, retire, retiredOf, retiredWords } from '../../lib/k3s/authorities.ts'
+import { loadConfig } from '../../lib/site/config.ts'
+import rotate from '../../scripts/28-k3s-rotate.ts'
+import retire_ from '../../scripts/29-k3s-retire.ts'
 import { without } from '../programs.ts'
+import { made, metal } from '../site/made.ts'
 
 const names = ['client-ca', 'server-ca', 'request-header-ca', 'etcd/server-ca', 'etcd/peer-ca']
 
@@ -161,5 +168,55 @@ openssl req -x509 -new -days 30 -subj /CN=old-${name.replace('/', '-')} -key ${t
     await retire(state, ['a', 'b'])
     await retire(state, ['b', 'c'])
     assert.deepEqual(retiredOf(state), ['a', 'b', 'c'])
+  })
+})
+
+describe('the pages that replace them', () => {
+  const config = {
+    ...loadConfig({ env: {}, site: 'fortress-pi' }),
+    site: made({
+      name: 'fortress-pi',
+      machines: metal('server', 'server', 'server', 'agent').map((machine, i) => ({
+        ...machine,
+        address: `192.0.2.${11 + i}`,
+      })),
+    }),
+  }
+  const stepsOf = (page: typeof rotate, name: string, state: string) =>
+    page.steps({
+      ...config,
+      machine: { name },
+      state,
+      secrets: (of: string) => new Secret(of, () => 'K10'),
+      has: () => true,
+    } as unknown as Context)
+  const before = (step: Step) =>
+    (isChange(step) ? (step.onOtherNode?.before ?? []) : []).map((wait) => checkOf(wait).text)
+
+  test('no node starts anew before every other server has a vote, and an agent needs all three', () => {
+    for (const page of [rotate, retire_])
+      for (const [name, count] of [
+        ['pi-1', 2],
+        ['pi-2', 2],
+        ['pi-4', 3],
+      ] as const) {
+        const waits = stepsOf(page, name, '/nowhere').flatMap(before)
+        assert.equal(waits.length, 1, `${page.name} ${name}`)
+        assert.match(waits[0]!, new RegExp(`^k3s_well ${count} ${name} `))
+      }
+  })
+
+  test('the laptop never takes other tokens for its own where it has retired nothing', async () => {
+    const state = mkdtempSync(join(tmpdir(), 'fk-test-'))
+    const once = () =>
+      stepsOf(rotate, 'pi-1', state).flatMap((step) =>
+        isChange(step) && step.save?.name.startsWith('k3s-join') ? [step.save.once] : [],
+      )
+    assert.deepEqual(once(), [true, true])
+    await retire(state, ['a'.repeat(64)])
+    assert.deepEqual(once(), [false, false])
+    for (const page of [rotate, retire_])
+      assert.ok(stepsOf(page, 'pi-4', state).some((step) => checkOf(step).text.includes('a'.repeat(64))))
+    rmSync(state, { recursive: true })
   })
 })
