@@ -75,6 +75,7 @@ export default {
       does: 'the score of every node by the CIS benchmark; with --bench by kube-bench as well',
       ...commandOf('cis', 'cis'),
     },
+    rotate: { does: 'new CAs and a new kubeconfig for the cluster', ...commandOf('rotate', 'rotate') },
     backup: {
       does: 'back the cluster up now; or set up the key of a backup destination',
       ...commandOf('backup', 'backup'),

@@ -11,7 +11,13 @@ import type { Change, Step } from '../lib/engine/step.ts'
 import { sh } from '../lib/ground/sh.ts'
 import { configurationSteps } from '../lib/k3s/configuration.ts'
 import { type Member, clusterOf, memberOf, secretNames, urlOf, wellWithout } from '../lib/k3s/members.ts'
-import { noOtherNetwork, prerequisites, serviceShell, startStep } from '../lib/k3s/service.ts'
+import {
+  noOtherNetwork,
+  prerequisites,
+  saveCredentials,
+  serviceShell,
+  startStep,
+} from '../lib/k3s/service.ts'
 import { type Context, script } from '../lib/script.ts'
 
 export default script(
@@ -30,7 +36,7 @@ export default script(
       noSecondCluster(context, member),
       ...configurationSteps(context, member),
       startStep(member, otherServersHealthy(context, member)),
-      ...saveCredentials(),
+      ...saveCredentials({ once: true }),
       noOtherNetwork,
     ]
   },
@@ -64,20 +70,4 @@ function otherServersHealthy(context: Context, member: Member): Change['onOtherN
       ! k3s_kubectl --server=${urlOf(member) ?? ''} get --raw /readyz > /dev/null 2>&1 ||
       ${healthy.until}`
   return { on: second.name, before: [{ ...healthy, until }], after: [] }
-}
-
-/** The laptop gets what other nodes join with, and what opens the API. */
-function saveCredentials(): Step[] {
-  const save = (name: string, path: string, what: string, once: boolean): Step => ({
-    name: `${what} is saved on the laptop, encrypted`,
-    check: sh`saved ${name} "$(sha256sum ${path} | cut --delimiter=' ' --fields=1)"`,
-    apply: [sh`: # the laptop makes the copy, see save`],
-    save: { name, command: sh`cat ${path}`, once },
-  })
-  const server = '/var/lib/rancher/k3s/server'
-  return [
-    save(secretNames.joinServer, `${server}/token`, 'join token for servers', true),
-    save(secretNames.joinAgent, `${server}/agent-token`, 'join token for agents', true),
-    save(secretNames.kubeconfig, '/etc/rancher/k3s/k3s.yaml', 'kubeconfig of the cluster', false),
-  ]
 }

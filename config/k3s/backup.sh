@@ -263,7 +263,8 @@ collect() {
     printf '  "revision": "%s",\n' "$(kubectl get configmap canary --namespace fortress-canary --output \
       jsonpath='{.metadata.resourceVersion}')"
     printf '  "database": %s,\n' "$(stat --format=%s "$data/db/etcd/member/snap/db")"
-    printf '  "authority": "%s",\n' "$(digest < "$data/tls/server-ca.crt")"
+    printf '  "authority": "%s",\n' \
+      "$(sed --quiet --regexp-extended 's/^K10([0-9a-f]{64})::.*/\1/p' "$work/bundle/server/token")"
     printf '  "canary": { "secret": "%s", "configmap": "%s" },\n  "files": [' \
       "$(printf %s "$secret" | digest)" "$(printf %s "$config" | digest)"
     path=''

@@ -280,6 +280,18 @@ export const kubeconfig = {
   },
 } as const satisfies Table
 
+export const rotate = {
+  words: [
+    {
+      name: 'what',
+      among: {
+        ca: 'the CAs of the cluster, all certificates, the kubeconfig, and the key that signs tokens of pods',
+      },
+    },
+  ],
+  flags: run,
+} as const satisfies Table
+
 export const vault = {
   words: [
     {

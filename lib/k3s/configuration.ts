@@ -4,7 +4,6 @@ import { createRequire } from 'node:module'
 import { file } from '../engine/file.ts'
 import type { Context } from '../engine/page.ts'
 import type { Change, Step } from '../engine/step.ts'
-import { Fault } from '../ground/fault.ts'
 import { read } from '../ground/root.ts'
 import { Secret } from '../ground/secret.ts'
 import { sh } from '../ground/sh.ts'
@@ -16,6 +15,7 @@ import {
   type Member,
   apiUrl,
   clusterOf,
+  joinToken,
   k3sTransaction,
   memberOf,
   programOf,
@@ -196,19 +196,6 @@ function tokenSteps({ secrets }: Context, member: Member): Change[] {
 
 /** 256 bits, for a file that nobody types. */
 const makeToken = () => randomBytes(32).toString('hex')
-
-/** The join token that was saved from the first server. Rejects with a Fault while there is none. */
-function joinToken(secrets: Context['secrets'], name: string): Secret {
-  const saved = secrets(name)
-  return new Secret(name, async () => {
-    const text = await saved.resolve().catch(() => {
-      throw new Fault('no join token on this laptop: the cluster is not initialised', {
-        next: './task k3s-server apply',
-      })
-    })
-    return Buffer.from(text, 'base64').toString('utf8')
-  })
-}
 
 /** What a virtual machine gets of k3s with its first boot: the program, its unit, and its configuration without the secrets. */
 export function fragmentOf(context: Pick<Context, 'site' | 'pins'>, name: string): Source {

@@ -3,6 +3,8 @@ import { isIP } from 'node:net'
 import { type Artifact, artifactOf } from '../engine/artifact.ts'
 import type { Context } from '../engine/page.ts'
 import type { Transaction, Wait } from '../engine/step.ts'
+import { Fault } from '../ground/fault.ts'
+import { Secret } from '../ground/secret.ts'
 import { library, sh } from '../ground/sh.ts'
 import { type Member, k3sKubeconfig, membersOf } from '../site/cluster.ts'
 
@@ -85,4 +87,17 @@ export function wellWithout({ name }: Member, members: Member[], count: number):
       reachable.length === 0 ? sh`k3s_well ${count} ${name}` : sh`k3s_well ${count} ${name} ${reachable}`,
     seconds: 30,
   }
+}
+
+/** The join token that was saved from the first server. Rejects with a Fault while there is none. */
+export function joinToken(secrets: Context['secrets'], name: string): Secret {
+  const saved = secrets(name)
+  return new Secret(name, async () => {
+    const text = await saved.resolve().catch(() => {
+      throw new Fault('no join token on this laptop: the cluster is not initialised', {
+        next: './task k3s-server apply',
+      })
+    })
+    return Buffer.from(text, 'base64').toString('utf8')
+  })
 }

@@ -5,7 +5,7 @@ import { file } from '../engine/file.ts'
 import type { Context } from '../engine/page.ts'
 import type { Change, Demand, Step } from '../engine/step.ts'
 import { library, sh } from '../ground/sh.ts'
-import { type Member, k3sTransaction, programOf } from './members.ts'
+import { type Member, k3sTransaction, programOf, secretNames } from './members.ts'
 
 /** The functions that these steps use. */
 export const serviceShell = library('lib/engine/shell/receive.sh', 'lib/k3s/members.sh')
@@ -102,4 +102,20 @@ export const noOtherNetwork: Demand = {
   why: 'flannel has the port by which Cilium sends from node to node, and old rules lead to pods that are gone',
   check: sh`k3s_alone`,
   help: 'k3s has left them from when it was started with both; they go with a restart of the node: systemctl reboot',
+}
+
+/** The laptop gets what nodes join with, and what opens the API; `once`: never in the place of something else. */
+export function saveCredentials({ once }: { once: boolean }): Step[] {
+  const save = (name: string, path: string, what: string, once: boolean): Step => ({
+    name: `${what} is saved on the laptop, encrypted`,
+    check: sh`saved ${name} "$(sha256sum ${path} | cut --delimiter=' ' --fields=1)"`,
+    apply: [sh`: # the laptop makes the copy, see save`],
+    save: { name, command: sh`cat ${path}`, once },
+  })
+  const server = '/var/lib/rancher/k3s/server'
+  return [
+    save(secretNames.joinServer, `${server}/token`, 'join token for servers', once),
+    save(secretNames.joinAgent, `${server}/agent-token`, 'join token for agents', once),
+    save(secretNames.kubeconfig, '/etc/rancher/k3s/k3s.yaml', 'kubeconfig of the cluster', false),
+  ]
 }

@@ -205,6 +205,7 @@ users:
 const shells: Record<string, string> = {
   'lib/k3s/members.sh': readFileSync(join(root, 'lib/k3s/members.sh'), 'utf8'),
   'lib/k3s/nodes.sh': readFileSync(join(root, 'lib/k3s/nodes.sh'), 'utf8'),
+  'lib/k3s/authorities.sh': readFileSync(join(root, 'lib/k3s/authorities.sh'), 'utf8'),
   'k3s-cis': cis.prepare!.text,
   'k3s-upgrade': upgrade.prepare!.text,
   'k3s-renew': renew.prepare!.text,

@@ -90,7 +90,7 @@ FORTRESS
 
   # 5/8 fortress-backup program is installed
   check() {
-    put_matches /opt/bin/fortress-backup 6264720056cf5940fdd270c293274a0daf68c5fed07493ad1e0dce5e427945d9 755 root:root
+    put_matches /opt/bin/fortress-backup 4030b4fdf4a9620c204f0430fb8081c3b375475558d286774765148c952311f8 755 root:root
   }
   apply() {
     (
@@ -360,7 +360,8 @@ collect() {
     printf '  "revision": "%s",\n' "$(kubectl get configmap canary --namespace fortress-canary --output \
       jsonpath='{.metadata.resourceVersion}')"
     printf '  "database": %s,\n' "$(stat --format=%s "$data/db/etcd/member/snap/db")"
-    printf '  "authority": "%s",\n' "$(digest < "$data/tls/server-ca.crt")"
+    printf '  "authority": "%s",\n' \
+      "$(sed --quiet --regexp-extended 's/^K10([0-9a-f]{64})::.*/\1/p' "$work/bundle/server/token")"
     printf '  "canary": { "secret": "%s", "configmap": "%s" },\n  "files": [' \
       "$(printf %s "$secret" | digest)" "$(printf %s "$config" | digest)"
     path=''

@@ -71,7 +71,7 @@ func dispatch(words []string) error {
 		return becomeKubectl(words[1:])
 	case "crictl":
 		return crictl(words[1:])
-	case "server", "agent", "etcd-snapshot", "secrets-encrypt", "certificate":
+	case "server", "agent", "etcd-snapshot", "secrets-encrypt", "certificate", "token":
 		s, rest, err := readSettings(words[0], words[1:])
 		if err != nil {
 			return err
@@ -82,7 +82,7 @@ func dispatch(words []string) error {
 		return map[string]func(settings, []string) error{
 			"server":        func(s settings, rest []string) error { return nothing(rest, runServer(s)) },
 			"agent":         func(s settings, rest []string) error { return nothing(rest, runAgent(s)) },
-			"etcd-snapshot": snapshot, "secrets-encrypt": secretsEncrypt, "certificate": certificate,
+			"etcd-snapshot": snapshot, "secrets-encrypt": secretsEncrypt, "certificate": certificate, "token": tokenCommand,
 		}[words[0]](s, rest)
 	}
 	return fmt.Errorf("No help topic for '%s'", words[0])
@@ -325,12 +325,12 @@ func snapshots(dir, prefix string) ([]os.FileInfo, error) {
 
 // secretsEncrypt is `k3s secrets-encrypt status`: whether Secrets are encrypted, and whether all servers do it with the same keys.
 func secretsEncrypt(s settings, rest []string) error {
-	if len(rest) != 1 || rest[0] != "status" {
-		return fmt.Errorf("this program knows status only, not %v", rest)
-	}
 	l, err := layoutOf(s)
 	if err != nil {
 		return err
+	}
+	if len(rest) != 1 || rest[0] != "status" {
+		return fmt.Errorf("this program knows status only, not %v", rest)
 	}
 	if !exists(l.cred("encryption-config.json")) {
 		fmt.Println("Encryption Status: Disabled, no configuration file found")
@@ -368,6 +368,9 @@ func secretsEncrypt(s settings, rest []string) error {
 	}
 	enabled := config.Resources[0].Providers[0].Identity == nil
 	if s.text("output", "text") == "json" {
+		for i, name := range names {
+			names[i] = types[i] + " " + name
+		}
 		said := map[string]any{"stage": stage, "enable": enabled, "hashmatch": len(different) == 0, "activekey": names[0]}
 		if len(different) > 0 {
 			said["hasherror"] = strings.Join(different, ", ")
@@ -420,12 +423,15 @@ func otherHashes(l layout) ([]string, error) {
 
 // certificate is `k3s certificate check`: until when each certificate holds.
 func certificate(s settings, rest []string) error {
-	if len(rest) != 1 || rest[0] != "check" {
-		return fmt.Errorf("this program knows check only, not %v", rest)
-	}
 	l, err := layoutOf(s)
 	if err != nil {
 		return err
+	}
+	if len(rest) == 1 && rest[0] == "rotate-ca" {
+		return l.sendAuthorities(s)
+	}
+	if len(rest) != 1 || rest[0] != "check" {
+		return fmt.Errorf("this program knows check and rotate-ca only, not %v", rest)
 	}
 	type line struct {
 		Filename, Subject, Issuer string

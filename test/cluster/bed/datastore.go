@@ -309,7 +309,7 @@ func unseal(password, sealed string) ([]byte, error) {
 }
 
 // loadBootstrap reads what the datastore keeps for whoever has the token; nil when it keeps nothing at all.
-func loadBootstrap(client *clientv3.Client, password string) (map[string][]byte, error) {
+func loadBootstrap(client *clientv3.Client, password string) (map[string]kept, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	found, err := client.Get(ctx, "/bootstrap/", clientv3.WithPrefix())
@@ -324,29 +324,27 @@ func loadBootstrap(client *clientv3.Client, password string) (map[string][]byte,
 		if err != nil {
 			return nil, err
 		}
-		var files map[string][]byte
+		var files map[string]kept
 		return files, json.Unmarshal(plain, &files)
 	}
 	return nil, errOtherToken
 }
 
-// saveBootstrap keeps in the datastore what lies on this disk, unless it is there.
+// saveBootstrap keeps in the datastore what lies on this disk, unless it has something.
 func (l layout) saveBootstrap(client *clientv3.Client, password string) error {
-	kept, err := loadBootstrap(client, password)
+	known, err := loadBootstrap(client, password)
+	if err != nil || known != nil {
+		return err
+	}
+	files, err := l.readKept()
 	if err != nil {
 		return err
 	}
-	files, err := l.readShared()
-	if err != nil {
-		return err
-	}
-	same := len(kept) == len(files)
-	for name, content := range files {
-		same = same && bytes.Equal(kept[name], content)
-	}
-	if same {
-		return nil
-	}
+	return storeBootstrap(client, password, files)
+}
+
+// storeBootstrap puts it in the place of what the datastore has under this token.
+func storeBootstrap(client *clientv3.Client, password string, files map[string]kept) error {
 	plain, err := json.Marshal(files)
 	if err != nil {
 		return err
@@ -360,6 +358,23 @@ func (l layout) saveBootstrap(client *clientv3.Client, password string) error {
 	logrus.Info("Saving cluster bootstrap data to datastore")
 	_, err = client.Put(ctx, bootstrapKey(password), sealed)
 	return err
+}
+
+// reconcile brings the files of a server that has been one before to what the datastore has: from the server that it has joined, or
+// from its own etcd.
+func (m member) reconcile(children *processes, stop <-chan os.Signal, server string, said token) error {
+	if server != "" {
+		var files map[string]kept
+		other, err := knock(server, said)
+		if err == nil {
+			err = other.ask("/v1-k3s/server-bootstrap", nil, &files)
+		}
+		if err == nil {
+			return m.reconciled(files)
+		}
+		logrus.Warnf("Unable to reconcile with remote datastore: %v", err)
+	}
+	return m.recover(children, stop, said.password, false)
 }
 
 // recover starts etcd alone and unseen, only to take out of it what this disk has not. `force` makes it its only member for good.
@@ -422,5 +437,8 @@ func (m member) recover(children *processes, stop <-chan os.Signal, password str
 			return err
 		}
 	}
-	return m.writeShared(files)
+	if force || !exists(m.tls("server-ca.crt")) {
+		return m.writeShared(files)
+	}
+	return m.reconciled(files)
 }

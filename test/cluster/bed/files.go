@@ -23,6 +23,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/sirupsen/logrus"
 )
 
 // layout says where everything lies: the data directory of k3s.
@@ -51,28 +53,84 @@ var shared = []string{
 	"tls/service.key", "cred/passwd", "cred/ipsec.psk", "cred/encryption-config.json", "cred/encryption-state.json",
 }
 
-func (l layout) readShared() (map[string][]byte, error) {
-	found := map[string][]byte{}
+// kept is one of these files and the time of its last change: of two that differ the newer one is meant.
+type kept struct {
+	Content   []byte
+	Timestamp time.Time
+}
+
+func (l layout) readKept() (map[string]kept, error) {
+	return readKept(func(name string) string { return l.server(name) })
+}
+
+func readKept(place func(name string) string) (map[string]kept, error) {
+	found := map[string]kept{}
 	for _, name := range shared {
-		content, err := os.ReadFile(l.server(name))
+		content, err := os.ReadFile(place(name))
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		} else if err != nil {
 			return nil, err
 		}
-		found[name] = content
+		info, err := os.Stat(place(name))
+		if err != nil {
+			return nil, err
+		}
+		found[name] = kept{content, info.ModTime()}
 	}
 	return found, nil
 }
 
-// writeShared leaves alone what is there: a file on the disk is newer than what the datastore remembers.
-func (l layout) writeShared(files map[string][]byte) error {
+// reconciled writes what the datastore has newer, and refuses to go on where the disk has: then somebody has changed a file by hand,
+// or has started this server with another token. (ReconcileBootstrapData of k3s)
+func (l layout) reconciled(files map[string]kept) error {
+	var newer []string
+	updated := false
 	for _, name := range shared {
-		content, known := files[name]
+		file, known := files[name]
+		if !known {
+			continue
+		}
+		content, err := os.ReadFile(l.server(name))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if err == nil && bytes.Equal(content, file.Content) {
+			continue
+		}
+		updated = true
+		if info, err := os.Stat(l.server(name)); err == nil && info.ModTime().Unix()-file.Timestamp.Unix() >= 3 {
+			newer = append(newer, l.server(name))
+		}
+	}
+	if len(newer) > 0 {
+		return fmt.Errorf("%s newer than datastore and could cause a cluster outage. Remove the file(s) from disk and restart to be recreated from datastore.", strings.Join(newer, ", "))
+	}
+	if !updated {
+		return nil
+	}
+	logrus.Warn("Updating bootstrap data on disk from datastore")
+	for _, name := range shared {
+		if file, known := files[name]; known {
+			if err := writeFile(l.server(name), file.Content, modeOf(name)); err != nil {
+				return err
+			}
+			if err := os.Chtimes(l.server(name), file.Timestamp, file.Timestamp); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// writeShared leaves alone what is there: a file on the disk is newer than what the datastore remembers.
+func (l layout) writeShared(files map[string]kept) error {
+	for _, name := range shared {
+		file, known := files[name]
 		if !known || exists(l.server(name)) {
 			continue
 		}
-		if err := writeFile(l.server(name), content, modeOf(name)); err != nil {
+		if err := writeFile(l.server(name), file.Content, modeOf(name)); err != nil {
 			return err
 		}
 	}
@@ -212,15 +270,16 @@ type leaf struct {
 	client, serv bool
 }
 
-// issue makes BASE.crt and BASE.key, unless they are there and good: named and signed as asked, and for longer than k3s waits
-// before it renews.
+// issue makes BASE.crt and BASE.key, unless they are there and good: named as asked, signed by the first of the authorities, and for
+// longer than k3s waits before it renews.
 func issue(base string, l leaf) error {
 	authorities, err := certificatesOf(l.ca + ".crt")
 	if err != nil {
 		return err
 	}
 	if found, err := certificatesOf(base + ".crt"); err == nil && exists(base+".key") {
-		good := found[0].NotAfter.After(time.Now().Add(renewDays*24*time.Hour)) && found[0].CheckSignatureFrom(authorities[0]) == nil
+		good := found[0].NotAfter.After(time.Now().Add(renewDays*24*time.Hour)) &&
+			bytes.Equal(found[0].AuthorityKeyId, authorities[0].SubjectKeyId)
 		for _, name := range l.names {
 			good = good && found[0].VerifyHostname(name) == nil
 		}
@@ -236,14 +295,15 @@ func issue(base string, l leaf) error {
 	if err != nil {
 		return err
 	}
-	content, err := sign(l, key.Public(), authorities[0], signer)
+	content, err := sign(l, key.Public(), authorities, signer)
 	if err != nil {
 		return err
 	}
 	return writeFile(base+".crt", content, 0o644)
 }
 
-func sign(l leaf, public crypto.PublicKey, ca *x509.Certificate, signer crypto.Signer) ([]byte, error) {
+// sign has the first of the authorities sign; the others stand behind it, as far as the one that everybody knows.
+func sign(l leaf, public crypto.PublicKey, authorities []*x509.Certificate, signer crypto.Signer) ([]byte, error) {
 	template := &x509.Certificate{
 		SerialNumber: serial(),
 		Subject:      pkix.Name{CommonName: l.name, Organization: l.groups},
@@ -264,12 +324,15 @@ func sign(l leaf, public crypto.PublicKey, ca *x509.Certificate, signer crypto.S
 	if l.serv {
 		template.ExtKeyUsage = append(template.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, ca, public, signer)
+	der, err := x509.CreateCertificate(rand.Reader, template, authorities[0], public, signer)
 	if err != nil {
 		return nil, err
 	}
 	content := pemOf("CERTIFICATE", der)
-	return append(content, pemOf("CERTIFICATE", ca.Raw)...), nil
+	for _, authority := range authorities {
+		content = append(content, pemOf("CERTIFICATE", authority.Raw)...)
+	}
+	return content, nil
 }
 
 // makeAuthorities makes what all servers share, where it is not there.
@@ -369,6 +432,7 @@ func (l layout) makeServerFiles(names []string, domain string) error {
 			return err
 		}
 	}
+	// Who signs has one certificate and one key; the others of these files are for those who check.
 	for from, to := range map[string]string{
 		"client-ca.crt": "client-ca.nochain.crt", "server-ca.crt": "server-ca.nochain.crt", "service.key": "service.current.key",
 	} {
@@ -376,7 +440,11 @@ func (l layout) makeServerFiles(names []string, domain string) error {
 		if err != nil {
 			return err
 		}
-		if err := writeFile(l.tls(to), content, modeOf(to)); err != nil {
+		block, _ := pem.Decode(content)
+		if block == nil {
+			return fmt.Errorf("%s: holds neither a certificate nor a key", from)
+		}
+		if err := writeFile(l.tls(to), pem.EncodeToMemory(block), modeOf(to)); err != nil {
 			return err
 		}
 	}
@@ -519,7 +587,7 @@ func (l layout) makeTokens(server, agent *token) error {
 		return err
 	}
 	full := func(user string) []byte {
-		return []byte(fmt.Sprintf("K10%x::%s:%s\n", sha256.Sum256(ca), user, found[user]))
+		return []byte(fmt.Sprintf("K10%s::%s:%s\n", hashOf(ca), user, found[user]))
 	}
 	if err := writeFile(l.server("token"), full("server"), 0o600); err != nil {
 		return err

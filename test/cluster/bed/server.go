@@ -71,14 +71,18 @@ func runServer(s settings) error {
 	// Who has nothing takes it from another server, or from a datastore that was restored here.
 	server := s.text("server", "")
 	var other *door
-	if server != "" && !m.begun() {
+	if m.begun() && exists(l.tls("server-ca.crt")) && said != nil {
+		if err := m.reconcile(children, stop, server, *said); err != nil {
+			return err
+		}
+	} else if server != "" && !m.begun() {
 		if said == nil {
 			return errors.New("starting kubernetes: preparing server: token is required to join a cluster")
 		}
 		if other, err = knock(server, *said); err != nil {
 			return err
 		}
-		var files map[string][]byte
+		var files map[string]kept
 		if err := other.ask("/v1-k3s/server-bootstrap", nil, &files); err != nil {
 			return err
 		}
@@ -187,7 +191,7 @@ func runServer(s settings) error {
 		return err
 	}
 
-	door := supervisor{layout: l, etcd: etcd, kube: kube}
+	door := supervisor{layout: l, etcd: etcd, kube: kube, ownAgents: agents != nil}
 	if err := door.listen(); err != nil {
 		return err
 	}

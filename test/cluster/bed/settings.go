@@ -55,7 +55,8 @@ var serverFlags = map[string]kind{
 var commandFlags = map[string]map[string]kind{
 	"etcd-snapshot":   {"name": text, "dir": text, "etcd-snapshot-dir": text, "snapshot-retention": text, "snapshot-compress": yes, "output": text},
 	"secrets-encrypt": {"output": text},
-	"certificate":     {"output": text},
+	"certificate":     {"output": text, "path": text, "force": yes},
+	"token":           {"new-token": text},
 }
 
 type settings struct {

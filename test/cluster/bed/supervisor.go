@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/tls"
 	"crypto/x509"
@@ -16,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -37,6 +37,8 @@ type supervisor struct {
 	layout
 	etcd *clientv3.Client
 	kube kubernetes.Interface
+	// Whether agents have a token of their own.
+	ownAgents bool
 }
 
 // entry is what a node says to be let in, and what it is given.
@@ -53,7 +55,7 @@ func (s supervisor) listen() error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/ping", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "pong") })
 	mux.HandleFunc("/cacerts", func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, s.tls("server-ca.crt")) })
-	mux.HandleFunc("/v1-k3s/server-bootstrap", s.only("server", func(*http.Request) (any, error) { return s.readShared() }))
+	mux.HandleFunc("/v1-k3s/server-bootstrap", s.only("server", func(*http.Request) (any, error) { return s.readKept() }))
 	mux.HandleFunc("/db/info", s.only("server", func(r *http.Request) (any, error) {
 		found, err := s.etcd.MemberList(r.Context())
 		if err != nil {
@@ -62,6 +64,8 @@ func (s supervisor) listen() error {
 		return found.Members, nil
 	}))
 	mux.HandleFunc("/v1-k3s/node", s.only("node", s.enter))
+	mux.HandleFunc("/v1-k3s/cert/cacerts", s.only("server", s.replaceAuthorities))
+	mux.HandleFunc("/v1-k3s/token", s.only("server", s.replaceToken))
 	certificate, err := tls.LoadX509KeyPair(s.tls("serving-kube-apiserver.crt"), s.tls("serving-kube-apiserver.key"))
 	if err != nil {
 		return err
@@ -149,10 +153,13 @@ func (s supervisor) admit(ctx context.Context, said entry) (*entrance, error) {
 		if err != nil {
 			return nil, err
 		}
-		if *side.cert, err = sign(side.leaf, key.Public(), authorities[0], signer); err != nil {
+		if *side.cert, err = sign(side.leaf, key.Public(), authorities, signer); err != nil {
 			return nil, err
 		}
-		*side.key, *side.authority = pem, pemOf("CERTIFICATE", authorities[0].Raw)
+		*side.key = pem
+		if *side.authority, err = os.ReadFile(s.tls(side.ca + ".crt")); err != nil {
+			return nil, err
+		}
 	}
 	return given, nil
 }
@@ -228,7 +235,7 @@ func knock(server string, t token) (*door, error) {
 	if d.ca, err = io.ReadAll(answer.Body); err != nil {
 		return nil, err
 	}
-	if hash := fmt.Sprintf("%x", sha256.Sum256(d.ca)); t.hash == "" {
+	if hash := hashOf(d.ca); t.hash == "" {
 		logrus.Warn("Cluster CA certificate is not trusted by the host CA bundle, but the token does not include a CA hash. Use the full token from the server's node-token file to enable Cluster CA validation.")
 	} else if hash != t.hash {
 		return nil, fmt.Errorf("token CA hash does not match the Cluster CA certificate hash: %s != %s", t.hash, hash)
@@ -237,7 +244,7 @@ func knock(server string, t token) (*door, error) {
 	if !pool.AppendCertsFromPEM(d.ca) {
 		return nil, errors.New("what answers has no CA certificate")
 	}
-	d.client = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
+	d.client = &http.Client{Timeout: 5 * time.Minute, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
 	}}
 	return d, nil
