@@ -343,13 +343,22 @@ release_namespace_gone() {
   fi
 }
 
-# release_emptied NAMESPACE: it is gone with all that is in it, within five minutes. Which webhook it waits for it says itself.
+# release_emptied NAMESPACE: it is gone with all that is in it, within five minutes. Which webhook it waits for it says itself. An API
+# that does not answer is asked again, for a minute.
 release_emptied() {
-  local said deadline=$((SECONDS + 300)) left='{.metadata.name}: {.status.conditions[?(@.status=="True")].message}'
-  while said=$(kubectl get namespace "$1" --ignore-not-found --output=jsonpath="$left") || return; [ -n "$said" ]; do
+  local said answered=$SECONDS deadline=$((SECONDS + 300))
+  local left='{.metadata.name}: {.status.conditions[?(@.status=="True")].message}'
+  while :; do
+    if said=$(kubectl get namespace "$1" --ignore-not-found --output=jsonpath="$left" 2> "$FK_TMP/said"); then
+      [ -n "$said" ] || return 0
+      answered=$SECONDS
+    elif [ $((SECONDS - answered)) -ge 60 ]; then
+      cat "$FK_TMP/said" >&2
+      return 1
+    fi
     if [[ $said == *'failed calling webhook'* ]] || [ "$SECONDS" -ge "$deadline" ]; then
       release_advice <<< "$said" >&2
-      echo "namespace $said" >&2
+      echo "namespace ${said:-$1 is still there}" >&2
       return 1
     fi
     sleep 1

@@ -193,7 +193,9 @@ export class PageReport {
     const { check, end } = observed
     const { target, diff } = isChange(step) ? step : {}
     const differs = state === 'change' || (state === 'failed' && mode === 'verify')
-    const found = check && check.rc !== 0 && !target && !(diff && differs) ? foundOf(check) : ''
+    // What a wait has seen at its end is told, too: it asks the live state, of which a part may still be to come.
+    const tells = check && (check.rc !== 0 || isWait(step)) && !target && !(diff && differs)
+    const found = tells ? foundOf(check) : ''
     const unmet = state === 'your turn' || state === 'blocked'
     report.step({
       ...place,

@@ -226,3 +226,26 @@ metadata:
 `
   assert.equal(shell('release_objects', manifest), 'ConfigMap b\nRole a\n')
 })
+
+describe('a namespace is emptied', () => {
+  // What kubectl answers, one line for each time that it is asked; a second goes by between two.
+  const emptied = (...answers: string[]) =>
+    shell(
+      `answers=(${answers.map((one) => `'${one}'`).join(' ')}) FK_TMP=$(mktemp -d); echo 0 > $FK_TMP/n
+kubectl() {
+  local n; n=$(cat $FK_TMP/n); echo $((n + 1)) > $FK_TMP/n
+  local said=\${answers[n < \${#answers[@]} ? n : -1]}
+  case $said in away) echo "no connection $n" >&2; return 1 ;; gone) ;; *) echo "$said" ;; esac
+}
+sleep() { SECONDS=$((SECONDS + $1)); }
+release_emptied demo 2>&1 && echo yes || echo no; rm -r $FK_TMP`,
+      '',
+    )
+  test('when it is not there', () => assert.equal(emptied('gone'), 'yes\n'))
+  test('also where the API does not answer for a moment', () =>
+    assert.equal(emptied('demo: one is left', 'away', 'away', 'demo: one is left', 'gone'), 'yes\n'))
+  test('and is not where the API is away for a minute, which is said once', () =>
+    assert.match(emptied('demo: one is left', 'away'), /^no connection \d+\nno\n$/))
+  test('and is not when something is left for too long', () =>
+    assert.equal(emptied('demo: one is left'), 'namespace demo: one is left\nno\n'))
+})

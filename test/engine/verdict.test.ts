@@ -70,14 +70,30 @@ test('what a machine says is added to the step that it is about', () => {
 })
 
 /** What the report of a page says, and what it comes to. */
-function summed(steps: Step[], observed: Observed[], mode: Mode, code: 0 | 1 = 0, recorded = true) {
+function summed(
+  steps: Step[],
+  observed: Observed[],
+  mode: Mode,
+  code: 0 | 1 = 0,
+  recorded = true,
+  verbose = false,
+) {
   const lines: string[] = []
-  const report = createReport({ stdout: { write: (text) => lines.push(text) }, tty: false, color: false })
+  const stdout = { write: (text: string) => lines.push(text) }
+  const report = createReport({ stdout, tty: false, color: false, verbose })
   const page = { name: '50-page', summary: '', file: '', layer: 'L0', on: 'host', steps: () => steps } as Page
   const run = { changed: observed.filter(({ end }) => end?.state === 'changed').length, code }
   const result = new PageReport({ page, steps, observed, mode, report }).end(run, 1, recorded)
   return { ...result, text: lines.join('') }
 }
+
+test('what a wait has seen when it was over is shown with --verbose alone, and of a check that holds never', () => {
+  const seen: Observed = { check: { rc: 0, found: 'a part is still to come' }, controls: [] }
+  const of = (verbose: boolean) => summed([change, wait], [seen, seen], 'verify', 0, true, verbose).text
+  assert.match(of(true), /ready +2\/2 c\n +found: a part is still to come\n/)
+  assert.equal(of(true).match(/still to come/g)?.length, 1)
+  assert.doesNotMatch(of(false), /still to come/)
+})
 
 describe('the exit code', () => {
   const changed: Observed = { ...yes, end: { state: 'changed', rolledBack: false } }

@@ -1,9 +1,11 @@
-// Certificates of a cluster by page 33, under the default deny of page 31: cert-manager at work, a CA of the site's own whose
-// root key stays on the laptop, and an authority outside that sees a zone proven in a server of names.
+// Gateways and their certificates by pages 32 and 33, under the default deny of page 31: addresses that are announced, cert-manager at
+// work, a CA of the site's own whose root key stays on the laptop, and an authority outside that sees a zone proven in a server of
+// names. Which routes are taken is in test/checked/gateways.test.ts, and what they lead to in buildall.test.ts.
 import assert from 'node:assert/strict'
 import { X509Certificate } from 'node:crypto'
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
@@ -19,7 +21,22 @@ const skip = withoutCertManager || withoutCilium || missing || without('helm', '
 /** The zone that the site signs itself, and the one that an authority outside signs. */
 const [own, outer] = ['fortress-pi.internal', 'fortress.test']
 
-describe('certificates of a cluster, by their page', { skip }, () => {
+interface Condition {
+  type: string
+  status: string
+  reason: string
+}
+
+interface Gateway {
+  status: {
+    addresses: { value: string }[]
+    conditions: Condition[]
+    listeners: { name: string; conditions: Condition[] }[]
+  }
+}
+
+describe('gateways and their certificates, by their pages', { skip }, () => {
+  const first = 'certs-1'
   let cluster: Tunneled
   let outside: Authority
   const dir = mkdtempSync(join(tmpdir(), 'fk-certs-'))
@@ -35,17 +52,70 @@ describe('certificates of a cluster, by their page', { skip }, () => {
     return join(dir, name)
   }
   const openssl = (...words: string[]) => execFileSync('openssl', words, { encoding: 'utf8' })
+  const get = async <T>(words: string) => JSON.parse(await kubectl(`get ${words} --output=json`)) as T
+  const said = (conditions: Condition[] = [], type: string) => {
+    const { status, reason } = conditions.find((one) => one.type === type) ?? {}
+    return `${type} ${status} ${reason}`
+  }
+  /** Whether gateway inside has a certificate, as the operator of Cilium says. */
+  const https = async () => {
+    const { listeners } = (await get<Gateway>('gateway inside --namespace=gateways')).status
+    return said(listeners.find(({ name }) => name === 'https')?.conditions, 'ResolvedRefs')
+  }
 
   before(async () => {
     ;({ cluster, outside } = await twoAuthorities(own, outer))
     await cluster.run('network-cilium', 'apply')
     await cluster.run('network-policies', 'apply')
-    await kubectl('create namespace gateways')
   })
   after(async () => {
     await cluster?.end()
     await outside?.end()
     rmSync(dir, { recursive: true })
+  })
+
+  test('before there are certificates network-gateway is done, says when HTTPS begins, and changes nothing a second time', async () => {
+    await cluster.run('network-gateway', 'apply')
+    const { addresses, conditions } = (await get<Gateway>('gateway inside --namespace=gateways')).status
+    assert.deepEqual(
+      addresses.map(({ value }) => value),
+      ['10.78.250.10'],
+    )
+    assert.deepEqual(
+      ['Accepted', 'Programmed'].map((type) => said(conditions, type)),
+      ['Accepted True Accepted', 'Programmed True Programmed'],
+    )
+    assert.equal(await https(), 'ResolvedRefs False InvalidCertificateRef')
+    const verified = await cluster.run('network-gateway', 'verify', '--verbose')
+    for (const address of ['10.78.250.10', '10.78.250.11'])
+      assert.match(
+        verified,
+        new RegExp(`found: programmed at ${address}; HTTPS begins with 33-certificates, Inv`),
+      )
+    assert.match(await cluster.run('network-gateway', 'apply'), /: \d+ steps hold\n/)
+  })
+
+  test('an address is announced: the agent has the lease, and answers who asks for it in the local network', async () => {
+    const address = '10.78.250.10'
+    const lease = 'lease cilium-l2announce-gateways-cilium-gateway-inside --namespace=cilium'
+    await cluster.until(
+      'an agent has the lease',
+      `/opt/bin/k3s kubectl get ${lease} --output=jsonpath={.spec.holderIdentity} | grep --line-regexp ${first}`,
+    )
+    const mac = (await cluster.on(first, 'cat /sys/class/net/host0/address')).trim()
+    // This computer stands in that network, beside the node, which has no such address itself.
+    assert.doesNotMatch(await cluster.on(first, 'ip -brief address'), new RegExp(`${address}/`))
+    let seen = ''
+    for (let i = 0; i < 30 && !seen.includes(mac); i++) {
+      execFileSync('ip', ['neighbour', 'flush', 'to', address])
+      await new Promise((resolve) => {
+        const socket = connect({ host: address, port: 80, timeout: 1000 })
+        const end = () => resolve(socket.destroy())
+        socket.on('connect', end).on('timeout', end).on('error', end)
+      })
+      seen = execFileSync('ip', ['neighbour', 'show', 'to', address], { encoding: 'utf8' })
+    }
+    assert.match(seen, new RegExp(`lladdr ${mac} `))
   })
 
   test('without the token of the provider the page waits for a person, and makes nothing', async () => {
@@ -66,6 +136,13 @@ describe('certificates of a cluster, by their page', { skip }, () => {
   test('a second run changes nothing, and verify holds', async () => {
     assert.match(await cluster.run('certificates', 'apply'), /: \d+ steps hold\n/)
     await cluster.run('certificates', 'verify')
+  })
+
+  test('HTTPS has begun at the gateways', async () => {
+    assert.equal(await https(), 'ResolvedRefs True ResolvedRefs')
+    const verified = await cluster.run('network-gateway', 'verify', '--verbose')
+    assert.match(verified, /found: programmed at 10\.78\.250\.10\n/)
+    assert.doesNotMatch(verified, /; HTTPS begins/)
   })
 
   test('a certificate leads over the intermediate to the root of the laptop, by openssl', async () => {
@@ -206,11 +283,45 @@ describe('certificates of a cluster, by their page', { skip }, () => {
     assert.ok(existsSync(join(state(), 'ca.crt')) && existsSync(join(state(), 'ca-root.age')))
     assert.equal(
       await cluster.on(
-        'certs-1',
+        first,
         `/opt/bin/k3s kubectl get roles --namespace kube-system --output=name | grep cert-manager || true`,
       ),
       '',
     )
+  })
+
+  test('undo leaves no gateway, address, configuration or Service', async () => {
+    await cluster.run('network-gateway', 'undo')
+    const names = '--no-headers --output=custom-columns=in:.metadata.namespace,name:.metadata.name'
+    await cluster.until(
+      'nothing of them is left',
+      `! /opt/bin/k3s kubectl get gateways,httproutes,ciliumenvoyconfigs,services,ciliumnetworkpolicies --all-namespaces ${names} | grep -E 'inside|outside' &&
+! /opt/bin/k3s kubectl get ciliumloadbalancerippools,ciliuml2announcementpolicies,namespaces --output=name | grep gateway`,
+    )
+  })
+
+  test('a gateway that listens on the node itself is programmed there, without a Service that has an address', async () => {
+    cluster.site((site) => {
+      const { host: address } = cluster.machineOf(first)
+      site['gateways'] = [{ name: 'inside', address, listen: 'host', audience: ['tunnel'] }]
+      site['names'] = (site['names'] as { zone: string }[]).filter(({ zone }) => zone === own)
+      const router = site['router'] as { allow: { to: string | string[] }[] }
+      for (const line of router.allow)
+        if (Array.isArray(line.to)) line.to = line.to.filter((to) => to !== 'gateway:outside')
+    })
+    await cluster.run('network-cilium', 'apply')
+    await cluster.run('network-policies', 'apply')
+    await cluster.run('network-gateway', 'apply')
+    assert.match(await cluster.run('network-gateway', 'apply'), /: \d+ steps hold\n/)
+    const { spec } = await get<{
+      spec: { template: { spec: { hostNetwork: boolean; containers: { securityContext: object }[] } } }
+    }>('daemonset cilium-envoy --namespace=cilium')
+    assert.equal(spec.template.spec.hostNetwork, true)
+    assert.match(JSON.stringify(spec.template.spec.containers[0]?.securityContext), /NET_BIND_SERVICE/)
+    assert.doesNotMatch(await kubectl('get services --namespace=gateways --no-headers'), /LoadBalancer/)
+    const config = await kubectl('get ciliumenvoyconfigs --namespace=gateways --output=yaml')
+    for (const port of [80, 443]) assert.match(config, new RegExp(`port_?[vV]alue: ${port}$`, 'm'))
+    await cluster.run('network-gateway', 'undo')
   })
 })
 

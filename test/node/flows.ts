@@ -5,6 +5,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import type { Endpoint, Verdict } from '../../lib/component/policymap.ts'
 import { type Manifest, nameOf as policyName, specsOf } from '../../lib/component/policies.ts'
@@ -472,19 +473,38 @@ done`,
   )
 }
 
-/** What Hubble of all nodes has seen dropped in the last seconds. */
-export async function dropsSeen(cluster: PodFleet, seconds: number): Promise<NonNullable<Seen['flow']>[]> {
+/** What comes of `attempt`, and what Hubble of all nodes has seen dropped meanwhile. It keeps few flows: it is listened to. */
+export async function withDrops<T>(
+  cluster: PodFleet,
+  attempt: () => Promise<T>,
+): Promise<[T, NonNullable<Seen['flow']>[]]> {
+  const [first] = cluster.names as [string]
   const kubectl = '/opt/bin/k3s kubectl --namespace=cilium'
-  const text = await cluster.on(
-    cluster.names[0]!,
-    `for pod in $(${kubectl} get pods --selector=k8s-app=cilium --output=name); do
-  ${kubectl} exec $pod --container=cilium-agent -- hubble observe --verdict DROPPED --since ${seconds}s --last 10000 --output json
-done`,
+  const observe = `hubble observe --follow --verdict DROPPED --since ${new Date().toISOString()} --output json`
+  const listening = cluster.on(
+    first,
+    `rm --force /run/drops-*
+for pod in $(${kubectl} get pods --selector=k8s-app=cilium --output=name); do
+  ${kubectl} exec $pod --container=cilium-agent -- ${observe} > /run/drops-\${pod#pod/} &
+done
+until [ -e /run/drops-end ]; do sleep 0.2; done
+kill $(jobs -p) || exit 1
+rm /run/drops-end
+# A last line that was cut off has no end.
+for file in /run/drops-*; do while IFS= read -r line; do printf '%s\\n' "$line"; done < $file; done`,
   )
-  return text
-    .split('\n')
-    .filter(Boolean)
-    .flatMap((line) => (JSON.parse(line) as Seen).flow ?? [])
+  const attempting = async () => {
+    try {
+      return await attempt()
+    } finally {
+      // Agents read what the kernel tells them a moment later.
+      await sleep(3000)
+      await cluster.on(first, 'touch /run/drops-end')
+    }
+  }
+  const [came, text] = await Promise.all([attempting(), listening])
+  const lines = text.split('\n').filter(Boolean)
+  return [came, lines.flatMap((line) => (JSON.parse(line) as Seen).flow ?? [])]
 }
 
 /** Why the drops that Hubble has seen are not what the map says of this attempt; nothing when one of them is. */

@@ -3,7 +3,7 @@ import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { stringify } from 'yaml'
 import { builtProgram } from '../../lib/lab/lab.ts'
-import { etc, patience, pinAge, program, version } from '../cluster/kit.ts'
+import { etc, pinAge, program, version } from '../cluster/kit.ts'
 import { type Fleet, fleet } from '../machine/fleet.ts'
 import { without } from '../programs.ts'
 import { imageArchive } from './image.ts'
@@ -148,24 +148,30 @@ ExecStart=/usr/local/sbin/lab-node /opt/bin/k3s ${role} --config ${etc}/config.y
         'eviction-minimum-reclaim=',
         'image-gc-high-threshold=100',
       ],
+      ...(role === 'server'
+        ? {
+            // There is one server: its controllers have nobody to wait for when they start again.
+            'kube-controller-manager-arg+': ['leader-elect=false'],
+            'kube-scheduler-arg+': ['leader-elect=false'],
+          }
+        : {}),
       ...(bridge && role === 'server'
         ? { 'disable-kube-proxy': false, 'kube-proxy-arg': ['proxy-mode=nftables'] }
         : {}),
     }),
   )
-  if (role === 'server') for (const [path, text] of Object.entries(patience)) put(path, text)
   const agent = join(readFileSync(join(dir, 'state'), 'utf8').trim(), 'rancher/k3s/agent')
   mkdirSync(agent, { recursive: true, mode: 0o755 })
   await copyStore(store, join(agent, 'containerd'))
 }
 
 /**
- * Brings a network for pods: a bridge on each node, with the addresses that its Node has been given, and a route to it on every
- * other one. Services are there on servers alone.
+ * Brings a network for pods: a bridge on each of these nodes, with the addresses that its Node has been given, and a route to it on
+ * every other one. Services are there on servers alone.
  */
-export async function bridge(cluster: PodFleet): Promise<void> {
+export async function bridge(cluster: PodFleet, names = cluster.names): Promise<void> {
   const subnets = new Map<string, string>()
-  for (const name of cluster.names) {
+  for (const name of names) {
     const ask = `get node ${name} --output jsonpath={.spec.podCIDR}`
     await cluster.until(`${name} has addresses for pods`, `/opt/bin/k3s kubectl ${ask} | grep .`)
     subnets.set(name, (await cluster.kubectl(ask)).trim())

@@ -1,5 +1,5 @@
-// Pods on a node that 20-k3s-server has built: from a cluster without a network to workloads that answer, restart, and are
-// refused.
+// Pods on a node that 20-k3s-server has built: from a cluster without a network to workloads that answer, restart, and are refused.
+// Then on two, when 21-k3s-join has brought an agent: the API reaches both kubelets, and pods reach each other across.
 import assert from 'node:assert/strict'
 import { existsSync, readFileSync, readdirSync } from 'node:fs'
 import { after, before, describe, test } from 'node:test'
@@ -8,7 +8,7 @@ import { dns, restricted } from './manifests.ts'
 
 describe('pods', { skip: missing }, () => {
   let cluster: PodFleet
-  const first = 'pods-1'
+  const [first, agent] = ['pods-1', 'pods-2'] as const
   const kubectl = (words: string, input?: string) => cluster.kubectl(words, input)
   const until = (what: string, command: string, seconds?: number) => cluster.until(what, command, seconds)
   /** One word of the first pod of the Deployment web. */
@@ -18,8 +18,43 @@ describe('pods', { skip: missing }, () => {
     assert.match(said, /forbidden/)
     return said
   }
+  const ready = '/opt/bin/k3s kubectl wait --for=condition=Ready node --all --timeout=1s'
+  /** Of the pods of the Deployment apart, by their nodes. */
+  const pods = async () => {
+    const text = await kubectl('--namespace=shop get pod --selector=app=apart --output json')
+    const { items } = JSON.parse(text) as {
+      items: {
+        metadata: { name: string }
+        spec: { nodeName: string }
+        status: { podIP: string; containerStatuses: { containerID: string; restartCount: number }[] }
+      }[]
+    }
+    return new Map(
+      items.map(({ metadata: { name }, spec, status }) => {
+        const [{ containerID, restartCount }] = status.containerStatuses as [
+          { containerID: string; restartCount: number },
+        ]
+        return [spec.nodeName, { name, address: status.podIP, container: `${containerID} ${restartCount}` }]
+      }),
+    )
+  }
+  const within = (pod: string, words: string) => kubectl(`--namespace=shop exec ${pod} -- /bin/pod ${words}`)
+  const each = async () => {
+    const found = await pods()
+    assert.deepEqual([...found.keys()].toSorted(), cluster.names)
+    const [one, other] = [found.get(first)!, found.get(agent)!]
+    for (const [from, to] of [
+      [one, other],
+      [other, one],
+    ] as const)
+      assert.equal((await within(from.name, `get http://${to.address}:8080/`)).trim(), to.name)
+  }
+
   before(async () => {
-    cluster = await podFleet('pods', ['server'], { bridge: true })
+    cluster = await podFleet('pods', ['server', 'agent'], { bridge: true })
+    cluster.site((site) => {
+      site['accepted'] = [{ what: first, why: 'a second node is what is tested', until: '2099-12-31' }]
+    })
     const { code, text } = await cluster.task('k3s-server', 'apply')
     assert.equal(code, 0, text)
   })
@@ -34,7 +69,7 @@ describe('pods', { skip: missing }, () => {
   })
 
   test('it is ready once it has one, and is what the pages say that it is', async () => {
-    await bridge(cluster)
+    await bridge(cluster, [first])
     await until(
       'the node is ready',
       `/opt/bin/k3s kubectl wait --for=condition=Ready node/${first} --timeout=1s`,
@@ -151,6 +186,34 @@ kill %1`,
     const { code, text } = await cluster.task('k3s-server', 'apply')
     assert.equal(code, 0, text)
     assert.doesNotMatch(text, /^changed /m)
+  })
+
+  test('an agent that k3s-join has brought is ready once it has a network', async () => {
+    const { code, text } = await cluster.task('k3s-join', 'apply')
+    assert.equal(code, 0, text)
+    await bridge(cluster)
+    await until('both are ready', ready)
+  })
+
+  test('a pod on each reaches the one on the other', async () => {
+    await kubectl('apply --filename=-', restricted('apart', podImage, 2, { apart: true }))
+    const available =
+      '/opt/bin/k3s kubectl --namespace=shop wait deploy/apart --for=condition=Available --timeout=1s'
+    await until('they are available', available)
+    await each()
+  })
+
+  test('logs of a pod on the agent come through the API', async () => {
+    const { name } = (await pods()).get(agent)!
+    assert.match(await kubectl(`--namespace=shop logs ${name}`), /listens on \[8080\] as 65532/)
+  })
+
+  test('a restart of the agent ends no container', async () => {
+    const before = await pods()
+    await cluster.on(agent, 'systemctl restart k3s.service')
+    await until('both are ready', ready)
+    assert.deepEqual(await pods(), before)
+    await each()
   })
 
   test('nothing is left of a node that has run pods', async () => {
