@@ -4,10 +4,11 @@
 // Needs   a USB disk of its own, chosen by id in vault.disk of its machine in the site document.
 // Opens   as the site document says. Whoever takes machine and disks opens it, too, where nothing is asked that they lack:
 //           tpm2_pcrs: [7, 14]         any system that is signed under the same keys opens it: a stick with Debian is enough
-//           tpm2_pcrs: [7, 8, 9, 14]   the kernel, initrd and command line of this machine's own menu open it (the default);
-//                                      nobody measures the root file system, so it has to be encrypted (E16)
+//           tpm2_pcrs: [7, 8, 9, 14]   the kernel, initrd and command line of this machine's own menu open it (the default), over
+//                                      whatever root file system they find: a thief puts one of their own there, encrypted or not
 //           tpm2_pin: true             whoever types the PIN besides, after each boot
-//           key_file: true             whoever opens the root disk, which is encrypted; the TPM2 has no key
+//           key_file: true             whoever opens the root disk, which is encrypted; the TPM2 has no key. The safest where a
+//                                      person types the passphrase of that disk at each start anyway
 //           tpm2_pcrs: []              whoever types the passphrase, or applies this page, after each boot
 //         Not built: PCR 15 and signed policies for PCR 11, because only systemd-stub measures what they need, and here GRUB
 //         starts the kernel; systemd-pcrlock, which is experimental and cannot foretell what GRUB measures, so that 7 is left.
@@ -379,7 +380,8 @@ const opensFor = ({ renewed, pin }: Way): string =>
   pin
     ? 'for whoever knows the PIN, in any system that is signed under the same keys'
     : renewed
-      ? 'for the kernel, initrd and command line of this machine, and between an update and the next start for any signed system'
+      ? 'for the kernel, initrd and command line of this machine over any root file system, and from an update until the next ' +
+        'start for any signed system'
       : 'for any system that is signed under the same keys, a stick with Debian too'
 
 /** The site wants no key in the TPM2: one that is left from another choice would still open the vault. */

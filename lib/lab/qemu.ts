@@ -12,6 +12,12 @@ import { readIf } from './place.ts'
 /** The firmware's code, and its variables as they are on the first start. */
 export const firmware = { code: '/usr/share/OVMF/OVMF_CODE_4M.fd', vars: '/usr/share/OVMF/OVMF_VARS_4M.fd' }
 
+/** The same with Secure Boot, as a machine is sold: it starts what Microsoft has signed, and so Debian's shim. */
+export const checking = {
+  code: '/usr/share/OVMF/OVMF_CODE_4M.ms.fd',
+  vars: '/usr/share/OVMF/OVMF_VARS_4M.ms.fd',
+}
+
 const memory = 2048
 
 /** What differs between one start of the VM and another; all that the memory snapshot depends on is in `qemuWords`. */
@@ -25,6 +31,8 @@ export interface Start {
   /** The backend of the second network, when somebody is on it. */
   outside: string | undefined
   incoming: boolean
+  /** With Secure Boot. */
+  secure?: boolean
 }
 
 /** QEMU's command line: a PC with UEFI, a TPM 2.0, two networks and three disks, emulated, so that it is the same everywhere. */
@@ -32,13 +40,17 @@ export function qemuWords(vm: Start): string[] {
   const at = (name: string) => path.join(vm.dir, name)
   const forward = `hostfwd=tcp:127.0.0.1:${vm.port}-:22,hostfwd=udp:127.0.0.1:${vm.wireguardPort}-:51820`
   const raw = 'if=none,format=raw,cache=unsafe,discard=unmap'
+  const smm = vm.secure ? ',smm=on' : ''
+  const code = vm.secure ? checking.code : firmware.code
   return [
     ['-nodefaults', '-no-user-config', '-display', 'none'],
-    ['-machine', 'q35,memory-backend=ram,usb=off,vmport=off,i8042=off,hpet=off,smbus=off,sata=off'],
+    ['-machine', `q35,memory-backend=ram,usb=off,vmport=off,i8042=off,hpet=off,smbus=off,sata=off${smm}`],
+    // Only in system management mode may the variables be written that say what is trusted.
+    vm.secure ? ['-global', 'driver=cfi.pflash01,property=secure,value=on'] : [],
     ['-accel', 'tcg,thread=multi,tb-size=512', '-cpu', 'max', '-smp', '2', '-m', `${memory}`],
     ['-object', `${vm.ram},id=ram,size=${memory}M`],
-    ['-drive', `if=pflash,unit=0,format=raw,readonly=on,file=${firmware.code}`],
-    ['-drive', `if=pflash,unit=1,format=raw,file=${at('vars.fd')}`],
+    ['-drive', `if=pflash,unit=0,format=raw,readonly=on,file=${code}`],
+    ['-drive', `if=pflash,unit=1,format=raw,file=${at(vm.secure ? 'secure.fd' : 'vars.fd')}`],
     ['-chardev', `socket,id=console,path=${at('console')},server=on,wait=off,logfile=${at('console.log')}`],
     ['-serial', 'chardev:console', '-qmp', `unix:${at('qmp')},server=on,wait=off`],
     ['-netdev', `user,id=uplink,${forward}`],

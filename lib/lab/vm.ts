@@ -161,10 +161,11 @@ export async function untilLogin(
 ): Promise<void> {
   const deadline = Date.now() + limit * 1000
   for (;;) {
+    // Under emulation on a busy computer a login alone may take minutes: one that is slow is none that failed.
     const { code, stderr } = await labRun(machine, first.command(), {
       root: first.root,
       fresh: true,
-      seconds: 60,
+      seconds: limit,
     })
     if (code === 0) return
     const qemu = running(machine.dir)

@@ -131,7 +131,10 @@ test('each way to open it says whom it opens for, and what it asks at boot', () 
   )
   assert.ok(!bound.facts.some((fact) => fact.includes('fortress-vault.service')))
 
-  assert.match(choice({}).title ?? '', /for the kernel, initrd and command line of this machine/)
+  assert.match(
+    choice({}).title ?? '',
+    /for the kernel, initrd and command line of this machine over any root file system/,
+  )
 
   const pin = choice({ tpm2_pcrs: [7, 14], tpm2_pin: true })
   assert.match(pin.title ?? '', /for whoever knows the PIN/)

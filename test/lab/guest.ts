@@ -15,22 +15,31 @@ export interface Guest {
 
 /** Builds the guest's disk when it is not there: half a minute, with root. */
 export async function guestImage(): Promise<Guest> {
-  const script = join(root, 'test/lab/guest.sh')
-  const disk = join(root, 'lib/lab/disk.sh')
-  const { tree } = await labImage({ only: 'node', extra: ['ignition', 'udhcpc'] })
+  const dir = await disk('guest', ['ignition', 'udhcpc'])
+  const tls = { key: readFileSync(join(dir, 'tls.key')), cert: readFileSync(join(dir, 'tls.crt')) }
+  return { image: join(dir, 'guest.qcow2'), tls }
+}
+
+/** The disk of a machine that does a job and is off again: see job.sh. */
+export const jobImage = async (): Promise<string> =>
+  join(await disk('job', ['tpm2-tools', 'libtss2-tcti-swtpm0t64', 'swtpm']), 'job.qcow2')
+
+/** The directory that the script of that name fills, of Debian with some packages besides. */
+async function disk(name: string, extra: string[]): Promise<string> {
+  const script = join(root, `test/lab/${name}.sh`)
+  const maker = join(root, 'lib/lab/disk.sh')
+  const { tree } = await labImage({ only: 'node', extra })
   const key = createHash('sha256')
-    .update([tree, readFileSync(script), readFileSync(disk)].join('\0'))
+    .update([tree, readFileSync(script), readFileSync(maker)].join('\0'))
     .digest('hex')
-  const dir = join(labDir(), 'guest', key.slice(0, 16))
-  const image = join(dir, 'guest.qcow2')
-  if (!existsSync(image)) {
-    const part = `${dir}.part`
-    rmSync(part, { recursive: true, force: true })
-    mkdirSync(part, { recursive: true })
-    execFileSync('unshare', ['--mount', 'bash', script, tree, disk, part], { stdio: 'inherit' })
-    renameSync(part, dir)
-  }
-  return { image, tls: { key: readFileSync(join(dir, 'tls.key')), cert: readFileSync(join(dir, 'tls.crt')) } }
+  const dir = join(labDir(), name, key.slice(0, 16))
+  if (existsSync(dir)) return dir
+  const part = `${dir}.part`
+  rmSync(part, { recursive: true, force: true })
+  mkdirSync(part, { recursive: true })
+  execFileSync('unshare', ['--mount', 'bash', script, tree, maker, part], { stdio: 'inherit' })
+  renameSync(part, dir)
+  return dir
 }
 
 /** What 10-vm-host would install, so that the container that plays the host needs no network. */
