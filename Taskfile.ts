@@ -47,6 +47,7 @@ export default {
       does: 'what is not fulfilled and why, also as OpenSCAP tailoring and Lynis profile',
       ...commandOf('waivers', 'waivers'),
     },
+    pins: { does: 'pins against what makers publish, and newer patches', ...commandOf('pins', 'pins') },
     unlock: { does: 'end a run that hangs', ...commandOf('trust', 'unlock') },
   },
   'The cluster': {

@@ -23,6 +23,7 @@ import {
   RENEWED,
 } from './health.ts'
 import type { Verdict } from './history.ts'
+import { pinsSeen } from './pins.ts'
 import { type Judged, type LayerState, type SitePage, judge, layersOf } from './layers.ts'
 
 /** Hours that a backup may take to come, and days that a drill may be old. */
@@ -89,6 +90,7 @@ export function statusOf(config: Config, { pages, machines, verdicts, now, took 
       `the exception from ${listed(rules)} in ${namespace} ended with ${until}`,
       `./task policy apply, and take it out of config/sites/${config.site.name}.yaml`,
     )
+  pinConcerns(config, add)
   const cluster = clusterState(config, machines, now, add)
   const order = { bad: 0, warn: 1 }
   concerns.sort((a, b) => order[a.state] - order[b.state])
@@ -116,6 +118,24 @@ function releaseConcern({ pins }: Config, { name, system = '' }: Answers, add: A
       `Flatcar ${pinned} is pinned, and it runs ${runs}`,
       './task node-update plan, then apply',
     )
+}
+
+/** What ./task pins check has seen last, of pins that are still the same. */
+function pinConcerns(config: Config, add: Add): void {
+  const seen = pinsSeen(config)
+  for (const { pin, version, files, out } of seen?.pins ?? []) {
+    if (config.pins[pin]?.version !== version) continue
+    const wrong = files.filter(({ state }) => state === 'differs').map(({ arch }) => arch)
+    if (wrong.length > 0)
+      add('bad', pin, `its digest (${listed(wrong)}) is not what its maker publishes`, './task pins check')
+    if (out?.newer)
+      add(
+        'warn',
+        pin,
+        `${out.newest} is out, and ${version} is pinned (seen ${out.when.slice(0, 10)})`,
+        './task pins check; then config/versions.yaml',
+      )
+  }
 }
 
 /** A machine of that name answers, and it is not the one that pages were run on. */

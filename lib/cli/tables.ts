@@ -160,6 +160,19 @@ export const webhooks = {
   notes: ['Exit code: 0 nothing is held up any more, 2 something is, and nobody has said yes.'],
 } as const satisfies Table
 
+export const pins = {
+  words: [
+    {
+      name: 'action',
+      among: { check: 'ask the makers for their digests, and for a newer patch; downloads nothing' },
+    },
+  ],
+  flags: { site, json: { help: 'one JSON document, for programs' } },
+  notes: [
+    'Exit code: 0 all is as pinned, 1 something differs, 2 a newer patch is out, or something is unknown.',
+  ],
+} as const satisfies Table
+
 export const take = {
   words: [
     { name: 'PAGE', help: 'by its name or number: 06-host-firewall' },

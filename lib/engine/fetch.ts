@@ -16,6 +16,8 @@ export interface FetchOptions {
   stall?: number
   /** Tries in a row, each a connection, that may transfer nothing. Default 5. */
   tries?: number
+  /** Bytes that a small file may have. Default: a mebibyte. */
+  largest?: number
 }
 
 const MIB = 1024 * 1024
@@ -57,14 +59,16 @@ export async function fetchPart(
   return began > 0
 }
 
-/** Fetches a file of a mebibyte at most: `to` is there whole or not at all. */
+/** Fetches a file of a mebibyte at most, or of `largest`: `to` is there whole or not at all. */
 export async function fetchSmall(url: string, to: string, options: FetchOptions): Promise<void> {
   const part = `${to}.part`
   const name = basename(new URL(url).pathname)
   const from = mirrored(url, options.mirror)
   await rm(part, { force: true })
   try {
-    await tried(name, part, options, () => fetchOnce({ name, url: from, part, largest: SMALL, options }))
+    await tried(name, part, options, () =>
+      fetchOnce({ name, url: from, part, largest: options.largest ?? SMALL, options }),
+    )
     await rename(part, to)
   } finally {
     for (const left of [part, sourceOf(part)]) await rm(left, { force: true })

@@ -143,6 +143,7 @@ export function loadConfig(
   for (const pin of Object.values(config.pins)) {
     pin.url = fillVersion(pin.url, pin.version)
     if (pin.signature !== undefined) pin.signature.url = fillVersion(pin.signature.url, pin.version)
+    if (pin.sums !== undefined) pin.sums = fillVersion(pin.sums, pin.version)
   }
   remember(root, 'config', key, config)
   return config

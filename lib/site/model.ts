@@ -347,6 +347,10 @@ export interface Pin {
   sha256?: PerArch
   sha512?: PerArch
   signature?: { kind: 'gpg' | 'cosign' | 'minisign'; key: string; key_url?: string; url: PerArch }
+  /** Where its maker publishes digests. */
+  sums?: PerArch
+  /** Where its maker names the versions that are out; `name`: under which name, `channel`: the one that all are to run. */
+  releases?: { url: string; name?: string; channel?: boolean }
   proof: string
   /** Why there is no proof yet: it is not downloaded. */
   unproven?: string
