@@ -110,8 +110,10 @@ interface Found extends Task {
 
 function find(taskfile: Taskfile, scripts: PageFile[], name: string, rest: string[]): Found {
   const own = Object.values(taskfile).find((tasks) => Object.hasOwn(tasks, name))?.[name]
-  if (own) return own
   const named = scripts.filter((p) => [p.number, p.name, `${p.number}-${p.name}`].includes(name))
+  // A page may have the name of a task: then what is a mode of pages is meant for it.
+  const mode = Object.hasOwn(pageTable.words[0].among, rest[0] ?? '')
+  if (own && !(mode && named.length > 0)) return own
   if (named.length > 1) {
     const names = named.map((p) => p.name)
     throw new Fault(`'${name}' is the number of several pages: ${names.join(', ')}. Say which by its name.`)

@@ -200,6 +200,31 @@ export const gates = {
   flags: { site, json },
 } as const satisfies Table
 
+export const secrets = {
+  words: [
+    {
+      name: 'action',
+      among: {
+        sops: 'write .sops.yaml: files of this tree are encrypted for the laptop and for the cluster',
+        rotate: 'a new key of the cluster, and every encrypted file anew for it: the keys of before open nothing',
+        check: 'look for secrets in clear in the files that Git has or would take',
+        hook: 'have Git look for them before each commit',
+      },
+    },
+    { name: 'DIR', optional: true, help: 'a Git tree; without it the directory where this is typed' },
+  ],
+  flags: {
+    history: { help: 'for check: whatever any commit has ever brought, too' },
+    staged: { help: 'for check: what the next commit would bring, and nothing else' },
+    site,
+    json: { help: 'for check: one JSON document, for programs' },
+  },
+  notes: [
+    'Exit code of check: 0 nothing was found, 2 something was; of sops: 2 files are encrypted for others.',
+    './task secrets plan, apply, verify, undo and print are of the page 52-secrets.',
+  ],
+} as const satisfies Table
+
 export const ca = { words: [], flags: { site } } as const satisfies Table
 
 export const identity = {

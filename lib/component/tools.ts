@@ -1,4 +1,5 @@
-// kubectl and helm of this computer: which of them fits the cluster, in PATH or in the cache, and how the pinned one comes there.
+// Programs of this computer that pages and commands run: which of them fits, in PATH or in the cache, and how the pinned one comes
+// there. kubectl and helm have to fit the cluster; sops and gitleaks to be as new as they are pinned.
 import { chmodSync, existsSync, renameSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Artifact, artifactOf } from '../engine/artifact.ts'
@@ -8,7 +9,9 @@ import { $, orFault } from '../ground/laptop.ts'
 import type { Pins } from '../site/model.ts'
 
 export const toolNames = ['kubectl', 'helm'] as const
-export type ToolName = (typeof toolNames)[number]
+/** What ./task secrets runs. */
+export const secretTools = ['sops', 'gitleaks'] as const
+export type ToolName = (typeof toolNames)[number] | (typeof secretTools)[number]
 
 /** A program that is there, and may be used for this cluster. */
 export interface Tool {
@@ -41,14 +44,30 @@ export const kubectlFits = (kubectl: string, server: string): boolean =>
 /** Minor versions of Kubernetes older than its own client with which Helm works (https://helm.sh/docs/topics/version_skew). */
 const HELM_BEHIND = 3
 
+/** How each says its version, and the version in what it says. */
+const versions: Record<ToolName, { words: string[]; pattern: RegExp }> = {
+  kubectl: { words: ['version', '--client', '--output=json'], pattern: /"gitVersion": *"(v[^"]+)"/ },
+  helm: { words: ['version'], pattern: /[^a-zA-Z]Version:"(v[^"]+)"/ },
+  // Without the flag it asks the internet for a newer one.
+  sops: { words: ['--disable-version-check', '--version'], pattern: /^sops v?(\d+\.\d+\.\d+)/m },
+  gitleaks: { words: ['version'], pattern: /^v?(\d+\.\d+\.\d+)/m },
+}
+
 /**
  * Why what `kubectl version --client` or `helm version` prints is not used with this Kubernetes; undefined where it fits. Helm
  * must be 4, whose flags pages use, and built with a client of this Kubernetes, or of one that is at most three minor versions
- * newer: Helm promises nothing for a server that is newer than its client.
+ * newer: Helm promises nothing for a server that is newer than its client. The others must be as new as the one that is `pinned`,
+ * and of its major version.
  */
-export function misfit(name: ToolName, said: string, kubernetes: string): string | undefined {
+export function misfit(name: ToolName, said: string, kubernetes: string, pin = ''): string | undefined {
   const version = versionIn(name, said)
   if (version === undefined) return 'it does not say its version'
+  if (name === 'sops' || name === 'gitleaks') {
+    const [[major = 0, minor = 0], [wanted = 0, least = 0]] = [version, pin].map((text) =>
+      text.replace(/^v/, '').split('.').map(Number),
+    ) as [number[], number[]]
+    return major === wanted && minor >= least ? undefined : `it must be ${wanted}.${least} or newer`
+  }
   const minor = minorOf(kubernetes)
   if (name === 'kubectl')
     return kubectlFits(version, kubernetes)
@@ -62,7 +81,7 @@ export function misfit(name: ToolName, said: string, kubernetes: string): string
 }
 
 const versionIn = (name: ToolName, said: string): string | undefined =>
-  (name === 'kubectl' ? /"gitVersion": *"(v[^"]+)"/ : /[^a-zA-Z]Version:"(v[^"]+)"/).exec(said)?.[1]
+  versions[name].pattern.exec(said)?.[1]
 
 /** What a user has set for clusters of their own, taken away: variables for `$`. `own` are those of this process. */
 export const clear = (own: NodeJS.ProcessEnv = { ...process.env }): Record<string, string | undefined> => ({
@@ -80,11 +99,10 @@ export async function inPath(name: ToolName, pins: Pins, path?: string): Promise
   const env = { ...clear(), ...(path === undefined ? {} : { PATH: path }) }
   // A program of 60 MB that no cache of the disk has yet takes seconds to start.
   const run = $({ nothrow: true, timeout: '10s', env })
-  const words = name === 'kubectl' ? ['version', '--client', '--output=json'] : ['version']
-  const { stdout } = await run`command -v ${name} && ${name} ${words} 2> /dev/null`
+  const { stdout } = await run`command -v ${name} && ${name} ${versions[name].words} 2> /dev/null`
   const [at = '', ...said] = stdout.split('\n')
   if (!at.startsWith('/')) return undefined
-  const why = misfit(name, said.join('\n'), kubernetesOf(pins))
+  const why = misfit(name, said.join('\n'), kubernetesOf(pins), pins[name]?.version)
   return {
     path: at,
     version: versionIn(name, said.join('\n')) ?? 'of an unknown version',
@@ -98,7 +116,7 @@ export function pinned(name: ToolName, pins: Pins): Artifact | undefined {
   return artifactOf(pins, name, process.arch === 'x64' ? 'amd64' : process.arch)
 }
 
-/** Where the program of a download lies in the cache: kubectl is the download itself, helm stands in a tarball. */
+/** Where the program of a download lies in the cache: some are the download itself, others stand in a tarball. */
 export const programOf = ({ name }: Artifact, dir: string): string =>
   join(dir, name.replace(/\.tar\.gz$/, ''))
 
@@ -142,7 +160,8 @@ export const missing = (name: ToolName, found: Found | undefined): string =>
 
 /** The program of a tarball that was proven, whole or not at all; one that was unpacked before is compared with it. */
 async function unpack(tarball: string, name: string, to: string): Promise<void> {
-  const member = `linux-${process.arch === 'x64' ? 'amd64' : process.arch}/${name}`
+  const directory = name === 'helm' ? `linux-${process.arch === 'x64' ? 'amd64' : process.arch}/` : ''
+  const member = `${directory}${name}`
   const words = ['tar', '--extract', '--gzip', '--to-stdout', '--file', tarball, member]
   const { exitCode } = await $({ nothrow: true })`${words} | cmp --silent - ${to}`
   if (exitCode === 0) return

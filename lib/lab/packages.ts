@@ -119,6 +119,20 @@ const programs: Record<string, Programs> = {
     at: 'test/oracle/age',
     source: ['filippo.io/age/cmd/age', 'filippo.io/age/cmd/age-keygen'],
   },
+  /** Of the versions that are pinned for the laptop. */
+  gitleaks: {
+    at: 'test/oracle/gitleaks',
+    source: 'github.com/zricethezav/gitleaks/v8',
+    pure: true,
+    version: { variable: 'github.com/zricethezav/gitleaks/v8/version.Version', of: 'github.com/zricethezav/gitleaks/v8' },
+  },
+  sops: { at: 'test/oracle/sops', source: 'github.com/getsops/sops/v3/cmd/sops', pure: true },
+  /** The controller that the pinned chart runs, and what people seal with. */
+  'sealed-secrets': {
+    at: 'test/oracle/sealed-secrets',
+    source: ['controller', 'kubeseal'].map((name) => `github.com/bitnami/sealed-secrets/cmd/${name}`),
+    pure: true,
+  },
   versitygw: { at: 'test/oracle/s3', source: 'github.com/versity/versitygw/cmd/versitygw', pure: true },
   'talos-oracle': { at: 'test/oracle/talos', source: '.' },
   'kube-bed': {

@@ -32,7 +32,7 @@ const kubeconfig = `apiVersion: v1
 kind: Config
 clusters: [{ name: default, cluster: { certificate-authority-data: QQ==, server: 'https://127.0.0.1:6443' } }]
 contexts: [{ name: default, context: { cluster: default, user: default } }]
-users: [{ name: default, user: { client-key-data: c2VjcmV0LWtleQ== } }]
+users: [{ name: default, user: { client-key-data: c2VjcmV0LWtleQ== } }] # gitleaks:allow
 current-context: default
 `
 

@@ -7,9 +7,15 @@ import { root } from '../../lib/ground/root.ts'
 import { loadConfig } from '../../lib/site/config.ts'
 
 /** Where the module of a component has its chart. */
-const places: Record<string, { module: string; at: string }> = {
+const places: Record<string, { module: string; at: string; version?: string }> = {
   cilium: { module: 'github.com/cilium/cilium', at: 'install/kubernetes/cilium' },
   'cert-manager': { module: 'github.com/cert-manager/cert-manager', at: 'deploy/charts/cert-manager' },
+  // Its module has the chart that was the newest at that time, which is the one before: it differs in the version of its program.
+  'sealed-secrets': {
+    module: 'github.com/bitnami-labs/sealed-secrets',
+    at: 'helm/sealed-secrets',
+    version: 'v0.38.4',
+  },
 }
 
 export const pins = loadConfig({ env: { FK_ENV_FILE: '/dev/null' } }).pins
@@ -21,8 +27,7 @@ const cache =
 /** The directory of a chart, and why it is not here. */
 export function chartOf(name: string): { path: string; missing: string | false } {
   if (name === 'kyverno') return kyvernoChart()
-  const { module, at } = places[name]!
-  const version = `v${pins[name]!.version.replace(/^v/, '')}`
+  const { module, at, version = `v${pins[name]!.version.replace(/^v/, '')}` } = places[name]!
   const path = join(cache, `${module}@${version}`, at)
   return {
     path,

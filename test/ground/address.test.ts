@@ -88,7 +88,7 @@ test('FK_HOST is read in every form it has', () => {
 test('a password in FK_HOST is refused in every form, and never repeated', () => {
   for (const text of [
     'admin:correct-horse@192.0.2.10',
-    'ssh://admin:correct-horse@192.0.2.10/',
+    'ssh://admin:correct-horse@192.0.2.10/', // gitleaks:allow
     'admin:correct-horse@::1',
   ])
     assert.deepEqual(parseHost(text), {
