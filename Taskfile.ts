@@ -23,7 +23,7 @@ export default {
     gates: { does: 'what only a person can do, and what of it is done', ...commandOf('gates', 'gates') },
     peer: { does: 'the devices that may enter the tunnel', ...commandOf('peer', 'peer') },
     identity: { does: 'the key to every secret, and its copy', ...commandOf('identity', 'identity') },
-    secrets: { does: 'encrypted files of a Git tree; what of it is in clear', ...commandOf('secrets', 'secrets') },
+    secrets: { does: 'encrypted files of a Git tree; secrets in clear', ...commandOf('secrets', 'secrets') },
     ca: { does: 'the root certificate for phones and browsers', ...commandOf('ca', 'ca') },
     node: {
       does: 'rebuild or destroy a virtual machine; replace or remove a node of the cluster; write the kubeconfig',

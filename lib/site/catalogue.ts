@@ -28,6 +28,8 @@ export interface Component {
   gate?: string
   param?: string
   disk?: string
+  /** Used only where a site chooses it. */
+  optional?: boolean
   own_disk: boolean
   snapshots: boolean
   arch?: ('amd64' | 'arm64')[]
@@ -112,9 +114,10 @@ function componentOf(name: string): Component {
   return document
 }
 
-/** Whether a component fills a slot: it is chosen for it, or nothing is. */
+/** Whether a component fills a slot: it is chosen for it, or nothing is, and it is one for those who choose nothing. */
 export const fills = (site: Pick<Site, 'components'>, slot: string, name: string): boolean =>
-  chosen(site, slot).length === 0 || chosen(site, slot).includes(name)
+  chosen(site, slot).includes(name) ||
+  (chosen(site, slot).length === 0 && catalogue().get(name)?.optional !== true)
 
 /** What a component that fills a slot is given beside its name; nothing for one that is chosen by its name alone. */
 export function parametersOf(

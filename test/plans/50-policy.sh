@@ -54,7 +54,7 @@ FORTRESS
 
   # 2/5 the manifests of policy are written
   check() {
-    put_matches /nonexistent/fortress/components/policy.yaml a176ea19962fe352e24b705f1a925a7ad48b4a21b2e62f51bfa74b0b5e86f8a4 644 root:root
+    put_matches /nonexistent/fortress/components/policy.yaml 151f810e50af6349d3c12894d382a350357c0479a401c4b078ca31f7be8eee94 644 root:root
   }
   apply() {
     (
@@ -684,6 +684,7 @@ metadata:
       cert-manager: namespaces of components are those of the kit
       cilium: namespaces of components are those of the kit
       hello: namespaces of components are those of the kit
+      sops: namespaces of components are those of the kit
 spec:
   failurePolicy: Fail
   matchConstraints:
@@ -734,6 +735,8 @@ spec:
       expression: '!(request.namespace == "cilium")'
     - name: exempt-5
       expression: '!(request.namespace == "hello")'
+    - name: exempt-6
+      expression: '!(request.namespace == "sops")'
   variables:
     - name: it
       expression: "(dyn(object).kind == 'Pod' ? dyn(object) : dyn(object).kind == 'CronJob' ? dyn(object).spec.jobTemplate.spec.template : dyn(object).spec.template)"
