@@ -24,7 +24,7 @@ export default {
     gates: { does: 'what only a person can do, and what of it is done', ...commandOf('gates', 'gates') },
     peer: { does: 'the devices that may enter the tunnel', ...commandOf('peer', 'peer') },
     identity: { does: 'the key to every secret, and its copy', ...commandOf('identity', 'identity') },
-    secrets: { does: 'encrypted files of a Git tree; what of it is in clear', ...commandOf('secrets', 'secrets') },
+    secrets: { does: 'encrypted files of a Git tree; secrets in clear', ...commandOf('secrets', 'secrets') },
     ca: { does: 'the root certificate for phones and browsers', ...commandOf('ca', 'ca') },
     node: {
       does: 'rebuild or destroy a virtual machine; replace or remove a node of the cluster; write the kubeconfig',
@@ -34,11 +34,7 @@ export default {
       does: 'the keys of the vault, for paper; a lost LUKS header back from its copy',
       ...commandOf('vault', 'vault'),
     },
-    lab: {
-      does: 'a throw-away Debian VM to try it all on',
-      takes: lab,
-      run: program('lib/lab/terminal.ts'),
-    },
+    lab: { does: 'a throw-away Debian VM to try it all on', takes: lab, run: program('lib/lab/terminal.ts') },
     doctor: {
       does: 'check that laptop and machines have what the pages need, with the remedy; changes nothing',
       ...commandOf('doctor', 'doctor'),
@@ -52,10 +48,7 @@ export default {
     unlock: { does: 'end a run that hangs', ...commandOf('trust', 'unlock') },
   },
   'The cluster': {
-    kubectl: {
-      does: 'kubectl on the cluster; no kubeconfig lies on the disk',
-      ...commandOf('tool', 'kubectl'),
-    },
+    kubectl: { does: 'kubectl on the cluster; no kubeconfig on the disk', ...commandOf('tool', 'kubectl') },
     kubeconfig: { does: 'the cluster for a person, for some hours', ...commandOf('people', 'kubeconfig') },
     helm: { does: 'helm on the cluster, in the same way', ...commandOf('tool', 'helm') },
     may: { does: 'whether a workload may talk to another, and by which rule', ...commandOf('may', 'may') },

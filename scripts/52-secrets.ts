@@ -1,22 +1,23 @@
 #!/usr/bin/env -S npx --no-install tsx
 // The keys by which the cluster opens secrets that lie encrypted in Git: made on the laptop, kept there, and handed over.
 //
-// Needs   k3s-server, or vm-talos. Without a choice of components.secrets it is sops, which needs nothing in the cluster but its key.
-// Leaves  for sops: Secret sops-age in namespace sops, which the GitOps engine is given; ./task secrets sops DIR writes for whom
-//         files of a Git tree are encrypted, and docs/secrets.md tells the rest.
-//         for sealed-secrets: the controller, with a key that the laptop has, too; sealed-secrets.crt on the laptop is for sealing.
-// Undo    takes the keys and the controller out of the cluster. The laptop keeps them: a cluster that is built anew opens what it did.
+// Needs   k3s-server, or vm-talos. Where components.secrets chooses nothing it is sops, which has nothing in the cluster but a key.
+// Leaves  sops: Secret sops-age in namespace sops, for a GitOps engine. ./task secrets sops DIR writes for whom files of a Git
+//         tree are encrypted; docs/secrets.md tells the rest.
+//         sealed-secrets: the controller, with a key that the laptop has, too. sealed-secrets.crt on the laptop is for sealing.
+//         Other choices (openbao, external-secrets) are not built yet.
+// Undo    takes the keys and the controller out of the cluster. The laptop keeps them, for a cluster that is built anew.
 import { generateKeyPairSync } from 'node:crypto'
 import { join } from 'node:path'
 import { namespaceStep, ownPolicies } from '../lib/component/objects.ts'
 import { release } from '../lib/component/release.ts'
-import { clusterKeys, keyLines, makeKey } from '../lib/component/sops.ts'
+import { clusterKeys, keyLines, makeKey } from '../lib/component/clusterkey.ts'
 import type { Step } from '../lib/engine/step.ts'
 import { Secret } from '../lib/ground/secret.ts'
 import { feed, library, sh } from '../lib/ground/sh.ts'
 import { type Context, script } from '../lib/script.ts'
 import { fills } from '../lib/site/catalogue.ts'
-import { chosen, isServer } from '../lib/site/machines.ts'
+import { isServer } from '../lib/site/machines.ts'
 
 const about = {
   layer: 'policy',
@@ -41,7 +42,7 @@ export default script(import.meta, about, (context) => {
   if (!site.machines.some(isServer)) return []
   return [
     ...(fills(site, 'secrets', 'sops') ? [namespaceStep(sops), clusterKey(context)] : []),
-    ...(chosen(site, 'secrets').includes('sealed-secrets') ? sealedSecrets(context) : []),
+    ...(fills(site, 'secrets', 'sealed-secrets') ? sealedSecrets(context) : []),
   ]
 })
 
@@ -51,7 +52,13 @@ const storedAt = ({ state }: Context, secret: string): string => join(state, `${
 /** The cluster gets the newest key, and the one before: what was encrypted for that may not be replaced in Git yet. */
 function clusterKey(context: Context): Step {
   const keys = context.secrets(clusterKeys, makeKey)
-  const two = new Secret(keys.name, async () => `${keyLines(await keys.resolve()).slice(0, 2).join('\n')}\n`)
+  const two = new Secret(
+    keys.name,
+    async () =>
+      `${keyLines(await keys.resolve())
+        .slice(0, 2)
+        .join('\n')}\n`,
+  )
   const at = [sops.namespace, sops.secret, storedAt(context, clusterKeys)]
   return {
     name: 'the age key of the cluster is in the cluster, as the laptop has it',
@@ -81,7 +88,9 @@ function sealedSecrets(context: Context): Step[] {
         why: 'whoever has it can seal for the cluster, and open nothing',
         check: sh`sealing_certificate_holds ${certificate} 365`,
         apply: [
-          feed(key)`sealing_certificate ${certificate} ${`${context.site.name} sealed secrets`} ${sealing.days}`,
+          feed(
+            key,
+          )`sealing_certificate ${certificate} ${`${context.site.name} sealed secrets`} ${sealing.days}`,
         ],
         undo: [sh`echo ${`kept: ${certificate}, and its key, which is encrypted: ${sealing.stored}`}`],
       },

@@ -92,6 +92,8 @@ const others: Record<string, RegExp> = {
   npm: /^(ci|link|run page)$/,
   passwd: /^USER$/,
   'ssh-copy-id': /^\S+@192\.0\.2\.10$/,
+  kubeseal: /^--cert secrets\/SITE\/sealed-secrets\.crt --format yaml < secret\.yaml$/,
+  sops: /^(encrypt --in-place )?apps\/db\.sops\.yaml$/,
   'ssh-keygen': /^(-t ed25519|-lf \/etc\/ssh\/ssh_host_ed25519_key\.pub)$/,
   systemctl: /^restart ssh$/,
   useradd: /^--create-home keeper$/,

@@ -1,19 +1,19 @@
 // ./task secrets: files of a Git tree that sops encrypts for people and cluster, and what stands in clear where it should not.
 import { chmodSync, existsSync, lstatSync, mkdirSync, readFileSync, statSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
-import { type Leak, filesOf, git, inFiles, inHistory, inStaged, textOf, walk, without } from '../component/leaks.ts'
+import { clusterKeys, keyLines, makeKey, rotating } from '../component/clusterkey.ts'
 import {
-  type Recipient,
-  clusterKeys,
-  encryptedAs,
-  header,
-  keyLines,
-  makeKey,
-  opened,
-  reencrypt,
-  rotating,
-  rules,
-} from '../component/sops.ts'
+  type Leak,
+  filesOf,
+  git,
+  inFiles,
+  inHistory,
+  inStaged,
+  textOf,
+  walk,
+  without,
+} from '../component/leaks.ts'
+import { type Recipient, encryptedAs, header, opened, reencrypt, rules } from '../component/sops.ts'
 import { type ToolName, toolFor } from '../component/tools.ts'
 import { downloads } from '../engine/delivery.ts'
 import { count } from '../engine/report.ts'
@@ -102,7 +102,8 @@ async function sops(session: Session, dir: string): Promise<number> {
   const wanted = recipients.map(({ key }) => key)
   const others = files.filter(({ recipients: now }) => !same(now, wanted))
   if (others.length === 0) return 0
-  say(`${count(others.length, 'file')} there ${others.length === 1 ? 'is' : 'are'} encrypted for others: ./task secrets rotate ${dir}`)
+  const are = `${count(others.length, 'file')} there ${others.length === 1 ? 'is' : 'are'}`
+  say(`${are} encrypted for others: ./task secrets rotate ${dir}`)
   return 2
 }
 
@@ -169,7 +170,9 @@ async function rotate(session: Session, dir: string): Promise<number> {
     })
   await store.put(clusterKeys, [newest, ...older].join('\n'))
   say(`${count(changed, 'file')} encrypted anew, for ${recipients.map(({ who }) => who).join(' and ')}.`)
-  say('In this tree the keys of before open nothing any more. In the history of Git, and in copies of it, they open what they did:')
+  say(
+    'In this tree the keys of before open nothing any more. In the history of Git, and in copies of it, they open what they did:',
+  )
   say('whoever had one knows the values of then, and only new values help against that.')
   say('Next: ./task secrets apply gives the cluster the new key; then commit and push these files.')
   return 0
@@ -179,11 +182,14 @@ async function rotate(session: Session, dir: string): Promise<number> {
 async function mayRotate(run: string, files: Closed[], keys: string[], text: string): Promise<void> {
   const against: string[] = []
   for (const { file, others } of files) {
-    if (others.length > 0) against.push(`${file}: opened by ${others.join(', ')} too, which this cannot renew`)
+    if (others.length > 0)
+      against.push(`${file}: opened by ${others.join(', ')} too, which this cannot renew`)
     else
       await opened(run, keys, file).catch((error: unknown) => {
         const said = error instanceof Fault ? (error.said ?? '') : String(error)
-        against.push(`${file}: no key of this laptop opens it, or it was changed: ${said.split('\n').at(-1) ?? ''}`)
+        against.push(
+          `${file}: no key of this laptop opens it, or it was changed: ${said.split('\n').at(-1) ?? ''}`,
+        )
       })
   }
   if (against.length === 0) return
@@ -208,10 +214,14 @@ async function check(
     ...(staged ? await inStaged(run, dir) : await inFiles(run, dir)),
     ...(history ? await inHistory(run, dir) : []),
   ]
-  const leaks = without(dir, found).toSorted((a, b) => a.file.localeCompare(b.file) || a.line - b.line || a.rule.localeCompare(b.rule))
+  const leaks = without(dir, found).toSorted(
+    (a, b) => a.file.localeCompare(b.file) || a.line - b.line || a.rule.localeCompare(b.rule),
+  )
   if (history && (await git(dir, 'rev-parse', '--is-shallow-repository'))?.trim() === 'true')
     session.report.note('This clone is shallow: commits that it does not have were not looked at.')
-  process.stdout.write(json ? `${JSON.stringify(leaks)}\n` : textOfLeaks(leaks, staged ? undefined : await filesOf(dir)))
+  process.stdout.write(
+    json ? `${JSON.stringify(leaks)}\n` : textOfLeaks(leaks, staged ? undefined : await filesOf(dir)),
+  )
   return leaks.length === 0 ? 0 : 2
 }
 
@@ -228,7 +238,9 @@ function textOfLeaks(leaks: readonly Leak[], files: readonly string[] | undefine
     ...lines,
     `\n${count(leaks.length, 'secret')} in clear. Encrypt with sops what belongs into the tree; a line that only looks like a\n`,
     'secret gets the comment gitleaks:allow.\n',
-    ...(old ? ['What a commit has brought is known to whoever has the history: change the secret itself.\n'] : []),
+    ...(old
+      ? ['What a commit has brought is known to whoever has the history: change the secret itself.\n']
+      : []),
   ].join('')
 }
 

@@ -206,7 +206,8 @@ export const secrets = {
       name: 'action',
       among: {
         sops: 'write .sops.yaml: files of this tree are encrypted for the laptop and for the cluster',
-        rotate: 'a new key of the cluster, and every encrypted file anew for it: the keys of before open nothing',
+        rotate:
+          'a new key of the cluster, and every encrypted file anew for it: the keys of before open nothing',
         check: 'look for secrets in clear in the files that Git has or would take',
         hook: 'have Git look for them before each commit',
       },

@@ -1,12 +1,13 @@
 # shellcheck shell=bash
-# Keys that the laptop makes and hands to the cluster as a Secret. Whether it is there as it was handed over is seen by digests that
-# lie beside it; no value is ever printed.
+# Keys that the laptop makes and hands to the cluster as a Secret. Whether it is there as it was handed over is seen by digests
+# that lie beside it; no value is ever printed.
 
-# handed_holds NAMESPACE SECRET FILE [LABEL=VALUE]: the Secret is as it was handed over, and the encrypted FILE that it came from is
-# still the same one.
+# handed_holds NAMESPACE SECRET FILE [LABEL=VALUE]: the Secret is as it was handed over, and the encrypted FILE that it came from
+# is still the same one.
 handed_holds() {
   local said source digest mark label=${4-} each='{{ with .metadata.annotations }}{{ index . "fortress-kit/source" }} '
-  each+='{{ index . "fortress-kit/digest" }}{{ end }} {{ with .metadata.labels }}{{ index . "'${label%%=*}'" }}{{ end }}{{ "\n" }}'
+  each+='{{ index . "fortress-kit/digest" }}{{ end }} '
+  each+='{{ with .metadata.labels }}{{ index . "'${label%%=*}'" }}{{ end }}{{ "\n" }}'
   each+='{{ range $key, $value := .data }}{{ $key }} {{ $value }}{{ "\n" }}{{ end }}'
   [ -f "$3" ] || { echo "the laptop has no $(basename "$3" .age) yet"; return 1; }
   said=$(kubectl get secret "$2" --namespace "$1" --ignore-not-found --output=go-template="$each") || return

@@ -1,5 +1,5 @@
-// Secrets that stand in clear in a tree, in what is about to be committed, or in the history of Git. gitleaks looks for what looks
-// like one; we look for what should be encrypted and is not. Nothing that was found is ever shown, only where.
+// Secrets that stand in clear in a tree, in what is about to be committed, or in the history of Git. gitleaks looks for what
+// looks like one; we look for what should be encrypted and is not. Nothing that was found is ever shown, only where.
 import { lstatSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
@@ -27,7 +27,12 @@ const LARGEST = 5_000_000
 /** Its exit code where it has found something: 1 is that of its failures. */
 const FOUND = 3
 /** What somebody has set for their own reading of differences would hide lines from who looks through them. */
-const plainGit = ['color.ui=false', 'diff.noprefix=false', 'diff.mnemonicPrefix=false', 'core.quotePath=false']
+const plainGit = [
+  'color.ui=false',
+  'diff.noprefix=false',
+  'diff.mnemonicPrefix=false',
+  'core.quotePath=false',
+]
 
 /** Variables that set these for each git that runs below. */
 const gitSettings = Object.fromEntries([
@@ -101,7 +106,8 @@ export async function inFiles(program: string, dir: string): Promise<Leak[]> {
 
 /** What would stand in clear in the next commit. */
 export async function inStaged(program: string, dir: string): Promise<Leak[]> {
-  const names = (await git(dir, 'diff', '--cached', '--name-only', '-z', '--diff-filter=ACMR', '--relative')) ?? ''
+  const names =
+    (await git(dir, 'diff', '--cached', '--name-only', '-z', '--diff-filter=ACMR', '--relative')) ?? ''
   const found: Leak[] = []
   for (const file of names.split('\0').filter(Boolean)) {
     const text = await git(dir, 'show', `:./${file}`)
@@ -122,7 +128,13 @@ export async function inHistory(program: string, dir: string): Promise<Leak[]> {
 
 /** Runs gitleaks by our rules. Rejects with a Fault where it could not look at everything. */
 async function gitleaks(program: string, dir: string, words: string[]): Promise<Leak[]> {
-  const always = ['--config', join(root, 'config/secrets/gitleaks.toml'), '--redact', '--no-banner', '--no-color']
+  const always = [
+    '--config',
+    join(root, 'config/secrets/gitleaks.toml'),
+    '--redact',
+    '--no-banner',
+    '--no-color',
+  ]
   const report = ['--report-format', 'json', '--report-path', '-', '--log-level', 'warn']
   // What a tree ignores is left out by us, for our own rules, too.
   const ignored = ['--gitleaks-ignore-path', '/nonexistent', '--exit-code', String(FOUND)]
@@ -131,7 +143,9 @@ async function gitleaks(program: string, dir: string, words: string[]): Promise<
     { code: 'any' },
   )
   if ((exitCode !== 0 && exitCode !== FOUND) || /\b(ERR|FTL)\b/.test(stderr))
-    throw new Fault('gitleaks could not look at everything', { said: stderr.trim().split('\n').slice(-8).join('\n') })
+    throw new Fault('gitleaks could not look at everything', {
+      said: stderr.trim().split('\n').slice(-8).join('\n'),
+    })
   const rows = JSON.parse(stdout.trim() || '[]') as Record<string, string | number>[]
   return rows.map((row) => ({
     file: String(row['File']),
@@ -180,7 +194,10 @@ function inSecrets(text: string, leak: (rule: string, says: string, line: number
 /** The names of Secrets with a value in clear; lists are opened. */
 function secretsIn(object: unknown): string[] {
   if (typeof object !== 'object' || object === null) return []
-  const { kind, items, metadata, data, stringData } = object as Record<string, Record<string, unknown> | unknown>
+  const { kind, items, metadata, data, stringData } = object as Record<
+    string,
+    Record<string, unknown> | unknown
+  >
   if (Array.isArray(items)) return items.flatMap(secretsIn)
   if (kind !== 'Secret') return []
   const values = [data, stringData].flatMap((map) => Object.values((map ?? {}) as Record<string, unknown>))

@@ -1,7 +1,16 @@
-// Files that sops encrypts with age: for whom a file is, what of a tree is encrypted, and the same file for others. It hides sops:
-// the keys reach it by a pipe, and what it decrypts stays in memory.
+// Files that sops encrypts with age: for whom a file is, whether it is encrypted, and the same file for others. It hides sops, and
+// what that decrypts stays in memory.
 import { createHash } from 'node:crypto'
-import { closeSync, fsyncSync, lstatSync, mkdtempSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  fsyncSync,
+  lstatSync,
+  mkdtempSync,
+  openSync,
+  renameSync,
+  rmSync,
+  writeSync,
+} from 'node:fs'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { basename, dirname, join } from 'node:path'
@@ -9,19 +18,6 @@ import { Fault } from '../ground/fault.ts'
 import { $, type ProcessOutput } from '../ground/laptop.ts'
 
 const load = createRequire(import.meta.url)
-
-/** The secret of the laptop with the keys of the cluster, the newest first, each on a line. */
-export const clusterKeys = 'sops-cluster-key'
-
-/** Stands above the keys while files are being encrypted for the newest one. */
-export const rotating = '# files are being encrypted for the first of these'
-
-/** The keys of a text, as lines of an age identity. */
-export const keyLines = (text: string): string[] => text.match(/^AGE-SECRET-KEY-\S+$/gm) ?? []
-
-/** A new key of the cluster: post-quantum, because what lies in Git is kept by whoever could read it later. */
-export const makeKey = (): Promise<string> =>
-  (load('age-encryption') as typeof import('age-encryption')).generateHybridIdentity()
 
 /** Somebody for whom files are encrypted. */
 export interface Recipient {
@@ -91,17 +87,19 @@ export function encryptedAs(text: string): Encrypted | undefined {
   }
 }
 
-/** Runs sops with these keys alone: what the person has beside them would open more. */
+/**
+ * Runs sops with these keys alone: what the person has beside them would open more. They are in a variable that nobody else can
+ * read: sops reads them once for each recipient, so that a pipe would be empty at the second.
+ */
 function sops(program: string, keys: readonly string[], words: readonly string[]): Promise<ProcessOutput> {
-  const none = Object.keys(process.env).filter((name) => /^SOPS_/.test(name))
+  const none = Object.keys({ ...process.env }).filter((name) => name.startsWith('SOPS_'))
   const env = {
     ...Object.fromEntries(none.map((name) => [name, undefined])),
-    SOPS_AGE_KEY_FILE: '/dev/stdin',
+    SOPS_AGE_KEY: keys.join('\n'),
     HOME: '/nonexistent',
     XDG_CONFIG_HOME: '/nonexistent',
   }
-  const input = `${keys.join('\n')}\n`
-  return $({ input, env, nothrow: true, timeout: '60s' })`cat | ${program} --disable-version-check ${words}`
+  return $({ env, nothrow: true })`${program} --disable-version-check ${words}`
 }
 
 const digest = (text: string) => createHash('sha256').update(text).digest('hex')

@@ -1,5 +1,5 @@
-// Programs of this computer that pages and commands run: which of them fits, in PATH or in the cache, and how the pinned one comes
-// there. kubectl and helm have to fit the cluster; sops and gitleaks to be as new as they are pinned.
+// Programs of this computer that pages and commands run: which of them fits, in PATH or in the cache, and how the pinned one
+// comes there. kubectl and helm have to fit the cluster; sops and gitleaks to be as new as they are pinned.
 import { chmodSync, existsSync, renameSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Artifact, artifactOf } from '../engine/artifact.ts'
@@ -80,8 +80,7 @@ export function misfit(name: ToolName, said: string, kubernetes: string, pin = '
     : `its client is not one for the Kubernetes of the cluster, ${kubernetes}`
 }
 
-const versionIn = (name: ToolName, said: string): string | undefined =>
-  versions[name].pattern.exec(said)?.[1]
+const versionIn = (name: ToolName, said: string): string | undefined => versions[name].pattern.exec(said)?.[1]
 
 /** What a user has set for clusters of their own, taken away: variables for `$`. `own` are those of this process. */
 export const clear = (own: NodeJS.ProcessEnv = { ...process.env }): Record<string, string | undefined> => ({

@@ -124,7 +124,10 @@ const programs: Record<string, Programs> = {
     at: 'test/oracle/gitleaks',
     source: 'github.com/zricethezav/gitleaks/v8',
     pure: true,
-    version: { variable: 'github.com/zricethezav/gitleaks/v8/version.Version', of: 'github.com/zricethezav/gitleaks/v8' },
+    version: {
+      variable: 'github.com/zricethezav/gitleaks/v8/version.Version',
+      of: 'github.com/zricethezav/gitleaks/v8',
+    },
   },
   sops: { at: 'test/oracle/sops', source: 'github.com/getsops/sops/v3/cmd/sops', pure: true },
   /** The controller that the pinned chart runs, and what people seal with. */
