@@ -343,8 +343,8 @@ release_namespace_gone() {
   fi
 }
 
-# release_emptied NAMESPACE: it is gone with all that is in it, within five minutes. Which webhook it waits for it says itself. An API
-# that does not answer is asked again, for a minute.
+# release_emptied NAMESPACE: it is gone with all that is in it, within five minutes. Which webhook it waits for it says itself.
+# An API that does not answer is asked again, for a minute.
 release_emptied() {
   local said answered=$SECONDS deadline=$((SECONDS + 300))
   local left='{.metadata.name}: {.status.conditions[?(@.status=="True")].message}'

@@ -1,5 +1,5 @@
-// Files that sops encrypts with age: for whom a file is, whether it is encrypted, and the same file for others. It hides sops, and
-// what that decrypts stays in memory.
+// Files that sops encrypts with age: for whom a file is, whether it is encrypted, and the same file for others. It hides sops,
+// and what that decrypts stays in memory.
 import { createHash } from 'node:crypto'
 import {
   closeSync,

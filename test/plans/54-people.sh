@@ -21,7 +21,7 @@ main() {
 
   # 1/4 the manifests of people are written
   check() {
-    put_matches /nonexistent/fortress/components/people.yaml d3a47cd1d24caa3693073ef1036a4916034f5052598364022bc4032c91cd4b89 644 root:root
+    put_matches /nonexistent/fortress/components/people.yaml b92d0051522cabee01dbe63899513ed788db898408d7224970628e8ec262969f 644 root:root
   }
   apply() {
     (
@@ -348,7 +348,7 @@ spec:
   matchConstraints:
     namespaceSelector:
       matchExpressions:
-        - { key: kubernetes.io/metadata.name, operator: In, values: ["kube-system","kube-public","kube-node-lease","default","cert-manager","cilium","hello"] }
+        - { key: kubernetes.io/metadata.name, operator: In, values: ["kube-system","kube-public","kube-node-lease","default","cert-manager","cilium","gvisor","hello","kyverno","sealed-secrets","sops"] }
     resourceRules:
       - apiGroups: ['*']
         apiVersions: ['*']
