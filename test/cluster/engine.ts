@@ -21,7 +21,7 @@ const sourceOf = { admission: 'kyverno', reports: 'reports-controller' }
 /** As a url of this node, for there is nothing that would lead to a Service. */
 const own = {
   admission: ['--serverIP=127.0.0.1:9443', '--leaderElectionRetryPeriod=1s'],
-  reports: ['--controllerRuntimeMetricsAddress=0', '--disableMetrics=true', '--leaderElectionRetryPeriod=1s'],
+  reports: ['--metricsPort=8001', '--leaderElectionRetryPeriod=1s'],
 }
 
 interface Deployment {

@@ -441,7 +441,7 @@ export const definitions = [
   .join('')
 
 function definition(kind: string, group: string, version: string): object {
-  const plural = kind.toLowerCase().replace(/y$/, 'ie') + 's'
+  const plural = kind.toLowerCase().replace(/icy$/, 'icie') + 's'
   return {
     apiVersion: 'apiextensions.k8s.io/v1',
     kind: 'CustomResourceDefinition',

@@ -21,7 +21,7 @@ main() {
 
   # 1/11 the values of kyverno are written: values.yaml
   check() {
-    put_matches /nonexistent/fortress/components/kyverno/values.yaml 78a1e4ea929a0a0ce27ebe6bffdcde7f087739a106e98d4e3b9b47b0c5086f4f 644 root:root
+    put_matches /nonexistent/fortress/components/kyverno/values.yaml 1ca3d0550d4ff144efebfafbcf4465a32539851af9f89fb8b09c42d66b029f33 644 root:root
   }
   apply() {
     put /nonexistent/fortress/components/kyverno/values.yaml 644 root:root << 'FORTRESS'
@@ -61,6 +61,15 @@ features:
 # What would change or make objects, and what would delete them.
 backgroundController: { enabled: false }
 cleanupController: { enabled: false }
+# To report on what a rule is about it has to read it: more than the role `view` lets it.
+reportsController:
+  rbac:
+    clusterRole:
+      extraResources:
+        - { apiGroups: [''], resources: [pods/ephemeralcontainers], verbs: [get, list, watch] }
+        - apiGroups: [gateway.networking.k8s.io]
+          resources: [gateways, grpcroutes, httproutes, listenersets, tlsroutes]
+          verbs: [get, list, watch]
 FORTRESS
     put_finish /nonexistent/fortress/components/kyverno/values.yaml
   }
@@ -193,7 +202,7 @@ FORTRESS
   # 8/11 kyverno 3.9.1 is installed with the declared values
   #   why: every object is compared with what the server makes of the chart, field by field
   check() {
-    release_holds kyverno kyverno 'chart 7b7fe51a431b5b13, values 31c25c6ff407340e' \
+    release_holds kyverno kyverno 'chart 7b7fe51a431b5b13, values a5b533a2aef870df' \
       'ClusterRole * rules' \
       /nonexistent/fortress/components/kyverno/kyverno-3.9.1.tgz --values /nonexistent/fortress/components/kyverno/values.yaml --values /nonexistent/fortress/components/kyverno/values.site.yaml
   }
@@ -201,7 +210,7 @@ FORTRESS
     release_settle kyverno kyverno
     release_awaited helm upgrade --install kyverno /nonexistent/fortress/components/kyverno/kyverno-3.9.1.tgz --namespace kyverno \
       --values /nonexistent/fortress/components/kyverno/values.yaml --values /nonexistent/fortress/components/kyverno/values.site.yaml \
-      --description 'chart 7b7fe51a431b5b13, values 31c25c6ff407340e' --labels "fortress-kit=$(release_by)" \
+      --description 'chart 7b7fe51a431b5b13, values a5b533a2aef870df' --labels "fortress-kit=$(release_by)" \
       --server-side=true --force-conflicts --history-max=5 --timeout=600s ||
       release_back kyverno kyverno
     release_take_added kyverno kyverno
