@@ -134,10 +134,8 @@ function labelled({ name }: Member): Change {
     check: sh`
       test ready = "$(k3s_self get node ${name} --output jsonpath='{.metadata.labels.fortress-kit/gvisor}')"`,
     apply: [sh`k3s_self label node ${name} --overwrite fortress-kit/gvisor=ready`],
-    undo: [
-      sh`gvisor_unused ${name}`,
-      sh`! systemctl --quiet is-active k3s.service || k3s_self label node ${name} fortress-kit/gvisor-`,
-    ],
+    undoable: sh`gvisor_unused ${name}`,
+    undo: [sh`! systemctl --quiet is-active k3s.service || k3s_self label node ${name} fortress-kit/gvisor-`],
   }
 }
 

@@ -5,11 +5,11 @@
 // Leaves  the class, and namespace gvisor with a pod on each node: it is ready where the kernel that it sees is gVisor's.
 // Then    50-policy: a pod without the class is warned of, or refused. What has to do without it is exempt, with a reason.
 // Undo    refuses while other pods run in the sandbox, and names them: without the class they would not come back.
-import { type Objects, namespaceStep, objects, objectsShell } from '../lib/component/objects.ts'
+import { namespaceStep, objects, objectsShell } from '../lib/component/objects.ts'
 import { content } from '../lib/engine/file.ts'
 import type { Step } from '../lib/engine/step.ts'
 import { sh } from '../lib/ground/sh.ts'
-import { type Context, script } from '../lib/script.ts'
+import { script } from '../lib/script.ts'
 import { chosen, isNode } from '../lib/site/machines.ts'
 
 const about = {
@@ -35,8 +35,16 @@ export default script(import.meta, about, (context) => {
       help: `./task runtime-gvisor apply; a node of Talos has it in its image: config/vm/talos-schematic.yaml`,
     },
     ...talos.map(talosLabelled),
-    namespaceStep({ name: gvisor, namespace: gvisor }),
-    ...declared(context),
+    { ...namespaceStep({ name: gvisor, namespace: gvisor }), undoable: sh`class_unused` },
+    ...objects(
+      {
+        what: gvisor,
+        name: 'RuntimeClass gvisor is declared, with a probe on each node',
+        manifests: [content(gvisor, { from: 'config/components/gvisor/objects.yaml' })],
+        kinds: ['runtimeclasses.node.k8s.io', 'daemonsets.apps'],
+      },
+      context,
+    ),
     {
       name: 'on every node the kernel in a sandbox is that of gVisor',
       why: 'what a pod says itself of the kernel that it sees: its probe looks into /proc/version every minute',
@@ -45,26 +53,6 @@ export default script(import.meta, about, (context) => {
     },
   ]
 })
-
-/** The class, and the pods that show what it does. */
-function declared(context: Context): Step[] {
-  const around: Objects['around'] = {
-    holds: sh`true`,
-    before: [],
-    apply: (command) => command,
-    undo: { before: [sh`class_unused`], after: [] },
-  }
-  return objects(
-    {
-      what: gvisor,
-      name: 'RuntimeClass gvisor is declared, with a probe on each node',
-      manifests: [content(gvisor, { from: 'config/components/gvisor/objects.yaml' })],
-      kinds: ['runtimeclasses.node.k8s.io', 'daemonsets.apps'],
-      around,
-    },
-    context,
-  )
-}
 
 /** What 40-runtime-gvisor does for a node of k3s. */
 const talosLabelled = (name: string): Step => ({

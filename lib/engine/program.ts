@@ -150,6 +150,7 @@ export function undoProgram(options: Applied): Promise<Program> {
       'refused=$(fk_undo_refused "$FK_PAGE")',
       `[ -z "$refused" ] || { frame undone refused "$refused" 'undo the later page first'; exit 0; }`,
       `full=$(fk_room 2>&1) || { frame undone refused "$full" 'make room, and undo again'; exit 0; }`,
+      ...all.flatMap(undoableCall),
       // A record of an older version of the page knows less, or something else.
       '[ ! -d "$dir/origin" ] || fk_describe "$dir/origin"',
       'FK_RESTART=$(cat "$dir/origin/restart") FK_TABLES=$(cat "$dir/origin/own-tables")',
@@ -196,6 +197,13 @@ export const confirmProgram = ({ page, shell, id, steps }: Common & { id: string
       'frame commit "$state" "$said"',
     ],
   })
+
+/** What may stand against the undo of a page, asked before anything of it begins. */
+function undoableCall(step: Step): string[] {
+  if (!isChange(step) || step.undoable === undefined) return []
+  const asked = `timeout --kill-after=5 60 bash -euo pipefail -c ${quote(step.undoable.text)} 2>&1 3>&- < /dev/null`
+  return [`refused=$(${asked}) || { frame undone refused "$refused" 'undo it again then'; exit 0; }`]
+}
 
 /** The commands of a step's own undo, where the record says that the step was applied. One may say what is `kept: `. */
 function undoCalls(step: Step, index: number): string[][] {

@@ -80,6 +80,8 @@ export interface Change extends Named {
   apply: Command[]
   /** Only for what the record on the machine cannot undo by itself. */
   undo?: Command[]
+  /** Read-only: while it fails nothing of the page is undone, and what it prints says why. */
+  undoable?: Command
   /** Runs when `apply` failed half way. */
   recover?: Command[]
   /** Seconds that each command of `apply` may take. Default 300. */

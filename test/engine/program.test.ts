@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
-import { execFileSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { execFileSync, spawnSync } from 'node:child_process'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
@@ -92,6 +92,45 @@ test('undo goes from the last step to the first, each in its own order', async (
   const { text } = await undoProgram(apply)
   const order = [...text.matchAll(/^ {2}fk_do (\d+) (\d+) /gm)].map(([, n, j]) => `${n}.${j}`)
   assert.deepEqual(order, ['2.0', '0.0', '0.1'])
+})
+
+test('what stands against an undo is asked before anything of it begins, and is its answer', async () => {
+  const state = mkdtempSync(join(tmpdir(), 'fk-undo-'))
+  try {
+    const undo = async (undoable: Command) => {
+      const kept = join(state, 'pages/50-page')
+      mkdirSync(kept, { recursive: true })
+      writeFileSync(join(kept, 'steps'), 'first\nlast\n')
+      for (const name of ['touched', 'left', 'packages', 'units', 'modes'])
+        writeFileSync(join(kept, name), '')
+      const all: Step[] = [
+        {
+          name: 'first',
+          check: sh`true`,
+          apply: [],
+          undo: [sh`echo undone >> ${join(state, 'ran')}`],
+          undoable,
+        },
+        { name: 'last', check: sh`true`, apply: [], undo: [sh`echo undone >> ${join(state, 'ran')}`] },
+      ]
+      writeFileSync(join(state, 'ran'), '')
+      const { text } = await undoProgram({ page: '50-page', owner: 'ada@laptop', all, shell: { on: 'api' } })
+      const said = spawnSync('bash', {
+        input: text,
+        encoding: 'utf8',
+        env: { ...process.env, FK_STATE: state },
+      })
+      return { said: said.stdout + said.stderr, ran: readFileSync(join(state, 'ran'), 'utf8') }
+    }
+    const refused = await undo(sh`echo 'pods use it' && false`)
+    assert.match(refused.said, /\tundone\trefused\tpods use it\t/)
+    assert.equal(refused.ran, '')
+    const done = await undo(sh`echo 'nobody uses it'`)
+    assert.doesNotMatch(done.said, /refused|nobody/)
+    assert.equal(done.ran, 'undone\nundone\n')
+  } finally {
+    rmSync(state, { recursive: true })
+  }
 })
 
 test('what was sent and stored is written down for the machine', async () => {

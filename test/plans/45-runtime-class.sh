@@ -123,7 +123,7 @@ FORTRESS
 
   # 4/5 RuntimeClass gvisor is declared, with a probe on each node
   check() {
-    true && objects_hold gvisor runtimeclasses.node.k8s.io,daemonsets.apps /nonexistent/fortress/components/gvisor.yaml
+    objects_hold gvisor runtimeclasses.node.k8s.io,daemonsets.apps /nonexistent/fortress/components/gvisor.yaml
   }
   apply() {
     objects_apply gvisor runtimeclasses.node.k8s.io,daemonsets.apps /nonexistent/fortress/components/gvisor.yaml
