@@ -71,7 +71,7 @@ func dispatch(words []string) error {
 		return becomeKubectl(words[1:])
 	case "crictl":
 		return crictl(words[1:])
-	case "server", "agent", "etcd-snapshot", "secrets-encrypt", "certificate", "token":
+	case "server", "agent", "etcd-snapshot", "secrets-encrypt", "certificate":
 		s, rest, err := readSettings(words[0], words[1:])
 		if err != nil {
 			return err
@@ -82,7 +82,7 @@ func dispatch(words []string) error {
 		return map[string]func(settings, []string) error{
 			"server":        func(s settings, rest []string) error { return nothing(rest, runServer(s)) },
 			"agent":         func(s settings, rest []string) error { return nothing(rest, runAgent(s)) },
-			"etcd-snapshot": snapshot, "secrets-encrypt": secretsEncrypt, "certificate": certificate, "token": tokenCommand,
+			"etcd-snapshot": snapshot, "secrets-encrypt": secretsEncrypt, "certificate": certificate,
 		}[words[0]](s, rest)
 	}
 	return fmt.Errorf("No help topic for '%s'", words[0])

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -13,11 +12,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
-	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // What may be replaced; the rest stays as it is. (the fields of ControlRuntimeBootstrap of k3s that are tagged rotate)
@@ -165,58 +162,4 @@ func vouched(base string, old, given map[string]kept) error {
 	}
 	_, err := tls.X509KeyPair(certificates, key)
 	return err
-}
-
-// tokenCommand is `k3s token rotate`.
-func tokenCommand(s settings, rest []string) error {
-	if len(rest) != 1 || rest[0] != "rotate" {
-		return fmt.Errorf("this program knows rotate only, not %v", rest)
-	}
-	l, err := layoutOf(s)
-	if err != nil {
-		return err
-	}
-	if err := l.tell("/v1-k3s/token", map[string]string{"newToken": s.text("new-token", "")}); err != nil {
-		return err
-	}
-	time.Sleep(time.Second)
-	fmt.Println("Token rotated, restart k3s nodes with new token")
-	return nil
-}
-
-// replaceToken seals the bootstrap data with another token. What servers are told at their start does not change by that.
-func (s supervisor) replaceToken(r *http.Request) (any, error) {
-	var said struct{ NewToken string }
-	if err := json.NewDecoder(r.Body).Decode(&said); err != nil {
-		return nil, err
-	}
-	known, err := s.passwords()
-	if err != nil {
-		return nil, err
-	}
-	old := known["server"]
-	if said.NewToken == "" {
-		said.NewToken = randomHex(16)
-	}
-	agents := known["node"]
-	if !s.ownAgents && agents == old {
-		agents = said.NewToken
-	}
-	if err := s.makeTokens(&token{user: "server", password: said.NewToken}, &token{user: "node", password: agents}); err != nil {
-		return nil, err
-	}
-	files, err := s.readKept()
-	if err != nil {
-		return nil, err
-	}
-	if err := storeBootstrap(s.etcd, said.NewToken, files); err != nil {
-		return nil, err
-	}
-	if strings.TrimSpace(said.NewToken) == old {
-		return nil, nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	_, err = s.etcd.Delete(ctx, bootstrapKey(old), clientv3.WithPrefix())
-	return nil, err
 }

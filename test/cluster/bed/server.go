@@ -191,7 +191,7 @@ func runServer(s settings) error {
 		return err
 	}
 
-	door := supervisor{layout: l, etcd: etcd, kube: kube, ownAgents: agents != nil}
+	door := supervisor{layout: l, etcd: etcd, kube: kube}
 	if err := door.listen(); err != nil {
 		return err
 	}

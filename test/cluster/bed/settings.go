@@ -56,7 +56,6 @@ var commandFlags = map[string]map[string]kind{
 	"etcd-snapshot":   {"name": text, "dir": text, "etcd-snapshot-dir": text, "snapshot-retention": text, "snapshot-compress": yes, "output": text},
 	"secrets-encrypt": {"output": text},
 	"certificate":     {"output": text, "path": text, "force": yes},
-	"token":           {"new-token": text},
 }
 
 type settings struct {

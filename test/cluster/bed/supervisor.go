@@ -37,8 +37,6 @@ type supervisor struct {
 	layout
 	etcd *clientv3.Client
 	kube kubernetes.Interface
-	// Whether agents have a token of their own.
-	ownAgents bool
 }
 
 // entry is what a node says to be let in, and what it is given.
@@ -65,7 +63,6 @@ func (s supervisor) listen() error {
 	}))
 	mux.HandleFunc("/v1-k3s/node", s.only("node", s.enter))
 	mux.HandleFunc("/v1-k3s/cert/cacerts", s.only("server", s.replaceAuthorities))
-	mux.HandleFunc("/v1-k3s/token", s.only("server", s.replaceToken))
 	certificate, err := tls.LoadX509KeyPair(s.tls("serving-kube-apiserver.crt"), s.tls("serving-kube-apiserver.key"))
 	if err != nil {
 		return err
