@@ -66,10 +66,7 @@ export default {
       does: 'what runs in the cluster, in which order it comes, with which images; values against charts',
       ...commandOf('components', 'components'),
     },
-    cis: {
-      does: 'the score of every node by the CIS benchmark; with --bench by kube-bench as well',
-      ...commandOf('cis', 'cis'),
-    },
+    cis: { does: 'the CIS score of every node; --bench: by kube-bench, too', ...commandOf('cis', 'cis') },
     rotate: { does: 'new CAs and a new kubeconfig for the cluster', ...commandOf('rotate', 'rotate') },
     backup: {
       does: 'back the cluster up now; or set up the key of a backup destination',
