@@ -1,7 +1,7 @@
 #!/usr/bin/env -S npx --no-install tsx
 // The keys by which the cluster opens secrets that lie encrypted in Git: made on the laptop, kept there, and handed over.
 //
-// Needs   k3s-server, or vm-talos. Where components.secrets chooses nothing it is sops, of which a key is all in the cluster.
+// Needs   k3s-server, or vm-talos. Where components.secrets chooses nothing it is sops, which has only a key in the cluster.
 // Leaves  sops: Secret sops-age in namespace sops, for a GitOps engine. ./task secrets sops DIR writes for whom files of a Git
 //         tree are encrypted; docs/secrets.md tells the rest.
 //         sealed-secrets: the controller, with a key that the laptop has, too. sealed-secrets.crt on the laptop is for sealing.
