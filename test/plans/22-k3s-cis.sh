@@ -212,7 +212,7 @@ main() {
   demand 'CIS 4.3, kube-proxy: every control passes or is waived' 'remove metrics-bind-address from kube-proxy-arg'
 
   # 14/19 CIS 5.1, RBAC and service accounts: every control passes or is waived
-  #   5.1.1 cluster-admin is bound only to system:masters and the break-glass account [CIS Kubernetes 2.1, 5.1.1]
+  #   5.1.1 cluster-admin is bound only where it is needed [CIS Kubernetes 2.1, 5.1.1]
   #   5.1.2 Secrets are not readable by service accounts without a role [CIS Kubernetes 2.1, 5.1.2]
   #   5.1.3 RBAC roles have no wildcards [CIS Kubernetes 2.1, 5.1.3]
   #   5.1.4 pods cannot be created by service accounts without a role [CIS Kubernetes 2.1, 5.1.4]
