@@ -523,6 +523,11 @@ function sudo({ controls }: Host): Step[] {
       test: sh`visudo --check --quiet --file="$new"`,
       controls: controls('sudo'),
     }),
+    configured(
+      '/etc/logrotate.d/fortress-sudo',
+      'logrotate',
+      'sudo.log is rotated every month, and kept for a year',
+    ),
   ]
 }
 

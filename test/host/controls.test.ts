@@ -684,6 +684,37 @@ for (const [id, before, code, said] of [
   ['E16', 'disks_of() { echo dm-1; }', 0, 'not encrypted: none'],
   ['E16', 'disks_of() { echo dm-2; }', 1, /^not encrypted: \/ \(on dm-2\)/],
   ['E16', 'disks_of() { return 1; }', 102, 'could not ask: on which disk / lies'],
+  // The microcode is that of the processor, and a package that is missing is one.
+  ...(
+    [
+      ['GenuineIntel', 'intel-microcode', 0],
+      ['GenuineIntel', 'amd64-microcode', 1],
+      ['AuthenticAMD', 'amd64-microcode', 0],
+      ['AuthenticAMD', 'nothing', 1],
+    ] as const
+  ).map(
+    ([vendor, installed, code]) =>
+      [
+        'A27',
+        `grep() { return 1; }; awk() { echo ${vendor}; }; package_present() { echo "$1"; [ "$1" = ${installed} ]; }`,
+        code,
+        new RegExp(vendor === 'GenuineIntel' ? '^intel-microcode' : '^amd64-microcode'),
+      ] as const,
+  ),
+  ['A27', 'grep() { return 0; }; awk() { echo GenuineIntel; }', 100, /this is a virtual machine/],
+  // Old audit logs go where the last word of all files of tmpfiles says so, and its timer runs.
+  ...(
+    [
+      ['d /var/log/audit 0700 root root m:90d', 'true', 0],
+      ['d /var/log/audit 0700 root root -', 'true', 1],
+      ['d /var/log/audit 0700 root root 900d', 'true', 1],
+      ['z /var/log 0755 root root', 'true', 1],
+      ['d /var/log/audit 0700 root root m:90d', 'false', 1],
+    ] as const
+  ).map(
+    ([line, timer, code]) =>
+      ['J07a', `systemd-tmpfiles() { echo '${line}'; }; unit_is() { ${timer}; }`, code, /^/] as const,
+  ),
 ] as const)
   test(`${id} ends with ${code} where ${before}`, () => {
     const found = ask(control(id), `FK_CONTAINER='' FK_BLOCK=${disks}; ${tables}; ${before}`)

@@ -3,7 +3,7 @@
 #
 # Run it as root on fortress:
 #   FK_SECRETS=DIR FK_CONFIRM=fortress bash 00-host-harden.sh
-# It has 80 steps. Each checks first, and changes only what does not hold.
+# It has 81 steps. Each checks first, and changes only what does not hold.
 # It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # FK_SECRETS is a directory with one file for each of these secrets, as the machine gets it:
 #   fortress-boot-password
@@ -22,12 +22,12 @@ main() {
   begin
   : "${FK_SECRETS:?a directory with the secrets of this page}"
 
-  # 1/80 you log in as an ordinary user, not as root
+  # 1/81 you log in as an ordinary user, not as root
   #   why: root will not be let in any more
   check() { ! grep --line-regexp root <<< admin > /dev/null; }
   demand 'you log in as an ordinary user, not as root' 'make a user who may use sudo, and name it in FK_HOST: adduser ada && adduser ada sudo; FK_HOST=ada@192.0.2.10'
 
-  # 2/80 your authorized_keys has an Ed25519 key, or an RSA key from 3072 bits
+  # 2/81 your authorized_keys has an Ed25519 key, or an RSA key from 3072 bits
   #   why: passwords stop working; Ed25519 keys, and RSA keys from 3072 bits, go on
   check() {
     IFS=: read -r _ _ _ _ _ home _ < <(getent passwd admin) &&
@@ -36,7 +36,7 @@ main() {
   }
   demand 'your authorized_keys has an Ed25519 key, or an RSA key from 3072 bits' 'from your laptop: ssh-keygen -t ed25519 && ssh-copy-id -i ~/.ssh/id_ed25519.pub admin@HOST'
 
-  # 3/80 your account may use sudo, and has a password
+  # 3/81 your account may use sudo, and has a password
   #   why: sudo is the only way to root, and a stolen key alone must not be enough
   check() {
     sudo --list --other-user=admin timeout 1 bash > /dev/null &&
@@ -44,7 +44,7 @@ main() {
   }
   demand 'your account may use sudo, and has a password' 'as root: adduser admin sudo; passwd admin'
 
-  # 4/80 no sudoers file has NOPASSWD or !authenticate
+  # 4/81 no sudoers file has NOPASSWD or !authenticate
   check() {
     none_of sudo_passwordless || {
       code=$?
@@ -54,14 +54,14 @@ main() {
   }
   demand 'no sudoers file has NOPASSWD or !authenticate' 'sudo passwd USER, then remove the line named above; cloud images and Raspberry Pi OS come with one'
 
-  # 5/80 your password is younger than eleven months
+  # 5/81 your password is younger than eleven months
   #   why: passwords will last a year, and sudo refuses one that ran out
   check() {
     getent shadow admin | awk -F : -v today="$((EPOCHSECONDS / 86400))" '{ exit today - $3 > 335 }'
   }
   demand 'your password is younger than eleven months' 'as admin: passwd'
 
-  # 6/80 your SSH connection does not depend on IPv6 autoconfiguration
+  # 6/81 your SSH connection does not depend on IPv6 autoconfiguration
   #   why: the host will learn no IPv6 addresses and routes from its network any more
   check() {
     [ -z "$(ip -6 route show default proto ra)" ] || ss --no-header --tcp --numeric --processes state established |
@@ -69,7 +69,7 @@ main() {
   }
   demand 'your SSH connection does not depend on IPv6 autoconfiguration' 'log in over IPv4, or give the host a fixed IPv6 address and route'
 
-  # 7/80 no server software is installed that the host does not need
+  # 7/81 no server software is installed that the host does not need
   #   M01 unneeded servers are absent (cups, samba, apache2) [CIS 2.1.2, xccdf:package_avahi_removed]
   check() {
     (
@@ -78,14 +78,14 @@ main() {
   }
   demand 'no server software is installed that the host does not need' 'this becomes a hypervisor and nothing else: apt-get purge what is named above, or take another machine'
 
-  # 8/80 what this page stops, and who cannot log in any more, is accepted
+  # 8/81 what this page stops, and who cannot log in any more, is accepted
   check() {
     [ "${FK_CONFIRM-}" != fortress ] || return 0
     affected -- affected_forwarding wg0 virbr-fort libvirtd.service virtnetworkd.service -- affected_routes -- affected_units bluetooth.service ModemManager.service 'avahi-daemon.*' 'cups*' 'rpcbind.*' kdump-tools.service + apport autofs ftp inetutils-telnet ldap-utils nis popularity-contest prelink rsh-client snapd talk telnet tftp tnftp ubuntu-report udisks2 whoopsie -- affected_logins ssh-admins admin
   }
   demand 'what this page stops, and who cannot log in any more, is accepted' 'FK_CONFIRM=fortress before bash confirms it'
 
-  # 9/80 monitoring and audit packages are installed
+  # 9/81 monitoring and audit packages are installed
   #   K01a AppArmor and its tools are installed [CIS 1.3.1.1, xccdf:package_apparmor-utils_installed]
   #   J01a auditd is installed [CIS 6.2.1.1, xccdf:package_audit_installed]
   #   L08b AIDE is installed [CIS 6.3.1, xccdf:package_aide_installed, LYNIS FINT-4350]
@@ -105,7 +105,7 @@ main() {
   }
   change 'monitoring and audit packages are installed'
 
-  # 10/80 packages for telemetry, clear-text protocols and automatic mounting are removed
+  # 10/81 packages for telemetry, clear-text protocols and automatic mounting are removed
   #   L12 telemetry packages and prelink are absent [CIS 1.5.6, xccdf:disable_prelink]
   #   M02 clear-text clients are absent (telnet, ftp, rsh) [CIS 2.2.4, xccdf:package_telnet_removed]
   #   M06 automounters are absent (autofs, udisks2) [CIS 2.1.1, xccdf:service_autofs_disabled]
@@ -119,7 +119,7 @@ main() {
   }
   change 'packages for telemetry, clear-text protocols and automatic mounting are removed'
 
-  # 11/80 APT verifies signatures, installs no recommended packages, and updates every day
+  # 11/81 APT verifies signatures, installs no recommended packages, and updates every day
   #   L03 APT refuses unsigned packages and repositories [apt-secure(8)]
   #   L04 APT downloads run in a sandbox (seccomp) [apt.conf(5)]
   #   L05 APT installs no recommended packages [CIS 1.2.1.2, xccdf:apt_disable_weak_dependencies]
@@ -162,7 +162,7 @@ FORTRESS
   recover() { put_restore /etc/apt/apt.conf.d/99-fortress; }
   change 'APT verifies signatures, installs no recommended packages, and updates every day'
 
-  # 12/80 needrestart lists services and restarts none
+  # 12/81 needrestart lists services and restarts none
   check() {
     put_matches /etc/needrestart/conf.d/60-fortress.conf 194fcfe34d313a1d85c82312433caac852455ed0d5bc3bd87c30369c708324eb 644 root:root
   }
@@ -177,7 +177,7 @@ FORTRESS
   recover() { put_restore /etc/needrestart/conf.d/60-fortress.conf; }
   change 'needrestart lists services and restarts none'
 
-  # 13/80 debsums compares the files of packages every week
+  # 13/81 debsums compares the files of packages every week
   check() {
     put_matches /etc/default/debsums 86453d941e7beac23d7a77a5c8dc5678395fe32f0aeffff362fc868b15038960 644 root:root
   }
@@ -191,7 +191,7 @@ FORTRESS
   recover() { put_restore /etc/default/debsums; }
   change 'debsums compares the files of packages every week'
 
-  # 14/80 sysctls are applied again when interfaces come up
+  # 14/81 sysctls are applied again when interfaces come up
   check() {
     put_matches /etc/systemd/system/sysctl-reapply-network.service 371c339dcbe923c7c2b7230020fad373de3f1f8ceede2515c7a0b49e9fd44d7f 644 root:root
   }
@@ -224,7 +224,7 @@ FORTRESS
   }
   change 'sysctls are applied again when interfaces come up'
 
-  # 15/80 kernel and network sysctls are hardened
+  # 15/81 kernel and network sysctls are hardened
   #   B01 ASLR is on (randomize_va_space) [CIS 1.5.9, xccdf:sysctl_kernel_randomize_va_space, LYNIS KRNL-6000]
   #   B02 kernel pointers are hidden (kptr_restrict) [CIS 1.5.8, xccdf:sysctl_kernel_kptr_restrict, LYNIS KRNL-6000, KSPP]
   #   B03 kernel log is root-only (dmesg_restrict) [CIS 1.5.5, xccdf:sysctl_kernel_dmesg_restrict, LYNIS KRNL-6000, KSPP]
@@ -417,7 +417,7 @@ FORTRESS
   }
   change 'kernel and network sysctls are hardened'
 
-  # 16/80 IP forwarding serves only the host's own virtual machines
+  # 16/81 IP forwarding serves only the host's own virtual machines
   #   C02 IPv4 forwarding is off except for nodes [CIS 3.3.1.1, xccdf:sysctl_net_ipv4_ip_forward, LYNIS KRNL-6000]
   #   C04 IPv6 forwarding is off except for nodes [CIS 3.3.2.1, xccdf:sysctl_net_ipv6_conf_all_forwarding]
   check() {
@@ -443,7 +443,7 @@ FORTRESS
   }
   change 'IP forwarding serves only the host'\''s own virtual machines'
 
-  # 17/80 kernel modules that a server has no use for are blocked
+  # 17/81 kernel modules that a server has no use for are blocked
   #   D01 cramfs does not load [CIS 1.1.1.1, xccdf:kernel_module_cramfs_disabled]
   #   D02 rare file systems do not load (freevxfs, jffs2, hfs, hfsplus) [CIS 1.1.1.2, CIS 1.1.1.3, CIS 1.1.1.4, CIS 1.1.1.5, xccdf:kernel_module_freevxfs_disabled, xccdf:kernel_module_hfs_disabled, xccdf:kernel_module_hfsplus_disabled, xccdf:kernel_module_jffs2_disabled]
   #   D03 udf does not load [CIS 1.1.1.8, xccdf:kernel_module_udf_disabled]
@@ -585,7 +585,7 @@ FORTRESS
   recover() { put_restore /etc/modprobe.d/60-fortress.conf; }
   change 'kernel modules that a server has no use for are blocked'
 
-  # 18/80 /tmp is a tmpfs from the next boot on
+  # 18/81 /tmp is a tmpfs from the next boot on
   check() {
     put_matches /etc/systemd/system/tmp.mount 92b282d17c2e993d4e7e02172309e9f0ce8cfcf52a8b517e7768404f439d2b98 644 root:root
   }
@@ -622,7 +622,7 @@ FORTRESS
   }
   change '/tmp is a tmpfs from the next boot on'
 
-  # 19/80 noexec/nosuid mount options are set, directory by directory
+  # 19/81 noexec/nosuid mount options are set, directory by directory
   check() {
     put_matches /usr/local/libexec/fortress-mounts a61bf6e488da174ee0fc5fa90c75e630a2a9c669bb70cd7c1b34b7bc1d546fba 755 root:root
   }
@@ -676,7 +676,7 @@ FORTRESS
   recover() { put_restore /usr/local/libexec/fortress-mounts; }
   change 'noexec/nosuid mount options are set, directory by directory'
 
-  # 20/80 /etc/fstab mounts /dev/shm with nodev, nosuid and noexec
+  # 20/81 /etc/fstab mounts /dev/shm with nodev, nosuid and noexec
   #   why: systemd mounts it before any unit of ours; here it reads with which options, and so do people and scanners
   check() {
     put_finished /etc/fstab && test "$(shm_lines /etc/fstab)" = 'tmpfs /dev/shm tmpfs rw,nodev,nosuid,noexec 0 0'
@@ -689,7 +689,7 @@ FORTRESS
   }
   change '/etc/fstab mounts /dev/shm with nodev, nosuid and noexec'
 
-  # 21/80 noexec/nosuid mount options are set at every boot
+  # 21/81 noexec/nosuid mount options are set at every boot
   #   why: what somebody writes to /tmp, to a log or to shared memory must not be started from there
   check() {
     put_matches /etc/systemd/system/fortress-mounts.service 6721d040c7e7b7c567bd6fbdb8c9a315d28a2a680110d38fd12c1ebfdf031947 644 root:root
@@ -727,7 +727,7 @@ FORTRESS
   }
   change 'noexec/nosuid mount options are set at every boot'
 
-  # 22/80 noexec/nosuid mount options are active
+  # 22/81 noexec/nosuid mount options are active
   #   E01 /tmp is mounted with nodev, nosuid and noexec [CIS 1.1.2.1.4, xccdf:mount_option_tmp_noexec, LYNIS FILE-6374]
   #   E02 /dev/shm is mounted with nodev, nosuid and noexec [CIS 1.1.2.2.4, CIS 1.1.2.2.2, CIS 1.1.2.2.3, xccdf:mount_option_dev_shm_noexec, xccdf:mount_option_dev_shm_nodev, xccdf:mount_option_dev_shm_nosuid]
   #   E02a /etc/fstab mounts /dev/shm with nodev, nosuid and noexec [CIS 1.1.2.2.1, fstab(5)]
@@ -747,7 +747,7 @@ FORTRESS
   }
   change 'noexec/nosuid mount options are active'
 
-  # 23/80 no unencrypted swap is in use
+  # 23/81 no unencrypted swap is in use
   #   why: what is in memory, keys included, would still be readable there when the host is off
   #   E14 swap is off, encrypted or in memory (zram) [swapon(8)]
   check() { [ -z "$(clear_swaps)" ]; }
@@ -758,7 +758,7 @@ FORTRESS
   }
   change 'no unencrypted swap is in use'
 
-  # 24/80 core dumps are off for every login, root's too
+  # 24/81 core dumps are off for every login, root's too
   check() {
     put_matches /etc/security/limits.d/10-coredump-debian.conf a3a3832ab1cda376b793bc0ebbf6d9798d3fbfad5228c1a785bb5f8999ba5736 644 root:root
   }
@@ -778,7 +778,7 @@ FORTRESS
   recover() { put_restore /etc/security/limits.d/10-coredump-debian.conf; }
   change 'core dumps are off for every login, root'\''s too'
 
-  # 25/80 systemd-coredump stores no core dump
+  # 25/81 systemd-coredump stores no core dump
   check() {
     put_matches /etc/systemd/coredump.conf.d/60-fortress.conf 6868e6143a5f267d1917b20f970db2219d8be52ede292e97a0e8410da0061a7f 644 root:root
   }
@@ -793,7 +793,7 @@ FORTRESS
   recover() { put_restore /etc/systemd/coredump.conf.d/60-fortress.conf; }
   change 'systemd-coredump stores no core dump'
 
-  # 26/80 core dumps are off for every service
+  # 26/81 core dumps are off for every service
   #   why: a copy of memory holds keys and passwords
   #   E12 core dumps are off [CIS 1.5.11, xccdf:disable_users_coredumps, LYNIS KRNL-5820]
   #   E12a systemd stores no core dumps [CIS 1.5.13, CIS 1.5.12, xccdf:coredump_disable_storage, xccdf:coredump_disable_backtraces]
@@ -819,7 +819,7 @@ FORTRESS
   }
   change 'core dumps are off for every service'
 
-  # 27/80 only members of the group ssh-admins may log in, and you are one
+  # 27/81 only members of the group ssh-admins may log in, and you are one
   check() {
     [[ " $(id --name --groups admin) " == *' ssh-admins '* ]] && getent group sugroup > /dev/null
   }
@@ -829,7 +829,7 @@ FORTRESS
   }
   change 'only members of the group ssh-admins may log in, and you are one'
 
-  # 28/80 system accounts and root are locked, and home directories are private
+  # 28/81 system accounts and root are locked, and home directories are private
   #   I01 root password is locked [CIS 5.4.2.4, passwd(1), xccdf:ensure_root_access_controlled]
   #   I02 only root has UID 0 and GID 0 [CIS 5.4.2.1, xccdf:accounts_no_uid_except_zero]
   #   I03 system accounts have no login shell [CIS 5.4.2.7, xccdf:no_shelllogin_for_systemaccounts, LYNIS AUTH-9266]
@@ -851,7 +851,7 @@ FORTRESS
   }
   change 'system accounts and root are locked, and home directories are private'
 
-  # 29/80 inactive accounts are disabled
+  # 29/81 inactive accounts are disabled
   check() {
     put_matches /etc/default/useradd 8815a1144db9548cc6acea6053ddbea88388643df6c45ffc108d2c51a54a4305 644 root:root
   }
@@ -866,7 +866,7 @@ FORTRESS
   recover() { put_restore /etc/default/useradd; }
   change 'inactive accounts are disabled'
 
-  # 30/80 login.defs gives new accounts a private umask, and passwords that last a year
+  # 30/81 login.defs gives new accounts a private umask, and passwords that last a year
   check() {
     put_matches /etc/login.defs 4187c1323973b2446f08bd562af6a4d490c88fc50f2aa0c4909f98446f84984d 644 root:root
   }
@@ -929,7 +929,7 @@ FORTRESS
   recover() { put_restore /etc/login.defs; }
   change 'login.defs gives new accounts a private umask, and passwords that last a year'
 
-  # 31/80 passwords expire after a year, and administrators are never disabled as inactive
+  # 31/81 passwords expire after a year, and administrators are never disabled as inactive
   #   why: who comes with a key must not be refused because a password became old
   #   I12 new passwords expire after 365 days (PASS_MAX_DAYS) [CIS 5.4.1.1, xccdf:accounts_maximum_age_login_defs, LYNIS AUTH-9286]
   #   I10 password hash is yescrypt with cost 7 (login.defs) [CIS 5.4.1.4, xccdf:set_password_hashing_algorithm_logindefs, crypt(5)]
@@ -946,7 +946,7 @@ FORTRESS
   }
   change 'passwords expire after a year, and administrators are never disabled as inactive'
 
-  # 32/80 accounts of admins who are no longer in the site document are locked
+  # 32/81 accounts of admins who are no longer in the site document are locked
   #   why: only accounts that this page has made; what is in their homes stays
   check() {
     [ ! -d /var/lib/fortress/accounts ] || [ -z "$(find /var/lib/fortress/accounts -mindepth 1 -maxdepth 1 -printf '%f\n' 2> /dev/null |
@@ -963,7 +963,7 @@ FORTRESS
   }
   change 'accounts of admins who are no longer in the site document are locked'
 
-  # 33/80 logind ends idle sessions
+  # 33/81 logind ends idle sessions
   check() {
     put_matches /etc/systemd/logind.conf.d/60-fortress.conf 68276b32a876453f87d1874d4046f5bacf583bb32489720029a6090b1da6c8f2 644 root:root
   }
@@ -984,7 +984,7 @@ FORTRESS
   }
   change 'logind ends idle sessions'
 
-  # 34/80 interactive shells have the umask 027
+  # 34/81 interactive shells have the umask 027
   check() {
     put_matches /etc/bash.bashrc bf4ee4e59290b9ffe8e9c3b89f2d0d33c9788a0c136af1f656a574dfe262cd83 644 root:root
   }
@@ -1006,7 +1006,7 @@ FORTRESS
   recover() { put_restore /etc/bash.bashrc; }
   change 'interactive shells have the umask 027'
 
-  # 35/80 login shells have the umask 027, and end when idle (TMOUT)
+  # 35/81 login shells have the umask 027, and end when idle (TMOUT)
   check() {
     put_matches /etc/profile.d/60-fortress.sh eb1fe985f0c7a4acad0354eafa2634b78c7a052d98ff794cb8990fa4843a9a37 644 root:root
   }
@@ -1025,7 +1025,7 @@ FORTRESS
   recover() { put_restore /etc/profile.d/60-fortress.sh; }
   change 'login shells have the umask 027, and end when idle (TMOUT)'
 
-  # 36/80 the console shows a warning banner
+  # 36/81 the console shows a warning banner
   check() {
     put_matches /etc/issue b86a02f5515bc406a7bb93224a6b654b489f1c7d7b404d09a8bcaddbb4bb3c41 644 root:root
   }
@@ -1039,7 +1039,7 @@ FORTRESS
   recover() { put_restore /etc/issue; }
   change 'the console shows a warning banner'
 
-  # 37/80 every session begins with a warning banner
+  # 37/81 every session begins with a warning banner
   check() {
     put_matches /etc/motd b86a02f5515bc406a7bb93224a6b654b489f1c7d7b404d09a8bcaddbb4bb3c41 644 root:root
   }
@@ -1053,7 +1053,7 @@ FORTRESS
   recover() { put_restore /etc/motd; }
   change 'every session begins with a warning banner'
 
-  # 38/80 SSH shows a warning banner that names no system
+  # 38/81 SSH shows a warning banner that names no system
   #   M09 login banners warn and hide the system (issue, motd) [CIS 1.6.2, xccdf:banner_etc_issue_cis, LYNIS BANN-7126]
   check() {
     put_matches /etc/issue.net b86a02f5515bc406a7bb93224a6b654b489f1c7d7b404d09a8bcaddbb4bb3c41 644 root:root
@@ -1072,7 +1072,7 @@ FORTRESS
   FK_RESTART='reload	ssh.service	/etc/ssh/	-	-' FK_TABLES=''
   transaction 180
 
-  # 39/80 sshd has a list of revoked keys
+  # 39/81 sshd has a list of revoked keys
   check() {
     put_matches /etc/ssh/revoked_keys a5b0836d2ae3e3b9277b699f6a0907efa8064d92d3f4fcfed86a92db5a148b52 644 root:root
   }
@@ -1085,7 +1085,7 @@ FORTRESS
   recover() { put_restore /etc/ssh/revoked_keys; }
   change 'sshd has a list of revoked keys'
 
-  # 40/80 sshd keeps the ports that it listens at
+  # 40/81 sshd keeps the ports that it listens at
   #   why: the file below replaces the one that may name them; drop-ins stay
   check() { sshd_keeps_ports; }
   apply() {
@@ -1094,7 +1094,7 @@ FORTRESS
   }
   change 'sshd keeps the ports that it listens at'
 
-  # 41/80 sshd accepts only public keys, of one group
+  # 41/81 sshd accepts only public keys, of one group
   #   H01 SSH root login is off [CIS 5.1.21, xccdf:sshd_disable_root_login]
   #   H02 SSH password login is off [sshd_config(5)]
   #   H03 SSH logins require a public key [sshd_config(5)]
@@ -1219,7 +1219,7 @@ FORTRESS
   }
   change 'sshd accepts only public keys, of one group'
 
-  # 42/80 faillock locks an account for a while after four wrong passwords
+  # 42/81 faillock locks an account for a while after four wrong passwords
   check() {
     put_matches /etc/security/faillock.conf 8becb6c51ede4163a433abcd19c966efbf2cb5fd1cb70ff63391c9bd597304fc 644 root:root
   }
@@ -1238,7 +1238,7 @@ FORTRESS
   recover() { put_restore /etc/security/faillock.conf; }
   change 'faillock locks an account for a while after four wrong passwords'
 
-  # 43/80 pwquality demands long, mixed passwords
+  # 43/81 pwquality demands long, mixed passwords
   check() {
     put_matches /etc/security/pwquality.conf 6eee4f5556c5df9cdb1ca889470fe3ae8d517bf43511e2c5d006dac40efbe0f0 644 root:root
   }
@@ -1266,7 +1266,7 @@ FORTRESS
   recover() { put_restore /etc/security/pwquality.conf; }
   change 'pwquality demands long, mixed passwords'
 
-  # 44/80 the PAM profile fortress-unix is available
+  # 44/81 the PAM profile fortress-unix is available
   check() {
     put_matches /usr/share/pam-configs/fortress-unix 34b84b72c449d1c9b934dc42c7177bba1604d06926a75d3accea27e789958aaa 644 root:root
   }
@@ -1302,7 +1302,7 @@ FORTRESS
   recover() { put_restore /usr/share/pam-configs/fortress-unix; }
   change 'the PAM profile fortress-unix is available'
 
-  # 45/80 the PAM profile fortress-faillock is available
+  # 45/81 the PAM profile fortress-faillock is available
   check() {
     put_matches /usr/share/pam-configs/fortress-faillock bf401a19eccc1c05d9609dbe39f2698000173550d710c8ceb5138401b39306a0 644 root:root
   }
@@ -1321,7 +1321,7 @@ FORTRESS
   recover() { put_restore /usr/share/pam-configs/fortress-faillock; }
   change 'the PAM profile fortress-faillock is available'
 
-  # 46/80 the PAM profile fortress-faillock-ask is available
+  # 46/81 the PAM profile fortress-faillock-ask is available
   check() {
     put_matches /usr/share/pam-configs/fortress-faillock-ask 83bd0d7826f5da71ded6820618ab559fbd9d65f946a54967491d06d08ee7b19e 644 root:root
   }
@@ -1342,7 +1342,7 @@ FORTRESS
   recover() { put_restore /usr/share/pam-configs/fortress-faillock-ask; }
   change 'the PAM profile fortress-faillock-ask is available'
 
-  # 47/80 the PAM profile fortress-delay is available
+  # 47/81 the PAM profile fortress-delay is available
   check() {
     put_matches /usr/share/pam-configs/fortress-delay d2e5b9be97afe2219ac71a8b1f1a426605ca98c9cbb0fd45ab63b297850d4beb 644 root:root
   }
@@ -1360,7 +1360,7 @@ FORTRESS
   recover() { put_restore /usr/share/pam-configs/fortress-delay; }
   change 'the PAM profile fortress-delay is available'
 
-  # 48/80 the PAM profile fortress-pwhistory is available
+  # 48/81 the PAM profile fortress-pwhistory is available
   check() {
     put_matches /usr/share/pam-configs/fortress-pwhistory 2ad4b01ddc702ea7130cea504e582dda05b3349daa9c0be65e3db2ec858ac548 644 root:root
   }
@@ -1380,7 +1380,7 @@ FORTRESS
   recover() { put_restore /usr/share/pam-configs/fortress-pwhistory; }
   change 'the PAM profile fortress-pwhistory is available'
 
-  # 49/80 the PAM profile fortress-umask is available
+  # 49/81 the PAM profile fortress-umask is available
   check() {
     put_matches /usr/share/pam-configs/fortress-umask 91f655bd7112f8c5a3e478917f611dc8f09b595e484847af67524096b7d5144e 644 root:root
   }
@@ -1398,7 +1398,7 @@ FORTRESS
   recover() { put_restore /usr/share/pam-configs/fortress-umask; }
   change 'the PAM profile fortress-umask is available'
 
-  # 50/80 PAM counts wrong passwords, and refuses empty and old ones
+  # 50/81 PAM counts wrong passwords, and refuses empty and old ones
   #   why: pam-auth-update builds common-* from profiles; a line written there by hand would be lost, or stop it for good
   #   I14 idle shells end after 15 minutes (TMOUT) [CIS 5.4.3.2, xccdf:accounts_tmout, LYNIS SHLL-6220]
   #   I13a umask of shells is 027 [CIS 5.4.3.3, xccdf:accounts_umask_etc_profile, xccdf:accounts_umask_etc_bashrc, LYNIS AUTH-9328]
@@ -1416,7 +1416,7 @@ FORTRESS
   }
   change 'PAM counts wrong passwords, and refuses empty and old ones'
 
-  # 51/80 su is root-only
+  # 51/81 su is root-only
   #   I05 accounts are locked after 4 wrong passwords (faillock) [CIS 5.3.3.1.1, CIS 5.3.3.1.2, xccdf:accounts_passwords_pam_faillock_deny, xccdf:accounts_passwords_pam_faillock_unlock_time]
   #   I06 root is locked after wrong passwords too (faillock) [CIS 5.3.3.1.3, xccdf:accounts_passwords_pam_faillock_root_unlock_time]
   #   I08 passwords have at least 15 characters of 4 classes (pwquality) [CIS 5.3.3.2.2, xccdf:accounts_password_pam_minlen, LYNIS AUTH-9262]
@@ -1451,7 +1451,7 @@ FORTRESS
   recover() { put_restore /etc/pam.d/su; }
   change 'su is root-only'
 
-  # 52/80 sudo asks for the password, and logs every command
+  # 52/81 sudo asks for the password, and logs every command
   #   I17 sudo uses a pty and writes a log [CIS 5.2.2, CIS 5.2.3, xccdf:sudo_add_use_pty, xccdf:sudo_custom_logfile]
   #   I18 sudo password times out after 5 minutes [CIS 5.2.6, xccdf:sudo_require_reauthentication]
   #   I19 sudo resets the environment and hides passwords [sudoers(5)]
@@ -1483,7 +1483,30 @@ FORTRESS
 
   confirm
 
-  # 53/80 auditd keeps its logs
+  # 53/81 sudo.log is rotated every month, and kept for a year
+  check() {
+    put_matches /etc/logrotate.d/fortress-sudo ddcbca1935f752f1027de9e8312132f56f0e54055c44f4165a43b561ba7eb68e 644 root:root
+  }
+  apply() {
+    put /etc/logrotate.d/fortress-sudo 644 root:root << 'FORTRESS'
+# sudo writes a line here for every command that somebody runs as root, and nobody else takes old ones away.
+/var/log/sudo.log {
+    monthly
+    rotate 12
+    maxsize 10M
+    missingok
+    notifempty
+    compress
+    delaycompress
+    create 0600 root root
+}
+FORTRESS
+    put_finish /etc/logrotate.d/fortress-sudo
+  }
+  recover() { put_restore /etc/logrotate.d/fortress-sudo; }
+  change 'sudo.log is rotated every month, and kept for a year'
+
+  # 54/81 auditd keeps its logs
   #   J05 audit logs are kept (keep_logs) [CIS 6.2.2.2, xccdf:auditd_data_retention_max_log_file_action]
   #   J06 full audit disk does not halt the host [auditd.conf(5)]
   #   J07 low space for audit logs is reported at 2 GiB [CIS 6.2.2.4, auditd.conf(5), xccdf:auditd_data_retention_space_left_action]
@@ -1540,7 +1563,7 @@ FORTRESS
   }
   change 'auditd keeps its logs'
 
-  # 54/80 a faulty audit rule does not stop the others from loading
+  # 55/81 a faulty audit rule does not stop the others from loading
   check() {
     put_matches /etc/audit/rules.d/10-start.rules db2c14c9fa77e2e606f3905e116638ae260ff33bc0a74956d7ffea01e3baa4de 600 root:root
   }
@@ -1558,7 +1581,7 @@ FORTRESS
   recover() { put_restore /etc/audit/rules.d/10-start.rules; }
   change 'a faulty audit rule does not stop the others from loading'
 
-  # 55/80 audit rules for identity, access, time, modules and mounts are loaded
+  # 56/81 audit rules for identity, access, time, modules and mounts are loaded
   #   J01 audit is on and auditd runs [CIS 6.2.1.2, xccdf:service_auditd_enabled, LYNIS ACCT-9628]
   #   J02 audit backlog is 8192 records and overflow does not halt the host [CIS 6.2.1.4, auditctl(8), xccdf:grub2_audit_backlog_limit_argument]
   #   J03 audit rules load past a failing rule (-c) [CIS 6.2.3.35, xccdf:audit_rules_continue_loading]
@@ -1698,7 +1721,7 @@ FORTRESS
   }
   change 'audit rules for identity, access, time, modules and mounts are loaded'
 
-  # 56/80 audit rules for every setuid and setgid program are loaded
+  # 57/81 audit rules for every setuid and setgid program are loaded
   #   why: which there are differs between machines: the list is made there, and made again when it changes
   #   J17 setuid and setgid programs are audited [CIS 6.2.3.10, xccdf:audit_rules_privileged_commands]
   check() {
@@ -1712,7 +1735,7 @@ FORTRESS
   }
   change 'audit rules for every setuid and setgid program are loaded'
 
-  # 57/80 sysstat keeps its records for a week, unreadable for others
+  # 58/81 sysstat keeps its records for a week, unreadable for others
   check() {
     put_matches /etc/sysstat/sysstat d4b5625586b8f893981dd536db3fe6df3b7b38f8160364a80d813fe45606b754 644 root:root
   }
@@ -1732,7 +1755,7 @@ FORTRESS
   recover() { put_restore /etc/sysstat/sysstat; }
   change 'sysstat keeps its records for a week, unreadable for others'
 
-  # 58/80 the journal survives a reboot, never fills the disk, and is private
+  # 59/81 the journal survives a reboot, never fills the disk, and is private
   #   J23 the journal is on disk and limited to 2 GB (journald) [CIS 6.1.1.1.5, CIS 6.1.1.1.6, xccdf:journald_storage, xccdf:journald_compress]
   #   J23a journald does not forward to syslog [CIS 6.1.1.1.4, xccdf:journald_disable_forward_to_syslog]
   #   J25 remote logs are not accepted (systemd-journal-remote) [CIS 6.1.1.2.4, xccdf:socket_systemd-journal-remote_disabled]
@@ -1783,7 +1806,7 @@ FORTRESS
   }
   change 'the journal survives a reboot, never fills the disk, and is private'
 
-  # 59/80 chrony follows time servers that prove who they are (NTS)
+  # 60/81 chrony follows time servers that prove who they are (NTS)
   #   J27 chrony is the only time service [CIS 2.3.1.1, xccdf:ntp_single_service_active, LYNIS TIME-3104]
   #   J27a NTS is required from all time servers, and 2 must agree (chrony) [RFC 8915, chrony.conf(5)]
   #   J27b NTP server is off, but for the virtual machines of the host (chrony) [chrony.conf(5), chronyc(1)]
@@ -1830,13 +1853,13 @@ FORTRESS
   }
   change 'chrony follows time servers that prove who they are (NTS)'
 
-  # 60/80 time zone is Etc/UTC
+  # 61/81 time zone is Etc/UTC
   #   why: times in the logs of all machines can be compared
   check() { [ /etc/localtime -ef /usr/share/zoneinfo/Etc/UTC ]; }
   apply() { ln --symbolic --force --no-dereference /usr/share/zoneinfo/Etc/UTC /etc/localtime; }
   change 'time zone is Etc/UTC'
 
-  # 61/80 every loaded AppArmor profile is enforced
+  # 62/81 every loaded AppArmor profile is enforced
   #   why: a profile that only complains, or confines nothing, hides the ones that matter
   #   K01 AppArmor is on [CIS 1.3.1.1, LYNIS MACF-6208, xccdf:package_apparmor_installed]
   #   K02 all loaded AppArmor profiles are enforced [CIS 1.3.1.3, xccdf:all_apparmor_profiles_enforced]
@@ -1850,7 +1873,7 @@ FORTRESS
   }
   change 'every loaded AppArmor profile is enforced'
 
-  # 62/80 Ctrl-Alt-Del, the debug shell, the sockets of systemd-ssh-generator and radios are off
+  # 63/81 Ctrl-Alt-Del, the debug shell, the sockets of systemd-ssh-generator and radios are off
   #   A26 sshd does not listen on vsock or unix sockets [systemd-ssh-generator(8)]
   #   A23 ctrl-alt-del.target is masked [systemd.special(7)]
   #   A24 debug shell is masked [systemd-debug-generator(8)]
@@ -1879,7 +1902,7 @@ FORTRESS
   }
   change 'Ctrl-Alt-Del, the debug shell, the sockets of systemd-ssh-generator and radios are off'
 
-  # 63/80 USBGuard starts only on a machine that has USB
+  # 64/81 USBGuard starts only on a machine that has USB
   check() {
     put_matches /etc/systemd/system/usbguard.service.d/60-fortress.conf a791ee0ff3cc1eb91fcbc5882416a8d259d00de4e340c9d8b22fca1c0ffbf6eb 644 root:root
   }
@@ -1894,7 +1917,7 @@ FORTRESS
   recover() { put_restore /etc/systemd/system/usbguard.service.d/60-fortress.conf; }
   change 'USBGuard starts only on a machine that has USB'
 
-  # 64/80 USBGuard blocks every device that no rule names
+  # 65/81 USBGuard blocks every device that no rule names
   check() {
     put_matches /etc/usbguard/usbguard-daemon.conf fe377aab331be84d832a8c06f907fb31ed5fee88d503a2f45fb2ed428dfc6308 600 root:root
   }
@@ -1921,7 +1944,7 @@ FORTRESS
   recover() { put_restore /etc/usbguard/usbguard-daemon.conf; }
   change 'USBGuard blocks every device that no rule names'
 
-  # 65/80 USBGuard allows what is plugged in now, and refuses unknown devices
+  # 66/81 USBGuard allows what is plugged in now, and refuses unknown devices
   #   why: a stick can be a keyboard that types; disks and one keyboard may still come
   #   K06 USBGuard blocks unknown USB devices [usbguard-daemon.conf(5), LYNIS USB-3000]
   check() {
@@ -1950,7 +1973,7 @@ allow with-interface one-of { 03:00:01 03:01:01 } if !allowed-matches(with-inter
   }
   change 'USBGuard allows what is plugged in now, and refuses unknown devices'
 
-  # 66/80 at is root-only
+  # 67/81 at is root-only
   check() {
     put_matches /etc/at.allow 53175bcc0524f37b47062fafdda28e3f8eb91d519ca0a184ca71bbebe72f969a 600 root:root
   }
@@ -1968,7 +1991,7 @@ FORTRESS
   }
   change 'at is root-only'
 
-  # 67/80 cron is root-only
+  # 68/81 cron is root-only
   #   I24 cron and at are root-only [CIS 2.4.1.9, CIS 2.4.2.1, xccdf:file_cron_allow_exists, xccdf:file_at_allow_exists]
   check() {
     put_matches /etc/cron.allow 53175bcc0524f37b47062fafdda28e3f8eb91d519ca0a184ca71bbebe72f969a 600 root:root
@@ -1987,7 +2010,7 @@ FORTRESS
   }
   change 'cron is root-only'
 
-  # 68/80 a service that sets file modes is installed
+  # 69/81 a service that sets file modes is installed
   check() {
     put_matches /etc/systemd/system/fortress-modes.service e8489a55ecbe82ea37447b4dedcfda5ed36442187bf5181b67488a7dc228a48c 644 root:root
   }
@@ -2007,7 +2030,7 @@ FORTRESS
   recover() { put_restore /etc/systemd/system/fortress-modes.service; }
   change 'a service that sets file modes is installed'
 
-  # 69/80 file modes that other tools change are set back at once
+  # 70/81 file modes that other tools change are set back at once
   #   N12 file modes are restored after changes (fortress-modes) [tmpfiles.d(5)]
   check() {
     put_matches /etc/systemd/system/fortress-modes.path aa365b7b92901f4e2525709a1f2cd6197b1bd657c9d0c8de5cf2443683d0932d 644 root:root
@@ -2047,7 +2070,7 @@ FORTRESS
   }
   change 'file modes that other tools change are set back at once'
 
-  # 70/80 file modes let only root read keys, password hashes and rules
+  # 71/81 file modes let only root read keys, password hashes and rules
   #   N01 /etc/passwd and /etc/group are writable by root only [CIS 7.1.1, xccdf:file_permissions_etc_passwd, LYNIS FILE-7524]
   #   N02 shadow and gshadow are root-only [CIS 7.1.5, CIS 7.1.6, xccdf:file_permissions_etc_shadow, xccdf:file_permissions_backup_etc_shadow]
   #   N03 opasswd is root-only [CIS 7.1.10, xccdf:file_permissions_etc_security_opasswd, xccdf:file_permissions_etc_security_opasswd_old]
@@ -2120,7 +2143,7 @@ FORTRESS
   }
   change 'file modes let only root read keys, password hashes and rules'
 
-  # 71/80 GRUB has kernel arguments for audit, lockdown and wiped memory
+  # 72/81 GRUB has kernel arguments for audit, lockdown and wiped memory
   check() {
     put_matches /etc/default/grub.d/60-fortress.cfg e0ddbce880defd850c350cafc3ea7a1f37542b12269323f959833d7147be9af3 644 root:root
   }
@@ -2152,7 +2175,7 @@ FORTRESS
   recover() { put_restore /etc/default/grub.d/60-fortress.cfg; }
   change 'GRUB has kernel arguments for audit, lockdown and wiped memory'
 
-  # 72/80 GRUB starts the host without a password
+  # 73/81 GRUB starts the host without a password
   check() {
     put_matches /etc/grub.d/09_fortress_linux a636b0cb0d9f50f82396b83533b0f36e2cc613d7a030f7e15c080c4799854585 755 root:root
   }
@@ -2177,7 +2200,7 @@ FORTRESS
   }
   change 'GRUB starts the host without a password'
 
-  # 73/80 GRUB has a password for changes at its menu
+  # 74/81 GRUB has a password for changes at its menu
   #   why: a line typed at the menu of the boot loader is a root shell
   check() {
     ! command -v grub-mkpasswd-pbkdf2 > /dev/null ||
@@ -2195,7 +2218,7 @@ FORTRESS
   }
   change 'GRUB has a password for changes at its menu'
 
-  # 74/80 grub.cfg is generated with the kernel arguments and the password
+  # 75/81 grub.cfg is generated with the kernel arguments and the password
   #   A04 audit is on from boot (audit=1) [CIS 6.2.1.3, xccdf:grub2_audit_argument, LYNIS ACCT-9628]
   #   A05 audit backlog at boot is 8192 records (audit_backlog_limit) [CIS 6.2.1.4, xccdf:grub2_audit_backlog_limit_argument]
   #   A06 AppArmor is on from boot (apparmor=1) [CIS 1.3.1.2, xccdf:grub2_enable_apparmor]
@@ -2233,7 +2256,7 @@ FORTRESS
   }
   change 'grub.cfg is generated with the kernel arguments and the password'
 
-  # 75/80 the AIDE check service is installed
+  # 76/81 the AIDE check service is installed
   check() {
     put_matches /etc/systemd/system/aidecheck.service bc2b6828ea118f9d51f30cd3fff19c5c1486c813f2fe823a2f5df684964b7250 644 root:root
   }
@@ -2265,7 +2288,7 @@ FORTRESS
   recover() { put_restore /etc/systemd/system/aidecheck.service; }
   change 'the AIDE check service is installed'
 
-  # 76/80 AIDE is configured
+  # 77/81 AIDE is configured
   check() {
     put_matches /etc/aide/aide.conf e0aeb1d6a9494c95988efa031b986242015f0f2500b5f3bb5340a452f3abcc97 644 root:root
   }
@@ -2321,7 +2344,7 @@ FORTRESS
   }
   change 'AIDE is configured'
 
-  # 77/80 AIDE baseline exists
+  # 78/81 AIDE baseline exists
   check() { [ -s /var/lib/aide/aide.db ]; }
   apply() {
     install --directory --mode=700 /var/lib/aide /var/log/aide; record_before /var/lib/aide/aide.db
@@ -2329,7 +2352,7 @@ FORTRESS
   }
   change 'AIDE baseline exists'
 
-  # 78/80 AIDE compares the files with its baseline every night
+  # 79/81 AIDE compares the files with its baseline every night
   #   L08 AIDE baseline exists [CIS 6.3.1, xccdf:aide_build_database]
   #   L08a AIDE check runs every night [CIS 6.3.2, xccdf:aide_periodic_checking_systemd_timer]
   #   L09a package files are verified weekly (debsums) [LYNIS PKGS-7370, debsums(1)]
@@ -2366,7 +2389,7 @@ FORTRESS
   }
   change 'AIDE compares the files with its baseline every night'
 
-  # 79/80 no file is without an owner, and none is world-writable
+  # 80/81 no file is without an owner, and none is world-writable
   #   N05 all files have an owner and a group [CIS 7.1.12, xccdf:no_files_unowned_by_user, xccdf:file_permissions_ungroupowned, LYNIS FILE-6362]
   #   E13 world-writable directories have the sticky bit [xccdf:dir_perms_world_writable_sticky_bits]
   #   N13 no files are world-writable [CIS 7.1.11, xccdf:file_permissions_unauthorized_world_writable]
@@ -2408,7 +2431,7 @@ FORTRESS
   }
   demand 'no file is without an owner, and none is world-writable' 'look at each file that is named above: give it an owner, take the right from it, or remove it'
 
-  # 80/80 a thief of the machine finds an encrypted disk, Secure Boot and current microcode
+  # 81/81 a thief of the machine finds an encrypted disk, Secure Boot and current microcode
   #   why: on a clear disk lie the virtual machines, the keys of their cluster and its etcd, for whoever takes it
   #   A01 Secure Boot is on, in the firmware, in shim and for the kernel [UEFI 2.10 32, https://wiki.debian.org/SecureBoot]
   #   E16 disks of the system and of virtual machines are encrypted [NIST SP 800-53 SC-28, cryptsetup(8)]

@@ -103,6 +103,49 @@ describe('a node on its first boot', () => {
     )
   })
 
+  test('has the kernel arguments of the host, but for what only metal, AppArmor or signed modules have', () => {
+    const words = (text: string) => text.split(/\s+/).filter((word) => /^[a-z]/.test(word))
+    const host = [
+      ...readFileSync(join(root, 'config/host/grub.cfg'), 'utf8').matchAll(/GRUB_CMDLINE_LINUX (.*)"$/gm),
+    ]
+      .flatMap(([, list]) => words(list ?? ''))
+      .toSorted()
+    const node = configuration().kernelArguments?.shouldExist ?? []
+    const missing = host.filter((word) => !node.includes(word as never))
+    assert.deepEqual(
+      missing.map((word) => word.split('=')[0]),
+      // Flatcar signs none of its modules for the kernel to ask, and the processor's tables and devices are the host's.
+      [
+        'apparmor',
+        'intel_iommu',
+        'iommu.passthrough',
+        'iommu.strict',
+        'lockdown',
+        'mitigations',
+        'module.sig_enforce',
+        'proc_mem.force_override',
+        'pti',
+        'security',
+      ],
+    )
+    assert.ok(node.includes('lsm=landlock,lockdown,yama,integrity,selinux,bpf' as never))
+  })
+
+  test('asks its host for the time, and nobody else', async () => {
+    const config = configuration()
+    const { text } = await file(config, '/etc/systemd/network/00-fortress.network')
+    assert.deepEqual(
+      [...text.matchAll(/^(NTP|DNS|Gateway)=(.*)$/gm)].map(([, key, value]) => [key, value]),
+      [
+        ['Gateway', '10.77.0.1'],
+        ['DNS', '10.77.0.1'],
+        ['NTP', '10.77.0.1'],
+      ],
+    )
+    const others = config.storage?.files?.filter(({ path }) => /timesyncd|chrony|ntp/.test(path)) ?? []
+    assert.deepEqual(others, [])
+  })
+
   test('has the sysctls of a node where they differ from the host', async () => {
     const found = await sysctls(configuration())
     const wanted = {
