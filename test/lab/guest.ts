@@ -24,6 +24,9 @@ export async function guestImage(): Promise<Guest> {
 export const jobImage = async (): Promise<string> =>
   join(await disk('job', ['tpm2-tools', 'libtss2-tcti-swtpm0t64', 'swtpm']), 'job.qcow2')
 
+/** Where kernel and initrd of a virtual machine lie that is nothing but a heart: see beat.sh. */
+export const beatFiles = (): Promise<string> => disk('beat', hostPackages)
+
 /** The directory that the script of that name fills, of Debian with some packages besides. */
 async function disk(name: string, extra: string[]): Promise<string> {
   const script = join(root, `test/lab/${name}.sh`)

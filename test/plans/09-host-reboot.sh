@@ -106,7 +106,8 @@ main() {
     grep . <<< "$said" || true # QEMU of somebody else runs
   }
 
-  reboot_state() { virsh --connect qemu:///system domstate "$1" 2> /dev/null | head --lines=1; }
+  # Virsh writes twice: whoever ends after the first line ends it by SIGPIPE, and with it the check, in silence.
+  reboot_state() { virsh --connect qemu:///system domstate "$1" 2> /dev/null | awk 'NR == 1'; }
 
   # reboot_guests_return: those that are up run, are defined, start with the host, and are not on trial.
   reboot_guests_return() {
