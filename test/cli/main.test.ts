@@ -10,7 +10,7 @@ import { parse } from '../../lib/cli/flags.ts'
 import { order, runAll } from '../../lib/cli/graph.ts'
 import { firstScreen, list } from '../../lib/cli/main.ts'
 import { pages } from '../../lib/cli/scripts.ts'
-import { runbook, several } from '../../lib/cli/tables.ts'
+import { page, runbook, several } from '../../lib/cli/tables.ts'
 import { createReport } from '../../lib/engine/report.ts'
 import { Fault } from '../../lib/ground/fault.ts'
 
@@ -125,12 +125,27 @@ test('only the warning about X25519 is kept from a person', () => {
   assert.match(stderr, /is gone/)
 })
 
-test('no page bears the name of a task', () => {
-  const names = Object.values(taskfile).flatMap((tasks) => Object.keys(tasks))
-  assert.deepEqual(
-    pages().filter(({ name, number }) => names.includes(name) || names.includes(number)),
-    [],
-  )
+test('a page bears the name of a task only where no action of the task is a mode of pages', () => {
+  const tasks: Record<string, Task> = Object.assign({}, ...Object.values(taskfile))
+  const actions = (name: string) => Object.keys(tasks[name]?.takes?.words[0]?.among ?? { plan: '' })
+  const clash = ({ name, number }: { name: string; number: string }) =>
+    number in tasks ||
+    (name in tasks && actions(name).some((word) => Object.hasOwn(page.words[0].among, word)))
+  assert.deepEqual(pages().filter(clash), [])
+})
+
+test('of a page with the name of a task the modes are meant for the page', () => {
+  const help = (...words: string[]) =>
+    spawnSync(
+      process.execPath,
+      [join(import.meta.dirname, '../../bin/task.cjs'), 'secrets', ...words, '--help'],
+      {
+        encoding: 'utf8',
+      },
+    ).stdout
+  assert.match(help(), /secrets sops\|rotate\|check\|hook/)
+  assert.doesNotMatch(help('apply'), /rotate/)
+  assert.match(help('apply'), /plan\|apply\|verify|undo/)
 })
 
 test('every need in the Taskfile exists, and none needs itself', () => {
