@@ -53,6 +53,13 @@ describe('pods in gVisor', { skip }, () => {
       `/opt/bin/k3s kubectl wait --for=condition=Ready node/${first} --timeout=1s`,
     )
 
+  /** A namespace in which pods can be made. After a restart the controllers wait for the end of their old lease: `patience`. */
+  const space = async (name: string) => {
+    await kubectl(`create namespace ${name}`)
+    const account = `/opt/bin/k3s kubectl --namespace=${name} get serviceaccount default`
+    await cluster.until('the controllers work again', account, 300)
+  }
+
   /** A tarball as the makers of gVisor pack theirs, of what stands in for it here. Pinned by its own digest. */
   const release = (version: string): void => {
     const dir = mkdtempSync(join(tmpdir(), 'fk-gvisor-'))
@@ -138,15 +145,15 @@ describe('pods in gVisor', { skip }, () => {
   })
 
   test('the class is declared, and a probe on the node sees the kernel of gVisor', async () => {
+    await space('shop')
     await page('runtime-class', 'apply')
     await page('runtime-class', 'verify')
-    const version = await kubectl('--namespace=gvisor exec daemonset/probe -- cat /proc/version')
+    const version = await kubectl('--namespace=gvisor exec daemonset/probe -- busybox cat /proc/version')
     assert.match(version, /SMP Sun Jan 10 15:06:54 PST 2016/)
     assert.doesNotMatch(await page('runtime-class', 'apply'), /^changed /m)
   })
 
   test('a pod with the class is in a sandbox: its kernel, its exec, a Service by name, and seccomp', async () => {
-    await kubectl('create namespace shop')
     await kubectl('apply --filename=-', restricted('web', podImage, 1))
     const boxed = restricted('boxed', podImage, 1).replaceAll(
       '"containers"',
@@ -200,7 +207,7 @@ describe('pods in gVisor', { skip }, () => {
 
   test('a pod without the class is refused where rules are enforced, and one with it runs', async () => {
     await kubectl('delete namespace shop --wait')
-    await kubectl('create namespace apps')
+    await space('apps')
     await kubectl('label namespace apps fortress-kit/owner=me')
     await page('policy', 'apply')
     const objects = readFileSync(join(cluster.copy.dir, 'config/components/gvisor/objects.yaml'), 'utf8')
@@ -222,8 +229,8 @@ describe('pods in gVisor', { skip }, () => {
             {
               name,
               image,
-              command: ['sleep', '3600'],
-              readinessProbe: { exec: { command: ['true'] } },
+              command: ['busybox', 'sleep', '3600'],
+              readinessProbe: { exec: { command: ['busybox', 'true'] } },
               resources: { requests: { cpu: '1m', memory: '8Mi' }, limits: { memory: '64Mi' } },
               securityContext: {
                 allowPrivilegeEscalation: false,

@@ -69,7 +69,7 @@ main() {
 
   # 3/5 the manifests of gvisor are written
   check() {
-    put_matches /nonexistent/fortress/components/gvisor.yaml ea3ad0a9c897558b1abf62f90606b70e116e7f659358a0b3d306e62e580c023f 644 root:root
+    put_matches /nonexistent/fortress/components/gvisor.yaml dacf3caf17c6cd3648ae01b1564b9989ce03f48ac1521290b3d3a840d7f416df 644 root:root
   }
   apply() {
     put /nonexistent/fortress/components/gvisor.yaml 644 root:root << 'FORTRESS'
@@ -104,10 +104,14 @@ spec:
       containers:
         - name: probe
           image: docker.io/library/busybox:1.37.0@sha256:bdf57e528e45e4433820e045b29b4597825a1c9e38353532d90a01445013f82e
-          command: [sh, -c, 'trap exit TERM; while :; do sleep 3600 & wait; done']
+          command: [busybox, sleep, '2147483647']
           # It is ready where the kernel that it sees is gVisor's: by its name, or by the date that all of its releases give.
           readinessProbe:
-            exec: { command: [grep, -q, -e, gvisor, -e, 'SMP Sun Jan 10 15:06:54 PST 2016', /proc/version] }
+            exec:
+              {
+                command:
+                  [busybox, grep, -q, -e, gvisor, -e, 'SMP Sun Jan 10 15:06:54 PST 2016', /proc/version],
+              }
             periodSeconds: 60
             timeoutSeconds: 10
           resources: { requests: { cpu: 1m, memory: 8Mi }, limits: { memory: 16Mi } }

@@ -8,7 +8,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 
 	task "github.com/containerd/containerd/api/runtime/task/v3"
@@ -64,7 +63,7 @@ func programOf(path string) (string, error) {
 	defer file.Close()
 	for lines := bufio.NewScanner(file); lines.Scan(); {
 		if name, value, found := strings.Cut(lines.Text(), "="); found && strings.TrimSpace(name) == "binary_name" {
-			return strconv.Unquote(strings.TrimSpace(value))
+			return strings.Trim(value, ` '"`), nil
 		}
 	}
 	return "", fmt.Errorf("%s has no binary_name", path)
