@@ -356,7 +356,11 @@ export const lab = {
         down: 'end it, or another machine of the list; nothing of it stays',
       },
     },
-    { name: 'NAME', optional: true, help: 'for down: another machine of the list' },
+    {
+      name: 'NAME',
+      optional: true,
+      help: 'for down: another machine of the list; for setup: release, what that tier needs as well',
+    },
   ],
   flags: { with: { takes: 'PACKAGE,…', help: 'for up: with further Debian packages in it' } },
   passed: true,

@@ -63,9 +63,15 @@ export interface LabDeps {
   install: string[]
 }
 
-/** Which Debian packages the lab misses here, and how to install them. Reads only. `kind` narrows it to nodes or the VM. */
-export async function labDeps(kind?: 'node' | 'vm'): Promise<LabDeps> {
-  const wanted = kind ? packages[kind] : { ...packages.node, ...packages.vm, ...packages.tests }
+/**
+ * Which Debian packages the lab misses here, and how to install them. Reads only. `kind` narrows it to nodes or the VM; `release`
+ * also has the programs that the release tier alone runs.
+ */
+export async function labDeps(kind?: 'node' | 'vm' | 'release'): Promise<LabDeps> {
+  const wanted =
+    kind === 'node' || kind === 'vm'
+      ? packages[kind]
+      : { ...packages.node, ...packages.vm, ...packages.tests }
   const missing = Object.entries(wanted)
     .filter(([, proof]) => which(proof) === undefined)
     .map(([name]) => name)
@@ -81,9 +87,9 @@ export async function labDeps(kind?: 'node' | 'vm'): Promise<LabDeps> {
     }
   }
   const install = missing.length > 0 ? installLines(missing) : []
-  if (kind === undefined)
+  if (kind === undefined || kind === 'release')
     install.push(
-      ...Object.keys(programs).flatMap((name) => (isBuilt(name) ? [] : [build(name)])),
+      ...Object.keys(programs).flatMap((name) => linesFor(name, kind === 'release')),
       ...clients(),
       ...envoy(),
     )
@@ -101,6 +107,8 @@ interface Programs {
   /** Words of its own for `go build`, and for its linker. */
   flags?: string
   linked?: string
+  /** Only the release tier runs it, and its build takes ten minutes of a processor: else only these modules are fetched, for their data. */
+  release?: string[]
   /** Without cgo. What is compiled with it and without is compiled twice. */
   pure?: true
   /** A program has no version unless its build sets it: the variable that gets it, and the module whose version it is. */
@@ -152,6 +160,7 @@ const programs: Record<string, Programs> = {
       variable: 'github.com/kyverno/kyverno/pkg/version.BuildVersion',
       of: 'github.com/kyverno/kyverno',
     },
+    release: ['github.com/kyverno/kyverno', 'github.com/kyverno/api'],
   },
   /** What runs containers in the nodes of the node tier. */
   runtime: {
@@ -215,7 +224,7 @@ const builtOf = (name: string) => `/usr/local/share/fortress-kit/${name}.sha256`
 
 /** A digest of how a program is built, and of all that stands beside its source. */
 function sourceOf(name: string): string {
-  const { at, ...how } = programs[name]!
+  const { at, release: _, ...how } = programs[name]!
   const dir = path.join(kit, at)
   const hash = createHash('sha256').update(JSON.stringify(how))
   for (const file of filesBelow(dir).filter((file) => /\.(go|mod|sum)$/.test(file)))
@@ -232,6 +241,20 @@ function moduleOf(file: string): string {
 
 const isBuilt = (name: string) =>
   fs.existsSync(placeOf(name)) && readIf(builtOf(name)).trim() === sourceOf(name)
+
+/** What is to be run for a program that is not built, or not fetched. */
+function linesFor(name: string, release: boolean): string[] {
+  const { at, release: modules } = programs[name]!
+  if (isBuilt(name)) return []
+  if (modules === undefined || release) return [build(name)]
+  const mark = builtOf(`${name}-modules`)
+  if (readIf(mark).trim() === sourceOf(name)) return []
+  const fetch = `GOTOOLCHAIN=auto go mod download -C '${path.join(kit, at)}' ${modules.join(' ')}`
+  const note = `install -D --mode=644 /dev/stdin ${mark} <<< ${sourceOf(name)}`
+  return [
+    `{ ${fetch} && ${note}; } || echo 'no modules of ${name}: tests that read them will be skipped' >&2`,
+  ]
+}
 
 /** Debian's Go fetches a newer one where a program requires it, verified as every module is. */
 function build(name: string): string {
@@ -288,8 +311,10 @@ function envoy(): string[] {
 }
 
 /** Installs what `labDeps` misses. Needs root; on Debian 12 QEMU comes from bookworm-backports. */
-export async function labInstall(options: Pick<LabOptions, 'progress'> = {}): Promise<void> {
-  const { install } = await labDeps()
+export async function labInstall(
+  options: Pick<LabOptions, 'progress'> & { release?: boolean } = {},
+): Promise<void> {
+  const { install } = await labDeps(options.release ? 'release' : undefined)
   if (install.length === 0) return
   needRoot('installing packages', install)
   for (const line of install) {

@@ -10,7 +10,7 @@ import { type LabVm, labDeps, labDown, labFind, labInstall, labList, labMachine,
 
 const words = ['setup', 'up', 'ssh', 'list', 'down'] as const
 
-const help = `./task lab setup           installs the Debian packages that the lab and the tests need, as root
+const help = `./task lab setup [release] installs what the lab and the tests need, as root; release: what that tier needs as well
 ./task lab up              a fresh Debian 13 VM, from a snapshot; FK_HOST=lab makes it the machine of every page
            --with PACKAGE,…  with further Debian packages in it
 ./task lab ssh [COMMAND]   a shell in it, as an admin, by the route that is open
@@ -32,7 +32,7 @@ export async function main(argv: string[]): Promise<number> {
     )
   }
   const { words: rest, extra } = wordsOf(word, behind)
-  const most = { setup: 0, up: 0, list: 0, down: 1, ssh: Infinity }[word as (typeof words)[number]]
+  const most = { setup: 1, up: 0, list: 0, down: 1, ssh: Infinity }[word as (typeof words)[number]]
   if (rest.length > most)
     throw new Fault(
       `lab ${word} takes ${most === 0 ? 'no words' : 'one name'}: '${rest.slice(most).join(' ')}' is too much`,
@@ -41,7 +41,10 @@ export async function main(argv: string[]): Promise<number> {
   const say = (line: string) => process.stdout.write(`${line}\n`)
 
   if (word === 'setup') {
-    await labInstall({ progress: say })
+    const [more] = rest
+    if (more !== undefined && more !== 'release')
+      throw new Fault(`lab setup takes release, or no word: '${more}' is neither`)
+    await labInstall({ progress: say, release: more === 'release' })
     say('Everything that the lab and the tests need is installed.')
   } else if (word === 'up') {
     const { missing, reasons } = await labDeps('vm')

@@ -13,7 +13,7 @@ const built = builtProgram('kyverno')
 
 /** Why there can be none here, for a test's `skip`. */
 export const missing: string | false =
-  built === undefined ? 'kyverno is not built: ./task lab setup' : chartOf('kyverno').missing
+  built === undefined ? 'kyverno is not built: ./task lab setup release' : chartOf('kyverno').missing
 
 export const programs = ['admission', 'reports'] as const
 const unitOf = (name: string) => `kyverno-${name}.service`

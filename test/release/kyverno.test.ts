@@ -8,9 +8,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { rulesFor } from '../../lib/site/policy.ts'
 import { said } from '../machine/kit.ts'
 import { siteOf } from '../sites.ts'
-import { type Demo, demo, missing as noDemo } from './demo.ts'
-import { kyvernoIs, kyvernoLog, missing as noKyverno, pinKyverno, startKyverno } from './engine.ts'
-import type { Reply } from './kit.ts'
+import { type Demo, demo, missing as noDemo } from '../cluster/demo.ts'
+import { kyvernoIs, kyvernoLog, missing as noKyverno, pinKyverno, startKyverno } from '../cluster/engine.ts'
+import type { Reply } from '../cluster/kit.ts'
 import {
   type Made,
   around,
@@ -22,7 +22,7 @@ import {
   good,
   namespace,
   pod,
-} from './workloads.ts'
+} from '../cluster/workloads.ts'
 
 const rules = rulesFor(siteOf('fortress-pi')).on.map(({ id }) => id)
 const days = (n: number) => new Date(Date.now() + n * 86_400_000).toISOString().slice(0, 10)
