@@ -201,6 +201,11 @@ describe('pods in gVisor', { skip }, () => {
     assert.equal(await on(`cat ${dropIn}`), was)
     await ready()
     await cluster.until('containerd has the handler', `${handlers} | grep runsc`)
+    // What is asked through the kubelet before it knows its pods again is refused.
+    await cluster.until(
+      'the kubelet knows its pods again',
+      `/opt/bin/k3s kubectl get --raw /api/v1/nodes/${first}/proxy/pods | grep '"name":"boxed-'`,
+    )
     assert.match(await inPod('get http://web/'), /^web-/)
     await page('runtime-gvisor', 'verify')
   })
