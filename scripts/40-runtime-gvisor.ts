@@ -22,7 +22,8 @@ const about = {
   on: 'node',
   needs: ['30-network-cilium'],
   library: serviceShell,
-  prepare: release(),
+  prepare: sh`${release()}
+${handler()}`,
 } as const
 
 const home = '/opt/gvisor'
@@ -139,7 +140,7 @@ function labelled({ name }: Member): Change {
   }
 }
 
-/** The release on this node, and the containerd that is to start it. */
+/** The release on this node. */
 function release() {
   return sh`
 GVISOR=/opt/gvisor
@@ -184,6 +185,12 @@ gvisor_unpack() {
   rm --recursive --force "$place.old" "$FK_PART"
 }
 
+export -f gvisor_whole gvisor_files gvisor_unpack`
+}
+
+/** The containerd that is to start it. */
+function handler() {
+  return sh`
 # gvisor_handler: what the containerd that runs would start for the handler runsc: its shim, and the file that this reads.
 gvisor_handler() {
   timeout 30 "$K3S" crictl info --output go-template --template \
@@ -230,5 +237,5 @@ gvisor_unused() {
   [ -n "$pods" ] || [ -z "$(find /proc/[0-9]*/exe -lname "$GVISOR/*" 2> /dev/null)" ] || pods='their processes are still there'
   [ -z "$pods" ] || k3s_no "pods run in gVisor: $pods"$'\n''./task runtime-class undo comes first; then delete these'
 }
-export -f gvisor_whole gvisor_files gvisor_unpack gvisor_handler gvisor_known gvisor_start gvisor_unused`
+export -f gvisor_handler gvisor_known gvisor_start gvisor_unused`
 }

@@ -61,6 +61,7 @@ main() {
     rm --recursive --force "$place.old" "$FK_PART"
   }
 
+  export -f gvisor_whole gvisor_files gvisor_unpack
   # gvisor_handler: what the containerd that runs would start for the handler runsc: its shim, and the file that this reads.
   gvisor_handler() {
     timeout 30 "$K3S" crictl info --output go-template --template \
@@ -107,7 +108,7 @@ main() {
     [ -n "$pods" ] || [ -z "$(find /proc/[0-9]*/exe -lname "$GVISOR/*" 2> /dev/null)" ] || pods='their processes are still there'
     [ -z "$pods" ] || k3s_no "pods run in gVisor: $pods"$'\n''./task runtime-class undo comes first; then delete these'
   }
-  export -f gvisor_whole gvisor_files gvisor_unpack gvisor_handler gvisor_known gvisor_start gvisor_unused
+  export -f gvisor_handler gvisor_known gvisor_start gvisor_unused
   : "${FK_FILES:?a directory with the downloads of this page}"
 
   # 1/8 the kernel lets programs make namespaces of users
