@@ -105,10 +105,11 @@ function plainChecks(steps: Numbered[], { library, prepare }: Shell): string[] {
 export function applyProgram(options: ApplyOptions): Promise<Program> {
   const { steps, owner, saved = {}, sent = {}, record = false } = options
   const dir = '"$FK_STATE/pages/$FK_PAGE/saved'
-  const stored = Object.entries(saved).map(
-    ([name, digest]) =>
-      `install --directory --mode=700 ${dir}" && printf '%s\\n' ${quote(digest)} > ${dir}/"${quote(name)}`,
-  )
+  // The laptop has one copy, whichever page had it made: what another page noted of it is over.
+  const stored = Object.entries(saved).flatMap(([name, digest]) => [
+    `rm --force "$FK_STATE"/pages/*/saved/${quote(name)}`,
+    `install --directory --mode=700 ${dir}" && printf '%s\\n' ${quote(digest)} > ${dir}/"${quote(name)}`,
+  ])
   const lines = Object.entries(sent).map(([path, digest]) => `${digest} ${path}\n`)
   return build({
     ...options,

@@ -107,7 +107,7 @@ interface Programs {
   /** Words of its own for `go build`, and for its linker. */
   flags?: string
   linked?: string
-  /** Only the release tier runs it, and its build takes ten minutes of a processor: else only these modules are fetched, for their data. */
+  /** Only the release tier runs it, and its build takes long: else these modules alone are fetched, for what other tests read. */
   release?: string[]
   /** Without cgo. What is compiled with it and without is compiled twice. */
   pure?: true

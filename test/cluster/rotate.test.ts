@@ -107,8 +107,8 @@ kubectl create clusterrolebinding thief --clusterrole=cluster-admin --serviceacc
 
       test('where nothing is retired the two pages have nothing to do', async () => {
         for (const page of ['k3s-rotate', 'k3s-retire']) {
-          await good(page, 'verify')
           assert.deepEqual(changes(await good(page, 'apply')), [])
+          await good(page, 'verify')
         }
       })
 
@@ -133,7 +133,7 @@ kubectl create clusterrolebinding thief --clusterrole=cluster-admin --serviceacc
       test('until the old ones are gone, verify says who still believes them', async () => {
         await good('k3s-rotate', 'verify')
         const { code, text } = await cluster.task('k3s-retire', 'verify')
-        assert.equal(code, 1)
+        assert.notEqual(code, 0, text)
         for (const name of cluster.names) assert.match(text, new RegExp(`${name} trusts no retired CA`))
         assert.match(text, /client-ca\.crt: [0-9a-f]{16} is retired/)
       })

@@ -8,6 +8,7 @@ import { file } from '../../lib/engine/file.ts'
 import { printed } from '../../lib/engine/print.ts'
 import { type Numbered, applyProgram, checkProgram, plain, undoProgram } from '../../lib/engine/program.ts'
 import type { Change, Step } from '../../lib/engine/step.ts'
+import { root } from '../../lib/ground/root.ts'
 import { Secret } from '../../lib/ground/secret.ts'
 import { Command, feed, sh } from '../../lib/ground/sh.ts'
 
@@ -136,7 +137,24 @@ test('what stands against an undo is asked before anything of it begins, and is 
 test('what was sent and stored is written down for the machine', async () => {
   const { text } = await applyProgram({ ...apply, saved: { x: 'abc' }, sent: { '/opt/a b': 'def' } })
   assert.match(text, /export FK_SENT=.*def \/opt\/a b/)
-  assert.match(text, /printf '%s\\n' abc > "\$FK_STATE\/pages\/\$FK_PAGE\/saved\/"x$/m)
+  assert.match(
+    text,
+    /^rm --force "\$FK_STATE"\/pages\/\*\/saved\/x\n.*printf '%s\\n' abc > "\$FK_STATE\/pages\/\$FK_PAGE\/saved\/"x$/m,
+  )
+})
+
+test('what the laptop has saved is known to every page, whichever saved it', () => {
+  const state = mkdtempSync(join(tmpdir(), 'fk-saved-'))
+  try {
+    mkdirSync(join(state, 'pages/28-new/saved'), { recursive: true })
+    writeFileSync(join(state, 'pages/28-new/saved/x'), 'abc\n')
+    const [saved] = /^saved\(\) .*$/m.exec(readFileSync(join(root, 'lib/engine/shell/frame.sh'), 'utf8'))!
+    const asked = (digest: string) =>
+      spawnSync('bash', ['-c', `${saved}\nFK_STATE=${state} FK_PAGE=20-old; saved x "${digest}"`]).status
+    assert.deepEqual([asked('abc'), asked('def'), asked('')], [0, 1, 1])
+  } finally {
+    rmSync(state, { recursive: true })
+  }
 })
 
 test('the files of a page are compared by one look at all of them, and what another one says is shown', async (t) => {

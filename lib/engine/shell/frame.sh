@@ -345,5 +345,5 @@ fk_unconfirmed() {
 }
 
 # saved NAME DIGEST: the laptop has confirmed that it holds NAME with this sha256.
-saved() { [ -n "$2" ] && [ "$(cat "$FK_STATE/pages/$FK_PAGE/saved/$1" 2> /dev/null)" = "$2" ]; }
+saved() { [ -n "$2" ] && [ "$(cat "$FK_STATE"/pages/*/saved/"$1" 2> /dev/null)" = "$2" ]; }
 export -f saved
