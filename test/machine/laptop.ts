@@ -94,6 +94,9 @@ export function laptopIn(
     if (!existsSync(file)) return
     await within('wg-quick', 'down', file)
     rmSync(file)
+    // wireguard-go ends behind wg-quick, and takes its socket away as the last thing: a new one refuses to start beside it.
+    for (let i = 0; i < 100 && existsSync(`/var/run/wireguard/${tunnel}.sock`); i++)
+      await new Promise((resolve) => setTimeout(resolve, 100))
   }
   const start: Laptop['start'] = (kit, page, words, env = {}) =>
     spawn('ip', ['netns', 'exec', ns, process.execPath, '--import', 'tsx', page, ...words], {
