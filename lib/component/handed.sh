@@ -22,19 +22,19 @@ handed_holds() {
 handed_digest() { sha256sum | cut --bytes=1-32; }
 
 # handed_put NAMESPACE SECRET FILE TYPE [LABEL=VALUE]: lines KEY BASE64 on standard input become the Secret, with the digests that
-# handed_holds compares. What is there under its name and of another type goes.
+# handed_holds compares. What is there under its name is replaced whole, with what somebody has added; one of another type goes.
 handed_put() {
   local lines there key value label=${5-}
   lines=$(LC_ALL=C sort)
   there=$(kubectl get secret "$2" --namespace "$1" --ignore-not-found --output=jsonpath='{.type}') || return
-  [ -z "$there" ] || [ "$there" = "$4" ] || kubectl delete secret "$2" --namespace "$1" || return
+  case $there in '' | "$4") ;; *) kubectl delete secret "$2" --namespace "$1" || return; there='' ;; esac
   {
     printf 'apiVersion: v1\nkind: Secret\ntype: %s\nmetadata:\n  name: %s\n  namespace: %s\n' "$4" "$2" "$1"
     printf '  labels: { fortress-kit: handed%s }\n' "${label:+", \"${label%%=*}\": \"${label#*=}\""}"
     printf '  annotations: { fortress-kit/source: "%s", fortress-kit/digest: "%s" }\ndata:\n' \
       "$(handed_digest < "$3")" "$(handed_digest <<< "$lines")"
     while read -r key value; do printf '  %s: %s\n' "$key" "$value"; done <<< "$lines"
-  } | kubectl apply --server-side --force-conflicts --field-manager=fortress-kit --filename=-
+  } | kubectl "$([ -n "$there" ] && echo replace || echo create)" --filename=-
 }
 
 # handed_file KEY: standard input as a line for handed_put.
