@@ -69,7 +69,7 @@ async function main(argv) {
         files: found(tiers[name].at),
         missing:
           name === 'release' && !words.includes(name)
-            ? 'it takes about an hour: npm test -- release'
+            ? 'it takes some hours: npm test -- release'
             : await missing(name),
       })),
     )),

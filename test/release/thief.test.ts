@@ -20,7 +20,7 @@ import type { Vault } from '../../lib/site/model.ts'
 import page from '../../scripts/08-host-vault.ts'
 import { root } from '../machine/kit.ts'
 import { made, withVault } from '../site/made.ts'
-import { jobImage } from './guest.ts'
+import { jobImage } from '../lab/guest.ts'
 
 /** What a site document may say; a vault of each kind lies on the disk that the thief takes. */
 const choices = {

@@ -8,7 +8,7 @@ import { secretStore } from '../../lib/ground/secret.ts'
 import { type Fleet, fleet } from '../machine/fleet.ts'
 import { without } from '../programs.ts'
 import { backupsTo } from '../site/made.ts'
-import { data, etc, noSysctl, patience, pinAge, program, untilReady, version } from './kit.ts'
+import { data, etc, noSysctl, patience, pinAge, program, untilReady, version } from '../cluster/kit.ts'
 
 const missing = program === undefined ? 'kube-bed is not installed' : without('age', 'tar', 'openssl')
 
