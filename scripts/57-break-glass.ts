@@ -3,7 +3,8 @@
 //
 // Needs   people, and a server of k3s: each has an audit log of its own, with every request of that account.
 // Leaves  what it did in /var/lib/fortress/k3s/break-glass.log, for root alone: the audit log is rotated.
-// Then    after a use: ./task kubeconfig revoke break-glass, then ./task people apply. The next account was not used yet.
+// Then    after a use: ./task kubeconfig revoke break-glass, ./task people apply, ./task break-glass apply. The next account
+//         was not used yet.
 // Undo    deletes what was kept.
 import { library, sh } from '../lib/ground/sh.ts'
 import { memberOf } from '../lib/k3s/members.ts'
@@ -36,7 +37,7 @@ export default script(import.meta, about, (context) =>
           name: 'the break-glass account was not used',
           why: 'it is for the day when nothing else opens the cluster: on any other day somebody has its key',
           check: sh`glass_unused`,
-          help: `if that was you: ./task kubeconfig revoke break-glass, then ./task people apply, and another takes its place.
+          help: `if that was you: ./task kubeconfig revoke break-glass, ./task people apply, ./task break-glass apply.
 If it was not, do the same at once; then read what was done: /var/lib/fortress/k3s/break-glass.log on the server`,
         },
       ]

@@ -325,7 +325,7 @@ async function glass(session: People): Promise<number> {
   await write(session, await fileOf(session, { user, name: breakGlass.name, key, certificate }))
   report.note(
     'Its use is seen: ./task break-glass verify says when. Afterwards: ./task kubeconfig revoke break-glass, ' +
-      'then ./task people apply.',
+      './task people apply, ./task break-glass apply.',
   )
   return 0
 }

@@ -89,7 +89,7 @@ main() {
   # 3/3 the break-glass account was not used
   #   why: it is for the day when nothing else opens the cluster: on any other day somebody has its key
   check() { glass_unused; }
-  demand 'the break-glass account was not used' 'if that was you: ./task kubeconfig revoke break-glass, then ./task people apply, and another takes its place.
+  demand 'the break-glass account was not used' 'if that was you: ./task kubeconfig revoke break-glass, ./task people apply, ./task break-glass apply.
 If it was not, do the same at once; then read what was done: /var/lib/fortress/k3s/break-glass.log on the server'
 }
 
