@@ -35,7 +35,12 @@ const within = 420
 const transaction: Transaction = {
   ...k3sTransaction(within),
   restart: [
-    { unit: 'k3s.service', path: '/etc/containerd/', how: 'always', needs: '/etc/rancher/k3s/token' },
+    ...['/etc/containerd/', '/etc/systemd/system/k3s.service.d/'].map((path) => ({
+      unit: 'k3s.service',
+      path,
+      how: 'always' as const,
+      needs: '/etc/rancher/k3s/token',
+    })),
   ],
 }
 
@@ -63,6 +68,14 @@ export default script(import.meta, about, (context) => {
       from: 'config/components/gvisor/containerd.toml',
       values: { version },
       name: 'the configuration of containerd imports the handler runsc',
+      transaction,
+    }),
+    file('/etc/systemd/system/k3s.service.d/path-gvisor.conf', {
+      from: 'config/components/gvisor/k3s.conf',
+      values: { version },
+      then: [sh`systemctl daemon-reload`],
+      name: 'k3s.service has the release in its PATH',
+      why: 'containerd finds the shims of pods that run by it when k3s has restarted: else all of them begin anew',
       transaction,
     }),
     known(context, member, version),
@@ -206,6 +219,8 @@ gvisor_known() {
   [ "$(stat --format=%Y "$K3S_DATA/agent/etc/containerd/config-v3.toml.d/50-gvisor.toml")" -le \
     "$(date --date="$(systemctl show --property=ExecMainStartTimestamp --value k3s.service)" +%s)" ] ||
     k3s_no 'k3s was started before the current configuration of containerd was written' || return
+  tr '\0' '\n' < "/proc/$(systemctl show --property=MainPID --value k3s.service)/environ" |
+    grep "^PATH=.*$GVISOR/$2:" > /dev/null || k3s_no "the k3s that runs has no $GVISOR/$2 in its PATH" || return
   said=$(k3s_self get node "$1" --output \
     jsonpath='{.status.conditions[?(@.type=="Ready")].status} {.status.runtimeHandlers[*].name}' 2>&1) ||
     k3s_no "the API does not answer: $(tail --lines=1 <<< "$said")" || return

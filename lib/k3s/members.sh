@@ -41,13 +41,14 @@ k3s_kubectl() { timeout "${K3S_SECONDS:-30}" "$K3S" kubectl --kubeconfig "$K3S_E
 # k3s_self WORD...: as this node itself, which may read little more than itself.
 k3s_self() { timeout 30 "$K3S" kubectl --kubeconfig "$K3S_DATA/agent/kubelet.kubeconfig" "$@"; }
 
-# k3s_config_digest: one digest of all that a start depends on: the program, the unit, the configuration, the tokens.
+# k3s_config_digest: one digest of all that a start depends on: the program, the unit, the configuration, the tokens. The page of
+# gVisor asks itself for its own file.
 k3s_config_digest() {
   local unit=/etc/systemd/system/k3s.service
   {
     readlink "$K3S"
     {
-      find "$K3S_ETC" "$unit" "$unit.d" -type f ! -name k3s.yaml ! -name '.*' -print0 2> /dev/null ||
+      find "$K3S_ETC" "$unit" "$unit.d" -type f ! -name k3s.yaml ! -name path-gvisor.conf ! -name '.*' -print0 2> /dev/null ||
         true # there need be no drop-in
     } | LC_ALL=C sort --zero-terminated | xargs --null --no-run-if-empty sha256sum
   } | sha256sum | cut --delimiter=' ' --fields=1

@@ -47,6 +47,7 @@ describe('pods in gVisor', { skip }, () => {
   const shape = '{{range $name, $one := .config.containerd.runtimes}}{{$name}} {{$one.runtimePath}};{{end}}'
   const handlers = `/opt/bin/k3s crictl info --output go-template --template '${shape}'`
   const inPod = (words: string) => kubectl(`--namespace=shop exec deploy/boxed -- /bin/pod ${words}`)
+  const containers = `--namespace=shop get pod --output jsonpath='{.items[*].status.containerStatuses[0].containerID}'`
   const ready = () =>
     cluster.until(
       'the node is ready',
@@ -192,6 +193,7 @@ describe('pods in gVisor', { skip }, () => {
     const file = join(cluster.copy.dir, 'config/components/gvisor/containerd.toml')
     const right = readFileSync(file, 'utf8')
     const was = await on(`cat ${dropIn}`)
+    const container = await kubectl(containers)
     writeFileSync(file, `${right}[[[\n`)
     try {
       assert.match(await fails('runtime-gvisor', 'apply'), /k3s did not become ready/)
@@ -207,6 +209,8 @@ describe('pods in gVisor', { skip }, () => {
       `/opt/bin/k3s kubectl get --raw /api/v1/nodes/${first}/proxy/pods | grep '"name":"boxed-'`,
     )
     assert.match(await inPod('get http://web/'), /^web-/)
+    // k3s has started several times meanwhile, and no container was lost by it.
+    assert.equal(await kubectl(containers), container)
     await page('runtime-gvisor', 'verify')
   })
 

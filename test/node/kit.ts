@@ -132,7 +132,7 @@ END
     '/etc/systemd/system/k3s.service.d/lab.conf',
     `[Service]
 ${deploys === undefined ? '' : `ExecStartPost=${deploy}\n`}\
-Environment=FK_BED_NODE=real PATH=/opt/bin:/opt/lab:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+Environment=FK_BED_NODE=real
 ExecStart=
 ExecStart=/usr/local/sbin/lab-node /opt/bin/k3s ${role} --config ${etc}/config.yaml
 `,

@@ -4,6 +4,7 @@
 # That is one mount namespace for all starts of the unit, so that a kubelet finds the volumes that the one before it has mounted.
 # Mounts of the node are seen in it, its own are not seen outside.
 set -e
+export PATH="/opt/bin:/opt/lab:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:$PATH"
 home=/run/lab-node
 
 # The controllers of cgroup v1, where this computer has those: a group of the node's own each, made by lib/lab/node.sh.

@@ -3,7 +3,7 @@
 #
 # Run it as root on fortress-node:
 #   FK_FILES=DIR bash 40-runtime-gvisor.sh
-# It has 8 steps. Each checks first, and changes only what does not hold.
+# It has 9 steps. Each checks first, and changes only what does not hold.
 # It keeps no record, so undo cannot take it back. It checks no controls: verify does.
 # FK_FILES is a directory with these downloads. Each is proven before it is used:
 #   https://storage.googleapis.com/gvisor/releases/release/20261005.0/x86_64/gvisor.tar.zstd
@@ -77,6 +77,8 @@ main() {
     [ "$(stat --format=%Y "$K3S_DATA/agent/etc/containerd/config-v3.toml.d/50-gvisor.toml")" -le \
       "$(date --date="$(systemctl show --property=ExecMainStartTimestamp --value k3s.service)" +%s)" ] ||
       k3s_no 'k3s was started before the current configuration of containerd was written' || return
+    tr '\0' '\n' < "/proc/$(systemctl show --property=MainPID --value k3s.service)/environ" |
+      grep "^PATH=.*$GVISOR/$2:" > /dev/null || k3s_no "the k3s that runs has no $GVISOR/$2 in its PATH" || return
     said=$(k3s_self get node "$1" --output \
       jsonpath='{.status.conditions[?(@.type=="Ready")].status} {.status.runtimeHandlers[*].name}' 2>&1) ||
       k3s_no "the API does not answer: $(tail --lines=1 <<< "$said")" || return
@@ -111,7 +113,7 @@ main() {
   export -f gvisor_handler gvisor_known gvisor_start gvisor_unused
   : "${FK_FILES:?a directory with the downloads of this page}"
 
-  # 1/8 the kernel lets programs make namespaces of users
+  # 1/9 the kernel lets programs make namespaces of users
   #   why: gVisor starts each sandbox in one, where root is nobody
   check() {
     found=$(sysctl --values user.max_user_namespaces)
@@ -119,18 +121,18 @@ main() {
   }
   demand 'the kernel lets programs make namespaces of users' 'a file of /etc/sysctl.d sets user.max_user_namespaces to 0: take that out, then sysctl --system'
 
-  # 2/8 zstd is there
+  # 2/9 zstd is there
   check() { command -v zstd; }
   demand 'zstd is there' 'the release of gVisor is packed by it; Flatcar has it in its image'
 
-  # 3/8 directory /opt/gvisor exists
+  # 3/9 directory /opt/gvisor exists
   check() { test "$(stat --format='%F %a %U:%G' /opt/gvisor)" = 'directory 755 root:root'; }
   apply() {
     record_before /opt/gvisor && install --directory --mode=755 --owner=root --group=root /opt/gvisor
   }
   change 'directory /opt/gvisor exists'
 
-  # 4/8 gVisor 20261005.0 is downloaded, verified and unpacked
+  # 4/9 gVisor 20261005.0 is downloaded, verified and unpacked
   #   why: runsc alone starts nothing: the shim, and the programs of gvisor-bin, are of the same release
   check() {
     gvisor_whole 20261005.0 27fed731b432d6a39d908956623fd273979fda66b3ccf4b9c12413ea417c516e18a9dc3cced403fb28efe495d64dce4251f51cf8c4d9f4a72f9833bd96b6bb35
@@ -144,11 +146,12 @@ main() {
   }
   change 'gVisor 20261005.0 is downloaded, verified and unpacked'
 
-  # Steps 5 to 7 are one transaction.
-  FK_RESTART='always	k3s.service	/etc/containerd/	-	/etc/rancher/k3s/token' FK_TABLES=''
+  # Steps 5 to 8 are one transaction.
+  FK_RESTART='always	k3s.service	/etc/containerd/	-	/etc/rancher/k3s/token
+always	k3s.service	/etc/systemd/system/k3s.service.d/	-	/etc/rancher/k3s/token' FK_TABLES=''
   transaction 660
 
-  # 5/8 runsc.toml: sandboxes start by systrap, and seccomp profiles of pods count in them
+  # 5/9 runsc.toml: sandboxes start by systrap, and seccomp profiles of pods count in them
   check() {
     put_matches /etc/containerd/runsc.toml 7740b41f770faa9fa056232a220c23218340d273d7db0a80479df5bee45c4e04 644 root:root
   }
@@ -172,7 +175,7 @@ FORTRESS
   recover() { put_restore /etc/containerd/runsc.toml; }
   change 'runsc.toml: sandboxes start by systrap, and seccomp profiles of pods count in them'
 
-  # 6/8 the configuration of containerd imports the handler runsc
+  # 6/9 the configuration of containerd imports the handler runsc
   check() {
     put_matches /var/lib/rancher/k3s/agent/etc/containerd/config-v3.toml.d/50-gvisor.toml 1d0ee8b9063ac219245e807aee5375b0fcf7291bfe7a239e7baf951c825837a1 644 root:root
   }
@@ -194,7 +197,29 @@ FORTRESS
   recover() { put_restore /var/lib/rancher/k3s/agent/etc/containerd/config-v3.toml.d/50-gvisor.toml; }
   change 'the configuration of containerd imports the handler runsc'
 
-  # 7/8 containerd of fortress-node has the handler runsc, and the Node is Ready
+  # 7/9 k3s.service has the release in its PATH
+  #   why: containerd finds the shims of pods that run by it when k3s has restarted: else all of them begin anew
+  check() {
+    put_matches /etc/systemd/system/k3s.service.d/path-gvisor.conf 5a34366c9b6b8eedd2d00090db8475753bbc461e3490fddae08c4e0f349be262 644 root:root
+  }
+  apply() {
+    put /etc/systemd/system/k3s.service.d/path-gvisor.conf 644 root:root << 'FORTRESS'
+# After a restart containerd looks for the shim of a container that runs by its name: runtime_path counts for new ones alone.
+# Where it finds none, every container in a sandbox is lost, and begins anew.
+[Service]
+Environment=PATH=/opt/gvisor/20261005.0:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+FORTRESS
+    systemctl daemon-reload
+    put_finish /etc/systemd/system/k3s.service.d/path-gvisor.conf
+  }
+  recover() {
+    put_restore /etc/systemd/system/k3s.service.d/path-gvisor.conf
+    { systemctl daemon-reload
+    } || true # the old file was good for it once
+  }
+  change 'k3s.service has the release in its PATH'
+
+  # 8/9 containerd of fortress-node has the handler runsc, and the Node is Ready
   #   why: k3s restarts only where the containerd that runs does not know it; when that fails, everything is as it was
   check() { gvisor_known fortress-node 20261005.0; }
   apply() { gvisor_start server fortress-node 20261005.0 360; }
@@ -202,7 +227,7 @@ FORTRESS
 
   confirm
 
-  # 8/8 Node fortress-node is labelled as one that has gVisor
+  # 9/9 Node fortress-node is labelled as one that has gVisor
   check() {
     test ready = "$(k3s_self get node fortress-node --output jsonpath='{.metadata.labels.fortress-kit/gvisor}')"
   }
