@@ -34,14 +34,12 @@ const within = 420
 /** A node that does not become Ready gets its previous configuration back, and k3s restarts with it. */
 const transaction: Transaction = {
   ...k3sTransaction(within),
-  restart: [
-    ...['/etc/containerd/', '/etc/systemd/system/k3s.service.d/'].map((path) => ({
-      unit: 'k3s.service',
-      path,
-      how: 'always' as const,
-      needs: '/etc/rancher/k3s/token',
-    })),
-  ],
+  restart: ['/etc/containerd/', '/etc/systemd/system/k3s.service.d/'].map((path) => ({
+    unit: 'k3s.service',
+    path,
+    how: 'always' as const,
+    needs: '/etc/rancher/k3s/token',
+  })),
 }
 
 export default script(import.meta, about, (context) => {
