@@ -158,7 +158,7 @@ describe('a first evening, by the words of the README', { skip: noLaptop }, () =
     const { text } = await type('./task status')
     assert.match(text, /^L0 host +6\/6 +holds/m)
     assert.match(text, /^L1 node +0\/6 +(not built|failed: 11-vm-image)/m)
-    assert.match(text, /^L2 cluster +0\/8 +not built/m)
+    assert.match(text, /^L2 cluster +0\/\d+ +not built/m)
     assert.doesNotMatch(text, /has not come to its end/)
   })
 
