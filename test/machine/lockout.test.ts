@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
+import { Readable } from 'node:stream'
 import { describe, test } from 'node:test'
 import { file } from '../../lib/engine/file.ts'
 import type { Page } from '../../lib/engine/page.ts'
@@ -203,11 +204,17 @@ describe('refused before anything changes', { concurrency: 2 }, () => {
     test(`host-harden, when ${what}`, async (t) => {
       const kit = await node(t, `refuse-host-${doors.findIndex(([w]) => w === what)}`)
       const opened = await open(kit)
+      // Nothing but this connection may come in any more, and a connection ends five seconds after its last command.
+      const held = opened.machine
+        .feed('exec -a held-open sleep 120', Readable.from([]))
+        .catch(() => undefined)
+      await kit.root('until pgrep --full "held-open[ ]120" > /dev/null; do sleep 0.1; done')
       await kit.root(prepare)
       const before = await state(kit)
       const steps = host().steps(opened.context)
       const { code } = await runPage(host(), steps, 'apply', opened.running)
       await opened.machine.close()
+      await held
       assert.equal(code, 1)
       assert.match(opened.lines.join(''), said)
       assert.deepEqual(differences(before, await state(kit)), [])
