@@ -523,11 +523,12 @@ function sudo({ controls }: Host): Step[] {
       test: sh`visudo --check --quiet --file="$new"`,
       controls: controls('sudo'),
     }),
-    configured(
-      '/etc/logrotate.d/fortress-sudo',
-      'logrotate',
-      'sudo.log is rotated every month, and kept for a year',
-    ),
+    file('/etc/logrotate.d/fortress-sudo', {
+      from: 'config/host/logrotate',
+      name: 'sudo.log is rotated every month, and kept for a year',
+      test: sh`logrotate --debug --state /dev/null "$new"`,
+      controls: controls('sudo-log'),
+    }),
   ]
 }
 

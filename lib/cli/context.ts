@@ -39,6 +39,15 @@ export function declaredFacts({ name, os, arch, user }: Placed, { env }: Pick<Co
 export const placesOf = (page: Page, config: Config): Placed[] =>
   machinesFor(config, page.on).filter(({ name }) => page.at === undefined || page.at === name)
 
+/** What no shipped site has chosen: without it some pages have nothing to do, and nobody would see what they print. */
+export const unchosen = { runtime: 'gvisor' }
+
+/** A site as if its document chose these components as well. */
+export const choosing = (config: Config, chosen: Record<string, string>): Config => ({
+  ...config,
+  site: { ...config.site, components: { ...config.site.components, ...chosen } },
+})
+
 /** Whether a page has something to do on a machine, as far as the site document says. */
 export function hasSteps(page: Page, spec: Placed, config: Config, store: SecretStore): boolean {
   try {

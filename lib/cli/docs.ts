@@ -7,7 +7,7 @@ import { type Step, isChange, isWait } from '../engine/step.ts'
 import { root } from '../ground/root.ts'
 import { secretStore } from '../ground/secret.ts'
 import { loadConfig } from '../site/config.ts'
-import { contextOf, declaredFacts, placesOf } from './context.ts'
+import { choosing, contextOf, declaredFacts, placesOf, unchosen } from './context.ts'
 import { layerNames, open, pages } from './scripts.ts'
 
 export const folder = join(root, 'docs/layers')
@@ -18,7 +18,7 @@ const examples: { site: string; env?: Record<string, string>; chosen?: Record<st
   { site: 'lab' },
   { site: 'fortress', env: { FK_NODE_OS: 'talos' } },
   { site: 'zengarden' },
-  { site: 'fortress', chosen: { runtime: 'gvisor' } },
+  { site: 'fortress', chosen: unchosen },
 ]
 
 /** File name → text: one file a layer that has pages. */
@@ -94,8 +94,7 @@ function exampleOf(page: Page): { steps: Step[]; on: string } {
   let looks: { steps: Step[]; on: string } | undefined
   for (const { site, env = {}, chosen = {} } of examples) {
     const loaded = loadConfig({ env: { ...env, FK_STATE_DIR: nobody, FK_AGE_IDENTITY: nobody }, site })
-    const components = { ...loaded.site.components, ...chosen }
-    const config = { ...loaded, site: { ...loaded.site, components } }
+    const config = choosing(loaded, chosen)
     const store = secretStore({ dir: nobody, identity: nobody })
     for (const machine of placesOf(page, config)) {
       const context: Context = contextOf(config, declaredFacts(machine, config), store)

@@ -414,8 +414,8 @@ function groups(page: Page, places: Placed[]): Placed[][] {
 
 const agentsAtOnce = 3
 
-/** A machine of the site may bear the laptop's name, too. */
 const idleKey = (page: Page, spec: Placed): string => `${page.name} ${spec.name}`
+/** A machine of the site may bear the laptop's name, too. */
 const keyOf = (spec: Placed): string | Placed => (isLaptop(spec) ? spec : spec.name)
 
 /** Of a page that did not run. */

@@ -151,18 +151,18 @@ async function compared(
   url: string,
   asked: Asked,
 ): Promise<{ state: PinState; why?: string }> {
-  const pinned = pin.sha256?.[arch as 'any']
+  const pinned = (pin.sha256 ?? pin.sha512)?.[arch as 'any']
   if (pinned === undefined)
     return pin.unproven !== undefined
       ? { state: 'unproven', why: pin.unproven.trim() }
       : pin.signature !== undefined
         ? { state: 'signed' }
-        : { state: 'unknown', why: 'no SHA-256 is pinned' }
+        : { state: 'unknown', why: 'no digest is pinned' }
   const from = pin.sums?.[arch as 'any']
   if (from === undefined)
     return { state: 'unknown', why: 'config/versions.yaml does not say where its maker has sums' }
   try {
-    const sum = sumIn(await asked.text(from), basename(new URL(url).pathname))
+    const sum = sumIn(await asked.text(from), basename(new URL(url).pathname), pinned.length)
     if (sum === undefined) return { state: 'unknown', why: `${from} has no digest of it` }
     return sum === pinned
       ? { state: 'same' }

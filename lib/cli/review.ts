@@ -8,7 +8,7 @@ import { secretStore } from '../ground/secret.ts'
 import { loadConfig } from '../site/config.ts'
 import type { Placed } from '../site/machines.ts'
 import type { Config } from '../site/model.ts'
-import { contextOf, declaredFacts } from './context.ts'
+import { choosing, contextOf, declaredFacts, unchosen } from './context.ts'
 import { printPage } from './print.ts'
 import { open, pages } from './scripts.ts'
 
@@ -18,9 +18,6 @@ interface Reviewed extends PrintedPage {
   context: (machine: Placed) => Context
   config: Config
 }
-
-/** What a site chooses beside what its document says, so that pages print something that have nothing to do otherwise. */
-const choices = { runtime: 'gvisor' }
 
 /** What pages print for a site, by default the one that is shipped. Nothing of the person who asks gets into it. */
 function all(site?: string): Reviewed[] {
@@ -35,8 +32,7 @@ function all(site?: string): Reviewed[] {
   const opened = pages().map(open)
   const first = printed(loaded, opened)
   const silent = opened.filter((page) => !first.some((one) => one.page === page))
-  const components = { ...loaded.site.components, ...choices }
-  return [...first, ...printed({ ...loaded, site: { ...loaded.site, components } }, silent)]
+  return [...first, ...printed(choosing(loaded, unchosen), silent)]
 }
 
 /** File name → the page's own part. The functions that it uses are named there, and reviewed where they stand. */

@@ -1,5 +1,5 @@
 // ./task secrets: files of a Git tree that sops encrypts for people and cluster, and what stands in clear where it should not.
-import { chmodSync, existsSync, lstatSync, mkdirSync, readFileSync, statSync } from 'node:fs'
+import { existsSync, lstatSync, mkdirSync, readFileSync, statSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { clusterKeys, keyLines, makeKey, rotating } from '../component/clusterkey.ts'
 import {
@@ -86,8 +86,7 @@ async function writeRules(dir: string, recipients: Recipient[]): Promise<boolean
       state: 'it was left as it is',
       next: `move it away, or write these recipients into it by hand:\n${recipients.map(({ key }) => key).join('\n')}`,
     })
-  await land(file, text, true)
-  chmodSync(file, 0o644)
+  await land(file, text, true, 0o644)
   return true
 }
 
@@ -267,8 +266,7 @@ exec ${quote(join(root, 'task'))} secrets check --staged "$(git rev-parse --show
       next: `add this line to it: ${text.trim().split('\n').at(-1)!.replace('exec ', '')}`,
     })
   mkdirSync(dirname(file), { recursive: true })
-  await land(file, text, true)
-  chmodSync(file, 0o755)
+  await land(file, text, true, 0o755)
   say(`Written: ${file}`)
   return 0
 }

@@ -5,8 +5,8 @@ type Read = Record<string, unknown>
 
 const list = (value: unknown): Read[] => (Array.isArray(value) ? (value as Read[]) : [])
 
-/** The digest of `file` in a text of its maker; undefined where the text has none for it. */
-export function sumIn(text: string, file: string): string | undefined {
+/** The digest of `file` in a text of its maker, of 64 or 128 hexadecimal `digits`; undefined where it has none. */
+export function sumIn(text: string, file: string, digits = 64): string | undefined {
   const found = text.trimStart()
   // The API of GitHub: a release with its files. Older files have no digest there.
   if (found.startsWith('{')) {
@@ -20,8 +20,9 @@ export function sumIn(text: string, file: string): string | undefined {
       .filter(({ urls }) => Array.isArray(urls) && urls.some((url) => String(url).split('/').at(-1) === file))
       .map(({ digest }) => String(digest).replace(/^sha256:/, ''))
       .find((digest) => /^[0-9a-f]{64}$/.test(digest))
-  // sha256sum and shasum, or a digest alone in a file that is named after what it is of.
-  const lines = found.split('\n').map((line) => /^([0-9a-f]{64})(?:\s+\*?(\S.*))?$/i.exec(line.trim()))
+  // sha256sum, sha512sum and shasum, or a digest alone in a file that is named after what it is of.
+  const digest = new RegExp(`^([0-9a-f]{${digits}})(?:\\s+\\*?(\\S.*))?$`, 'i')
+  const lines = found.split('\n').map((line) => digest.exec(line.trim()))
   const named = lines.find((line) => line?.[2]?.split('/').at(-1) === file)?.[1]
   const [alone] = found.trim().includes('\n') ? [] : lines
   return (named ?? (alone?.[2] === undefined ? alone?.[1] : undefined))?.toLowerCase()

@@ -1,21 +1,13 @@
 // Files that sops encrypts with age: for whom a file is, whether it is encrypted, and the same file for others. It hides sops,
 // and what that decrypts stays in memory.
 import { createHash } from 'node:crypto'
-import {
-  closeSync,
-  fsyncSync,
-  lstatSync,
-  mkdtempSync,
-  openSync,
-  renameSync,
-  rmSync,
-  writeSync,
-} from 'node:fs'
+import { lstatSync, mkdtempSync, rmSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
-import { basename, dirname, join } from 'node:path'
+import { basename, join } from 'node:path'
 import { Fault } from '../ground/fault.ts'
 import { $, type ProcessOutput } from '../ground/laptop.ts'
+import { land } from '../ground/secret.ts'
 
 const load = createRequire(import.meta.url)
 
@@ -140,28 +132,12 @@ export async function reencrypt(
   const dir = mkdtempSync(join(tmpdir(), 'fk-sops-'))
   try {
     const copy = join(dir, basename(file))
-    write(copy, stdout, 0o600)
+    await land(copy, stdout, true)
     const same = made?.recipients.toSorted().join() === whom.toSorted().join()
     if (!same || (await opened(program, [proof], copy)) !== before)
       throw new Fault(`sops made something else of ${file} than it was to`, { state: 'it is as it was' })
   } finally {
     rmSync(dir, { recursive: true, force: true })
   }
-  const beside = join(dirname(file), `.${basename(file)}.${process.pid}.part`)
-  try {
-    write(beside, stdout, lstatSync(file).mode & 0o777)
-    renameSync(beside, file)
-  } finally {
-    rmSync(beside, { force: true })
-  }
-}
-
-function write(path: string, text: string, mode: number): void {
-  const file = openSync(path, 'wx', mode)
-  try {
-    writeSync(file, text)
-    fsyncSync(file)
-  } finally {
-    closeSync(file)
-  }
+  await land(file, stdout, true, lstatSync(file).mode & 0o777)
 }

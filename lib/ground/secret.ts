@@ -181,12 +181,18 @@ export async function decrypted(path: string, keys: string[], of: string): Promi
   }
 }
 
-/** Writes a file of mode 0600 that appears whole or not at all. Without `replace` an older one stays as it is. */
-export async function land(path: string, content: string | Uint8Array, replace: boolean): Promise<void> {
+/** Writes a file that appears whole or not at all, by default of mode 0600. Without `replace` an older one stays as it is. */
+export async function land(
+  path: string,
+  content: string | Uint8Array,
+  replace: boolean,
+  mode = 0o600,
+): Promise<void> {
   const beside = join(dirname(path), `.${basename(path)}.${randomBytes(6).toString('hex')}`)
   const file = await open(beside, 'wx', 0o600)
   try {
     await file.writeFile(content)
+    await file.chmod(mode)
     await file.sync()
     await file.close()
     if (replace) await rename(beside, path)

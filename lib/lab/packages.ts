@@ -153,7 +153,7 @@ const programs: Record<string, Programs> = {
   },
   /** Kyverno's programs, beside a real API server. */
   kyverno: {
-    at: 'test/cluster/kyverno',
+    at: 'test/release/kyverno',
     source: ['kyverno', 'reports-controller'].map((name) => `github.com/kyverno/kyverno/cmd/${name}`),
     pure: true,
     version: {

@@ -78,14 +78,9 @@ export const kyverno = 'kyverno'
 export const usesKyverno = (site: Site): boolean =>
   site.machines.some(isServer) && fills(site, 'policy', kyverno)
 
-/** Whether a site uses a component that pages install. What a rule waits for is used where it is chosen. */
+/** Whether a site uses a component that pages install. */
 const isUsed = (site: Site, { built, name, slots }: Component): boolean =>
-  built &&
-  slots.some((slot) =>
-    policyData().rules.some((rule) => rule.slot === slot)
-      ? chosen(site, slot).includes(name)
-      : fills(site, slot, name),
-  )
+  built && slots.some((slot) => fills(site, slot, name))
 
 /** What a site has chosen for a slot, as far as pages install it. */
 const installed = (site: Site, slot: string): string[] =>

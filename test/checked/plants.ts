@@ -114,7 +114,7 @@ export function plants(): Plant[] {
       'list.yaml',
       encoded(word(6)),
       (value) =>
-        `apiVersion: v1\nkind: List\nitems:\n- kind: Secret\n  metadata: { name: one }\n  data: { pin: ${value} }`,
+        `apiVersion: v1\nkind: List\nitems:\n- kind: Secret\n  metadata: { name: one }\n  data: { pin: ${value} }`, // gitleaks:allow
     ),
     plant(
       'a password in an address',

@@ -21,12 +21,19 @@ entries:
       digest: ${a}
       urls: [other-9.9.9.tgz]
 `
+const long = `${a}${b}`
+
 const release = JSON.stringify({
   assets: [
     { name: 'age-v1.tar.gz', digest: `sha256:${a}` },
     { name: 'old.tar.gz', digest: null },
     { name: 'odd.tar.gz', digest: `sha512:${b}` },
   ],
+})
+
+test('a SHA-512 is taken where one is pinned, and no SHA-256 in its place', () => {
+  assert.equal(sumIn(`${long}  runsc\n`, 'runsc', 128), long)
+  assert.equal(sumIn(`${a}  runsc\n`, 'runsc', 128), undefined)
 })
 
 describe('the digest of a file', () => {

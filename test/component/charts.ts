@@ -38,11 +38,11 @@ export function chartOf(name: string): { path: string; missing: string | false }
 let made: string | undefined
 
 /**
- * Kyverno's chart takes its definitions from a second one: both are in modules of its makers, whose versions test/cluster/kyverno
+ * Kyverno's chart takes its definitions from a second one: both are in modules of its makers, whose versions test/release/kyverno
  * says. The others that it names, which our values leave out, are left out here.
  */
 function kyvernoChart(): { path: string; missing: string | false } {
-  const mod = readFileSync(join(root, 'test/cluster/kyverno/go.mod'), 'utf8')
+  const mod = readFileSync(join(root, 'test/release/kyverno/go.mod'), 'utf8')
   const [main, api] = ['kyverno', 'api'].map((name) => {
     const [, version] = new RegExp(`github.com/kyverno/${name} (v\\S+)`).exec(mod)!
     return `github.com/kyverno/${name}@${version}`

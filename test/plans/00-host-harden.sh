@@ -96,12 +96,12 @@ main() {
   #   L01 unattended-upgrades is installed [LYNIS PKGS-7420]
   #   L11 compilers are not usable by everybody [LYNIS HRDN-7220, LYNIS HRDN-7222]
   check() {
-    package_present acct aide apparmor apparmor-utils audispd-plugins auditd chrony cron debsums libcap2-bin libpam-pwquality needrestart sysstat unattended-upgrades usbguard
+    package_present acct aide apparmor apparmor-utils audispd-plugins auditd chrony cron debsums libcap2-bin libpam-pwquality logrotate needrestart sysstat unattended-upgrades usbguard
   }
   apply() {
     [ -e /etc/usbguard/rules.conf ] || systemctl --quiet mask usbguard.service
     apt_get update
-    apt_get --no-install-recommends install acct aide apparmor apparmor-utils audispd-plugins auditd chrony cron debsums libcap2-bin libpam-pwquality needrestart sysstat unattended-upgrades usbguard
+    apt_get --no-install-recommends install acct aide apparmor apparmor-utils audispd-plugins auditd chrony cron debsums libcap2-bin libpam-pwquality logrotate needrestart sysstat unattended-upgrades usbguard
   }
   change 'monitoring and audit packages are installed'
 
@@ -1484,11 +1484,12 @@ FORTRESS
   confirm
 
   # 53/81 sudo.log is rotated every month, and kept for a year
+  #   I17a sudo.log is rotated (logrotate.timer is on) [logrotate(8)]
   check() {
     put_matches /etc/logrotate.d/fortress-sudo ddcbca1935f752f1027de9e8312132f56f0e54055c44f4165a43b561ba7eb68e 644 root:root
   }
   apply() {
-    put /etc/logrotate.d/fortress-sudo 644 root:root << 'FORTRESS'
+    put /etc/logrotate.d/fortress-sudo 644 root:root 'logrotate --debug --state /dev/null "$new"' << 'FORTRESS'
 # sudo writes a line here for every command that somebody runs as root, and nobody else takes old ones away.
 /var/log/sudo.log {
     monthly
@@ -2461,6 +2462,6 @@ to the sources of apt. Or live without it for a time, under accepted: in config/
 # from lib/engine/shell/record.sh: fk_add
 # from lib/engine/shell/printed.sh: FK_OUT FK_RC FK_TX FK_VISIT FK_ARM FK_BACK FK_TMP begin lock usage recover holds
 # from lib/engine/shell/printed.sh: change demand fail transaction arm_rollback confirm
-FK_UNITS='sysctl-reapply-network.service fortress-mounts.service ssh.service ssh.socket auditd.service audit-rules.service systemd-journald.service systemd-journal-remote.socket systemd-journal-gatewayd.socket sysstat.service acct.service sysstat-collect.timer sysstat-collect.service chrony.service systemd-timesyncd.service apt-daily.timer apt-daily.service apt-daily-upgrade.timer apt-daily-upgrade.service aidecheck.timer aidecheck.service cron.service ctrl-alt-del.target debug-shell.service kdump-tools.service kdump.service bluetooth.service ModemManager.service avahi-daemon.service avahi-daemon.socket cups.service cups.socket cups.path rpcbind.service rpcbind.socket autofs.service udisks2.service rescue.service emergency.service usbguard.service systemd-tmpfiles-clean.timer systemd-tmpfiles-clean.service fortress-modes.path fortress-modes.service'
+FK_UNITS='sysctl-reapply-network.service fortress-mounts.service ssh.service ssh.socket logrotate.timer logrotate.service auditd.service audit-rules.service systemd-journald.service systemd-journal-remote.socket systemd-journal-gatewayd.socket sysstat.service acct.service sysstat-collect.timer sysstat-collect.service chrony.service systemd-timesyncd.service apt-daily.timer apt-daily.service apt-daily-upgrade.timer apt-daily-upgrade.service aidecheck.timer aidecheck.service cron.service ctrl-alt-del.target debug-shell.service kdump-tools.service kdump.service bluetooth.service ModemManager.service avahi-daemon.service avahi-daemon.socket cups.service cups.socket cups.path rpcbind.service rpcbind.socket autofs.service udisks2.service rescue.service emergency.service usbguard.service systemd-tmpfiles-clean.timer systemd-tmpfiles-clean.service fortress-modes.path fortress-modes.service'
 
 main "$@"

@@ -9,7 +9,7 @@ import { rulesFor } from '../../lib/site/policy.ts'
 import { said } from '../machine/kit.ts'
 import { siteOf } from '../sites.ts'
 import { type Demo, demo, missing as noDemo } from '../cluster/demo.ts'
-import { kyvernoIs, kyvernoLog, missing as noKyverno, pinKyverno, startKyverno } from '../cluster/engine.ts'
+import { kyvernoIs, kyvernoLog, missing as noKyverno, pinKyverno, startKyverno } from './engine.ts'
 import type { Reply } from '../cluster/kit.ts'
 import {
   type Made,

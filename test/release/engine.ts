@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { quote } from '../../lib/ground/sh.ts'
 import { builtProgram } from '../../lib/lab/lab.ts'
 import { chartOf, packed, pins } from '../component/charts.ts'
-import type { Demo } from './demo.ts'
+import type { Demo } from '../cluster/demo.ts'
 
 const built = builtProgram('kyverno')
 
