@@ -322,7 +322,7 @@ export const kubeconfig = {
 export const rotate = {
   words: [
     {
-      name: 'what',
+      name: 'action',
       among: {
         ca: 'the CAs of the cluster, all certificates, the kubeconfig, and the key that signs tokens of pods',
       },
