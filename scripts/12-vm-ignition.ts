@@ -22,13 +22,23 @@ import { machineConfigPath, machineConfigStep, talosNodes } from '../lib/vm/talo
 // What a Flatcar node is made of is loaded only for one.
 const load = createRequire(import.meta.url)
 
-export default script(import.meta, { layer: 'L1', on: 'host', needs: ['10-vm-host'] }, (context) => {
+const about = { layer: 'L1', on: 'host', needs: ['10-vm-host'], make } as const
+
+export default script(import.meta, about, (context) => {
   const talos = talosNodes(context)
   if (talos.length > 0) return [directory, ...talosSteps(context, talos)]
   const nodes = guestsOf(context.site, context.machine.name)
   if (nodes.length === 0) return [noNode]
   return [directory, ...nodes.map((node) => ignitionStep(context, node))]
 })
+
+/** The keys that its nodes of Flatcar are known by, and open for. */
+async function make(context: Context): Promise<void> {
+  const nodes = guestsOf(context.site, context.machine.name)
+  if (nodes.length === 0 || talosNodes(context).length > 0) return
+  const { makeKeys } = load('../lib/vm/ignition.ts') as typeof import('../lib/vm/ignition.ts')
+  await makeKeys(context, nodes)
+}
 
 const directory: Demand = {
   name: `${vmDir} exists, and QEMU has a user of its own`,

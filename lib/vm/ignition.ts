@@ -40,6 +40,15 @@ export function ignitionFile(
   }
 }
 
+/** Makes the keys of these nodes, where they are not: what a page declares holds their public halves from its first apply on. */
+export async function makeKeys(
+  { secrets, state }: Pick<Context, 'secrets' | 'state'>,
+  nodes: Guest[],
+): Promise<void> {
+  for (const key of [nodeKeyOf(secrets), ...nodes.map((node) => hostKeyOf(node, secrets))])
+    await publish(state, key)
+}
+
 /** What a node is given beside what the site says of it. */
 export interface Given {
   /** The public half of the key that opens every node. */

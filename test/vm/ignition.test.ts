@@ -9,7 +9,7 @@ import { loadConfig } from '../../lib/site/config.ts'
 import { guestsOf } from '../../lib/site/machines.ts'
 import type { Config } from '../../lib/site/model.ts'
 import type { Ignition } from '../../lib/vm/butane.ts'
-import { type Given, ignition, ignitionFile } from '../../lib/vm/ignition.ts'
+import { type Given, ignition, ignitionFile, makeKeys } from '../../lib/vm/ignition.ts'
 import { hostKeyOf } from '../../lib/vm/domain.ts'
 import { made } from '../site/made.ts'
 
@@ -248,6 +248,18 @@ describe('the keys of a node', () => {
     const half = sshPublicKey(hostKey)
     assert.equal((await file(later, '/etc/ssh/authorized_keys/core')).text, `${half}\n`)
     assert.equal((await file(later, '/etc/ssh/ssh_host_ed25519_key')).text, `${name} ${half}\n`)
+  })
+
+  test('once the keys are made, what is declared does not change when they are used', async (t) => {
+    const state = mkdtempSync(join(tmpdir(), 'admin-'))
+    t.after(() => rmSync(state, { recursive: true }))
+    const config = load()
+    const nodes = guestsOf(config.site)
+    const context = { ...config, state, secrets: (name: string) => new Secret(name, () => hostKey) }
+    await makeKeys(context, nodes)
+    const first = ignitionFile(context, nodes[0]!)
+    await first.secret.resolve()
+    assert.equal(ignitionFile(context, nodes[0]!).shown, first.shown)
   })
 
   test('what is no host key has no public half', () => {
